@@ -1,0 +1,93 @@
+# All set-up is done here, from git, make and Python 3.11 or newer. Each environment carries a stamp that is
+# older than its lock file or pyproject.toml only when it has to be brought up to date.
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format bench lock clean
+
+# $(call first,CANDIDATES,CONDITION) prints the first Python that runs (a shim may not), fits and can make
+# environments. The condition holds no comma.
+first = for python in $(1); do "$$python" -c 'import sys, venv, ensurepip; sys.exit(not ($(2)))' \
+	2>/dev/null && command -v "$$python" && break; done
+usual = $(PYTHON) python3 python3.13 python3.12 python3.11
+recent = sys.hexversion >= 0x030B0000
+numbered = $(call first,python$(1) $${PYENV_ROOT:-$$HOME/.pyenv}/versions/$(1).*/bin/python,\
+	"%d.%d" % sys.version_info[:2] == "$(1)")
+
+mine = $(shell .venv/bin/python -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+others = $(foreach version,$(filter-out $(mine),3.11 3.12 3.13),$(if $(shell $(call numbered,$(version))),$(version)))
+
+LOCK := .venv/bin/uv pip compile --no-config --quiet --universal --python-version 3.11 --generate-hashes \
+	--custom-compile-command "make lock" pyproject.toml --extra otlp
+
+# $(call install,VENV,LOCK FILE)
+define install
+	@echo "Installing $(2) into $(1)"
+	@$(1)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r $(2)
+	@$(1)/bin/pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .
+endef
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+
+demo: .venv/.runtime ## run a real workload and serve it; options go in ARGS="--once --path DIR"
+	@.venv/bin/qorzen-obs demo $(ARGS)
+
+test: lint ## check style and types, then run the tests on each supported Python that is here
+	.venv/bin/pytest $(ARGS)
+	@set -e; for version in $(others); do $(MAKE) --no-print-directory test-$$version; done
+	@echo "Tested on Python $(mine) $(others)"
+
+test-%: .venv-%/.dev
+	.venv-$*/bin/pytest $(ARGS)
+
+lint: .venv/.dev ## ruff and mypy
+	.venv/bin/ruff check
+	.venv/bin/ruff format --check
+	.venv/bin/mypy
+
+format: .venv/.dev ## bring the code into shape
+	.venv/bin/ruff check --fix
+	.venv/bin/ruff format
+
+bench: .venv/.dev ## run the benchmarks
+	.venv/bin/python -m tests.benchmarks $(ARGS)
+
+lock: .venv/.dev ## write the lock files anew; ARGS=--upgrade takes the newest versions
+	$(LOCK) $(ARGS) --group build --output-file requirements.lock
+	$(LOCK) $(ARGS) --group dev --constraint requirements.lock --output-file requirements-dev.lock
+
+clean: ## remove the environments and the caches
+	rm -rf .venv .venv-* build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find qorzen_obs tests -name __pycache__ -prune -exec rm -rf {} +
+
+.venv/.runtime: requirements.lock pyproject.toml | .venv/bin/pip
+	$(call install,.venv,requirements.lock)
+	@touch $@
+
+.venv/.dev: requirements-dev.lock pyproject.toml | .venv/bin/pip
+	$(call install,.venv,requirements-dev.lock)
+	@touch $@ .venv/.runtime
+
+.venv-%/.dev: requirements-dev.lock pyproject.toml | .venv-%/bin/pip
+	$(call install,.venv-$*,requirements-dev.lock)
+	@touch $@
+
+.venv-%/bin/pip:
+	@python=$$($(call numbered,$*)); \
+	[ -n "$$python" ] || { echo "Python $* is not here, or cannot make virtual environments" >&2; exit 1; }; \
+	"$$python" -m venv --clear .venv-$*
+
+.venv/bin/pip:
+	@python=$$($(call first,$(usual),$(recent))); \
+	if [ -n "$$python" ]; then exec "$$python" -m venv --clear .venv; fi; \
+	for python in $(usual); do \
+		if "$$python" -c 'import sys; sys.exit(not ($(recent)))' 2>/dev/null; then \
+			echo "$$python cannot make virtual environments. On Debian and Ubuntu this mends it:" >&2; \
+			"$$python" -c 'import sys; print("  apt-get install python%d.%d-venv" % sys.version_info[:2])' >&2; \
+			exit 1; \
+		fi; \
+	done; \
+	echo "Python 3.11 or newer is needed. If you have one elsewhere: make PYTHON=/path/to/python3" >&2; exit 1
+
+# Made by chained pattern rules, and kept.
+.PRECIOUS: .venv-%/.dev .venv-%/bin/pip

@@ -1,0 +1,133 @@
+"""Imports point downwards: this holds the arrows between the parts of qorzen_obs.
+
+It reads source text and imports nothing, so an import under TYPE_CHECKING or inside a function counts too.
+"""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = "qorzen_obs"
+ROOT = Path(__file__).parents[1] / PACKAGE
+
+# From the bottom up. A part imports only from lower lines, a package also from within itself.
+LEVELS = [
+    ["errors"],
+    ["clock"],
+    ["tasks"],
+    ["settings"],
+    ["counts"],
+    ["current"],
+    ["registry"],
+    ["record"],
+    ["scheduling", "engines", "telemetry", "history"],
+    ["core"],
+    ["server"],
+    ["app"],
+    ["testing", "demo"],
+    [PACKAGE],  # qorzen_obs/__init__.py, the public names
+    ["cli"],
+    ["__main__"],
+]
+LEVEL_OF = {part: level for level, parts in enumerate(LEVELS) for part in parts}
+
+NEVER_IN_SCHEDULING = {"asyncio", "threading", "time", "logging", "structlog", "opentelemetry"}
+SDK = "opentelemetry.sdk"
+MAY_USE_THE_SDK = {
+    f"{PACKAGE}.telemetry.setup",  # the only wiring
+    f"{PACKAGE}.telemetry.span_store",  # holds finished SDK spans
+    f"{PACKAGE}.telemetry.otlp_json",  # writes them out
+}
+
+MODULES = {
+    ".".join((PACKAGE, *path.relative_to(ROOT).with_suffix("").parts)): path
+    for path in sorted(ROOT.rglob("*.py"))
+}
+
+
+def part_of(module: str) -> str:
+    """The top-level module or package below qorzen_obs; a name that is none of them is the root's own."""
+    names = module.split(".")
+    return names[1] if len(names) > 1 and names[1] in LEVEL_OF else PACKAGE
+
+
+def imports(module: str, source: str) -> Iterator[str]:
+    """Each name that the source imports, absolute and dotted: `from a import b` gives `a.b`."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = [*module.split(".")[: -node.level]] if node.level else []
+            yield from (".".join([*base, *filter(None, [node.module]), alias.name]) for alias in node.names)
+
+
+def violations(module: str, source: str) -> list[str]:
+    """What is wrong with a module's imports, a sentence each. A package is named `package.__init__`."""
+    name = module.split(".")[1]
+    if name == "__init__":
+        name = PACKAGE
+    if name not in LEVEL_OF:
+        return [f"{module}: put {name!r} on its level in LEVELS, tests/test_architecture.py"]
+    found = []
+    for imported in imports(module, source):
+        top = imported.partition(".")[0]
+        if top == PACKAGE:
+            other = part_of(imported)
+            if other != name and LEVEL_OF[other] >= LEVEL_OF[name]:
+                found.append(f"{module} imports {imported}: {name} must not know {other}")
+        elif name == "scheduling" and top in NEVER_IN_SCHEDULING:
+            found.append(f"{module} imports {imported}: scheduling is pure")
+        elif f"{imported}.".startswith(f"{SDK}.") and module not in MAY_USE_THE_SDK:
+            found.append(f"{module} imports {imported}: only telemetry/setup.py wires the SDK")
+    return found
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_point_downwards(module: str) -> None:
+    assert violations(module, MODULES[module].read_text("utf-8")) == []
+
+
+@pytest.mark.parametrize(
+    ("module", "source", "fault"),
+    [
+        ("tasks", "from qorzen_obs.registry import task", "tasks must not know registry"),
+        ("tasks", "import qorzen_obs.core.task_manager", "tasks must not know core"),
+        ("tasks", "from qorzen_obs import core", "tasks must not know core"),
+        ("tasks", "from . import core", "tasks must not know core"),
+        ("engines.base", "from qorzen_obs.telemetry.names import X", "engines must not know telemetry"),
+        ("engines.processes.worker", "from ...history import base", "engines must not know history"),
+        ("engines.__init__", "from ..scheduling import queue", "engines must not know scheduling"),
+        ("core.runner", "from qorzen_obs import TaskManager", "core must not know qorzen_obs"),
+        ("core.runner", "def late():\n    from qorzen_obs.app import run", "core must not know app"),
+        ("testing", "import qorzen_obs.demo", "testing must not know demo"),
+        ("__init__", "from qorzen_obs.cli import main", "qorzen_obs must not know cli"),
+        ("server.app", "if TYPE_CHECKING:\n    from qorzen_obs.app import App", "server must not know app"),
+        ("scheduling.queue", "import time", "scheduling is pure"),
+        ("scheduling.queue", "from opentelemetry.trace import Span", "scheduling is pure"),
+        ("core.runner", "from opentelemetry import sdk", "only telemetry/setup.py wires the SDK"),
+        ("telemetry.metrics", "import opentelemetry.sdk.trace", "only telemetry/setup.py wires the SDK"),
+        ("surprise", "", "put 'surprise' on its level"),
+    ],
+)
+def test_a_wrong_import_is_caught(module: str, source: str, fault: str) -> None:
+    (message,) = violations(f"{PACKAGE}.{module}", source)
+    assert fault in message
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("tasks", "from enum import Enum\nfrom qorzen_obs.errors import QorzenError"),
+        ("scheduling.scheduler", "import heapq\nfrom .queue import Queue\nfrom ..tasks import TaskInfo"),
+        ("telemetry.setup", "from opentelemetry.sdk.trace import TracerProvider"),
+        ("telemetry.metrics", "from opentelemetry import trace"),
+        ("core.__init__", "from . import runner\nfrom ..telemetry import names"),
+        ("__init__", "from qorzen_obs.app import open_task_manager\nfrom qorzen_obs.tasks import TaskInfo"),
+        ("cli", "from qorzen_obs import TaskManager, __version__\nfrom qorzen_obs.demo import run"),
+        ("__main__", "from qorzen_obs.cli import main"),
+    ],
+)
+def test_a_right_import_passes(module: str, source: str) -> None:
+    assert violations(f"{PACKAGE}.{module}", source) == []
