@@ -1,0 +1,5 @@
+"""`python -m qorzen_obs` is the command `qorzen-obs`."""
+
+from qorzen_obs.cli import main
+
+main()

@@ -1,0 +1,121 @@
+"""The composition root: the one place that knows every part, starts them in order and stops them in reverse."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Final, TextIO
+
+from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
+
+from qorzen_obs.core.concurrency_manager import ConcurrencyManager
+from qorzen_obs.core.config_manager import ConfigManager
+from qorzen_obs.core.event_bus_manager import EventBusManager
+from qorzen_obs.core.logger_manager import LoggerManager
+from qorzen_obs.core.task_manager import TaskManager
+from qorzen_obs.server.app import OpsPlane
+from qorzen_obs.settings import Settings, load_settings
+from qorzen_obs.telemetry.setup import Tracing, set_up_tracing
+
+_FLUSH_SECONDS: Final = 1.0
+
+
+class Service:
+    """A task manager with its parts, for one event loop.
+
+    `environment` decides on tracing only; settings come as an object.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        http: bool = False,
+        environment: Mapping[str, str] | None = None,
+        log_stream: TextIO | None = None,
+    ) -> None:
+        self.settings = settings
+        self.config = ConfigManager(settings)
+        self.loggers = LoggerManager(settings.telemetry.log_level, log_stream)
+        self.events = EventBusManager(self.loggers.get_logger("event_bus_manager"))
+        self.concurrency = ConcurrencyManager(settings.engines)
+        self.registry = CollectorRegistry()
+        self._environment = os.environ if environment is None else environment
+        self._http = http
+        self._parts = AsyncExitStack()
+        self.tasks: TaskManager  #: from `start` on
+        self.tracing: Tracing  #: from `start` on
+        self.ops: OpsPlane | None = None
+
+    async def start(self) -> None:
+        """Start every part; when one fails, those before it are stopped again.
+
+        Raises:
+            SettingsError: a setting or an OTEL_* variable cannot be followed.
+            ManagerInitializationError: a part did not start, such as for a port in use.
+        """
+        async with self._parts:
+            for manager in (self.config, self.loggers, self.events, self.concurrency):
+                await manager.initialize()
+                self._parts.push_async_callback(manager.shutdown)
+            self.tracing = set_up_tracing(self.settings.telemetry, self._environment, set_global=True)
+            self._parts.push_async_callback(asyncio.to_thread, self.tracing.shutdown, _FLUSH_SECONDS)
+            self._collect_process()
+            self.tasks = TaskManager(
+                self.concurrency,
+                self.events,
+                self.loggers,
+                self.config,
+                registry=self.registry,
+                tracer_provider=self.tracing.provider,
+                telemetry_status=self.tracing.status,
+            )
+            if self._http:
+                self.ops = OpsPlane(
+                    self.tasks,
+                    spans=self.tracing.store,
+                    settings=self.settings.server,
+                    health=self.settings.health,
+                    on_request=self.tasks.metrics.on_request,
+                )
+                await self.ops.start()
+                self._parts.push_async_callback(self.ops.stop)
+                self.tasks.ops_url = self.ops.url
+            await self.tasks.initialize()
+            self._parts.push_async_callback(self.tasks.shutdown)
+            self._parts = self._parts.pop_all()
+
+    async def stop(self, *, grace_seconds: float | None = None) -> None:
+        """Stop the manager, which may take `grace_seconds`, then every part; the ops plane answers till late."""
+        async with self._parts:
+            await self.tasks.shutdown(grace_seconds=grace_seconds)
+
+    def _collect_process(self) -> None:
+        ProcessCollector(registry=self.registry)
+        PlatformCollector(registry=self.registry)
+        GCCollector(registry=self.registry)
+
+
+@asynccontextmanager
+async def open_task_manager(settings: Settings | None = None, *, http: bool = False) -> AsyncIterator[TaskManager]:
+    """Give a ready TaskManager with all its parts, and stop them at the end of the block.
+
+    Without `settings` the defaults and the `QORZEN_*` variables hold. `http=True` also serves metrics, status, health,
+    traces and the page, see `tasks.ops_url`. At the end accepted tasks have `tasks.shutdown_grace_seconds` to end; when
+    the block is left by an exception, they are cancelled at once.
+
+    Raises:
+        SettingsError: a setting is unknown or out of bounds.
+        ManagerInitializationError: the port is in use, or another part did not start.
+    """
+    service = Service(settings or load_settings(environment=os.environ), http=http)
+    await service.start()
+    grace: float | None = 0.0
+    try:
+        yield service.tasks
+        grace = None
+    finally:
+        await service.stop(grace_seconds=grace)
+

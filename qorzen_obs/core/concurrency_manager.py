@@ -1,0 +1,65 @@
+"""Owns the engines, so that a service has one set of threads."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+from qorzen_obs.core.base import QorzenManager
+from qorzen_obs.engines.base import Engine
+from qorzen_obs.engines.loop import LoopEngine
+from qorzen_obs.engines.main import MainEngine
+from qorzen_obs.engines.threads import ThreadEngine
+from qorzen_obs.errors import ManagerError, ManagerInitializationError
+from qorzen_obs.settings import EngineSettings
+from qorzen_obs.tasks import EngineKind
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class ConcurrencyManager(QorzenManager):
+    """Makes the engines for the running loop and closes them."""
+
+    def __init__(self, settings: EngineSettings | None = None) -> None:
+        super().__init__("concurrency_manager")
+        self._settings = settings or EngineSettings()
+        self._engines: dict[EngineKind, Engine] = {}
+
+    async def initialize(self) -> None:
+        if self._initialized:
+            raise ManagerInitializationError(self.name, "is initialized already; make a new one")
+        loop = asyncio.get_running_loop()
+        engines: tuple[Engine, ...] = (
+            LoopEngine(loop),
+            ThreadEngine(loop, EngineKind.IO, self._settings.io_threads),
+            ThreadEngine(loop, EngineKind.THREAD, self._settings.worker_threads),
+            MainEngine(loop),
+        )
+        self._engines = {engine.kind: engine for engine in engines}
+        self._become_ready()
+
+    async def shutdown(self) -> None:
+        for engine in self._engines.values():
+            engine.close()
+        self._become_stopped()
+
+    def engine(self, kind: EngineKind) -> Engine:
+        """Return the engine of this kind.
+
+        Raises:
+            ManagerError: not initialized, or there is no such engine.
+        """
+        try:
+            return self._engines[kind]
+        except KeyError:
+            raise ManagerError(self.name, f"has no engine {kind.value!r}; await initialize() first") from None
+
+    async def run_in_thread(self, func: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run `func` on a thread of the loop's default executor, outside the slots of tasks."""
+        return await asyncio.to_thread(func, *args, **kwargs)
+
+    async def run_io_task(self, func: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """As `run_in_thread`."""
+        return await self.run_in_thread(func, *args, **kwargs)

@@ -1,0 +1,98 @@
+"""How an attempt ends: one decision from what was asked of it and what its code did. Pure."""
+
+from __future__ import annotations
+
+import traceback
+from asyncio import CancelledError
+from collections.abc import Coroutine
+from typing import Final, NamedTuple
+
+from qorzen_obs.errors import TaskCancelled
+from qorzen_obs.record import Ask, Attempt
+from qorzen_obs.tasks import TaskStatus
+
+TIMEOUT: Final = "timeout"
+_MAX_MESSAGE: Final = 4_000
+_MAX_TRACEBACK: Final = 20_000
+
+
+class Decision(NamedTuple):
+    """The end of an attempt. Fields as in TaskInfo."""
+
+    status: TaskStatus
+    result: object = None
+    error: str | None = None
+    error_type: str | None = None
+    traceback: str | None = None
+    exception: BaseException | None = None
+    cancel_reason: str | None = None
+    abandoned: bool = False
+
+
+def decide(attempt: Attempt, value: object, error: BaseException | None) -> Decision:
+    """Return how an attempt ended whose code returned `value` or raised `error`.
+
+    Asked by its deadline it has timed out, whatever it did. Asked by a cancel it is cancelled only when it gave in:
+    what it returned or raised otherwise stands. A CancelledError that nobody asked for is a failure.
+    """
+    if attempt.asked is Ask.DEADLINE:
+        return _timed_out(attempt)
+    if error is None:
+        if isinstance(value, Coroutine):
+            value.close()
+            return _failed(_forgotten_await(attempt))
+        return Decision(TaskStatus.COMPLETED, value)
+    if attempt.asked is Ask.CANCEL and isinstance(error, (CancelledError, TaskCancelled)):
+        return Decision(TaskStatus.CANCELLED, cancel_reason=attempt.reason)
+    return _failed(error)
+
+
+def decide_abandoned(attempt: Attempt) -> Decision:
+    """Return how an attempt ended whose code would not stop within the grace."""
+    if attempt.asked is Ask.DEADLINE:
+        return _timed_out(attempt)._replace(abandoned=True)
+    return Decision(TaskStatus.CANCELLED, cancel_reason=attempt.reason, abandoned=True)
+
+
+def error_type_of(error: BaseException) -> str:
+    """Return the exception's qualified name, without the module for builtins."""
+    kind = type(error)
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _timed_out(attempt: Attempt) -> Decision:
+    message = f"the attempt took longer than its timeout of {attempt.record.timeout:g} s"
+    return Decision(TaskStatus.FAILED, error=message, error_type=TIMEOUT)
+
+
+def _failed(error: BaseException) -> Decision:
+    try:
+        message = str(error)
+    except Exception as broken:  # an exception's own __str__ may fail, and must not take the manager along
+        message = f"<its message cannot be shown: {type(broken).__name__}>"
+    text = "".join(traceback.TracebackException.from_exception(error, compact=True).format())
+    _forget_locals(error)
+    return Decision(
+        TaskStatus.FAILED,
+        error=message[:_MAX_MESSAGE],
+        error_type=error_type_of(error),
+        traceback=text[-_MAX_TRACEBACK:],
+        exception=error,
+    )
+
+
+def _forget_locals(error: BaseException) -> None:
+    """Drop the local variables that the exception's frames hold, so that a kept failure keeps no data alive."""
+    seen: set[int] = set()
+    pending: list[BaseException | None] = [error]
+    while pending:
+        one = pending.pop()
+        if one is not None and id(one) not in seen:
+            seen.add(id(one))
+            traceback.clear_frames(one.__traceback__)
+            pending += [one.__cause__, one.__context__]
+
+
+def _forgotten_await(attempt: Attempt) -> TypeError:
+    name = attempt.record.name
+    return TypeError(f"{name} returned a coroutine that nobody awaits; submit an async function itself")

@@ -1,0 +1,109 @@
+"""Carries task events to the event bus, in order, without any transition waiting for a subscriber."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter, deque
+from typing import Any, Final, Protocol
+
+from qorzen_obs.record import TaskEvent
+from qorzen_obs.tasks import EventKind
+from qorzen_obs.telemetry import names
+
+CAPACITY: Final = 10_000
+SOURCE: Final = "task_manager"
+
+
+class EventBus(Protocol):
+    """The one method of an event bus that is used."""
+
+    async def publish(self, *, event_type: str, source: str, payload: dict[str, Any]) -> object: ...
+
+
+class EventFeed:
+    """A bounded queue and the one task that empties it. When it is full, progress is dropped first, then events."""
+
+    def __init__(self, bus: EventBus, logger: Any, dropped: Counter[str]) -> None:
+        self._bus = bus
+        self._logger = logger
+        self._dropped = dropped
+        self._events: deque[TaskEvent] = deque()
+        self._arrived = asyncio.Event()
+        self._empty = asyncio.Event()
+        self._empty.set()
+        self._complained = False
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to publish."""
+        self._task = asyncio.get_running_loop().create_task(self._publish_all(), name="qorzen-event-feed")
+
+    def on_event(self, event: TaskEvent) -> None:
+        """Queue one event; O(1) unless the queue is full."""
+        if len(self._events) >= CAPACITY and not self._make_room(event):
+            return
+        self._events.append(event)
+        self._empty.clear()
+        self._arrived.set()
+
+    async def stop(self, deadline_seconds: float) -> None:
+        """Publish what is queued, for `deadline_seconds` at most; what is left counts as dropped."""
+        if self._task is None:
+            return
+        try:
+            async with asyncio.timeout(deadline_seconds):
+                await self._empty.wait()
+        except TimeoutError:
+            self._dropped["event"] += len(self._events)
+        self._task.cancel()
+        await asyncio.wait([self._task])
+        self._task = None
+
+    def _make_room(self, event: TaskEvent) -> bool:
+        if event.kind is not EventKind.PROGRESS:
+            for queued in self._events:
+                if queued.kind is EventKind.PROGRESS:
+                    self._events.remove(queued)
+                    self._dropped["progress"] += 1
+                    return True
+        self._dropped["progress" if event.kind is EventKind.PROGRESS else "event"] += 1
+        return False
+
+    async def _publish_all(self) -> None:
+        while True:
+            await self._arrived.wait()
+            self._arrived.clear()
+            while self._events:
+                event = self._events.popleft()
+                try:
+                    await self._bus.publish(
+                        event_type=event.kind.value, source=SOURCE, payload=_payload(event)
+                    )
+                except Exception as error:  # the bus is the user's; it may fail, and is told about once
+                    self._dropped["event"] += 1
+                    if not self._complained:
+                        self._complained = True
+                        self._logger.error(names.LOG_LISTENER_FAILED, error=repr(error))
+            self._empty.set()
+
+
+def _payload(event: TaskEvent) -> dict[str, Any]:
+    info = event.info
+    payload: dict[str, Any] = {
+        "task_id": info.task_id,
+        "name": info.name,
+        "category": info.category.value,
+        "priority": info.priority.label,
+        "plugin_id": info.plugin_id,
+        "status": info.status.value,
+        "progress": {"percent": info.progress.percent, "message": info.progress.message},
+        "trace_id": info.trace_id,
+    }
+    optional = {
+        "started_at": info.started_at,
+        "completed_at": info.completed_at,
+        "duration": info.duration_seconds,
+        "error": info.error,
+    }
+    payload.update({key: value for key, value in optional.items() if value is not None})
+    return payload

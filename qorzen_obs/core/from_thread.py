@@ -1,0 +1,72 @@
+"""The way into the manager for other threads: blocking calls that run on the work loop."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from qorzen_obs.current import CURRENT
+from qorzen_obs.errors import InvalidTaskError, TaskCancelled, TaskManagerClosedError
+from qorzen_obs.record import Attempt
+from qorzen_obs.tasks import TaskInfo
+
+if TYPE_CHECKING:
+    from qorzen_obs.core.task_manager import TaskManager
+
+T = TypeVar("T")
+
+
+class FromThread:
+    """`manager.from_thread`: the manager's calls, for threads that are not its loop's.
+
+    Inside a task on a worker thread the task is the submitter, as for a coroutine: spans and log lines belong
+    together, and while it waits it lends its slot. When that task is asked to stop, the call raises TaskCancelled.
+    """
+
+    def __init__(self, manager: TaskManager) -> None:
+        self._manager = manager
+
+    def submit(self, func: Callable[..., Any], *args: Any, **options: Any) -> str:
+        """As `submit_task`."""
+        return self._call(self._manager.submit_task(func, *args, **options))
+
+    def run(self, func: Callable[..., Any], *args: Any, **options: Any) -> Any:
+        """As `run`."""
+        return self._call(self._manager.run(func, *args, **options))
+
+    def wait(self, task_id: str, timeout: float | None = None) -> TaskInfo:
+        """As `wait_for_task`."""
+        return self._call(self._manager.wait_for_task(task_id, timeout))
+
+    def cancel(self, task_id: str) -> bool:
+        """As `cancel_task`."""
+        return self._call(self._manager.cancel_task(task_id))
+
+    def _call(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        loop = self._manager.loop
+        if loop is None or loop.is_closed():
+            coroutine.close()
+            raise TaskManagerClosedError(self._manager.state.value)
+        if _runs_here(loop):
+            coroutine.close()
+            raise InvalidTaskError("thread", "is the work loop's own; await the manager's methods there")
+        attempt = CURRENT.get()
+        future = asyncio.run_coroutine_threadsafe(coroutine, loop)
+        if not isinstance(attempt, Attempt):
+            return future.result()
+        attempt.when_asked(future.cancel)
+        try:
+            return future.result()
+        except concurrent.futures.CancelledError:
+            raise TaskCancelled(attempt.task_id, attempt.reason) from None
+        finally:
+            attempt.when_asked(None)
+
+
+def _runs_here(loop: asyncio.AbstractEventLoop) -> bool:
+    try:
+        return asyncio.get_running_loop() is loop
+    except RuntimeError:
+        return False

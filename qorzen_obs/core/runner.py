@@ -1,0 +1,146 @@
+"""Runs attempts: starts them on their engine, asks them to stop, and decides once how each one ends."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import threading
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from qorzen_obs.clock import Clock
+from qorzen_obs.core.deadlines import Deadlines
+from qorzen_obs.core.decision import Decision, decide, decide_abandoned
+from qorzen_obs.engines.base import Engine
+from qorzen_obs.errors import InvalidTaskError
+from qorzen_obs.record import Ask, Attempt
+from qorzen_obs.tasks import EngineKind
+
+#: When, within the grace, an attempt that still runs is interrupted again: it may have swallowed the first time.
+_AGAIN: Final = (0.5, 0.75, 0.9)
+_PROGRESS_SECONDS: Final = 0.1
+
+
+class Runner:
+    """The running attempts of one manager. Its methods belong to the work loop, but for `report_progress`."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        clock: Clock,
+        engines: Mapping[EngineKind, Engine],
+        *,
+        grace_seconds: Callable[[], float],
+        on_decided: Callable[[Attempt, Decision], None],
+        on_late_end: Callable[[Attempt], None],
+        on_progress: Callable[[Attempt], None],
+    ) -> None:
+        self._loop = loop
+        self._loop_thread = threading.get_ident()
+        self._clock = clock
+        self._engines = engines
+        self._grace_seconds = grace_seconds
+        self._on_decided = on_decided
+        self._on_late_end = on_late_end
+        self._on_progress = on_progress
+        self._deadlines: Deadlines[Attempt] = Deadlines(loop, clock, self._pass_deadline)
+
+    def start(self, attempt: Attempt) -> None:
+        """Start `attempt` on its engine; its end arrives by `on_decided`, always later than this call."""
+        record = attempt.record
+        try:
+            self._engines[record.engine].start(attempt, self._ended)
+        except RuntimeError as error:  # no thread to be had
+            self._loop.call_soon(self._ended, attempt, None, error)
+            return
+        if record.timeout is not None:
+            attempt.deadline_entry = self._deadlines.add(attempt.started_at + record.timeout, attempt)
+
+    def ask(self, attempt: Attempt, why: Ask, reason: str) -> None:
+        """Ask `attempt` to stop. The first ask wins; a later one changes nothing."""
+        if attempt.asked is not None or attempt.settled:
+            return
+        self._forget_deadline(attempt)
+        attempt.ask(why, reason, self._clock.monotonic())
+        grace = self._grace_seconds()
+        for share in _AGAIN:
+            self._loop.call_later(grace * share, self._interrupt, attempt)
+        self._loop.call_later(grace, self._abandon, attempt)
+        self._interrupt(attempt)
+
+    def close(self) -> None:
+        """Stop the timer of deadlines."""
+        self._deadlines.close()
+
+    def _interrupt(self, attempt: Attempt) -> None:
+        if not attempt.ended:
+            self._engines[attempt.record.engine].interrupt(attempt)
+
+    def _pass_deadline(self, attempt: Attempt) -> None:
+        attempt.deadline_entry = None
+        self.ask(attempt, Ask.DEADLINE, "timeout")
+
+    def _abandon(self, attempt: Attempt) -> None:
+        if not attempt.settled:
+            self._engines[attempt.record.engine].abandon(attempt)
+            self._settle(attempt, decide_abandoned(attempt))
+
+    def _ended(self, attempt: Attempt, value: object, error: BaseException | None) -> None:
+        """The engine says that the code has ended: decide, or drop the result when that is done already."""
+        attempt.ended = True
+        if attempt.settled:
+            self._on_late_end(attempt)
+            return
+        if attempt.asked is None and self._overran_unseen(attempt):
+            attempt.ask(Ask.DEADLINE, "timeout", self._clock.monotonic())
+        self._settle(attempt, decide(attempt, value, error))
+
+    def _overran_unseen(self, attempt: Attempt) -> bool:
+        """On the loop's own thread the timer cannot fire during the call, so the overrun is reported afterwards."""
+        timeout = attempt.record.timeout
+        if attempt.record.engine is not EngineKind.MAIN or timeout is None:
+            return False
+        return self._clock.monotonic() - attempt.started_at > timeout
+
+    def _settle(self, attempt: Attempt, decision: Decision) -> None:
+        attempt.settled = True
+        self._forget_deadline(attempt)
+        if attempt.progress_waits:  # the last value is never lost
+            self._flush_progress(attempt)
+        self._on_decided(attempt, decision)
+
+    def _forget_deadline(self, attempt: Attempt) -> None:
+        if attempt.deadline_entry is not None:
+            self._deadlines.remove(attempt.deadline_entry)
+            attempt.deadline_entry = None
+
+    def report_progress(self, attempt: Attempt, percent: object, message: str) -> None:
+        """Take a progress report, from any thread; at most ten a second reach the record.
+
+        Raises:
+            InvalidTaskError: `percent` is not a finite number.
+        """
+        if isinstance(percent, bool) or not isinstance(percent, (int, float)) or not math.isfinite(percent):
+            raise InvalidTaskError("percent", f"{percent!r} is not a number from 0 to 100")
+        attempt.reported = (float(percent), message)  # before looking at the flag, see _flush_progress
+        if attempt.progress_waits or attempt.settled:
+            return
+        attempt.progress_waits = True
+        if threading.get_ident() == self._loop_thread:
+            self._schedule_progress(attempt)
+        else:
+            self._loop.call_soon_threadsafe(self._schedule_progress, attempt)
+
+    def _schedule_progress(self, attempt: Attempt) -> None:
+        wait = attempt.reported_at + _PROGRESS_SECONDS - self._clock.monotonic()
+        if wait > 0:
+            self._loop.call_later(wait, self._flush_progress, attempt)
+        else:
+            self._flush_progress(attempt)
+
+    def _flush_progress(self, attempt: Attempt) -> None:
+        if not attempt.progress_waits:
+            return  # the end of the attempt was quicker
+        attempt.progress_waits = False  # before reading: a report from now on schedules again
+        attempt.reported_at = self._clock.monotonic()
+        self._on_progress(attempt)

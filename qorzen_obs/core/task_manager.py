@@ -1,0 +1,907 @@
+"""The task manager: accepts, queues, runs, cancels and remembers tasks, and announces each thing that happens.
+
+A task's way through this file: `submit_task` -> `_accept` -> `_dispatch` -> `_start` (core/runner.py runs it) ->
+`_decided` -> `_announce`. Only the work loop writes; what other threads may read says so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import platform
+import random
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Mapping
+from contextvars import copy_context
+from enum import Enum
+from importlib import metadata as package_metadata
+from typing import Any, Final, TypeVar
+
+import msgspec
+from opentelemetry import trace
+from opentelemetry.trace import TracerProvider
+from prometheus_client import CollectorRegistry
+
+from qorzen_obs.clock import Clock, SystemClock
+from qorzen_obs.core.base import QorzenManager
+from qorzen_obs.core.decision import Decision
+from qorzen_obs.core.event_feed import EventFeed
+from qorzen_obs.core.from_thread import FromThread
+from qorzen_obs.core.runner import Runner
+from qorzen_obs.counts import CELL_OF, TaskCounts
+from qorzen_obs.current import CURRENT
+from qorzen_obs.engines.base import Engine
+from qorzen_obs.engines.external import ExternalEngine
+from qorzen_obs.engines.loop import LoopEngine
+from qorzen_obs.engines.main import MainEngine
+from qorzen_obs.errors import (
+    InvalidTaskError,
+    ManagerInitializationError,
+    SettingsError,
+    TaskCancelled,
+    TaskFailedError,
+    TaskManagerClosedError,
+    TaskNotCancellableError,
+    TaskNotFoundError,
+    TaskQueueFullError,
+    TaskTimeoutError,
+    TaskWaitTimeoutError,
+)
+from qorzen_obs.history.memory import MemoryHistory
+from qorzen_obs.record import Ask, Attempt, TaskEvent, TaskRecord, TaskState
+from qorzen_obs.registry import check_name, check_timeout, parse_category, parse_priority, traits_of
+from qorzen_obs.scheduling.limits import Limits
+from qorzen_obs.scheduling.scheduler import Scheduler
+from qorzen_obs.settings import TaskSettings, convert
+from qorzen_obs.tasks import (
+    ENDED,
+    LEGAL_TRANSITIONS,
+    EngineKind,
+    EventKind,
+    TaskCategory,
+    TaskInfo,
+    TaskPriority,
+    TaskProgress,
+    TaskStatus,
+)
+from qorzen_obs.telemetry import names
+from qorzen_obs.telemetry.instrument import SpanInstrument
+from qorzen_obs.telemetry.logs import TaskLog, accept_logger
+from qorzen_obs.telemetry.loop_monitor import LoopMonitor
+from qorzen_obs.telemetry.metrics import TaskMetrics
+
+__all__ = ["TaskCategory", "TaskInfo", "TaskManager", "TaskPriority", "TaskProgress", "TaskStatus"]
+
+E = TypeVar("E", bound=Enum)
+
+MAX_METADATA_BYTES: Final = 16_384
+_SETTING_NAMES: Final = frozenset(TaskSettings.__struct_fields__)
+_FEED_SECONDS: Final = 2.0
+
+
+class ManagerState(Enum):
+    """The life of a task manager, in order."""
+
+    NEW = "new"  #: made, not initialized
+    STARTING = "starting"  #: initialize() runs
+    READY = "ready"  #: takes work
+    DRAINING = "draining"  #: refuses new work, lets accepted work end
+    STOPPED = "stopped"  #: nothing runs but what would not stop
+
+
+class TaskManager(QorzenManager):
+    """Runs tasks on the event loop that `initialize` is awaited on.
+
+    Any objects with the methods that are called will do as collaborators: `config_manager.get`,
+    `.register_listener`; `logger_manager.get_logger`; `event_bus_manager.publish`; `concurrency_manager.engine` or
+    `.run_in_thread`.
+
+    Args:
+        registry: where the metrics go; a new CollectorRegistry when None.
+        tracer_provider: where spans go; OpenTelemetry's global one when None.
+        clock: the system's when None.
+        telemetry_status: gives `status()["telemetry"]` what the tracing set-up knows.
+    """
+
+    def __init__(
+        self,
+        concurrency_manager: Any,
+        event_bus_manager: Any,
+        logger_manager: Any,
+        config_manager: Any,
+        *,
+        registry: CollectorRegistry | None = None,
+        tracer_provider: TracerProvider | None = None,
+        clock: Clock | None = None,
+        telemetry_status: Callable[[], dict[str, Any]] | None = None,
+    ) -> None:
+        super().__init__("task_manager")
+        self._concurrency = concurrency_manager
+        self._bus = event_bus_manager
+        self._config = config_manager
+        self._logger = accept_logger(logger_manager.get_logger(self.name))
+        self._tracer_provider = tracer_provider
+        self._clock = clock or SystemClock()
+        self._telemetry_status = telemetry_status or dict
+        self.registry = registry or CollectorRegistry()
+        self.version = package_metadata.version("qorzen-obs")
+        self.from_thread = FromThread(self)
+
+        self.counts = TaskCounts()
+        self.metrics = TaskMetrics(self)
+        self._loop_monitor = LoopMonitor(self._clock, self.metrics.loop_lag.observe)
+        self._settings = TaskSettings()
+        self._limits = Limits(self._settings.max_concurrent_tasks)
+        self._scheduler: Scheduler[TaskRecord] = Scheduler(
+            self._limits, ageing_seconds=self._settings.ageing_seconds
+        )
+        self._history = MemoryHistory(self._settings.keep_completed_tasks, self._forget_plugin)
+        self._engines: dict[EngineKind, Engine] = {}
+        self._observers: list[tuple[str, Callable[[TaskEvent], None]]] = []
+
+        self.loop: asyncio.AbstractEventLoop | None = None  #: the work loop, from initialize on
+        self.ops_url: str | None = None  #: where the ops plane answers, if there is one
+        self._state = ManagerState.NEW
+        self._live: dict[str, TaskRecord] = {}
+        self._running: dict[str, Attempt] = {}
+        self._zombies: dict[Attempt, bool] = {}  # abandoned, still running; True: it keeps its slot
+        self._plugins: Counter[str] = Counter()  # tasks, live and kept, by plugin
+        self._resumes: dict[int, asyncio.Future[None]] = {}  # lenders that wait for a slot, by sequence
+        self._room: deque[asyncio.Future[None]] = deque()  # submitters that wait for room in the queue
+        self._task_sequence = itertools.count(1)
+        self._event_sequence = itertools.count(1)
+        self._random = random.Random()
+        self._dispatching = False
+        self._nothing_lives = asyncio.Event()
+        self._nothing_lives.set()
+        self._hurry = asyncio.Event()
+        self._stopping: asyncio.Task[None] | None = None
+
+    # ------------------------------------------------------------------ life cycle
+
+    async def initialize(self) -> None:
+        """Read the settings, connect to the collaborators and take work.
+
+        Raises:
+            ManagerInitializationError: it was initialized before, the registry has another manager's metrics, or a
+                collaborator lacks what is needed.
+            SettingsError: a value of the configuration's `tasks` is out of bounds.
+        """
+        if self._state is not ManagerState.NEW:
+            raise ManagerInitializationError(
+                self.name,
+                f"is {self._state.value} already; a task manager is initialized once: make a new one",
+            )
+        self._state = ManagerState.STARTING
+        try:
+            await self._connect()
+        except BaseException:
+            self._state = ManagerState.NEW
+            raise
+        self._state = ManagerState.READY
+        self._become_ready()
+        self._logger.info(names.LOG_MANAGER_STATE, state=self._state.value)
+
+    async def _connect(self) -> None:
+        self.loop = self._loop = loop = asyncio.get_running_loop()
+        self._apply(_known_settings(await self._config.get("tasks", {})))
+        self._engines = self._find_engines(loop)
+        self._limits.engines = {
+            kind: engine.slots for kind, engine in self._engines.items() if engine.slots is not None
+        }
+        try:
+            self.registry.register(self.metrics)
+        except ValueError as error:
+            problem = "its registry has the metrics of another task manager; give each a CollectorRegistry"
+            raise ManagerInitializationError(self.name, problem) from error
+        self._instrument = SpanInstrument(self._tracer_provider or trace.get_tracer_provider(), self.version)
+        self._runner = Runner(
+            loop,
+            self._clock,
+            self._engines,
+            grace_seconds=lambda: self._settings.cancel_grace_seconds,
+            on_decided=self._decided,
+            on_late_end=self._zombie_gone,
+            on_progress=self._progressed,
+        )
+        self._feed = EventFeed(self._bus, self._logger, self.metrics.dropped)
+        self._observers = [
+            ("metrics", self.metrics.on_event),
+            ("log", TaskLog(self._logger).on_event),
+            ("event_bus", self._feed.on_event),
+        ]
+        await self._config.register_listener("tasks", self._settings_changed)
+        self._feed.start()
+        self._loop_monitor.start()
+
+    def _find_engines(self, loop: asyncio.AbstractEventLoop) -> dict[EngineKind, Engine]:
+        find = getattr(self._concurrency, "engine", None)
+        if find is not None:
+            wanted = (EngineKind.LOOP, EngineKind.IO, EngineKind.THREAD, EngineKind.MAIN)
+            return {kind: find(kind) for kind in wanted}
+        if not hasattr(self._concurrency, "run_in_thread"):
+            raise ManagerInitializationError(
+                self.name, "concurrency_manager has neither engine nor run_in_thread"
+            )
+        by_category = {
+            TaskCategory.IO: getattr(self._concurrency, "run_io_task", None),
+            TaskCategory.UI: getattr(self._concurrency, "run_on_main_thread", None),
+        }
+
+        def choose(attempt: Attempt) -> Callable[..., Any]:
+            found = by_category.get(attempt.record.category) or self._concurrency.run_in_thread
+            return found  # type: ignore[no-any-return]  # a foreign object's method
+
+        external = ExternalEngine(loop, choose)
+        engines: dict[EngineKind, Engine] = {EngineKind.LOOP: LoopEngine(loop), EngineKind.EXTERNAL: external}
+        if by_category[TaskCategory.UI] is None:
+            engines[EngineKind.MAIN] = MainEngine(loop)
+        return engines
+
+    async def _settings_changed(self, key: str, value: Any) -> None:
+        if key == "tasks":
+            self._apply(_known_settings(value))
+        else:
+            changed = {**msgspec.to_builtins(self._settings), key.removeprefix("tasks."): value}
+            self._apply(_known_settings(changed))
+
+    def _apply(self, settings: TaskSettings) -> None:
+        """Put settings in force; what is lowered below what runs drains, nothing is interrupted."""
+        self._settings = settings
+        self._limits.total = settings.max_concurrent_tasks
+        self._limits.categories = dict(settings.category_limits)
+        self._scheduler.ageing_seconds = settings.ageing_seconds
+        self._history.keep = settings.keep_completed_tasks
+        self._history.shrink()
+        self._dispatch()
+
+    async def shutdown(self, *, grace_seconds: float | None = None) -> None:
+        """Refuse new work, let accepted work end for `grace_seconds` (`tasks.shutdown_grace_seconds`), cancel the rest.
+
+        Complete when it returns: what would not stop is abandoned and shown so. Safe before `initialize`. A second
+        call awaits the first and, with `grace_seconds=0`, ends its patience. Cancelling it does that too.
+        """
+        if self._stopping is None:
+            if self._state is ManagerState.NEW:
+                self._state = ManagerState.STOPPED
+                return
+            if self._state is ManagerState.STOPPED:
+                return
+            grace = self._settings.shutdown_grace_seconds if grace_seconds is None else grace_seconds
+            self._state = ManagerState.DRAINING
+            self._logger.info(names.LOG_MANAGER_STATE, state=self._state.value)
+            self._stopping = self._loop.create_task(self._stop(grace), name="qorzen-shutdown")
+        elif grace_seconds == 0:
+            self._hurry.set()
+        try:
+            await asyncio.shield(self._stopping)
+        except asyncio.CancelledError:
+            self._hurry.set()
+            await asyncio.wait([self._stopping])
+            raise
+
+    async def _stop(self, grace_seconds: float) -> None:
+        self._wake_submitters()
+        if grace_seconds > 0:
+            patience = [self._loop.create_task(event.wait()) for event in (self._nothing_lives, self._hurry)]
+            await asyncio.wait(patience, timeout=grace_seconds, return_when=asyncio.FIRST_COMPLETED)
+            for waiter in patience:
+                waiter.cancel()
+        for record in list(self._live.values()):
+            self._cancel(record, "shutdown")
+        await (
+            self._nothing_lives.wait()
+        )  # bounded: what ignores its cancellation is abandoned after the grace
+        self._loop_monitor.stop()
+        self._runner.close()
+        await self._feed.stop(_FEED_SECONDS)
+        unregister = getattr(self._config, "unregister_listener", None)
+        if unregister is not None:
+            await unregister("tasks", self._settings_changed)
+        self._state = ManagerState.STOPPED
+        self._become_stopped()
+        self._logger.info(names.LOG_MANAGER_STATE, state=self._state.value, abandoned=len(self._zombies))
+
+    # ------------------------------------------------------------------ submitting
+
+    async def submit_task(
+        self,
+        func: Callable[..., Any],
+        *args: Any,
+        name: str | None = None,
+        category: TaskCategory | str = TaskCategory.CORE,
+        plugin_id: str | None = None,
+        priority: TaskPriority | str | int = TaskPriority.NORMAL,
+        metadata: Mapping[str, Any] | None = None,
+        timeout: float | None = None,
+        cancellable: bool = True,
+        **kwargs: Any,
+    ) -> str:
+        """Accept `func(*args, **kwargs)`, synchronous or async, and return the task's id.
+
+        The defaults of `category` and `priority` mean the callable's own from `@task`, where it has them. `timeout`
+        is seconds of one attempt: None takes the definition's, else `tasks.default_timeout`; math.inf is no limit.
+        `metadata` is kept as JSON shows it. The task runs with the submitter's context variables.
+
+        Returns at once, except with `tasks.when_full` at 'wait' and a full queue; cancelled then, nothing was
+        accepted.
+
+        Raises:
+            InvalidTaskError: an argument is unusable.
+            TaskQueueFullError: `tasks.max_pending` tasks are pending.
+            TaskManagerClosedError: not initialized, draining or stopped.
+        """
+        options = (name, category, plugin_id, priority, metadata, timeout, cancellable)
+        return (await self._submit(func, args, kwargs, *options)).task_id
+
+    async def submit_async_task(self, func: Callable[..., Any], *args: Any, **options: Any) -> str:
+        """As `submit_task`, for async callables only.
+
+        Raises:
+            InvalidTaskError: `func` is not async.
+        """
+        if not traits_of(func).is_async:
+            raise InvalidTaskError(
+                "func", f"{func!r} is not async; use submit_task for synchronous callables"
+            )
+        return await self.submit_task(func, *args, **options)
+
+    async def run(self, func: Callable[..., Any], *args: Any, **options: Any) -> Any:
+        """Submit, wait, and return the value or raise what the task raised.
+
+        Takes the arguments of `submit_task`. A task that awaits this lends its slot meanwhile. Cancelling the wait
+        cancels the task, where it is cancellable.
+
+        Raises:
+            TaskCancelled: the task was cancelled.
+            TaskTimeoutError: it passed its timeout.
+        """
+        task_id = await self.submit_task(func, *args, **options)
+        record = self._live[task_id]
+        try:
+            await self._wait_for(record, None)
+        except asyncio.CancelledError:
+            if record.cancellable and task_id in self._live:
+                self._cancel(record, "the caller of run() was cancelled")
+            raise
+        return _value_of(record)
+
+    async def _submit(
+        self,
+        func: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        name: str | None,
+        category: TaskCategory | str,
+        plugin_id: str | None,
+        priority: TaskPriority | str | int,
+        metadata: object,
+        timeout: float | None,
+        cancellable: bool,
+    ) -> TaskRecord:
+        traits = traits_of(func)
+        definition = traits.definition
+        if category is TaskCategory.CORE:
+            category = definition.category or category
+        elif type(category) is not TaskCategory:
+            category = parse_category(category)
+        if priority is TaskPriority.NORMAL:
+            priority = definition.priority if definition.priority is not None else priority
+        elif type(priority) is not TaskPriority:
+            priority = parse_priority(priority)
+        assert isinstance(category, TaskCategory)
+        assert isinstance(priority, TaskPriority)
+        cell = CELL_OF[category, priority]
+        timeout = check_timeout(timeout) or definition.timeout or self._settings.default_timeout
+        name = traits.name[:200] if name is None else check_name("name", name)
+        if plugin_id is not None:
+            check_name("plugin_id", plugin_id)
+        kept_metadata = _as_json("metadata", metadata)
+        await self._admit(cell)
+
+        now = self._clock.monotonic()
+        record = TaskRecord(
+            task_id=f"{self._random.getrandbits(128):032x}",
+            sequence=next(self._task_sequence),
+            name=name,
+            func=func,
+            args=args,
+            kwargs=kwargs,
+            category=category,
+            priority=priority,
+            cell=cell,
+            plugin_id=plugin_id,
+            metadata=kept_metadata,
+            timeout=None if timeout == float("inf") else timeout,
+            cancellable=cancellable,
+            new_trace=definition.new_trace,
+            wants_progress=traits.wants_progress,
+            engine=self._engine_for(category, traits.is_async, definition.engine),
+            context=copy_context(),
+            created_at=self._clock.now(),
+            eligible_at=now,
+        )
+        self._accept(record)
+        return record
+
+    def _engine_for(self, category: TaskCategory, is_async: bool, chosen: EngineKind | None) -> EngineKind:
+        if is_async:
+            return EngineKind.LOOP
+        if chosen is None:
+            chosen = _DEFAULT_ENGINES.get(category, EngineKind.THREAD)
+        return chosen if chosen in self._engines else EngineKind.EXTERNAL
+
+    async def _admit(self, cell: int) -> None:
+        """Return once there is room for one more pending task."""
+        while True:
+            if self._state is not ManagerState.READY:
+                self.metrics.on_rejected(cell, "closed")
+                raise TaskManagerClosedError(self._state.value)
+            if asyncio.get_running_loop() is not self._loop:
+                raise InvalidTaskError(
+                    "event loop", "is not the manager's; use manager.from_thread in other threads"
+                )
+            limit = self._settings.max_pending
+            if len(self._scheduler) < limit:
+                return
+            if self._settings.when_full == "refuse":
+                self.metrics.on_rejected(cell, "queue_full")
+                raise TaskQueueFullError(limit)
+            room = self._loop.create_future()
+            self._room.append(room)
+            await self._lending_while(room, "room in the queue")
+
+    def _accept(self, record: TaskRecord) -> None:
+        self._instrument.submitted(record)
+        self._live[record.task_id] = record
+        self._nothing_lives.clear()
+        if record.plugin_id is not None:
+            self._plugins[record.plugin_id] += 1
+        self.counts.accept(record.cell)
+        self._scheduler.push(record)
+        self._announce(EventKind.SUBMITTED, record, None)
+        self._dispatch()
+
+    # ------------------------------------------------------------------ running
+
+    def _dispatch(self) -> None:
+        """Start and resume whatever may run now."""
+        if self._dispatching:
+            return  # a start ended at once: the outer loop sees the slot
+        self._dispatching = True
+        try:
+            while (lender := self._scheduler.resume_next()) is not None:
+                self._resumes.pop(lender.sequence).set_result(None)
+            while (record := self._scheduler.start_next()) is not None:
+                self._start(record)
+        finally:
+            self._dispatching = False
+        if self._room:
+            self._wake_submitters()
+
+    def _start(self, record: TaskRecord) -> None:
+        assert record.context is not None, "a record keeps its context until it ends"
+        now, wall = self._clock.monotonic(), self._clock.now()
+        number = record.state.attempt + 1
+        attempt = Attempt(record, number, record.context.copy(), self)
+        attempt.started_at, attempt.started_wall = now, wall
+        if record.wants_progress:
+            attempt.kwargs = {**record.kwargs, "progress_reporter": attempt.progress}
+        record.attempt = attempt
+        self._running[record.task_id] = attempt
+        self._instrument.begin(attempt, wall)
+        span = attempt.span.get_span_context() if attempt.span is not None else None
+        state = TaskState(
+            TaskStatus.RUNNING,
+            attempt=number,
+            started_at=wall,
+            queue_wait_seconds=now - record.eligible_at,
+            span=span if span is not None and span.is_valid else None,
+        )
+        self._change(record, state, EventKind.STARTED)
+        self._runner.start(attempt)
+
+    def _decided(self, attempt: Attempt, decision: Decision) -> None:
+        """The end of an attempt is decided, and with it the task's."""
+        record, running = attempt.record, attempt.record.state
+        now = self._clock.monotonic()
+        if attempt.asked is not None:
+            self.metrics.on_stopped(record.engine, attempt.asked, now - attempt.asked_at)
+        state = running._replace(
+            **decision._asdict(), completed_at=self._clock.now(), duration_seconds=now - attempt.started_at
+        )
+        del self._running[record.task_id]
+        resumed = self._resumes.pop(record.sequence, None)
+        if resumed is not None:
+            resumed.set_result(None)
+        if not decision.abandoned:
+            self._scheduler.finish(record)
+        elif len(self._zombies) < self._settings.max_abandoned:
+            self._zombies[attempt] = False
+            self._scheduler.finish(record)
+        else:
+            self._zombies[attempt] = True
+        self._instrument.end(attempt, state, attempt.started_wall)
+        self._end(record, state)
+
+    def _zombie_gone(self, attempt: Attempt) -> None:
+        """The code of an abandoned attempt has ended at last; what it returned is dropped."""
+        self.metrics.dropped["late_result"] += 1
+        if self._zombies.pop(attempt, False):
+            self._scheduler.finish(attempt.record)
+            self._dispatch()
+
+    def _end(self, record: TaskRecord, state: TaskState) -> None:
+        self._change(record, state, ENDED[state.status])
+        record.attempt = None
+        record.release()
+        self._history.add(record)  # before it leaves the live ones, so that a reader always finds it
+        del self._live[record.task_id]
+        for waiter in record.waiters or ():
+            if not waiter.done():
+                waiter.set_result(None)
+        record.waiters = None
+        if not self._live:
+            self._nothing_lives.set()
+        self._dispatch()
+
+    def _change(self, record: TaskRecord, state: TaskState, kind: EventKind) -> None:
+        """The one place where a task's status changes: the record, the counters, the announcement."""
+        before = record.state.status
+        assert state.status in LEGAL_TRANSITIONS[before], f"{before} -> {state.status}"
+        record.state = state
+        self.counts.move(record.cell, before, state.status)
+        self._announce(kind, record, before)
+
+    def _announce(self, kind: EventKind, record: TaskRecord, before: TaskStatus | None) -> None:
+        event = TaskEvent(next(self._event_sequence), kind, self._clock.now(), record, record.state, before)
+        for observer in self._observers:
+            try:
+                observer[1](event)
+            except Exception as error:  # what observes must not break what it observes
+                self._dismiss(observer, error)
+
+    def _dismiss(self, observer: tuple[str, Callable[[TaskEvent], None]], error: Exception) -> None:
+        self._observers = [other for other in self._observers if other is not observer]
+        self.metrics.telemetry_errors[observer[0]] += 1
+        self._healthy = False
+        try:
+            self._logger.error(names.LOG_OBSERVER_FAILED, component=observer[0], error=repr(error))
+        except Exception:  # the logger itself is what failed; the metric above tells
+            self.metrics.telemetry_errors["log"] += 1
+
+    def report_progress(self, attempt: Attempt, percent: float, message: str) -> None:
+        """Take a report of a running attempt; from any thread. Use `current_task().progress`."""
+        self._runner.report_progress(attempt, percent, message)
+
+    def _progressed(self, attempt: Attempt) -> None:
+        record = attempt.record
+        assert attempt.reported is not None
+        percent, message = attempt.reported
+        percent = min(100.0, max(record.progress.percent, float(percent)))
+        record.progress = TaskProgress(percent, str(message)[:500], self._clock.now())
+        self._announce(EventKind.PROGRESS, record, record.state.status)
+
+    # ------------------------------------------------------------------ cancelling
+
+    async def cancel_task(self, task_id: str, *, reason: str = "cancel_task") -> bool:
+        """Cancel a pending task, or ask a running one to stop; return False when it had ended.
+
+        True says that it is cancelled or was asked to stop, now or before; how it ends is its own doing, within
+        `tasks.cancel_grace_seconds`.
+
+        Raises:
+            TaskNotFoundError: the id is unknown.
+            TaskNotCancellableError: it was submitted with cancellable=False.
+        """
+        record = self._live.get(task_id)
+        if record is None:
+            if self._history.info(task_id) is None:
+                raise TaskNotFoundError(task_id)
+            return False
+        if not record.cancellable:
+            raise TaskNotCancellableError(task_id, record.name)
+        self._cancel(record, reason)
+        return True
+
+    def _cancel(self, record: TaskRecord, reason: str) -> None:
+        if record.attempt is not None:
+            self._runner.ask(record.attempt, Ask.CANCEL, reason)
+        elif self._scheduler.remove(record):
+            state = record.state._replace(
+                status=TaskStatus.CANCELLED, completed_at=self._clock.now(), cancel_reason=reason
+            )
+            self._end(record, state)
+
+    # ------------------------------------------------------------------ waiting
+
+    async def wait_for_task(self, task_id: str, timeout: float | None = None) -> TaskInfo:
+        """Wait until the task has ended, however it does, and return its final snapshot.
+
+        A task that awaits this lends its slot meanwhile. Cancelling the wait leaves the task alone.
+
+        Raises:
+            TaskNotFoundError: the id is unknown.
+            TaskWaitTimeoutError: `timeout` seconds went by; the task goes on.
+            InvalidTaskError: the task waits, directly or by others, for its own end.
+        """
+        check_timeout(timeout)
+        record = self._live.get(task_id)
+        if record is not None:
+            await self._wait_for(record, timeout)
+            return record.info()
+        info = self._history.info(task_id)
+        if info is None:
+            raise TaskNotFoundError(task_id)
+        return info
+
+    async def _wait_for(self, record: TaskRecord, timeout: float | None) -> None:
+        if record.state.status.final:
+            return
+        self._refuse_cycle(record)
+        waiter = self._loop.create_future()
+        if record.waiters is None:
+            record.waiters = []
+        record.waiters.append(waiter)
+        timer = None
+        if timeout is not None and timeout != float("inf"):
+            timer = self._loop.call_later(timeout, _give_up, waiter, record.task_id, timeout)
+        try:
+            await self._lending_while(waiter, record.task_id)
+        finally:
+            if timer is not None:
+                timer.cancel()
+            if record.waiters is not None:
+                record.waiters.remove(waiter)
+
+    def _refuse_cycle(self, target: TaskRecord) -> None:
+        attempt = CURRENT.get()
+        if attempt is None:
+            return
+        ids, pending = {attempt.task_id}, [target.task_id]
+        seen: set[str] = set()
+        while pending:
+            task_id = pending.pop()
+            if task_id in ids:
+                raise InvalidTaskError("task_id", f"{target.task_id!r} would wait for its own end")
+            waiting = self._running.get(task_id)
+            if waiting is not None and task_id not in seen:
+                seen.add(task_id)
+                pending += waiting.waits
+
+    async def _lending_while(self, future: asyncio.Future[None], waits_for: str) -> None:
+        """Await `future`; a running task of this manager has no slot meanwhile and takes one back afterwards."""
+        attempt = CURRENT.get()
+        if not isinstance(attempt, Attempt) or attempt.manager is not self or attempt.settled:
+            await future
+            return
+        self._lend(attempt, waits_for)
+        try:
+            await future
+        finally:
+            attempt.waits.remove(waits_for)
+            if attempt.wants_slot:
+                await self._take_slot_back(attempt.record)
+
+    def _lend(self, attempt: Attempt, waits_for: str) -> None:
+        attempt.waits.append(waits_for)
+        resumed = self._resumes.pop(attempt.record.sequence, None)
+        if resumed is not None:  # another branch of the task wants the slot back: it goes on without
+            self._scheduler.cancel_return(attempt.record)
+            resumed.set_result(None)
+        self._scheduler.lend(attempt.record)
+        self._dispatch()
+
+    async def _take_slot_back(self, record: TaskRecord) -> None:
+        """Wait for a slot, ahead of every pending task. A task that is asked to stop meanwhile ends without one."""
+        resumed = self._resumes[record.sequence] = self._loop.create_future()
+        self._scheduler.take_back(record)
+        self._dispatch()
+        try:
+            await resumed
+        finally:
+            if self._resumes.get(record.sequence) is resumed:
+                del self._resumes[record.sequence]
+                self._scheduler.cancel_return(record)
+
+    def _wake_submitters(self) -> None:
+        """Let as many waiting submitters look again as there is room for; all of them when no room will come."""
+        free = self._settings.max_pending - len(self._scheduler)
+        while self._room and (free > 0 or self._state is not ManagerState.READY):
+            future = self._room.popleft()
+            if not future.done():
+                future.set_result(None)
+                free -= 1
+
+    # ------------------------------------------------------------------ looking
+
+    async def get_task_info(self, task_id: str) -> TaskInfo | None:
+        """Return a snapshot of the task, live or remembered; None when the id is unknown."""
+        return self.find(task_id)
+
+    async def get_tasks(
+        self,
+        status: TaskStatus | str | Iterable[TaskStatus | str] | None = None,
+        category: TaskCategory | str | Iterable[TaskCategory | str] | None = None,
+        plugin_id: str | None = None,
+        limit: int = 100,
+    ) -> list[TaskInfo]:
+        """Return at most `limit` live and kept tasks, highest priority first, then oldest first.
+
+        Raises:
+            InvalidTaskError: a status or category is unknown, or `limit` is not positive.
+        """
+        if limit < 1:
+            raise InvalidTaskError("limit", f"{limit!r} must be at least 1")
+        statuses = _one_or_many("status", status, TaskStatus)
+        categories = _one_or_many("category", category, TaskCategory)
+        found = [
+            record
+            for record in self.records()
+            if (statuses is None or record.state.status in statuses)
+            and (categories is None or record.category in categories)
+            and (plugin_id is None or record.plugin_id == plugin_id)
+        ]
+        found.sort(key=lambda record: (-record.priority, record.sequence))
+        return [record.info() for record in found[:limit]]
+
+    def find(self, task_id: str) -> TaskInfo | None:
+        """As `get_task_info`; from any thread."""
+        record = self._live.get(task_id)
+        return record.info() if record is not None else self._history.info(task_id)
+
+    def records(self) -> list[TaskRecord]:
+        """Return the live and the kept records, newest first; from any thread."""
+        records = {record.sequence: record for record in list(self._live.values())}
+        records.update((record.sequence, record) for record in self._history.records())
+        return sorted(records.values(), key=lambda record: record.sequence, reverse=True)
+
+    @property
+    def state(self) -> ManagerState:
+        """Where the manager is in its life; from any thread."""
+        return self._state
+
+    def blocked_seconds(self) -> float:
+        """Return for how long the work loop has not turned, 0 when it does; from any thread."""
+        return self._loop_monitor.blocked_seconds()
+
+    def status(self) -> dict[str, Any]:
+        """Return the manager's state as JSON shows it; from any thread."""
+        counts = self.counts.read()
+        settings = self._settings
+        now = self._clock.monotonic()
+        oldest = min(self._scheduler.oldest().values(), default=None)
+        timeout = settings.default_timeout
+        return {
+            **super().status(),
+            "state": self._state.value,
+            "tasks": {
+                "total": counts.total,
+                "by_status": {key.value: n for key, n in counts.by_status().items()},
+                "by_category": {key.value: n for key, n in counts.by_category().items()},
+                "by_priority": {key.label: n for key, n in counts.by_priority().items()},
+                "retained": len(self._history),
+                "rejected": self.metrics.rejected,
+                "plugins_with_tasks": len(self._plugins),
+            },
+            "queue": {
+                "depth": len(self._scheduler),
+                "scheduled": 0,
+                "limit": settings.max_pending,
+                "oldest_pending_age_seconds": 0.0 if oldest is None else max(0.0, now - oldest),
+            },
+            "slots": self.slots(),
+            "config": {
+                "max_concurrent_tasks": settings.max_concurrent_tasks,
+                "keep_completed_tasks": settings.keep_completed_tasks,
+                "default_timeout": "inf" if timeout == float("inf") else timeout,
+            },
+            "telemetry": self._telemetry_status(),
+            "versions": {"qorzen_obs": self.version, "python": platform.python_version()},
+        }
+
+    # What the metrics read at scrape, from any thread.
+
+    def slots(self) -> dict[str, dict[str, int]]:
+        """Return, by engine, the limit, the slots held, those lent by waiting tasks, and the abandoned attempts."""
+        abandoned = Counter(attempt.record.engine for attempt in list(self._zombies))
+        return {
+            kind.value: {
+                "limit": self._limits.engines.get(kind, self._limits.total),
+                "busy": self._limits.held_by_engine[kind],
+                "lent": self._scheduler.lent[kind],
+                "abandoned": abandoned[kind],
+            }
+            for kind in self._engines
+        }
+
+    def oldest_pending_ages(self) -> dict[tuple[TaskCategory, TaskPriority], float]:
+        """Return the age of the oldest pending task of each kind, in seconds."""
+        now = self._clock.monotonic()
+        return {cell: max(0.0, now - since) for cell, since in self._scheduler.oldest().items()}
+
+    def oldest_running_ages(self) -> dict[tuple[TaskCategory, TaskPriority], float]:
+        """Return the age of the longest running attempt of each kind, in seconds."""
+        now = self._clock.monotonic()
+        ages: dict[tuple[TaskCategory, TaskPriority], float] = {}
+        for attempt in list(self._running.values()):
+            cell = (attempt.record.category, attempt.record.priority)
+            ages[cell] = max(ages.get(cell, 0.0), now - attempt.started_at)
+        return ages
+
+    def abandoned_by_category(self) -> dict[TaskCategory, int]:
+        """Return how many abandoned attempts still run, by category."""
+        return dict(Counter(attempt.record.category for attempt in list(self._zombies)))
+
+    def queue_limit(self) -> int:
+        """Return how many tasks may be pending."""
+        return self._settings.max_pending
+
+    def service_states(self) -> dict[str, bool]:
+        """Return every state with whether it is the present one."""
+        return {state.value: state is self._state for state in ManagerState}
+
+    def _forget_plugin(self, record: TaskRecord) -> None:
+        if record.plugin_id is not None:
+            self._plugins[record.plugin_id] -= 1
+            if not self._plugins[record.plugin_id]:
+                del self._plugins[record.plugin_id]
+
+
+_DEFAULT_ENGINES: Final = {TaskCategory.IO: EngineKind.IO, TaskCategory.UI: EngineKind.MAIN}
+
+
+def _known_settings(tree: Any) -> TaskSettings:
+    """Take ours from a configuration that may hold more."""
+    if not isinstance(tree, Mapping):
+        raise SettingsError("tasks", f"{tree!r} must be a table of settings")
+    known = {key: value for key, value in tree.items() if key in _SETTING_NAMES}
+    return convert(known, TaskSettings, prefix="tasks.")
+
+
+def _as_json(argument: str, value: object) -> dict[str, Any] | None:
+    """Return a copy of `value` as JSON shows it."""
+    if not value:
+        return None
+    if not isinstance(value, Mapping):
+        raise InvalidTaskError(argument, f"{type(value).__name__} must be a mapping that JSON can show")
+    try:
+        encoded = msgspec.json.encode(value)
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise InvalidTaskError(argument, f"cannot be shown as JSON: {error}") from error
+    if len(encoded) > MAX_METADATA_BYTES:
+        raise InvalidTaskError(
+            argument, f"takes {len(encoded)} bytes as JSON; {MAX_METADATA_BYTES} are allowed"
+        )
+    copy: dict[str, Any] = msgspec.json.decode(encoded)
+    return copy
+
+
+def _one_or_many(
+    argument: str, value: E | str | Iterable[E | str] | None, kind: type[E]
+) -> frozenset[E] | None:
+    if value is None:
+        return None
+    many: list[Any] = [value] if isinstance(value, (str, kind)) else list(value)  # type: ignore[arg-type]  # a single value was handled
+    try:
+        return frozenset(kind(one) for one in many)
+    except ValueError as error:
+        known = ", ".join(member.value for member in kind)
+        raise InvalidTaskError(argument, f"{error}; use one of {known}") from None
+
+
+def _give_up(waiter: asyncio.Future[None], task_id: str, timeout: float) -> None:
+    if not waiter.done():
+        waiter.set_exception(TaskWaitTimeoutError(task_id, timeout))
+
+
+def _value_of(record: TaskRecord) -> Any:
+    state = record.state
+    if state.status is TaskStatus.COMPLETED:
+        return state.result
+    if state.status is TaskStatus.CANCELLED:
+        raise TaskCancelled(record.task_id, state.cancel_reason)
+    if state.exception is not None:
+        raise state.exception
+    kind = TaskTimeoutError if state.error_type == "timeout" else TaskFailedError
+    raise kind(record.task_id, state.error_type or "unknown", state.error or "")

@@ -1,0 +1,48 @@
+"""What every engine does.
+
+An engine starts an attempt and reports its end; it decides nothing. `ended` is called on the work loop, once for
+each attempt that was started, when the callable's code has really ended, however late that is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from qorzen_obs.record import Attempt
+from qorzen_obs.tasks import EngineKind
+
+#: (attempt, value, error): `error` is None when the callable returned `value`.
+Ended = Callable[[Attempt, object, BaseException | None], None]
+
+
+class Engine(Protocol):
+    """Runs the callables of one kind. All methods belong to the work loop; none blocks, but for MainEngine's."""
+
+    @property
+    def kind(self) -> EngineKind: ...
+
+    @property
+    def slots(self) -> int | None:
+        """How many attempts it can run at once; None leaves it to the manager's limits."""
+        ...
+
+    def start(self, attempt: Attempt, ended: Ended) -> None:
+        """Run `attempt.record.func` in `attempt.context`; may call `ended` only later.
+
+        Raises:
+            RuntimeError: the system gives no more threads; `ended` will not be called.
+        """
+        ...
+
+    def interrupt(self, attempt: Attempt) -> None:
+        """Do what the engine can to stop a started attempt; its token is set already. May be repeated."""
+        ...
+
+    def abandon(self, attempt: Attempt) -> None:
+        """Learn that nobody waits for this attempt any more: its place is given to another."""
+        ...
+
+    def close(self) -> None:
+        """Let idle resources go; attempts that still run are left to end by themselves."""
+        ...

@@ -1,0 +1,49 @@
+"""Synchronous callables by way of a foreign concurrency manager, which has its own threads and tells us little."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from qorzen_obs.engines.base import Ended
+from qorzen_obs.record import Attempt
+from qorzen_obs.tasks import EngineKind
+
+
+class ExternalEngine:
+    """Awaits a foreign `run_in_thread(func, *args, **kwargs)` for each attempt. Nothing can stop one once started."""
+
+    kind = EngineKind.EXTERNAL
+    slots: int | None = None
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, choose: Callable[[Attempt], Callable[..., Awaitable[Any]]]
+    ) -> None:
+        self._loop = loop
+        self._choose = choose
+
+    def start(self, attempt: Attempt, ended: Ended) -> None:
+        attempt.driver = self._loop.create_task(self._run(attempt, ended), context=attempt.context)
+
+    def interrupt(self, attempt: Attempt) -> None:
+        pass  # the foreign manager has no way to be told
+
+    def abandon(self, attempt: Attempt) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+    async def _run(self, attempt: Attempt, ended: Ended) -> None:
+        record = attempt.record
+        call = functools.partial(attempt.context.copy().run, record.func)  # type: ignore[arg-type]  # func is set while it runs
+        value, error = None, None
+        try:
+            value = await self._choose(attempt)(call, *record.args, **attempt.kwargs)
+        except GeneratorExit:
+            raise
+        except BaseException as caught:  # the run boundary: a task's exception is data
+            error = caught
+        ended(attempt, value, error)

@@ -1,0 +1,67 @@
+"""Coroutines on the work loop: one asyncio task for each attempt, in the attempt's own context."""
+
+from __future__ import annotations
+
+import asyncio
+
+from qorzen_obs.engines.base import Ended
+from qorzen_obs.record import Attempt
+from qorzen_obs.tasks import EngineKind
+
+
+class LoopEngine:
+    """Runs async callables. Cancelling interrupts them at their next await."""
+
+    kind = EngineKind.LOOP
+    slots: int | None = None
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+
+    def start(self, attempt: Attempt, ended: Ended) -> None:
+        driver = _Driver(attempt, ended)
+        driver.task = self._loop.create_task(driver.run(), context=attempt.context)
+        attempt.driver = driver
+
+    def interrupt(self, attempt: Attempt) -> None:
+        attempt.driver.cancel()
+
+    def abandon(self, attempt: Attempt) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+class _Driver:
+    """The coroutine around the callable's own, and its asyncio task."""
+
+    __slots__ = ("_attempt", "_ended", "_entered", "task")
+
+    task: asyncio.Task[None]
+
+    def __init__(self, attempt: Attempt, ended: Ended) -> None:
+        self._attempt = attempt
+        self._ended = ended
+        self._entered = False
+
+    async def run(self) -> None:
+        self._entered = True
+        attempt, value, error = self._attempt, None, None
+        record = attempt.record
+        assert record.func is not None, "a record keeps its callable until it ends"
+        try:
+            value = await record.func(*record.args, **attempt.kwargs)
+        except GeneratorExit:  # the loop is gone and the coroutine is being collected
+            raise
+        except BaseException as caught:  # the run boundary: a task's exception is data
+            error = caught
+        self._ended(attempt, value, error)
+
+    def cancel(self) -> None:
+        self.task.cancel()
+        if (
+            not self._entered
+        ):  # asyncio will throw into a coroutine that has not begun: nobody else would report it
+            self._entered = True
+            self._ended(self._attempt, None, asyncio.CancelledError())

@@ -1,0 +1,47 @@
+"""Synchronous callables on the loop's own thread, for what must run there. Each blocks the loop while it runs."""
+
+from __future__ import annotations
+
+import asyncio
+
+from qorzen_obs.engines.base import Ended
+from qorzen_obs.record import Attempt
+from qorzen_obs.tasks import EngineKind
+
+
+class MainEngine:
+    """Runs one callable at a time between two turns of the loop. Nothing can stop it once it runs."""
+
+    kind = EngineKind.MAIN
+    slots: int | None = 1
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+
+    def start(self, attempt: Attempt, ended: Ended) -> None:
+        handle = self._loop.call_soon(_run, attempt, ended, context=attempt.context)
+        attempt.driver = (handle, ended)
+
+    def interrupt(self, attempt: Attempt) -> None:
+        if attempt.driver is not None:  # it has not begun: take it back
+            handle, ended = attempt.driver
+            attempt.driver = None
+            handle.cancel()
+            ended(attempt, None, asyncio.CancelledError())
+
+    def abandon(self, attempt: Attempt) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+def _run(attempt: Attempt, ended: Ended) -> None:
+    attempt.driver = None
+    record = attempt.record
+    value, error = None, None
+    try:
+        value = record.func(*record.args, **attempt.kwargs)  # type: ignore[misc]  # func is set while it runs
+    except BaseException as caught:  # the run boundary: a task's exception is data
+        error = caught
+    ended(attempt, value, error)

@@ -1,0 +1,98 @@
+"""Synchronous callables on daemon threads.
+
+The threads are ours and not a ThreadPoolExecutor's, whose exit waits for a stuck call. The scheduler holds the
+limit; the pool has as many threads as attempts ran at once, plus those that an abandoned call still occupies.
+Results come back in batches: one wake-up of the loop delivers all that ended until it runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from queue import SimpleQueue
+
+from qorzen_obs.engines.base import Ended
+from qorzen_obs.record import Attempt
+from qorzen_obs.tasks import EngineKind
+
+
+class _Job:
+    """One call on its way to a thread and back."""
+
+    __slots__ = ("abandoned", "attempt", "ended", "error", "value")
+
+    def __init__(self, attempt: Attempt, ended: Ended) -> None:
+        self.attempt = attempt
+        self.ended = ended
+        self.abandoned = False
+        self.value: object = None
+        self.error: BaseException | None = None
+
+    def run(self) -> None:
+        attempt = self.attempt
+        record = attempt.record
+        try:
+            self.value = attempt.context.run(record.func, *record.args, **attempt.kwargs)  # type: ignore[arg-type]  # func is set while the attempt runs
+        except BaseException as error:  # a thread's top: a task's exception is data
+            self.error = error
+
+
+class ThreadEngine:
+    """A pool of daemon threads for one kind of work. Cancelling is cooperative: the call has a token to look at."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, kind: EngineKind, slots: int) -> None:
+        self.kind = kind
+        self.slots: int | None = slots
+        self._loop = loop
+        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        self._done: deque[_Job] = deque()
+        self._woken = False
+        self._threads = 0  # that will take another job
+        self._busy = 0
+        self._started = 0
+
+    def start(self, attempt: Attempt, ended: Ended) -> None:
+        if self._busy >= self._threads:
+            self._started += 1
+            name = f"qorzen-{self.kind.value}-{self._started}"
+            threading.Thread(target=self._work, name=name, daemon=True).start()
+            self._threads += 1
+        self._busy += 1
+        attempt.driver = job = _Job(attempt, ended)
+        self._jobs.put(job)
+
+    def interrupt(self, attempt: Attempt) -> None:
+        pass  # the token is set, and the call looks at it or not
+
+    def abandon(self, attempt: Attempt) -> None:
+        attempt.driver.abandoned = True
+        self._busy -= 1
+        self._threads -= 1
+
+    def close(self) -> None:
+        self._jobs.put(None)
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            job.run()
+            self._done.append(job)
+            leave = job.abandoned
+            del job  # or the thread would hold the last result while it is idle
+            if not self._woken:
+                self._woken = True
+                try:
+                    self._loop.call_soon_threadsafe(self._deliver)
+                except RuntimeError:  # the loop is closed: nobody is left to tell
+                    return
+            if leave:  # another thread has taken this one's place
+                return
+        self._jobs.put(None)  # for the next thread
+
+    def _deliver(self) -> None:
+        self._woken = False  # before looking: what ends from now on wakes the loop again
+        while self._done:
+            job = self._done.popleft()
+            if not job.abandoned:
+                self._busy -= 1
+            job.ended(job.attempt, job.value, job.error)

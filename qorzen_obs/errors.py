@@ -1,0 +1,156 @@
+"""The error tree: one class for each thing a caller can do differently.
+
+Every error carries its facts as attributes, says in its message what to do, and survives pickling, because its
+positional arguments are those facts.
+"""
+
+from __future__ import annotations
+
+
+class QorzenError(Exception):
+    """Base of every error that this package raises on purpose."""
+
+
+class SettingsError(QorzenError, ValueError):
+    """A setting is unknown or its value is out of bounds; nothing was changed."""
+
+    def __init__(self, key: str, problem: str) -> None:
+        super().__init__(key, problem)
+        self.key = key
+        self.problem = problem
+
+    def __str__(self) -> str:
+        return f"setting {self.key!r}: {self.problem}"
+
+
+class ManagerError(QorzenError):
+    """A manager could not do what its life cycle asked of it."""
+
+    def __init__(self, manager: str, problem: str) -> None:
+        super().__init__(manager, problem)
+        self.manager = manager
+        self.problem = problem
+
+    def __str__(self) -> str:
+        return f"{self.manager}: {self.problem}"
+
+
+class ManagerInitializationError(ManagerError):
+    """A manager did not start: already started, a bad collaborator, a port in use."""
+
+
+class ManagerShutdownError(ManagerError):
+    """A manager could not stop in order."""
+
+
+class TaskError(QorzenError):
+    """Base of every error about a task."""
+
+
+class InvalidTaskError(TaskError, ValueError):
+    """An argument of a submission or a query is unusable; nothing was accepted."""
+
+    def __init__(self, argument: str, problem: str) -> None:
+        super().__init__(argument, problem)
+        self.argument = argument
+        self.problem = problem
+
+    def __str__(self) -> str:
+        return f"{self.argument}: {self.problem}"
+
+
+class TaskNotFoundError(TaskError, LookupError):
+    """No live, kept or remembered task has this id."""
+
+    def __init__(self, task_id: str) -> None:
+        super().__init__(task_id)
+        self.task_id = task_id
+
+    def __str__(self) -> str:
+        return f"no task has the id {self.task_id!r}; use the id that submit_task returned"
+
+
+class TaskNotCancellableError(TaskError):
+    """The task was submitted with cancellable=False."""
+
+    def __init__(self, task_id: str, name: str) -> None:
+        super().__init__(task_id, name)
+        self.task_id = task_id
+        self.name = name
+
+    def __str__(self) -> str:
+        return (
+            f"task {self.name!r} ({self.task_id}) was submitted with cancellable=False; wait for it instead"
+        )
+
+
+class TaskWaitTimeoutError(TaskError, TimeoutError):
+    """The wait was over before the task was; the task goes on."""
+
+    def __init__(self, task_id: str, timeout_seconds: float) -> None:
+        super().__init__(task_id, timeout_seconds)
+        self.task_id = task_id
+        self.timeout_seconds = timeout_seconds
+
+    def __str__(self) -> str:
+        return (
+            f"task {self.task_id} did not end within {self.timeout_seconds:g} s of waiting; "
+            "it goes on: wait again or cancel it"
+        )
+
+
+class TaskQueueFullError(TaskError):
+    """`tasks.max_pending` tasks are waiting already; nothing was accepted."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(limit)
+        self.limit = limit
+
+    def __str__(self) -> str:
+        return (
+            f"{self.limit} tasks are pending, which is tasks.max_pending; submit again later, raise the limit, "
+            "or set tasks.when_full to 'wait'"
+        )
+
+
+class TaskManagerClosedError(TaskError):
+    """The manager takes no work: not initialized yet, draining, or stopped."""
+
+    def __init__(self, state: str) -> None:
+        super().__init__(state)
+        self.state = state
+
+    def __str__(self) -> str:
+        if self.state == "new":
+            return "the task manager is not initialized; await initialize() first"
+        return f"the task manager is {self.state} and takes no new work; make a new one"
+
+
+class TaskFailedError(TaskError):
+    """`run` waited for a task that failed, and the exception itself is not to be had."""
+
+    def __init__(self, task_id: str, error_type: str, error: str) -> None:
+        super().__init__(task_id, error_type, error)
+        self.task_id = task_id
+        self.error_type = error_type
+        self.error = error
+
+    def __str__(self) -> str:
+        return f"task {self.task_id} failed with {self.error_type}: {self.error}"
+
+
+class TaskTimeoutError(TaskFailedError, TimeoutError):
+    """`run` waited for a task whose attempt passed its timeout."""
+
+
+class TaskCancelled(TaskError):
+    """Raised in a thread by `current_task().raise_if_cancelled()`, and by `run` for a cancelled task."""
+
+    def __init__(self, task_id: str, reason: str | None = None) -> None:
+        super().__init__(task_id, reason)
+        self.task_id = task_id
+        self.reason = reason
+
+    def __str__(self) -> str:
+        because = f" ({self.reason})" if self.reason else ""
+        return f"task {self.task_id} was cancelled{because}"

@@ -1,0 +1,108 @@
+"""Ended tasks in memory: the last ones whole, many more as their outline.
+
+Only the work loop writes. Reading from another thread copies a dictionary's values in one step.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+from qorzen_obs.record import TaskRecord
+from qorzen_obs.tasks import TaskCategory, TaskInfo, TaskPriority, TaskProgress, TaskStatus
+
+MAX_OUTLINES: Final = 100_000
+
+
+class Outline(NamedTuple):
+    """What is left of a task after retention: status, times, error type, and what it was called."""
+
+    task_id: str
+    name: str
+    category: TaskCategory
+    priority: TaskPriority
+    plugin_id: str | None
+    status: TaskStatus
+    created_at: float
+    started_at: float | None
+    completed_at: float | None
+    duration_seconds: float | None
+    error_type: str | None
+    attempt: int
+    engine: str
+
+    def info(self) -> TaskInfo:
+        """Return a snapshot that says it was evicted."""
+        return TaskInfo(**self._asdict(), progress=TaskProgress(), evicted=True)
+
+
+class MemoryHistory:
+    """The last `keep` records, then up to 100,000 outlines, oldest out first."""
+
+    def __init__(self, keep: int, on_evicted: Callable[[TaskRecord], None] | None = None) -> None:
+        self.keep = keep
+        self._on_evicted = on_evicted
+        self._records: dict[str, TaskRecord] = {}
+        self._outlines: dict[str, Outline] = {}
+        # The order stands apart: the first key of a dict costs a walk over all that was deleted before it.
+        self._record_order: deque[str] = deque()
+        self._outline_order: deque[str] = deque()
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def add(self, record: TaskRecord) -> None:
+        """Remember an ended task; the oldest beyond `keep` become outlines."""
+        self._records[record.task_id] = record
+        self._record_order.append(record.task_id)
+        self.shrink()
+
+    def shrink(self) -> None:
+        """Turn what is beyond `keep` into outlines; call it after lowering `keep`."""
+        while len(self._records) > self.keep:
+            oldest = self._records[self._record_order.popleft()]
+            self._outlines[oldest.task_id] = _outline(
+                oldest
+            )  # first, so that a reader always finds one of them
+            self._outline_order.append(oldest.task_id)
+            del self._records[oldest.task_id]
+            if len(self._outlines) > MAX_OUTLINES:
+                del self._outlines[self._outline_order.popleft()]
+            if self._on_evicted is not None:
+                self._on_evicted(oldest)
+
+    def record(self, task_id: str) -> TaskRecord | None:
+        """Return the whole record while it is kept; from any thread."""
+        return self._records.get(task_id)
+
+    def info(self, task_id: str) -> TaskInfo | None:
+        """Return a snapshot of a kept task or of an outline; from any thread."""
+        record = self._records.get(task_id)
+        if record is not None:
+            return record.info()
+        outline = self._outlines.get(task_id)
+        return None if outline is None else outline.info()
+
+    def records(self) -> list[TaskRecord]:
+        """Return the kept records, oldest end first; from any thread."""
+        return list(self._records.values())
+
+
+def _outline(record: TaskRecord) -> Outline:
+    state = record.state
+    return Outline(
+        record.task_id,
+        record.name,
+        record.category,
+        record.priority,
+        record.plugin_id,
+        state.status,
+        record.created_at,
+        state.started_at,
+        state.completed_at,
+        state.duration_seconds,
+        state.error_type,
+        state.attempt,
+        record.engine.value,
+    )

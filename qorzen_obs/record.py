@@ -1,0 +1,319 @@
+"""The manager's own view of a task: its record, the state that a transition replaces, its running attempt.
+
+Only the work loop writes here. A `TaskState` never changes, so another thread that took hold of one reads a
+consistent story. Everyone else gets a `TaskInfo`.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from contextvars import Context
+from dataclasses import dataclass
+from enum import Enum
+from math import inf
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
+
+from opentelemetry.trace import Span, SpanContext, format_span_id, format_trace_id
+
+from qorzen_obs.errors import TaskCancelled
+from qorzen_obs.tasks import (
+    GUARANTEES,
+    EngineKind,
+    EventKind,
+    TaskCategory,
+    TaskInfo,
+    TaskPriority,
+    TaskProgress,
+    TaskStatus,
+)
+
+if TYPE_CHECKING:
+    import asyncio
+
+
+class Ask(Enum):
+    """Why a running attempt was asked to stop."""
+
+    CANCEL = "cancel"
+    DEADLINE = "deadline"
+
+
+class TaskState(NamedTuple):
+    """Where a task stands; replaced whole by each transition. Fields as in TaskInfo."""
+
+    status: TaskStatus
+    attempt: int = 0
+    started_at: float | None = None
+    completed_at: float | None = None
+    queue_wait_seconds: float | None = None
+    duration_seconds: float | None = None
+    error: str | None = None
+    error_type: str | None = None
+    traceback: str | None = None
+    result: Any = None
+    exception: BaseException | None = None  #: what `run` raises again
+    cancel_reason: str | None = None
+    abandoned: bool = False
+    span: SpanContext | None = None  #: of the last attempt
+
+
+ACCEPTED: Final = TaskState(TaskStatus.PENDING)
+NO_PROGRESS: Final = TaskProgress()
+
+
+class TaskRecord:
+    """One accepted task. What it was submitted with is fixed; `state` and `progress` are replaced."""
+
+    __slots__ = (
+        "args",
+        "attempt",
+        "cancellable",
+        "category",
+        "cell",
+        "context",
+        "created_at",
+        "eligible_at",
+        "engine",
+        "func",
+        "kwargs",
+        "metadata",
+        "name",
+        "new_trace",
+        "plugin_id",
+        "priority",
+        "progress",
+        "queue_entry",
+        "sequence",
+        "state",
+        "task_id",
+        "timeout",
+        "waiters",
+        "wants_progress",
+    )
+
+    def __init__(
+        self,
+        task_id: str,
+        sequence: int,
+        name: str,
+        func: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        category: TaskCategory,
+        priority: TaskPriority,
+        cell: int,
+        plugin_id: str | None,
+        metadata: dict[str, Any] | None,
+        timeout: float | None,
+        cancellable: bool,
+        new_trace: bool,
+        wants_progress: bool,
+        engine: EngineKind,
+        context: Context,
+        created_at: float,
+        eligible_at: float,
+    ) -> None:
+        self.task_id = task_id
+        self.sequence = sequence  #: order of acceptance
+        self.name = name
+        self.func: Callable[..., Any] | None = (
+            func  #: dropped, as args, kwargs and context, when the task ends
+        )
+        self.args = args
+        self.kwargs = kwargs
+        self.category = category
+        self.priority = priority
+        self.cell = cell  #: index of its counters
+        self.plugin_id = plugin_id
+        self.metadata = metadata
+        self.timeout = timeout  #: seconds of an attempt; None is no limit
+        self.cancellable = cancellable
+        self.new_trace = new_trace
+        self.wants_progress = wants_progress
+        self.engine = engine
+        self.context: Context | None = context  #: the submitter's
+        self.created_at = created_at  #: Unix seconds
+        self.eligible_at = eligible_at  #: monotonic
+        self.state = ACCEPTED
+        self.progress = NO_PROGRESS
+        self.attempt: Attempt | None = None
+        self.queue_entry: list[Any] | None = None  #: the queue's handle while it is pending
+        self.waiters: list[asyncio.Future[None]] | None = None
+
+    def release(self) -> None:
+        """Let go of the callable and what it was given: nothing will run again."""
+        self.func = self.context = self.queue_entry = None
+        self.args, self.kwargs = (), {}
+
+    def info(self, state: TaskState | None = None) -> TaskInfo:
+        """Return a snapshot, of an earlier `state` where one is given; from any thread."""
+        state = state or self.state
+        attempt = self.attempt
+        span = state.span
+        return TaskInfo(
+            task_id=self.task_id,
+            name=self.name,
+            category=self.category,
+            plugin_id=self.plugin_id,
+            priority=self.priority,
+            status=state.status,
+            progress=self.progress,
+            created_at=self.created_at,
+            started_at=state.started_at,
+            completed_at=state.completed_at,
+            error=state.error,
+            error_type=state.error_type,
+            traceback=state.traceback,
+            result=state.result,
+            metadata=dict(self.metadata or {}),
+            cancellable=self.cancellable,
+            attempt=state.attempt,
+            engine=self.engine.value,
+            cancel_guarantee=GUARANTEES[self.engine].value,
+            timeout_seconds=self.timeout,
+            eligible_at=self.created_at,
+            queue_wait_seconds=state.queue_wait_seconds,
+            duration_seconds=state.duration_seconds,
+            waiting_for=attempt.waiting_for if attempt else None,
+            cancel_reason=state.cancel_reason or (attempt.reason if attempt else None),
+            abandoned=state.abandoned,
+            trace_id=format_trace_id(span.trace_id) if span else None,
+            span_id=format_span_id(span.span_id) if span else None,
+        )
+
+
+class AttemptOwner(Protocol):
+    """What an attempt asks of the manager that runs it."""
+
+    def report_progress(self, attempt: Attempt, percent: float, message: str) -> None: ...
+
+
+class Attempt:
+    """One run of a task's callable. It is also what `current_task()` gives to the code inside."""
+
+    __slots__ = (
+        "_on_ask",
+        "_stop_event",
+        "asked",
+        "asked_at",
+        "context",
+        "deadline_entry",
+        "driver",
+        "ended",
+        "kwargs",
+        "manager",
+        "number",
+        "progress_waits",
+        "reason",
+        "record",
+        "reported",
+        "reported_at",
+        "settled",
+        "span",
+        "started_at",
+        "started_wall",
+        "waits",
+    )
+
+    def __init__(self, record: TaskRecord, number: int, context: Context, manager: AttemptOwner) -> None:
+        self.record = record
+        self.number = number
+        self.context = context
+        self.manager: Any = manager
+        self.kwargs = record.kwargs
+        self.span: Span | None = None
+        self.started_at = 0.0  #: monotonic
+        self.started_wall = 0.0  #: Unix seconds
+        self.asked: Ask | None = None  #: the first ask wins
+        self.asked_at = 0.0  #: monotonic
+        self.reason: str | None = None
+        self.settled = False  #: how it ends is decided
+        self.ended = False  #: its code has ended
+        self.driver: Any = None  #: the engine's own handle
+        self.deadline_entry: list[Any] | None = None
+        self.reported: tuple[float, str] | None = None  #: the newest progress
+        self.reported_at = -inf  #: when progress last reached the record, monotonic
+        self.progress_waits = False  #: `reported` is on its way to the record
+        self.waits: list[str] = []  #: the tasks that it waits for right now
+        self._stop_event: threading.Event | None = None
+        self._on_ask: Callable[[], object] | None = None
+
+    @property
+    def task_id(self) -> str:
+        return self.record.task_id
+
+    @property
+    def name(self) -> str:
+        return self.record.name
+
+    @property
+    def category(self) -> TaskCategory:
+        return self.record.category
+
+    @property
+    def priority(self) -> TaskPriority:
+        return self.record.priority
+
+    @property
+    def waiting_for(self) -> str | None:
+        """The first of the tasks that this one waits for."""
+        waits = list(self.waits)
+        return waits[0] if waits else None
+
+    @property
+    def wants_slot(self) -> bool:
+        """Whether it should hold a slot: it waits for nobody and nobody asked it to stop."""
+        return not (self.waits or self.settled or self.asked is not None)
+
+    @property
+    def cancelled(self) -> bool:
+        return self.asked is not None
+
+    def raise_if_cancelled(self) -> None:
+        if self.asked is not None:
+            raise TaskCancelled(self.record.task_id, self.reason)
+
+    def wait(self, seconds: float) -> bool:
+        event = self._stop_event
+        if event is None:
+            event = self._stop_event = threading.Event()
+            if self.asked is not None:  # asked between the two lines of `ask`
+                event.set()
+        return event.wait(seconds)
+
+    def progress(self, percent: float, message: str = "") -> None:
+        self.manager.report_progress(self, percent, message)
+
+    def ask(self, why: Ask, reason: str, at: float) -> None:
+        """Set the token: from here on the code inside can see that it should stop."""
+        self.asked_at = at
+        self.reason = reason
+        self.asked = why
+        if self._stop_event is not None:
+            self._stop_event.set()
+        if self._on_ask is not None:
+            self._on_ask()
+
+    def when_asked(self, call: Callable[[], object] | None) -> None:
+        """Call `call` when the attempt is asked to stop, at once if it was; None takes that back."""
+        self._on_ask = call
+        if call is not None and self.asked is not None:
+            call()
+
+
+@dataclass(frozen=True, slots=True)
+class TaskEvent:
+    """One fact about one task, announced exactly once, in order of `sequence`."""
+
+    sequence: int  #: rises by one with each event of a manager
+    kind: EventKind
+    at: float  #: Unix seconds
+    record: TaskRecord
+    state: TaskState  #: the state that the event led to
+    previous: TaskStatus | None = None  #: None for submitted
+
+    @property
+    def info(self) -> TaskInfo:
+        """The task as it was right after."""
+        return self.record.info(self.state)

@@ -1,0 +1,53 @@
+"""How many tasks may run: in all, by category and by engine, all three at once. Limits change at run time."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+
+from qorzen_obs.tasks import EngineKind, TaskCategory
+
+
+class Limits:
+    """Slots held against slots allowed. What is lowered below what is held drains, and nothing is interrupted."""
+
+    def __init__(
+        self,
+        total: int,
+        *,
+        categories: Mapping[TaskCategory, int] | None = None,
+        engines: Mapping[EngineKind, int] | None = None,
+    ) -> None:
+        self.total = total
+        self.categories = dict(categories or {})
+        self.engines = dict(engines or {})
+        self.held = 0
+        self.held_by_category: Counter[TaskCategory] = Counter()
+        self.held_by_engine: Counter[EngineKind] = Counter()
+
+    @property
+    def full(self) -> bool:
+        """Whether no task of any kind may start."""
+        return self.held >= self.total
+
+    def admits(self, category: TaskCategory, engine: EngineKind) -> bool:
+        """Return whether one more task of this kind may hold a slot."""
+        if self.held >= self.total:
+            return False
+        limit = self.categories.get(category)
+        if limit is not None and self.held_by_category[category] >= limit:
+            return False
+        limit = self.engines.get(engine)
+        return limit is None or self.held_by_engine[engine] < limit
+
+    def take(self, category: TaskCategory, engine: EngineKind) -> None:
+        """Hold one more slot."""
+        self.held += 1
+        self.held_by_category[category] += 1
+        self.held_by_engine[engine] += 1
+
+    def give_back(self, category: TaskCategory, engine: EngineKind) -> None:
+        """Hold one slot less."""
+        self.held -= 1
+        self.held_by_category[category] -= 1
+        self.held_by_engine[engine] -= 1

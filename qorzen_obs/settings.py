@@ -1,0 +1,141 @@
+"""The settings of a service: one frozen, typed, checked object.
+
+Read from a TOML file, then from `QORZEN_*` variables with `__` between levels. Nothing here looks for files or
+reads the environment by itself: the caller hands both in.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import msgspec
+from msgspec import Meta
+
+from qorzen_obs.errors import SettingsError
+from qorzen_obs.tasks import TaskCategory
+
+ENVIRONMENT_PREFIX = "QORZEN_"
+
+Seconds = Annotated[float, Meta(gt=0)]
+Count = Annotated[int, Meta(ge=1)]
+T = TypeVar("T")
+
+
+class TaskSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`tasks.*`: how much runs, waits and is remembered."""
+
+    max_concurrent_tasks: Count = 100
+    keep_completed_tasks: Annotated[int, Meta(ge=0)] = 1000
+    default_timeout: Seconds = 300.0  #: seconds an attempt may take; inf is no limit
+    max_pending: Count = 10_000
+    when_full: Literal["refuse", "wait"] = "refuse"
+    category_limits: dict[TaskCategory, Count] = {}
+    ageing_seconds: Annotated[float, Meta(ge=0)] = (
+        300.0  #: waiting that is worth 50 points; 0 is strict priority
+    )
+    cancel_grace_seconds: Seconds = 1.0
+    max_abandoned: Annotated[int, Meta(ge=0)] = 16
+    shutdown_grace_seconds: Annotated[float, Meta(ge=0)] = 30.0
+
+
+class EngineSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`engines.*`: how many slots each engine has."""
+
+    io_threads: Count = 32
+    worker_threads: Count = (os.cpu_count() or 1) + 4
+
+
+class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`server.*`: where the ops plane listens and whom it answers."""
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Meta(ge=0, le=65535)] = 8080
+    token: Annotated[str, Meta(min_length=16)] | None = None
+    allowed_hosts: tuple[str, ...] = ()
+
+
+class HealthSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`health.*`: when a probe says no."""
+
+    loop_blocked_seconds: Seconds = 30.0
+
+
+class TelemetrySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`telemetry.*`: how much is observed and kept in memory."""
+
+    log_level: Literal["debug", "info", "warning", "error", "off"] = "info"
+    keep_traces: Count = 500
+    keep_spans_per_trace: Count = 2_000
+
+
+class HistorySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`history.*`: where ended tasks are kept."""
+
+    url: Literal["memory"] = "memory"
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """All settings of one service."""
+
+    tasks: TaskSettings = TaskSettings()
+    engines: EngineSettings = EngineSettings()
+    server: ServerSettings = ServerSettings()
+    health: HealthSettings = HealthSettings()
+    telemetry: TelemetrySettings = TelemetrySettings()
+    history: HistorySettings = HistorySettings()
+
+
+def load_settings(file: Path | None = None, environment: Mapping[str, str] | None = None) -> Settings:
+    """Read `file`, then `environment` over it.
+
+    Raises:
+        SettingsError: the file is missing or no TOML, a key is unknown, or a value is out of bounds.
+    """
+    tree = {} if file is None else _read_toml(file)
+    for name, value in sorted((environment or {}).items()):
+        if name.startswith(ENVIRONMENT_PREFIX):
+            _put(tree, name, value)
+    return convert(tree, Settings)
+
+
+def convert(tree: Mapping[str, Any], kind: type[T], *, prefix: str = "") -> T:
+    """Check `tree` and return it as `kind`; strings from the environment become numbers where one is asked for.
+
+    Raises:
+        SettingsError: names the offending key below `prefix`.
+    """
+    try:
+        return msgspec.convert(tree, kind, strict=False)
+    except msgspec.ValidationError as error:
+        problem, _, path = str(error).partition(" - at `")
+        steps = path.removesuffix("`").removeprefix("key in ").removeprefix("$").removeprefix(".")
+        steps = re.sub(r"\[\.\.\.\]", "", steps)
+        unknown = re.search(r"unknown field `(.+)`", problem)
+        if unknown:
+            steps = f"{steps}.{unknown[1]}" if steps else unknown[1]
+            problem = "is not a setting; remove it or mend its name"
+        raise SettingsError(prefix + steps if steps else prefix.rstrip(".") or "settings", problem) from None
+
+
+def _read_toml(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingsError("--config", f"cannot read {str(file)!r}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError("--config", f"{str(file)!r} is not valid TOML: {error}") from error
+
+
+def _put(tree: dict[str, Any], variable: str, value: str) -> None:
+    *levels, leaf = variable.removeprefix(ENVIRONMENT_PREFIX).lower().split("__")
+    branch = tree
+    for level in levels:
+        branch = branch.setdefault(level, {})
+        if not isinstance(branch, dict):
+            raise SettingsError(variable, f"{level!r} is a value and has no settings below it")
+    branch[leaf] = value

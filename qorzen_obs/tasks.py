@@ -1,0 +1,161 @@
+"""The vocabulary: what a task is, which states it passes, and the facts about it that anyone may read.
+
+Pure data. A TaskInfo is a snapshot: changing one changes nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum, IntEnum
+from typing import Any, Final
+
+
+class TaskCategory(str, Enum):
+    """What kind of work a task is: chooses its default engine and labels its metrics."""
+
+    CORE = "core"  #: the service's own work
+    PLUGIN = "plugin"  #: work of an extension, see `plugin_id`
+    UI = "ui"  #: must run on the main loop's own thread when synchronous
+    IO = "io"  #: waits for disks and networks; synchronous calls run on the I/O threads
+    BACKGROUND = "background"  #: housekeeping that nobody waits for
+    USER = "user"  #: asked for by a person
+
+
+class TaskPriority(IntEnum):
+    """Who goes first. Points that waiting time is weighed against, see `tasks.ageing_seconds`."""
+
+    LOW = 0
+    NORMAL = 50
+    HIGH = 100
+    CRITICAL = 200
+
+    @property
+    def label(self) -> str:
+        """The name shown in labels, attributes, logs and JSON: low, normal, high, critical."""
+        return self.name.lower()
+
+
+class TaskStatus(str, Enum):
+    """The five states of a task; the last three are final."""
+
+    PENDING = "pending"  #: accepted; waits for a slot, or for its `eligible_at`
+    RUNNING = "running"  #: its engine has started it
+    COMPLETED = "completed"  #: it returned a value
+    FAILED = "failed"  #: it raised, passed its timeout, or was lost: see `error_type`
+    CANCELLED = "cancelled"  #: it ended because somebody asked it to
+
+    @property
+    def final(self) -> bool:
+        """Whether no transition leads out of this state."""
+        return not LEGAL_TRANSITIONS[self]
+
+
+#: running -> pending is an attempt that will be retried; everything else moves forward only.
+LEGAL_TRANSITIONS: Final[Mapping[TaskStatus, frozenset[TaskStatus]]] = {
+    TaskStatus.PENDING: frozenset({TaskStatus.RUNNING, TaskStatus.CANCELLED}),
+    TaskStatus.RUNNING: frozenset(
+        {TaskStatus.PENDING, TaskStatus.COMPLETED, TaskStatus.FAILED, TaskStatus.CANCELLED}
+    ),
+    TaskStatus.COMPLETED: frozenset(),
+    TaskStatus.FAILED: frozenset(),
+    TaskStatus.CANCELLED: frozenset(),
+}
+
+
+class EngineKind(str, Enum):
+    """Where a callable runs."""
+
+    LOOP = "loop"  #: as a coroutine on the manager's event loop
+    IO = "io"  #: on a thread of the pool for waiting calls
+    THREAD = "thread"  #: on a worker thread
+    MAIN = "main"  #: on the loop's own thread, one at a time, blocking it
+    EXTERNAL = "external"  #: wherever a foreign concurrency manager puts it
+
+
+class CancelGuarantee(str, Enum):
+    """What an engine promises when a running task is asked to stop."""
+
+    PROMPT = "prompt"  #: interrupted at its next await
+    COOPERATIVE = "cooperative"  #: told by its token; abandoned when it ignores it past the grace
+    NONE = "none"  #: cannot be stopped once started
+
+
+#: What each engine promises.
+GUARANTEES: Final[Mapping[EngineKind, CancelGuarantee]] = {
+    EngineKind.LOOP: CancelGuarantee.PROMPT,
+    EngineKind.IO: CancelGuarantee.COOPERATIVE,
+    EngineKind.THREAD: CancelGuarantee.COOPERATIVE,
+    EngineKind.MAIN: CancelGuarantee.NONE,
+    EngineKind.EXTERNAL: CancelGuarantee.NONE,
+}
+
+
+class EventKind(str, Enum):
+    """What happened to a task. The values are the event types on the bus."""
+
+    SUBMITTED = "task/submitted"
+    STARTED = "task/started"
+    PROGRESS = "task/progress"
+    RETRYING = "task/retrying"
+    COMPLETED = "task/completed"
+    FAILED = "task/failed"
+    CANCELLED = "task/cancelled"
+
+
+@dataclass(frozen=True, slots=True)
+class TaskProgress:
+    """How far a task says it is."""
+
+    percent: float = 0.0  #: 0 to 100, never falls
+    message: str = ""
+    updated_at: float | None = None  #: Unix seconds; None before the first report
+
+
+@dataclass(slots=True, kw_only=True)
+class TaskInfo:
+    """A snapshot of one task. Times are Unix seconds, durations are seconds by the monotonic clock."""
+
+    task_id: str
+    name: str
+    category: TaskCategory
+    plugin_id: str | None
+    priority: TaskPriority
+    status: TaskStatus
+    progress: TaskProgress
+    created_at: float
+    started_at: float | None = None  #: the first attempt's start
+    completed_at: float | None = None
+    error: str | None = None  #: the exception's message
+    error_type: str | None = None  #: its qualified name, or `timeout`, or `lost`
+    traceback: str | None = None  #: without values of local variables
+    result: Any = None  #: stays in this process: never in HTTP, logs or on the bus
+    metadata: dict[str, Any] = field(default_factory=dict)
+    cancellable: bool = True
+    attempt: int = 0  #: the running or last attempt, from 1; 0 before the first
+    engine: str = EngineKind.LOOP.value
+    cancel_guarantee: str = CancelGuarantee.PROMPT.value
+    timeout_seconds: float | None = None  #: of one attempt; None is no limit
+    eligible_at: float | None = None  #: when it may start or could have started
+    queue_wait_seconds: float | None = None  #: from `eligible_at` to the start of the last attempt
+    duration_seconds: float | None = None  #: of the last attempt
+    phases: dict[str, float] = field(default_factory=dict)  #: seconds by phase of its life so far
+    waiting_for: str | None = None  #: the id of the task that it waits for; it holds no slot meanwhile
+    cancel_reason: str | None = None
+    abandoned: bool = False  #: it ended on paper, yet its code would not stop and may still run
+    evicted: bool = False  #: retention has dropped its result, error, metadata and progress
+    trace_id: str | None = None  #: 32 hexadecimal digits
+    span_id: str | None = None  #: 16 hexadecimal digits, of the last attempt
+
+    def replace(self, **changes: Any) -> TaskInfo:
+        """Return a copy with these fields changed."""
+        return dataclasses.replace(self, **changes)
+
+
+#: The event that announces each final status.
+ENDED: Final[Mapping[TaskStatus, EventKind]] = {
+    TaskStatus.COMPLETED: EventKind.COMPLETED,
+    TaskStatus.FAILED: EventKind.FAILED,
+    TaskStatus.CANCELLED: EventKind.CANCELLED,
+}

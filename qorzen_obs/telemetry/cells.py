@@ -1,0 +1,87 @@
+"""The smallest things that count: plain cells that one thread writes and a scrape reads.
+
+An observation costs a bisection and three assignments, where a labelled client object takes a lock and walks its
+buckets. The families that Prometheus reads are made from the cells at scrape.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Sequence
+
+from opentelemetry.trace import SpanContext, format_span_id, format_trace_id
+from prometheus_client.samples import Exemplar
+
+from qorzen_obs.telemetry.names import MetricName
+
+
+#: Upper bound, cumulative count, and an exemplar where there is one.
+Bucket = tuple[str, float] | tuple[str, float, Exemplar]
+
+
+class HistogramCell:
+    """One histogram without labels. `observe` belongs to one thread; `read` to any."""
+
+    __slots__ = ("_bounds", "_counts", "_exemplars", "_sum")
+
+    def __init__(self, metric: MetricName) -> None:
+        self._bounds = metric.buckets
+        self._counts = [0] * (len(metric.buckets) + 1)
+        self._sum = 0.0
+        self._exemplars: list[tuple[SpanContext, float, float] | None] | None = None
+
+    def observe(self, value: float, span: SpanContext | None = None, at: float = 0.0) -> None:
+        """Count `value` (seconds); a sampled `span` becomes its bucket's exemplar, seen `at` (Unix seconds)."""
+        bucket = bisect_left(self._bounds, value)
+        self._counts[bucket] += 1
+        self._sum += value
+        if span is not None:
+            if self._exemplars is None:
+                self._exemplars = [None] * len(self._counts)
+            self._exemplars[bucket] = (span, value, at)
+
+    @property
+    def count(self) -> int:
+        """How many values were observed."""
+        return sum(self._counts)
+
+    def read(self) -> tuple[list[Bucket], float]:
+        """Return cumulative buckets `(upper bound, count, exemplar)` and the sum."""
+        counts, exemplars = list(self._counts), list(self._exemplars or ())
+        buckets: list[Bucket] = []
+        total = 0
+        for index, bound in enumerate([*self._bounds, float("inf")]):
+            total += counts[index]
+            seen = exemplars[index] if exemplars else None
+            shown = "+Inf" if bound == float("inf") else repr(float(bound))
+            buckets.append((shown, total) if seen is None else (shown, total, _exemplar(*seen)))
+        return buckets, self._sum
+
+
+class CappedCounter:
+    """Counters by label values of which at most `cap` are told apart; the rest counts as `_other`."""
+
+    __slots__ = ("_cap", "_counts", "overflowed")
+
+    def __init__(self, cap: int) -> None:
+        self._cap = cap
+        self._counts: dict[tuple[str, ...], int] = {}
+        self.overflowed = 0
+
+    def add(self, fixed: Sequence[str], free: str) -> None:
+        """Count one more of these labels; only `free` may be folded."""
+        labels = (*fixed, free)
+        counts = self._counts
+        if labels not in counts and len(counts) >= self._cap:
+            self.overflowed += 1
+            labels = (*fixed, "_other")
+        counts[labels] = counts.get(labels, 0) + 1
+
+    def read(self) -> list[tuple[tuple[str, ...], int]]:
+        """Return each label set with its count; from any thread."""
+        return list(self._counts.items())
+
+
+def _exemplar(span: SpanContext, value: float, at: float) -> Exemplar:
+    labels = {"trace_id": format_trace_id(span.trace_id), "span_id": format_span_id(span.span_id)}
+    return Exemplar(labels, value, at)

@@ -1,0 +1,105 @@
+"""The spans of tasks: one for each attempt, current while it runs, ended when its end is decided.
+
+Uses the OpenTelemetry API only. An attempt has a context of its own, so making the span current needs no undoing.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from opentelemetry import context as otel_context
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.trace import Link, SpanKind, Status, StatusCode, TracerProvider
+
+from qorzen_obs.current import CURRENT
+from qorzen_obs.record import Attempt, TaskRecord, TaskState
+from qorzen_obs.tasks import TaskStatus
+from qorzen_obs.telemetry import names
+
+_MAX_DESCRIPTION = 256
+
+
+class SpanInstrument:
+    """Makes the spans of one manager."""
+
+    def __init__(self, provider: TracerProvider, version: str) -> None:
+        self._tracer = provider.get_tracer(names.SCOPE, version)
+
+    def submitted(self, record: TaskRecord) -> None:
+        """Mark the submission inside the caller's span, if there is one, and make it the parent of the run."""
+        if trace.get_current_span().get_span_context().is_valid and record.context is not None:
+            span = self._tracer.start_span(
+                f"submit {record.name}", kind=SpanKind.PRODUCER, attributes=_identity(record)
+            )
+            span.end()
+            if not record.new_trace:
+                record.context.run(otel_context.attach, trace.set_span_in_context(span))
+
+    def begin(self, attempt: Attempt, started_at: float) -> None:
+        """Start the attempt's span (`started_at` in Unix seconds) and make it current in the attempt's context."""
+        attempt.context.run(self._enter, attempt, started_at)
+
+    def _enter(self, attempt: Attempt, started_at: float) -> None:
+        CURRENT.set(attempt)
+        record = attempt.record
+        attributes = _identity(record)
+        attributes[names.TASK_ATTEMPT] = attempt.number
+        attributes[names.TASK_ENGINE] = record.engine.value
+        attributes[names.FUNCTION_NAME] = _function_name(record.func)
+        parent, links = None, None
+        if record.new_trace:
+            submitter = trace.get_current_span().get_span_context()
+            links = [Link(submitter)] if submitter.is_valid else None
+            parent = Context()
+        attempt.span = span = self._tracer.start_span(
+            f"run {record.name}",
+            context=parent,
+            kind=SpanKind.CONSUMER,
+            attributes=attributes,
+            links=links,
+            start_time=int(started_at * 1e9),
+            record_exception=False,
+            set_status_on_exception=False,
+        )
+        otel_context.attach(trace.set_span_in_context(span))
+
+    def end(self, attempt: Attempt, state: TaskState, started_at: float) -> None:
+        """End the attempt's span with what was decided; its length is the monotonic duration."""
+        span = attempt.span
+        if span is None:
+            return
+        if span.is_recording():
+            attributes: dict[str, Any] = {
+                names.TASK_STATUS: state.status.value,
+                names.TASK_QUEUE_WAIT: state.queue_wait_seconds or 0.0,
+            }
+            if state.cancel_reason is not None:
+                attributes[names.TASK_CANCEL_REASON] = state.cancel_reason
+            if state.abandoned:
+                attributes[names.TASK_ABANDONED] = True
+            if state.error_type is not None:
+                attributes[names.ERROR_TYPE] = state.error_type
+            span.set_attributes(attributes)
+            if state.status is TaskStatus.FAILED:
+                description = f"{state.error_type}: {state.error}"[:_MAX_DESCRIPTION]
+                span.set_status(Status(StatusCode.ERROR, description))
+        span.end(int((started_at + (state.duration_seconds or 0.0)) * 1e9))
+
+
+def _identity(record: TaskRecord) -> dict[str, Any]:
+    attributes: dict[str, Any] = {
+        names.TASK_ID: record.task_id,
+        names.TASK_NAME: record.name,
+        names.TASK_CATEGORY: record.category.value,
+        names.TASK_PRIORITY: record.priority.label,
+    }
+    if record.plugin_id is not None:
+        attributes[names.TASK_PLUGIN_ID] = record.plugin_id
+    return attributes
+
+
+def _function_name(func: Any) -> str:
+    inner = getattr(func, "func", func)  # a partial's own function
+    name = getattr(inner, "__qualname__", None) or type(inner).__qualname__
+    return f"{getattr(inner, '__module__', None) or '?'}.{name}"

@@ -1,0 +1,210 @@
+"""The task metrics: counts what happens when it happens, reads what is true when it is scraped.
+
+`qorzen_tasks`, `…_submitted` and `…_finished` come from the cells that `status()` reads, all from one reading, so
+that they cannot disagree.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import Final, Protocol
+
+from prometheus_client import Metric
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+    StateSetMetricFamily,
+)
+from prometheus_client.registry import Collector
+
+from qorzen_obs.counts import CATEGORIES, CELLS, TaskCounts
+from qorzen_obs.record import Ask, TaskEvent
+from qorzen_obs.tasks import EngineKind, EventKind, TaskCategory, TaskPriority, TaskStatus
+from qorzen_obs.telemetry import names
+from qorzen_obs.telemetry.cells import CappedCounter, HistogramCell
+
+#: A bound for each label whose values users choose, and for the routes and codes of HTTP.
+LABEL_CAP: Final = 200
+FINAL: Final = tuple(status for status in TaskStatus if status.final)
+REJECTION_REASONS: Final = ("queue_full", "closed")
+DROP_KINDS: Final = ("event", "progress", "late_result")
+
+Ages = Mapping[tuple[TaskCategory, TaskPriority], float]
+
+
+class MetricsSource(Protocol):
+    """What is read at scrape, from any thread."""
+
+    @property
+    def counts(self) -> TaskCounts: ...
+    @property
+    def version(self) -> str: ...
+    def oldest_pending_ages(self) -> Ages: ...
+    def oldest_running_ages(self) -> Ages: ...
+    def abandoned_by_category(self) -> Mapping[TaskCategory, int]: ...
+    def slots(self) -> Mapping[str, Mapping[str, int]]: ...
+    def queue_limit(self) -> int: ...
+    def service_states(self) -> Mapping[str, bool]: ...
+
+
+class TaskMetrics(Collector):
+    """All metrics of one manager. Register it with one CollectorRegistry."""
+
+    def __init__(self, source: MetricsSource) -> None:
+        self._source = source
+        self._run_duration = {
+            status: [HistogramCell(names.RUN_DURATION) for _ in CELLS] for status in FINAL
+        }
+        self._queue_wait = [HistogramCell(names.QUEUE_WAIT) for _ in CELLS]
+        self._cancel_latency = {kind: HistogramCell(names.CANCEL_LATENCY) for kind in EngineKind}
+        self._http: dict[tuple[str, str, str], HistogramCell] = {}
+        self._rejected = {(cell, reason): 0 for cell in range(len(CELLS)) for reason in REJECTION_REASONS}
+        self._errors = CappedCounter(LABEL_CAP)
+        self._last_success: dict[TaskCategory, float] = {}
+        self.loop_lag = HistogramCell(names.LOOP_LAG)
+        self.dropped: Counter[str] = Counter(dict.fromkeys(DROP_KINDS, 0))
+        self.telemetry_errors: Counter[str] = Counter()
+
+    def on_event(self, event: TaskEvent) -> None:
+        """Count one transition; O(1)."""
+        record, state = event.record, event.state
+        if event.kind is EventKind.SUBMITTED or event.kind is EventKind.PROGRESS or not state.status.final:
+            return
+        if state.duration_seconds is not None and state.queue_wait_seconds is not None:
+            span = state.span if state.span is not None and state.span.trace_flags.sampled else None
+            cell = self._run_duration[state.status][record.cell]
+            cell.observe(state.duration_seconds, span, event.at)
+            self._queue_wait[record.cell].observe(state.queue_wait_seconds, span, event.at)
+        if state.status is TaskStatus.COMPLETED:
+            self._last_success[record.category] = event.at
+        elif state.status is TaskStatus.FAILED:
+            self._errors.add((record.category.value,), state.error_type or "unknown")
+
+    def on_stopped(self, engine: EngineKind, ask: Ask, seconds: float) -> None:
+        """Count how long a running attempt took to end after it was asked to."""
+        if ask is Ask.CANCEL:
+            self._cancel_latency[engine].observe(seconds)
+
+    def on_rejected(self, cell: int, reason: str) -> None:
+        """Count a submission that was refused; `reason` is one of REJECTION_REASONS."""
+        self._rejected[cell, reason] += 1
+
+    @property
+    def rejected(self) -> int:
+        """How many submissions were refused."""
+        return sum(self._rejected.values())
+
+    def on_request(self, method: str, route: str, code: int, seconds: float) -> None:
+        """Count an answer of the ops plane; called on its thread only."""
+        key = (method, route, str(code))
+        cell = self._http.get(key)
+        if cell is None:
+            if len(self._http) >= LABEL_CAP:
+                key = ("other", "other", "other")
+            cell = self._http.setdefault(key, HistogramCell(names.HTTP_DURATION))
+        cell.observe(seconds)
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield every family; from any thread."""
+        yield from self._collect_counts()
+        yield from self._collect_ends()
+        yield from self._collect_state()
+        yield from self._collect_observation()
+
+    def _collect_counts(self) -> Iterator[Metric]:
+        cells = self._source.counts.read().by_cell
+        tasks = _gauge(names.TASKS)
+        submitted, finished = _counter(names.TASKS_SUBMITTED), _counter(names.TASKS_FINISHED)
+        accepted: Counter[tuple[str, str]] = Counter()
+        for (category, priority, status), n in cells.items():
+            labels = (category.value, priority.label)
+            tasks.add_metric((*labels, status.value), n)
+            accepted[labels] += n
+            if status.final:
+                finished.add_metric((*labels, status.value), n)
+        for labels, n in accepted.items():
+            submitted.add_metric(labels, n)
+        rejected = _counter(names.TASKS_REJECTED)
+        for (cell, reason), n in list(self._rejected.items()):
+            category, priority = CELLS[cell]
+            rejected.add_metric((category.value, priority.label, reason), n)
+        yield from (tasks, submitted, rejected, finished)
+
+    def _collect_ends(self) -> Iterator[Metric]:
+        duration, wait = _histogram(names.RUN_DURATION), _histogram(names.QUEUE_WAIT)
+        for index, (category, priority) in enumerate(CELLS):
+            labels = (category.value, priority.label)
+            _add(wait, labels, self._queue_wait[index])
+            for status in FINAL:
+                _add(duration, (*labels, status.value), self._run_duration[status][index])
+        errors = _counter(names.TASK_ERRORS)
+        for error_labels, n in self._errors.read():
+            errors.add_metric(error_labels, n)
+        overflow = _counter(names.LABEL_OVERFLOW)
+        overflow.add_metric(("error_type",), self._errors.overflowed)
+        latency = _histogram(names.CANCEL_LATENCY)
+        for kind, cell in self._cancel_latency.items():
+            _add(latency, (kind.value,), cell)
+        success = _gauge(names.LAST_SUCCESS)
+        for category, at in list(self._last_success.items()):
+            success.add_metric((category.value,), at)
+        yield from (duration, wait, errors, overflow, latency, success)
+
+    def _collect_state(self) -> Iterator[Metric]:
+        source = self._source
+        for name, ages in (
+            (names.OLDEST_PENDING, source.oldest_pending_ages()),
+            (names.OLDEST_RUNNING, source.oldest_running_ages()),
+        ):
+            family = _gauge(name)
+            for category, priority in CELLS:
+                family.add_metric((category.value, priority.label), ages.get((category, priority), 0.0))
+            yield family
+        abandoned, by_category = _gauge(names.TASKS_ABANDONED), source.abandoned_by_category()
+        for category in CATEGORIES:
+            abandoned.add_metric((category.value,), by_category.get(category, 0))
+        slots, busy = _gauge(names.ENGINE_SLOTS), _gauge(names.ENGINE_SLOTS_BUSY)
+        for engine, facts in source.slots().items():
+            slots.add_metric((engine,), facts["limit"])
+            busy.add_metric((engine,), facts["busy"])
+        limit = _gauge(names.QUEUE_LIMIT)
+        limit.add_metric((), source.queue_limit())
+        state = StateSetMetricFamily(names.SERVICE_STATE.name, names.SERVICE_STATE.help)
+        state.add_metric((), dict(source.service_states()))
+        build = InfoMetricFamily(names.BUILD_INFO.name, names.BUILD_INFO.help)
+        build.add_metric((), {"version": source.version, "python": platform.python_version()})
+        yield from (abandoned, slots, busy, limit, state, build)
+
+    def _collect_observation(self) -> Iterator[Metric]:
+        lag = _histogram(names.LOOP_LAG)
+        _add(lag, (), self.loop_lag)
+        dropped, errors = _counter(names.EVENTS_DROPPED), _counter(names.TELEMETRY_ERRORS)
+        for kind, n in list(self.dropped.items()):
+            dropped.add_metric((kind,), n)
+        for component, n in list(self.telemetry_errors.items()):
+            errors.add_metric((component,), n)
+        http = _histogram(names.HTTP_DURATION)
+        for labels, cell in list(self._http.items()):
+            _add(http, labels, cell)
+        yield from (lag, dropped, errors, http)
+
+
+def _gauge(metric: names.MetricName) -> GaugeMetricFamily:
+    return GaugeMetricFamily(metric.name, metric.help, labels=metric.labels)
+
+
+def _counter(metric: names.MetricName) -> CounterMetricFamily:
+    return CounterMetricFamily(metric.name, metric.help, labels=metric.labels)
+
+
+def _histogram(metric: names.MetricName) -> HistogramMetricFamily:
+    return HistogramMetricFamily(metric.name, metric.help, labels=metric.labels)
+
+
+def _add(family: HistogramMetricFamily, labels: tuple[str, ...], cell: HistogramCell) -> None:
+    buckets, total = cell.read()
+    family.add_metric(labels, buckets=buckets, sum_value=total)
