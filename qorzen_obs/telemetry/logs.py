@@ -22,7 +22,7 @@ from qorzen_obs.tasks import TaskStatus
 from qorzen_obs.telemetry import names
 
 _MAX_ERROR: Final = 300
-_OFF: Final = logging.CRITICAL + 10
+_OFF: Final = logging.CRITICAL  # the package writes nothing at this level
 LEVELS: Final = {"off": _OFF, "debug": 10, "info": 20, "warning": 30, "error": 40}
 
 

@@ -1,0 +1,60 @@
+"""What Prometheus stores is what happened."""
+
+from __future__ import annotations
+
+import subprocess
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from tests.acceptance.processes import (
+    PROMETHEUS_HINT,
+    demo_after_one_round,
+    eventually,
+    get_json,
+    prometheus,
+    query,
+)
+from tests.conftest import require
+
+pytestmark = pytest.mark.integration
+
+
+def test_a_real_prometheus_agrees_with_the_summary_and_the_status(tree: Path, tmp_path: Path) -> None:
+    with (
+        demo_after_one_round(tree) as (url, summary),
+        prometheus(url.removeprefix("http://"), tmp_path) as server,
+    ):
+        finished = summary["tasks"]["completed"] + summary["tasks"]["failed"] + summary["tasks"]["cancelled"]
+        assert finished > 20
+        scraped = eventually(lambda: query(server, "sum(qorzen_tasks_finished_total)"))
+        assert scraped == finished
+        for status in ("completed", "failed"):
+            expression = f'sum(qorzen_tasks_finished_total{{status="{status}"}})'
+            assert query(server, expression) == summary["tasks"][status]
+        assert (
+            query(server, "sum(qorzen_tasks_submitted_total)") == get_json(f"{url}/status")["tasks"]["total"]
+        )
+        assert query(server, "sum(qorzen_task_run_duration_seconds_count)") == finished
+
+
+def test_an_exemplar_in_prometheus_leads_to_a_trace_of_the_service(tree: Path, tmp_path: Path) -> None:
+    with (
+        demo_after_one_round(tree) as (url, _),
+        prometheus(url.removeprefix("http://"), tmp_path) as server,
+    ):
+        metric = "qorzen_task_run_duration_seconds_bucket"
+        api = f"{server}/api/v1/query_exemplars?query={metric}&start=0&end=9999999999"
+        series = eventually(lambda: get_json(api)["data"])
+        trace_id = series[0]["exemplars"][0]["labels"]["trace_id"]
+        spans = get_json(f"{url}/api/traces/{trace_id}")["resourceSpans"][0]["scopeSpans"][0]["spans"]
+        assert any(span["name"].startswith("run ") for span in spans)
+
+
+def test_promtool_has_nothing_to_say_about_the_metrics(tree: Path) -> None:
+    promtool = require("promtool", PROMETHEUS_HINT)
+    with demo_after_one_round(tree) as (url, _):
+        text = urllib.request.urlopen(f"{url}/metrics", timeout=5).read()
+    checked = subprocess.run([promtool, "check", "metrics"], input=text, capture_output=True, check=False)
+    assert (checked.returncode, checked.stdout, checked.stderr) == (0, b"", b"")
