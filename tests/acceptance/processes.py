@@ -1,4 +1,4 @@
-"""Programs started for a test and ended with it, all on 127.0.0.1: the demo, Prometheus, an OTLP collector."""
+"""Programs started for a test and ended with it, on 127.0.0.1: the demo, Prometheus, a collector."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def get_json(url: str) -> Any:
 
 
 def eventually(check: Callable[[], T | None], *, timeout_seconds: float = 30.0) -> T:
-    """Return the first true value of `check`, which may fail to connect meanwhile: other processes set the pace."""
+    """Return the first true value of `check`, which may fail to connect: other processes set the pace."""
     deadline = time.monotonic() + timeout_seconds
     while True:
         try:

@@ -1,8 +1,8 @@
 """The cost of one no-op async task, next to a bare asyncio task in the same run.
 
 Submits TASKS tasks with at most OUTSTANDING unfinished ones, and waits until the last event is delivered. The
-variants take turns, so that a busy moment of the machine hits all of them; the median of the rounds counts, and
-the ratio to the bare task is the figure.
+variants take turns, so that a busy moment of the machine hits all of them; the median of the rounds counts,
+and the ratio to the bare task is the figure.
 """
 
 from __future__ import annotations
@@ -53,8 +53,7 @@ async def bare() -> float:
 
 
 async def managed(*, spans: bool, logs: bool) -> float:
-    """Run the tasks through a manager with exact metrics,
-    with spans and log lines as asked; return seconds."""
+    """Run the tasks through a manager, with exact metrics, and spans and lines as asked; return seconds."""
     settings = Settings(tasks=TaskSettings(max_concurrent_tasks=OUTSTANDING))
     loggers = LoggerManager("info" if logs else "off", io.StringIO())
     concurrency, events, config = ConcurrencyManager(), EventBusManager(), ConfigManager(settings)
