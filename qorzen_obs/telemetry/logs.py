@@ -45,6 +45,13 @@ def add_task_context(_: Any, __: str, event: MutableMapping[str, Any]) -> Mutabl
 def make_logger(name: str, level: str = "info", stream: TextIO | None = None) -> Any:
     """Return a structlog logger of our own that writes lines of at least `level` to `stream` (standard error)."""
     stream = stream or sys.stderr
+    return structlog.wrap_logger(
+        structlog.WriteLogger(stream), **logger_options(level, stream), logger_name=name
+    )
+
+
+def logger_options(level: str, stream: TextIO) -> dict[str, Any]:
+    """Return how structlog makes such loggers, for `wrap_logger` and for a program's own `configure`."""
     processors: list[Any] = [
         structlog.contextvars.merge_contextvars,
         add_task_context,
@@ -55,14 +62,12 @@ def make_logger(name: str, level: str = "info", stream: TextIO | None = None) ->
         processors.append(structlog.dev.ConsoleRenderer())
     else:
         processors += [_EXCEPTION_AS_DATA, structlog.processors.JSONRenderer(serializer=_to_json)]
-    return structlog.wrap_logger(
-        structlog.WriteLogger(stream),
-        processors=processors,
-        wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
-        context_class=dict,
-        cache_logger_on_first_use=True,
-        logger_name=name,
-    )
+    return {
+        "processors": processors,
+        "wrapper_class": structlog.make_filtering_bound_logger(LEVELS[level]),
+        "context_class": dict,
+        "cache_logger_on_first_use": True,
+    }
 
 
 def accept_logger(logger: Any) -> Any:
