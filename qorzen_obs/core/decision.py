@@ -68,7 +68,7 @@ def _timed_out(attempt: Attempt) -> Decision:
 def _failed(error: BaseException) -> Decision:
     try:
         message = str(error)
-    except Exception as broken:  # an exception's own __str__ may fail, and must not take the manager along
+    except Exception as broken:  # noqa: BLE001 - an exception's own __str__ may fail, and must not take the manager along
         message = f"<its message cannot be shown: {type(broken).__name__}>"
     text = "".join(traceback.TracebackException.from_exception(error, compact=True).format())
     _forget_locals(error)

@@ -56,7 +56,7 @@ class EventBusManager(QorzenManager):
             if wanted in (event_type, "*"):
                 try:
                     await subscriber(event)
-                except Exception as error:  # theirs, not the publisher's
+                except Exception as error:  # noqa: BLE001 - theirs, not the publisher's
                     if self._logger is not None:
                         self._logger.error(
                             "event_bus.subscriber_failed", event_type=event_type, error=repr(error)

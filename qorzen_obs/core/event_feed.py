@@ -79,7 +79,7 @@ class EventFeed:
                     await self._bus.publish(
                         event_type=event.kind.value, source=SOURCE, payload=_payload(event)
                     )
-                except Exception as error:  # the bus is the user's; it may fail, and is told about once
+                except Exception as error:  # noqa: BLE001 - the bus is the user's; it may fail, and is told about once
                     self._dropped["event"] += 1
                     if not self._complained:
                         self._complained = True

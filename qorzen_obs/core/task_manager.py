@@ -219,7 +219,8 @@ class TaskManager(QorzenManager):
         if find is not None:
             wanted = (EngineKind.LOOP, EngineKind.IO, EngineKind.THREAD, EngineKind.MAIN)
             return {kind: find(kind) for kind in wanted}
-        if not hasattr(self._concurrency, "run_in_thread"):
+        run_in_thread: Callable[..., Any] | None = getattr(self._concurrency, "run_in_thread", None)
+        if run_in_thread is None:
             raise ManagerInitializationError(
                 self.name, "concurrency_manager has neither engine nor run_in_thread"
             )
@@ -229,8 +230,7 @@ class TaskManager(QorzenManager):
         }
 
         def choose(attempt: Attempt) -> Callable[..., Any]:
-            found = by_category.get(attempt.record.category) or self._concurrency.run_in_thread
-            return found  # type: ignore[no-any-return]  # a foreign object's method
+            return by_category.get(attempt.record.category) or run_in_thread
 
         external = ExternalEngine(loop, choose)
         engines: dict[EngineKind, Engine] = {EngineKind.LOOP: LoopEngine(loop), EngineKind.EXTERNAL: external}
@@ -558,7 +558,7 @@ class TaskManager(QorzenManager):
         for observer in self._observers:
             try:
                 observer[1](event)
-            except Exception as error:  # what observes must not break what it observes
+            except Exception as error:  # noqa: BLE001 - what observes must not break what it observes
                 self._dismiss(observer, error)
 
     def _dismiss(self, observer: tuple[str, Callable[[TaskEvent], None]], error: Exception) -> None:
@@ -567,7 +567,7 @@ class TaskManager(QorzenManager):
         self._healthy = False
         try:
             self._logger.error(names.LOG_OBSERVER_FAILED, component=observer[0], error=repr(error))
-        except Exception:  # the logger itself is what failed; the metric above tells
+        except Exception:  # noqa: BLE001 - the logger itself is what failed; the metric above tells
             self.metrics.telemetry_errors["log"] += 1
 
     def report_progress(self, attempt: Attempt, percent: float, message: str) -> None:

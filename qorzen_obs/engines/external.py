@@ -44,6 +44,6 @@ class ExternalEngine:
             value = await self._choose(attempt)(call, *record.args, **attempt.kwargs)
         except GeneratorExit:
             raise
-        except BaseException as caught:  # the run boundary: a task's exception is data
+        except BaseException as caught:  # noqa: BLE001 - the run boundary: a task's exception is data
             error = caught
         ended(attempt, value, error)

@@ -54,7 +54,7 @@ class _Driver:
             value = await record.func(*record.args, **attempt.kwargs)
         except GeneratorExit:  # the loop is gone and the coroutine is being collected
             raise
-        except BaseException as caught:  # the run boundary: a task's exception is data
+        except BaseException as caught:  # noqa: BLE001 - the run boundary: a task's exception is data
             error = caught
         self._ended(attempt, value, error)
 

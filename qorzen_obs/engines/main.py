@@ -42,6 +42,6 @@ def _run(attempt: Attempt, ended: Ended) -> None:
     value, error = None, None
     try:
         value = record.func(*record.args, **attempt.kwargs)  # type: ignore[misc]  # func is set while it runs
-    except BaseException as caught:  # the run boundary: a task's exception is data
+    except BaseException as caught:  # noqa: BLE001 - the run boundary: a task's exception is data
         error = caught
     ended(attempt, value, error)

@@ -34,7 +34,7 @@ class _Job:
         record = attempt.record
         try:
             self.value = attempt.context.run(record.func, *record.args, **attempt.kwargs)  # type: ignore[arg-type]  # func is set while the attempt runs
-        except BaseException as error:  # a thread's top: a task's exception is data
+        except BaseException as error:  # noqa: BLE001 - a thread's top: a task's exception is data
             self.error = error
 
 

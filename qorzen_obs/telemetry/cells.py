@@ -14,7 +14,6 @@ from prometheus_client.samples import Exemplar
 
 from qorzen_obs.telemetry.names import MetricName
 
-
 #: Upper bound, cumulative count, and an exemplar where there is one.
 Bucket = tuple[str, float] | tuple[str, float, Exemplar]
 
