@@ -1,0 +1,151 @@
+"""The recent traces of this process, in memory: what the page and `/api/traces` show without a collector.
+
+A span processor, called by whichever thread ends a span. It knows spans and nothing of tasks.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import threading
+import weakref
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
+from opentelemetry.trace import StatusCode, format_trace_id
+
+
+@dataclass(frozen=True, slots=True)
+class TraceSummary:
+    """One trace in a line, from those of its spans that have ended and are kept."""
+
+    trace_id: str  #: 32 hexadecimal digits
+    root_name: str  #: of the first span without a parent in this process; before that one ends, of the first
+    started_at: float  #: Unix seconds
+    duration_seconds: float  #: from the first start to the last end
+    spans: int
+    errors: int  #: of them with status ERROR
+    dropped: int  #: spans that ended and are not kept, because the trace was full
+
+
+class _Trace:
+    __slots__ = ("dropped", "spans", "summary")
+
+    def __init__(self) -> None:
+        self.spans: list[ReadableSpan] = []  # in the order in which they ended
+        self.dropped = 0
+        self.summary: TraceSummary | None = None  # as of the last reading
+
+
+class SpanStore(SpanProcessor):
+    """The spans that ended last, by trace; all methods from any thread.
+
+    Holds at most `keep_traces` traces of at most `keep_spans_per_trace` spans. A new trace evicts the one in
+    which no span has ended for longest. In a full trace later spans are dropped and counted, but one without
+    a parent in this process takes the last place: the root ends last, and nobody wants to miss it.
+    """
+
+    def __init__(self, *, keep_traces: int = 500, keep_spans_per_trace: int = 2_000) -> None:
+        self.keep_traces = keep_traces
+        self.keep_spans_per_trace = keep_spans_per_trace
+        self.dropped_spans = 0  #: not kept, because their trace was full
+        self.evicted_traces = 0
+        self._taking = True
+        self._reset()
+        if hasattr(os, "register_at_fork"):  # a fork may copy the lock while another thread holds it
+            reset = weakref.WeakMethod(self._reset)
+            os.register_at_fork(after_in_child=lambda: (method := reset()) and method())
+
+    def _reset(self) -> None:
+        # Re-entrant: inside it the garbage collector may close a forgotten coroutine, whose span then ends in
+        # the very thread that holds the lock.
+        self._lock = threading.RLock()
+        self._traces: OrderedDict[int, _Trace] = OrderedDict()  # by the last end of a span, oldest first
+
+    def on_end(self, span: ReadableSpan) -> None:
+        """Take an ended span. Does no more than file it, since the work loop waits; readers sum up."""
+        if not self._taking:
+            return
+        trace_id: int = span.context.trace_id
+        evicted = None
+        with self._lock:
+            trace = self._traces.get(trace_id)
+            if trace is None:
+                evicted = self._add(trace_id, span)
+            else:
+                self._traces.move_to_end(trace_id)
+                if len(trace.spans) < self.keep_spans_per_trace:
+                    trace.spans.append(span)
+                else:
+                    trace.dropped += 1
+                    self.dropped_spans += 1
+                    if _is_root(span):
+                        trace.spans[-1] = span
+        del evicted  # outside the lock: freeing 2,000 spans takes a millisecond
+
+    def _add(self, trace_id: int, span: ReadableSpan) -> _Trace | None:
+        new = _Trace()
+        self._traces.setdefault(trace_id, new).spans.append(span)
+        if len(self._traces) <= self.keep_traces:
+            return None
+        self.evicted_traces += 1
+        return self._traces.popitem(last=False)[1]
+
+    def shutdown(self) -> None:
+        """Take no more spans; what is kept stays readable. Idempotent."""
+        self._taking = False
+
+    @property
+    def traces_kept(self) -> int:
+        return len(self._traces)
+
+    def trace(self, trace_id: str) -> list[ReadableSpan]:
+        """Return the kept spans of a trace in the order in which they ended; empty when it is not known.
+
+        `trace_id` is hexadecimal, as in `TaskInfo.trace_id`.
+        """
+        try:
+            key = int(trace_id, 16)
+        except ValueError:
+            return []
+        with self._lock:
+            trace = self._traces.get(key)
+            return list(trace.spans) if trace else []
+
+    def summaries(self, limit: int = 100) -> list[TraceSummary]:
+        """Return at most `limit` traces; first the one in which a span ended last.
+
+        Walks the spans of those traces only in which something happened since the last call.
+        """
+        with self._lock:
+            newest = list(itertools.islice(reversed(self._traces.items()), limit))
+        return [self._summary(trace_id, trace) for trace_id, trace in newest]
+
+    def _summary(self, trace_id: int, trace: _Trace) -> TraceSummary:
+        with self._lock:
+            known, dropped = trace.summary, trace.dropped
+            if known and (known.spans, known.dropped) == (len(trace.spans), dropped):
+                return known
+            spans = list(trace.spans)
+        trace.summary = summary = _summarize(format_trace_id(trace_id), spans, dropped)
+        return summary
+
+
+def _is_root(span: ReadableSpan) -> bool:
+    return span.parent is None or span.parent.is_remote
+
+
+def _summarize(trace_id: str, spans: Sequence[ReadableSpan], dropped: int) -> TraceSummary:
+    root = min(spans, key=lambda span: (not _is_root(span), span.start_time))
+    start = min(span.start_time or 0 for span in spans)
+    return TraceSummary(
+        trace_id=trace_id,
+        root_name=root.name,
+        started_at=start / 1e9,
+        duration_seconds=(max(span.end_time or 0 for span in spans) - start) / 1e9,
+        spans=len(spans),
+        errors=sum(span.status.status_code is StatusCode.ERROR for span in spans),
+        dropped=dropped,
+    )

@@ -1,0 +1,92 @@
+"""A collector for tests: takes OTLP over HTTP as any collector does, and keeps what arrived.
+
+Knows nothing of qorzen_obs.
+"""
+
+from __future__ import annotations
+
+import gzip
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import TracebackType
+from typing import Any, Self
+
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+    ExportTraceServiceRequest,
+    ExportTraceServiceResponse,
+)
+from opentelemetry.proto.resource.v1.resource_pb2 import Resource
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
+
+
+class OtlpReceiver:
+    """Listens on a free port of 127.0.0.1 while the `with` block lasts; answers each export with `status`."""
+
+    def __init__(self, status: int = 200) -> None:
+        self.status = status
+        self.requests: list[ExportTraceServiceRequest] = []
+        self._arrived = threading.Condition()
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
+        self.endpoint = f"http://127.0.0.1:{self._server.server_port}"  #: for OTEL_EXPORTER_OTLP_ENDPOINT
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+    @property
+    def spans(self) -> list[Span]:
+        """The spans that arrived, in order."""
+        return [
+            span
+            for request in list(self.requests)
+            for resource_spans in request.resource_spans
+            for scope_spans in resource_spans.scope_spans
+            for span in scope_spans.spans
+        ]
+
+    @property
+    def resources(self) -> list[Resource]:
+        return [group.resource for request in list(self.requests) for group in request.resource_spans]
+
+    def wait_for_spans(self, count: int, timeout: float = 10.0) -> list[Span]:
+        """Wait until at least `count` spans have arrived and return them all."""
+        with self._arrived:
+            if not self._arrived.wait_for(lambda: len(self.spans) >= count, timeout):
+                raise TimeoutError(f"{len(self.spans)} of {count} spans arrived within {timeout:g} s")
+            return self.spans
+
+    def take(self, request: ExportTraceServiceRequest) -> None:
+        with self._arrived:
+            self.requests.append(request)
+            self._arrived.notify_all()
+
+
+def _handler(receiver: OtlpReceiver) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            if self.headers["Content-Encoding"] == "gzip":
+                body = gzip.decompress(body)
+            known = self.path == "/v1/traces" and self.headers["Content-Type"] == "application/x-protobuf"
+            status = receiver.status if known else 404
+            if status < 400:
+                receiver.take(ExportTraceServiceRequest.FromString(body))
+            answer = ExportTraceServiceResponse().SerializeToString()
+            self.send_response(status)
+            self.send_header("Content-Type", "application/x-protobuf")
+            self.send_header("Content-Length", str(len(answer)))
+            self.end_headers()
+            self.wfile.write(answer)
+
+        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  # the name is the base class's
+            pass
+
+    return Handler

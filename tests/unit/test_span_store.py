@@ -1,0 +1,217 @@
+"""The store of recent traces: what it keeps, what it lets go, and that any thread may ask."""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.sdk.trace import ReadableSpan, Tracer, TracerProvider
+from opentelemetry.trace import NonRecordingSpan, SpanContext, StatusCode, TraceFlags, format_trace_id
+
+from qorzen_obs.telemetry.span_store import SpanStore
+
+SECOND = 1_000_000_000
+START = 1_700_000_000 * SECOND
+
+
+def tracer_into(store: SpanStore) -> Tracer:
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(store)
+    tracer = provider.get_tracer("test")
+    assert isinstance(tracer, Tracer)
+    return tracer
+
+
+def trace_id(span: trace.Span | ReadableSpan) -> str:
+    context = span.get_span_context()
+    assert context is not None
+    return format_trace_id(context.trace_id)
+
+
+def below(parent: trace.Span) -> Context:
+    return trace.set_span_in_context(parent)
+
+
+def remote_parent() -> Context:
+    sampled = TraceFlags(TraceFlags.SAMPLED)
+    return below(NonRecordingSpan(SpanContext(0xABC, 0xDEF, is_remote=True, trace_flags=sampled)))
+
+
+def names(spans: list[ReadableSpan]) -> list[str]:
+    return [span.name for span in spans]
+
+
+def test_a_trace_is_kept_with_its_spans_in_the_order_in_which_they_ended() -> None:
+    store = SpanStore()
+    tracer = tracer_into(store)
+    root = tracer.start_span("root")
+    child = tracer.start_span("child", below(root))
+    assert store.trace(trace_id(root)) == []
+    child.end()
+    root.end()
+    assert names(store.trace(trace_id(root))) == ["child", "root"]
+    assert store.trace(trace_id(root).upper()) == store.trace(trace_id(root))
+    assert store.traces_kept == 1
+
+
+@pytest.mark.parametrize("unknown", ["0" * 31 + "1", "", "not hexadecimal", "é"])
+def test_an_unknown_trace_is_empty(unknown: str) -> None:
+    store = SpanStore()
+    tracer_into(store).start_span("other").end()
+    assert store.trace(unknown) == []
+
+
+def test_a_summary_says_where_the_trace_began_how_long_it_took_and_what_failed() -> None:
+    store = SpanStore()
+    tracer = tracer_into(store)
+    root = tracer.start_span("root", start_time=START)
+    early = tracer.start_span("early", below(root), start_time=START + SECOND)
+    late = tracer.start_span("late", below(root), start_time=START + 2 * SECOND)
+    late.set_status(StatusCode.ERROR, "no")
+    late.end(START + 3 * SECOND)
+    early.end(START + 4 * SECOND)
+
+    (unfinished,) = store.summaries()
+    assert unfinished.root_name == "early"
+    assert (unfinished.started_at, unfinished.duration_seconds) == (1_700_000_001.0, 3.0)
+
+    root.end(START + 6 * SECOND)
+    (summary,) = store.summaries()
+    assert summary.trace_id == trace_id(root)
+    assert summary.root_name == "root"
+    assert (summary.started_at, summary.duration_seconds) == (1_700_000_000.0, 6.0)
+    assert (summary.spans, summary.errors, summary.dropped) == (3, 1, 0)
+    assert store.summaries() == [summary]
+
+
+def test_a_span_whose_parent_is_in_another_process_is_the_root_here() -> None:
+    store = SpanStore()
+    tracer = tracer_into(store)
+    entry = tracer.start_span("entry", remote_parent(), start_time=START + SECOND)
+    tracer.start_span("inside", below(entry), start_time=START).end(START + SECOND)
+    entry.end(START + 2 * SECOND)
+    assert [summary.root_name for summary in store.summaries()] == ["entry"]
+
+
+def test_the_trace_where_nothing_has_ended_for_longest_is_evicted_first() -> None:
+    store = SpanStore(keep_traces=2)
+    tracer = tracer_into(store)
+    a, b = tracer.start_span("a"), tracer.start_span("b")
+    tracer.start_span("in a", below(a)).end()
+    b.end()
+    a.end()
+    tracer.start_span("c").end()
+    assert store.trace(trace_id(b)) == []
+    assert [summary.root_name for summary in store.summaries()] == ["c", "a"]
+    assert [summary.root_name for summary in store.summaries(limit=1)] == ["c"]
+    assert (store.traces_kept, store.evicted_traces, store.dropped_spans) == (2, 1, 0)
+
+
+def test_a_full_trace_drops_and_counts_later_spans_but_not_its_root() -> None:
+    store = SpanStore(keep_spans_per_trace=3)
+    tracer = tracer_into(store)
+    root = tracer.start_span("root")
+    for number in range(5):
+        tracer.start_span(f"child {number}", below(root)).end()
+    assert names(store.trace(trace_id(root))) == ["child 0", "child 1", "child 2"]
+    assert (store.summaries()[0].dropped, store.dropped_spans) == (2, 2)
+    root.end()
+    assert names(store.trace(trace_id(root))) == ["child 0", "child 1", "root"]
+    (summary,) = store.summaries()
+    assert (summary.root_name, summary.spans, summary.dropped) == ("root", 3, 3)
+    assert store.dropped_spans == 3
+
+
+def test_after_shutdown_nothing_is_taken_and_what_was_kept_stays_readable() -> None:
+    store = SpanStore()
+    tracer = tracer_into(store)
+    before = tracer.start_span("before")
+    before.end()
+    store.shutdown()
+    store.shutdown()
+    tracer.start_span("after").end()
+    assert [summary.root_name for summary in store.summaries()] == ["before"]
+    assert names(store.trace(trace_id(before))) == ["before"]
+
+
+def test_no_span_is_lost_or_counted_twice_between_threads() -> None:
+    store = SpanStore(keep_traces=1, keep_spans_per_trace=1_000)
+    tracer = tracer_into(store)
+    root = tracer.start_span("root")
+    writing = threading.Event()
+    writing.set()
+
+    def write() -> None:
+        for _ in range(500):
+            tracer.start_span("child", below(root)).end()
+
+    def read() -> None:
+        while writing.is_set():
+            for summary in store.summaries():
+                assert summary.spans <= len(store.trace(trace_id(root))) <= 1_000
+
+    with ThreadPoolExecutor(5) as pool:
+        reading = pool.submit(read)
+        for written in [pool.submit(write) for _ in range(4)]:
+            written.result()
+        writing.clear()
+        reading.result()
+    (summary,) = store.summaries()
+    assert (summary.spans, summary.dropped, store.dropped_spans) == (1_000, 1_000, 1_000)
+
+
+@pytest.mark.timeout(20, method="thread")  # nothing else interrupts a deadlock inside the collector
+def test_a_span_that_the_garbage_collector_ends_inside_on_end_does_not_deadlock() -> None:
+    """As when it closes a forgotten coroutine in a cycle, whose span ends then and there."""
+    store = SpanStore(keep_traces=10)
+    tracer = tracer_into(store)
+    collected = tracer.start_span("collected")
+
+    def end_a_span(phase: str, info: dict[str, int]) -> None:
+        tracer.start_span("in the collector", below(collected)).end()
+
+    thresholds = gc.get_threshold()
+    gc.callbacks.append(end_a_span)
+    gc.set_threshold(1)  # at every allocation, those under the lock included
+    try:
+        for _ in range(50):
+            tracer.start_span("seen").end()
+    finally:
+        gc.set_threshold(*thresholds)
+        gc.callbacks.remove(end_a_span)
+    assert store.traces_kept == 10
+    assert "in the collector" in names(store.trace(trace_id(collected)))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_f24_a_fork_while_another_thread_holds_the_lock_leaves_the_child_able_to_end_spans() -> None:
+    store = SpanStore()
+    tracer = tracer_into(store)
+    tracer.start_span("parent's").end()
+    held, release = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with store._lock:  # as on_end does for a moment
+            held.set()
+            release.wait()
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    held.wait()
+    child = os.fork()
+    if child == 0:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(10)  # should it hang
+        tracer.start_span("child's").end()
+        os._exit([summary.root_name for summary in store.summaries()] != ["child's"])
+    release.set()
+    holder.join()
+    assert os.waitpid(child, 0) == (child, 0)
+    assert store.traces_kept == 1

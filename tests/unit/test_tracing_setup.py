@@ -1,0 +1,625 @@
+"""Who makes the spans, who keeps and who exports them, and that no collector can hold up an exit.
+
+A process can set its global provider only once, so what is global runs in a process of its own, by `alone`.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Protocol
+
+import pytest
+from opentelemetry import trace
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter, SpanExportResult
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+from qorzen_obs.errors import SettingsError
+from qorzen_obs.settings import TelemetrySettings
+from qorzen_obs.telemetry.setup import Tracing, set_up_tracing
+from tests.otlp_receiver import OtlpReceiver
+
+ROOT = Path(__file__).parents[2]
+SETTINGS = TelemetrySettings()
+
+
+class SetUp(Protocol):
+    def __call__(self, **environment: str) -> Tracing: ...
+
+
+class Offer(Protocol):
+    def __call__(self, name: str, factory: Callable[[], SpanExporter]) -> None: ...
+
+
+@pytest.fixture(autouse=True)
+def _no_otel_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.startswith("OTEL_"):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def set_up(monkeypatch: pytest.MonkeyPatch) -> Iterator[SetUp]:
+    """Set up tracing with a private provider and these variables; all are shut down after the test."""
+    made: list[Tracing] = []
+
+    def set_up(**environment: str) -> Tracing:
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        made.append(set_up_tracing(SETTINGS, os.environ, set_global=False))
+        return made[-1]
+
+    yield set_up
+    for tracing in made:
+        tracing.shutdown()
+
+
+@pytest.fixture
+def offer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Offer:
+    """Install exporters by name, each as a distribution with an entry point, as their packages do."""
+    module = ModuleType("offered_exporters")
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def offer(name: str, factory: Callable[[], SpanExporter]) -> None:
+        setattr(module, name, factory)
+        metadata = tmp_path / f"{name}-1.0.dist-info"
+        metadata.mkdir()
+        (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        entry_points = f"[opentelemetry_traces_exporter]\n{name} = offered_exporters:{name}\n"
+        (metadata / "entry_points.txt").write_text(entry_points)
+
+    return offer
+
+
+class StuckExporter(SpanExporter):
+    """Sends nothing until it is told to, or is shut down where it heeds that."""
+
+    def __init__(self, *, heeds_shutdown: bool = True) -> None:
+        self.heeds_shutdown = heeds_shutdown
+        self.release = threading.Event()
+        self.shutdowns = 0
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        self.release.wait()
+        return SpanExportResult.FAILURE
+
+    def shutdown(self) -> None:
+        self.shutdowns += 1
+        if self.heeds_shutdown:
+            self.release.set()
+
+
+class RaisingExporter(SpanExporter):
+    def __init__(self, *, on_export: bool) -> None:
+        self.on_export = on_export
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        if self.on_export:
+            raise RuntimeError("cannot export")
+        return SpanExportResult.SUCCESS
+
+    def shutdown(self) -> None:
+        raise RuntimeError("cannot close")
+
+
+def end_span(tracing: Tracing, name: str = "work") -> None:
+    tracing.provider.get_tracer("test").start_span(name).end()
+
+
+def kept(tracing: Tracing) -> list[str]:
+    """The names of the traces in the store, oldest first."""
+    return [summary.root_name for summary in reversed(tracing.store.summaries())]
+
+
+# What is made
+
+
+def test_by_default_traces_are_kept_and_nothing_is_exported(set_up: SetUp) -> None:
+    threads = set(threading.enumerate())
+    tracing = set_up()
+    end_span(tracing)
+    assert kept(tracing) == ["work"]
+    assert tracing.status() == {
+        "tracing": "sdk",
+        "sampling": "all",
+        "exporters": [],
+        "traces_kept": 1,
+        "spans_dropped": 0,
+    }
+    assert set(threading.enumerate()) == threads
+    assert tracing.shutdown() is True
+
+
+def test_the_settings_bound_the_store() -> None:
+    settings = TelemetrySettings(keep_traces=1, keep_spans_per_trace=1)
+    tracing = set_up_tracing(settings, {}, set_global=False)
+    tracer = tracing.provider.get_tracer("test")
+    with tracer.start_as_current_span("root"):
+        tracer.start_span("child").end()
+    end_span(tracing, "last")
+    assert kept(tracing) == ["last"]
+    assert (tracing.status()["traces_kept"], tracing.status()["spans_dropped"]) == (1, 1)
+
+
+def test_when_the_sdk_is_disabled_there_are_no_spans_and_no_harm(set_up: SetUp) -> None:
+    tracing = set_up(OTEL_SDK_DISABLED=" True ", OTEL_TRACES_EXPORTER="unknown")
+    end_span(tracing)
+    assert not tracing.provider.get_tracer("test").start_span("x").is_recording()
+    assert tracing.status() == {
+        "tracing": "disabled",
+        "sampling": "none",
+        "exporters": [],
+        "traces_kept": 0,
+        "spans_dropped": 0,
+    }
+    assert tracing.shutdown() is True
+
+
+def resource_of(tracing: Tracing) -> Mapping[str, object]:
+    assert isinstance(tracing.provider, TracerProvider)
+    return tracing.provider.resource.attributes or {}
+
+
+@pytest.mark.parametrize(
+    ("environment", "service_name"),
+    [
+        ({}, "qorzen-obs"),
+        ({"OTEL_SERVICE_NAME": "shop"}, "shop"),
+        ({"OTEL_RESOURCE_ATTRIBUTES": "service.name=shop,deployment.environment.name=test"}, "shop"),
+        ({"OTEL_RESOURCE_ATTRIBUTES": "deployment.environment.name=test"}, "qorzen-obs"),
+    ],
+)
+def test_the_service_is_named_by_the_environment_first(
+    set_up: SetUp, environment: dict[str, str], service_name: str
+) -> None:
+    resource = resource_of(set_up(**environment))
+    assert resource["service.name"] == service_name
+    assert resource["telemetry.sdk.name"] == "opentelemetry"
+    assert ("deployment.environment.name" in resource) == ("OTEL_RESOURCE_ATTRIBUTES" in environment)
+
+
+@pytest.mark.parametrize(
+    ("environment", "in_span", "in_event"),
+    [
+        ({}, 1_024, 8_192),
+        ({"OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT": "50"}, 50, 50),
+        ({"OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT": "50"}, 50, 8_192),
+        ({"OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT": "0"}, 0, 0),
+    ],
+)
+def test_the_length_of_attributes_is_bounded(
+    set_up: SetUp, environment: dict[str, str], in_span: int, in_event: int
+) -> None:
+    tracing = set_up(**environment)
+    span = tracing.provider.get_tracer("test").start_span("long")
+    span.set_attribute("text", "x" * 100_000)
+    span.add_event("event", {"text": "x" * 100_000})
+    span.end()
+    (stored,) = tracing.store.trace(f"{span.get_span_context().trace_id:032x}")
+    assert stored.attributes == {"text": "x" * in_span}
+    assert stored.events[0].attributes == {"text": "x" * in_event}
+
+
+def test_the_status_tells_when_the_environment_samples(set_up: SetUp) -> None:
+    tracing = set_up(OTEL_TRACES_SAMPLER="parentbased_traceidratio", OTEL_TRACES_SAMPLER_ARG="0")
+    end_span(tracing)
+    assert kept(tracing) == []
+    assert "TraceIdRatioBased{0.0}" in tracing.status()["sampling"]
+
+
+# What is exported
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"OTEL_EXPORTER_OTLP_ENDPOINT": "{}"},
+        {"OTEL_EXPORTER_OTLP_ENDPOINT": "{}", "OTEL_TRACES_EXPORTER": "otlp, none"},
+        {"OTEL_EXPORTER_OTLP_ENDPOINT": "{}", "OTEL_TRACES_EXPORTER": "otlp,otlp_proto_http"},
+        {"OTEL_EXPORTER_OTLP_ENDPOINT": "{}", "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf"},
+        {"OTEL_EXPORTER_OTLP_ENDPOINT": "{}", "OTEL_EXPORTER_OTLP_COMPRESSION": "gzip"},
+        {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "{}/v1/traces", "OTEL_TRACES_EXPORTER": ""},
+    ],
+    ids=["endpoint", "none-beside", "named-twice", "protocol", "gzip", "traces-endpoint"],
+)
+def test_spans_arrive_over_http(set_up: SetUp, environment: dict[str, str]) -> None:
+    with OtlpReceiver() as collector:
+        tracing = set_up(**{name: value.format(collector.endpoint) for name, value in environment.items()})
+        tracer = tracing.provider.get_tracer("test")
+        with tracer.start_as_current_span("parent"):
+            tracer.start_span("child").end()
+        assert tracing.exporters == ("otlp_proto_http",)
+        assert tracing.shutdown(10.0) is True
+        child, parent = collector.spans
+    assert (child.name, parent.name) == ("child", "parent")
+    assert child.parent_span_id == parent.span_id
+    (resource,) = collector.resources
+    assert {pair.key: pair.value.string_value for pair in resource.attributes}["service.name"] == "qorzen-obs"
+
+
+def test_spans_arrive_while_the_manager_runs(set_up: SetUp) -> None:
+    with OtlpReceiver() as collector:
+        tracing = set_up(OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint, OTEL_BSP_SCHEDULE_DELAY="10")
+        end_span(tracing)
+        assert [span.name for span in collector.wait_for_spans(1)] == ["work"]
+        tracing.shutdown()
+
+
+def test_none_exports_nothing_even_to_a_known_endpoint(set_up: SetUp) -> None:
+    with OtlpReceiver() as collector:
+        tracing = set_up(OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint, OTEL_TRACES_EXPORTER="None")
+        end_span(tracing)
+        assert tracing.exporters == ()
+        assert tracing.shutdown() is True
+        assert collector.requests == []
+
+
+def test_an_exporter_of_another_package_is_found_by_its_name(set_up: SetUp, offer: Offer) -> None:
+    exporter = InMemorySpanExporter()
+    offer("elsewhere", lambda: exporter)
+    tracing = set_up(OTEL_TRACES_EXPORTER="elsewhere")
+    end_span(tracing)
+    assert tracing.status()["exporters"] == ["elsewhere"]
+    assert tracing.shutdown() is True
+    assert [span.name for span in exporter.get_finished_spans()] == ["work"]
+
+
+@pytest.mark.parametrize(
+    ("environment", "key", "words"),
+    [
+        (
+            {"OTEL_TRACES_EXPORTER": "unheard-of"},
+            "OTEL_TRACES_EXPORTER",
+            ["'unheard-of'", "console", "otlp_proto_http"],
+        ),
+        (
+            {"OTEL_TRACES_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_PROTOCOL": "http/json"},
+            "OTEL_EXPORTER_OTLP_PROTOCOL",
+            ["'http/json'", "http/protobuf"],
+        ),
+        (
+            {"OTEL_TRACES_EXPORTER": "otlp", "OTEL_BSP_MAX_QUEUE_SIZE": "5"},
+            "OTEL_BSP_*",
+            ["max_export_batch_size must be less than"],
+        ),
+        (
+            {"OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT": "long"},
+            "OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT",
+            ["must be a non-negative integer", "long"],
+        ),
+    ],
+    ids=["unknown", "protocol", "queue-value", "limit-value"],
+)
+def test_what_cannot_be_set_up_is_refused_by_name(
+    set_up: SetUp, environment: dict[str, str], key: str, words: list[str]
+) -> None:
+    threads = set(threading.enumerate())
+    with pytest.raises(SettingsError) as refused:
+        set_up(**environment)
+    assert refused.value.key == key
+    for word in words:
+        assert word in str(refused.value)
+    assert set(threading.enumerate()) == threads
+
+
+def test_an_exporter_that_cannot_be_made_is_refused_with_its_reason(set_up: SetUp, offer: Offer) -> None:
+    def make() -> SpanExporter:
+        raise ValueError("no certificate")
+
+    offer("broken", make)
+    threads = set(threading.enumerate())
+    with pytest.raises(SettingsError, match=r"OTEL_TRACES_EXPORTER.*'broken' cannot be made: no certificate"):
+        set_up(OTEL_TRACES_EXPORTER="otlp,broken")
+    assert set(threading.enumerate()) == threads
+
+
+@pytest.mark.parametrize(
+    ("environment", "key", "remedy"),
+    [
+        ({"OTEL_TRACES_EXPORTER": "otlp"}, "OTEL_TRACES_EXPORTER", "pip install 'qorzen-obs[otlp]'"),
+        (
+            {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318"},
+            "OTEL_EXPORTER_OTLP_ENDPOINT",
+            "pip install 'qorzen-obs[otlp]'",
+        ),
+        (
+            {"OTEL_TRACES_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "grpc"},
+            "OTEL_TRACES_EXPORTER",
+            "pip install 'qorzen-obs[otlp-grpc]'",
+        ),
+    ],
+    ids=["named", "by-endpoint", "grpc"],
+)
+def test_a_missing_otlp_exporter_names_the_extra_that_brings_it(
+    set_up: SetUp, monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], key: str, remedy: str
+) -> None:
+    monkeypatch.setattr(sys, "path", [str(ROOT)])  # no distribution is installed there
+    with pytest.raises(SettingsError) as refused:
+        set_up(**environment)
+    assert refused.value.key == key
+    assert remedy in str(refused.value)
+
+
+# How it ends
+
+
+def test_after_shutdown_spans_are_dropped_and_the_store_stays_readable(set_up: SetUp) -> None:
+    with OtlpReceiver() as collector:
+        tracing = set_up(OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint)
+        open_span = tracing.provider.get_tracer("test").start_span("open")
+        end_span(tracing, "before")
+        assert tracing.shutdown(10.0) is True
+        open_span.end()
+        end_span(tracing, "after")
+        assert tracing.shutdown() is True
+        assert [span.name for span in collector.spans] == ["before"]
+    assert kept(tracing) == ["before"]
+
+
+def test_f13_shutdown_returns_at_its_deadline_and_ends_the_retries(set_up: SetUp) -> None:
+    with OtlpReceiver(status=503) as collector:
+        tracing = set_up(OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint)
+        end_span(tracing)
+        before = time.monotonic()
+        assert tracing.shutdown(0.2) is False
+        assert time.monotonic() - before < 1.0
+        assert tracing.shutdown() is False
+    # That no thread outlives the test says that the retries, 10 s of them, have ended.
+
+
+def test_shutdown_says_when_the_collector_refused(set_up: SetUp) -> None:
+    with OtlpReceiver(status=400) as collector:
+        tracing = set_up(OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint)
+        end_span(tracing)
+        assert tracing.shutdown(10.0) is False
+
+
+def test_what_failed_before_does_not_make_a_good_shutdown_a_bad_one(set_up: SetUp) -> None:
+    with OtlpReceiver(status=400) as collector:
+        tracing = set_up(OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint)
+        end_span(tracing, "lost")
+        assert isinstance(tracing.provider, TracerProvider)
+        tracing.provider.force_flush()
+        collector.status = 200
+        end_span(tracing, "sent")
+        assert tracing.shutdown(10.0) is True
+        assert [span.name for span in collector.spans] == ["sent"]
+
+
+def test_f13_a_stuck_exporter_is_given_up_and_does_not_hold_up_another(set_up: SetUp, offer: Offer) -> None:
+    stuck = StuckExporter()
+    offer("stuck", lambda: stuck)
+    with OtlpReceiver() as collector:
+        tracing = set_up(OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint, OTEL_TRACES_EXPORTER="stuck,otlp")
+        end_span(tracing)
+        assert tracing.shutdown(2.0) is False
+        assert [span.name for span in collector.spans] == ["work"]
+    assert stuck.release.wait(10)
+    assert stuck.shutdowns == 1
+
+
+def test_f13_an_exporter_deaf_to_shutdown_is_left_behind(set_up: SetUp, offer: Offer) -> None:
+    stuck = StuckExporter(heeds_shutdown=False)
+    offer("stuck", lambda: stuck)
+    tracing = set_up(OTEL_TRACES_EXPORTER="stuck")
+    end_span(tracing)
+    before = time.monotonic()
+    assert tracing.shutdown(0.05) is False
+    assert time.monotonic() - before < 1.0
+    stuck.release.set()
+
+
+def test_an_exporter_that_raises_is_reported_and_survived(
+    set_up: SetUp, offer: Offer, caplog: pytest.LogCaptureFixture
+) -> None:
+    offer("raises_always", lambda: RaisingExporter(on_export=True))
+    offer("raises_at_the_end", lambda: RaisingExporter(on_export=False))
+    always, at_the_end = (
+        set_up(OTEL_TRACES_EXPORTER=name) for name in ("raises_always", "raises_at_the_end")
+    )
+    end_span(always)
+    end_span(at_the_end)
+    assert always.shutdown(10.0) is False
+    assert at_the_end.shutdown(10.0) is True
+    assert caplog.text.count("did not close in order") == 2
+    assert "cannot export" in caplog.text
+
+
+def test_shutdown_from_several_threads_happens_once(set_up: SetUp, offer: Offer) -> None:
+    stuck = StuckExporter()
+    offer("stuck", lambda: stuck)
+    tracing = set_up(OTEL_TRACES_EXPORTER="stuck")
+    end_span(tracing)
+    answers: list[bool] = []
+    threads = [threading.Thread(target=lambda: answers.append(tracing.shutdown(0.1))) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert answers == [False] * 3
+    assert stuck.release.wait(10)
+    assert stuck.shutdowns == 1
+
+
+# What is global
+
+
+def alone(scenario: Callable[[], None], **environment: str) -> str:
+    """Run a function of this module in a process of its own, warnings as errors; return what it printed."""
+    command = f"from tests.unit import test_tracing_setup as module; module.{scenario.__name__}()"
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", command],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+def set_up_globally() -> Tracing:
+    return set_up_tracing(SETTINGS, os.environ, set_global=True)
+
+
+def end_global_span(name: str) -> None:
+    trace.get_tracer("user").start_span(name).end()
+
+
+def opens_twice() -> None:
+    early = trace.get_tracer("user")  # a proxy, until there is a provider
+    first = set_up_globally()
+    assert (first.mode, first.sampling) == ("sdk", "all")
+    assert trace.get_tracer_provider() is first.provider
+    early.start_span("one").end()
+    end_global_span("two")
+    assert first.shutdown(10.0)
+    end_global_span("between")
+
+    second = set_up_globally()
+    assert (second.mode, second.provider) == ("sdk", first.provider)
+    early.start_span("three").end()
+    assert first.shutdown()  # again, and of no effect on the second
+    end_global_span("four")
+    assert (kept(first), kept(second)) == (["one", "two"], ["three", "four"])
+    assert second.shutdown(10.0)
+
+
+def test_after_a_shutdown_our_provider_is_used_again() -> None:
+    with OtlpReceiver() as collector:
+        alone(opens_twice, OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint)
+        assert [span.name for span in collector.spans] == ["one", "two", "three", "four"]
+
+
+def opens_a_second_while_the_first_is_open() -> None:
+    first = set_up_globally()
+    second = set_up_globally()
+    assert (second.mode, second.sampling, second.exporters) == ("foreign", "foreign", ())
+    end_global_span("both")
+    assert second.shutdown()
+    end_global_span("first only")
+    assert (kept(first), kept(second)) == (["both", "first only"], ["both"])
+    assert first.shutdown(10.0)
+    assert set_up_globally().mode == "sdk"
+
+
+def test_a_second_one_beside_the_first_watches_and_exports_nothing_twice() -> None:
+    with OtlpReceiver() as collector:
+        alone(opens_a_second_while_the_first_is_open, OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint)
+        assert [span.name for span in collector.spans] == ["both", "first only"]
+
+
+def joins_a_foreign_sdk() -> None:
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    trace.set_tracer_provider(provider)
+    tracing = set_up_globally()
+    assert tracing.provider is provider
+    assert tracing.status()["tracing"] == tracing.status()["sampling"] == "foreign"
+    assert tracing.exporters == ()
+    end_global_span("both")
+    assert tracing.shutdown()
+    end_global_span("theirs")
+    assert kept(tracing) == ["both"]
+    assert [span.name for span in exporter.get_finished_spans()] == ["both", "theirs"]
+
+
+def test_a_foreign_sdk_is_watched_and_outlives_us() -> None:
+    alone(joins_a_foreign_sdk, OTEL_TRACES_EXPORTER="unheard-of")
+
+
+def joins_something_else() -> None:
+    foreign = trace.NoOpTracerProvider()
+    trace.set_tracer_provider(foreign)
+    tracing = set_up_globally()
+    assert (tracing.mode, tracing.provider) == ("foreign", foreign)
+    end_global_span("unseen")
+    assert kept(tracing) == []
+    assert tracing.shutdown()
+
+
+def test_a_foreign_provider_that_is_no_sdk_is_used_as_it_is() -> None:
+    alone(joins_something_else)
+
+
+def leaves_the_global_provider_alone() -> None:
+    assert set_up_tracing(SETTINGS, {}, set_global=False).mode == "sdk"
+    assert set_up_tracing(SETTINGS, {"OTEL_SDK_DISABLED": "true"}, set_global=True).mode == "disabled"
+    with pytest.raises(SettingsError):
+        set_up_tracing(SETTINGS, {"OTEL_TRACES_EXPORTER": "unheard-of"}, set_global=True)
+    assert isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
+
+    set_up_globally().shutdown()
+    with pytest.raises(SettingsError):
+        set_up_tracing(SETTINGS, {"OTEL_TRACES_EXPORTER": "unheard-of"}, set_global=True)
+    assert set_up_globally().mode == "sdk"
+
+
+def test_private_disabled_and_refused_set_ups_change_nothing_global() -> None:
+    alone(leaves_the_global_provider_alone)
+
+
+def survives_a_shutdown_by_the_user() -> None:
+    first = set_up_globally()
+    provider = trace.get_tracer_provider()
+    assert isinstance(provider, TracerProvider)
+    end_global_span("one")
+    provider.shutdown()
+    end_global_span("two")
+    assert kept(first) == ["one"]
+    assert first.shutdown(10.0)
+    second = set_up_globally()
+    end_global_span("three")
+    assert kept(second) == ["three"]
+    assert second.shutdown(10.0)
+
+
+def test_a_provider_that_the_user_shut_down_is_used_again() -> None:
+    with OtlpReceiver() as collector:
+        alone(survives_a_shutdown_by_the_user, OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint)
+        assert [span.name for span in collector.spans] == ["one", "three"]
+
+
+def prints_spans() -> None:
+    tracing = set_up_globally()
+    end_global_span("shown")
+    assert tracing.shutdown(10.0)
+
+
+def test_the_console_exporter_prints_spans() -> None:
+    assert '"name": "shown"' in alone(prints_spans, OTEL_TRACES_EXPORTER="console")
+
+
+def ends_in_order() -> None:
+    tracing = set_up_globally()
+    for _ in range(1_000):
+        end_global_span("stuck")
+    print(time.monotonic())  # noqa: T201  # read by the test
+    assert not tracing.shutdown()
+
+
+def ends_without_a_shutdown() -> None:
+    set_up_globally()
+    for _ in range(1_000):
+        end_global_span("stuck")
+    print(time.monotonic())  # noqa: T201  # read by the test
+
+
+@pytest.mark.parametrize("scenario", [ends_in_order, ends_without_a_shutdown])
+def test_f13_a_collector_that_never_answers_does_not_hold_up_the_exit(scenario: Callable[[], None]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        printed = alone(scenario, OTEL_EXPORTER_OTLP_ENDPOINT=endpoint)
+    assert time.monotonic() - float(printed) < 2.0
