@@ -1,0 +1,363 @@
+"""The ops plane: the routes as one application, and the thread that serves them while the work loop works.
+
+Everything is read from the manager's thread-safe side, so a blocked work loop does not keep an answer back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import Future
+from http import HTTPStatus
+from typing import Any, Final
+
+from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.typedefs import Middleware
+
+from qorzen_obs.errors import ManagerInitializationError
+from qorzen_obs.server import health, metrics, page, status, tasks, traces
+from qorzen_obs.server.metrics import EXPOSITION, Exposition
+from qorzen_obs.server.problems import answer_problems, problem_response
+from qorzen_obs.server.routes import Handler, Route
+from qorzen_obs.server.security import add_security_headers, check_exposure, guard, secure_response
+from qorzen_obs.server.sources import HEALTH, MANAGER, SPANS, ManagerSource
+from qorzen_obs.settings import HealthSettings, ServerSettings
+from qorzen_obs.telemetry.span_store import SpanStore
+
+logger = logging.getLogger(__name__)
+
+ROUTES: Final[tuple[Route, ...]] = (
+    *page.ROUTES,
+    *health.ROUTES,
+    *metrics.ROUTES,
+    *status.ROUTES,
+    *tasks.ROUTES,
+    *traces.ROUTES,
+)
+MAX_BODY_BYTES: Final = 64 * 1024
+MAX_CONNECTIONS: Final = 512
+"""Open connections; one more is closed at once."""
+IDLE_SECONDS: Final = 15.0
+"""How long a connection may be silent, or take to send its headers."""
+STALLED_SECONDS: Final = 30.0
+"""How long a client may leave a response unread, where the system can tell (Linux)."""
+SHUTDOWN_SECONDS: Final = 1.0
+"""How long stop waits for requests in flight before it aborts their connections."""
+STOP_DEADLINE_SECONDS: Final = 5.0
+"""How long stop waits for the thread, whatever happens there."""
+
+#: `(method, route template, status code, seconds)` of each answered request.
+OnRequest = Callable[[str, str, int, float], None]
+
+_METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+_OTHER: Final = "other"
+_LOOPBACK_OF: Final = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}
+CONNECTION_OPTIONS: Final[dict[str, Any]] = {
+    "access_log": None,
+    "keepalive_timeout": IDLE_SECONDS,
+    "lingering_time": SHUTDOWN_SECONDS,
+    "max_line_size": 8190,
+    "max_field_size": 8190,
+    "max_headers": 64,
+    "read_bufsize": MAX_BODY_BYTES,
+    "auto_decompress": False,
+}
+
+
+def create_app(
+    manager: ManagerSource,
+    *,
+    spans: SpanStore | None = None,
+    settings: ServerSettings,
+    health: HealthSettings,
+    on_request: OnRequest | None = None,
+) -> web.Application:
+    """Return the routes as an application, to be served by the ops plane or mounted with `add_subapp`.
+
+    Mounted, it answers on the host application's loop, so not while that one is blocked. `on_request` is told
+    of each request that was answered; its `route` is the path of one of ROUTES, or "other".
+
+    Raises:
+        SettingsError: an entry of `server.allowed_hosts` is no host name.
+    """
+    routes: dict[web.AbstractResource, Route] = {}
+    middlewares = [answer_problems, guard(settings, routes)]
+    if on_request is not None:
+        middlewares.insert(0, _observe(on_request, routes))
+    app = web.Application(middlewares=middlewares, client_max_size=MAX_BODY_BYTES)
+    for route in ROUTES:
+        resource = app.router.add_get(route.path, route.handler, expect_handler=_ignore_expectation).resource
+        assert resource is not None  # add_get makes one
+        routes[resource] = route
+    app[MANAGER] = manager
+    app[HEALTH] = health
+    app[page.FILES] = page.read_files()
+    app[EXPOSITION] = Exposition(manager.registry)
+    if spans is not None:
+        app[SPANS] = spans
+    app.on_response_prepare.append(secure_response)
+    app.cleanup_ctx.append(_close_exposition)
+    return app
+
+
+async def _close_exposition(app: web.Application) -> AsyncIterator[None]:
+    yield
+    await app[EXPOSITION].close()
+
+
+async def _ignore_expectation(request: web.Request) -> None:
+    """Let `Expect` be: no route reads a body, and aiohttp's own answer would repeat the header."""
+
+
+def _observe(on_request: OnRequest, routes: dict[web.AbstractResource, Route]) -> Middleware:
+    """Return the middleware that tells `on_request` of each request; labels come from closed sets."""
+    observer: OnRequest | None = on_request
+
+    @web.middleware
+    async def observe(request: web.Request, handler: Handler) -> web.StreamResponse:
+        nonlocal observer
+        started = time.monotonic()
+        response = await handler(request)
+        if observer is not None:
+            resource = request.match_info.route.resource
+            route = routes.get(resource) if resource is not None else None
+            method = request.method if request.method in _METHODS else _OTHER
+            seconds = time.monotonic() - started
+            try:
+                observer(method, route.path if route else _OTHER, response.status, seconds)
+            except Exception:  # observing must not break the observed
+                logger.exception("the observer of requests failed and is not asked again")
+                observer = None
+        return response
+
+    return observe
+
+
+class OpsPlane:
+    """Serves a manager over HTTP from a daemon thread with a loop of its own.
+
+    `start` and `stop` are awaited on any other loop and do not block it. One plane starts once.
+    """
+
+    def __init__(
+        self,
+        manager: ManagerSource,
+        *,
+        spans: SpanStore | None = None,
+        settings: ServerSettings,
+        health: HealthSettings,
+        on_request: OnRequest | None = None,
+    ) -> None:
+        self._manager = manager
+        self._spans = spans
+        self._settings = settings
+        self._health = health
+        self._on_request = on_request
+        self._thread: threading.Thread | None = None
+        self._port: int | None = None
+        self._listening: Future[None] = Future()
+        self._stop_asked: Future[None] = Future()
+        self._ended: Future[None] = Future()
+
+    @property
+    def port(self) -> int:
+        """The port that it listens on; before start the one of the settings, which may be 0."""
+        return self._settings.port if self._port is None else self._port
+
+    @property
+    def url(self) -> str:
+        """Where a browser on this machine finds the page."""
+        host = self._settings.host
+        return f"http://{_authority(_LOOPBACK_OF.get(host, host), self.port)}"
+
+    async def start(self) -> None:
+        """Return when it listens. When the caller is cancelled meanwhile, it is stopped again.
+
+        Raises:
+            SettingsError: the address can be reached from other machines and no token is set, or an entry of
+                `server.allowed_hosts` is no host name.
+            ManagerInitializationError: it was started before, or cannot listen there.
+        """
+        if self._thread is not None:
+            raise ManagerInitializationError("ops plane", "it was started before; make a new one")
+        check_exposure(self._settings)
+        self._thread = threading.Thread(target=self._run, name="qorzen-ops", daemon=True)
+        self._thread.start()
+        try:
+            await asyncio.shield(asyncio.wrap_future(self._listening))
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def stop(self) -> None:
+        """Stop listening, give requests in flight a second, abort the others; complete when it returns.
+
+        Safe before start and when called again. When the caller is cancelled the plane stops all the same.
+        """
+        if self._thread is None:
+            return
+        if not self._stop_asked.done():
+            self._stop_asked.set_result(None)
+        try:
+            async with asyncio.timeout(STOP_DEADLINE_SECONDS):
+                await asyncio.shield(asyncio.wrap_future(self._ended))
+            self._thread.join(STOP_DEADLINE_SECONDS)  # microseconds: nothing is left to do there
+        except TimeoutError:
+            logger.error("the ops plane did not end within %g s and is left alone", STOP_DEADLINE_SECONDS)
+
+    def _run(self) -> None:
+        try:
+            asyncio.run(self._serve())
+        except BaseException as error:  # the top of a thread
+            if self._listening.done():
+                logger.exception("the ops plane ended by an error")
+            else:
+                self._listening.set_exception(error)
+        finally:
+            self._ended.set_result(None)
+
+    async def _serve(self) -> None:
+        app = create_app(
+            self._manager,
+            spans=self._spans,
+            settings=self._settings,
+            health=self._health,
+            on_request=self._on_request,
+        )
+        runner = web.AppRunner(app, shutdown_timeout=SHUTDOWN_SECONDS)
+        await runner.setup()
+        assert runner.server is not None  # setup made it
+        door = _Door(runner.server)
+        try:
+            listener = await self._listen(door.admit)
+            self._port = listener.sockets[0].getsockname()[1]
+            self._listening.set_result(None)
+            await asyncio.wrap_future(self._stop_asked)
+            await _close_listener(listener)
+        finally:
+            await door.close(runner)
+
+    async def _listen(self, admit: Callable[[], asyncio.Protocol]) -> asyncio.Server:
+        host, port = self._settings.host, self._settings.port
+        # With port 0 each address of a name would get a port of its own.
+        family = socket.AF_INET if host == "localhost" and not port else socket.AF_UNSPEC
+        try:
+            listener = await asyncio.get_running_loop().create_server(admit, host, port, family=family)
+        except OSError as error:
+            raise ManagerInitializationError("ops plane", _explain(error, host, port)) from error
+        if hasattr(socket, "TCP_USER_TIMEOUT"):
+            for listening in listener.sockets:  # the accepted ones inherit it
+                milliseconds = int(STALLED_SECONDS * 1000)
+                listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
+        return listener
+
+
+async def _close_listener(listener: asyncio.Server) -> None:
+    """Stop listening without losing a connection that was just accepted.
+
+    asyncio drops the socket of one that has no transport yet when its server closes, and neither closes it nor
+    says so: so stop accepting first, and let what was accepted reach its protocol.
+    """
+    loop = asyncio.get_running_loop()
+    with contextlib.suppress(NotImplementedError):  # not every event loop of Windows has readers
+        for listening in listener.sockets:
+            loop.remove_reader(listening.fileno())
+        for _ in range(3):
+            await asyncio.sleep(0)
+    listener.close()
+
+
+def _explain(error: OSError, host: str, port: int) -> str:
+    where = _authority(host, port)
+    if error.errno == errno.EADDRINUSE:
+        return f"{where} is in use already; set server.port to a free port, or to 0 for any"
+    reason = error.strerror if isinstance(error, socket.gaierror) else os.strerror(error.errno or 0)
+    return f"cannot listen on {where} ({reason}); mend server.host or server.port"
+
+
+def _authority(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+class _Door:
+    """Lets connections in, up to a number, and throws out those that stay too long at the end."""
+
+    def __init__(self, server: web.Server) -> None:
+        self.transports: set[asyncio.Transport] = set()
+        self._server = server
+        self._closed = False
+
+    def admit(self) -> asyncio.Protocol:
+        """Return the protocol of a new connection."""
+        if self._closed or len(self.transports) >= MAX_CONNECTIONS:
+            return _Refusal()
+        return _Connection(self, self._server)
+
+    async def close(self, runner: web.AppRunner) -> None:
+        """Let requests in flight end, then abort: a client that does not read would stay for ever."""
+        self._closed = True
+        timer = asyncio.get_running_loop().call_later(SHUTDOWN_SECONDS, self._abort)
+        try:
+            await runner.cleanup()
+        finally:
+            timer.cancel()
+            self._abort()
+            await asyncio.sleep(0)  # the transports close their sockets in the next turn
+
+    def _abort(self) -> None:
+        for transport in self.transports:
+            transport.abort()
+
+
+class _Connection(web.RequestHandler):
+    """aiohttp's side of a connection; what is no HTTP gets a problem document that repeats nothing of it."""
+
+    __slots__ = ("_door", "_entered")
+
+    def __init__(self, door: _Door, server: web.Server) -> None:
+        super().__init__(server, loop=asyncio.get_running_loop(), **CONNECTION_OPTIONS)
+        self._door = door
+        self._entered: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._entered = transport
+        self._door.transports.add(transport)
+        super().connection_made(transport)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        if self._entered is not None:
+            self._door.transports.discard(self._entered)
+        super().connection_lost(exc)
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        if exc is not None and not isinstance(exc, HttpProcessingError):  # a scanner must not fill the log
+            logger.error("a request failed outside its handler", exc_info=exc)
+        if request.writer.output_size > 0:
+            raise ConnectionError("a part of the response was sent already")
+        response = problem_response(HTTPStatus(status))
+        add_security_headers(response)
+        response.force_close()
+        return response
+
+
+class _Refusal(asyncio.Protocol):
+    """A connection too many."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        transport.abort()

@@ -1,0 +1,187 @@
+"""The probes /livez, /readyz and /startupz, and /health, which says more.
+
+Each fact is one check. A probe fails when one of its checks does; /health fails exactly when one of the
+probes does, and warns of what a restart would not mend: saturation, abandoned threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from http import HTTPStatus
+from typing import Any, Final
+
+from aiohttp import web
+
+from qorzen_obs.server.documents import json_response, now
+from qorzen_obs.server.problems import ProblemError
+from qorzen_obs.server.routes import Access, Handler, Route
+from qorzen_obs.server.sources import HEALTH, MANAGER, ManagerSource
+from qorzen_obs.settings import HealthSettings
+
+BLOCKED_SHOWN_SECONDS: Final = 0.1
+"""From here on a loop that does not turn is named, though it is not yet a failure."""
+SATURATION_WARNS_AT: Final = 0.9
+"""The share of `tasks.max_pending` from which /health warns."""
+
+
+class Outcome(Enum):
+    """What a check came to, as application/health+json has it."""
+
+    PASS = "pass"
+    WARN = "warn"
+    FAIL = "fail"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """The result of one check, now."""
+
+    outcome: Outcome
+    output: str = ""  #: what is wrong, or worth knowing though all is well
+    observed: float | str | None = None
+    unit: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One fact about the service."""
+
+    name: str  #: in probes
+    measurement: str  #: in /health, where several facts may belong to one component
+    component: str
+    look: Callable[[ManagerSource, HealthSettings], Finding]
+
+
+def _look_at_ops_plane(manager: ManagerSource, settings: HealthSettings) -> Finding:
+    return Finding(Outcome.PASS)  # it is the one that answers
+
+
+def _look_at_work_loop(manager: ManagerSource, settings: HealthSettings) -> Finding:
+    seconds = manager.blocked_seconds()
+    if seconds < BLOCKED_SHOWN_SECONDS:
+        return Finding(Outcome.PASS, observed=0.0, unit="s")
+    outcome = Outcome.FAIL if seconds > settings.loop_blocked_seconds else Outcome.WARN
+    return Finding(outcome, f"blocked for {seconds:.1f} s", round(seconds, 3), "s")
+
+
+def _look_at_start(manager: ManagerSource, settings: HealthSettings) -> Finding:
+    # A manager that has ended was initialized all the same: startup probes look once, and never back.
+    if manager.initialized or manager.state.value in ("draining", "stopped"):
+        return Finding(Outcome.PASS)
+    return Finding(Outcome.FAIL, "not initialized yet")
+
+
+def _look_at_state(manager: ManagerSource, settings: HealthSettings) -> Finding:
+    state = manager.state.value
+    if state == "ready":
+        return Finding(Outcome.PASS, observed=state)
+    return Finding(Outcome.FAIL, f"the manager is {state} and takes no work", state)
+
+
+def _look_at_queue(manager: ManagerSource, settings: HealthSettings) -> Finding:
+    queue = manager.status()["queue"]
+    waiting, limit = queue["depth"] + queue["scheduled"], queue["limit"]
+    percent = round(100 * waiting / limit, 1)
+    if waiting < SATURATION_WARNS_AT * limit:
+        return Finding(Outcome.PASS, observed=percent, unit="percent")
+    return Finding(Outcome.WARN, f"{waiting} of {limit} places are taken", percent, "percent")
+
+
+def _look_at_abandoned(manager: ManagerSource, settings: HealthSettings) -> Finding:
+    abandoned = sum(engine["abandoned"] for engine in manager.status()["slots"].values())
+    if not abandoned:
+        return Finding(Outcome.PASS, observed=0)
+    return Finding(Outcome.WARN, "tasks that would not stop still hold threads", abandoned)
+
+
+OPS_PLANE: Final = Check("ops-plane", "responding", "ops-plane", _look_at_ops_plane)
+WORK_LOOP: Final = Check("work-loop", "blocked", "work-loop", _look_at_work_loop)
+INITIALIZED: Final = Check("initialized", "initialized", "manager", _look_at_start)
+ACCEPTING: Final = Check("accepting", "state", "manager", _look_at_state)
+QUEUE: Final = Check("queue", "saturation", "queue", _look_at_queue)
+ABANDONED: Final = Check("abandoned", "abandoned", "tasks", _look_at_abandoned)
+
+PROBES: Final[Mapping[str, tuple[Check, ...]]] = {
+    "livez": (OPS_PLANE, WORK_LOOP),
+    "readyz": (INITIALIZED, ACCEPTING),
+    "startupz": (INITIALIZED,),
+}
+HEALTH_CHECKS: Final = (OPS_PLANE, WORK_LOOP, INITIALIZED, ACCEPTING, QUEUE, ABANDONED)
+
+
+def _probe(checks: tuple[Check, ...]) -> Handler:
+    async def answer(request: web.Request) -> web.Response:
+        """Answer 200 `ok`, or 503; with ?verbose a line for each check.
+
+        An ?exclude that names no check is passed over: a typing error must not restart a service.
+        """
+        chosen = checks
+        if (name := request.match_info.get("check")) is not None:
+            chosen = tuple(check for check in checks if check.name == name)
+            if not chosen:
+                known = ", ".join(check.name for check in checks)
+                raise ProblemError(HTTPStatus.NOT_FOUND, f"this probe has no such check; it has {known}")
+        excluded = request.query.getall("exclude", [])
+        manager, settings = request.app[MANAGER], request.app[HEALTH]
+        findings = [(check, check.look(manager, settings)) for check in chosen if check.name not in excluded]
+        failed = [check.name for check, finding in findings if finding.outcome is Outcome.FAIL]
+        if "verbose" in request.query:
+            text = "".join(f"{_line(check, finding)}\n" for check, finding in findings)
+        else:
+            text = f"failed: {', '.join(failed)}" if failed else "ok"
+        return web.Response(text=text, status=HTTPStatus.SERVICE_UNAVAILABLE if failed else HTTPStatus.OK)
+
+    return answer
+
+
+def _line(check: Check, finding: Finding) -> str:
+    if finding.outcome is Outcome.FAIL:
+        return f"[-]{check.name} failed: {finding.output}"
+    return f"[+]{check.name} ok" + (f": {finding.output}" if finding.output else "")
+
+
+async def get_health(request: web.Request) -> web.Response:
+    """Answer with every check (https://datatracker.ietf.org/doc/html/draft-inadarei-api-health-check)."""
+    manager, settings = request.app[MANAGER], request.app[HEALTH]
+    at = now()
+    findings = [(check, check.look(manager, settings)) for check in HEALTH_CHECKS]
+    worst = max((finding.outcome for _, finding in findings), key=list(Outcome).index)
+    document = {
+        "status": worst.value,
+        "checks": {
+            f"{check.component}:{check.measurement}": [_describe(finding, at)] for check, finding in findings
+        },
+    }
+    status = HTTPStatus.SERVICE_UNAVAILABLE if worst is Outcome.FAIL else HTTPStatus.OK
+    return json_response(document, content_type="application/health+json", status=status)
+
+
+def _describe(finding: Finding, at: str) -> dict[str, Any]:
+    fields = {
+        "status": finding.outcome.value,
+        "observedValue": finding.observed,
+        "observedUnit": finding.unit,
+        "output": finding.output or None,
+        "time": at,
+    }
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+ROUTES: Final = (
+    *(
+        route
+        for path, probe in (
+            ("/livez", "livez"),
+            ("/healthz", "livez"),
+            ("/readyz", "readyz"),
+            ("/startupz", "startupz"),
+        )
+        for route in (
+            Route(path, _probe(PROBES[probe]), Access.PROBE),
+            Route(path + "/{check}", _probe(PROBES[probe]), Access.PROBE),
+        )
+    ),
+    Route("/health", get_health, Access.READ),
+)

@@ -1,0 +1,122 @@
+"""GET /metrics: the registry in the format that the scraper likes best.
+
+Rendering takes milliseconds of pure Python, and a collector may take longer: it happens in a thread, one at a
+time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from http import HTTPStatus
+from typing import Final, NamedTuple, TypeVar
+
+from aiohttp import hdrs, web
+from prometheus_client import CollectorRegistry, exposition
+from prometheus_client.openmetrics import exposition as openmetrics
+
+from qorzen_obs.server.negotiation import OPENMETRICS, MediaType, accepts_gzip, choose_exposition
+from qorzen_obs.server.problems import ProblemError
+from qorzen_obs.server.routes import Access, Route
+
+RENDER_TIMEOUT_SECONDS: Final = 10.0
+"""How long a scrape waits; Prometheus itself gives up after 10 s."""
+
+T = TypeVar("T")
+
+
+class Variant(NamedTuple):
+    """One form of the metrics."""
+
+    media_type: MediaType
+    compressed: bool
+
+
+class Exposition:
+    """Renders a registry, one render at a time, shared by everyone who waits for the same variant.
+
+    A render is shared only with requests that were there before it began, so nobody gets data older than the
+    request: whoever comes later joins the next one.
+    """
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._registry = registry
+        self._one_at_a_time = asyncio.Lock()
+        self._next: dict[Variant, asyncio.Task[bytes]] = {}  #: renders that have not begun
+        self._renders: set[asyncio.Task[bytes]] = set()  #: all that have not ended
+
+    async def body(self, variant: Variant) -> bytes:
+        """Return the metrics as they are from now on; cancelling one caller leaves the others theirs.
+
+        Raises:
+            TimeoutError: it took longer than RENDER_TIMEOUT_SECONDS.
+        """
+        render = self._next.get(variant)
+        if render is None:
+            render = self._next[variant] = asyncio.create_task(self._render(variant))
+            self._renders.add(render)
+            render.add_done_callback(self._renders.discard)
+        async with asyncio.timeout(RENDER_TIMEOUT_SECONDS):
+            return await asyncio.shield(render)
+
+    async def close(self) -> None:
+        """End what is still being rendered; a collector that hangs keeps its daemon thread, no more."""
+        renders = list(self._renders)
+        for render in renders:
+            render.cancel()
+        await asyncio.gather(*renders, return_exceptions=True)
+
+    async def _render(self, variant: Variant) -> bytes:
+        async with self._one_at_a_time:
+            del self._next[variant]
+            return await _run_in_daemon_thread(lambda: render(self._registry, variant))
+
+
+def render(registry: CollectorRegistry, variant: Variant) -> bytes:
+    """Return the metrics of `registry`."""
+    write = openmetrics.generate_latest if variant.media_type is OPENMETRICS else exposition.generate_latest
+    text = write(registry)
+    # Measured: level 1 makes 147 kB 16 times smaller in 0.4 ms, level 9 22 times in 2.9 ms.
+    return gzip.compress(text, compresslevel=1, mtime=0) if variant.compressed else text
+
+
+async def _run_in_daemon_thread(func: Callable[[], T]) -> T:
+    """Return what `func` returns in a thread that no exit waits for, as it would for a pool's."""
+    outcome: Future[T] = Future()
+
+    def run() -> None:
+        outcome.set_running_or_notify_cancel()  # a waiter that is cancelled must not cancel it any more
+        try:
+            outcome.set_result(func())
+        except Exception as error:  # noqa: BLE001 - a collector's failure is the caller's
+            outcome.set_exception(error)
+
+    threading.Thread(target=run, name="qorzen-render", daemon=True).start()
+    return await asyncio.wrap_future(outcome)
+
+
+EXPOSITION: Final = web.AppKey("exposition", Exposition)
+
+
+async def get_metrics(request: web.Request) -> web.Response:
+    """Answer with the metrics. No Accept header is an error; what cannot be met gets text 0.0.4."""
+    media_type = choose_exposition(",".join(request.headers.getall(hdrs.ACCEPT, [])))
+    compressed = accepts_gzip(",".join(request.headers.getall(hdrs.ACCEPT_ENCODING, [])))
+    try:
+        body = await request.app[EXPOSITION].body(Variant(media_type, compressed))
+    except TimeoutError:
+        raise ProblemError(
+            HTTPStatus.SERVICE_UNAVAILABLE,
+            f"the metrics were not ready within {RENDER_TIMEOUT_SECONDS:g} s; a collector may hang",
+            headers={hdrs.RETRY_AFTER: "10"},
+        ) from None
+    headers = {hdrs.CONTENT_TYPE: media_type.content_type, hdrs.VARY: "Accept, Accept-Encoding"}
+    if compressed:
+        headers[hdrs.CONTENT_ENCODING] = "gzip"
+    return web.Response(body=body, headers=headers)
+
+
+ROUTES: Final = (Route("/metrics", get_metrics, Access.READ),)

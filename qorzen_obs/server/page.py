@@ -1,0 +1,49 @@
+"""GET /: the live page. A fixed table of files, read once: no request's path ever meets the file system."""
+
+from __future__ import annotations
+
+from importlib import resources
+from typing import Final
+
+from aiohttp import web
+
+from qorzen_obs.server.routes import Access, Handler, Route
+
+#: The page runs its own script and style and talks to its own server; it cannot turn text into markup.
+PAGE_POLICY: Final = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
+    "require-trusted-types-for 'script'; trusted-types 'none'"
+)
+#: By path; relative to the page, so that it also works below another application's prefix.
+ASSETS: Final = {
+    "/": ("index.html", "text/html"),
+    "/static/page.css": ("page.css", "text/css"),
+    "/static/page.js": ("page.js", "text/javascript"),
+    "/static/icon.svg": ("icon.svg", "image/svg+xml"),
+}
+
+
+FILES: Final = web.AppKey("files", dict[str, bytes])
+
+
+def read_files() -> dict[str, bytes]:
+    """Return the content of each asset by its file's name."""
+    folder = resources.files("qorzen_obs.server") / "static"
+    return {file: (folder / file).read_bytes() for file, _ in ASSETS.values()}
+
+
+def _asset(file: str, content_type: str) -> Handler:
+    async def answer(request: web.Request) -> web.Response:
+        """Answer with one file of the page."""
+        response = web.Response(body=request.app[FILES][file], content_type=content_type, charset="utf-8")
+        if content_type == "text/html":
+            response.headers["Content-Security-Policy"] = PAGE_POLICY
+        return response
+
+    return answer
+
+
+ROUTES: Final = tuple(
+    Route(path, _asset(file, content_type), Access.OPEN) for path, (file, content_type) in ASSETS.items()
+)

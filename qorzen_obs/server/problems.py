@@ -1,0 +1,79 @@
+"""Errors as application/problem+json (RFC 9457). They say what would be right and repeat no input."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Final
+
+from aiohttp import web
+
+from qorzen_obs.server.documents import json_response
+from qorzen_obs.server.routes import Handler
+
+logger = logging.getLogger(__name__)
+
+_DETAILS: Final = {
+    HTTPStatus.NOT_FOUND: "there is nothing under this path",
+    HTTPStatus.METHOD_NOT_ALLOWED: "this path does not take this method; see the Allow header",
+    HTTPStatus.INTERNAL_SERVER_ERROR: "the server failed on this request; its log says why",
+}
+
+
+class ProblemError(Exception):
+    """A request that cannot be answered; becomes its problem document."""
+
+    def __init__(
+        self,
+        status: HTTPStatus,
+        detail: str,
+        *,
+        parameter: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(status, detail)
+        self.status = status
+        self.detail = detail
+        self.parameter = parameter  #: the name of the query parameter that is wrong
+        self.headers = headers or {}
+
+
+def problem_response(
+    status: HTTPStatus,
+    detail: str | None = None,
+    *,
+    parameter: str | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> web.Response:
+    """Return a problem document."""
+    document: dict[str, str | int] = {
+        "type": "about:blank",
+        "title": status.phrase,
+        "status": status.value,
+        "detail": detail or _DETAILS.get(status, status.description or status.phrase),
+    }
+    if parameter is not None:
+        document["parameter"] = parameter
+    response = json_response(document, content_type="application/problem+json", status=status)
+    response.headers.update(headers or {})
+    return response
+
+
+@web.middleware
+async def answer_problems(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Turn every error of a handler, and those of the router, into a problem document."""
+    try:
+        return await handler(request)
+    except ProblemError as problem:
+        return problem_response(
+            problem.status, problem.detail, parameter=problem.parameter, headers=problem.headers
+        )
+    except web.HTTPException as error:
+        if error.status < HTTPStatus.BAD_REQUEST:
+            raise
+        allow = error.headers.get("Allow")
+        return problem_response(HTTPStatus(error.status), headers={"Allow": allow} if allow else None)
+    except Exception:
+        logger.exception("the handler of a request failed")
+        return problem_response(HTTPStatus.INTERNAL_SERVER_ERROR)

@@ -1,0 +1,78 @@
+"""Reading query strings. What cannot be read is answered with 422, naming the parameter and what it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable
+from http import HTTPStatus
+from typing import Final, NoReturn, TypeVar
+
+from multidict import MultiMapping
+
+from qorzen_obs.server.problems import ProblemError
+
+MAX_LIMIT: Final = 1000
+DEFAULT_LIMIT: Final = 100
+
+T = TypeVar("T")
+Query = MultiMapping[str]
+
+
+def refuse(parameter: str, takes: str) -> NoReturn:
+    """Answer 422: `parameter` takes something else.
+
+    Raises:
+        ProblemError: always.
+    """
+    raise ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, f"{parameter} takes {takes}", parameter=parameter)
+
+
+def check_parameters(query: Query, known: Collection[str]) -> None:
+    """Refuse a query with a parameter that is not known: a typing error must not widen what is asked for."""
+    if not set(query) <= set(known):
+        raise ProblemError(
+            HTTPStatus.UNPROCESSABLE_ENTITY,
+            f"the query has an unknown parameter; known are {', '.join(known)}",
+        )
+
+
+def read_one(query: Query, parameter: str) -> str | None:
+    """Return the value of a parameter that may be given once; None where it is missing or empty."""
+    values = [value for value in query.getall(parameter, []) if value]
+    if len(values) > 1:
+        refuse(parameter, "one value")
+    return values[0] if values else None
+
+
+def read_limit(query: Query) -> int:
+    """Return how many items are asked for."""
+    text = read_one(query, "limit")
+    if text is None:
+        return DEFAULT_LIMIT
+    if text.isascii() and text.isdigit() and len(text) <= len(str(MAX_LIMIT)) and 1 <= int(text) <= MAX_LIMIT:
+        return int(text)
+    refuse("limit", f"a whole number from 1 to {MAX_LIMIT}")
+
+
+def read_choices(
+    query: Query, parameter: str, parse: Callable[[str], T], allowed: Iterable[str]
+) -> frozenset[T]:
+    """Return the values of a parameter of a closed set, repeated or separated by commas; empty is no choice.
+
+    `parse` raises ValueError for a value outside the set.
+    """
+    texts = [part.strip() for value in query.getall(parameter, []) for part in value.split(",")]
+    try:
+        return frozenset(parse(text.lower()) for text in texts if text)
+    except ValueError:
+        refuse(parameter, f"one or more of {', '.join(allowed)}")
+
+
+def read_names(query: Query, parameter: str) -> frozenset[str]:
+    """Return the values of a parameter of free names, repeated or separated by commas; empty is no choice.
+
+    A name may itself contain a comma, so a value stands for its whole and for each of its parts.
+    """
+    values = query.getall(parameter, [])
+    return frozenset(
+        filter(None, [*values, *(part.strip() for value in values for part in value.split(","))])
+    )

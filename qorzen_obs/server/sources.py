@@ -1,0 +1,50 @@
+"""What the server reads from: the manager, by the few methods that it calls, and the kept traces.
+
+All of them answer from any thread, at once, and without the work loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import Enum
+from typing import Any, Final, Protocol
+
+from aiohttp import web
+from prometheus_client import CollectorRegistry
+
+from qorzen_obs.record import TaskRecord
+from qorzen_obs.settings import HealthSettings
+from qorzen_obs.tasks import TaskInfo
+from qorzen_obs.telemetry.span_store import SpanStore
+
+
+class ManagerSource(Protocol):
+    """The manager, as the server sees it."""
+
+    @property
+    def state(self) -> Enum:
+        """Where the manager stands: new, starting, ready, draining or stopped."""
+        ...
+
+    @property
+    def initialized(self) -> bool: ...
+
+    @property
+    def registry(self) -> CollectorRegistry: ...
+
+    def status(self) -> dict[str, Any]: ...
+
+    def find(self, task_id: str) -> TaskInfo | None: ...
+
+    def records(self) -> Sequence[TaskRecord]:
+        """Return every live and kept task, the newest first."""
+        ...
+
+    def blocked_seconds(self) -> float:
+        """Return for how long the work loop has not turned; 0.0 when it does."""
+        ...
+
+
+MANAGER: Final = web.AppKey("manager", ManagerSource)
+SPANS: Final = web.AppKey("spans", SpanStore)  #: missing where no traces are kept
+HEALTH: Final = web.AppKey("health", HealthSettings)

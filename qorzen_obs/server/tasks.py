@@ -1,0 +1,205 @@
+"""GET /api/tasks and what lies below it: the live and kept tasks, one of them, its trace."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from http import HTTPStatus
+from typing import Final, NamedTuple
+
+import msgspec
+from aiohttp import web
+
+from qorzen_obs.record import TaskRecord, TaskState
+from qorzen_obs.registry import parse_category, parse_priority
+from qorzen_obs.server.documents import json_response, now, task_document, task_line
+from qorzen_obs.server.problems import ProblemError
+from qorzen_obs.server.query import (
+    Query,
+    check_parameters,
+    read_choices,
+    read_limit,
+    read_names,
+    read_one,
+    refuse,
+)
+from qorzen_obs.server.routes import Access, Route
+from qorzen_obs.server.sources import MANAGER
+from qorzen_obs.server.traces import trace_response
+from qorzen_obs.tasks import TaskCategory, TaskInfo, TaskPriority, TaskStatus
+
+PARAMETERS: Final = ("status", "category", "priority", "plugin_id", "name", "q", "order", "limit", "cursor")
+
+
+class Order(Enum):
+    """How a list is sorted. Each order is by something that never changes, so that pages fit together."""
+
+    NEWEST = "newest"  #: accepted last first
+    OLDEST = "oldest"  #: accepted first first
+    ENDED = "ended"  #: ended last first; only tasks that have ended
+
+
+class Seen(NamedTuple):
+    """A task in one of its states: what the filter saw is what is shown."""
+
+    record: TaskRecord
+    state: TaskState
+
+
+Key = tuple[float, int]  #: what an order sorts by; the second part is the sequence, so no two are equal
+
+
+@dataclass(frozen=True, slots=True)
+class TaskFilter:
+    """Which tasks are asked for: in each field one of the values must fit; an empty field fits always."""
+
+    statuses: frozenset[TaskStatus] = frozenset()
+    categories: frozenset[TaskCategory] = frozenset()
+    priorities: frozenset[TaskPriority] = frozenset()
+    plugin_ids: frozenset[str] = frozenset()
+    names: frozenset[str] = frozenset()
+    texts: tuple[str, ...] = ()  #: in lower case; parts of the name, an id or the error
+
+    def matches(self, record: TaskRecord, state: TaskState) -> bool:
+        """Return whether a task is asked for."""
+        return (
+            (not self.statuses or state.status in self.statuses)
+            and (not self.categories or record.category in self.categories)
+            and (not self.priorities or record.priority in self.priorities)
+            and (not self.plugin_ids or record.plugin_id in self.plugin_ids)
+            and (not self.names or record.name in self.names)
+            and (not self.texts or self._contains_text(record, state))
+        )
+
+    def _contains_text(self, record: TaskRecord, state: TaskState) -> bool:
+        fields = (record.name, record.task_id, record.plugin_id, state.error_type, state.error)
+        haystack = "\n".join(filter(None, fields)).lower()
+        return any(text in haystack for text in self.texts)
+
+
+def read_filter(query: Query) -> TaskFilter:
+    """Return the filter that a query asks for."""
+    return TaskFilter(
+        statuses=read_choices(query, "status", TaskStatus, [status.value for status in TaskStatus]),
+        categories=read_choices(
+            query, "category", parse_category, [category.value for category in TaskCategory]
+        ),
+        priorities=read_choices(
+            query,
+            "priority",
+            parse_priority,
+            [f"{priority.label} ({priority.value})" for priority in TaskPriority],
+        ),
+        plugin_ids=read_names(query, "plugin_id"),
+        names=read_names(query, "name"),
+        texts=tuple(text.lower() for text in query.getall("q", []) if text),
+    )
+
+
+def read_order(query: Query) -> Order:
+    """Return the order that a query asks for."""
+    try:
+        return Order(read_one(query, "order") or Order.NEWEST)
+    except ValueError:
+        refuse("order", f"one of {', '.join(order.value for order in Order)}")
+
+
+def select(
+    records: Sequence[TaskRecord], wanted: TaskFilter, order: Order, after: Key | None, limit: int
+) -> tuple[list[TaskInfo], Key | None]:
+    """Return at most `limit` tasks after the key `after`, and the key to go on from, None at the end.
+
+    `records` come newest first.
+    """
+    if order is Order.OLDEST:
+        records = records[::-1]
+    found = _seen(records, wanted, order, after)
+    if order is Order.ENDED:
+        page = heapq.nlargest(limit + 1, found, key=lambda seen: _key(seen, order))
+    else:
+        page = list(itertools.islice(found, limit + 1))
+    shown = page[:limit]
+    following = _key(shown[-1], order) if len(page) > limit else None
+    return [record.info(state) for record, state in shown], following
+
+
+def _seen(
+    records: Sequence[TaskRecord], wanted: TaskFilter, order: Order, after: Key | None
+) -> Iterator[Seen]:
+    for record in records:
+        seen = Seen(record, record.state)
+        if order is Order.ENDED and seen.state.completed_at is None:
+            continue
+        if after is not None:
+            key = _key(seen, order)
+            if key <= after if order is Order.OLDEST else key >= after:
+                continue
+        if wanted.matches(record, seen.state):
+            yield seen
+
+
+def _key(seen: Seen, order: Order) -> Key:
+    return (seen.state.completed_at or 0.0 if order is Order.ENDED else 0.0), seen.record.sequence
+
+
+def write_cursor(order: Order, key: Key) -> str:
+    """Return where a page ended, for the next request to go on; its content is nobody's business."""
+    return urlsafe_b64encode(msgspec.json.encode((order.value, *key))).decode().rstrip("=")
+
+
+def read_cursor(query: Query, order: Order) -> Key | None:
+    """Return where to go on; None from the start."""
+    text = read_one(query, "cursor")
+    if text is None:
+        return None
+    try:
+        padded = text.encode("ascii") + b"=" * (-len(text) % 4)
+        name, place, sequence = msgspec.json.decode(urlsafe_b64decode(padded), type=tuple[str, float, int])
+    except (ValueError, msgspec.MsgspecError):
+        name, place, sequence = "", 0.0, 0
+    if name != order.value:
+        refuse("cursor", "the next_cursor of the page before, with the same order")
+    return place, sequence
+
+
+async def get_tasks(request: web.Request) -> web.Response:
+    """Answer with a page of the live and kept tasks; `at` is the moment that it shows."""
+    query = request.query
+    check_parameters(query, PARAMETERS)
+    order = read_order(query)
+    wanted, after, limit = read_filter(query), read_cursor(query, order), read_limit(query)
+    at = now()
+    tasks, following = select(request.app[MANAGER].records(), wanted, order, after, limit)
+    cursor = None if following is None else write_cursor(order, following)
+    return json_response({"items": [task_line(info) for info in tasks], "next_cursor": cursor, "at": at})
+
+
+async def get_task(request: web.Request) -> web.Response:
+    """Answer with one task."""
+    return json_response(task_document(_find(request)))
+
+
+async def get_task_trace(request: web.Request) -> web.Response:
+    """Answer with the whole trace that a task's last attempt belongs to, as OTLP/JSON."""
+    trace_id = _find(request).trace_id
+    if trace_id is None:
+        raise ProblemError(HTTPStatus.NOT_FOUND, "this task has no trace: it has not started")
+    return trace_response(request, trace_id)
+
+
+def _find(request: web.Request) -> TaskInfo:
+    info = request.app[MANAGER].find(request.match_info["task_id"])
+    if info is None:
+        raise ProblemError(HTTPStatus.NOT_FOUND, "no live, kept or remembered task has this id")
+    return info
+
+
+ROUTES: Final = (
+    Route("/api/tasks", get_tasks, Access.READ),
+    Route("/api/tasks/{task_id}", get_task, Access.READ),
+    Route("/api/tasks/{task_id}/trace", get_task_trace, Access.READ),
+)

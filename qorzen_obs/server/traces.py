@@ -1,0 +1,64 @@
+"""GET /api/traces and /api/traces/{trace_id}: the traces that this process keeps."""
+
+from __future__ import annotations
+
+import re
+from http import HTTPStatus
+from typing import Final
+
+from aiohttp import web
+
+from qorzen_obs.server.documents import json_response, timestamp
+from qorzen_obs.server.problems import ProblemError
+from qorzen_obs.server.query import check_parameters, read_limit
+from qorzen_obs.server.routes import Access, Route
+from qorzen_obs.server.sources import SPANS
+from qorzen_obs.telemetry.otlp_json import to_otlp_json
+
+_TRACE_ID: Final = re.compile("[0-9a-fA-F]{32}")
+
+
+def trace_response(request: web.Request, trace_id: str) -> web.Response:
+    """Answer with one trace as OTLP/JSON, which trace viewers import.
+
+    Raises:
+        ProblemError: no span of it is kept.
+    """
+    store = request.app.get(SPANS)
+    spans = store.trace(trace_id) if store is not None and _TRACE_ID.fullmatch(trace_id) else []
+    if not spans:
+        raise ProblemError(
+            HTTPStatus.NOT_FOUND, "no span of this trace is kept: unknown, too old, or none has ended yet"
+        )
+    return json_response(to_otlp_json(spans))
+
+
+async def get_traces(request: web.Request) -> web.Response:
+    """Answer with the traces in which a span ended last, a line each."""
+    check_parameters(request.query, ("limit",))
+    limit = read_limit(request.query)
+    store = request.app.get(SPANS)
+    items = [
+        {
+            "trace_id": trace.trace_id,
+            "root_name": trace.root_name,
+            "started_at": timestamp(trace.started_at),
+            "duration_seconds": trace.duration_seconds,
+            "spans": trace.spans,
+            "errors": trace.errors,
+            "dropped": trace.dropped,
+        }
+        for trace in (store.summaries(limit) if store is not None else [])
+    ]
+    return json_response({"items": items})
+
+
+async def get_trace(request: web.Request) -> web.Response:
+    """Answer with one trace."""
+    return trace_response(request, request.match_info["trace_id"])
+
+
+ROUTES: Final = (
+    Route("/api/traces", get_traces, Access.READ),
+    Route("/api/traces/{trace_id}", get_trace, Access.READ),
+)

@@ -1,0 +1,118 @@
+"""An ops plane to ask: before a real manager, or before one that says what a test wants it to say."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from prometheus_client import CollectorRegistry
+
+from qorzen_obs.core.concurrency_manager import ConcurrencyManager
+from qorzen_obs.core.config_manager import ConfigManager
+from qorzen_obs.core.event_bus_manager import EventBusManager
+from qorzen_obs.core.logger_manager import LoggerManager
+from qorzen_obs.core.task_manager import TaskManager
+from qorzen_obs.record import TaskRecord
+from qorzen_obs.server.app import OnRequest, OpsPlane
+from qorzen_obs.server.sources import ManagerSource
+from qorzen_obs.settings import HealthSettings, ServerSettings, Settings, TaskSettings, TelemetrySettings
+from qorzen_obs.tasks import TaskInfo
+from qorzen_obs.telemetry.setup import set_up_tracing
+from qorzen_obs.telemetry.span_store import SpanStore
+
+TOKEN = "a token of many characters"
+
+
+@asynccontextmanager
+async def managing(**tasks: Any) -> AsyncIterator[tuple[TaskManager, SpanStore]]:
+    """A ready manager on the running loop with these `tasks` settings, and the traces that it leaves."""
+    settings = Settings(tasks=TaskSettings(**tasks))
+    loggers = LoggerManager("error")
+    concurrency = ConcurrencyManager(settings.engines)
+    tracing = set_up_tracing(TelemetrySettings(), {}, set_global=False)
+    await concurrency.initialize()
+    manager = TaskManager(
+        concurrency,
+        EventBusManager(loggers.get_logger("events")),
+        loggers,
+        ConfigManager(settings),
+        tracer_provider=tracing.provider,
+        telemetry_status=tracing.status,
+    )
+    await manager.initialize()
+    try:
+        yield manager, tracing.store
+    finally:
+        await manager.shutdown(grace_seconds=0)
+        await concurrency.shutdown()
+        tracing.shutdown()
+
+
+@asynccontextmanager
+async def serving(
+    manager: ManagerSource,
+    *,
+    spans: SpanStore | None = None,
+    settings: ServerSettings | None = None,
+    health: HealthSettings | None = None,
+    on_request: OnRequest | None = None,
+) -> AsyncIterator[OpsPlane]:
+    """An ops plane that listens; on any free port where the settings name none."""
+    plane = OpsPlane(
+        manager,
+        spans=spans,
+        settings=settings or ServerSettings(port=0),
+        health=health or HealthSettings(),
+        on_request=on_request,
+    )
+    await plane.start()
+    try:
+        yield plane
+    finally:
+        await plane.stop()
+
+
+class State(enum.Enum):
+    """The states of a manager."""
+
+    NEW = "new"
+    STARTING = "starting"
+    READY = "ready"
+    DRAINING = "draining"
+    STOPPED = "stopped"
+
+
+@dataclass
+class SaidManager:
+    """A manager without tasks that says what it is told to say."""
+
+    state: State = State.READY
+    initialized: bool = True
+    blocked: float = 0.0
+    depth: int = 0
+    scheduled: int = 0
+    limit: int = 100
+    abandoned: int = 0
+    registry: CollectorRegistry = field(default_factory=CollectorRegistry)
+
+    def status(self) -> dict[str, Any]:
+        """As the real one's, as far as the server reads it."""
+        return {
+            "state": self.state.value,
+            "queue": {"depth": self.depth, "scheduled": self.scheduled, "limit": self.limit},
+            "slots": {"loop": {"abandoned": 0}, "thread": {"abandoned": self.abandoned}},
+        }
+
+    def find(self, task_id: str) -> TaskInfo | None:
+        """There are no tasks."""
+
+    def records(self) -> list[TaskRecord]:
+        """There are no tasks."""
+        return []
+
+    def blocked_seconds(self) -> float:
+        """What it was told."""
+        return self.blocked
