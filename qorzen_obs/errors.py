@@ -127,7 +127,10 @@ class TaskManagerClosedError(TaskError):
 
 
 class TaskFailedError(TaskError):
-    """`run` waited for a task that failed, and the exception itself is not to be had."""
+    """`run` waited for a task that failed, by what is no Exception: SystemExit, KeyboardInterrupt, CancelledError.
+
+    The original is its `__cause__`. Any other exception is raised as itself.
+    """
 
     def __init__(self, task_id: str, error_type: str, error: str) -> None:
         super().__init__(task_id, error_type, error)

@@ -139,15 +139,15 @@ class TaskRecord:
         self.progress = NO_PROGRESS
         self.attempt: Attempt | None = None
         self.queue_entry: list[Any] | None = None  #: the queue's handle while it is pending
-        self.waiters: list[asyncio.Future[None]] | None = None
+        self.waiters: list[tuple[asyncio.Future[None], Wait | None]] | None = None
 
     def release(self) -> None:
         """Let go of the callable and what it was given: nothing will run again."""
         self.func = self.context = self.queue_entry = None
         self.args, self.kwargs = (), {}
 
-    def info(self, state: TaskState | None = None) -> TaskInfo:
-        """Return a snapshot, of an earlier `state` where one is given; from any thread."""
+    def info(self, state: TaskState | None = None, progress: TaskProgress | None = None) -> TaskInfo:
+        """Return a snapshot, of an earlier `state` and `progress` where they are given; from any thread."""
         state = state or self.state
         attempt = self.attempt
         span = state.span
@@ -158,7 +158,7 @@ class TaskRecord:
             plugin_id=self.plugin_id,
             priority=self.priority,
             status=state.status,
-            progress=self.progress,
+            progress=progress or self.progress,
             created_at=self.created_at,
             started_at=state.started_at,
             completed_at=state.completed_at,
@@ -302,6 +302,27 @@ class Attempt:
             call()
 
 
+class Wait:
+    """One wait of a running task, for which it has lent its slot."""
+
+    __slots__ = ("_over", "attempt", "resumed", "waits_for")
+
+    def __init__(self, attempt: Attempt, waits_for: str) -> None:
+        self.attempt = attempt
+        self.waits_for = waits_for
+        self.resumed: asyncio.Future[None] | None = None  #: done when the task has its slot back
+        self._over = False
+        attempt.waits.append(waits_for)
+
+    def end(self) -> bool:
+        """Note that it is over; return False when that was known."""
+        if self._over:
+            return False
+        self._over = True
+        self.attempt.waits.remove(self.waits_for)
+        return True
+
+
 @dataclass(frozen=True, slots=True)
 class TaskEvent:
     """One fact about one task, announced exactly once, in order of `sequence`."""
@@ -311,9 +332,10 @@ class TaskEvent:
     at: float  #: Unix seconds
     record: TaskRecord
     state: TaskState  #: the state that the event led to
+    progress: TaskProgress
     previous: TaskStatus | None = None  #: None for submitted
 
     @property
     def info(self) -> TaskInfo:
         """The task as it was right after."""
-        return self.record.info(self.state)
+        return self.record.info(self.state, self.progress)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import inspect
 import math
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import FunctionType, ModuleType
@@ -115,7 +116,7 @@ def traits_of(func: Callable[..., Any]) -> CallableTraits:
     if type(func) is FunctionType:  # the usual case, without inspect's 4 µs
         code = func.__code__
         named = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
-        definition = getattr(func, _ATTRIBUTE, NO_DEFINITION)
+        definition = _definition_of(func)
         is_async = bool(code.co_flags & inspect.CO_COROUTINE) or inspect.iscoroutinefunction(func)
         return CallableTraits(
             definition.name or func.__qualname__, is_async, "progress_reporter" in named, definition
@@ -127,12 +128,17 @@ def traits_of(func: Callable[..., Any]) -> CallableTraits:
     inner: Any = func
     while isinstance(inner, functools.partial):
         inner = inner.func
-    definition = getattr(inner, _ATTRIBUTE, NO_DEFINITION)
-    name = definition.name or getattr(inner, "__qualname__", None) or type(inner).__qualname__
+    definition, qualname = _definition_of(inner), getattr(inner, "__qualname__", None)
+    name = definition.name or (qualname if isinstance(qualname, str) else type(inner).__qualname__)
     is_async = inspect.iscoroutinefunction(inner) or inspect.iscoroutinefunction(
         getattr(type(inner), "__call__", None)  # noqa: B004 - not a test for being callable: the method is wanted
     )
     return CallableTraits(name, is_async, _has_parameter(func, "progress_reporter"), definition)
+
+
+def _definition_of(func: object) -> TaskDefinition:
+    found = getattr(func, _ATTRIBUTE, None)  # a remote proxy has every attribute that it is asked for
+    return found if isinstance(found, TaskDefinition) else NO_DEFINITION
 
 
 def _has_parameter(func: Callable[..., Any], name: str) -> bool:
@@ -167,12 +173,12 @@ class TaskRegistry:
 
     def add_module(self, module: ModuleType) -> int:
         """Add what `module` marks with @task; return how many callables that were."""
-        defined = [
+        defined = dict.fromkeys(  # one callable may have several names
             value
             for value in vars(module).values()
-            if isinstance(getattr(value, _ATTRIBUTE, None), TaskDefinition)
-        ]
-        for func in dict.fromkeys(defined):
+            if isinstance(inspect.getattr_static(value, _ATTRIBUTE, None), TaskDefinition)
+        )  # static: a lazy proxy, such as a web framework's request, may raise when it is asked for an attribute
+        for func in defined:
             self.add(func)
         return len(defined)
 
@@ -191,11 +197,11 @@ def check_timeout(value: object) -> float | None:
     """Return `value` when it is None, or positive seconds (math.inf is no limit)."""
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value) or value <= 0:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
         raise InvalidTaskError(
             "timeout", f"{value!r} must be a positive number of seconds, or math.inf for no limit"
         )
-    return float(value)
+    return math.inf if value > sys.float_info.max else float(value)
 
 
 def parse_category(value: TaskCategory | str) -> TaskCategory:

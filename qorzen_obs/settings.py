@@ -35,9 +35,8 @@ class TaskSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     max_pending: Count = 10_000
     when_full: Literal["refuse", "wait"] = "refuse"
     category_limits: dict[TaskCategory, Count] = {}
-    ageing_seconds: Annotated[float, Meta(ge=0)] = (
-        300.0  #: waiting that is worth 50 points; 0 is strict priority
-    )
+    #: waiting that is worth 50 points, a year at most; 0 is strict priority
+    ageing_seconds: Annotated[float, Meta(ge=0, le=31_536_000)] = 300.0
     cancel_grace_seconds: Seconds = 1.0
     max_abandoned: Annotated[int, Meta(ge=0)] = 16
     shutdown_grace_seconds: Annotated[float, Meta(ge=0)] = 30.0
@@ -113,7 +112,7 @@ def convert(tree: Mapping[str, Any], kind: type[T], *, prefix: str = "") -> T:
         return msgspec.convert(tree, kind, strict=False)
     except msgspec.ValidationError as error:
         problem, _, path = str(error).partition(" - at `")
-        steps = path.removesuffix("`").removeprefix("key in ").removeprefix("$").removeprefix(".")
+        steps = path.removesuffix("`").removeprefix("key` in `").removeprefix("$").removeprefix(".")
         steps = re.sub(r"\[\.\.\.\]", "", steps)
         unknown = re.search(r"unknown field `(.+)`", problem)
         if unknown:

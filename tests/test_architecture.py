@@ -26,7 +26,8 @@ LEVELS = [
     ["core"],
     ["server"],
     ["app"],
-    ["testing", "demo"],
+    ["host"],
+    ["testing", "demo", "serve"],
     [PACKAGE],  # qorzen_obs/__init__.py, the public names
     ["cli"],
     ["__main__"],

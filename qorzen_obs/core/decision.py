@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import dis
+import inspect
 import traceback
 from asyncio import CancelledError
 from collections.abc import Coroutine
+from types import FrameType, TracebackType
 from typing import Final, NamedTuple
 
 from qorzen_obs.errors import TaskCancelled
@@ -14,6 +18,8 @@ from qorzen_obs.tasks import TaskStatus
 TIMEOUT: Final = "timeout"
 _MAX_MESSAGE: Final = 4_000
 _MAX_TRACEBACK: Final = 20_000
+_GENERATORS: Final = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
+_YIELD: Final = dis.opmap["YIELD_VALUE"]
 
 
 class Decision(NamedTuple):
@@ -60,6 +66,11 @@ def error_type_of(error: BaseException) -> str:
     return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
 
 
+def shown_text(text: str, limit: int) -> str:
+    """Return the first `limit` characters, with what UTF-8 cannot carry escaped: file names bring lone surrogates."""
+    return text[:limit].encode(errors="backslashreplace").decode()
+
+
 def _timed_out(attempt: Attempt) -> Decision:
     message = f"the attempt took longer than its timeout of {attempt.record.timeout:g} s"
     return Decision(TaskStatus.FAILED, error=message, error_type=TIMEOUT)
@@ -74,9 +85,9 @@ def _failed(error: BaseException) -> Decision:
     _forget_locals(error)
     return Decision(
         TaskStatus.FAILED,
-        error=message[:_MAX_MESSAGE],
+        error=shown_text(message, _MAX_MESSAGE),
         error_type=error_type_of(error),
-        traceback=text[-_MAX_TRACEBACK:],
+        traceback=shown_text(text[-_MAX_TRACEBACK:], _MAX_TRACEBACK),
         exception=error,
     )
 
@@ -89,8 +100,24 @@ def _forget_locals(error: BaseException) -> None:
         one = pending.pop()
         if one is not None and id(one) not in seen:
             seen.add(id(one))
-            traceback.clear_frames(one.__traceback__)
+            _clear_frames(one.__traceback__)
             pending += [one.__cause__, one.__context__]
+            if isinstance(one, BaseExceptionGroup):
+                pending += one.exceptions
+
+
+def _clear_frames(tb: TracebackType | None) -> None:
+    while tb is not None:
+        if not _may_be_suspended(tb.tb_frame):
+            with contextlib.suppress(RuntimeError):  # it is being executed
+                tb.tb_frame.clear()
+        tb = tb.tb_next
+
+
+def _may_be_suspended(frame: FrameType) -> bool:
+    """A coroutine that handled the exception and lives on; before Python 3.13 clearing its frame would close it."""
+    code = frame.f_code
+    return bool(code.co_flags & _GENERATORS) and code.co_code[frame.f_lasti] == _YIELD
 
 
 def _forgotten_await(attempt: Attempt) -> TypeError:

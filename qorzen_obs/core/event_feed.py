@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import Counter, deque
 from typing import Any, Final, Protocol
 
@@ -28,10 +29,12 @@ class EventFeed:
         self._logger = logger
         self._dropped = dropped
         self._events: deque[TaskEvent] = deque()
+        self._progress = 0  # of the queued events
         self._arrived = asyncio.Event()
         self._empty = asyncio.Event()
         self._empty.set()
         self._complained = False
+        self._closing = False
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -39,52 +42,64 @@ class EventFeed:
         self._task = asyncio.get_running_loop().create_task(self._publish_all(), name="qorzen-event-feed")
 
     def on_event(self, event: TaskEvent) -> None:
-        """Queue one event; O(1) unless the queue is full."""
+        """Queue one event; O(1), unless the queue is full and holds progress."""
         if len(self._events) >= CAPACITY and not self._make_room(event):
+            self._drop(event)
             return
         self._events.append(event)
+        self._progress += event.kind is EventKind.PROGRESS
         self._empty.clear()
         self._arrived.set()
 
     async def stop(self, deadline_seconds: float) -> None:
-        """Publish what is queued, for `deadline_seconds` at most; what is left counts as dropped."""
+        """Publish what is queued, for `deadline_seconds` at most; what is left counts as dropped.
+
+        A subscriber that ignores its cancellation has as long once more, and is left behind then.
+        """
         if self._task is None:
             return
-        try:
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(deadline_seconds):
                 await self._empty.wait()
-        except TimeoutError:
-            self._dropped["event"] += len(self._events)
+        self._closing = True
+        while self._events:
+            self._drop(self._events.popleft())
         self._task.cancel()
-        await asyncio.wait([self._task])
+        await asyncio.wait([self._task], timeout=deadline_seconds)
         self._task = None
 
     def _make_room(self, event: TaskEvent) -> bool:
-        if event.kind is not EventKind.PROGRESS:
-            for queued in self._events:
-                if queued.kind is EventKind.PROGRESS:
-                    self._events.remove(queued)
-                    self._dropped["progress"] += 1
-                    return True
+        if event.kind is EventKind.PROGRESS or not self._progress:
+            return False
+        oldest = next(queued for queued in self._events if queued.kind is EventKind.PROGRESS)
+        self._events.remove(oldest)
+        self._progress -= 1
+        self._drop(oldest)
+        return True
+
+    def _drop(self, event: TaskEvent) -> None:
         self._dropped["progress" if event.kind is EventKind.PROGRESS else "event"] += 1
-        return False
 
     async def _publish_all(self) -> None:
-        while True:
+        while not self._closing:
             await self._arrived.wait()
             self._arrived.clear()
             while self._events:
                 event = self._events.popleft()
-                try:
-                    await self._bus.publish(
-                        event_type=event.kind.value, source=SOURCE, payload=_payload(event)
-                    )
-                except Exception as error:  # noqa: BLE001 - the bus is the user's; it may fail, and is told about once
-                    self._dropped["event"] += 1
-                    if not self._complained:
-                        self._complained = True
-                        self._logger.error(names.LOG_LISTENER_FAILED, error=repr(error))
+                self._progress -= event.kind is EventKind.PROGRESS
+                await self._publish(event)
             self._empty.set()
+
+    async def _publish(self, event: TaskEvent) -> None:
+        try:
+            await self._bus.publish(event_type=event.kind.value, source=SOURCE, payload=_payload(event))
+        except (Exception, asyncio.CancelledError) as error:  # the bus is the user's, and may fail
+            self._drop(event)
+            if self._closing and isinstance(error, asyncio.CancelledError):
+                raise
+            if not self._complained:  # told once
+                self._complained = True
+                self._logger.error(names.LOG_LISTENER_FAILED, error=repr(error))
 
 
 def _payload(event: TaskEvent) -> dict[str, Any]:

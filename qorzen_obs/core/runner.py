@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import threading
 from collections.abc import Callable, Mapping
+from math import inf
 from typing import Final
 
 from qorzen_obs.clock import Clock
@@ -120,9 +120,10 @@ class Runner:
         Raises:
             InvalidTaskError: `percent` is not a finite number.
         """
-        if isinstance(percent, bool) or not isinstance(percent, (int, float)) or not math.isfinite(percent):
+        if isinstance(percent, bool) or not isinstance(percent, (int, float)) or not -inf < percent < inf:
             raise InvalidTaskError("percent", f"{percent!r} is not a number from 0 to 100")
-        attempt.reported = (float(percent), message)  # before looking at the flag, see _flush_progress
+        # Made fit to show here, where a failure is the reporter's; before looking at the flag, see _flush_progress.
+        attempt.reported = (min(100.0, max(0.0, percent)), message if type(message) is str else str(message))
         if attempt.progress_waits or attempt.settled:
             return
         attempt.progress_waits = True

@@ -7,6 +7,7 @@ A task's way through this file: `submit_task` -> `_accept` -> `_dispatch` -> `_s
 from __future__ import annotations
 
 import asyncio
+import functools
 import itertools
 import platform
 import random
@@ -24,7 +25,7 @@ from prometheus_client import CollectorRegistry
 
 from qorzen_obs.clock import Clock, SystemClock
 from qorzen_obs.core.base import QorzenManager
-from qorzen_obs.core.decision import Decision
+from qorzen_obs.core.decision import TIMEOUT, Decision, shown_text
 from qorzen_obs.core.event_feed import EventFeed
 from qorzen_obs.core.from_thread import FromThread
 from qorzen_obs.core.runner import Runner
@@ -37,6 +38,7 @@ from qorzen_obs.engines.main import MainEngine
 from qorzen_obs.errors import (
     InvalidTaskError,
     ManagerInitializationError,
+    ManagerShutdownError,
     SettingsError,
     TaskCancelled,
     TaskFailedError,
@@ -48,8 +50,15 @@ from qorzen_obs.errors import (
     TaskWaitTimeoutError,
 )
 from qorzen_obs.history.memory import MemoryHistory
-from qorzen_obs.record import Ask, Attempt, TaskEvent, TaskRecord, TaskState
-from qorzen_obs.registry import check_name, check_timeout, parse_category, parse_priority, traits_of
+from qorzen_obs.record import Ask, Attempt, TaskEvent, TaskRecord, TaskState, Wait
+from qorzen_obs.registry import (
+    CallableTraits,
+    check_name,
+    check_timeout,
+    parse_category,
+    parse_priority,
+    traits_of,
+)
 from qorzen_obs.scheduling.limits import Limits
 from qorzen_obs.scheduling.scheduler import Scheduler
 from qorzen_obs.settings import TaskSettings, convert
@@ -77,6 +86,7 @@ E = TypeVar("E", bound=Enum)
 MAX_METADATA_BYTES: Final = 16_384
 _SETTING_NAMES: Final = frozenset(TaskSettings.__struct_fields__)
 _FEED_SECONDS: Final = 2.0
+_MAX_PROGRESS_MESSAGE: Final = 500
 
 
 class ManagerState(Enum):
@@ -175,9 +185,13 @@ class TaskManager(QorzenManager):
         self._state = ManagerState.STARTING
         try:
             await self._connect()
-        except BaseException:
+        except BaseException as error:
             self._state = ManagerState.NEW
-            raise
+            known = (ManagerInitializationError, SettingsError)
+            if isinstance(error, known) or not isinstance(error, Exception):
+                raise
+            problem = f"a collaborator failed with {type(error).__name__}: {error}"
+            raise ManagerInitializationError(self.name, problem) from error
         self._state = ManagerState.READY
         self._become_ready()
         self._logger.info(names.LOG_MANAGER_STATE, state=self._state.value)
@@ -189,12 +203,11 @@ class TaskManager(QorzenManager):
         self._limits.engines = {
             kind: engine.slots for kind, engine in self._engines.items() if engine.slots is not None
         }
-        try:
-            self.registry.register(self.metrics)
-        except ValueError as error:
-            problem = "its registry has the metrics of another task manager; give each a CollectorRegistry"
-            raise ManagerInitializationError(self.name, problem) from error
-        self._instrument = SpanInstrument(self._tracer_provider or trace.get_tracer_provider(), self.version)
+        self._instrument = SpanInstrument(
+            self._tracer_provider or trace.get_tracer_provider(),
+            self.version,
+            on_error=functools.partial(self._telemetry_failed, "spans"),
+        )
         self._runner = Runner(
             loop,
             self._clock,
@@ -210,9 +223,21 @@ class TaskManager(QorzenManager):
             ("log", TaskLog(self._logger).on_event),
             ("event_bus", self._feed.on_event),
         ]
-        await self._config.register_listener("tasks", self._settings_changed)
+        self._register_metrics()
+        try:
+            await self._config.register_listener("tasks", self._settings_changed)
+        except BaseException:
+            self.registry.unregister(self.metrics)
+            raise
         self._feed.start()
         self._loop_monitor.start()
+
+    def _register_metrics(self) -> None:
+        try:
+            self.registry.register(self.metrics)
+        except ValueError as error:
+            problem = "its registry has the metrics of another task manager; give each a CollectorRegistry"
+            raise ManagerInitializationError(self.name, problem) from error
 
     def _find_engines(self, loop: asyncio.AbstractEventLoop) -> dict[EngineKind, Engine]:
         find = getattr(self._concurrency, "engine", None)
@@ -224,26 +249,34 @@ class TaskManager(QorzenManager):
             raise ManagerInitializationError(
                 self.name, "concurrency_manager has neither engine nor run_in_thread"
             )
-        by_category = {
-            TaskCategory.IO: getattr(self._concurrency, "run_io_task", None),
-            TaskCategory.UI: getattr(self._concurrency, "run_on_main_thread", None),
+        by_kind = {
+            EngineKind.IO: getattr(self._concurrency, "run_io_task", None),
+            EngineKind.MAIN: getattr(self._concurrency, "run_on_main_thread", None),
         }
 
         def choose(attempt: Attempt) -> Callable[..., Any]:
-            return by_category.get(attempt.record.category) or run_in_thread
+            record = attempt.record
+            assert record.func is not None, "a record keeps its callable until it ends"
+            return by_kind.get(_wanted_engine(record.category, traits_of(record.func))) or run_in_thread
 
         external = ExternalEngine(loop, choose)
         engines: dict[EngineKind, Engine] = {EngineKind.LOOP: LoopEngine(loop), EngineKind.EXTERNAL: external}
-        if by_category[TaskCategory.UI] is None:
+        if by_kind[EngineKind.MAIN] is None:
             engines[EngineKind.MAIN] = MainEngine(loop)
         return engines
 
     async def _settings_changed(self, key: str, value: Any) -> None:
         if key == "tasks":
             self._apply(_known_settings(value))
-        else:
-            changed = {**msgspec.to_builtins(self._settings), key.removeprefix("tasks."): value}
-            self._apply(_known_settings(changed))
+            return
+        tree = branch = msgspec.to_builtins(self._settings)
+        *levels, leaf = key.removeprefix("tasks.").split(".")
+        for level in levels:
+            branch = branch.setdefault(level, {})
+            if not isinstance(branch, dict):
+                raise SettingsError(key, f"{level!r} is a value and has no settings below it")
+        branch[leaf] = value
+        self._apply(_known_settings(tree))
 
     def _apply(self, settings: TaskSettings) -> None:
         """Put settings in force; what is lowered below what runs drains, nothing is interrupted."""
@@ -260,8 +293,13 @@ class TaskManager(QorzenManager):
 
         Complete when it returns: what would not stop is abandoned and shown so. Safe before `initialize`. A second
         call awaits the first and, with `grace_seconds=0`, ends its patience. Cancelling it does that too.
+
+        Raises:
+            ManagerShutdownError: `initialize` still runs, or a collaborator failed; stopped in the latter case.
         """
         if self._stopping is None:
+            if self._state is ManagerState.STARTING:
+                raise ManagerShutdownError(self.name, "is starting; await or cancel its initialize() first")
             if self._state is ManagerState.NEW:
                 self._state = ManagerState.STOPPED
                 return
@@ -287,7 +325,8 @@ class TaskManager(QorzenManager):
             await asyncio.wait(patience, timeout=grace_seconds, return_when=asyncio.FIRST_COMPLETED)
             for waiter in patience:
                 waiter.cancel()
-        for record in list(self._live.values()):
+        # Pending ones first, or the slots of the others would start them.
+        for record in sorted(self._live.values(), key=lambda record: record.attempt is not None):
             self._cancel(record, "shutdown")
         await (
             self._nothing_lives.wait()
@@ -295,12 +334,16 @@ class TaskManager(QorzenManager):
         self._loop_monitor.stop()
         self._runner.close()
         await self._feed.stop(_FEED_SECONDS)
-        unregister = getattr(self._config, "unregister_listener", None)
-        if unregister is not None:
-            await unregister("tasks", self._settings_changed)
         self._state = ManagerState.STOPPED
         self._become_stopped()
         self._logger.info(names.LOG_MANAGER_STATE, state=self._state.value, abandoned=len(self._zombies))
+        unregister = getattr(self._config, "unregister_listener", None)
+        if unregister is not None:
+            try:
+                await unregister("tasks", self._settings_changed)
+            except Exception as error:
+                problem = f"config_manager failed with {type(error).__name__}: {error}"
+                raise ManagerShutdownError(self.name, problem) from error
 
     # ------------------------------------------------------------------ submitting
 
@@ -355,6 +398,7 @@ class TaskManager(QorzenManager):
         Raises:
             TaskCancelled: the task was cancelled.
             TaskTimeoutError: it passed its timeout.
+            TaskFailedError: it raised SystemExit, KeyboardInterrupt or another thing that is no Exception.
         """
         task_id = await self.submit_task(func, *args, **options)
         record = self._live[task_id]
@@ -397,6 +441,7 @@ class TaskManager(QorzenManager):
         if plugin_id is not None:
             check_name("plugin_id", plugin_id)
         kept_metadata = _as_json("metadata", metadata)
+        wanted = _wanted_engine(category, traits)
         await self._admit(cell)
 
         now = self._clock.monotonic()
@@ -416,20 +461,13 @@ class TaskManager(QorzenManager):
             cancellable=cancellable,
             new_trace=definition.new_trace,
             wants_progress=traits.wants_progress,
-            engine=self._engine_for(category, traits.is_async, definition.engine),
+            engine=wanted if wanted in self._engines else EngineKind.EXTERNAL,
             context=copy_context(),
             created_at=self._clock.now(),
             eligible_at=now,
         )
         self._accept(record)
         return record
-
-    def _engine_for(self, category: TaskCategory, is_async: bool, chosen: EngineKind | None) -> EngineKind:
-        if is_async:
-            return EngineKind.LOOP
-        if chosen is None:
-            chosen = _DEFAULT_ENGINES.get(category, EngineKind.THREAD)
-        return chosen if chosen in self._engines else EngineKind.EXTERNAL
 
     async def _admit(self, cell: int) -> None:
         """Return once there is room for one more pending task."""
@@ -449,7 +487,12 @@ class TaskManager(QorzenManager):
                 raise TaskQueueFullError(limit)
             room = self._loop.create_future()
             self._room.append(room)
-            await self._lending_while(room, "room in the queue")
+            wait = self._begin_wait("room in the queue")
+            try:
+                await room
+            finally:
+                if wait is not None:
+                    await self._end_wait(wait)
 
     def _accept(self, record: TaskRecord) -> None:
         self._instrument.submitted(record)
@@ -471,7 +514,7 @@ class TaskManager(QorzenManager):
         self._dispatching = True
         try:
             while (lender := self._scheduler.resume_next()) is not None:
-                self._resumes.pop(lender.sequence).set_result(None)
+                _resolve(self._resumes.pop(lender.sequence))
             while (record := self._scheduler.start_next()) is not None:
                 self._start(record)
         finally:
@@ -513,7 +556,7 @@ class TaskManager(QorzenManager):
         del self._running[record.task_id]
         resumed = self._resumes.pop(record.sequence, None)
         if resumed is not None:
-            resumed.set_result(None)
+            _resolve(resumed)
         if not decision.abandoned:
             self._scheduler.finish(record)
         elif len(self._zombies) < self._settings.max_abandoned:
@@ -537,9 +580,9 @@ class TaskManager(QorzenManager):
         record.release()
         self._history.add(record)  # before it leaves the live ones, so that a reader always finds it
         del self._live[record.task_id]
-        for waiter in record.waiters or ():
-            if not waiter.done():
-                waiter.set_result(None)
+        for waiter, wait in record.waiters or ():
+            if _resolve(waiter) and wait is not None:
+                self._wait_is_over(wait)
         record.waiters = None
         if not self._live:
             self._nothing_lives.set()
@@ -554,7 +597,9 @@ class TaskManager(QorzenManager):
         self._announce(kind, record, before)
 
     def _announce(self, kind: EventKind, record: TaskRecord, before: TaskStatus | None) -> None:
-        event = TaskEvent(next(self._event_sequence), kind, self._clock.now(), record, record.state, before)
+        event = TaskEvent(
+            next(self._event_sequence), kind, self._clock.now(), record, record.state, record.progress, before
+        )
         for observer in self._observers:
             try:
                 observer[1](event)
@@ -563,10 +608,16 @@ class TaskManager(QorzenManager):
 
     def _dismiss(self, observer: tuple[str, Callable[[TaskEvent], None]], error: Exception) -> None:
         self._observers = [other for other in self._observers if other is not observer]
-        self.metrics.telemetry_errors[observer[0]] += 1
         self._healthy = False
+        self._telemetry_failed(observer[0], error)
+
+    def _telemetry_failed(self, component: str, error: Exception) -> None:
+        """Count a failure of the observation itself; the first of each component is logged."""
+        self.metrics.telemetry_errors[component] += 1
+        if self.metrics.telemetry_errors[component] > 1:
+            return
         try:
-            self._logger.error(names.LOG_OBSERVER_FAILED, component=observer[0], error=repr(error))
+            self._logger.error(names.LOG_OBSERVER_FAILED, component=component, error=repr(error))
         except Exception:  # noqa: BLE001 - the logger itself is what failed; the metric above tells
             self.metrics.telemetry_errors["log"] += 1
 
@@ -578,8 +629,8 @@ class TaskManager(QorzenManager):
         record = attempt.record
         assert attempt.reported is not None
         percent, message = attempt.reported
-        percent = min(100.0, max(record.progress.percent, float(percent)))
-        record.progress = TaskProgress(percent, str(message)[:500], self._clock.now())
+        percent = max(record.progress.percent, float(percent))
+        record.progress = TaskProgress(percent, shown_text(message, _MAX_PROGRESS_MESSAGE), self._clock.now())
         self._announce(EventKind.PROGRESS, record, record.state.status)
 
     # ------------------------------------------------------------------ cancelling
@@ -625,7 +676,7 @@ class TaskManager(QorzenManager):
             TaskWaitTimeoutError: `timeout` seconds went by; the task goes on.
             InvalidTaskError: the task waits, directly or by others, for its own end.
         """
-        check_timeout(timeout)
+        timeout = check_timeout(timeout)
         record = self._live.get(task_id)
         if record is not None:
             await self._wait_for(record, timeout)
@@ -639,20 +690,23 @@ class TaskManager(QorzenManager):
         if record.state.status.final:
             return
         self._refuse_cycle(record)
-        waiter = self._loop.create_future()
         if record.waiters is None:
             record.waiters = []
+        wait = self._begin_wait(record.task_id)
+        waiter = (self._loop.create_future(), wait)
         record.waiters.append(waiter)
         timer = None
         if timeout is not None and timeout != float("inf"):
-            timer = self._loop.call_later(timeout, _give_up, waiter, record.task_id, timeout)
+            timer = self._loop.call_later(timeout, _give_up, waiter[0], record.task_id, timeout)
         try:
-            await self._lending_while(waiter, record.task_id)
+            await waiter[0]
         finally:
             if timer is not None:
                 timer.cancel()
             if record.waiters is not None:
                 record.waiters.remove(waiter)
+            if wait is not None:
+                await self._end_wait(wait)
 
     def _refuse_cycle(self, target: TaskRecord) -> None:
         attempt = CURRENT.get()
@@ -669,38 +723,38 @@ class TaskManager(QorzenManager):
                 seen.add(task_id)
                 pending += waiting.waits
 
-    async def _lending_while(self, future: asyncio.Future[None], waits_for: str) -> None:
-        """Await `future`; a running task of this manager has no slot meanwhile and takes one back afterwards."""
+    def _begin_wait(self, waits_for: str) -> Wait | None:
+        """Lend the slot of the running task that the caller is in; None where it is in none of this manager."""
         attempt = CURRENT.get()
         if not isinstance(attempt, Attempt) or attempt.manager is not self or attempt.settled:
-            await future
-            return
-        self._lend(attempt, waits_for)
-        try:
-            await future
-        finally:
-            attempt.waits.remove(waits_for)
-            if attempt.wants_slot:
-                await self._take_slot_back(attempt.record)
-
-    def _lend(self, attempt: Attempt, waits_for: str) -> None:
-        attempt.waits.append(waits_for)
+            return None
         resumed = self._resumes.pop(attempt.record.sequence, None)
         if resumed is not None:  # another branch of the task wants the slot back: it goes on without
             self._scheduler.cancel_return(attempt.record)
-            resumed.set_result(None)
+            _resolve(resumed)
+        wait = Wait(attempt, waits_for)
         self._scheduler.lend(attempt.record)
         self._dispatch()
+        return wait
 
-    async def _take_slot_back(self, record: TaskRecord) -> None:
-        """Wait for a slot, ahead of every pending task. A task that is asked to stop meanwhile ends without one."""
-        resumed = self._resumes[record.sequence] = self._loop.create_future()
-        self._scheduler.take_back(record)
+    def _wait_is_over(self, wait: Wait) -> None:
+        """Line up for a slot at once: from here on no pending task gets one first."""
+        if wait.end() and wait.attempt.wants_slot:
+            record = wait.attempt.record
+            wait.resumed = self._resumes[record.sequence] = self._loop.create_future()
+            self._scheduler.take_back(record)
+
+    async def _end_wait(self, wait: Wait) -> None:
+        """Go on with a slot. A task that is asked to stop meanwhile ends without one."""
+        self._wait_is_over(wait)
+        record, resumed = wait.attempt.record, wait.resumed
+        if resumed is None:  # it waits for another one too, or should stop
+            return
         self._dispatch()
         try:
             await resumed
-        finally:
-            if self._resumes.get(record.sequence) is resumed:
+        finally:  # where this wait alone was given up, the task goes on, and has a slot as soon as there is one
+            if wait.attempt.asked is not None and self._resumes.get(record.sequence) is resumed:
                 del self._resumes[record.sequence]
                 self._scheduler.cancel_return(record)
 
@@ -708,10 +762,7 @@ class TaskManager(QorzenManager):
         """Let as many waiting submitters look again as there is room for; all of them when no room will come."""
         free = self._settings.max_pending - len(self._scheduler)
         while self._room and (free > 0 or self._state is not ManagerState.READY):
-            future = self._room.popleft()
-            if not future.done():
-                future.set_result(None)
-                free -= 1
+            free -= _resolve(self._room.popleft())
 
     # ------------------------------------------------------------------ looking
 
@@ -851,6 +902,12 @@ class TaskManager(QorzenManager):
 _DEFAULT_ENGINES: Final = {TaskCategory.IO: EngineKind.IO, TaskCategory.UI: EngineKind.MAIN}
 
 
+def _wanted_engine(category: TaskCategory, traits: CallableTraits) -> EngineKind:
+    if traits.is_async:
+        return EngineKind.LOOP
+    return traits.definition.engine or _DEFAULT_ENGINES.get(category, EngineKind.THREAD)
+
+
 def _known_settings(tree: Any) -> TaskSettings:
     """Take ours from a configuration that may hold more."""
     if not isinstance(tree, Mapping):
@@ -861,12 +918,12 @@ def _known_settings(tree: Any) -> TaskSettings:
 
 def _as_json(argument: str, value: object) -> dict[str, Any] | None:
     """Return a copy of `value` as JSON shows it."""
-    if not value:
+    if value is None:
         return None
     if not isinstance(value, Mapping):
         raise InvalidTaskError(argument, f"{type(value).__name__} must be a mapping that JSON can show")
     try:
-        encoded = msgspec.json.encode(value)
+        encoded = msgspec.json.encode(dict(value))
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise InvalidTaskError(argument, f"cannot be shown as JSON: {error}") from error
     if len(encoded) > MAX_METADATA_BYTES:
@@ -882,12 +939,20 @@ def _one_or_many(
 ) -> frozenset[E] | None:
     if value is None:
         return None
-    many: list[Any] = [value] if isinstance(value, (str, kind)) else list(value)  # type: ignore[arg-type]  # a single value was handled
     try:
+        many: list[Any] = [value] if isinstance(value, (str, kind)) else list(value)  # type: ignore[arg-type]  # a single value was handled
         return frozenset(kind(one) for one in many)
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         known = ", ".join(member.value for member in kind)
         raise InvalidTaskError(argument, f"{error}; use one of {known}") from None
+
+
+def _resolve(future: asyncio.Future[None]) -> bool:
+    """Wake whoever awaits `future`; return False when that one was cancelled or is awake already."""
+    if future.done():
+        return False
+    future.set_result(None)
+    return True
 
 
 def _give_up(waiter: asyncio.Future[None], task_id: str, timeout: float) -> None:
@@ -901,7 +966,8 @@ def _value_of(record: TaskRecord) -> Any:
         return state.result
     if state.status is TaskStatus.CANCELLED:
         raise TaskCancelled(record.task_id, state.cancel_reason)
-    if state.exception is not None:
+    if isinstance(state.exception, Exception) and not isinstance(state.exception, StopIteration):
         raise state.exception
-    kind = TaskTimeoutError if state.error_type == "timeout" else TaskFailedError
-    raise kind(record.task_id, state.error_type or "unknown", state.error or "")
+    # What is meant to end a process, a coroutine or a generator was the task's, and must not end the caller.
+    kind = TaskTimeoutError if state.error_type == TIMEOUT else TaskFailedError
+    raise kind(record.task_id, state.error_type or "unknown", state.error or "") from state.exception

@@ -6,8 +6,9 @@ each attempt that was started, when the callable's code has really ended, howeve
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Protocol
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol
 
 from qorzen_obs.record import Attempt
 from qorzen_obs.tasks import EngineKind
@@ -46,3 +47,21 @@ class Engine(Protocol):
     def close(self) -> None:
         """Let idle resources go; attempts that still run are left to end by themselves."""
         ...
+
+
+def make_task(
+    loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, None], attempt: Attempt
+) -> asyncio.Task[None]:
+    """Return an asyncio task for `coroutine` in the attempt's context, that begins at the loop's next turn.
+
+    Not by the loop's own task factory: an eager one would begin, and perhaps end, the attempt before it is started.
+    """
+    return asyncio.Task(coroutine, loop=loop, context=attempt.context)
+
+
+def is_running(task: asyncio.Task[None]) -> bool:
+    """Return whether the calling code is run by `task`; a coroutine that is being collected is not."""
+    try:
+        return asyncio.current_task() is task
+    except RuntimeError:
+        return False

@@ -7,7 +7,7 @@ import functools
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from qorzen_obs.engines.base import Ended
+from qorzen_obs.engines.base import Ended, is_running, make_task
 from qorzen_obs.record import Attempt
 from qorzen_obs.tasks import EngineKind
 
@@ -25,7 +25,7 @@ class ExternalEngine:
         self._choose = choose
 
     def start(self, attempt: Attempt, ended: Ended) -> None:
-        attempt.driver = self._loop.create_task(self._run(attempt, ended), context=attempt.context)
+        attempt.driver = make_task(self._loop, self._run(attempt, ended), attempt)
 
     def interrupt(self, attempt: Attempt) -> None:
         pass  # the foreign manager has no way to be told
@@ -42,8 +42,8 @@ class ExternalEngine:
         value, error = None, None
         try:
             value = await self._choose(attempt)(call, *record.args, **attempt.kwargs)
-        except GeneratorExit:
-            raise
-        except BaseException as caught:  # noqa: BLE001 - the run boundary: a task's exception is data
+        except BaseException as caught:
+            if isinstance(caught, GeneratorExit) and not is_running(attempt.driver):
+                raise  # the loop is gone and the coroutine is being collected
             error = caught
         ended(attempt, value, error)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from qorzen_obs.engines.base import Ended
+from qorzen_obs.engines.base import Ended, is_running, make_task
 from qorzen_obs.record import Attempt
 from qorzen_obs.tasks import EngineKind
 
@@ -20,7 +20,7 @@ class LoopEngine:
 
     def start(self, attempt: Attempt, ended: Ended) -> None:
         driver = _Driver(attempt, ended)
-        driver.task = self._loop.create_task(driver.run(), context=attempt.context)
+        driver.task = make_task(self._loop, driver.run(), attempt)
         attempt.driver = driver
 
     def interrupt(self, attempt: Attempt) -> None:
@@ -52,9 +52,9 @@ class _Driver:
         assert record.func is not None, "a record keeps its callable until it ends"
         try:
             value = await record.func(*record.args, **attempt.kwargs)
-        except GeneratorExit:  # the loop is gone and the coroutine is being collected
-            raise
-        except BaseException as caught:  # noqa: BLE001 - the run boundary: a task's exception is data
+        except BaseException as caught:
+            if isinstance(caught, GeneratorExit) and not is_running(self.task):
+                raise  # the loop is gone and the coroutine is being collected
             error = caught
         self._ended(attempt, value, error)
 

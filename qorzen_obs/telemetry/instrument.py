@@ -5,12 +5,13 @@ Uses the OpenTelemetry API only. An attempt has a context of its own, so making 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from opentelemetry import context as otel_context
 from opentelemetry import trace
 from opentelemetry.context import Context
-from opentelemetry.trace import Link, SpanKind, Status, StatusCode, TracerProvider
+from opentelemetry.trace import Link, Span, SpanKind, Status, StatusCode, TracerProvider
 
 from qorzen_obs.current import CURRENT
 from qorzen_obs.record import Attempt, TaskRecord, TaskState
@@ -21,13 +22,22 @@ _MAX_DESCRIPTION = 256
 
 
 class SpanInstrument:
-    """Makes the spans of one manager."""
+    """Makes the spans of one manager. What a tracer raises goes to `on_error` and no further."""
 
-    def __init__(self, provider: TracerProvider, version: str) -> None:
+    def __init__(
+        self, provider: TracerProvider, version: str, *, on_error: Callable[[Exception], None]
+    ) -> None:
         self._tracer = provider.get_tracer(names.SCOPE, version)
+        self._on_error = on_error
 
     def submitted(self, record: TaskRecord) -> None:
         """Mark the submission inside the caller's span, if there is one, and make it the parent of the run."""
+        try:
+            self._mark(record)
+        except Exception as error:  # noqa: BLE001 - what observes must not break what it observes
+            self._on_error(error)
+
+    def _mark(self, record: TaskRecord) -> None:
         if trace.get_current_span().get_span_context().is_valid and record.context is not None:
             span = self._tracer.start_span(
                 f"submit {record.name}", kind=SpanKind.PRODUCER, attributes=_identity(record)
@@ -38,7 +48,10 @@ class SpanInstrument:
 
     def begin(self, attempt: Attempt, started_at: float) -> None:
         """Start the attempt's span (`started_at` in Unix seconds) and make it current in the attempt's context."""
-        attempt.context.run(self._enter, attempt, started_at)
+        try:
+            attempt.context.run(self._enter, attempt, started_at)
+        except Exception as error:  # noqa: BLE001 - as in submitted
+            self._on_error(error)
 
     def _enter(self, attempt: Attempt, started_at: float) -> None:
         CURRENT.set(attempt)
@@ -66,9 +79,13 @@ class SpanInstrument:
 
     def end(self, attempt: Attempt, state: TaskState, started_at: float) -> None:
         """End the attempt's span with what was decided; its length is the monotonic duration."""
-        span = attempt.span
-        if span is None:
-            return
+        if attempt.span is not None:
+            try:
+                self._end(attempt.span, state, started_at)
+            except Exception as error:  # noqa: BLE001 - as in submitted
+                self._on_error(error)
+
+    def _end(self, span: Span, state: TaskState, started_at: float) -> None:
         if span.is_recording():
             attributes: dict[str, Any] = {
                 names.TASK_STATUS: state.status.value,

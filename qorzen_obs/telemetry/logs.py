@@ -6,6 +6,7 @@ configuration.
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 from collections.abc import MutableMapping
@@ -17,7 +18,7 @@ from opentelemetry import trace
 from opentelemetry.trace import format_span_id, format_trace_id
 
 from qorzen_obs.current import CURRENT
-from qorzen_obs.record import TaskEvent
+from qorzen_obs.record import TaskEvent, TaskRecord, TaskState
 from qorzen_obs.tasks import TaskStatus
 from qorzen_obs.telemetry import names
 
@@ -75,24 +76,25 @@ def accept_logger(logger: Any) -> Any:
     if isinstance(logger, (logging.Logger, logging.LoggerAdapter)):
         return structlog.wrap_logger(
             logger,
-            processors=[structlog.stdlib.filter_by_level, _to_text],
+            processors=[_filter_by_level, _to_text],
             wrapper_class=structlog.stdlib.BoundLogger,
         )
     return logger
 
 
 class TaskLog:
-    """Writes the canonical line of each task that ended."""
+    """Writes the canonical line of each task that ended, in its submitter's context: it belongs to that trace."""
 
     def __init__(self, logger: Any) -> None:
         self._logger = logger
 
     def on_event(self, event: TaskEvent) -> None:
         """Write `task.finished`; failures as warnings."""
-        state = event.state
-        if not state.status.final:
-            return
-        record = event.record
+        if event.state.status.final:
+            assert event.record.context is not None, "a record keeps its context until it ends"
+            event.record.context.run(self._write, event.record, event.state)
+
+    def _write(self, record: TaskRecord, state: TaskState) -> None:
         fields: dict[str, Any] = {
             "task_id": record.task_id,
             "task_name": record.name,
@@ -125,7 +127,16 @@ def _rounded(seconds: float | None) -> float | None:
 
 
 def _to_json(event: Any, **_: Any) -> str:
-    return msgspec.json.encode(event, enc_hook=repr).decode()
+    try:
+        return msgspec.json.encode(event, enc_hook=repr).decode()
+    except UnicodeEncodeError:  # a file name may hold what UTF-8 cannot carry
+        return json.dumps(event, default=repr, skipkeys=True)
+
+
+def _filter_by_level(logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    while isinstance(logger, logging.LoggerAdapter):  # structlog's filter knows loggers only
+        logger = logger.logger
+    return structlog.stdlib.filter_by_level(logger, method, event)
 
 
 def _to_text(_: Any, __: str, event: MutableMapping[str, Any]) -> str:

@@ -30,7 +30,9 @@ TASKS_SUBMITTED: Final = MetricName("qorzen_tasks_submitted", "Tasks accepted.",
 TASKS_REJECTED: Final = MetricName(
     "qorzen_tasks_rejected", "Submissions refused.", ("category", "priority", "reason")
 )
-TASKS_FINISHED: Final = MetricName("qorzen_tasks_finished", "Tasks ended.", ("category", "priority", "status"))
+TASKS_FINISHED: Final = MetricName(
+    "qorzen_tasks_finished", "Tasks ended.", ("category", "priority", "status")
+)
 RUN_DURATION: Final = MetricName(
     "qorzen_task_run_duration_seconds",
     "Duration of the last attempt of each task that ran.",
@@ -43,7 +45,9 @@ QUEUE_WAIT: Final = MetricName(
     ("category", "priority"),
     (0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800),
 )
-TASK_ERRORS: Final = MetricName("qorzen_task_errors", "Failed tasks by error type.", ("category", "error_type"))
+TASK_ERRORS: Final = MetricName(
+    "qorzen_task_errors", "Failed tasks by error type.", ("category", "error_type")
+)
 OLDEST_PENDING: Final = MetricName(
     "qorzen_task_oldest_pending_age_seconds", "Age of the oldest pending task.", ("category", "priority")
 )

@@ -1,0 +1,324 @@
+"""What every engine does, wherever it runs its callables."""
+
+import asyncio
+import contextvars
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from qorzen_obs.engines.base import Engine
+from qorzen_obs.engines.external import ExternalEngine
+from qorzen_obs.engines.loop import LoopEngine
+from qorzen_obs.engines.main import MainEngine
+from qorzen_obs.engines.threads import ThreadEngine
+from qorzen_obs.record import Ask, Attempt
+from qorzen_obs.tasks import GUARANTEES, CancelGuarantee, EngineKind
+from tests import support
+from tests.support import ThreadGate, turns, until
+
+COLOUR: contextvars.ContextVar[str] = contextvars.ContextVar("colour", default="none")
+
+
+async def run_in_thread(func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """A foreign concurrency manager's: a plain thread and a future."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[Any] = loop.create_future()
+
+    def work() -> None:
+        value, error = None, None
+        try:
+            value = func(*args, **kwargs)
+        except BaseException as caught:  # noqa: BLE001 - a thread's top
+            error = caught
+        loop.call_soon_threadsafe(settle, future, value, error)
+
+    threading.Thread(target=work, name="foreign", daemon=True).start()
+    return await carried(future)
+
+
+def settle(future: asyncio.Future[Any], value: object, error: BaseException | None) -> None:
+    if not future.done():
+        future.set_result((value, error))
+
+
+async def carried(future: asyncio.Future[Any]) -> Any:
+    value, error = await future
+    if error is not None:
+        raise error
+    return value
+
+
+MAKE: dict[EngineKind, Callable[[asyncio.AbstractEventLoop], Engine]] = {
+    EngineKind.LOOP: LoopEngine,
+    EngineKind.IO: lambda loop: ThreadEngine(loop, EngineKind.IO, 4),
+    EngineKind.THREAD: lambda loop: ThreadEngine(loop, EngineKind.THREAD, 4),
+    EngineKind.MAIN: MainEngine,
+    EngineKind.EXTERNAL: lambda loop: ExternalEngine(loop, lambda _: run_in_thread),
+}
+
+THREADED = [EngineKind.IO, EngineKind.THREAD, EngineKind.EXTERNAL]
+
+
+@dataclass
+class End:
+    value: object
+    error: BaseException | None
+    thread: threading.Thread
+
+
+class Bench:
+    """An engine on the running loop, and what it says has ended."""
+
+    def __init__(self, kind: EngineKind) -> None:
+        self.kind = kind
+        self.engine = MAKE[kind](asyncio.get_running_loop())
+        self.ends: list[tuple[Attempt, End]] = []
+
+    def start(self, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Attempt:
+        """Start a synchronous callable, or on the loop's engine an async one that does the same."""
+        wanted = self.as_async(func) if self.kind is EngineKind.LOOP else func
+        attempt = support.attempt(support.record(wanted, *args, kwargs=kwargs, engine=self.kind))
+        attempt.context.run(COLOUR.set, "the attempt's")
+        self.engine.start(attempt, self.ended)
+        return attempt
+
+    def ended(self, attempt: Attempt, value: object, error: BaseException | None) -> None:
+        self.ends.append((attempt, End(value, error, threading.current_thread())))
+
+    async def end_of(self, attempt: Attempt) -> End:
+        """The only end of an attempt."""
+        await until(lambda: any(ended is attempt for ended, _ in self.ends))
+        await turns()
+        (end,) = (end for ended, end in self.ends if ended is attempt)
+        return end
+
+    @staticmethod
+    def as_async(func: Callable[..., Any]) -> Callable[..., Awaitable[Any]]:
+        async def wrapped(*args: Any, **kwargs: Any) -> Any:
+            await asyncio.sleep(0)
+            return func(*args, **kwargs)
+
+        return wrapped
+
+
+@pytest.fixture(params=list(EngineKind), ids=lambda kind: kind.value)
+async def bench(request: pytest.FixtureRequest) -> AsyncIterator[Bench]:
+    bench = Bench(request.param)
+    yield bench
+    bench.engine.close()
+
+
+def test_the_suite_runs_over_every_engine() -> None:
+    assert set(MAKE) == set(EngineKind) == set(GUARANTEES)
+
+
+async def test_it_says_which_engine_it_is(bench: Bench) -> None:
+    assert bench.engine.kind is bench.kind
+    assert bench.engine.slots is None or bench.engine.slots >= 1
+
+
+async def test_it_reports_the_value_once_and_only_after_start_has_returned(bench: Bench) -> None:
+    attempt = bench.start(lambda a, b: (a, b), 1, b=2)
+    assert bench.ends == []
+    end = await bench.end_of(attempt)
+    assert (end.value, end.error) == ((1, 2), None)
+
+
+@pytest.mark.parametrize("error", [ValueError, SystemExit, KeyboardInterrupt, MemoryError, GeneratorExit])
+async def test_it_reports_whatever_the_callable_raises(bench: Bench, error: type[BaseException]) -> None:
+    raised = error("on purpose")
+
+    def fail() -> None:
+        raise raised
+
+    end = await bench.end_of(bench.start(fail))
+    assert (end.value, end.error) == (None, raised)
+    assert (await bench.end_of(bench.start(int))).value == 0, "it goes on working"
+
+
+async def test_it_reports_on_the_loops_own_thread(bench: Bench) -> None:
+    end = await bench.end_of(bench.start(int))
+    assert end.thread is threading.current_thread()
+
+
+async def test_it_runs_the_callable_where_it_should(bench: Bench) -> None:
+    thread = (await bench.end_of(bench.start(threading.current_thread))).value
+    assert (thread is not threading.main_thread()) == (bench.kind in THREADED)
+
+
+async def test_it_runs_the_callable_in_the_attempts_context(bench: Bench) -> None:
+    COLOUR.set("the starter's")
+
+    def repaint() -> str:
+        seen = COLOUR.get()
+        COLOUR.set("changed")
+        return seen
+
+    assert (await bench.end_of(bench.start(repaint))).value == "the attempt's"
+    assert COLOUR.get() == "the starter's"
+
+
+async def test_it_runs_many_and_each_ends_once_with_its_own_value(bench: Bench) -> None:
+    attempts = [bench.start(lambda number: number * 2, number) for number in range(40)]
+    values = [(await bench.end_of(attempt)).value for attempt in attempts]
+    assert values == [number * 2 for number in range(40)]
+    assert len(bench.ends) == 40
+
+
+async def test_interrupted_before_it_began_it_keeps_its_guarantee(bench: Bench) -> None:
+    begun: list[int] = []
+    attempt = bench.start(begun.append, 1)
+    attempt.ask(Ask.CANCEL, "test", 0.0)
+    bench.engine.interrupt(attempt)
+    bench.engine.interrupt(attempt)
+    end = await bench.end_of(attempt)
+    if GUARANTEES[bench.kind] is CancelGuarantee.PROMPT or bench.kind is EngineKind.MAIN:
+        assert isinstance(end.error, asyncio.CancelledError)
+        assert begun == []
+    else:
+        assert (end.error, begun) == (None, [1]), "what runs elsewhere has to look at its token"
+
+
+async def test_the_token_is_seen_by_the_code_on_every_engine(bench: Bench) -> None:
+    def look() -> bool:
+        return attempt.cancelled
+
+    attempt = bench.start(look)
+    attempt.ask(Ask.CANCEL, "test", 0.0)
+    assert (await bench.end_of(attempt)).value is True
+
+
+async def test_close_is_safe_when_nothing_ran_and_when_it_is_called_again(bench: Bench) -> None:
+    bench.engine.close()
+    bench.engine.close()
+
+
+@pytest.mark.parametrize("kind", THREADED)
+class TestEnginesWithThreads:
+    async def test_an_abandoned_attempt_gives_its_place_to_another(self, kind: EngineKind) -> None:
+        bench = Bench(kind)
+        with ThreadGate() as gate:
+            stuck = bench.start(gate, "late")
+            await gate.holds(1)
+            bench.engine.abandon(stuck)
+            assert (await bench.end_of(bench.start(int))).value == 0
+            assert [ended for ended, _ in bench.ends if ended is stuck] == []
+            gate.open()
+            assert (await bench.end_of(stuck)).value == "late", "it says so when the code ends at last"
+        bench.engine.close()
+
+    async def test_closed_while_a_call_runs_it_leaves_the_call_to_end_and_reports_it(
+        self, kind: EngineKind
+    ) -> None:
+        bench = Bench(kind)
+        with ThreadGate() as gate:
+            running = bench.start(gate, "value")
+            await gate.holds(1)
+            bench.engine.close()
+            gate.open()
+            assert (await bench.end_of(running)).value == "value"
+
+    async def test_a_call_that_ends_after_the_loop_has_closed_harms_nobody(self, kind: EngineKind) -> None:
+        gate, threads = ThreadGate(), list[threading.Thread]()
+
+        async def leave_it_running() -> None:
+            bench = Bench(kind)
+            bench.start(gate)
+            await gate.holds(1)
+            bench.engine.close()
+            threads.extend(gate.threads)
+
+        if kind is EngineKind.EXTERNAL:
+            pytest.skip("the foreign manager's own affair")
+        await asyncio.to_thread(asyncio.run, leave_it_running())
+        gate.open()
+        await until(lambda: not threads[0].is_alive())
+
+
+@pytest.mark.parametrize("kind", [EngineKind.IO, EngineKind.THREAD])
+class TestThreadEngine:
+    async def test_it_raises_when_there_is_no_thread_to_be_had_and_recovers(
+        self, kind: EngineKind, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def refuse(_: threading.Thread) -> None:
+            raise RuntimeError("can't start new thread")
+
+        bench = Bench(kind)
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", refuse)
+            with pytest.raises(RuntimeError, match="can't start"):
+                bench.start(int)
+        assert bench.ends == []
+        assert (await bench.end_of(bench.start(int))).value == 0
+        bench.engine.close()
+
+    async def test_its_threads_are_daemons_with_its_name_and_are_used_again(self, kind: EngineKind) -> None:
+        bench = Bench(kind)
+        threads = [(await bench.end_of(bench.start(threading.current_thread))).value for _ in range(5)]
+        assert len(set(threads)) == 1
+        assert isinstance(threads[0], threading.Thread)
+        assert threads[0].name.startswith(f"qorzen-{kind.value}-")
+        assert threads[0].daemon
+        bench.engine.close()
+        await until(lambda: not threads[0].is_alive())  # type: ignore[attr-defined]  # it is a thread, as asserted
+
+    async def test_an_idle_thread_holds_no_result(self, kind: EngineKind) -> None:
+        import gc  # noqa: PLC0415
+        import weakref  # noqa: PLC0415
+
+        class Big:
+            pass
+
+        bench = Bench(kind)
+        attempt = bench.start(Big)
+        end = await bench.end_of(attempt)
+        seen = weakref.ref(end.value)
+        bench.ends.clear()
+        del end, attempt
+        gc.collect()
+        assert seen() is None
+        bench.engine.close()
+
+
+async def test_the_main_engine_takes_one_at_a_time() -> None:
+    assert Bench(EngineKind.MAIN).engine.slots == 1
+
+
+async def test_the_loop_engine_interrupts_again_what_swallowed_the_first_time() -> None:
+    bench, interrupted = Bench(EngineKind.LOOP), list[int]()
+
+    async def stubborn() -> str:
+        while len(interrupted) < 3:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                interrupted.append(1)
+        return "at last"
+
+    attempt = support.attempt(support.record(stubborn))
+    bench.engine.start(attempt, bench.ended)
+    for number in range(3):
+        await turns()
+        assert len(interrupted) == number
+        bench.engine.interrupt(attempt)
+    assert (await bench.end_of(attempt)).value == "at last"
+
+
+async def test_a_coroutine_that_is_collected_with_its_loop_reports_nothing() -> None:
+    ends: list[object] = []
+
+    def in_another_loop() -> None:
+        loop = asyncio.new_event_loop()
+        engine = LoopEngine(loop)
+        attempt = support.attempt(support.record(asyncio.Event().wait))
+        engine.start(attempt, lambda *end: ends.append(end))
+        loop.run_until_complete(asyncio.sleep(0))
+        attempt.driver.task._log_destroy_pending = False
+        attempt.driver = None
+        loop.close()
+
+    await asyncio.to_thread(in_another_loop)
+    assert ends == []

@@ -1,0 +1,172 @@
+"""What the tests of the task manager share: gates that hold tasks, readers of spans and metrics, virtual time.
+
+Nothing here patches the code under test.
+"""
+
+import asyncio
+import functools
+import threading
+from collections.abc import Callable, Coroutine
+from contextvars import copy_context
+from typing import Any, ParamSpec, Self
+
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from prometheus_client import CollectorRegistry
+
+from qorzen_obs import testing
+from qorzen_obs.record import Attempt, TaskRecord
+from qorzen_obs.settings import EngineSettings, Settings, TaskSettings
+from qorzen_obs.tasks import EngineKind, TaskCategory, TaskPriority
+
+P = ParamSpec("P")
+
+PATIENCE_SECONDS = 5.0
+"""How long a condition may take on a busy machine. Nothing waits for it where all is well."""
+
+
+def settings(*, worker_threads: int = 4, io_threads: int = 4, **tasks: Any) -> Settings:
+    """Settings of a service, from the fields of `tasks.*`."""
+    engines = EngineSettings(io_threads=io_threads, worker_threads=worker_threads)
+    return Settings(tasks=TaskSettings(**tasks), engines=engines)
+
+
+def virtual_time(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
+    """As the one that ships; an asyncio task left running fails the test."""
+
+    @functools.wraps(test)
+    async def watched(*args: P.args, **kwargs: P.kwargs) -> None:
+        await test(*args, **kwargs)
+        left = asyncio.all_tasks() - {asyncio.current_task()}
+        assert not left, f"the test left asyncio tasks running: {left}"
+
+    return testing.virtual_time(watched)
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Return once `condition()` holds."""
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while not condition():  # noqa: ASYNC110 - it may be about another thread, which sets no Event of ours
+            await asyncio.sleep(0.001)
+
+
+async def turns(number: int = 10) -> None:
+    """Let everything that is ready on the loop run, so that what does not happen had its chance."""
+    for _ in range(number):
+        await asyncio.sleep(0)
+
+
+class Owner:
+    """The manager of an attempt that nobody manages."""
+
+    def report_progress(self, attempt: Attempt, percent: float, message: str) -> None: ...
+
+
+def record(func: Callable[..., Any] = print, *args: Any, **fields: Any) -> TaskRecord:
+    """A task's record as submit_task makes it, with these fields."""
+    given: dict[str, Any] = {
+        "task_id": "id",
+        "sequence": 1,
+        "name": "job",
+        "category": TaskCategory.CORE,
+        "priority": TaskPriority.NORMAL,
+        "cell": 0,
+        "plugin_id": None,
+        "metadata": None,
+        "timeout": None,
+        "cancellable": True,
+        "new_trace": False,
+        "wants_progress": False,
+        "engine": EngineKind.LOOP,
+        "context": copy_context(),
+        "created_at": 0.0,
+        "eligible_at": 0.0,
+        "kwargs": {},
+        **fields,
+    }
+    return TaskRecord(func=func, args=args, **given)
+
+
+def attempt(of: TaskRecord) -> Attempt:
+    """The first attempt of a task, as the manager makes it."""
+    assert of.context is not None
+    made = Attempt(of, 1, of.context.copy(), Owner())
+    of.attempt = made
+    return made
+
+
+class Gate:
+    """An async callable for tasks: they arrive in order and wait until it is opened."""
+
+    def __init__(self) -> None:
+        self.arrived: list[Any] = []
+        self._open = asyncio.Event()
+
+    async def __call__(self, value: Any = None) -> Any:
+        self.arrived.append(value)
+        await self._open.wait()
+        return value
+
+    async def holds(self, number: int) -> None:
+        """Return once so many tasks have arrived."""
+        await until(lambda: len(self.arrived) >= number)
+
+    def open(self) -> None:
+        self._open.set()
+
+
+class ThreadGate:
+    """As Gate, a synchronous callable for threads. Open it in any case, or its threads outlive the test."""
+
+    def __init__(self) -> None:
+        self.arrived: list[Any] = []
+        self.threads: list[threading.Thread] = []
+        self._open = threading.Event()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.open()
+
+    def __call__(self, value: Any = None) -> Any:
+        self.threads.append(threading.current_thread())
+        self.arrived.append(value)
+        assert self._open.wait(PATIENCE_SECONDS), "nobody opened the gate"
+        return value
+
+    async def holds(self, number: int) -> None:
+        """Return once so many calls have arrived."""
+        await until(lambda: len(self.arrived) >= number)
+
+    def open(self) -> None:
+        self._open.set()
+
+
+class Spans:
+    """A private SDK provider and what it has seen end."""
+
+    def __init__(self, **options: Any) -> None:
+        self._exporter = InMemorySpanExporter()
+        self.provider = TracerProvider(shutdown_on_exit=False, **options)
+        self.provider.add_span_processor(SimpleSpanProcessor(self._exporter))
+        self.tracer = self.provider.get_tracer("tests")
+
+    def all(self) -> tuple[ReadableSpan, ...]:
+        return self._exporter.get_finished_spans()
+
+    def one(self, name: str) -> ReadableSpan:
+        """The only span of this name."""
+        (span,) = (span for span in self.all() if span.name == name)
+        return span
+
+
+def metric(registry: CollectorRegistry, name: str, **labels: str) -> float:
+    """The sum of all samples of this name with these labels."""
+    return sum(
+        sample.value
+        for family in registry.collect()
+        for sample in family.samples
+        if sample.name == name and labels.items() <= sample.labels.items()
+    )

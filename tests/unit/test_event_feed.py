@@ -1,0 +1,103 @@
+"""The feed of the event bus: order, bounds, and an end in bounded time."""
+
+import asyncio
+from collections import Counter
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qorzen_obs.core import event_feed
+from qorzen_obs.core.event_feed import EventFeed
+from qorzen_obs.record import TaskEvent
+from qorzen_obs.tasks import EventKind
+from qorzen_obs.testing import CapturedLogs, virtual_time
+from tests.support import record, turns
+from tests.support import virtual_time as watched_virtual_time
+
+FINISHED, PROGRESS = EventKind.COMPLETED, EventKind.PROGRESS
+
+
+def event(number: int, kind: EventKind = FINISHED) -> TaskEvent:
+    one = record(task_id=f"id {number}")
+    return TaskEvent(number, kind, 0.0, one, one.state, one.progress)
+
+
+class Bus:
+    def __init__(self, *, blocked: bool = False) -> None:
+        self.ids: list[str] = []
+        self.open = asyncio.Event()
+        if not blocked:
+            self.open.set()
+
+    async def publish(self, *, event_type: str, source: str, payload: dict[str, Any]) -> None:
+        await self.open.wait()
+        self.ids.append(payload["task_id"])
+
+
+def feed(bus: Bus) -> tuple[EventFeed, Counter[str]]:
+    dropped: Counter[str] = Counter()
+    return EventFeed(bus, CapturedLogs().get_logger("feed"), dropped), dropped
+
+
+async def test_stop_is_safe_before_start_and_twice() -> None:
+    unstarted, _ = feed(Bus())
+    await unstarted.stop(1)
+    started, _ = feed(Bus())
+    started.start()
+    await started.stop(1)
+    await started.stop(1)
+
+
+async def test_everything_queued_is_published_in_order_before_stop_returns() -> None:
+    bus = Bus()
+    fed, dropped = feed(bus)
+    fed.start()
+    for number in range(100):
+        fed.on_event(event(number))
+    await fed.stop(1)
+    assert bus.ids == [f"id {number}" for number in range(100)]
+    assert not dropped
+
+
+@watched_virtual_time
+async def test_what_a_blocked_bus_leaves_at_the_deadline_is_counted_to_the_last() -> None:
+    bus = Bus(blocked=True)
+    fed, dropped = feed(bus)
+    fed.start()
+    for number in range(7):
+        fed.on_event(event(number, PROGRESS if number % 2 else FINISHED))
+    await turns()
+    await fed.stop(2)
+    assert asyncio.get_running_loop().time() == pytest.approx(2, abs=0.01)
+    assert dropped == {"event": 4, "progress": 3}
+
+
+kinds = st.sampled_from([FINISHED, PROGRESS])
+
+
+@given(st.lists(kinds, max_size=40))
+def test_a_full_queue_loses_progress_first_and_counts_all_that_it_loses(sent: list[EventKind]) -> None:
+    capacity = 8
+
+    @virtual_time
+    async def main() -> None:
+        bus = Bus(blocked=True)
+        fed, dropped = feed(bus)
+        for number, kind in enumerate(sent):
+            fed.on_event(event(number, kind))
+        fed.start()
+        bus.open.set()
+        await fed.stop(1)
+        told = [sent[int(task_id.split()[1])] for task_id in bus.ids]
+        assert bus.ids == sorted(bus.ids, key=lambda task_id: int(task_id.split()[1]))
+        assert len(told) == min(capacity, len(sent))
+        assert dropped.total() + len(told) == len(sent)
+        assert told.count(FINISHED) == min(capacity, sent.count(FINISHED))
+        if dropped["event"]:
+            assert PROGRESS not in told
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(event_feed, "CAPACITY", capacity)
+        main()

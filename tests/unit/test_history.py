@@ -1,0 +1,85 @@
+"""The memory of ended tasks: the last ones whole, more as outlines, oldest out first."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qorzen_obs.history import memory
+from qorzen_obs.history.memory import MemoryHistory
+from qorzen_obs.record import TaskRecord, TaskState
+from qorzen_obs.tasks import EngineKind, TaskCategory, TaskPriority, TaskStatus
+from tests.support import record
+
+
+def ended(number: int) -> TaskRecord:
+    one = record(
+        task_id=f"id {number}",
+        sequence=number,
+        name=f"job {number}",
+        category=TaskCategory.IO,
+        priority=TaskPriority.HIGH,
+        plugin_id="reports",
+        metadata={"number": number},
+        engine=EngineKind.THREAD,
+        created_at=10.0,
+    )
+    one.state = TaskState(
+        TaskStatus.FAILED,
+        attempt=1,
+        started_at=11.0,
+        completed_at=12.0,
+        duration_seconds=1.0,
+        error="private words",
+        error_type="ValueError",
+        result=None,
+    )
+    return one
+
+
+def test_a_kept_record_is_whole_and_an_evicted_one_is_an_outline() -> None:
+    evicted: list[TaskRecord] = []
+    history = MemoryHistory(1, evicted.append)
+    old, new = ended(1), ended(2)
+    history.add(old)
+    assert evicted == []
+    history.add(new)
+    assert evicted == [old]
+    assert (history.record("id 1"), history.record("id 2")) == (None, new)
+    whole, outline = history.info("id 2"), history.info("id 1")
+    assert whole is not None
+    assert outline is not None
+    assert (whole.evicted, whole.error, whole.metadata) == (False, "private words", {"number": 2})
+    assert (outline.evicted, outline.error, outline.metadata) == (True, None, {})
+    assert (outline.status, outline.error_type, outline.duration_seconds, outline.engine) == (
+        TaskStatus.FAILED,
+        "ValueError",
+        1.0,
+        "thread",
+    )
+    assert (outline.created_at, outline.started_at, outline.completed_at) == (10.0, 11.0, 12.0)
+    assert history.info("id 3") is None
+
+
+@given(st.lists(st.integers(0, 6), min_size=1, max_size=30), st.integers(0, 6))
+def test_whatever_is_kept_the_last_ones_are_whole_and_the_rest_outlines(keeps: list[int], first: int) -> None:
+    history = MemoryHistory(first)
+    for number, keep in enumerate(keeps):
+        history.add(ended(number))
+        history.keep = keep
+        history.shrink()
+        assert len(history) <= keep
+        assert [kept.sequence for kept in history.records()] == list(
+            range(number + 1 - len(history), number + 1)
+        )
+        for earlier in range(number + 1):
+            info = history.info(f"id {earlier}")
+            assert info is not None
+            assert info.evicted is (earlier <= number - len(history))
+
+
+def test_outlines_are_bounded_too_and_the_oldest_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "MAX_OUTLINES", 3)
+    history = MemoryHistory(1)
+    for number in range(6):
+        history.add(ended(number))
+    assert [history.info(f"id {number}") is None for number in range(6)] == [True, True] + [False] * 4

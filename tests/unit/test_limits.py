@@ -1,0 +1,70 @@
+"""Three limits at once: in all, by category and by engine."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qorzen_obs.scheduling.limits import Limits
+from qorzen_obs.tasks import EngineKind, TaskCategory
+
+IO, USER = TaskCategory.IO, TaskCategory.USER
+LOOP, THREAD = EngineKind.LOOP, EngineKind.THREAD
+
+
+def test_a_slot_is_there_while_all_three_limits_have_room() -> None:
+    limits = Limits(3, categories={IO: 1}, engines={THREAD: 2})
+    assert limits.admits(IO, THREAD)
+    limits.take(IO, THREAD)
+    assert not limits.admits(IO, LOOP), "its category is full"
+    assert limits.admits(USER, THREAD)
+    limits.take(USER, THREAD)
+    assert not limits.admits(USER, THREAD), "its engine is full"
+    assert limits.admits(USER, LOOP)
+    limits.take(USER, LOOP)
+    assert limits.full
+    assert not limits.admits(USER, LOOP), "all is full"
+    limits.give_back(IO, THREAD)
+    assert limits.admits(IO, THREAD)
+
+
+def test_a_limit_lowered_below_what_is_held_admits_nothing_until_it_has_drained() -> None:
+    limits = Limits(3)
+    for _ in range(3):
+        limits.take(IO, LOOP)
+    limits.total = 1
+    for _ in range(2):
+        limits.give_back(IO, LOOP)
+        assert not limits.admits(IO, LOOP)
+    limits.give_back(IO, LOOP)
+    assert limits.admits(IO, LOOP)
+
+
+kinds = st.tuples(st.sampled_from([IO, USER]), st.sampled_from([LOOP, THREAD]))
+
+
+@given(
+    st.lists(kinds, max_size=50),
+    st.integers(1, 8),
+    st.dictionaries(st.sampled_from([IO, USER]), st.integers(1, 5)),
+    st.dictionaries(st.sampled_from([LOOP, THREAD]), st.integers(1, 5)),
+)
+def test_whoever_asks_before_taking_never_passes_a_limit(
+    asked: list[tuple[TaskCategory, EngineKind]],
+    total: int,
+    categories: dict[TaskCategory, int],
+    engines: dict[EngineKind, int],
+) -> None:
+    limits = Limits(total, categories=categories, engines=engines)
+    held: list[tuple[TaskCategory, EngineKind]] = []
+    for number, (category, engine) in enumerate(asked):
+        room = (
+            len(held) < total
+            and [c for c, _ in held].count(category) < categories.get(category, total)
+            and [e for _, e in held].count(engine) < engines.get(engine, total)
+        )
+        assert limits.admits(category, engine) is room
+        if room:
+            limits.take(category, engine)
+            held.append((category, engine))
+        elif held and number % 3 == 0:
+            limits.give_back(*held.pop(0))
+        assert limits.held == len(held)

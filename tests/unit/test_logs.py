@@ -1,0 +1,215 @@
+"""Log lines: JSON that can always be written, levels, stdlib loggers, and whose task a line is from."""
+
+import io
+import json
+import logging
+from contextvars import copy_context
+from typing import Any
+
+import pytest
+import structlog
+
+from qorzen_obs.core.logger_manager import LoggerManager
+from qorzen_obs.current import CURRENT
+from qorzen_obs.record import TaskEvent, TaskState
+from qorzen_obs.tasks import ENDED, TaskCategory, TaskPriority, TaskStatus
+from qorzen_obs.telemetry import names
+from qorzen_obs.telemetry.logs import TaskLog, accept_logger, add_task_context, make_logger
+from qorzen_obs.testing import CapturedLogs
+from tests.support import Spans, attempt, record
+
+
+def lines(stream: io.StringIO) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in stream.getvalue().splitlines()]
+
+
+def test_on_a_pipe_each_line_is_json_with_level_and_time() -> None:
+    stream = io.StringIO()
+    make_logger("name", "info", stream).warning("something.happened", number=1, text="größe")
+    (line,) = lines(stream)
+    assert line.pop("timestamp").endswith("Z")
+    assert line == {
+        "event": "something.happened",
+        "level": "warning",
+        "logger_name": "name",
+        "number": 1,
+        "text": "größe",
+    }
+
+
+def test_on_a_terminal_a_line_is_for_people() -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    stream = Terminal()
+    make_logger("name", "info", stream).info("something.happened", number=1)
+    assert "something.happened" in stream.getvalue()
+    assert not stream.getvalue().startswith("{")
+
+
+@pytest.mark.parametrize(
+    ("level", "written"),
+    [
+        ("debug", ["d", "i", "w", "e"]),
+        ("info", ["i", "w", "e"]),
+        ("warning", ["w", "e"]),
+        ("error", ["e"]),
+        ("off", []),
+    ],
+)
+def test_only_lines_of_the_level_and_above_are_written(level: str, written: list[str]) -> None:
+    stream = io.StringIO()
+    logger = make_logger("name", level, stream)
+    for method in ("debug", "info", "warning", "error"):
+        getattr(logger, method)(method[0])
+    assert [line["event"] for line in lines(stream)] == written
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["line\nbreak", "\x1b[31mred", "\udcff", object(), {1: {2, 3}}, float("nan"), b"\xff", ValueError("x")],
+    ids=repr,
+)
+def test_any_value_becomes_one_line_of_json(value: object) -> None:
+    stream = io.StringIO()
+    make_logger("name", "info", stream).info("event", value=value)
+    assert len(stream.getvalue().splitlines()) == 1
+    assert "\x1b" not in stream.getvalue()
+    assert lines(stream)[0]["event"] == "event"
+
+
+def test_a_traceback_is_data_without_the_values_of_local_variables() -> None:
+    stream = io.StringIO()
+    logger = make_logger("name", "info", stream)
+
+    def fail() -> None:
+        secret = "canary"
+        raise ValueError(len(secret))
+
+    try:
+        fail()
+    except ValueError:
+        logger.exception("it.failed")
+    assert "canary" not in stream.getvalue()
+    (line,) = lines(stream)
+    assert line["exception"][0]["exc_type"] == "ValueError"
+    assert all(not frame.get("locals") for frame in line["exception"][0]["frames"])
+
+
+def test_the_logger_manager_takes_the_programs_own_structlog_where_there_is_one() -> None:
+    captured = structlog.testing.LogCapture()
+    structlog.configure(processors=[captured])
+    try:
+        LoggerManager().get_logger("name").info("theirs")
+        assert [entry["event"] for entry in captured.entries] == ["theirs"]
+        stream = io.StringIO()
+        LoggerManager("info", stream).get_logger("name").info("ours")
+        assert lines(stream)[0]["event"] == "ours"
+    finally:
+        structlog.reset_defaults()
+
+
+def test_making_loggers_configures_nothing_global() -> None:
+    handlers = list(logging.getLogger().handlers)
+    LoggerManager("debug", io.StringIO()).get_logger("name").info("hello")
+    assert not structlog.is_configured()
+    assert logging.getLogger().handlers == handlers
+
+
+@pytest.mark.parametrize("adapted", [False, True], ids=["logger", "adapter"])
+def test_a_standard_library_logger_takes_an_event_and_fields(
+    caplog: pytest.LogCaptureFixture, adapted: bool
+) -> None:
+    plain = logging.getLogger("test.plain")
+    logger = accept_logger(logging.LoggerAdapter(plain, {}) if adapted else plain)
+    with caplog.at_level(logging.INFO, logger="test.plain"):
+        logger.debug("not.written")
+        logger.info("task.finished", status="completed", percent="100%")
+        logger.error("broken", error="x")
+    assert [(line.levelname, line.getMessage()) for line in caplog.records] == [
+        ("INFO", "task.finished status='completed' percent='100%'"),
+        ("ERROR", "broken error='x'"),
+    ]
+
+
+def test_any_other_logger_is_taken_as_it_is() -> None:
+    logger = object()
+    assert accept_logger(logger) is logger
+
+
+def test_outside_a_task_and_a_span_nothing_is_added() -> None:
+    assert add_task_context(None, "info", {"event": "e"}) == {"event": "e"}
+
+
+def test_inside_a_task_and_a_span_both_are_added_and_what_is_said_stays() -> None:
+    spans = Spans()
+    running = attempt(record(task_id="ab", name="job", category=TaskCategory.IO, priority=TaskPriority.HIGH))
+
+    def inside() -> Any:
+        CURRENT.set(running)
+        with spans.tracer.start_as_current_span("run job"):
+            return add_task_context(None, "info", {"event": "e", "category": "mine"})
+
+    line = copy_context().run(inside)
+    span = spans.one("run job").context
+    assert line == {
+        "event": "e",
+        "category": "mine",
+        "task_id": "ab",
+        "task_name": "job",
+        "priority": "high",
+        "attempt": 1,
+        "trace_id": f"{span.trace_id:032x}",
+        "span_id": f"{span.span_id:016x}",
+    }
+
+
+def finished(**state: Any) -> dict[str, Any]:
+    logs, one = CapturedLogs(), record(task_id="ab", name="job", plugin_id="reports")
+    one.state = TaskState(**state)
+    log = TaskLog(logs.get_logger("log"))
+    log.on_event(TaskEvent(1, ENDED[one.state.status], 1.0, one, one.state, one.progress))
+    (line,) = logs.of(names.LOG_FINISHED)
+    return line
+
+
+def test_a_failed_task_is_a_warning_with_type_and_a_message_that_is_cut() -> None:
+    line = finished(
+        status=TaskStatus.FAILED,
+        attempt=1,
+        duration_seconds=0.12345678,
+        queue_wait_seconds=0.0,
+        error="x" * 1000,
+        error_type="ValueError",
+    )
+    assert (line["level"], line["error_type"], line["error"]) == ("warning", "ValueError", "x" * 300)
+    assert (line["duration_seconds"], line["queue_wait_seconds"]) == (0.123457, 0.0)
+    assert line["plugin_id"] == "reports"
+
+
+def test_an_abandoned_task_says_so() -> None:
+    line = finished(status=TaskStatus.CANCELLED, abandoned=True, cancel_reason="shutdown")
+    assert (line["abandoned"], line["cancel_reason"], line["level"]) == (True, "shutdown", "info")
+    assert "abandoned" not in finished(status=TaskStatus.COMPLETED)
+
+
+def test_a_task_that_has_not_ended_has_no_line() -> None:
+    logs, one = CapturedLogs(), record()
+    TaskLog(logs.get_logger("log")).on_event(
+        TaskEvent(1, ENDED[TaskStatus.COMPLETED], 1.0, one, one.state, one.progress)
+    )
+    assert logs.lines == []
+
+
+def test_a_line_is_written_in_the_submitters_context() -> None:
+    logs = CapturedLogs()
+
+    def submit() -> TaskEvent:
+        structlog.contextvars.bind_contextvars(request_id="r1")
+        one = record(context=copy_context())
+        one.state = TaskState(TaskStatus.COMPLETED)
+        return TaskEvent(1, ENDED[TaskStatus.COMPLETED], 1.0, one, one.state, one.progress)
+
+    TaskLog(logs.get_logger("log")).on_event(copy_context().run(submit))
+    assert logs.lines[0]["request_id"] == "r1"

@@ -1,0 +1,211 @@
+"""The metric families, from a source that stands still: names, labels, bounds and formats."""
+
+import collections
+import inspect
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
+from prometheus_client.parser import text_string_to_metric_families as parse
+
+from qorzen_obs.counts import CELL_OF, TaskCounts
+from qorzen_obs.record import Ask, TaskEvent, TaskState
+from qorzen_obs.tasks import ENDED, EngineKind, EventKind, TaskCategory, TaskPriority, TaskStatus
+from qorzen_obs.telemetry import names
+from qorzen_obs.telemetry.metrics import LABEL_CAP, TaskMetrics
+from tests.support import metric, record
+
+IO_HIGH = (TaskCategory.IO, TaskPriority.HIGH)
+
+
+class Source:
+    """A task manager as the metrics see it."""
+
+    version = "1.2.3"
+
+    def __init__(self) -> None:
+        self.counts = TaskCounts()
+
+    def oldest_pending_ages(self) -> Mapping[tuple[TaskCategory, TaskPriority], float]:
+        return {IO_HIGH: 12.5}
+
+    def oldest_running_ages(self) -> Mapping[tuple[TaskCategory, TaskPriority], float]:
+        return {IO_HIGH: 2.5}
+
+    def abandoned_by_category(self) -> Mapping[TaskCategory, int]:
+        return {TaskCategory.UI: 3}
+
+    def slots(self) -> Mapping[str, Mapping[str, int]]:
+        return {"thread": {"limit": 8, "busy": 5}}
+
+    def queue_limit(self) -> int:
+        return 77
+
+    def service_states(self) -> Mapping[str, bool]:
+        return {"ready": True, "stopped": False}
+
+
+@pytest.fixture
+def metrics() -> TaskMetrics:
+    return TaskMetrics(Source())
+
+
+@pytest.fixture
+def registry(metrics: TaskMetrics) -> CollectorRegistry:
+    registry = CollectorRegistry()
+    registry.register(metrics)
+    return registry
+
+
+def ended(status: TaskStatus, *, error_type: str | None = None, ran: bool = True) -> TaskEvent:
+    one = record(category=IO_HIGH[0], priority=IO_HIGH[1], cell=CELL_OF[IO_HIGH])
+    one.state = TaskState(
+        status,
+        error_type=error_type,
+        duration_seconds=0.3 if ran else None,
+        queue_wait_seconds=0.02 if ran else None,
+    )
+    return TaskEvent(1, ENDED[status], 1234.5, one, one.state, one.progress)
+
+
+DECLARED = [value for _, value in inspect.getmembers(names) if isinstance(value, names.MetricName)]
+
+
+def test_every_declared_metric_is_collected_and_no_other(metrics: TaskMetrics) -> None:
+    collected = [family.name for family in metrics.collect()]
+    assert sorted(collected) == sorted(metric.name for metric in DECLARED)
+
+
+@pytest.mark.parametrize("declared", DECLARED, ids=lambda declared: declared.name)
+def test_a_metric_is_well_named_explained_and_has_rising_buckets(declared: names.MetricName) -> None:
+    assert re.fullmatch(r"qorzen_[a-z_]*[a-z]", declared.name)
+    assert not declared.name.endswith(("_total", "_count", "_sum", "_bucket", "_info"))
+    assert declared.help.endswith(".")
+    assert list(declared.buckets) == sorted(set(declared.buckets))
+
+
+def test_samples_carry_the_declared_labels_and_no_others(
+    metrics: TaskMetrics, registry: CollectorRegistry
+) -> None:
+    metrics.on_event(ended(TaskStatus.COMPLETED))
+    metrics.on_event(ended(TaskStatus.FAILED, error_type="ValueError"))
+    metrics.on_request("GET", "/metrics", 200, 0.001)
+    metrics.telemetry_errors["log"] += 1
+    declared = {metric.name: set(metric.labels) for metric in DECLARED}
+    for family in registry.collect():
+        assert family.samples, family.name
+        if family.type != "stateset":  # whose label has the name of the family
+            for sample in family.samples:
+                assert set(sample.labels) - {"le"} == declared[family.name]
+
+
+def test_state_is_read_at_scrape(registry: CollectorRegistry) -> None:
+    assert metric(registry, names.OLDEST_PENDING.name, category="io", priority="high") == 12.5
+    assert metric(registry, names.OLDEST_RUNNING.name, category="io", priority="high") == 2.5
+    assert metric(registry, names.OLDEST_RUNNING.name) == 2.5, "the others are 0"
+    assert metric(registry, names.TASKS_ABANDONED.name, category="ui") == 3
+    assert metric(registry, names.ENGINE_SLOTS.name, engine="thread") == 8
+    assert metric(registry, names.ENGINE_SLOTS_BUSY.name, engine="thread") == 5
+    assert metric(registry, names.QUEUE_LIMIT.name) == 77
+    assert metric(registry, names.BUILD_INFO.name + "_info", version="1.2.3") == 1
+
+
+@pytest.mark.parametrize("status", [status for status in TaskStatus if status.final])
+def test_an_end_is_observed_once_with_its_status(
+    metrics: TaskMetrics, registry: CollectorRegistry, status: TaskStatus
+) -> None:
+    metrics.on_event(ended(status, error_type="ValueError" if status is TaskStatus.FAILED else None))
+    labels = {"category": "io", "priority": "high"}
+    duration, wait = names.RUN_DURATION.name, names.QUEUE_WAIT.name
+    assert metric(registry, duration + "_count", status=status.value, **labels) == 1
+    assert metric(registry, duration + "_count") == 1
+    assert metric(registry, duration + "_sum") == 0.3
+    assert metric(registry, wait + "_count", **labels) == metric(registry, wait + "_count") == 1
+    failed = status is TaskStatus.FAILED
+    assert (
+        metric(registry, names.TASK_ERRORS.name + "_total", category="io", error_type="ValueError") == failed
+    )
+    completed = status is TaskStatus.COMPLETED
+    assert metric(registry, names.LAST_SUCCESS.name, category="io") == (1234.5 if completed else 0)
+
+
+def test_a_task_that_never_ran_is_in_no_histogram(metrics: TaskMetrics, registry: CollectorRegistry) -> None:
+    metrics.on_event(ended(TaskStatus.CANCELLED, ran=False))
+    assert metric(registry, names.RUN_DURATION.name + "_count") == 0
+    assert metric(registry, names.QUEUE_WAIT.name + "_count") == 0
+
+
+@pytest.mark.parametrize("kind", [EventKind.SUBMITTED, EventKind.STARTED, EventKind.PROGRESS])
+def test_events_before_the_end_observe_nothing(
+    metrics: TaskMetrics, registry: CollectorRegistry, kind: EventKind
+) -> None:
+    one = record()
+    one.state = TaskState(TaskStatus.RUNNING, queue_wait_seconds=0.1)
+    metrics.on_event(TaskEvent(1, kind, 1.0, one, one.state, one.progress))
+    assert metric(registry, names.QUEUE_WAIT.name + "_count") == 0
+
+
+def test_refusals_are_counted_by_kind_and_reason(metrics: TaskMetrics, registry: CollectorRegistry) -> None:
+    metrics.on_rejected(CELL_OF[IO_HIGH], "queue_full")
+    metrics.on_rejected(CELL_OF[IO_HIGH], "closed")
+    metrics.on_rejected(0, "closed")
+    name = names.TASKS_REJECTED.name + "_total"
+    assert metric(registry, name, category="io", priority="high", reason="queue_full") == 1
+    assert metric(registry, name, reason="closed") == 2
+    assert metrics.rejected == 3
+
+
+def test_only_what_was_cancelled_counts_in_the_latency_of_cancelling(
+    metrics: TaskMetrics, registry: CollectorRegistry
+) -> None:
+    metrics.on_stopped(EngineKind.THREAD, Ask.CANCEL, 0.2)
+    metrics.on_stopped(EngineKind.THREAD, Ask.DEADLINE, 5.0)
+    assert metric(registry, names.CANCEL_LATENCY.name + "_count", engine="thread") == 1
+    assert metric(registry, names.CANCEL_LATENCY.name + "_sum") == 0.2
+
+
+def test_error_types_that_users_make_up_are_bounded(
+    metrics: TaskMetrics, registry: CollectorRegistry
+) -> None:
+    for number in range(LABEL_CAP + 50):
+        metrics.on_event(ended(TaskStatus.FAILED, error_type=f"made.up.Error{number}"))
+    name = names.TASK_ERRORS.name + "_total"
+    assert metric(registry, name) == LABEL_CAP + 50
+    assert metric(registry, name, error_type="_other") == 50
+    assert metric(registry, names.LABEL_OVERFLOW.name + "_total", label="error_type") == 50
+
+
+def test_routes_are_bounded_too(metrics: TaskMetrics, registry: CollectorRegistry) -> None:
+    for number in range(LABEL_CAP + 50):
+        metrics.on_request("GET", f"/{number}", 200, 0.001)
+    name = names.HTTP_DURATION.name + "_count"
+    assert metric(registry, name) == LABEL_CAP + 50
+    assert metric(registry, name, route="other") == 50
+
+
+def test_both_formats_can_be_read_back_with_the_same_values(
+    metrics: TaskMetrics, registry: CollectorRegistry
+) -> None:
+    metrics.on_event(ended(TaskStatus.COMPLETED))
+    metrics.on_event(ended(TaskStatus.FAILED, error_type='quotes " and \\ and\nlines'))
+    text: bytes = generate_latest(registry)
+    modern: bytes = generate_openmetrics(registry)  # type: ignore[no-untyped-call]  # theirs
+
+    def values(families: Any) -> collections.Counter[tuple[str, frozenset[tuple[str, str]]]]:
+        counted: collections.Counter[Any] = collections.Counter()
+        for family in families:
+            for sample in family.samples:
+                counted[sample.name, frozenset(sample.labels.items())] += sample.value
+        return counted
+
+    plain = parse(text.decode())
+    assert values(plain) == values(parse_openmetrics(modern.decode()))  # type: ignore[no-untyped-call]  # as above
+
+
+def test_a_second_manager_cannot_take_the_same_registry(registry: CollectorRegistry) -> None:
+    with pytest.raises(ValueError, match="Duplicated timeseries"):
+        registry.register(TaskMetrics(Source()))

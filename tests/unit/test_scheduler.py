@@ -1,0 +1,276 @@
+"""The scheduler, against a model that looks at every pending task each time."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from qorzen_obs.scheduling.limits import Limits
+from qorzen_obs.scheduling.scheduler import Scheduler
+from qorzen_obs.tasks import EngineKind, TaskCategory, TaskPriority
+
+CATEGORIES = [TaskCategory.CORE, TaskCategory.IO, TaskCategory.USER]
+ENGINES = [EngineKind.LOOP, EngineKind.THREAD]
+
+
+@dataclass(eq=False)
+class Task:
+    sequence: int
+    category: TaskCategory = TaskCategory.CORE
+    engine: EngineKind = EngineKind.LOOP
+    priority: TaskPriority = TaskPriority.NORMAL
+    eligible_at: float = 0.0
+    queue_entry: list[object] | None = field(default=None, repr=False)
+
+    def key(self, ageing: float) -> tuple[float, float, int]:
+        """The rule of the order, as it is written down."""
+        if ageing == 0:
+            return (-self.priority, self.eligible_at, self.sequence)
+        return (0, self.eligible_at - self.priority * ageing / 50, self.sequence)
+
+
+def scheduler(total: int = 1, ageing: float = 300.0) -> Scheduler[Task]:
+    return Scheduler(Limits(total), ageing_seconds=ageing)
+
+
+class SchedulerMachine(RuleBasedStateMachine):
+    """Tasks come, go, start, end, lend and return in any order, and limits change meanwhile."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0.0
+        self.sequence = 0
+        self.pending: list[Task] = []
+        self.holding: list[Task] = []
+        self.lending: list[Task] = []
+        self.returning: list[Task] = []
+        self.accepted = self.left = 0
+
+    @initialize(
+        total=st.integers(1, 6),
+        categories=st.dictionaries(st.sampled_from(CATEGORIES), st.integers(1, 4)),
+        engines=st.dictionaries(st.sampled_from(ENGINES), st.integers(1, 4)),
+        ageing=st.sampled_from([0.0, 1.0, 300.0]),
+    )
+    def begin(
+        self,
+        total: int,
+        categories: dict[TaskCategory, int],
+        engines: dict[EngineKind, int],
+        ageing: float,
+    ) -> None:
+        self.ageing = ageing
+        self.limits = Limits(total, categories=categories, engines=engines)
+        self.scheduler: Scheduler[Task] = Scheduler(self.limits, ageing_seconds=ageing)
+
+    def admitted(self, task: Task) -> bool:
+        """Whether the limits leave room for one more like `task`, counted anew."""
+        same_category = [other for other in self.holding if other.category is task.category]
+        same_engine = [other for other in self.holding if other.engine is task.engine]
+        return (
+            len(self.holding) < self.limits.total
+            and len(same_category) < self.limits.categories.get(task.category, math.inf)
+            and len(same_engine) < self.limits.engines.get(task.engine, math.inf)
+        )
+
+    def pick(self, data: Any, tasks: list[Task]) -> Task:
+        index: int = data.draw(st.integers(0, len(tasks) - 1))
+        return tasks[index]
+
+    @rule(
+        category=st.sampled_from(CATEGORIES),
+        engine=st.sampled_from(ENGINES),
+        priority=st.sampled_from(list(TaskPriority)),
+        later=st.sampled_from([0.0, 0.5, 400.0, 1200.0]),
+    )
+    def push(self, category: TaskCategory, engine: EngineKind, priority: TaskPriority, later: float) -> None:
+        self.now += later
+        self.sequence += 1
+        task = Task(self.sequence, category, engine, priority, self.now)
+        self.scheduler.push(task)
+        self.pending.append(task)
+        self.accepted += 1
+
+    @precondition(lambda self: self.pending)
+    @rule(data=st.data())
+    def remove(self, data: Any) -> None:
+        task = self.pick(data, self.pending)
+        assert self.scheduler.remove(task)
+        assert not self.scheduler.remove(task), "it has gone"
+        self.pending.remove(task)
+        self.left += 1
+
+    @rule()
+    def start_all(self) -> None:
+        while (task := self.scheduler.start_next()) is not None:
+            candidates = [other for other in self.pending if self.admitted(other)]
+            assert task is min(candidates, key=lambda other: other.key(self.ageing)), "no inversion"
+            self.pending.remove(task)
+            self.holding.append(task)
+        assert not any(self.admitted(task) for task in self.pending), "work-conserving"
+
+    @precondition(lambda self: self.holding)
+    @rule(data=st.data())
+    def lend(self, data: Any) -> None:
+        task = self.pick(data, self.holding)
+        self.scheduler.lend(task)
+        self.scheduler.lend(task)
+        self.holding.remove(task)
+        self.lending.append(task)
+
+    @precondition(lambda self: self.lending)
+    @rule(data=st.data())
+    def take_back(self, data: Any) -> None:
+        task = self.pick(data, self.lending)
+        self.scheduler.take_back(task)
+        if task not in self.returning:
+            self.returning.append(task)
+
+    @precondition(lambda self: self.returning)
+    @rule(data=st.data())
+    def cancel_return(self, data: Any) -> None:
+        task = self.pick(data, self.returning)
+        self.scheduler.cancel_return(task)
+        self.returning.remove(task)
+
+    @rule()
+    def resume_all(self) -> None:
+        while (task := self.scheduler.resume_next()) is not None:
+            assert task is next(other for other in self.returning if self.admitted(other)), "in order"
+            self.returning.remove(task)
+            self.lending.remove(task)
+            self.holding.append(task)
+        assert not any(self.admitted(task) for task in self.returning)
+
+    @precondition(lambda self: self.holding or self.lending)
+    @rule(data=st.data())
+    def finish(self, data: Any) -> None:
+        task = self.pick(data, self.holding + self.lending)
+        self.scheduler.finish(task)
+        assert not self.scheduler.remove(task), "it is not pending"
+        for tasks in (self.holding, self.lending, self.returning):
+            if task in tasks:
+                tasks.remove(task)
+        self.left += 1
+
+    @rule(
+        total=st.integers(1, 6),
+        categories=st.dictionaries(st.sampled_from(CATEGORIES), st.integers(1, 4)),
+    )
+    def change_limits(self, total: int, categories: dict[TaskCategory, int]) -> None:
+        self.limits.total = total
+        self.limits.categories = categories
+
+    @invariant()
+    def nothing_is_lost_and_every_count_is_right(self) -> None:
+        if not hasattr(self, "limits"):
+            return
+        assert self.accepted == self.left + len(self.pending) + len(self.holding) + len(self.lending)
+        assert len(self.scheduler) == len(self.pending)
+        assert self.limits.held == len(self.holding)
+        for category in CATEGORIES:
+            held = [task for task in self.holding if task.category is category]
+            assert self.limits.held_by_category[category] == len(held)
+        for engine in ENGINES:
+            assert self.limits.held_by_engine[engine] == len(
+                [task for task in self.holding if task.engine is engine]
+            )
+            assert self.scheduler.lent[engine] == len(
+                [task for task in self.lending if task.engine is engine]
+            )
+
+    @invariant()
+    def the_oldest_of_each_kind_is_known(self) -> None:
+        if not hasattr(self, "limits"):
+            return
+        oldest: dict[tuple[TaskCategory, TaskPriority], float] = {}
+        for task in self.pending:
+            kind = (task.category, task.priority)
+            oldest[kind] = min(task.eligible_at, oldest.get(kind, math.inf))
+        assert self.scheduler.oldest() == oldest
+
+
+TestScheduler = SchedulerMachine.TestCase
+TestScheduler.settings = hypothesis_settings(max_examples=40, stateful_step_count=50, deadline=None)
+
+
+def order(tasks: list[Task], ageing: float) -> list[int]:
+    pending = scheduler(len(tasks) + 1, ageing)
+    for task in tasks:
+        pending.push(task)
+    started = []
+    while (task_ := pending.start_next()) is not None:
+        started.append(task_.sequence)
+    return started
+
+
+waiting = st.lists(
+    st.tuples(st.sampled_from(list(TaskPriority)), st.sampled_from([0.0, 1.0, 300.0, 301.0, 1200.0])),
+    max_size=25,
+).map(
+    lambda steps: [
+        Task(number, priority=priority, eligible_at=sum(later for _, later in steps[: number + 1]))
+        for number, (priority, later) in enumerate(steps)
+    ]
+)
+
+
+@given(waiting)
+def test_no_task_is_overtaken_by_one_submitted_20_minutes_later_or_more(tasks: list[Task]) -> None:
+    started = order(tasks, ageing=300.0)
+    by_sequence = {task.sequence: task for task in tasks}
+    for place, sequence in enumerate(started):
+        for earlier in started[:place]:
+            first, late = by_sequence[earlier], by_sequence[sequence]
+            overtook_by = first.eligible_at - late.eligible_at
+            assert overtook_by < 20 * 60 or first.sequence < late.sequence
+
+
+@given(waiting)
+def test_with_strict_priority_only_priority_and_age_decide(tasks: list[Task]) -> None:
+    assert order(tasks, ageing=0.0) == [
+        task.sequence for task in sorted(tasks, key=lambda task: (-task.priority, task.sequence))
+    ]
+
+
+@pytest.mark.parametrize(
+    ("later", "first"),
+    [(1199.0, "critical"), (1200.0, "low"), (1201.0, "low")],
+)
+def test_the_bound_is_exactly_20_minutes(later: float, first: str) -> None:
+    low = Task(1, priority=TaskPriority.LOW, eligible_at=0.0)
+    critical = Task(2, priority=TaskPriority.CRITICAL, eligible_at=later)
+    assert order([low, critical], ageing=300.0)[0] == (1 if first == "low" else 2)
+
+
+def test_a_task_that_never_was_pending_cannot_be_removed() -> None:
+    assert not scheduler().remove(Task(1))
+
+
+def test_nothing_pending_starts_nothing() -> None:
+    assert scheduler().start_next() is None
+    assert scheduler().resume_next() is None
+
+
+def test_a_returning_task_that_is_blocked_by_its_category_lets_the_next_one_through() -> None:
+    tasks = scheduler(2)
+    tasks.limits.categories = {TaskCategory.IO: 1}
+    blocked, free = Task(1, TaskCategory.IO), Task(2)
+    for task in (blocked, free):
+        tasks.push(task)
+        assert tasks.start_next() is task
+        tasks.lend(task)
+    other = Task(3, TaskCategory.IO)
+    tasks.push(other)
+    assert tasks.start_next() is other
+    tasks.take_back(blocked)
+    tasks.take_back(free)
+    assert tasks.resume_next() is free
+    assert tasks.resume_next() is None
+    tasks.finish(other)
+    assert tasks.resume_next() is blocked

@@ -1,0 +1,142 @@
+"""Settings: defaults, a file, the environment over it, and errors that name the key."""
+
+import contextlib
+import math
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qorzen_obs.errors import SettingsError
+from qorzen_obs.settings import ENVIRONMENT_PREFIX, Settings, TaskSettings, convert, load_settings
+from qorzen_obs.tasks import TaskCategory
+
+
+def test_the_defaults_are_those_of_the_contract() -> None:
+    settings = Settings()
+    assert msgspec.to_builtins(settings.tasks) == {
+        "max_concurrent_tasks": 100,
+        "keep_completed_tasks": 1000,
+        "default_timeout": 300.0,
+        "max_pending": 10_000,
+        "when_full": "refuse",
+        "category_limits": {},
+        "ageing_seconds": 300.0,
+        "cancel_grace_seconds": 1.0,
+        "max_abandoned": 16,
+        "shutdown_grace_seconds": 30.0,
+    }
+    assert (settings.engines.io_threads, settings.engines.worker_threads >= 5) == (32, True)
+    assert (settings.server.host, settings.server.port, settings.server.token) == ("127.0.0.1", 8080, None)
+    assert settings.health.loop_blocked_seconds == 30.0
+    assert settings.history.url == "memory"
+
+
+def test_nothing_is_read_that_was_not_handed_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "qorzen.toml").write_text("[tasks]\nmax_pending = 1\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("QORZEN_TASKS__MAX_PENDING", "2")
+    assert load_settings() == Settings()
+
+
+def test_the_environment_goes_over_the_file_and_the_file_over_the_defaults(tmp_path: Path) -> None:
+    file = tmp_path / "qorzen.toml"
+    file.write_text(
+        "[tasks]\nmax_pending = 5\nkeep_completed_tasks = 6\ndefault_timeout = inf\n"
+        "[tasks.category_limits]\nio = 3\n[server]\nallowed_hosts = ['a.example']\n"
+    )
+    environment = {
+        "QORZEN_TASKS__MAX_PENDING": "7",
+        "QORZEN_TASKS__CATEGORY_LIMITS__UI": "1",
+        "QORZEN_SERVER__PORT": "0",
+        "QORZEN_TASKS__WHEN_FULL": "wait",
+        "HOME": "/nowhere",
+    }
+    settings = load_settings(file, environment)
+    assert (settings.tasks.max_pending, settings.tasks.keep_completed_tasks) == (7, 6)
+    assert settings.tasks.default_timeout == math.inf
+    assert settings.tasks.category_limits == {TaskCategory.IO: 3, TaskCategory.UI: 1}
+    assert (settings.tasks.when_full, settings.server.port) == ("wait", 0)
+    assert settings.server.allowed_hosts == ("a.example",)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "key"),
+    [
+        ("TASKS__MAX_PENDING", "0", "tasks.max_pending"),
+        ("TASKS__MAX_PENDING", "many", "tasks.max_pending"),
+        ("TASKS__MAX_PENDING", "", "tasks.max_pending"),
+        ("TASKS__MAX_PENDING__DEEPER", "1", "tasks.max_pending"),
+        ("TASKS__DEFAULT_TIMEOUT", "nan", "tasks.default_timeout"),
+        ("TASKS__DEFAULT_TIMEOUT", "0", "tasks.default_timeout"),
+        ("TASKS__AGEING_SECONDS", "inf", "tasks.ageing_seconds"),
+        ("TASKS__AGEING_SECONDS", "-1", "tasks.ageing_seconds"),
+        ("TASKS__WHEN_FULL", "drop", "tasks.when_full"),
+        ("TASKS__CATEGORY_LIMITS__IO", "0", "tasks.category_limits"),
+        ("TASKS__CATEGORY_LIMITS__NOBODY", "1", "tasks.category_limits"),
+        ("TASKS__UNKNOWN", "1", "tasks.unknown"),
+        ("TASKS", "1", "tasks"),
+        ("UNKNOWN", "1", "unknown"),
+        ("SERVER__PORT", "65536", "server.port"),
+        ("SERVER__TOKEN", "short", "server.token"),
+        ("HISTORY__URL", "postgresql://", "history.url"),
+        ("TELEMETRY__LOG_LEVEL", "loud", "telemetry.log_level"),
+    ],
+)
+def test_a_bad_key_or_value_is_named(variable: str, value: str, key: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        load_settings(environment={ENVIRONMENT_PREFIX + variable: value})
+    assert caught.value.key == key
+    assert f"setting {key!r}" in str(caught.value)
+
+
+def test_a_value_with_settings_below_it_is_named() -> None:
+    with pytest.raises(SettingsError, match="'max_pending' is a value"):
+        load_settings(
+            environment={"QORZEN_TASKS__MAX_PENDING": "1", "QORZEN_TASKS__MAX_PENDING__DEEPER": "2"}
+        )
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [(b"tasks = ", "is not valid TOML"), (b"\xff", "is not valid TOML"), (None, "cannot read")],
+    ids=["no TOML", "no text", "no file"],
+)
+def test_a_bad_file_is_named(tmp_path: Path, content: bytes | None, problem: str) -> None:
+    file = tmp_path / "qorzen.toml"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(SettingsError, match=problem) as caught:
+        load_settings(file)
+    assert caught.value.key == "--config"
+    assert str(file) in str(caught.value)
+
+
+def test_settings_cannot_be_changed() -> None:
+    with pytest.raises(AttributeError):
+        Settings().tasks.max_pending = 1  # type: ignore[misc]  # on purpose
+
+
+@pytest.mark.parametrize("value", [True, "x", 0, -1, 1.5, None, [1]])
+def test_a_count_is_a_whole_positive_number(value: Any) -> None:
+    with pytest.raises(SettingsError) as caught:
+        convert({"max_concurrent_tasks": value}, TaskSettings, prefix="tasks.")
+    assert caught.value.key == "tasks.max_concurrent_tasks"
+
+
+names = st.sampled_from(["TASKS", "MAX_PENDING", "ENGINES", "IO_THREADS", "SERVER", "X", ""])
+
+
+@given(
+    st.dictionaries(
+        st.lists(names, min_size=1, max_size=3).map(lambda levels: ENVIRONMENT_PREFIX + "__".join(levels)),
+        st.text(max_size=5) | st.integers().map(str),
+        max_size=3,
+    )
+)
+def test_any_environment_gives_settings_or_a_settings_error(environment: dict[str, str]) -> None:
+    with contextlib.suppress(SettingsError):
+        assert isinstance(load_settings(environment=environment), Settings)
