@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 from opentelemetry.trace import Span, SpanContext, format_span_id, format_trace_id
 
 from qorzen_obs.errors import TaskCancelled
+from qorzen_obs.registry import DefinitionLimit, TaskDefinition
 from qorzen_obs.tasks import (
     GUARANTEES,
     EngineKind,
@@ -73,10 +74,14 @@ class TaskRecord:
         "cell",
         "context",
         "created_at",
+        "deadline_entry",
+        "definition",
         "eligible_at",
+        "eligible_wall",
         "engine",
         "func",
         "kwargs",
+        "limit",
         "metadata",
         "name",
         "new_trace",
@@ -107,12 +112,15 @@ class TaskRecord:
         metadata: dict[str, Any] | None,
         timeout: float | None,
         cancellable: bool,
+        definition: TaskDefinition,
+        limit: DefinitionLimit | None,
         new_trace: bool,
         wants_progress: bool,
         engine: EngineKind,
         context: Context,
         created_at: float,
         eligible_at: float,
+        eligible_wall: float,
     ) -> None:
         self.task_id = task_id
         self.sequence = sequence  #: order of acceptance
@@ -129,15 +137,19 @@ class TaskRecord:
         self.metadata = metadata
         self.timeout = timeout  #: seconds of an attempt; None is no limit
         self.cancellable = cancellable
-        self.new_trace = new_trace
+        self.definition = definition
+        self.limit = limit  #: of its definition, shared with the other tasks of it
+        self.new_trace = new_trace  #: it starts a trace of its own
         self.wants_progress = wants_progress
         self.engine = engine
         self.context: Context | None = context  #: the submitter's
         self.created_at = created_at  #: Unix seconds
-        self.eligible_at = eligible_at  #: monotonic
+        self.eligible_at = eligible_at  #: monotonic; moves when an attempt is to be followed by another
+        self.eligible_wall = eligible_wall  #: Unix seconds
         self.state = ACCEPTED
         self.progress = NO_PROGRESS
         self.attempt: Attempt | None = None
+        self.deadline_entry: list[Any] | None = None  #: of the task as a whole
         self.queue_entry: list[Any] | None = None  #: the queue's handle while it is pending
         self.waiters: list[asyncio.Future[None]] | None = None
 
@@ -172,7 +184,7 @@ class TaskRecord:
             engine=self.engine.value,
             cancel_guarantee=GUARANTEES[self.engine].value,
             timeout_seconds=self.timeout,
-            eligible_at=self.created_at,
+            eligible_at=self.eligible_wall,
             queue_wait_seconds=state.queue_wait_seconds,
             duration_seconds=state.duration_seconds,
             waiting_for=attempt.waiting_for if attempt else None,

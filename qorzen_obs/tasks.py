@@ -52,9 +52,9 @@ class TaskStatus(str, Enum):
         return not LEGAL_TRANSITIONS[self]
 
 
-#: running -> pending is an attempt that will be retried; everything else moves forward only.
+#: running -> pending is an attempt that will be retried, pending -> failed a deadline that passed before a start.
 LEGAL_TRANSITIONS: Final[Mapping[TaskStatus, frozenset[TaskStatus]]] = {
-    TaskStatus.PENDING: frozenset({TaskStatus.RUNNING, TaskStatus.CANCELLED}),
+    TaskStatus.PENDING: frozenset({TaskStatus.RUNNING, TaskStatus.CANCELLED, TaskStatus.FAILED}),
     TaskStatus.RUNNING: frozenset(
         {TaskStatus.PENDING, TaskStatus.COMPLETED, TaskStatus.FAILED, TaskStatus.CANCELLED}
     ),
@@ -90,6 +90,10 @@ GUARANTEES: Final[Mapping[EngineKind, CancelGuarantee]] = {
     EngineKind.MAIN: CancelGuarantee.NONE,
     EngineKind.EXTERNAL: CancelGuarantee.NONE,
 }
+
+
+#: The `error_type` of an attempt, or a task, that passed its deadline.
+TIMEOUT: Final = "timeout"
 
 
 class EventKind(str, Enum):
@@ -137,7 +141,7 @@ class TaskInfo:
     engine: str = EngineKind.LOOP.value
     cancel_guarantee: str = CancelGuarantee.PROMPT.value
     timeout_seconds: float | None = None  #: of one attempt; None is no limit
-    eligible_at: float | None = None  #: when it may start or could have started
+    eligible_at: float | None = None  #: from when on it may start, or could have; later than now: it is scheduled
     queue_wait_seconds: float | None = None  #: from `eligible_at` to the start of the last attempt
     duration_seconds: float | None = None  #: of the last attempt
     phases: dict[str, float] = field(default_factory=dict)  #: seconds by phase of its life so far

@@ -18,7 +18,7 @@ from opentelemetry.trace import format_span_id, format_trace_id
 
 from qorzen_obs.current import CURRENT
 from qorzen_obs.record import TaskEvent
-from qorzen_obs.tasks import TaskStatus
+from qorzen_obs.tasks import EventKind, TaskStatus
 from qorzen_obs.telemetry import names
 
 _MAX_ERROR: Final = 300
@@ -83,9 +83,10 @@ class TaskLog:
         self._logger = logger
 
     def on_event(self, event: TaskEvent) -> None:
-        """Write `task.finished`; failures as warnings."""
+        """Write `task.finished`, failures as warnings, or `task.retrying`."""
         state = event.state
-        if not state.status.final:
+        retrying = event.kind is EventKind.RETRYING
+        if not (state.status.final or retrying):
             return
         record = event.record
         fields: dict[str, Any] = {
@@ -107,9 +108,13 @@ class TaskLog:
             fields["cancel_reason"] = state.cancel_reason
         if state.abandoned:
             fields["abandoned"] = True
-        if state.status is TaskStatus.FAILED:
+        if state.error_type is not None:
             fields["error_type"] = state.error_type
             fields["error"] = (state.error or "")[:_MAX_ERROR]
+        if retrying:
+            fields["eligible_in_seconds"] = _rounded(record.eligible_wall - event.at)
+            self._logger.warning(names.LOG_RETRYING, **fields)
+        elif state.status is TaskStatus.FAILED:
             self._logger.warning(names.LOG_FINISHED, **fields)
         else:
             self._logger.info(names.LOG_FINISHED, **fields)
