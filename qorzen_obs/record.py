@@ -60,6 +60,7 @@ class TaskState(NamedTuple):
 
 
 ACCEPTED: Final = TaskState(TaskStatus.PENDING)
+NO_KWARGS: Final[dict[str, Any]] = {}  # shared, and never changed
 NO_PROGRESS: Final = TaskProgress()
 
 
@@ -74,7 +75,6 @@ class TaskRecord:
         "cell",
         "context",
         "created_at",
-        "deadline_entry",
         "definition",
         "eligible_at",
         "eligible_wall",
@@ -84,7 +84,6 @@ class TaskRecord:
         "limit",
         "metadata",
         "name",
-        "new_trace",
         "plugin_id",
         "priority",
         "progress",
@@ -114,7 +113,6 @@ class TaskRecord:
         cancellable: bool,
         definition: TaskDefinition,
         limit: DefinitionLimit | None,
-        new_trace: bool,
         wants_progress: bool,
         engine: EngineKind,
         context: Context,
@@ -129,7 +127,7 @@ class TaskRecord:
             func  #: dropped, as args, kwargs and context, when the task ends
         )
         self.args = args
-        self.kwargs = kwargs
+        self.kwargs = kwargs or NO_KWARGS
         self.category = category
         self.priority = priority
         self.cell = cell  #: index of its counters
@@ -139,7 +137,6 @@ class TaskRecord:
         self.cancellable = cancellable
         self.definition = definition
         self.limit = limit  #: of its definition, shared with the other tasks of it
-        self.new_trace = new_trace  #: it starts a trace of its own
         self.wants_progress = wants_progress
         self.engine = engine
         self.context: Context | None = context  #: the submitter's
@@ -149,14 +146,19 @@ class TaskRecord:
         self.state = ACCEPTED
         self.progress = NO_PROGRESS
         self.attempt: Attempt | None = None
-        self.deadline_entry: list[Any] | None = None  #: of the task as a whole
         self.queue_entry: list[Any] | None = None  #: the queue's handle while it is pending
         self.waiters: list[asyncio.Future[None]] | None = None
+
+    @property
+    def new_trace(self) -> bool:
+        """Whether its spans start a trace of their own: where asked for, and for what does not start at once."""
+        definition = self.definition
+        return definition.new_trace or definition.delay > 0 or definition.run_at is not None
 
     def release(self) -> None:
         """Let go of the callable and what it was given: nothing will run again."""
         self.func = self.context = self.queue_entry = None
-        self.args, self.kwargs = (), {}
+        self.args, self.kwargs = (), NO_KWARGS
 
     def info(self, state: TaskState | None = None) -> TaskInfo:
         """Return a snapshot, of an earlier `state` where one is given; from any thread."""

@@ -6,6 +6,7 @@ import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
 from qorzen_obs.errors import InvalidTaskError, RetryLater, TaskTimeoutError
 from qorzen_obs.tasks import TIMEOUT
@@ -42,6 +43,9 @@ def exponential(
     return wait_seconds
 
 
+_DEFAULT_BACKOFF: Final = exponential()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retry:
     """The retry policy of a definition.
@@ -52,13 +56,15 @@ class Retry:
     """
 
     max_attempts: int = 3
-    backoff: Backoff = exponential()
+    backoff: Backoff = _DEFAULT_BACKOFF
     on: tuple[type[BaseException], ...] = (Exception,)
     give_up_on: tuple[type[BaseException], ...] = ()
 
     def __post_init__(self) -> None:
         if self.max_attempts < 1:
-            raise InvalidTaskError("max_attempts", f"{self.max_attempts!r} must be a whole number of at least 1")
+            raise InvalidTaskError(
+                "max_attempts", f"{self.max_attempts!r} must be a whole number of at least 1"
+            )
         for name, kinds in (("on", self.on), ("give_up_on", self.give_up_on)):
             if not all(isinstance(kind, type) and issubclass(kind, BaseException) for kind in kinds):
                 raise InvalidTaskError(name, f"{kinds!r} must be a tuple of exception classes")

@@ -15,6 +15,8 @@ from typing import Any, Final
 class TaskCategory(str, Enum):
     """What kind of work a task is: chooses its default engine and labels its metrics."""
 
+    __hash__ = str.__hash__  # Enum's own runs Python code for each look-up
+
     CORE = "core"  #: the service's own work
     PLUGIN = "plugin"  #: work of an extension, see `plugin_id`
     UI = "ui"  #: must run on the main loop's own thread when synchronous
@@ -25,6 +27,8 @@ class TaskCategory(str, Enum):
 
 class TaskPriority(IntEnum):
     """Who goes first. Points that waiting time is weighed against, see `tasks.ageing_seconds`."""
+
+    __hash__ = int.__hash__  # as above
 
     LOW = 0
     NORMAL = 50
@@ -39,6 +43,8 @@ class TaskPriority(IntEnum):
 
 class TaskStatus(str, Enum):
     """The five states of a task; the last three are final."""
+
+    __hash__ = str.__hash__  # Enum's own runs Python code for each look-up
 
     PENDING = "pending"  #: accepted; waits for a slot, or for its `eligible_at`
     RUNNING = "running"  #: its engine has started it
@@ -66,6 +72,8 @@ LEGAL_TRANSITIONS: Final[Mapping[TaskStatus, frozenset[TaskStatus]]] = {
 
 class EngineKind(str, Enum):
     """Where a callable runs."""
+
+    __hash__ = str.__hash__  # Enum's own runs Python code for each look-up
 
     LOOP = "loop"  #: as a coroutine on the manager's event loop
     IO = "io"  #: on a thread of the pool for waiting calls
@@ -141,7 +149,9 @@ class TaskInfo:
     engine: str = EngineKind.LOOP.value
     cancel_guarantee: str = CancelGuarantee.PROMPT.value
     timeout_seconds: float | None = None  #: of one attempt; None is no limit
-    eligible_at: float | None = None  #: from when on it may start, or could have; later than now: it is scheduled
+    eligible_at: float | None = (
+        None  #: from when on it may start, or could have; later than now: it is scheduled
+    )
     queue_wait_seconds: float | None = None  #: from `eligible_at` to the start of the last attempt
     duration_seconds: float | None = None  #: of the last attempt
     phases: dict[str, float] = field(default_factory=dict)  #: seconds by phase of its life so far

@@ -164,6 +164,7 @@ class TaskManager(QorzenManager):
         self._random = random.Random()
         self._dispatching = False
         self._definition_limits: dict[str, DefinitionLimit] = {}
+        self._deadline_entries: dict[int, list[object]] = {}  # of whole tasks, by sequence
         self._alarm: asyncio.TimerHandle | None = None
         self._alarm_at: float | None = None
         self._nothing_lives = asyncio.Event()
@@ -422,7 +423,7 @@ class TaskManager(QorzenManager):
         await self._admit(cell)
 
         now, wall = self._clock.monotonic(), self._clock.now()
-        wait = max(definition.delay, (definition.run_at or 0.0) - wall)
+        wait = max(definition.delay, (definition.run_at or 0.0) - wall, 0.0)
         record = TaskRecord(
             task_id=f"{self._random.getrandbits(128):032x}",
             sequence=next(self._task_sequence),
@@ -439,13 +440,12 @@ class TaskManager(QorzenManager):
             cancellable=cancellable,
             definition=definition,
             limit=self._limit_of(name, definition),
-            new_trace=definition.new_trace or wait > 0,
             wants_progress=traits.wants_progress,
             engine=self._engine_for(category, traits.is_async, definition.engine),
             context=copy_context(),
             created_at=wall,
-            eligible_at=now + wait,
-            eligible_wall=wall + wait,
+            eligible_at=now + wait if wait else now,
+            eligible_wall=wall + wait if wait else wall,
         )
         self._accept(record)
         return record
@@ -497,7 +497,7 @@ class TaskManager(QorzenManager):
         self._scheduler.push(record, self._clock.monotonic())
         if record.definition.deadline is not None:
             when = self._clock.monotonic() + record.definition.deadline
-            record.deadline_entry = self._task_deadlines.add(when, record)
+            self._deadline_entries[record.sequence] = self._task_deadlines.add(when, record)
         self._announce(EventKind.SUBMITTED, record, None)
         self._dispatch()
 
@@ -609,17 +609,19 @@ class TaskManager(QorzenManager):
             self._dispatch()
 
     def _task_deadline_passed(self, record: TaskRecord) -> None:
-        record.deadline_entry = None
+        del self._deadline_entries[record.sequence]
         if record.attempt is not None:
             self._runner.ask(record.attempt, Ask.DEADLINE, TASK_DEADLINE)
         elif self._scheduler.remove(record):
             message = f"the task had not ended {record.definition.deadline:g} s after it was accepted"
-            self._end(record, record.state._replace(status=TaskStatus.FAILED, error=message, error_type=TIMEOUT))
+            self._end(
+                record, record.state._replace(status=TaskStatus.FAILED, error=message, error_type=TIMEOUT)
+            )
 
     def _end(self, record: TaskRecord, state: TaskState) -> None:
-        if record.deadline_entry is not None:
-            self._task_deadlines.remove(record.deadline_entry)
-            record.deadline_entry = None
+        deadline = self._deadline_entries.pop(record.sequence, None)
+        if deadline is not None:
+            self._task_deadlines.remove(deadline)
         state = state._replace(completed_at=self._clock.now())
         self._change(record, state, ENDED[state.status])
         record.attempt = None
@@ -697,7 +699,12 @@ class TaskManager(QorzenManager):
         if record.attempt is not None:
             self._runner.ask(record.attempt, Ask.CANCEL, reason)
         elif self._scheduler.remove(record):
-            self._end(record, record.state._replace(status=TaskStatus.CANCELLED, cancel_reason=reason, error=None, error_type=None))
+            self._end(
+                record,
+                record.state._replace(
+                    status=TaskStatus.CANCELLED, cancel_reason=reason, error=None, error_type=None
+                ),
+            )
 
     # ------------------------------------------------------------------ waiting
 

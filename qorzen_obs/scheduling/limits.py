@@ -66,7 +66,9 @@ class Limits:
         self.held_by_category[category] += 1
         self.held_by_engine[engine] += 1
 
-    def give_back(self, category: TaskCategory, engine: EngineKind, own: DefinitionLimit | None = None) -> None:
+    def give_back(
+        self, category: TaskCategory, engine: EngineKind, own: DefinitionLimit | None = None
+    ) -> None:
         """Hold one slot less."""
         if own is not None:
             own.held -= 1

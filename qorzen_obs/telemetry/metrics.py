@@ -56,9 +56,7 @@ class TaskMetrics(Collector):
 
     def __init__(self, source: MetricsSource) -> None:
         self._source = source
-        self._run_duration = {
-            status: [HistogramCell(names.RUN_DURATION) for _ in CELLS] for status in FINAL
-        }
+        self._run_duration = {status: [HistogramCell(names.RUN_DURATION) for _ in CELLS] for status in FINAL}
         self._queue_wait = [HistogramCell(names.QUEUE_WAIT) for _ in CELLS]
         self._cancel_latency = {kind: HistogramCell(names.CANCEL_LATENCY) for kind in EngineKind}
         self._http: dict[tuple[str, str, str], HistogramCell] = {}

@@ -30,7 +30,9 @@ TASKS_SUBMITTED: Final = MetricName("qorzen_tasks_submitted", "Tasks accepted.",
 TASKS_REJECTED: Final = MetricName(
     "qorzen_tasks_rejected", "Submissions refused.", ("category", "priority", "reason")
 )
-TASKS_FINISHED: Final = MetricName("qorzen_tasks_finished", "Tasks ended.", ("category", "priority", "status"))
+TASKS_FINISHED: Final = MetricName(
+    "qorzen_tasks_finished", "Tasks ended.", ("category", "priority", "status")
+)
 RUN_DURATION: Final = MetricName(
     "qorzen_task_run_duration_seconds",
     "Duration of the last attempt of each task that ran.",
@@ -46,7 +48,9 @@ QUEUE_WAIT: Final = MetricName(
 TASK_RETRIES: Final = MetricName(
     "qorzen_task_retries", "Attempts that were followed by another.", ("category", "priority")
 )
-TASK_ERRORS: Final = MetricName("qorzen_task_errors", "Failed tasks by error type.", ("category", "error_type"))
+TASK_ERRORS: Final = MetricName(
+    "qorzen_task_errors", "Failed tasks by error type.", ("category", "error_type")
+)
 OLDEST_PENDING: Final = MetricName(
     "qorzen_task_oldest_pending_age_seconds", "Age of the oldest pending task.", ("category", "priority")
 )
