@@ -218,15 +218,19 @@ def check_name(argument: str, value: object) -> str:
     return value
 
 
-def check_timeout(value: object) -> float | None:
+def check_timeout(value: object, argument: str = "timeout") -> float | None:
     """Return `value` when it is None, or positive seconds (math.inf is no limit)."""
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value) or value <= 0:
-        raise InvalidTaskError(
-            "timeout", f"{value!r} must be a positive number of seconds, or math.inf for no limit"
-        )
+        problem = f"{value!r} must be a positive number of seconds, or math.inf for no limit"
+        raise InvalidTaskError(argument, problem)
     return float(value)
+
+
+def _check_deadline(value: object) -> float | None:
+    seconds = check_timeout(value, "deadline")
+    return None if seconds == math.inf else seconds
 
 
 def _check_seconds(argument: str, value: object) -> float:
@@ -300,7 +304,7 @@ _CHECKS: Final[dict[str, Callable[[Any], Any]]] = {
     "category": parse_category,
     "priority": parse_priority,
     "timeout": check_timeout,
-    "deadline": check_timeout,
+    "deadline": _check_deadline,
     "retry": _check_retry,
     "delay": functools.partial(_check_seconds, "delay"),
     "run_at": _check_run_at,

@@ -61,7 +61,7 @@ from qorzen_obs.registry import (
 )
 from qorzen_obs.retry import retry_wait_seconds
 from qorzen_obs.scheduling.limits import Limits
-from qorzen_obs.scheduling.scheduler import Scheduler
+from qorzen_obs.scheduling.scheduler import Explanation, Scheduler
 from qorzen_obs.settings import TaskSettings, convert
 from qorzen_obs.tasks import (
     ENDED,
@@ -842,6 +842,19 @@ class TaskManager(QorzenManager):
         """As `get_task_info`; from any thread."""
         record = self._live.get(task_id)
         return record.info() if record is not None else self._history.info(task_id)
+
+    def why_pending(self, task_id: str) -> Explanation | None:
+        """Return why a task is pending, None when it is not; for the work loop. O(n) in what is pending.
+
+        Raises:
+            TaskNotFoundError: the id is unknown.
+        """
+        record = self._live.get(task_id)
+        if record is None and self._history.info(task_id) is None:
+            raise TaskNotFoundError(task_id)
+        if record is None or record.state.status is not TaskStatus.PENDING:
+            return None
+        return self._scheduler.explain(record, self._clock.monotonic())
 
     def records(self) -> list[TaskRecord]:
         """Return the live and the kept records, newest first; from any thread."""

@@ -75,7 +75,9 @@ def main() -> None:
         print(f"{depth:>12,}" + "".join(f"{cell:>16}" for cell in cells))
     print()
     records, bare = _memory(100_000)
-    print(f"Memory of a pending task: {records:.0f} bytes, all told; an item of a bare PriorityQueue: {bare:.0f}")
+    print(
+        f"Memory of a pending task: {records:.0f} bytes, all told; an item of a bare PriorityQueue: {bare:.0f}"
+    )
     print()
     asyncio.run(_hop())
 
