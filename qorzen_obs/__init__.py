@@ -1,19 +1,23 @@
 """A task manager for asyncio services in which nothing runs unobserved.
 
-    async with open_task_manager(http=True) as tasks:
-        value = await tasks.run(callable, argument)
+async with open_task_manager(http=True) as tasks:
+    value = await tasks.run(callable, argument)
 """
 
 from qorzen_obs.app import open_task_manager
 from qorzen_obs.core.base import QorzenManager
 from qorzen_obs.core.task_manager import TaskManager
 from qorzen_obs.current import current_task, track
-from qorzen_obs.registry import task
+from qorzen_obs.errors import RetryLater
+from qorzen_obs.registry import task, with_options
+from qorzen_obs.retry import Retry, exponential
 from qorzen_obs.settings import Settings
 from qorzen_obs.tasks import TaskCategory, TaskInfo, TaskPriority, TaskProgress, TaskStatus
 
 __all__ = [
     "QorzenManager",
+    "Retry",
+    "RetryLater",
     "Settings",
     "TaskCategory",
     "TaskInfo",
@@ -22,7 +26,9 @@ __all__ = [
     "TaskProgress",
     "TaskStatus",
     "current_task",
+    "exponential",
     "open_task_manager",
     "task",
     "track",
+    "with_options",
 ]

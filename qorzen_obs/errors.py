@@ -146,6 +146,22 @@ class TaskTimeoutError(TaskFailedError, TimeoutError):
     """`run` waited for a task whose attempt passed its timeout."""
 
 
+class RetryLater(TaskError):
+    """A task raises this to be tried again after `seconds`, whatever its retry policy says of other exceptions.
+
+    It counts as an attempt: where the definition has a `retry`, its `max_attempts` holds.
+    """
+
+    def __init__(self, seconds: float, reason: str = "") -> None:
+        super().__init__(seconds, reason)
+        self.seconds = seconds
+        self.reason = reason
+
+    def __str__(self) -> str:
+        because = f": {self.reason}" if self.reason else ""
+        return f"asked to be tried again in {self.seconds:g} s{because}"
+
+
 class TaskCancelled(TaskError):
     """Raised in a thread by `current_task().raise_if_cancelled()`, and by `run` for a cancelled task."""
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 from opentelemetry.trace import Span, SpanContext, format_span_id, format_trace_id
 
 from qorzen_obs.errors import TaskCancelled
+from qorzen_obs.registry import DefinitionLimit, TaskDefinition
 from qorzen_obs.tasks import (
     GUARANTEES,
     EngineKind,
@@ -59,6 +60,7 @@ class TaskState(NamedTuple):
 
 
 ACCEPTED: Final = TaskState(TaskStatus.PENDING)
+NO_KWARGS: Final[dict[str, Any]] = {}  # shared, and never changed
 NO_PROGRESS: Final = TaskProgress()
 
 
@@ -73,13 +75,15 @@ class TaskRecord:
         "cell",
         "context",
         "created_at",
+        "definition",
         "eligible_at",
+        "eligible_wall",
         "engine",
         "func",
         "kwargs",
+        "limit",
         "metadata",
         "name",
-        "new_trace",
         "plugin_id",
         "priority",
         "progress",
@@ -107,12 +111,14 @@ class TaskRecord:
         metadata: dict[str, Any] | None,
         timeout: float | None,
         cancellable: bool,
-        new_trace: bool,
+        definition: TaskDefinition,
+        limit: DefinitionLimit | None,
         wants_progress: bool,
         engine: EngineKind,
         context: Context,
         created_at: float,
         eligible_at: float,
+        eligible_wall: float,
     ) -> None:
         self.task_id = task_id
         self.sequence = sequence  #: order of acceptance
@@ -121,7 +127,7 @@ class TaskRecord:
             func  #: dropped, as args, kwargs and context, when the task ends
         )
         self.args = args
-        self.kwargs = kwargs
+        self.kwargs = kwargs or NO_KWARGS
         self.category = category
         self.priority = priority
         self.cell = cell  #: index of its counters
@@ -129,22 +135,30 @@ class TaskRecord:
         self.metadata = metadata
         self.timeout = timeout  #: seconds of an attempt; None is no limit
         self.cancellable = cancellable
-        self.new_trace = new_trace
+        self.definition = definition
+        self.limit = limit  #: of its definition, shared with the other tasks of it
         self.wants_progress = wants_progress
         self.engine = engine
         self.context: Context | None = context  #: the submitter's
         self.created_at = created_at  #: Unix seconds
-        self.eligible_at = eligible_at  #: monotonic
+        self.eligible_at = eligible_at  #: monotonic; moves when an attempt is to be followed by another
+        self.eligible_wall = eligible_wall  #: Unix seconds
         self.state = ACCEPTED
         self.progress = NO_PROGRESS
         self.attempt: Attempt | None = None
         self.queue_entry: list[Any] | None = None  #: the queue's handle while it is pending
         self.waiters: list[tuple[asyncio.Future[None], Wait | None]] | None = None
 
+    @property
+    def new_trace(self) -> bool:
+        """Whether its spans start a trace of their own: where asked for, and for what does not start at once."""
+        definition = self.definition
+        return definition.new_trace or definition.delay > 0 or definition.run_at is not None
+
     def release(self) -> None:
         """Let go of the callable and what it was given: nothing will run again."""
         self.func = self.context = self.queue_entry = None
-        self.args, self.kwargs = (), {}
+        self.args, self.kwargs = (), NO_KWARGS
 
     def info(self, state: TaskState | None = None, progress: TaskProgress | None = None) -> TaskInfo:
         """Return a snapshot, of an earlier `state` and `progress` where they are given; from any thread."""
@@ -172,7 +186,7 @@ class TaskRecord:
             engine=self.engine.value,
             cancel_guarantee=GUARANTEES[self.engine].value,
             timeout_seconds=self.timeout,
-            eligible_at=self.created_at,
+            eligible_at=self.eligible_wall,
             queue_wait_seconds=state.queue_wait_seconds,
             duration_seconds=state.duration_seconds,
             waiting_for=attempt.waiting_for if attempt else None,

@@ -6,16 +6,19 @@ of the modules that it hosts in a TaskRegistry.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import inspect
 import math
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from types import FunctionType, ModuleType
-from typing import Any, Final, TypeVar, overload
+from typing import Any, Final, TypedDict, TypeVar, Unpack, overload
 
 from qorzen_obs.errors import InvalidTaskError
+from qorzen_obs.retry import Retry
 from qorzen_obs.tasks import EngineKind, TaskCategory, TaskPriority
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -33,12 +36,28 @@ class TaskDefinition:
     category: TaskCategory | None = None
     priority: TaskPriority | None = None
     timeout: float | None = None  #: seconds of one attempt; math.inf is no limit
+    deadline: float | None = None  #: seconds from acceptance to the end of the last attempt
+    retry: Retry | None = None
+    delay: float = 0.0  #: seconds from acceptance until it may start
+    run_at: float | None = None  #: Unix seconds before which it does not start
+    max_concurrent: int | None = None  #: tasks of this definition that run at once
     engine: EngineKind | None = None
     new_trace: bool = False  #: start a trace of its own, linked to the submitter's
     at_start: bool = False  #: `serve` submits it once, when the service has started
 
 
 NO_DEFINITION: Final = TaskDefinition()
+
+
+class DefinitionLimit:
+    """How many tasks of one definition may run, and how many do."""
+
+    __slots__ = ("held", "maximum", "name")
+
+    def __init__(self, name: str, maximum: int) -> None:
+        self.name = name
+        self.maximum = maximum
+        self.held = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,60 +70,70 @@ class CallableTraits:
     definition: TaskDefinition
 
 
+class TaskOptions(TypedDict, total=False):
+    """What `@task` takes, as a user writes it; TaskDefinition says what each means."""
+
+    name: str
+    category: TaskCategory | str
+    priority: TaskPriority | str | int
+    timeout: float
+    deadline: float
+    retry: Retry
+    delay: float
+    run_at: datetime | float
+    max_concurrent: int
+    engine: EngineKind | str
+    new_trace: bool
+    at_start: bool
+
+
 @overload
 def task(func: F, /) -> F: ...
 @overload
-def task(
-    *,
-    name: str | None = None,
-    category: TaskCategory | str | None = None,
-    priority: TaskPriority | str | int | None = None,
-    timeout: float | None = None,
-    engine: EngineKind | str | None = None,
-    new_trace: bool = False,
-    at_start: bool = False,
-) -> Callable[[F], F]: ...
-def task(
-    func: F | None = None,
-    /,
-    *,
-    name: str | None = None,
-    category: TaskCategory | str | None = None,
-    priority: TaskPriority | str | int | None = None,
-    timeout: float | None = None,
-    engine: EngineKind | str | None = None,
-    new_trace: bool = False,
-    at_start: bool = False,
-) -> F | Callable[[F], F]:
+def task(**options: Unpack[TaskOptions]) -> Callable[[F], F]: ...
+def task(func: F | None = None, /, **options: Unpack[TaskOptions]) -> F | Callable[[F], F]:
     """Give a callable the defaults it is submitted with, and a name to be found by; it stays callable as before.
 
+    See TaskDefinition for the options.
+
     Raises:
-        InvalidTaskError: a value is out of bounds, or the engine cannot run this kind of callable.
+        InvalidTaskError: an option is unknown or out of bounds, or the engine cannot run this kind of callable.
     """
-    definition = TaskDefinition(
-        name=check_name("name", name) if name is not None else None,
-        category=parse_category(category) if category is not None else None,
-        priority=parse_priority(priority) if priority is not None else None,
-        timeout=check_timeout(timeout),
-        engine=_parse_engine(engine) if engine is not None else None,
-        new_trace=new_trace,
-        at_start=at_start,
-    )
+    checked = {option: _check_option(option, value) for option, value in options.items()}
 
     def define(function: F) -> F:
-        is_async = traits_of(function).is_async
-        if definition.engine is not None and is_async != (definition.engine is EngineKind.LOOP):
-            kind, right = (
-                ("an async", "'loop'") if is_async else ("a synchronous", "'io', 'thread' or 'main'")
-            )
-            raise InvalidTaskError(
-                "engine",
-                f"{definition.engine.value!r} cannot run {kind} function; use {right} or leave it out",
-            )
+        traits = traits_of(function)
+        definition = dataclasses.replace(traits.definition, **checked)
+        _check_engine(definition.engine, traits.is_async)
         setattr(function, _ATTRIBUTE, definition)
         return function
 
     return define if func is None else define(func)
+
+
+def with_options(func: Callable[..., Any], **options: Unpack[TaskOptions]) -> Callable[..., Any]:
+    """Return `func` with other options for one submission, such as `with_options(fetch, delay=5)`.
+
+    What is not given stays as `func`'s own `@task` has it; `func` itself does not change.
+    """
+    return task(**options)(functools.partial(func))
+
+
+def _check_option(option: str, value: Any) -> Any:
+    try:
+        check = _CHECKS[option]
+    except KeyError:
+        known = ", ".join(sorted(_CHECKS))
+        raise InvalidTaskError(option, f"is no option of a task; use one of {known}") from None
+    return check(value)
+
+
+def _check_engine(engine: EngineKind | None, is_async: bool) -> None:
+    if engine is not None and is_async != (engine is EngineKind.LOOP):
+        kind, right = ("an async", "'loop'") if is_async else ("a synchronous", "'io', 'thread' or 'main'")
+        raise InvalidTaskError(
+            "engine", f"{engine.value!r} cannot run {kind} function; use {right} or leave it out"
+        )
 
 
 def traits_of(func: Callable[..., Any]) -> CallableTraits:
@@ -126,9 +155,12 @@ def traits_of(func: Callable[..., Any]) -> CallableTraits:
             "func", f"{func!r} is not callable; pass a function and its arguments after it"
         )
     inner: Any = func
+    definition = _definition_of(inner)
     while isinstance(inner, functools.partial):
         inner = inner.func
-    definition, qualname = _definition_of(inner), getattr(inner, "__qualname__", None)
+        if definition is NO_DEFINITION:
+            definition = _definition_of(inner)
+    qualname = getattr(inner, "__qualname__", None)
     name = definition.name or (qualname if isinstance(qualname, str) else type(inner).__qualname__)
     is_async = inspect.iscoroutinefunction(inner) or inspect.iscoroutinefunction(
         getattr(type(inner), "__call__", None)  # noqa: B004 - not a test for being callable: the method is wanted
@@ -193,15 +225,45 @@ def check_name(argument: str, value: object) -> str:
     return value
 
 
-def check_timeout(value: object) -> float | None:
+def check_timeout(value: object, argument: str = "timeout") -> float | None:
     """Return `value` when it is None, or positive seconds (math.inf is no limit)."""
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
-        raise InvalidTaskError(
-            "timeout", f"{value!r} must be a positive number of seconds, or math.inf for no limit"
-        )
+        problem = f"{value!r} must be a positive number of seconds, or math.inf for no limit"
+        raise InvalidTaskError(argument, problem)
     return math.inf if value > sys.float_info.max else float(value)
+
+
+def _check_deadline(value: object) -> float | None:
+    seconds = check_timeout(value, "deadline")
+    return None if seconds == math.inf else seconds
+
+
+def _check_seconds(argument: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
+        raise InvalidTaskError(argument, f"{value!r} must be a finite number of seconds, 0 or more")
+    return float(value)
+
+
+def _check_run_at(value: object) -> float:
+    if isinstance(value, datetime):
+        if value.tzinfo is None:
+            raise InvalidTaskError("run_at", f"{value.isoformat()} has no time zone; use an aware datetime")
+        return value.timestamp()
+    return _check_seconds("run_at", value)
+
+
+def _check_count(argument: str, value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise InvalidTaskError(argument, f"{value!r} must be a whole number of at least 1")
+    return value
+
+
+def _check_retry(value: object) -> Retry:
+    if not isinstance(value, Retry):
+        raise InvalidTaskError("retry", f"{value!r} must be a Retry, such as Retry(max_attempts=3)")
+    return value
 
 
 def parse_category(value: TaskCategory | str) -> TaskCategory:
@@ -242,3 +304,19 @@ def _parse_engine(value: EngineKind | str) -> EngineKind:
     if kind not in _CHOOSABLE:
         raise InvalidTaskError("engine", f"{value!r} cannot be chosen; use one of {known}")
     return kind
+
+
+_CHECKS: Final[dict[str, Callable[[Any], Any]]] = {
+    "name": functools.partial(check_name, "name"),
+    "category": parse_category,
+    "priority": parse_priority,
+    "timeout": check_timeout,
+    "deadline": _check_deadline,
+    "retry": _check_retry,
+    "delay": functools.partial(_check_seconds, "delay"),
+    "run_at": _check_run_at,
+    "max_concurrent": functools.partial(_check_count, "max_concurrent"),
+    "engine": _parse_engine,
+    "new_trace": bool,
+    "at_start": bool,
+}

@@ -15,6 +15,8 @@ from typing import Any, Final
 class TaskCategory(str, Enum):
     """What kind of work a task is: chooses its default engine and labels its metrics."""
 
+    __hash__ = str.__hash__  # Enum's own runs Python code for each look-up
+
     CORE = "core"  #: the service's own work
     PLUGIN = "plugin"  #: work of an extension, see `plugin_id`
     UI = "ui"  #: must run on the main loop's own thread when synchronous
@@ -25,6 +27,8 @@ class TaskCategory(str, Enum):
 
 class TaskPriority(IntEnum):
     """Who goes first. Points that waiting time is weighed against, see `tasks.ageing_seconds`."""
+
+    __hash__ = int.__hash__  # as above
 
     LOW = 0
     NORMAL = 50
@@ -40,6 +44,8 @@ class TaskPriority(IntEnum):
 class TaskStatus(str, Enum):
     """The five states of a task; the last three are final."""
 
+    __hash__ = str.__hash__  # Enum's own runs Python code for each look-up
+
     PENDING = "pending"  #: accepted; waits for a slot, or for its `eligible_at`
     RUNNING = "running"  #: its engine has started it
     COMPLETED = "completed"  #: it returned a value
@@ -52,9 +58,9 @@ class TaskStatus(str, Enum):
         return not LEGAL_TRANSITIONS[self]
 
 
-#: running -> pending is an attempt that will be retried; everything else moves forward only.
+#: running -> pending is an attempt that will be retried, pending -> failed a deadline that passed before a start.
 LEGAL_TRANSITIONS: Final[Mapping[TaskStatus, frozenset[TaskStatus]]] = {
-    TaskStatus.PENDING: frozenset({TaskStatus.RUNNING, TaskStatus.CANCELLED}),
+    TaskStatus.PENDING: frozenset({TaskStatus.RUNNING, TaskStatus.CANCELLED, TaskStatus.FAILED}),
     TaskStatus.RUNNING: frozenset(
         {TaskStatus.PENDING, TaskStatus.COMPLETED, TaskStatus.FAILED, TaskStatus.CANCELLED}
     ),
@@ -66,6 +72,8 @@ LEGAL_TRANSITIONS: Final[Mapping[TaskStatus, frozenset[TaskStatus]]] = {
 
 class EngineKind(str, Enum):
     """Where a callable runs."""
+
+    __hash__ = str.__hash__  # Enum's own runs Python code for each look-up
 
     LOOP = "loop"  #: as a coroutine on the manager's event loop
     IO = "io"  #: on a thread of the pool for waiting calls
@@ -90,6 +98,10 @@ GUARANTEES: Final[Mapping[EngineKind, CancelGuarantee]] = {
     EngineKind.MAIN: CancelGuarantee.NONE,
     EngineKind.EXTERNAL: CancelGuarantee.NONE,
 }
+
+
+#: The `error_type` of an attempt, or a task, that passed its deadline.
+TIMEOUT: Final = "timeout"
 
 
 class EventKind(str, Enum):
@@ -137,7 +149,9 @@ class TaskInfo:
     engine: str = EngineKind.LOOP.value
     cancel_guarantee: str = CancelGuarantee.PROMPT.value
     timeout_seconds: float | None = None  #: of one attempt; None is no limit
-    eligible_at: float | None = None  #: when it may start or could have started
+    eligible_at: float | None = (
+        None  #: from when on it may start, or could have; later than now: it is scheduled
+    )
     queue_wait_seconds: float | None = None  #: from `eligible_at` to the start of the last attempt
     duration_seconds: float | None = None  #: of the last attempt
     phases: dict[str, float] = field(default_factory=dict)  #: seconds by phase of its life so far

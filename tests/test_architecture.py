@@ -20,6 +20,7 @@ LEVELS = [
     ["settings"],
     ["counts"],
     ["current"],
+    ["retry"],
     ["registry"],
     ["record"],
     ["scheduling", "engines", "telemetry", "history"],

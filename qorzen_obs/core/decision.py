@@ -13,9 +13,10 @@ from typing import Final, NamedTuple
 
 from qorzen_obs.errors import TaskCancelled
 from qorzen_obs.record import Ask, Attempt
-from qorzen_obs.tasks import TaskStatus
+from qorzen_obs.tasks import TIMEOUT, TaskStatus
 
-TIMEOUT: Final = "timeout"
+#: The reason of an ask by the deadline of the whole task, not of one attempt.
+TASK_DEADLINE: Final = "deadline"
 _MAX_MESSAGE: Final = 4_000
 _MAX_TRACEBACK: Final = 20_000
 _GENERATORS: Final = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
@@ -72,7 +73,11 @@ def shown_text(text: str, limit: int) -> str:
 
 
 def _timed_out(attempt: Attempt) -> Decision:
-    message = f"the attempt took longer than its timeout of {attempt.record.timeout:g} s"
+    record = attempt.record
+    if attempt.reason == TASK_DEADLINE:
+        message = f"the task had not ended {record.definition.deadline:g} s after it was accepted"
+    else:
+        message = f"the attempt took longer than its timeout of {record.timeout:g} s"
     return Decision(TaskStatus.FAILED, error=message, error_type=TIMEOUT)
 
 

@@ -14,7 +14,7 @@ from qorzen_obs.core.decision import Decision, decide, decide_abandoned
 from qorzen_obs.engines.base import Engine
 from qorzen_obs.errors import InvalidTaskError
 from qorzen_obs.record import Ask, Attempt
-from qorzen_obs.tasks import EngineKind
+from qorzen_obs.tasks import TIMEOUT, EngineKind
 
 #: When, within the grace, an attempt that still runs is interrupted again: it may have swallowed the first time.
 _AGAIN: Final = (0.5, 0.75, 0.9)
@@ -78,7 +78,7 @@ class Runner:
 
     def _pass_deadline(self, attempt: Attempt) -> None:
         attempt.deadline_entry = None
-        self.ask(attempt, Ask.DEADLINE, "timeout")
+        self.ask(attempt, Ask.DEADLINE, TIMEOUT)
 
     def _abandon(self, attempt: Attempt) -> None:
         if not attempt.settled:
@@ -92,7 +92,7 @@ class Runner:
             self._on_late_end(attempt)
             return
         if attempt.asked is None and self._overran_unseen(attempt):
-            attempt.ask(Ask.DEADLINE, "timeout", self._clock.monotonic())
+            attempt.ask(Ask.DEADLINE, TIMEOUT, self._clock.monotonic())
         self._settle(attempt, decide(attempt, value, error))
 
     def _overran_unseen(self, attempt: Attempt) -> bool:

@@ -25,7 +25,8 @@ from prometheus_client import CollectorRegistry
 
 from qorzen_obs.clock import Clock, SystemClock
 from qorzen_obs.core.base import QorzenManager
-from qorzen_obs.core.decision import TIMEOUT, Decision, shown_text
+from qorzen_obs.core.deadlines import Deadlines
+from qorzen_obs.core.decision import TASK_DEADLINE, Decision, shown_text
 from qorzen_obs.core.event_feed import EventFeed
 from qorzen_obs.core.from_thread import FromThread
 from qorzen_obs.core.runner import Runner
@@ -53,18 +54,22 @@ from qorzen_obs.history.memory import MemoryHistory
 from qorzen_obs.record import Ask, Attempt, TaskEvent, TaskRecord, TaskState, Wait
 from qorzen_obs.registry import (
     CallableTraits,
+    DefinitionLimit,
+    TaskDefinition,
     check_name,
     check_timeout,
     parse_category,
     parse_priority,
     traits_of,
 )
+from qorzen_obs.retry import retry_wait_seconds
 from qorzen_obs.scheduling.limits import Limits
-from qorzen_obs.scheduling.scheduler import Scheduler
+from qorzen_obs.scheduling.scheduler import Explanation, Scheduler
 from qorzen_obs.settings import TaskSettings, convert
 from qorzen_obs.tasks import (
     ENDED,
     LEGAL_TRANSITIONS,
+    TIMEOUT,
     EngineKind,
     EventKind,
     TaskCategory,
@@ -162,6 +167,10 @@ class TaskManager(QorzenManager):
         self._event_sequence = itertools.count(1)
         self._random = random.Random()
         self._dispatching = False
+        self._definition_limits: dict[str, DefinitionLimit] = {}
+        self._deadline_entries: dict[int, list[object]] = {}  # of whole tasks, by sequence
+        self._alarm: asyncio.TimerHandle | None = None
+        self._alarm_at: float | None = None
         self._nothing_lives = asyncio.Event()
         self._nothing_lives.set()
         self._hurry = asyncio.Event()
@@ -217,6 +226,7 @@ class TaskManager(QorzenManager):
             on_late_end=self._zombie_gone,
             on_progress=self._progressed,
         )
+        self._task_deadlines: Deadlines[TaskRecord] = Deadlines(loop, self._clock, self._task_deadline_passed)
         self._feed = EventFeed(self._bus, self._logger, self.metrics.dropped)
         self._observers = [
             ("metrics", self.metrics.on_event),
@@ -320,6 +330,10 @@ class TaskManager(QorzenManager):
 
     async def _stop(self, grace_seconds: float) -> None:
         self._wake_submitters()
+        horizon = self._clock.monotonic() + grace_seconds
+        for record in list(self._live.values()):
+            if record.eligible_at > horizon:  # its time will not come any more
+                self._cancel(record, "shutdown")
         if grace_seconds > 0:
             patience = [self._loop.create_task(event.wait()) for event in (self._nothing_lives, self._hurry)]
             await asyncio.wait(patience, timeout=grace_seconds, return_when=asyncio.FIRST_COMPLETED)
@@ -333,6 +347,9 @@ class TaskManager(QorzenManager):
         )  # bounded: what ignores its cancellation is abandoned after the grace
         self._loop_monitor.stop()
         self._runner.close()
+        self._task_deadlines.close()
+        if self._alarm is not None:
+            self._alarm.cancel()
         await self._feed.stop(_FEED_SECONDS)
         self._state = ManagerState.STOPPED
         self._become_stopped()
@@ -444,7 +461,8 @@ class TaskManager(QorzenManager):
         wanted = _wanted_engine(category, traits)
         await self._admit(cell)
 
-        now = self._clock.monotonic()
+        now, wall = self._clock.monotonic(), self._clock.now()
+        wait = max(definition.delay, (definition.run_at or 0.0) - wall, 0.0)
         record = TaskRecord(
             task_id=f"{self._random.getrandbits(128):032x}",
             sequence=next(self._task_sequence),
@@ -459,15 +477,27 @@ class TaskManager(QorzenManager):
             metadata=kept_metadata,
             timeout=None if timeout == float("inf") else timeout,
             cancellable=cancellable,
-            new_trace=definition.new_trace,
+            definition=definition,
+            limit=self._limit_of(name, definition),
             wants_progress=traits.wants_progress,
             engine=wanted if wanted in self._engines else EngineKind.EXTERNAL,
             context=copy_context(),
-            created_at=self._clock.now(),
-            eligible_at=now,
+            created_at=wall,
+            eligible_at=now + wait if wait else now,
+            eligible_wall=wall + wait if wait else wall,
         )
         self._accept(record)
         return record
+
+    def _limit_of(self, name: str, definition: TaskDefinition) -> DefinitionLimit | None:
+        if definition.max_concurrent is None:
+            return None
+        key = definition.name or name
+        limit = self._definition_limits.get(key)
+        if limit is None:
+            limit = self._definition_limits[key] = DefinitionLimit(key, definition.max_concurrent)
+        limit.maximum = definition.max_concurrent
+        return limit
 
     async def _admit(self, cell: int) -> None:
         """Return once there is room for one more pending task."""
@@ -501,7 +531,10 @@ class TaskManager(QorzenManager):
         if record.plugin_id is not None:
             self._plugins[record.plugin_id] += 1
         self.counts.accept(record.cell)
-        self._scheduler.push(record)
+        self._scheduler.push(record, self._clock.monotonic())
+        if record.definition.deadline is not None:
+            when = self._clock.monotonic() + record.definition.deadline
+            self._deadline_entries[record.sequence] = self._task_deadlines.add(when, record)
         self._announce(EventKind.SUBMITTED, record, None)
         self._dispatch()
 
@@ -515,12 +548,28 @@ class TaskManager(QorzenManager):
         try:
             while (lender := self._scheduler.resume_next()) is not None:
                 _resolve(self._resumes.pop(lender.sequence))
-            while (record := self._scheduler.start_next()) is not None:
+            while (record := self._scheduler.start_next(self._clock.monotonic())) is not None:
                 self._start(record)
         finally:
             self._dispatching = False
         if self._room:
             self._wake_submitters()
+        self._await_next_eligible()
+
+    def _await_next_eligible(self) -> None:
+        """Let the loop dispatch again when the next scheduled task's time comes."""
+        when = self._scheduler.next_eligible_at
+        if when != self._alarm_at:
+            if self._alarm is not None:
+                self._alarm.cancel()
+            self._alarm_at, self._alarm = when, None
+            if when is not None:
+                wait = max(0.0, when - self._clock.monotonic())
+                self._alarm = self._loop.call_later(wait, self._ring)
+
+    def _ring(self) -> None:
+        self._alarm_at = self._alarm = None
+        self._dispatch()
 
     def _start(self, record: TaskRecord) -> None:
         assert record.context is not None, "a record keeps its context until it ends"
@@ -537,7 +586,7 @@ class TaskManager(QorzenManager):
         state = TaskState(
             TaskStatus.RUNNING,
             attempt=number,
-            started_at=wall,
+            started_at=record.state.started_at or wall,
             queue_wait_seconds=now - record.eligible_at,
             span=span if span is not None and span.is_valid else None,
         )
@@ -550,9 +599,7 @@ class TaskManager(QorzenManager):
         now = self._clock.monotonic()
         if attempt.asked is not None:
             self.metrics.on_stopped(record.engine, attempt.asked, now - attempt.asked_at)
-        state = running._replace(
-            **decision._asdict(), completed_at=self._clock.now(), duration_seconds=now - attempt.started_at
-        )
+        state = running._replace(**decision._asdict(), duration_seconds=now - attempt.started_at)
         del self._running[record.task_id]
         resumed = self._resumes.pop(record.sequence, None)
         if resumed is not None:
@@ -564,8 +611,32 @@ class TaskManager(QorzenManager):
             self._scheduler.finish(record)
         else:
             self._zombies[attempt] = True
-        self._instrument.end(attempt, state, attempt.started_wall)
-        self._end(record, state)
+        retry_in = self._retry_in(record, state)
+        self._instrument.end(attempt, state, will_retry=retry_in is not None)
+        if retry_in is None:
+            self._end(record, state)
+        else:
+            self._retry(record, state, retry_in)
+
+    def _retry_in(self, record: TaskRecord, state: TaskState) -> float | None:
+        """Return after how many seconds the task is tried again, or None when this is its end."""
+        if state.status is not TaskStatus.FAILED or state.abandoned or self._state is not ManagerState.READY:
+            return None
+        attempt = record.attempt
+        if attempt is not None and attempt.reason == TASK_DEADLINE:
+            return None
+        policy = record.definition.retry
+        return retry_wait_seconds(policy, state.attempt, state.exception, state.error_type, self._random)
+
+    def _retry(self, record: TaskRecord, state: TaskState, wait_seconds: float) -> None:
+        """Let a failed attempt be followed by another; the task holds no slot until then."""
+        now = self._clock.monotonic()
+        record.attempt = None
+        record.eligible_at, record.eligible_wall = now + wait_seconds, self._clock.now() + wait_seconds
+        state = state._replace(status=TaskStatus.PENDING, exception=None, traceback=None)
+        self._scheduler.push(record, now)
+        self._change(record, state, EventKind.RETRYING)
+        self._dispatch()
 
     def _zombie_gone(self, attempt: Attempt) -> None:
         """The code of an abandoned attempt has ended at last; what it returned is dropped."""
@@ -574,7 +645,21 @@ class TaskManager(QorzenManager):
             self._scheduler.finish(attempt.record)
             self._dispatch()
 
+    def _task_deadline_passed(self, record: TaskRecord) -> None:
+        del self._deadline_entries[record.sequence]
+        if record.attempt is not None:
+            self._runner.ask(record.attempt, Ask.DEADLINE, TASK_DEADLINE)
+        elif self._scheduler.remove(record):
+            message = f"the task had not ended {record.definition.deadline:g} s after it was accepted"
+            self._end(
+                record, record.state._replace(status=TaskStatus.FAILED, error=message, error_type=TIMEOUT)
+            )
+
     def _end(self, record: TaskRecord, state: TaskState) -> None:
+        deadline = self._deadline_entries.pop(record.sequence, None)
+        if deadline is not None:
+            self._task_deadlines.remove(deadline)
+        state = state._replace(completed_at=self._clock.now())
         self._change(record, state, ENDED[state.status])
         record.attempt = None
         record.release()
@@ -659,10 +744,12 @@ class TaskManager(QorzenManager):
         if record.attempt is not None:
             self._runner.ask(record.attempt, Ask.CANCEL, reason)
         elif self._scheduler.remove(record):
-            state = record.state._replace(
-                status=TaskStatus.CANCELLED, completed_at=self._clock.now(), cancel_reason=reason
+            self._end(
+                record,
+                record.state._replace(
+                    status=TaskStatus.CANCELLED, cancel_reason=reason, error=None, error_type=None
+                ),
             )
-            self._end(record, state)
 
     # ------------------------------------------------------------------ waiting
 
@@ -801,6 +888,19 @@ class TaskManager(QorzenManager):
         record = self._live.get(task_id)
         return record.info() if record is not None else self._history.info(task_id)
 
+    def why_pending(self, task_id: str) -> Explanation | None:
+        """Return why a task is pending, None when it is not; for the work loop. O(n) in what is pending.
+
+        Raises:
+            TaskNotFoundError: the id is unknown.
+        """
+        record = self._live.get(task_id)
+        if record is None and self._history.info(task_id) is None:
+            raise TaskNotFoundError(task_id)
+        if record is None or record.state.status is not TaskStatus.PENDING:
+            return None
+        return self._scheduler.explain(record, self._clock.monotonic())
+
     def records(self) -> list[TaskRecord]:
         """Return the live and the kept records, newest first; from any thread."""
         records = {record.sequence: record for record in list(self._live.values())}
@@ -836,8 +936,8 @@ class TaskManager(QorzenManager):
                 "plugins_with_tasks": len(self._plugins),
             },
             "queue": {
-                "depth": len(self._scheduler),
-                "scheduled": 0,
+                "depth": self._scheduler.depth,
+                "scheduled": self._scheduler.scheduled,
                 "limit": settings.max_pending,
                 "oldest_pending_age_seconds": 0.0 if oldest is None else max(0.0, now - oldest),
             },

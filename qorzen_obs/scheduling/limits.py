@@ -1,10 +1,14 @@
-"""How many tasks may run: in all, by category and by engine, all three at once. Limits change at run time."""
+"""How many tasks may run: in all, by category, by engine and by definition, all at once.
+
+Limits change at run time.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
 
+from qorzen_obs.registry import DefinitionLimit
 from qorzen_obs.tasks import EngineKind, TaskCategory
 
 
@@ -30,9 +34,9 @@ class Limits:
         """Whether no task of any kind may start."""
         return self.held >= self.total
 
-    def admits(self, category: TaskCategory, engine: EngineKind) -> bool:
+    def admits(self, category: TaskCategory, engine: EngineKind, own: DefinitionLimit | None = None) -> bool:
         """Return whether one more task of this kind may hold a slot."""
-        if self.held >= self.total:
+        if self.held >= self.total or (own is not None and own.held >= own.maximum):
             return False
         limit = self.categories.get(category)
         if limit is not None and self.held_by_category[category] >= limit:
@@ -40,14 +44,34 @@ class Limits:
         limit = self.engines.get(engine)
         return limit is None or self.held_by_engine[engine] < limit
 
-    def take(self, category: TaskCategory, engine: EngineKind) -> None:
+    def blocking(self, category: TaskCategory, engine: EngineKind, own: DefinitionLimit | None) -> str | None:
+        """Return the first limit that keeps a task of this kind from starting, by its name; None when none does."""
+        if self.held >= self.total:
+            return "tasks.max_concurrent_tasks"
+        limit = self.categories.get(category)
+        if limit is not None and self.held_by_category[category] >= limit:
+            return f"tasks.category_limits.{category.value}"
+        limit = self.engines.get(engine)
+        if limit is not None and self.held_by_engine[engine] >= limit:
+            return f"the slots of engine {engine.value}"
+        if own is not None and own.held >= own.maximum:
+            return f"max_concurrent of {own.name}"
+        return None
+
+    def take(self, category: TaskCategory, engine: EngineKind, own: DefinitionLimit | None = None) -> None:
         """Hold one more slot."""
+        if own is not None:
+            own.held += 1
         self.held += 1
         self.held_by_category[category] += 1
         self.held_by_engine[engine] += 1
 
-    def give_back(self, category: TaskCategory, engine: EngineKind) -> None:
+    def give_back(
+        self, category: TaskCategory, engine: EngineKind, own: DefinitionLimit | None = None
+    ) -> None:
         """Hold one slot less."""
+        if own is not None:
+            own.held -= 1
         self.held -= 1
         self.held_by_category[category] -= 1
         self.held_by_engine[engine] -= 1

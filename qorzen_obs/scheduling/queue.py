@@ -7,6 +7,7 @@ each operation is O(log n) amortised and memory follows what is alive.
 from __future__ import annotations
 
 import heapq
+from collections.abc import Iterator
 from typing import Final, Generic, TypeVar
 
 T = TypeVar("T")
@@ -28,6 +29,12 @@ class RemovableHeap(Generic[T]):
 
     def __len__(self) -> int:
         return self._alive
+
+    def __iter__(self) -> Iterator[T]:
+        """Yield the items, in no order."""
+        for entry in self._entries:
+            if entry[2] is not None:
+                yield entry[2]  # type: ignore[misc]  # as in peek
 
     def push(self, key: float, sequence: int, item: T) -> list[object]:
         """Add `item`; return the entry by which it can be removed. O(log n), O(1) for rising keys."""

@@ -2,15 +2,19 @@
 
 A waiting task gains 50 points of priority per `ageing_seconds`. Since all gain alike, the order of two tasks never
 changes, and the key is fixed at submission: `eligible_at - priority * ageing_seconds / 50`, then the sequence. One
-heap for each (category, engine, priority) keeps its tasks first-in first-out; the scheduler compares their heads,
-so a category or an engine that is full holds up nobody else.
+group for each (category, engine, definition's limit), which start or wait together, has a heap for each priority; the
+scheduler compares the groups' heads, so whatever is full holds up nobody else. Tasks whose time has not come wait in a
+heap of their own.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Final, Generic, Protocol, TypeVar
 
+from qorzen_obs.registry import DefinitionLimit
 from qorzen_obs.scheduling.limits import Limits
 from qorzen_obs.scheduling.queue import RemovableHeap
 from qorzen_obs.tasks import EngineKind, TaskCategory, TaskPriority
@@ -26,11 +30,34 @@ class Schedulable(Protocol):
     priority: TaskPriority
     eligible_at: float  #: monotonic seconds
     sequence: int  #: unique, in order of acceptance
+    limit: DefinitionLimit | None
     queue_entry: list[object] | None  #: the scheduler's own, while the task is pending
 
 
 S = TypeVar("S", bound=Schedulable)
-_Group = tuple[TaskCategory, EngineKind, TaskPriority]
+_Kind = tuple[TaskCategory, EngineKind, DefinitionLimit | None]
+_Order = tuple[int, float, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Why a task is pending."""
+
+    held_by: str | None  #: the limit that is full, or `eligible_at`; None when only others are ahead
+    ahead: int  #: pending tasks that would start before it were there no limits
+    eligible_in_seconds: float  #: 0 when its time has come
+
+
+class _Group(Generic[S]):
+    """The tasks that the same limits hold: first-in first-out by priority, and who of them is first."""
+
+    __slots__ = ("head", "kind", "order", "queues")
+
+    def __init__(self, kind: _Kind) -> None:
+        self.kind = kind
+        self.queues: dict[TaskPriority, RemovableHeap[S]] = {}  # none of them empty
+        self.head: S | None = None
+        self.order: _Order = (0, 0.0, 0)  #: of the head
 
 
 class Scheduler(Generic[S]):
@@ -42,60 +69,141 @@ class Scheduler(Generic[S]):
 
     def __init__(self, limits: Limits, *, ageing_seconds: float) -> None:
         self.limits = limits
-        self.ageing_seconds = ageing_seconds
+        self._ageing_seconds = ageing_seconds
         self.lent: Counter[EngineKind] = Counter()
-        self._queues: dict[_Group, RemovableHeap[S]] = {}
-        self._returning: dict[
-            int, S
-        ] = {}  # lenders that want their slot back, in the order in which they asked
+        self._groups: dict[_Kind, _Group[S]] = {}  # none of them empty
+        self._returning: dict[int, S] = {}  # lenders that want their slot back, first asked first
         self._lenders: set[int] = set()
         self._depth = 0
+        self._scheduled: RemovableHeap[S] = RemovableHeap()  # not yet eligible
+        self._scheduled_ids: set[int] = set()
+
+    @property
+    def ageing_seconds(self) -> float:
+        """How long a wait is worth 50 points of priority; 0 is strict priority. May be changed at any time."""
+        return self._ageing_seconds
+
+    @ageing_seconds.setter
+    def ageing_seconds(self, seconds: float) -> None:
+        self._ageing_seconds = seconds
+        for group in self._groups.values():
+            self._find_head(group)
 
     def __len__(self) -> int:
-        """Return how many tasks are pending."""
+        """Return how many tasks wait, for a slot or for their time."""
+        return self._depth + len(self._scheduled)
+
+    @property
+    def depth(self) -> int:
+        """How many tasks wait for a slot."""
         return self._depth
 
-    def push(self, task: S) -> None:
-        """Let `task` wait for a slot. O(log n)."""
-        group = (task.category, task.engine, task.priority)
-        queue = self._queues.get(group)
-        if queue is None:
-            queue = self._queues[group] = RemovableHeap()
-        task.queue_entry = queue.push(task.eligible_at, task.sequence, task)
-        self._depth += 1
+    @property
+    def scheduled(self) -> int:
+        """How many tasks wait for their time."""
+        return len(self._scheduled)
+
+    @property
+    def next_eligible_at(self) -> float | None:
+        """When the next task's time comes; None when none waits for it."""
+        return self._scheduled.first_key
+
+    def push(self, task: S, now: float) -> None:
+        """Let `task` wait for a slot, or first for its time where `eligible_at` is after `now`. O(log n)."""
+        if task.eligible_at > now:
+            task.queue_entry = self._scheduled.push(task.eligible_at, task.sequence, task)
+            self._scheduled_ids.add(task.sequence)
+        else:
+            self._enqueue(task)
 
     def remove(self, task: S) -> bool:
-        """Take a pending task out; return False when it is not pending here. O(log n) amortised."""
-        entry, group = task.queue_entry, (task.category, task.engine, task.priority)
-        queue = self._queues.get(group)
-        if entry is None or queue is None or not queue.remove(entry):
+        """Take a waiting task out; return False when it does not wait here. O(log n) amortised."""
+        entry = task.queue_entry
+        if entry is None:
             return False
-        self._left(task, group, queue)
+        if task.sequence in self._scheduled_ids:
+            self._scheduled_ids.remove(task.sequence)
+            task.queue_entry = None
+            return self._scheduled.remove(entry)
+        group = self._groups[_kind(task)]
+        if not group.queues[task.priority].remove(entry):
+            return False
+        self._left(task, group)
         return True
 
-    def start_next(self) -> S | None:
-        """Give a slot to the pending task whose turn it is and return it; None when no pending task may start."""
+    def start_next(self, now: float) -> S | None:
+        """Give a slot to the task whose turn it is and return it; None when no task may start.
+
+        O(log n), and linear in the number of groups that wait, not in that of tasks.
+        """
+        self._promote(now)
         if self.limits.full or not self._depth:
             return None
-        best = best_key = None
-        seconds_per_point = self.ageing_seconds / AGEING_POINTS
-        for group, queue in self._queues.items():
-            category, engine, priority = group
-            if not self.limits.admits(category, engine):
-                continue
-            head = queue.peek()
-            assert head is not None, "empty queues are dropped"
-            rank = 0 if seconds_per_point else -priority
-            key = (rank, head.eligible_at - priority * seconds_per_point, head.sequence)
-            if best_key is None or key < best_key:
-                best, best_key = group, key
+        best: _Group[S] | None = None
+        for group in self._groups.values():
+            if (best is None or group.order < best.order) and self.limits.admits(*group.kind):
+                best = group
         if best is None:
             return None
-        queue = self._queues[best]
-        task = queue.pop()
-        self._left(task, best, queue)
-        self.limits.take(task.category, task.engine)
+        assert best.head is not None, "empty groups are dropped"
+        task = best.queues[best.head.priority].pop()
+        self._left(task, best)
+        self.limits.take(*best.kind)
         return task
+
+    def explain(self, task: S, now: float) -> Explanation:
+        """Return why a waiting `task` waits. O(n)."""
+        if task.sequence in self._scheduled_ids:
+            return Explanation("eligible_at", 0, max(0.0, task.eligible_at - now))
+        order = self._order(task)
+        ahead = sum(self._order(other) < order for queue in self._all_queues() for other in queue)
+        return Explanation(self.limits.blocking(task.category, task.engine, task.limit), ahead, 0.0)
+
+    def _order(self, task: S) -> _Order:
+        """Return the fixed key: aged priority, or strict priority without ageing; first-in first-out among equals."""
+        seconds_per_point = self._ageing_seconds / AGEING_POINTS
+        strict = 0 if seconds_per_point else -task.priority
+        return (strict, task.eligible_at - task.priority * seconds_per_point, task.sequence)
+
+    def _promote(self, now: float) -> None:
+        while (eligible_at := self._scheduled.first_key) is not None and eligible_at <= now:
+            task = self._scheduled.pop()
+            self._scheduled_ids.remove(task.sequence)
+            self._enqueue(task)
+
+    def _enqueue(self, task: S) -> None:
+        kind = _kind(task)
+        group = self._groups.get(kind)
+        if group is None:
+            group = self._groups[kind] = _Group(kind)
+        queue = group.queues.get(task.priority)
+        if queue is None:
+            queue = group.queues[task.priority] = RemovableHeap()
+        task.queue_entry = queue.push(task.eligible_at, task.sequence, task)
+        self._depth += 1
+        order = self._order(task)
+        if group.head is None or order < group.order:
+            group.head, group.order = task, order
+
+    def _left(self, task: S, group: _Group[S]) -> None:
+        """Account for a task that is in its queue no more."""
+        task.queue_entry = None
+        self._depth -= 1
+        if not group.queues[task.priority]:
+            del group.queues[task.priority]
+        if not group.queues:
+            del self._groups[group.kind]
+        elif group.head is task:
+            self._find_head(group)
+
+    def _find_head(self, group: _Group[S]) -> None:
+        heads = [head for queue in group.queues.values() if (head := queue.peek()) is not None]
+        group.head = min(heads, key=self._order)
+        group.order = self._order(group.head)
+
+    def _all_queues(self) -> Iterator[RemovableHeap[S]]:
+        for group in self._groups.values():
+            yield from group.queues.values()
 
     def finish(self, task: S) -> None:
         """Free the slot of a task that ended or is tried again later; a lender has none to free."""
@@ -104,7 +212,7 @@ class Scheduler(Generic[S]):
             self._returning.pop(task.sequence, None)
             self.lent[task.engine] -= 1
         else:
-            self.limits.give_back(task.category, task.engine)
+            self.limits.give_back(task.category, task.engine, task.limit)
 
     def lend(self, task: S) -> None:
         """Free the slot of a running task that waits for others; it may have done so already."""
@@ -112,7 +220,7 @@ class Scheduler(Generic[S]):
             return
         self._lenders.add(task.sequence)
         self.lent[task.engine] += 1
-        self.limits.give_back(task.category, task.engine)
+        self.limits.give_back(task.category, task.engine, task.limit)
 
     def take_back(self, task: S) -> None:
         """Let a lender wait for a slot, ahead of every pending task."""
@@ -122,11 +230,11 @@ class Scheduler(Generic[S]):
         """Give a slot to the first returning lender that may have one and return it; else None."""
         if self._returning and not self.limits.full:
             for task in self._returning.values():
-                if self.limits.admits(task.category, task.engine):
+                if self.limits.admits(task.category, task.engine, task.limit):
                     del self._returning[task.sequence]
                     self._lenders.remove(task.sequence)
                     self.lent[task.engine] -= 1
-                    self.limits.take(task.category, task.engine)
+                    self.limits.take(task.category, task.engine, task.limit)
                     return task
         return None
 
@@ -137,15 +245,14 @@ class Scheduler(Generic[S]):
     def oldest(self) -> dict[tuple[TaskCategory, TaskPriority], float]:
         """Return since when the oldest pending task of each kind has been eligible; from any thread."""
         oldest: dict[tuple[TaskCategory, TaskPriority], float] = {}
-        for (category, _, priority), queue in list(self._queues.items()):
-            eligible_at = queue.first_key
-            if eligible_at is not None:
-                cell = (category, priority)
-                oldest[cell] = min(eligible_at, oldest.get(cell, eligible_at))
+        for group in list(self._groups.values()):
+            for priority, queue in list(group.queues.items()):
+                eligible_at = queue.first_key
+                if eligible_at is not None:
+                    cell = (group.kind[0], priority)
+                    oldest[cell] = min(eligible_at, oldest.get(cell, eligible_at))
         return oldest
 
-    def _left(self, task: S, group: _Group, queue: RemovableHeap[S]) -> None:
-        task.queue_entry = None
-        self._depth -= 1
-        if not queue:
-            del self._queues[group]
+
+def _kind(task: Schedulable) -> _Kind:
+    return (task.category, task.engine, task.limit)

@@ -60,11 +60,13 @@ class SpanInstrument:
         attributes[names.TASK_ATTEMPT] = attempt.number
         attributes[names.TASK_ENGINE] = record.engine.value
         attributes[names.FUNCTION_NAME] = _function_name(record.func)
-        parent, links = None, None
+        parent, links = None, []
         if record.new_trace:
             submitter = trace.get_current_span().get_span_context()
-            links = [Link(submitter)] if submitter.is_valid else None
+            links += [Link(submitter)] if submitter.is_valid else []
             parent = Context()
+        if record.state.span is not None:  # of the attempt before this one
+            links.append(Link(record.state.span))
         attempt.span = span = self._tracer.start_span(
             f"run {record.name}",
             context=parent,
@@ -77,15 +79,15 @@ class SpanInstrument:
         )
         otel_context.attach(trace.set_span_in_context(span))
 
-    def end(self, attempt: Attempt, state: TaskState, started_at: float) -> None:
+    def end(self, attempt: Attempt, state: TaskState, *, will_retry: bool = False) -> None:
         """End the attempt's span with what was decided; its length is the monotonic duration."""
         if attempt.span is not None:
             try:
-                self._end(attempt.span, state, started_at)
+                self._end(attempt, attempt.span, state, will_retry)
             except Exception as error:  # noqa: BLE001 - as in submitted
                 self._on_error(error)
 
-    def _end(self, span: Span, state: TaskState, started_at: float) -> None:
+    def _end(self, attempt: Attempt, span: Span, state: TaskState, will_retry: bool) -> None:
         if span.is_recording():
             attributes: dict[str, Any] = {
                 names.TASK_STATUS: state.status.value,
@@ -95,13 +97,15 @@ class SpanInstrument:
                 attributes[names.TASK_CANCEL_REASON] = state.cancel_reason
             if state.abandoned:
                 attributes[names.TASK_ABANDONED] = True
+            if will_retry:
+                attributes[names.TASK_WILL_RETRY] = True
             if state.error_type is not None:
                 attributes[names.ERROR_TYPE] = state.error_type
             span.set_attributes(attributes)
             if state.status is TaskStatus.FAILED:
                 description = f"{state.error_type}: {state.error}"[:_MAX_DESCRIPTION]
                 span.set_status(Status(StatusCode.ERROR, description))
-        span.end(int((started_at + (state.duration_seconds or 0.0)) * 1e9))
+        span.end(int((attempt.started_wall + (state.duration_seconds or 0.0)) * 1e9))
 
 
 def _identity(record: TaskRecord) -> dict[str, Any]:

@@ -18,8 +18,8 @@ from opentelemetry import trace
 from opentelemetry.trace import format_span_id, format_trace_id
 
 from qorzen_obs.current import CURRENT
-from qorzen_obs.record import TaskEvent, TaskRecord, TaskState
-from qorzen_obs.tasks import TaskStatus
+from qorzen_obs.record import TaskEvent
+from qorzen_obs.tasks import EventKind, TaskStatus
 from qorzen_obs.telemetry import names
 
 _MAX_ERROR: Final = 300
@@ -89,12 +89,13 @@ class TaskLog:
         self._logger = logger
 
     def on_event(self, event: TaskEvent) -> None:
-        """Write `task.finished`; failures as warnings."""
-        if event.state.status.final:
+        """Write `task.finished`, failures as warnings, or `task.retrying`; in the submitter's context."""
+        if event.state.status.final or event.kind is EventKind.RETRYING:
             assert event.record.context is not None, "a record keeps its context until it ends"
-            event.record.context.run(self._write, event.record, event.state)
+            event.record.context.run(self._write, event)
 
-    def _write(self, record: TaskRecord, state: TaskState) -> None:
+    def _write(self, event: TaskEvent) -> None:
+        record, state = event.record, event.state
         fields: dict[str, Any] = {
             "task_id": record.task_id,
             "task_name": record.name,
@@ -114,9 +115,13 @@ class TaskLog:
             fields["cancel_reason"] = state.cancel_reason
         if state.abandoned:
             fields["abandoned"] = True
-        if state.status is TaskStatus.FAILED:
+        if state.error_type is not None:
             fields["error_type"] = state.error_type
             fields["error"] = (state.error or "")[:_MAX_ERROR]
+        if event.kind is EventKind.RETRYING:
+            fields["eligible_in_seconds"] = _rounded(record.eligible_wall - event.at)
+            self._logger.warning(names.LOG_RETRYING, **fields)
+        elif state.status is TaskStatus.FAILED:
             self._logger.warning(names.LOG_FINISHED, **fields)
         else:
             self._logger.info(names.LOG_FINISHED, **fields)

@@ -61,6 +61,7 @@ class TaskMetrics(Collector):
         self._cancel_latency = {kind: HistogramCell(names.CANCEL_LATENCY) for kind in EngineKind}
         self._http: dict[tuple[str, str, str], HistogramCell] = {}
         self._rejected = {(cell, reason): 0 for cell in range(len(CELLS)) for reason in REJECTION_REASONS}
+        self._retries = [0] * len(CELLS)
         self._errors = CappedCounter(LABEL_CAP)
         self._last_success: dict[TaskCategory, float] = {}
         self.loop_lag = HistogramCell(names.LOOP_LAG)
@@ -70,7 +71,9 @@ class TaskMetrics(Collector):
     def on_event(self, event: TaskEvent) -> None:
         """Count one transition; O(1)."""
         record, state = event.record, event.state
-        if event.kind is EventKind.SUBMITTED or event.kind is EventKind.PROGRESS or not state.status.final:
+        if event.kind is EventKind.RETRYING:
+            self._retries[record.cell] += 1
+        if not state.status.final:
             return
         if state.duration_seconds is not None and state.queue_wait_seconds is not None:
             span = state.span if state.span is not None and state.span.trace_flags.sampled else None
@@ -138,9 +141,11 @@ class TaskMetrics(Collector):
 
     def _collect_ends(self) -> Iterator[Metric]:
         duration, wait = _histogram(names.RUN_DURATION), _histogram(names.QUEUE_WAIT)
+        retries = _counter(names.TASK_RETRIES)
         for index, (category, priority) in enumerate(CELLS):
             labels = (category.value, priority.label)
             _add(wait, labels, self._queue_wait[index])
+            retries.add_metric(labels, self._retries[index])
             for status in FINAL:
                 _add(duration, (*labels, status.value), self._run_duration[status][index])
         errors = _counter(names.TASK_ERRORS)
@@ -154,7 +159,7 @@ class TaskMetrics(Collector):
         success = _gauge(names.LAST_SUCCESS)
         for category, at in list(self._last_success.items()):
             success.add_metric((category.value,), at)
-        yield from (duration, wait, errors, overflow, latency, success)
+        yield from (duration, wait, retries, errors, overflow, latency, success)
 
     def _collect_state(self) -> Iterator[Metric]:
         source = self._source

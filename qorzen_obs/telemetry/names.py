@@ -45,6 +45,9 @@ QUEUE_WAIT: Final = MetricName(
     ("category", "priority"),
     (0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800),
 )
+TASK_RETRIES: Final = MetricName(
+    "qorzen_task_retries", "Attempts that were followed by another.", ("category", "priority")
+)
 TASK_ERRORS: Final = MetricName(
     "qorzen_task_errors", "Failed tasks by error type.", ("category", "error_type")
 )
@@ -104,12 +107,14 @@ TASK_PLUGIN_ID: Final = "qorzen.task.plugin_id"
 TASK_STATUS: Final = "qorzen.task.status"
 TASK_QUEUE_WAIT: Final = "qorzen.task.queue_wait"
 TASK_CANCEL_REASON: Final = "qorzen.task.cancel_reason"
+TASK_WILL_RETRY: Final = "qorzen.task.will_retry"
 TASK_ABANDONED: Final = "qorzen.task.abandoned"
 FUNCTION_NAME: Final = "code.function.name"
 ERROR_TYPE: Final = "error.type"
 
 # Log events.
 LOG_FINISHED: Final = "task.finished"
+LOG_RETRYING: Final = "task.retrying"
 LOG_OBSERVER_FAILED: Final = "telemetry.observer_failed"
 LOG_LISTENER_FAILED: Final = "event_bus.publish_failed"
 LOG_MANAGER_STATE: Final = "manager.state"
