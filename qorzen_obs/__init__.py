@@ -1,7 +1,7 @@
 """A task manager for asyncio services in which nothing runs unobserved.
 
-    async with open_task_manager(http=True) as tasks:
-        value = await tasks.run(callable, argument)
+async with open_task_manager(http=True) as tasks:
+    value = await tasks.run(callable, argument)
 """
 
 from qorzen_obs.app import open_task_manager
