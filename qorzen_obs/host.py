@@ -1,0 +1,141 @@
+"""A service as a process of its own: what `serve` and `demo`, and nobody else, do to the process.
+
+Signals, logging, faulthandler and the switch interval belong to the program. An embedded task manager leaves them
+alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import faulthandler
+import logging
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from types import FrameType, TracebackType
+from typing import Any, Final, Self, TextIO
+
+import structlog
+
+from qorzen_obs.app import Service
+from qorzen_obs.settings import TaskSettings
+from qorzen_obs.tasks import TaskStatus
+from qorzen_obs.telemetry.logs import LEVELS, logger_options, make_logger
+
+SWITCH_SECONDS: Final = 0.0005
+"""How long a thread keeps the interpreter while another waits for it; Python's own 5 ms would be seen as loop lag."""
+STOP_SECONDS: Final = 5.0
+"""What a stop may take past its grace before the watchdog ends the process."""
+
+_LONGEST_WATCH_SECONDS: Final = 1e9  # faulthandler's limit is somewhat higher
+
+
+def set_up_process(log_level: str, log_stream: TextIO) -> None:
+    """Set what a serving process needs: logging, tracebacks of crashes, a short switch interval.
+
+    Lines of `logging` and of structlog get the form of our own, unless the program has configured them itself.
+    """
+    sys.setswitchinterval(SWITCH_SECONDS)
+    if sys.__stderr__ is not None:
+        faulthandler.enable(sys.__stderr__)
+    if not structlog.is_configured():
+        structlog.configure(
+            **logger_options(log_level, log_stream), logger_factory=structlog.WriteLoggerFactory(log_stream)
+        )
+    logging.basicConfig(
+        level=LEVELS[log_level], handlers=[_ToStructlog(make_logger("logging", log_level, log_stream))]
+    )
+
+
+class StopSignals:
+    """SIGINT and SIGTERM as events: the first asks to stop, the second to stop at once.
+
+    A context manager for the main thread, on a running loop. Each signal also sets a watchdog in C, which writes
+    the stacks of all threads and ends the process with status 1 when it has not stopped by then. So these are plain
+    signal handlers: the loop's own would wait as long as a task holds the loop.
+    """
+
+    def __init__(self, settings: TaskSettings) -> None:
+        self.asked = asyncio.Event()
+        self.asked_again = asyncio.Event()
+        self._patience = [settings.shutdown_grace_seconds, settings.cancel_grace_seconds]
+        self._events = [self.asked, self.asked_again]
+        self._loop = asyncio.get_running_loop()
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Self:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._before[number] = signal.signal(number, self._on_signal)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        faulthandler.cancel_dump_traceback_later()
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self._events:
+            self._watch(self._patience.pop(0) + STOP_SECONDS)
+            self._loop.call_soon_threadsafe(self._events.pop(0).set)
+
+    def _watch(self, seconds: float) -> None:
+        if sys.__stderr__ is not None:
+            seconds = min(seconds, _LONGEST_WATCH_SECONDS)
+            faulthandler.dump_traceback_later(seconds, exit=True, file=sys.__stderr__)
+
+
+@asynccontextmanager
+async def hosted(service: Service, signals: StopSignals) -> AsyncIterator[None]:
+    """Start the service, and at the end of the block stop it in order, hurried by a second signal.
+
+    When the block is left by an exception, what still runs is cancelled at once.
+    """
+    await service.start()
+    grace: float | None = 0.0
+    try:
+        yield
+        grace = None
+    finally:
+        await _stop(service, signals, grace)
+
+
+async def _stop(service: Service, signals: StopSignals, grace_seconds: float | None) -> None:
+    stopping = asyncio.create_task(service.stop(grace_seconds=grace_seconds))
+    hurry = asyncio.create_task(signals.asked_again.wait())
+    await asyncio.wait({stopping, hurry}, return_when=asyncio.FIRST_COMPLETED)
+    if not stopping.done():
+        await service.tasks.shutdown(grace_seconds=0)
+    hurry.cancel()
+    await stopping
+
+
+def stop_message(service: Service) -> str:
+    """Return what whoever stops the service should know: what is left, for how long, and how to hurry."""
+    counts = service.tasks.counts
+    unfinished = counts.get(TaskStatus.PENDING) + counts.get(TaskStatus.RUNNING)
+    if not unfinished:
+        return "Stopping"
+    tasks = "1 task has" if unfinished == 1 else f"{unfinished} tasks have"
+    grace = service.settings.tasks.shutdown_grace_seconds
+    return f"Stopping: {tasks} {grace:g} s to end; a second signal cancels what is left"
+
+
+class _ToStructlog(logging.Handler):
+    """Writes records of the standard library's logging as lines of ours."""
+
+    def __init__(self, logger: Any) -> None:
+        super().__init__()
+        self._logger = logger
+
+    def emit(self, record: logging.LogRecord) -> None:
+        level = max((known for known in LEVELS.values() if known <= record.levelno), default=logging.DEBUG)
+        try:
+            message = record.getMessage()
+            self._logger.log(
+                min(level, logging.CRITICAL), message, logger=record.name, exc_info=record.exc_info
+            )
+        except Exception:  # noqa: BLE001 - as every handler of logging: a bad line is reported, never raised
+            self.handleError(record)

@@ -1,0 +1,113 @@
+"""What `qorzen-obs serve` does: hosts the tasks that a program's modules define."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import traceback
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from types import ModuleType
+
+from qorzen_obs.app import Service
+from qorzen_obs.errors import InvalidTaskError, QorzenError
+from qorzen_obs.host import StopSignals, hosted, set_up_process, stop_message
+from qorzen_obs.registry import TaskRegistry
+from qorzen_obs.settings import Settings
+
+
+class ModuleError(QorzenError):
+    """A module cannot be hosted."""
+
+    def __init__(self, module: str, problem: str) -> None:
+        super().__init__(module, problem)
+        self.module = module
+        self.problem = problem
+
+    def __str__(self) -> str:
+        return f"module {self.module!r} {self.problem}"
+
+
+class UnusableModuleError(ModuleError):
+    """The module was found out to be the wrong one: it does not exist, or defines no tasks."""
+
+
+class BrokenModuleError(ModuleError):
+    """The module is there and failed while it was imported."""
+
+
+def load_tasks(modules: Iterable[str]) -> TaskRegistry:
+    """Import the modules, the working directory first on the path, and return the tasks that they define.
+
+    Raises:
+        UnusableModuleError: one does not exist, has no @task, or has a task of a name that is taken.
+        BrokenModuleError: the import of one failed.
+    """
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    registry = TaskRegistry()
+    for name in modules:
+        module = _import(name)
+        try:
+            found = registry.add_module(module)
+        except InvalidTaskError as error:
+            raise UnusableModuleError(name, f"cannot be hosted: {error.problem}") from error
+        if not found:
+            raise UnusableModuleError(name, "defines no tasks; mark its functions with @qorzen_obs.task")
+    return registry
+
+
+async def serve(settings: Settings, registry: TaskRegistry, say: Callable[[str], object]) -> None:
+    """Serve until SIGINT or SIGTERM, then stop in order. Tasks with `at_start` are submitted once.
+
+    Raises:
+        SettingsError: a setting or an OTEL_* variable cannot be followed.
+        ManagerInitializationError: the port is in use, or another part did not start.
+    """
+    set_up_process(settings.telemetry.log_level, sys.stderr)
+    service = Service(settings, http=True, log_stream=sys.stderr)
+    with StopSignals(settings.tasks) as signals:
+        async with hosted(service, signals):
+            assert service.ops is not None, "it was asked for"
+            say(f"qorzen_obs serves {service.ops.url}/")
+            for name, func, definition in registry:
+                say(f"  {name}{', submitted at the start' if definition.at_start else ''}")
+                if definition.at_start:
+                    await service.tasks.submit_task(func)
+            await signals.asked.wait()
+            say(stop_message(service))
+
+
+def _import(name: str) -> ModuleType:
+    if not all(name.split(".")):
+        raise UnusableModuleError(name, "cannot be imported; give its full dotted name")
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and f"{name}.".startswith(f"{error.name}."):
+            raise UnusableModuleError(name, _explain_missing(name)) from error
+        problem = f"needs {error.name!r}, which is not installed" if error.name else str(error)
+        raise BrokenModuleError(name, f"{problem} ({_place_of(error)})") from error
+    except (Exception, SystemExit) as error:  # whatever the program's own code does
+        problem = f"failed while it was imported: {type(error).__name__}: {error} ({_place_of(error)})"
+        raise BrokenModuleError(name, problem) from error
+
+
+def _explain_missing(name: str) -> str:
+    path = Path(name)
+    if path.suffix == ".py" or len(path.parts) > 1:
+        dotted = ".".join(path.with_suffix("").parts)
+        return f"is a file's name; give the module's own, such as {dotted!r}"
+    return f"does not exist; it was looked for in {Path.cwd()} and on Python's path (PYTHONPATH)"
+
+
+def _place_of(error: BaseException) -> str:
+    """Return the file and line where the program's code failed; the last one outside the import machinery."""
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not frame.filename.startswith("<frozen importlib") and frame.filename != importlib.__file__
+    ]
+    last = frames[-1]
+    return f"{last.filename}, line {last.lineno}"

@@ -1,0 +1,147 @@
+"""`qorzen-obs serve`: hosting a program's modules, and how the process stops."""
+
+import json
+import signal
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.program import Running, run, write_files
+
+SHOP = """
+import asyncio, logging, math, structlog
+from qorzen_obs import current_task, task
+
+@task(category="io")
+def fetch() -> int:
+    logging.getLogger("shop").warning("fetched %d", 7)
+    structlog.get_logger().warning("fetched too", amount=7)
+    return 7
+
+@task(at_start=True, name="open the shop")
+async def open_the_shop():
+    await current_task().manager.run(fetch)
+    print("open", flush=True)
+
+@task(name="for ever", timeout=math.inf)
+async def for_ever():
+    await asyncio.Event().wait()
+"""
+LONG = """
+import asyncio, math
+from qorzen_obs import task
+
+@task(at_start=True, timeout=math.inf)
+async def long():
+    print("begun", flush=True)
+    await asyncio.Event().wait()
+"""
+WEDGED = """
+import time
+from qorzen_obs import task
+
+@task(at_start=True)
+async def wedged():
+    print("begun", flush=True)
+    time.sleep(3600)
+"""
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Path:
+    return write_files(tmp_path, {"shop/tasks.py": SHOP, "long.py": LONG, "wedged.py": WEDGED})
+
+
+def get(url: str) -> Any:
+    with urllib.request.urlopen(url, timeout=10) as response:
+        return json.load(response)
+
+
+def test_the_tasks_of_a_module_are_told_and_those_at_start_run_once(shop: Path) -> None:
+    with Running("serve", "shop.tasks", cwd=shop) as service:
+        url = service.line("serves").split()[-1]
+        told = [service.line().strip() for _ in range(3)]
+        service.line("open")
+        status = get(f"{url}status")["tasks"]
+        service.signal(signal.SIGTERM)
+        assert service.wait(10) == 0
+
+    assert told == ["fetch", "for ever", "open the shop, submitted at the start"]
+    assert status["total"] == 2
+    assert {line["task_name"] for line in service.log() if line["event"] == "task.finished"} == {
+        "fetch",
+        "open the shop",
+    }
+
+
+def test_a_program_s_own_log_lines_are_json_with_their_task(shop: Path) -> None:
+    with Running("serve", "shop.tasks", cwd=shop) as service:
+        service.line("open")
+        service.signal(signal.SIGINT)
+        assert service.wait(10) == 0
+
+    lines = {line["event"]: line for line in service.log()}
+    assert lines["fetched 7"]["logger"] == "shop"
+    assert lines["fetched too"]["amount"] == 7
+    for event in ("fetched 7", "fetched too"):
+        assert lines[event]["task_name"] == "fetch"
+        assert len(lines[event]["trace_id"]) == 32
+
+
+@pytest.mark.parametrize(
+    ("first", "second"), [(signal.SIGTERM, signal.SIGTERM), (signal.SIGINT, signal.SIGTERM)]
+)
+def test_a_second_signal_cancels_what_the_first_let_end(
+    first: signal.Signals, second: signal.Signals, shop: Path
+) -> None:
+    with Running("serve", "long", cwd=shop) as service:
+        service.line("begun")
+        service.signal(first)
+        assert service.line("Stopping") == (
+            "Stopping: 1 task has 30 s to end; a second signal cancels what is left"
+        )
+        service.signal(second)
+        assert service.wait(10) == 0
+
+    (end,) = (line for line in service.log() if line["event"] == "task.finished")
+    assert (end["status"], end["cancel_reason"]) == ("cancelled", "shutdown")
+
+
+def test_what_does_not_end_within_the_grace_is_cancelled(shop: Path) -> None:
+    with Running(
+        "serve", "long", cwd=shop, variables={"QORZEN_TASKS__SHUTDOWN_GRACE_SECONDS": "0.2"}
+    ) as service:
+        service.line("begun")
+        service.signal(signal.SIGTERM)
+        assert service.wait(10) == 0
+
+    assert service.log()[-1]["state"] == "stopped"
+
+
+@pytest.mark.slow
+def test_a_stop_that_a_wedged_loop_keeps_back_ends_with_the_stacks_of_all_threads(shop: Path) -> None:
+    with Running(
+        "serve", "wedged", cwd=shop, variables={"QORZEN_TASKS__SHUTDOWN_GRACE_SECONDS": "0"}
+    ) as service:
+        url = service.line("serves").split()[-1]
+        service.line("begun")
+        assert get(f"{url}status")["tasks"]["by_status"]["running"] == 1
+        service.signal(signal.SIGTERM)
+        assert service.wait(15) == 1
+
+    assert "Timeout" in service.errors()
+    assert "in wedged" in service.errors()
+
+
+@pytest.mark.parametrize(("module", "status"), [("nowhere", 2), ("broken", 1)])
+def test_a_module_that_cannot_be_hosted_is_one_line_on_standard_error(
+    module: str, status: int, tmp_path: Path
+) -> None:
+    done = run("serve", module, cwd=write_files(tmp_path, {"broken.py": "1 / 0"}))
+
+    assert done.returncode == status
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"Error: module '{module}' ")
