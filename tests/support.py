@@ -17,6 +17,7 @@ from prometheus_client import CollectorRegistry
 
 from qorzen_obs import testing
 from qorzen_obs.record import Attempt, TaskRecord
+from qorzen_obs.registry import NO_DEFINITION
 from qorzen_obs.settings import EngineSettings, Settings, TaskSettings
 from qorzen_obs.tasks import EngineKind, TaskCategory, TaskPriority
 
@@ -76,12 +77,14 @@ def record(func: Callable[..., Any] = print, *args: Any, **fields: Any) -> TaskR
         "metadata": None,
         "timeout": None,
         "cancellable": True,
-        "new_trace": False,
+        "definition": NO_DEFINITION,
+        "limit": None,
         "wants_progress": False,
         "engine": EngineKind.LOOP,
         "context": copy_context(),
         "created_at": 0.0,
         "eligible_at": 0.0,
+        "eligible_wall": 0.0,
         "kwargs": {},
         **fields,
     }

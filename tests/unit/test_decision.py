@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from qorzen_obs.core.decision import (
-    TIMEOUT,
+    TASK_DEADLINE,
     Decision,
     decide,
     decide_abandoned,
@@ -16,7 +16,8 @@ from qorzen_obs.core.decision import (
 )
 from qorzen_obs.errors import TaskCancelled
 from qorzen_obs.record import Ask, Attempt
-from qorzen_obs.tasks import TaskStatus
+from qorzen_obs.registry import TaskDefinition
+from qorzen_obs.tasks import TIMEOUT, TaskStatus
 from tests import support
 
 
@@ -136,3 +137,11 @@ def test_a_chain_of_exceptions_that_is_a_circle_is_shown() -> None:
 def test_shown_text_is_cut_and_can_be_encoded(text: str, limit: int, shown: str) -> None:
     assert shown_text(text, limit) == shown
     shown.encode()
+
+
+def test_the_deadline_of_the_whole_task_is_told_from_the_timeout_of_an_attempt() -> None:
+    made = support.attempt(support.record(timeout=2.5, definition=TaskDefinition(deadline=60.0)))
+    made.ask(Ask.DEADLINE, TASK_DEADLINE, 0.0)
+    decision = decide(made, VALUE, None)
+    assert decision.error_type == TIMEOUT
+    assert "60 s after it was accepted" in (decision.error or "")

@@ -14,6 +14,7 @@ from qorzen_obs.errors import (
     ManagerInitializationError,
     ManagerShutdownError,
     QorzenError,
+    RetryLater,
     SettingsError,
     TaskCancelled,
     TaskError,
@@ -46,6 +47,7 @@ EXAMPLES: list[tuple[QorzenError, str]] = [
     (TaskManagerClosedError("draining"), "is draining and takes no new work; make a new one"),
     (TaskFailedError("ab12", "SystemExit", "1"), "task ab12 failed with SystemExit: 1"),
     (TaskTimeoutError("ab12", "timeout", "took longer"), "failed with timeout: took longer"),
+    (RetryLater(2.5, "not there yet"), "asked to be tried again in 2.5 s: not there yet"),
     (TaskCancelled("ab12", "shutdown"), "task ab12 was cancelled (shutdown)"),
     (TaskCancelled("ab12"), "task ab12 was cancelled"),
 ]

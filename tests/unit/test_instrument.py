@@ -27,9 +27,10 @@ def run(made: SpanInstrument, of: TaskRecord, **state: Any) -> Attempt:
     """The life of an attempt, from its submission to its end."""
     made.submitted(of)
     running = attempt(of)
+    running.started_wall = 100.0
     made.begin(running, 100.0)
     ended = TaskState(**{"status": TaskStatus.COMPLETED, "duration_seconds": 2.5, **state})
-    made.end(running, ended, 100.0)
+    made.end(running, ended)
     return running
 
 

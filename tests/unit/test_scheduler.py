@@ -10,6 +10,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from qorzen_obs.registry import DefinitionLimit
 from qorzen_obs.scheduling.limits import Limits
 from qorzen_obs.scheduling.scheduler import Scheduler
 from qorzen_obs.tasks import EngineKind, TaskCategory, TaskPriority
@@ -25,6 +26,7 @@ class Task:
     engine: EngineKind = EngineKind.LOOP
     priority: TaskPriority = TaskPriority.NORMAL
     eligible_at: float = 0.0
+    limit: DefinitionLimit | None = None
     queue_entry: list[object] | None = field(default=None, repr=False)
 
     def key(self, ageing: float) -> tuple[float, float, int]:
@@ -45,7 +47,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         super().__init__()
         self.now = 0.0
         self.sequence = 0
-        self.pending: list[Task] = []
+        self.pending: list[Task] = []  # waiting for a slot or for their time
+        self.own = DefinitionLimit("crowd", 2)
         self.holding: list[Task] = []
         self.lending: list[Task] = []
         self.returning: list[Task] = []
@@ -76,7 +79,11 @@ class SchedulerMachine(RuleBasedStateMachine):
             len(self.holding) < self.limits.total
             and len(same_category) < self.limits.categories.get(task.category, math.inf)
             and len(same_engine) < self.limits.engines.get(task.engine, math.inf)
+            and (task.limit is None or len([o for o in self.holding if o.limit]) < self.own.maximum)
         )
+
+    def eligible(self) -> list[Task]:
+        return [task for task in self.pending if task.eligible_at <= self.now]
 
     def pick(self, data: Any, tasks: list[Task]) -> Task:
         index: int = data.draw(st.integers(0, len(tasks) - 1))
@@ -87,12 +94,23 @@ class SchedulerMachine(RuleBasedStateMachine):
         engine=st.sampled_from(ENGINES),
         priority=st.sampled_from(list(TaskPriority)),
         later=st.sampled_from([0.0, 0.5, 400.0, 1200.0]),
+        delay=st.sampled_from([0.0, 0.0, 1.0, 500.0]),
+        limited=st.booleans(),
     )
-    def push(self, category: TaskCategory, engine: EngineKind, priority: TaskPriority, later: float) -> None:
+    def push(
+        self,
+        category: TaskCategory,
+        engine: EngineKind,
+        priority: TaskPriority,
+        later: float,
+        delay: float,
+        limited: bool,
+    ) -> None:
         self.now += later
         self.sequence += 1
-        task = Task(self.sequence, category, engine, priority, self.now)
-        self.scheduler.push(task)
+        limit = self.own if limited else None
+        task = Task(self.sequence, category, engine, priority, self.now + delay, limit)
+        self.scheduler.push(task, self.now)
         self.pending.append(task)
         self.accepted += 1
 
@@ -107,12 +125,33 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     @rule()
     def start_all(self) -> None:
-        while (task := self.scheduler.start_next()) is not None:
-            candidates = [other for other in self.pending if self.admitted(other)]
+        while (task := self.scheduler.start_next(self.now)) is not None:
+            candidates = [other for other in self.eligible() if self.admitted(other)]
             assert task is min(candidates, key=lambda other: other.key(self.ageing)), "no inversion"
             self.pending.remove(task)
             self.holding.append(task)
-        assert not any(self.admitted(task) for task in self.pending), "work-conserving"
+        assert not any(self.admitted(task) for task in self.eligible()), "work-conserving"
+        self.nothing_eligible_is_left_among_the_scheduled()
+
+    def nothing_eligible_is_left_among_the_scheduled(self) -> None:
+        times = [task.eligible_at for task in self.pending if task.eligible_at > self.now]
+        assert self.scheduler.scheduled == len(times)
+        assert self.scheduler.next_eligible_at == min(times, default=None)
+
+    @precondition(lambda self: self.pending)
+    @rule(data=st.data())
+    def explain(self, data: Any) -> None:
+        self.start_all()
+        if self.pending:
+            task = self.pick(data, self.pending)
+            why = self.scheduler.explain(task, self.now)
+            if task.eligible_at > self.now:
+                assert (why.held_by, why.ahead) == ("eligible_at", 0)
+                assert why.eligible_in_seconds == task.eligible_at - self.now
+            else:
+                mine = task.key(self.ageing)
+                assert why.held_by is not None, "else it would have started"
+                assert why.ahead == sum(other.key(self.ageing) < mine for other in self.eligible())
 
     @precondition(lambda self: self.holding)
     @rule(data=st.data())
@@ -166,6 +205,10 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.limits.total = total
         self.limits.categories = categories
 
+    @rule(ageing=st.sampled_from([0.0, 1.0, 300.0]))
+    def change_ageing(self, ageing: float) -> None:
+        self.ageing = self.scheduler.ageing_seconds = ageing
+
     @invariant()
     def nothing_is_lost_and_every_count_is_right(self) -> None:
         if not hasattr(self, "limits"):
@@ -173,6 +216,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert self.accepted == self.left + len(self.pending) + len(self.holding) + len(self.lending)
         assert len(self.scheduler) == len(self.pending)
         assert self.limits.held == len(self.holding)
+        assert self.own.held == len([task for task in self.holding if task.limit])
         for category in CATEGORIES:
             held = [task for task in self.holding if task.category is category]
             assert self.limits.held_by_category[category] == len(held)
@@ -189,10 +233,12 @@ class SchedulerMachine(RuleBasedStateMachine):
         if not hasattr(self, "limits"):
             return
         oldest: dict[tuple[TaskCategory, TaskPriority], float] = {}
-        for task in self.pending:
+        for task in self.eligible():
             kind = (task.category, task.priority)
             oldest[kind] = min(task.eligible_at, oldest.get(kind, math.inf))
-        assert self.scheduler.oldest() == oldest
+        next_ = self.scheduler.next_eligible_at
+        if next_ is None or next_ > self.now:  # else the next start promotes what is due
+            assert self.scheduler.oldest() == oldest
 
 
 TestScheduler = SchedulerMachine.TestCase
@@ -202,9 +248,9 @@ TestScheduler.settings = hypothesis_settings(max_examples=40, stateful_step_coun
 def order(tasks: list[Task], ageing: float) -> list[int]:
     pending = scheduler(len(tasks) + 1, ageing)
     for task in tasks:
-        pending.push(task)
+        pending.push(task, math.inf)
     started = []
-    while (task_ := pending.start_next()) is not None:
+    while (task_ := pending.start_next(math.inf)) is not None:
         started.append(task_.sequence)
     return started
 
@@ -253,7 +299,7 @@ def test_a_task_that_never_was_pending_cannot_be_removed() -> None:
 
 
 def test_nothing_pending_starts_nothing() -> None:
-    assert scheduler().start_next() is None
+    assert scheduler().start_next(0.0) is None
     assert scheduler().resume_next() is None
 
 
@@ -262,12 +308,12 @@ def test_a_returning_task_that_is_blocked_by_its_category_lets_the_next_one_thro
     tasks.limits.categories = {TaskCategory.IO: 1}
     blocked, free = Task(1, TaskCategory.IO), Task(2)
     for task in (blocked, free):
-        tasks.push(task)
-        assert tasks.start_next() is task
+        tasks.push(task, 0.0)
+        assert tasks.start_next(0.0) is task
         tasks.lend(task)
     other = Task(3, TaskCategory.IO)
-    tasks.push(other)
-    assert tasks.start_next() is other
+    tasks.push(other, 0.0)
+    assert tasks.start_next(0.0) is other
     tasks.take_back(blocked)
     tasks.take_back(free)
     assert tasks.resume_next() is free

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from multidict import MultiDict
 
 from qorzen_obs.record import ACCEPTED, TaskRecord
+from qorzen_obs.registry import NO_DEFINITION
 from qorzen_obs.server.problems import ProblemError
 from qorzen_obs.server.tasks import (
     Order,
@@ -47,12 +48,14 @@ def a_record(
         metadata=None,
         timeout=None,
         cancellable=True,
-        new_trace=False,
+        definition=NO_DEFINITION,
+        limit=None,
         wants_progress=False,
         engine=EngineKind.THREAD,
         context=Context(),
         created_at=0.0,
         eligible_at=0.0,
+        eligible_wall=0.0,
     )
     record.state = ACCEPTED._replace(status=status, completed_at=completed_at, error=error)
     return record

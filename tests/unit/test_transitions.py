@@ -52,9 +52,9 @@ def test_every_walk_ends_at_most_once_and_never_leaves_a_final_state(choices: li
 
 
 @given(walks)
-def test_only_a_task_that_ran_completes_or_fails(choices: list[int]) -> None:
+def test_only_a_task_that_ran_completes(choices: list[int]) -> None:
     path = walk(choices)
-    if path[-1] in (TaskStatus.COMPLETED, TaskStatus.FAILED):
+    if path[-1] is TaskStatus.COMPLETED:
         assert path[-2] is RUNNING
 
 
