@@ -70,6 +70,7 @@ class TelemetrySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     log_level: Literal["debug", "info", "warning", "error", "off"] = "info"
     keep_traces: Count = 500
     keep_spans_per_trace: Count = 2_000
+    keep_spans: Count = 20_000  #: in all; some 2.6 kB each
 
 
 class HistorySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

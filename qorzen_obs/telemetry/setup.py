@@ -115,7 +115,11 @@ def set_up_tracing(
         SettingsError: an exporter is not installed or cannot be made, or a variable is malformed; nothing was
             changed.
     """
-    store = SpanStore(keep_traces=settings.keep_traces, keep_spans_per_trace=settings.keep_spans_per_trace)
+    store = SpanStore(
+        keep_traces=settings.keep_traces,
+        keep_spans_per_trace=settings.keep_spans_per_trace,
+        keep_spans=settings.keep_spans,
+    )
     if environment.get(OTEL_SDK_DISABLED, "").strip().lower() == "true":
         return Tracing("disabled", trace.NoOpTracerProvider(), store, sampling="none")
     current = trace.get_tracer_provider() if set_global else None

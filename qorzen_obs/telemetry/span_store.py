@@ -42,14 +42,17 @@ class _Trace:
 class SpanStore(SpanProcessor):
     """The spans that ended last, by trace; all methods from any thread.
 
-    Holds at most `keep_traces` traces of at most `keep_spans_per_trace` spans. A new trace evicts the one in
-    which no span has ended for longest. In a full trace later spans are dropped and counted, but one without
+    Holds at most `keep_traces` traces of at most `keep_spans_per_trace` spans, `keep_spans` in all (a span takes
+    some 2.6 kB). What is over evicts the trace in which no span has ended for longest. In a full trace later spans are dropped and counted, but one without
     a parent in this process takes the last place: the root ends last, and nobody wants to miss it.
     """
 
-    def __init__(self, *, keep_traces: int = 500, keep_spans_per_trace: int = 2_000) -> None:
+    def __init__(
+        self, *, keep_traces: int = 500, keep_spans_per_trace: int = 2_000, keep_spans: int = 20_000
+    ) -> None:
         self.keep_traces = keep_traces
         self.keep_spans_per_trace = keep_spans_per_trace
+        self.keep_spans = keep_spans
         self.dropped_spans = 0  #: not kept, because their trace was full
         self.evicted_traces = 0
         self._taking = True
@@ -62,6 +65,7 @@ class SpanStore(SpanProcessor):
         # Re-entrant: inside it the garbage collector may close a forgotten coroutine, whose span then ends in
         # the very thread that holds the lock.
         self._lock = threading.RLock()
+        self._spans = 0  # in all traces
         self._traces: OrderedDict[int, _Trace] = OrderedDict()  # by the last end of a span, oldest first
 
     def on_end(self, span: ReadableSpan) -> None:
@@ -69,29 +73,33 @@ class SpanStore(SpanProcessor):
         if not self._taking:
             return
         trace_id: int = span.context.trace_id
-        evicted = None
         with self._lock:
             trace = self._traces.get(trace_id)
             if trace is None:
-                evicted = self._add(trace_id, span)
+                trace = self._traces.setdefault(trace_id, _Trace())
             else:
                 self._traces.move_to_end(trace_id)
-                if len(trace.spans) < self.keep_spans_per_trace:
-                    trace.spans.append(span)
-                else:
-                    trace.dropped += 1
-                    self.dropped_spans += 1
-                    if _is_root(span):
-                        trace.spans[-1] = span
+            if len(trace.spans) < self.keep_spans_per_trace:
+                trace.spans.append(span)
+                self._spans += 1
+            else:
+                trace.dropped += 1
+                self.dropped_spans += 1
+                if _is_root(span):
+                    trace.spans[-1] = span
+            evicted = self._evict()
         del evicted  # outside the lock: freeing 2,000 spans takes a millisecond
 
-    def _add(self, trace_id: int, span: ReadableSpan) -> _Trace | None:
-        new = _Trace()
-        self._traces.setdefault(trace_id, new).spans.append(span)
-        if len(self._traces) <= self.keep_traces:
-            return None
-        self.evicted_traces += 1
-        return self._traces.popitem(last=False)[1]
+    def _evict(self) -> list[_Trace]:
+        evicted = []
+        while len(self._traces) > 1 and (
+            self._spans > self.keep_spans or len(self._traces) > self.keep_traces
+        ):
+            _, oldest = self._traces.popitem(last=False)
+            self._spans -= len(oldest.spans)
+            self.evicted_traces += 1
+            evicted.append(oldest)
+        return evicted
 
     def shutdown(self) -> None:
         """Take no more spans; what is kept stays readable. Idempotent."""

@@ -113,6 +113,21 @@ def test_the_trace_where_nothing_has_ended_for_longest_is_evicted_first() -> Non
     assert (store.traces_kept, store.evicted_traces, store.dropped_spans) == (2, 1, 0)
 
 
+def test_the_spans_of_all_traces_together_are_bounded_and_the_newest_trace_stays() -> None:
+    store = SpanStore(keep_spans=4)
+    tracer = tracer_into(store)
+    for name in ("first", "second", "third"):
+        root = tracer.start_span(name)
+        tracer.start_span("child", below(root)).end()
+        root.end()
+    assert [summary.root_name for summary in store.summaries()] == ["third", "second"]
+    large = tracer.start_span("large")
+    for _ in range(6):
+        tracer.start_span("child", below(large)).end()
+    assert [(summary.root_name, summary.spans) for summary in store.summaries()] == [("child", 6)]
+    assert store.evicted_traces == 3
+
+
 def test_a_full_trace_drops_and_counts_later_spans_but_not_its_root() -> None:
     store = SpanStore(keep_spans_per_trace=3)
     tracer = tracer_into(store)
