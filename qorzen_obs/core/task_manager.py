@@ -628,13 +628,16 @@ class TaskManager(QorzenManager):
         record.release()
         self._history.add(record)  # before it leaves the live ones, so that a reader always finds it
         del self._live[record.task_id]
-        for waiter in record.waiters or ():
+        waiters, record.waiters = record.waiters, None
+        for waiter in waiters or ():
             if not waiter.done():
                 waiter.set_result(None)
-        record.waiters = None
         if not self._live:
             self._nothing_lives.set()
-        self._dispatch()
+        if waiters:  # a task that waited wants its slot back in the next turn, ahead of every pending one
+            self._loop.call_soon(self._dispatch)
+        else:
+            self._dispatch()
 
     def _change(self, record: TaskRecord, state: TaskState, kind: EventKind) -> None:
         """The one place where a task's status changes: the record, the counters, the announcement."""
