@@ -378,6 +378,7 @@ class TaskManager(QorzenManager):
         Raises:
             TaskCancelled: the task was cancelled.
             TaskTimeoutError: it passed its timeout.
+            TaskFailedError: it raised SystemExit, KeyboardInterrupt or another thing that is no Exception.
         """
         task_id = await self.submit_task(func, *args, **options)
         record = self._live[task_id]
@@ -1010,7 +1011,8 @@ def _value_of(record: TaskRecord) -> Any:
         return state.result
     if state.status is TaskStatus.CANCELLED:
         raise TaskCancelled(record.task_id, state.cancel_reason)
-    if state.exception is not None:
+    if isinstance(state.exception, Exception) and not isinstance(state.exception, StopIteration):
         raise state.exception
-    kind = TaskTimeoutError if state.error_type == "timeout" else TaskFailedError
-    raise kind(record.task_id, state.error_type or "unknown", state.error or "")
+    # What is meant to end a process, a coroutine or a generator was the task's, and must not end the caller.
+    kind = TaskTimeoutError if state.error_type == TIMEOUT else TaskFailedError
+    raise kind(record.task_id, state.error_type or "unknown", state.error or "") from state.exception

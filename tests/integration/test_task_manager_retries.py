@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry
 
 from qorzen_obs.core.task_manager import TaskManager
 from qorzen_obs.current import current_task
-from qorzen_obs.errors import InvalidTaskError, RetryLater, TaskTimeoutError
+from qorzen_obs.errors import InvalidTaskError, RetryLater, TaskFailedError, TaskTimeoutError
 from qorzen_obs.registry import task, with_options
 from qorzen_obs.retry import Retry, exponential
 from qorzen_obs.settings import Settings, TaskSettings
@@ -159,6 +159,21 @@ async def test_asking_to_be_tried_later_does_not_go_past_max_attempts() -> None:
         with pytest.raises(RetryLater):
             await tasks.run(poll)
         assert (await tasks.get_tasks())[0].attempt == 2
+
+
+@pytest.mark.parametrize("error", [SystemExit, asyncio.CancelledError])
+def test_what_ends_an_attempt_for_good_does_not_end_who_waits_for_it(error: type[BaseException]) -> None:
+    @task(retry=Retry())
+    async def leaves() -> None:
+        raise error("enough")
+
+    @virtual_time
+    async def run() -> None:
+        async with open_test_manager() as tasks:
+            with pytest.raises(TaskFailedError, match="enough"):
+                await tasks.run(leaves)
+
+    run()
 
 
 @virtual_time
