@@ -586,8 +586,7 @@ class TaskManager(QorzenManager):
         """Return after how many seconds the task is tried again, or None when this is its end."""
         if state.status is not TaskStatus.FAILED or state.abandoned or self._state is not ManagerState.READY:
             return None
-        attempt = record.attempt
-        if attempt is not None and attempt.reason == TASK_DEADLINE:
+        if record.attempt is None or record.attempt.last:
             return None
         policy = record.definition.retry
         return retry_wait_seconds(policy, state.attempt, state.exception, state.error_type, self._random)
@@ -612,6 +611,7 @@ class TaskManager(QorzenManager):
     def _task_deadline_passed(self, record: TaskRecord) -> None:
         del self._deadline_entries[record.sequence]
         if record.attempt is not None:
+            record.attempt.last = True
             self._runner.ask(record.attempt, Ask.DEADLINE, TASK_DEADLINE)
         elif self._scheduler.remove(record):
             message = f"the task had not ended {record.definition.deadline:g} s after it was accepted"
@@ -701,6 +701,7 @@ class TaskManager(QorzenManager):
 
     def _cancel(self, record: TaskRecord, reason: str) -> None:
         if record.attempt is not None:
+            record.attempt.last = True
             self._runner.ask(record.attempt, Ask.CANCEL, reason)
         elif self._scheduler.remove(record):
             self._end(

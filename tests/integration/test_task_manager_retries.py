@@ -190,6 +190,42 @@ async def test_a_cancelled_attempt_is_never_tried_again() -> None:
         assert (info.status, info.attempt) == (TaskStatus.CANCELLED, 1)
 
 
+@pytest.mark.parametrize("seconds", [1.0, 2.5], ids=["before its timeout", "after its timeout"])
+def test_an_attempt_that_fails_while_it_is_cancelled_is_not_tried_again(seconds: float) -> None:
+    @task(timeout=2, retry=Retry(max_attempts=9, backoff=EVERY_SECOND))
+    async def fails_late() -> None:
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            await asyncio.sleep(0.8)
+            raise OSError("in cleaning up") from None
+
+    @virtual_time
+    async def run() -> None:
+        async with open_test_manager(Settings(tasks=TaskSettings(cancel_grace_seconds=4))) as tasks:
+            task_id = await tasks.submit_task(fails_late)
+            await asyncio.sleep(seconds)
+            assert await tasks.cancel_task(task_id)
+            info = await tasks.wait_for_task(task_id)
+            assert (info.status, info.attempt) == (TaskStatus.FAILED, 1)
+
+    run()
+
+
+@virtual_time
+async def test_a_deadline_that_passes_while_an_attempt_times_out_ends_the_task() -> None:
+    @task(timeout=2, deadline=2.5, retry=Retry(max_attempts=9, backoff=EVERY_SECOND))
+    async def slow_to_stop() -> None:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            await asyncio.sleep(0.8)
+
+    async with open_test_manager(Settings(tasks=TaskSettings(cancel_grace_seconds=9))) as tasks:
+        info = await tasks.wait_for_task(await tasks.submit_task(slow_to_stop))
+        assert (info.status, info.attempt, info.error_type) == (TaskStatus.FAILED, 1, "timeout")
+
+
 @virtual_time
 async def test_a_task_is_cancelled_between_two_attempts() -> None:
     async with open_test_manager() as tasks:
