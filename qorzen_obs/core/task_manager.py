@@ -589,7 +589,11 @@ class TaskManager(QorzenManager):
         if record.attempt is None or record.attempt.last:
             return None
         policy = record.definition.retry
-        return retry_wait_seconds(policy, state.attempt, state.exception, state.error_type, self._random)
+        try:
+            return retry_wait_seconds(policy, state.attempt, state.exception, state.error_type, self._random)
+        except Exception as error:  # noqa: BLE001 - the backoff is the user's, and may fail: the task's own error stands
+            self._logger.error(names.LOG_BACKOFF_FAILED, task_id=record.task_id, error=repr(error))
+            return None
 
     def _retry(self, record: TaskRecord, state: TaskState, wait_seconds: float) -> None:
         """Let a failed attempt be followed by another; the task holds no slot until then."""

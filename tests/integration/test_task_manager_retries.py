@@ -137,6 +137,22 @@ async def test_an_attempt_that_timed_out_counts_as_a_timeout_error() -> None:
 
 
 @virtual_time
+async def test_a_backoff_that_fails_leaves_the_task_with_its_own_error() -> None:
+    def broken(attempt: int, source: object) -> float:
+        raise ZeroDivisionError
+
+    @task(retry=Retry(backoff=broken))
+    async def fail() -> None:
+        raise OSError("the task's own")
+
+    logs = CapturedLogs()
+    async with open_test_manager(logs=logs) as tasks:
+        with pytest.raises(OSError, match="own"):
+            await tasks.run(fail)
+        assert "ZeroDivisionError" in logs.of("task.backoff_failed")[0]["error"]
+
+
+@virtual_time
 async def test_a_task_may_ask_to_be_tried_again_later_without_any_policy() -> None:
     async def poll() -> int:
         if current_task().number < 4:
