@@ -122,7 +122,9 @@ class Runner:
         """
         if isinstance(percent, bool) or not isinstance(percent, (int, float)) or not math.isfinite(percent):
             raise InvalidTaskError("percent", f"{percent!r} is not a number from 0 to 100")
-        attempt.reported = (float(percent), message)  # before looking at the flag, see _flush_progress
+        before = attempt.reported  # of what is coalesced the highest counts, and the newest message
+        percent = float(percent) if before is None else max(before[0], float(percent))
+        attempt.reported = (percent, message)  # before looking at the flag, see _flush_progress
         if attempt.progress_waits or attempt.settled:
             return
         attempt.progress_waits = True
