@@ -122,8 +122,10 @@ class Runner:
         """
         if isinstance(percent, bool) or not isinstance(percent, (int, float)) or not -inf < percent < inf:
             raise InvalidTaskError("percent", f"{percent!r} is not a number from 0 to 100")
+        before = attempt.reported  # of what is coalesced the highest counts, and the newest message
+        percent = min(100.0, max(0.0, percent if before is None else max(before[0], percent)))
         # Made fit to show here, where a failure is the reporter's; before looking at the flag, see _flush_progress.
-        attempt.reported = (min(100.0, max(0.0, percent)), message if type(message) is str else str(message))
+        attempt.reported = (percent, message if type(message) is str else str(message))
         if attempt.progress_waits or attempt.settled:
             return
         attempt.progress_waits = True

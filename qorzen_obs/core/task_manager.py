@@ -622,11 +622,14 @@ class TaskManager(QorzenManager):
         """Return after how many seconds the task is tried again, or None when this is its end."""
         if state.status is not TaskStatus.FAILED or state.abandoned or self._state is not ManagerState.READY:
             return None
-        attempt = record.attempt
-        if attempt is not None and attempt.reason == TASK_DEADLINE:
+        if record.attempt is None or record.attempt.last:
             return None
         policy = record.definition.retry
-        return retry_wait_seconds(policy, state.attempt, state.exception, state.error_type, self._random)
+        try:
+            return retry_wait_seconds(policy, state.attempt, state.exception, state.error_type, self._random)
+        except Exception as error:  # noqa: BLE001 - the backoff is the user's, and may fail: the task's own error stands
+            self._logger.error(names.LOG_BACKOFF_FAILED, task_id=record.task_id, error=repr(error))
+            return None
 
     def _retry(self, record: TaskRecord, state: TaskState, wait_seconds: float) -> None:
         """Let a failed attempt be followed by another; the task holds no slot until then."""
@@ -648,6 +651,7 @@ class TaskManager(QorzenManager):
     def _task_deadline_passed(self, record: TaskRecord) -> None:
         del self._deadline_entries[record.sequence]
         if record.attempt is not None:
+            record.attempt.last = True
             self._runner.ask(record.attempt, Ask.DEADLINE, TASK_DEADLINE)
         elif self._scheduler.remove(record):
             message = f"the task had not ended {record.definition.deadline:g} s after it was accepted"
@@ -742,6 +746,7 @@ class TaskManager(QorzenManager):
 
     def _cancel(self, record: TaskRecord, reason: str) -> None:
         if record.attempt is not None:
+            record.attempt.last = True
             self._runner.ask(record.attempt, Ask.CANCEL, reason)
         elif self._scheduler.remove(record):
             self._end(

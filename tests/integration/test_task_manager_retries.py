@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry
 
 from qorzen_obs.core.task_manager import TaskManager
 from qorzen_obs.current import current_task
-from qorzen_obs.errors import InvalidTaskError, RetryLater, TaskTimeoutError
+from qorzen_obs.errors import InvalidTaskError, RetryLater, TaskFailedError, TaskTimeoutError
 from qorzen_obs.registry import task, with_options
 from qorzen_obs.retry import Retry, exponential
 from qorzen_obs.settings import Settings, TaskSettings
@@ -139,6 +139,22 @@ async def test_an_attempt_that_timed_out_counts_as_a_timeout_error() -> None:
 
 
 @virtual_time
+async def test_a_backoff_that_fails_leaves_the_task_with_its_own_error() -> None:
+    def broken(attempt: int, source: object) -> float:
+        raise ZeroDivisionError
+
+    @task(retry=Retry(backoff=broken))
+    async def fail() -> None:
+        raise OSError("the task's own")
+
+    logs = CapturedLogs()
+    async with open_test_manager(logs=logs) as tasks:
+        with pytest.raises(OSError, match="own"):
+            await tasks.run(fail)
+        assert "ZeroDivisionError" in logs.of("task.backoff_failed")[0]["error"]
+
+
+@virtual_time
 async def test_a_task_may_ask_to_be_tried_again_later_without_any_policy() -> None:
     async def poll() -> int:
         if current_task().number < 4:
@@ -163,6 +179,21 @@ async def test_asking_to_be_tried_later_does_not_go_past_max_attempts() -> None:
         assert (await tasks.get_tasks())[0].attempt == 2
 
 
+@pytest.mark.parametrize("error", [SystemExit, asyncio.CancelledError])
+def test_what_ends_an_attempt_for_good_does_not_end_who_waits_for_it(error: type[BaseException]) -> None:
+    @task(retry=Retry())
+    async def leaves() -> None:
+        raise error("enough")
+
+    @virtual_time
+    async def run() -> None:
+        async with open_test_manager() as tasks:
+            with pytest.raises(TaskFailedError, match="enough"):
+                await tasks.run(leaves)
+
+    run()
+
+
 @virtual_time
 async def test_a_cancelled_attempt_is_never_tried_again() -> None:
     @task(retry=Retry(on=(BaseException,)))
@@ -175,6 +206,42 @@ async def test_a_cancelled_attempt_is_never_tried_again() -> None:
         assert await tasks.cancel_task(task_id)
         info = await tasks.wait_for_task(task_id)
         assert (info.status, info.attempt) == (TaskStatus.CANCELLED, 1)
+
+
+@pytest.mark.parametrize("seconds", [1.0, 2.5], ids=["before its timeout", "after its timeout"])
+def test_an_attempt_that_fails_while_it_is_cancelled_is_not_tried_again(seconds: float) -> None:
+    @task(timeout=2, retry=Retry(max_attempts=9, backoff=EVERY_SECOND))
+    async def fails_late() -> None:
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            await asyncio.sleep(0.8)
+            raise OSError("in cleaning up") from None
+
+    @virtual_time
+    async def run() -> None:
+        async with open_test_manager(Settings(tasks=TaskSettings(cancel_grace_seconds=4))) as tasks:
+            task_id = await tasks.submit_task(fails_late)
+            await asyncio.sleep(seconds)
+            assert await tasks.cancel_task(task_id)
+            info = await tasks.wait_for_task(task_id)
+            assert (info.status, info.attempt) == (TaskStatus.FAILED, 1)
+
+    run()
+
+
+@virtual_time
+async def test_a_deadline_that_passes_while_an_attempt_times_out_ends_the_task() -> None:
+    @task(timeout=2, deadline=2.5, retry=Retry(max_attempts=9, backoff=EVERY_SECOND))
+    async def slow_to_stop() -> None:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            await asyncio.sleep(0.8)
+
+    async with open_test_manager(Settings(tasks=TaskSettings(cancel_grace_seconds=9))) as tasks:
+        info = await tasks.wait_for_task(await tasks.submit_task(slow_to_stop))
+        assert (info.status, info.attempt, info.error_type) == (TaskStatus.FAILED, 1, "timeout")
 
 
 @virtual_time
