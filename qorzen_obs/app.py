@@ -71,6 +71,7 @@ class Service:
                 registry=self.registry,
                 tracer_provider=self.tracing.provider,
                 telemetry_status=self.tracing.status,
+                on_spans=self.tracing.on_spans,
             )
             if self._http:
                 self.ops = OpsPlane(
@@ -99,7 +100,9 @@ class Service:
 
 
 @asynccontextmanager
-async def open_task_manager(settings: Settings | None = None, *, http: bool = False) -> AsyncIterator[TaskManager]:
+async def open_task_manager(
+    settings: Settings | None = None, *, http: bool = False
+) -> AsyncIterator[TaskManager]:
     """Give a ready TaskManager with all its parts, and stop them at the end of the block.
 
     Without `settings` the defaults and the `QORZEN_*` variables hold. `http=True` also serves metrics, status, health,
@@ -118,4 +121,3 @@ async def open_task_manager(settings: Settings | None = None, *, http: bool = Fa
         grace = None
     finally:
         await service.stop(grace_seconds=grace)
-
