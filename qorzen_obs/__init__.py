@@ -1,18 +1,27 @@
 """A task manager for asyncio services in which nothing runs unobserved.
 
-async with open_task_manager(http=True) as tasks:
-    value = await tasks.run(callable, argument)
+    async with open_task_manager(http=True) as tasks:
+        value = await tasks.run(callable, argument)
+
+Each public name is imported when it is first asked for: a worker process that unpickles a task needs
+few of them, and all of them together take half a second.
 """
 
-from qorzen_obs.app import open_task_manager
-from qorzen_obs.core.base import QorzenManager
-from qorzen_obs.core.task_manager import TaskManager
-from qorzen_obs.current import current_task, track
-from qorzen_obs.errors import RetryLater
-from qorzen_obs.registry import task, with_options
-from qorzen_obs.retry import Retry, exponential
-from qorzen_obs.settings import Settings
-from qorzen_obs.tasks import TaskCategory, TaskInfo, TaskPriority, TaskProgress, TaskStatus
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from qorzen_obs.app import open_task_manager
+    from qorzen_obs.core.base import QorzenManager
+    from qorzen_obs.core.task_manager import TaskManager
+    from qorzen_obs.current import current_task, track
+    from qorzen_obs.errors import RetryLater
+    from qorzen_obs.registry import task, with_options
+    from qorzen_obs.retry import Retry, exponential
+    from qorzen_obs.settings import Settings
+    from qorzen_obs.tasks import TaskCategory, TaskInfo, TaskPriority, TaskProgress, TaskStatus
 
 __all__ = [
     "QorzenManager",
@@ -32,3 +41,36 @@ __all__ = [
     "track",
     "with_options",
 ]
+
+_HOMES: Final = {
+    "QorzenManager": "core.base",
+    "Retry": "retry",
+    "RetryLater": "errors",
+    "Settings": "settings",
+    "TaskCategory": "tasks",
+    "TaskInfo": "tasks",
+    "TaskManager": "core.task_manager",
+    "TaskPriority": "tasks",
+    "TaskProgress": "tasks",
+    "TaskStatus": "tasks",
+    "current_task": "current",
+    "exponential": "retry",
+    "open_task_manager": "app",
+    "task": "registry",
+    "track": "current",
+    "with_options": "registry",
+}
+
+
+def __getattr__(name: str) -> Any:
+    try:
+        home = _HOMES[name]
+    except KeyError:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
+    value = getattr(importlib.import_module(f"{__name__}.{home}"), name)
+    globals()[name] = value  # the next look-up finds it at once
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

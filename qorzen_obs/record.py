@@ -243,7 +243,9 @@ class Attempt:
         self.asked: Ask | None = None  #: the first ask wins
         self.asked_at = 0.0  #: monotonic
         self.reason: str | None = None
-        self.last = False  #: none will follow: the task was cancelled or passed its deadline, whoever asked first
+        self.last = (
+            False  #: none will follow: the task was cancelled or passed its deadline, whoever asked first
+        )
         self.settled = False  #: how it ends is decided
         self.ended = False  #: its code has ended
         self.driver: Any = None  #: the engine's own handle

@@ -25,7 +25,13 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 MAX_NAME_LENGTH: Final = 200
 _ATTRIBUTE: Final = "__qorzen_task__"
-_CHOOSABLE: Final = (EngineKind.LOOP, EngineKind.IO, EngineKind.THREAD, EngineKind.MAIN)
+_CHOOSABLE: Final = (
+    EngineKind.LOOP,
+    EngineKind.IO,
+    EngineKind.THREAD,
+    EngineKind.PROCESS,
+    EngineKind.MAIN,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,8 +135,15 @@ def _check_option(option: str, value: Any) -> Any:
 
 
 def _check_engine(engine: EngineKind | None, is_async: bool) -> None:
-    if engine is not None and is_async != (engine is EngineKind.LOOP):
-        kind, right = ("an async", "'loop'") if is_async else ("a synchronous", "'io', 'thread' or 'main'")
+    if engine in (None, EngineKind.PROCESS):  # a worker process runs both
+        return
+    assert engine is not None
+    if is_async != (engine is EngineKind.LOOP):
+        kind, right = (
+            ("an async", "'loop' or 'process'")
+            if is_async
+            else ("a synchronous", "'io', 'thread', 'process' or 'main'")
+        )
         raise InvalidTaskError(
             "engine", f"{engine.value!r} cannot run {kind} function; use {right} or leave it out"
         )

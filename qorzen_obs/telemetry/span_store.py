@@ -43,8 +43,9 @@ class SpanStore(SpanProcessor):
     """The spans that ended last, by trace; all methods from any thread.
 
     Holds at most `keep_traces` traces of at most `keep_spans_per_trace` spans, `keep_spans` in all (a span takes
-    some 2.6 kB). What is over evicts the trace in which no span has ended for longest. In a full trace later spans are dropped and counted, but one without
-    a parent in this process takes the last place: the root ends last, and nobody wants to miss it.
+    some 2.6 kB). What is over evicts the trace in which no span has ended for longest. In a full trace later
+    spans are dropped and counted, but one without a parent in this process takes the last place: the root ends
+    last, and nobody wants to miss it.
     """
 
     def __init__(

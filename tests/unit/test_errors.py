@@ -9,6 +9,7 @@ import pytest
 
 from qorzen_obs import errors
 from qorzen_obs.errors import (
+    FarTaskError,
     InvalidTaskError,
     ManagerError,
     ManagerInitializationError,
@@ -19,11 +20,14 @@ from qorzen_obs.errors import (
     TaskCancelled,
     TaskError,
     TaskFailedError,
+    TaskLostError,
     TaskManagerClosedError,
     TaskNotCancellableError,
     TaskNotFoundError,
+    TaskQuarantinedError,
     TaskQueueFullError,
     TaskTimeoutError,
+    TaskTransferError,
     TaskWaitTimeoutError,
 )
 
@@ -50,6 +54,10 @@ EXAMPLES: list[tuple[QorzenError, str]] = [
     (RetryLater(2.5, "not there yet"), "asked to be tried again in 2.5 s: not there yet"),
     (TaskCancelled("ab12", "shutdown"), "task ab12 was cancelled (shutdown)"),
     (TaskCancelled("ab12"), "task ab12 was cancelled"),
+    (TaskLostError("resize", "its process was killed by SIGKILL"), "was lost: its process was killed"),
+    (TaskQuarantinedError("resize", 3, 59.6), "in quarantine for another 60 s; mend it, or submit"),
+    (TaskTransferError("argument 1 ('lock')", "cannot be sent"), "make locks, files and connections inside"),
+    (FarTaskError("SystemExit", "1"), "SystemExit: 1"),
 ]
 
 ALL = [
@@ -99,6 +107,7 @@ def test_every_error_survives_copying(error: QorzenError) -> None:
         (TaskManagerClosedError, (TaskError,)),
         (TaskTimeoutError, (TaskFailedError, TimeoutError)),
         (TaskCancelled, (TaskError,)),
+        (TaskTransferError, (TaskError, TypeError)),
         (InvalidTaskError, (TaskError, ValueError)),
         (SettingsError, (QorzenError, ValueError)),
     ],
