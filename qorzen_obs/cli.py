@@ -12,7 +12,7 @@ from typing import Any, NoReturn, TypeVar
 
 import click
 
-from qorzen_obs.demo import Workload, run_demo, standard_library
+from qorzen_obs.demo.rounds import Workload, run_demo, standard_library
 from qorzen_obs.errors import ManagerInitializationError, SettingsError
 from qorzen_obs.serve import BrokenModuleError, UnusableModuleError, load_tasks, serve
 from qorzen_obs.settings import Settings, load_settings

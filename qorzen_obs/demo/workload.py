@@ -6,21 +6,19 @@ files. A file that cannot be read or parsed is a task that failed, and everythin
 
 from __future__ import annotations
 
-import ast
 import asyncio
 import hashlib
 import heapq
-import importlib.util
 import math
 import os
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from qorzen_obs.current import CURRENT, current_task
+from qorzen_obs.current import current_task
+from qorzen_obs.demo.syntax import Measure, parse
 from qorzen_obs.errors import TaskFailedError, TaskManagerClosedError
 from qorzen_obs.registry import task
 from qorzen_obs.tasks import TaskCategory, TaskInfo, TaskPriority, TaskStatus
@@ -32,11 +30,6 @@ BATCHES_AT_ONCE: Final = 3
 SLOWEST_KEPT: Final = 5
 _NAME_LENGTH: Final = 150
 
-# CPython counts the depth of the tree that it builds in one place for all threads, and fails when two build at once
-# (SystemError: AST constructor recursion depth mismatch, https://github.com/python/cpython/issues/106905). It holds
-# the interpreter meanwhile, so that one at a time costs nothing.
-_PARSER: Final = threading.Lock()
-
 
 class Source:
     """One Python file on its way through the tasks."""
@@ -47,17 +40,6 @@ class Source:
         self.path = path
         self.shown = printable(path.relative_to(folder))
         self.content = b""  #: from reading to parsing
-
-
-@dataclass(frozen=True, slots=True)
-class Measure:
-    """What the syntax tree of one file is like."""
-
-    lines: int
-    nodes: int
-    depth: int  #: nodes on the longest way from the root to a leaf
-    functions: int
-    longest_function: tuple[int, str]  #: its lines and its name
 
 
 class Batch(NamedTuple):
@@ -229,47 +211,6 @@ def digest(source: Source) -> str:
     return hashlib.sha256(source.content).hexdigest()
 
 
-def parse(source: Source) -> Measure:
-    """Decode and parse the content, and measure its syntax tree.
-
-    Raises:
-        SyntaxError, UnicodeDecodeError, ValueError, RecursionError: it is no Python of this version.
-    """
-    text = importlib.util.decode_source(source.content)
-    with _PARSER:
-        tree = ast.parse(text, source.shown)
-    return measure(tree, lines=text.count("\n") + (not text.endswith("\n") and bool(text)))
-
-
-def measure(tree: ast.Module, lines: int) -> Measure:
-    """Measure a syntax tree, level by level; a function is as long as its lines from `def` to the end.
-
-    >>> measure(ast.parse("def f():\\n    return 1\\n"), lines=2)
-    Measure(lines=2, nodes=5, depth=4, functions=1, longest_function=(2, 'f'))
-    """
-    this = CURRENT.get()
-    nodes = depth = functions = 0
-    longest = (0, "")
-    level: list[ast.AST] = [tree]
-    while level:
-        if this is not None:
-            this.raise_if_cancelled()
-        nodes += len(level)
-        depth += 1
-        below: list[ast.AST] = []
-        for node in level:
-            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
-                functions += 1
-                longest = max(longest, ((node.end_lineno or node.lineno) - node.lineno + 1, node.name))
-            for value in vars(node).values():
-                if isinstance(value, ast.AST):
-                    below.append(value)
-                elif type(value) is list:
-                    below += [child for child in value if isinstance(child, ast.AST)]
-        level = below
-    return Measure(lines, nodes, depth, functions, longest)
-
-
 # ---------------------------------------------------------------------- how they are put together
 
 
@@ -285,7 +226,8 @@ async def _survey_file(source: Source, batch: Batch, tally: Tally) -> None:
             _ended(
                 tally,
                 parse,
-                source,
+                source.content,
+                source.shown,
                 name=_task_name("parse", source.shown),
                 category=batch.category,
                 **options,

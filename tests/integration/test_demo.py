@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 
 from qorzen_obs.demo.summary import Surfaces
-from qorzen_obs.demo.workload import find_files, measure
+from qorzen_obs.demo.syntax import measure
+from qorzen_obs.demo.workload import find_files
 from qorzen_obs.tasks import TaskStatus
 from tests.program import PATIENCE_SECONDS, ROOT, Running, environment, json_lines, run, write_files
 
