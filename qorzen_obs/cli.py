@@ -12,6 +12,7 @@ from typing import Any, NoReturn, TypeVar
 
 import click
 
+from qorzen_obs.client import DEFAULT_URL, Client, ClientError
 from qorzen_obs.demo.rounds import Workload, run_demo, standard_library
 from qorzen_obs.errors import ManagerInitializationError, SettingsError
 from qorzen_obs.serve import BrokenModuleError, UnusableModuleError, load_tasks, serve
@@ -103,6 +104,36 @@ def serve_command(modules: tuple[str, ...], host: str | None, port: int | None, 
     except BrokenModuleError as error:
         raise click.ClickException(str(error)) from error
     _run(serve(settings, registry, click.echo))
+
+
+@cli.command("cancel")
+@click.argument("task_id", metavar="ID")
+@click.option("--url", default=DEFAULT_URL, show_default=True, help="Where the service answers.")
+@click.option(
+    "--token-file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="A file with the service's token; else QORZEN_SERVER__TOKEN is sent where it is set.",
+)
+def cancel_command(task_id: str, url: str, token_file: Path | None) -> None:
+    """Cancel a pending task of a running service, or ask a running task to stop.
+
+    Exit status 1 says that it had ended, may not be cancelled, or is unknown to the service.
+    """
+    client = Client(url, _token(token_file))
+    try:
+        click.echo(client.cancel(task_id))
+    except ClientError as error:
+        raise click.ClickException(str(error)) from error
+
+
+def _token(file: Path | None) -> str | None:
+    if file is None:
+        return os.environ.get("QORZEN_SERVER__TOKEN")
+    try:
+        return file.read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise WrongUse(f"--token-file {str(file)!r} cannot be read: {error.strerror}") from error
 
 
 def main() -> NoReturn:

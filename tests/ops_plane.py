@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import enum
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -15,6 +16,7 @@ from qorzen_obs.core.config_manager import ConfigManager
 from qorzen_obs.core.event_bus_manager import EventBusManager
 from qorzen_obs.core.logger_manager import LoggerManager
 from qorzen_obs.core.task_manager import TaskManager
+from qorzen_obs.errors import TaskNotFoundError
 from qorzen_obs.record import TaskRecord
 from qorzen_obs.server.app import OnRequest, OpsPlane
 from qorzen_obs.server.sources import ManagerSource
@@ -97,6 +99,12 @@ class SaidManager:
     limit: int = 100
     abandoned: int = 0
     registry: CollectorRegistry = field(default_factory=CollectorRegistry)
+
+    loop: asyncio.AbstractEventLoop | None = None
+
+    async def cancel_task(self, task_id: str, *, reason: str = "") -> bool:
+        """There are no tasks."""
+        raise TaskNotFoundError(task_id)
 
     def status(self) -> dict[str, Any]:
         """As the real one's, as far as the server reads it."""

@@ -27,7 +27,7 @@ LEVELS = [
     ["core"],
     ["server"],
     ["app"],
-    ["host"],
+    ["host", "client"],
     ["testing", "demo", "serve"],
     [PACKAGE],  # qorzen_obs/__init__.py, the public names
     ["cli"],

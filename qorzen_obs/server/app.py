@@ -23,7 +23,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.typedefs import Middleware
 
 from qorzen_obs.errors import ManagerInitializationError
-from qorzen_obs.server import health, metrics, page, status, tasks, traces
+from qorzen_obs.server import commands, health, metrics, page, status, tasks, traces
 from qorzen_obs.server.metrics import EXPOSITION, Exposition
 from qorzen_obs.server.problems import answer_problems, problem_response
 from qorzen_obs.server.routes import Handler, Route
@@ -41,6 +41,7 @@ ROUTES: Final[tuple[Route, ...]] = (
     *status.ROUTES,
     *tasks.ROUTES,
     *traces.ROUTES,
+    *commands.ROUTES,
 )
 MAX_BODY_BYTES: Final = 64 * 1024
 MAX_CONNECTIONS: Final = 512
@@ -94,8 +95,9 @@ def create_app(
         middlewares.insert(0, _observe(on_request, routes))
     app = web.Application(middlewares=middlewares, client_max_size=MAX_BODY_BYTES)
     for route in ROUTES:
-        resource = app.router.add_get(route.path, route.handler, expect_handler=_ignore_expectation).resource
-        assert resource is not None  # add_get makes one
+        add = app.router.add_get if route.method == "GET" else app.router.add_post
+        resource = add(route.path, route.handler, expect_handler=_ignore_expectation).resource
+        assert resource is not None  # both make one
         routes[resource] = route
     app[MANAGER] = manager
     app[HEALTH] = health

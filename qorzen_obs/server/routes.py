@@ -1,4 +1,4 @@
-"""What a route is: a path, its handler, and who may call it."""
+"""What a route is: a path, its method and handler, and who may call it."""
 
 from __future__ import annotations
 
@@ -17,11 +17,13 @@ class Access(Enum):
     OPEN = "open"  #: anyone: it shows nothing of the service
     PROBE = "probe"  #: anyone, by any name, as long as no details are asked for
     READ = "read"  #: whoever has a token
+    CONTROL = "control"  #: whoever has a token, and no page of another site
 
 
 class Route(NamedTuple):
-    """One route; all of them answer GET (and HEAD)."""
+    """One route."""
 
     path: str
     handler: Handler
     access: Access
+    method: str = "GET"  #: which answers HEAD too

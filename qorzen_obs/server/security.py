@@ -31,6 +31,7 @@ SECURITY_HEADERS: Final[Mapping[str, str]] = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
 }
+_SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 _AUTHORITY: Final = re.compile(r"\[([0-9a-f:.]+(?:%[\w.-]+)?)\](?::\d*)?|([a-z0-9._-]+)(?::\d*)?", re.ASCII)
 
 
@@ -88,8 +89,10 @@ def guard(settings: ServerSettings, routes: Mapping[web.AbstractResource, Route]
                 HTTPStatus.MISDIRECTED_REQUEST,
                 "this Host is not allowed; use localhost or an IP address, or add it to server.allowed_hosts",
             )
-        if access is Access.READ and token is not None:
+        if access in (Access.READ, Access.CONTROL) and token is not None:
             _check_token(request, token)
+        if access is Access.CONTROL and request.method not in _SAFE_METHODS:
+            _check_origin(request)
         return await handler(request)
 
     return turn_away
@@ -125,6 +128,25 @@ def _check_token(request: web.Request, token: bytes) -> None:
         "send the service's token in the header Authorization: Bearer",
         headers={hdrs.WWW_AUTHENTICATE: challenge},
     )
+
+
+def _check_origin(request: web.Request) -> None:
+    """Refuse what a page of another site sends: a browser says where a request comes from, other clients do not.
+
+    Sec-Fetch-Site where the browser sends it, else Origin; and a content type that no form can have.
+    """
+    site = request.headers.get("Sec-Fetch-Site")
+    origin = request.headers.get(hdrs.ORIGIN)
+    if site is not None:
+        foreign = site not in ("same-origin", "none")
+    else:
+        foreign = origin is not None and origin.partition("://")[2] != request.headers.get(hdrs.HOST)
+    if foreign:
+        raise ProblemError(HTTPStatus.FORBIDDEN, "a page of another site may not send this")
+    if request.content_type != "application/json":
+        raise ProblemError(
+            HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "send the header Content-Type: application/json"
+        )
 
 
 def _read_allowed_host(entry: str) -> str:

@@ -5,6 +5,7 @@ All of them answer from any thread, at once, and without the work loop.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from enum import Enum
 from typing import Any, Final, Protocol
@@ -32,7 +33,16 @@ class ManagerSource(Protocol):
     @property
     def registry(self) -> CollectorRegistry: ...
 
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop | None:
+        """The work loop, where commands run; None before it is known."""
+        ...
+
     def status(self) -> dict[str, Any]: ...
+
+    async def cancel_task(self, task_id: str, *, reason: str = ...) -> bool:
+        """Cancel a task; for the work loop."""
+        ...
 
     def find(self, task_id: str) -> TaskInfo | None: ...
 

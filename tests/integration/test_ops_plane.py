@@ -466,6 +466,7 @@ ROUTES = {
     "/api/tasks": Access.READ,
     "/api/tasks/{task_id}": Access.READ,
     "/api/tasks/{task_id}/trace": Access.READ,
+    "/api/tasks/{task_id}/cancel": Access.CONTROL,
     "/api/traces": Access.READ,
     "/api/traces/{trace_id}": Access.READ,
 }
@@ -489,7 +490,7 @@ def _served() -> list[tuple[str, str]]:
 
 def test_t2_every_route_is_classified() -> None:
     assert {path for _, path in _served()} == set(ROUTES)
-    assert {method for method, _ in _served()} == {"GET", "HEAD"}
+    assert {method for method, _ in _served()} == {"GET", "HEAD", "POST"}
 
 
 @pytest.mark.parametrize("credentials", CREDENTIALS)

@@ -1,0 +1,59 @@
+"""What changes something: POST /api/tasks/{id}/cancel. A command crosses to the work loop, with a deadline."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from http import HTTPStatus
+from typing import Any, Final, TypeVar
+
+from aiohttp import web
+
+from qorzen_obs.errors import TaskNotCancellableError, TaskNotFoundError
+from qorzen_obs.server.documents import json_response, task_document
+from qorzen_obs.server.problems import ProblemError
+from qorzen_obs.server.routes import Access, Route
+from qorzen_obs.server.sources import MANAGER
+from qorzen_obs.tasks import TaskStatus
+
+T = TypeVar("T")
+
+DEADLINE_SECONDS: Final = 2.0
+
+
+async def cancel_task(request: web.Request) -> web.Response:
+    """Cancel a task: 200 when it is cancelled, 202 when it was asked to stop, 409 when that cannot be."""
+    manager, task_id = request.app[MANAGER], request.match_info["task_id"]
+    try:
+        asked = await _on_work_loop(request, manager.cancel_task(task_id, reason="cancelled over HTTP"))
+    except TaskNotFoundError:
+        raise ProblemError(HTTPStatus.NOT_FOUND, "no live, kept or remembered task has this id") from None
+    except TaskNotCancellableError:
+        raise ProblemError(HTTPStatus.CONFLICT, "this task was submitted with cancellable=False") from None
+    if not asked:
+        raise ProblemError(HTTPStatus.CONFLICT, "this task has ended")
+    info = manager.find(task_id)
+    assert info is not None, "what was just cancelled is remembered"
+    stopped = info.status is TaskStatus.CANCELLED
+    return json_response(task_document(info), status=HTTPStatus.OK if stopped else HTTPStatus.ACCEPTED)
+
+
+async def _on_work_loop(request: web.Request, command: Coroutine[Any, Any, T]) -> T:
+    """Run `command` on the work loop. One that has not begun by the deadline never will."""
+    loop = request.app[MANAGER].loop
+    if loop is None or loop.is_closed():
+        command.close()
+        raise _busy("the service is not running")
+    future = asyncio.run_coroutine_threadsafe(command, loop)
+    try:
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            return await asyncio.wrap_future(future)
+    except TimeoutError:
+        raise _busy("the work loop does not answer; see /livez?verbose") from None
+
+
+def _busy(detail: str) -> ProblemError:
+    return ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, detail, headers={"Retry-After": "1"})
+
+
+ROUTES: Final = (Route("/api/tasks/{task_id}/cancel", cancel_task, Access.CONTROL, method="POST"),)
