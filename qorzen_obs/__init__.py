@@ -2,15 +2,24 @@
 
 async with open_task_manager(http=True) as tasks:
     value = await tasks.run(callable, argument)
+
+Each public name is imported when it is first asked for: a worker process that unpickles a task needs
+few of them, and all of them together take half a second.
 """
 
-from qorzen_obs.app import open_task_manager
-from qorzen_obs.core.base import QorzenManager
-from qorzen_obs.core.task_manager import TaskManager
-from qorzen_obs.current import current_task, track
-from qorzen_obs.registry import task
-from qorzen_obs.settings import Settings
-from qorzen_obs.tasks import TaskCategory, TaskInfo, TaskPriority, TaskProgress, TaskStatus
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from qorzen_obs.app import open_task_manager
+    from qorzen_obs.core.base import QorzenManager
+    from qorzen_obs.core.task_manager import TaskManager
+    from qorzen_obs.current import current_task, track
+    from qorzen_obs.registry import task
+    from qorzen_obs.settings import Settings
+    from qorzen_obs.tasks import TaskCategory, TaskInfo, TaskPriority, TaskProgress, TaskStatus
 
 __all__ = [
     "QorzenManager",
@@ -26,3 +35,32 @@ __all__ = [
     "task",
     "track",
 ]
+
+_HOMES: Final = {
+    "QorzenManager": "core.base",
+    "Settings": "settings",
+    "TaskCategory": "tasks",
+    "TaskInfo": "tasks",
+    "TaskManager": "core.task_manager",
+    "TaskPriority": "tasks",
+    "TaskProgress": "tasks",
+    "TaskStatus": "tasks",
+    "current_task": "current",
+    "open_task_manager": "app",
+    "task": "registry",
+    "track": "current",
+}
+
+
+def __getattr__(name: str) -> Any:
+    try:
+        home = _HOMES[name]
+    except KeyError:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
+    value = getattr(importlib.import_module(f"{__name__}.{home}"), name)
+    globals()[name] = value  # the next look-up finds it at once
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

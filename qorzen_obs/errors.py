@@ -157,3 +157,58 @@ class TaskCancelled(TaskError):
     def __str__(self) -> str:
         because = f" ({self.reason})" if self.reason else ""
         return f"task {self.task_id} was cancelled{because}"
+
+
+class TaskLostError(TaskError):
+    """The process that ran the task died. It may have done part of its work, so it is not run again."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(name, reason)
+        self.name = name
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"task {self.name!r} was lost: {self.reason}"
+
+
+class TaskQuarantinedError(TaskError):
+    """Tasks of this name have killed their worker process too often; for a while none is run."""
+
+    def __init__(self, name: str, deaths: int, seconds: float) -> None:
+        super().__init__(name, deaths, seconds)
+        self.name = name
+        self.deaths = deaths
+        self.seconds = seconds  #: until the next may run
+
+    def __str__(self) -> str:
+        return (
+            f"task {self.name!r} has killed its worker process {self.deaths} times and is in quarantine for "
+            f"another {self.seconds:.0f} s; mend it, or submit the mended one under another name"
+        )
+
+
+class TaskTransferError(TaskError, TypeError):
+    """The callable, an argument or the result cannot pass between the service and a worker process."""
+
+    def __init__(self, what: str, problem: str) -> None:
+        super().__init__(what, problem)
+        self.what = what
+        self.problem = problem
+
+    def __str__(self) -> str:
+        return (
+            f"{self.what} {self.problem}; pass plain data or something that pickles, and make locks, "
+            "files and connections inside the task"
+        )
+
+
+class FarTaskError(TaskError):
+    """Stands for what a task raised in a worker process and cannot be had here, such as SystemExit."""
+
+    def __init__(self, error_type: str, error: str) -> None:
+        super().__init__(error_type, error)
+        self.error_type = error_type
+        self.error = error
+
+    def __str__(self) -> str:
+        return f"{self.error_type}: {self.error}" if self.error else self.error_type

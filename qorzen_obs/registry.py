@@ -22,7 +22,13 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 MAX_NAME_LENGTH: Final = 200
 _ATTRIBUTE: Final = "__qorzen_task__"
-_CHOOSABLE: Final = (EngineKind.LOOP, EngineKind.IO, EngineKind.THREAD, EngineKind.MAIN)
+_CHOOSABLE: Final = (
+    EngineKind.LOOP,
+    EngineKind.IO,
+    EngineKind.THREAD,
+    EngineKind.PROCESS,
+    EngineKind.MAIN,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,13 +99,17 @@ def task(
 
     def define(function: F) -> F:
         is_async = traits_of(function).is_async
-        if definition.engine is not None and is_async != (definition.engine is EngineKind.LOOP):
+        engine = definition.engine
+        fits_both = engine is None or engine is EngineKind.PROCESS
+        if engine is not None and not fits_both and is_async != (engine is EngineKind.LOOP):
             kind, right = (
-                ("an async", "'loop'") if is_async else ("a synchronous", "'io', 'thread' or 'main'")
+                ("an async", "'loop' or 'process'")
+                if is_async
+                else ("a synchronous", "'io', 'thread', 'process' or 'main'")
             )
             raise InvalidTaskError(
                 "engine",
-                f"{definition.engine.value!r} cannot run {kind} function; use {right} or leave it out",
+                f"{engine.value!r} cannot run {kind} function; use {right} or leave it out",
             )
         setattr(function, _ATTRIBUTE, definition)
         return function

@@ -47,6 +47,9 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
     io_threads: Count = 32
     worker_threads: Count = (os.cpu_count() or 1) + 4
+    processes: Count = os.cpu_count() or 1
+    process_tasks_per_worker: Count = 1_000  #: after which a worker process is replaced
+    process_quarantine_seconds: Seconds = 600.0  #: for a task that kills 3 workers within that time
 
 
 class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -70,6 +70,7 @@ class EngineKind(str, Enum):
     LOOP = "loop"  #: as a coroutine on the manager's event loop
     IO = "io"  #: on a thread of the pool for waiting calls
     THREAD = "thread"  #: on a worker thread
+    PROCESS = "process"  #: in a worker process, which can be killed
     MAIN = "main"  #: on the loop's own thread, one at a time, blocking it
     EXTERNAL = "external"  #: wherever a foreign concurrency manager puts it
 
@@ -79,6 +80,7 @@ class CancelGuarantee(str, Enum):
 
     PROMPT = "prompt"  #: interrupted at its next await
     COOPERATIVE = "cooperative"  #: told by its token; abandoned when it ignores it past the grace
+    KILL = "kill"  #: told by its token; its process is killed when it ignores it past the grace
     NONE = "none"  #: cannot be stopped once started
 
 
@@ -87,6 +89,7 @@ GUARANTEES: Final[Mapping[EngineKind, CancelGuarantee]] = {
     EngineKind.LOOP: CancelGuarantee.PROMPT,
     EngineKind.IO: CancelGuarantee.COOPERATIVE,
     EngineKind.THREAD: CancelGuarantee.COOPERATIVE,
+    EngineKind.PROCESS: CancelGuarantee.KILL,
     EngineKind.MAIN: CancelGuarantee.NONE,
     EngineKind.EXTERNAL: CancelGuarantee.NONE,
 }

@@ -1,4 +1,4 @@
-"""Owns the engines, so that a service has one set of threads."""
+"""Owns the engines, so that a service has one set of threads and of processes."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from qorzen_obs.core.base import QorzenManager
 from qorzen_obs.engines.base import Engine
 from qorzen_obs.engines.loop import LoopEngine
 from qorzen_obs.engines.main import MainEngine
+from qorzen_obs.engines.processes.engine import ProcessEngine
 from qorzen_obs.engines.threads import ThreadEngine
 from qorzen_obs.errors import ManagerError, ManagerInitializationError
 from qorzen_obs.settings import EngineSettings
@@ -31,10 +32,17 @@ class ConcurrencyManager(QorzenManager):
         if self._initialized:
             raise ManagerInitializationError(self.name, "is initialized already; make a new one")
         loop = asyncio.get_running_loop()
+        self._processes = ProcessEngine(
+            loop,
+            self._settings.processes,
+            tasks_per_worker=self._settings.process_tasks_per_worker,
+            quarantine_seconds=self._settings.process_quarantine_seconds,
+        )
         engines: tuple[Engine, ...] = (
             LoopEngine(loop),
             ThreadEngine(loop, EngineKind.IO, self._settings.io_threads),
             ThreadEngine(loop, EngineKind.THREAD, self._settings.worker_threads),
+            self._processes,
             MainEngine(loop),
         )
         self._engines = {engine.kind: engine for engine in engines}
@@ -43,6 +51,8 @@ class ConcurrencyManager(QorzenManager):
     async def shutdown(self) -> None:
         for engine in self._engines.values():
             engine.close()
+        if self._engines:
+            await self._processes.wait_closed()
         self._become_stopped()
 
     def engine(self, kind: EngineKind) -> Engine:

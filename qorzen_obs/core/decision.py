@@ -11,11 +11,12 @@ from collections.abc import Coroutine
 from types import FrameType, TracebackType
 from typing import Final, NamedTuple
 
-from qorzen_obs.errors import TaskCancelled
+from qorzen_obs.errors import FarTaskError, TaskCancelled, TaskLostError
 from qorzen_obs.record import Ask, Attempt
 from qorzen_obs.tasks import TaskStatus
 
 TIMEOUT: Final = "timeout"
+LOST: Final = "lost"
 _MAX_MESSAGE: Final = 4_000
 _MAX_TRACEBACK: Final = 20_000
 _GENERATORS: Final = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
@@ -61,7 +62,11 @@ def decide_abandoned(attempt: Attempt) -> Decision:
 
 
 def error_type_of(error: BaseException) -> str:
-    """Return the exception's qualified name, without the module for builtins."""
+    """Return the exception's qualified name, without the module for builtins; `lost` for a lost process."""
+    if isinstance(error, TaskLostError):
+        return LOST
+    if isinstance(error, FarTaskError):
+        return error.error_type
     kind = type(error)
     return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
 
@@ -78,10 +83,11 @@ def _timed_out(attempt: Attempt) -> Decision:
 
 def _failed(error: BaseException) -> Decision:
     try:
-        message = str(error)
+        message = error.error if isinstance(error, FarTaskError) else str(error)
     except Exception as broken:  # noqa: BLE001 - an exception's own __str__ may fail, and must not take the manager along
         message = f"<its message cannot be shown: {type(broken).__name__}>"
-    text = "".join(traceback.TracebackException.from_exception(error, compact=True).format())
+    far = getattr(error.__cause__, "far_traceback", None)  # where it was raised in a worker process
+    text = far or "".join(traceback.TracebackException.from_exception(error, compact=True).format())
     _forget_locals(error)
     return Decision(
         TaskStatus.FAILED,

@@ -11,7 +11,7 @@ from typing import Final
 from qorzen_obs.clock import Clock
 from qorzen_obs.core.deadlines import Deadlines
 from qorzen_obs.core.decision import Decision, decide, decide_abandoned
-from qorzen_obs.engines.base import Engine
+from qorzen_obs.engines.base import Engine, KillingEngine
 from qorzen_obs.errors import InvalidTaskError
 from qorzen_obs.record import Ask, Attempt
 from qorzen_obs.tasks import EngineKind
@@ -19,6 +19,8 @@ from qorzen_obs.tasks import EngineKind
 #: When, within the grace, an attempt that still runs is interrupted again: it may have swallowed the first time.
 _AGAIN: Final = (0.5, 0.75, 0.9)
 _PROGRESS_SECONDS: Final = 0.1
+#: How long a kill may take. The process engine tries a second way after 1 s.
+_KILL_SECONDS: Final = 2.0
 
 
 class Runner:
@@ -65,7 +67,7 @@ class Runner:
         grace = self._grace_seconds()
         for share in _AGAIN:
             self._loop.call_later(grace * share, self._interrupt, attempt)
-        self._loop.call_later(grace, self._abandon, attempt)
+        self._loop.call_later(grace, self._end_grace, attempt)
         self._interrupt(attempt)
 
     def close(self) -> None:
@@ -79,6 +81,15 @@ class Runner:
     def _pass_deadline(self, attempt: Attempt) -> None:
         attempt.deadline_entry = None
         self.ask(attempt, Ask.DEADLINE, "timeout")
+
+    def _end_grace(self, attempt: Attempt) -> None:
+        """It would not stop: kill it where the engine can, its end decides then; else give it up."""
+        engine = self._engines[attempt.record.engine]
+        if isinstance(engine, KillingEngine) and not attempt.settled:
+            engine.kill(attempt)
+            self._loop.call_later(_KILL_SECONDS, self._abandon, attempt)
+        else:
+            self._abandon(attempt)
 
     def _abandon(self, attempt: Attempt) -> None:
         if not attempt.settled:

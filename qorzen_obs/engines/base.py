@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from qorzen_obs.record import Attempt
 from qorzen_obs.tasks import EngineKind
@@ -46,6 +46,15 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Let idle resources go; attempts that still run are left to end by themselves."""
+        ...
+
+
+@runtime_checkable
+class KillingEngine(Protocol):
+    """An engine that can end an attempt whatever its code does."""
+
+    def kill(self, attempt: Attempt) -> None:
+        """Kill what runs the attempt; `ended` follows within milliseconds. May be repeated."""
         ...
 
 

@@ -1,0 +1,1 @@
+"""Callables in processes of their own, which can be killed without hurting a neighbour."""

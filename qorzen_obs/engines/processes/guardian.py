@@ -1,0 +1,164 @@
+"""The program that stands between the service and one worker process, so that nothing survives either of
+them.
+
+Run as a script, in a session of its own. It forks the worker before it could have a thread, adopts whatever
+the worker's children leave behind (PR_SET_CHILD_SUBREAPER), and waits for three things: the worker's death,
+the service's, a word on the lifeline. Then it kills and reaps everything below it, reports how the worker
+died, and ends. Imports nothing of the package and as little as it can of anything: it is started for every
+worker.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import select
+import signal
+import struct
+import sys
+from contextlib import suppress
+from typing import Final
+
+#: What the guardian reports: the worker's wait status, and how often its memory cgroup has killed meanwhile.
+REPORT: Final = struct.Struct("<ii")
+TERMINATE: Final = b"T"  #: on the lifeline: send SIGTERM to the worker. The lifeline's end means: kill.
+
+_PR_SET_PDEATHSIG: Final = 1
+_PR_SET_CHILD_SUBREAPER: Final = 36
+_IGNORED: Final = (
+    signal.SIGINT,
+    signal.SIGTERM,
+    signal.SIGHUP,
+    signal.SIGQUIT,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+)
+# The folder of the package. Without pathlib, which takes 10 ms.
+_ROOT: Final = os.path.abspath(os.path.join(os.path.dirname(__file__), *[os.pardir] * 3))  # noqa: PTH100, PTH118, PTH120
+
+
+def main(arguments: list[str]) -> None:
+    """Be the guardian of a new worker, or with one argument that worker itself, without a guardian."""
+    channel = int(arguments[0])
+    if len(arguments) == 1:
+        become_worker(channel)
+        return
+    lifeline, service = int(arguments[1]), int(arguments[2])
+    for number in _IGNORED:
+        signal.signal(number, signal.SIG_IGN)
+    libc = ctypes.CDLL(None)
+    libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    try:
+        service_fd = os.pidfd_open(service)
+    except ProcessLookupError:
+        return
+    guardian = os.getpid()
+    worker = os.fork()
+    if worker == 0:
+        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() != guardian:  # it died before the line above
+            os._exit(1)
+        os.close(lifeline)
+        os.close(service_fd)
+        become_worker(channel)
+        return
+    os.close(channel)
+    _leave_stdio()
+    kills = oom_kills(worker)
+    if os.getppid() == service:  # else the pidfd may be another's that took its number
+        watch(worker, lifeline, service_fd)
+    status, more_kills = end(worker)
+    with suppress(OSError):  # the service is gone
+        os.write(lifeline, REPORT.pack(status, max(0, more_kills - kills)))
+    os._exit(0)  # the service waits for this end: without the interpreter's own it comes 5 ms sooner
+
+
+def watch(worker: int, lifeline: int, service_fd: int) -> None:
+    """Return when the worker has died or should."""
+
+    def reap_orphans(*_: object) -> None:
+        while (found := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)) is not None:
+            if found.si_pid == worker:
+                return
+            os.waitpid(found.si_pid, 0)
+
+    signal.signal(signal.SIGCHLD, reap_orphans)
+    poll = select.poll()
+    worker_fd = os.pidfd_open(worker)
+    for descriptor in (worker_fd, service_fd, lifeline):
+        poll.register(descriptor, select.POLLIN)
+    while True:
+        ready = {descriptor for descriptor, _ in poll.poll()}
+        if worker_fd in ready or service_fd in ready:
+            return
+        try:
+            word = os.read(lifeline, 1)
+        except OSError:
+            return
+        if word != TERMINATE:
+            return
+        os.kill(worker, signal.SIGTERM)
+
+
+def end(worker: int) -> tuple[int, int]:
+    """Kill the worker and all below it; return its wait status and its cgroup's count of kills."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    os.kill(worker, signal.SIGKILL)  # not yet reaped, so the number is still its own
+    os.waitid(os.P_PID, worker, os.WEXITED | os.WNOWAIT)
+    kills = oom_kills(worker)
+    status = os.waitpid(worker, 0)[1]
+    children = f"/proc/self/task/{os.getpid()}/children"
+    while left := _read(children).split():
+        for child in left:
+            os.kill(int(child), signal.SIGKILL)
+        os.waitpid(-1, 0)  # what it leaves behind becomes our child: look again
+    return status, kills
+
+
+def oom_kills(process: int, *, proc: str = "/proc", cgroups: str = "/sys/fs/cgroup") -> int:
+    """Return how often the kernel has killed for want of memory in the cgroup of `process`; 0 if unknown."""
+    for line in _read(f"{proc}/{process}/cgroup").splitlines():
+        _, controllers, path = line.split(":", 2)
+        path = path.rstrip("/")
+        if controllers == "":
+            events = f"{cgroups}{path}/memory.events"  # version 2
+        elif "memory" in controllers.split(","):
+            events = f"{cgroups}/memory{path}/memory.oom_control"  # version 1
+        else:
+            continue
+        for event in _read(events).splitlines():
+            name, _, count = event.partition(" ")
+            if name == "oom_kill":
+                return int(count)
+    return 0
+
+
+def become_worker(channel: int) -> None:
+    """Undo what the worker should not inherit and take calls until the service closes the channel."""
+    for number in (*_IGNORED, signal.SIGCHLD):
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    sys.path.insert(0, _ROOT)
+    from qorzen_obs.engines.processes.worker import serve  # noqa: PLC0415  # not in the guardian
+
+    serve(channel)
+
+
+def _leave_stdio() -> None:
+    """Let go of the worker's output, so that its end is seen."""
+    null = os.open(os.devnull, os.O_RDWR)
+    for descriptor in (0, 1, 2):
+        os.dup2(null, descriptor)
+    os.close(null)
+
+
+def _read(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8") as file:  # noqa: PTH123  # as above
+            return file.read()
+    except OSError:
+        return ""
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

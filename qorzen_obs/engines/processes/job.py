@@ -1,0 +1,99 @@
+"""One attempt on its way through a worker process, and how its callable is packed for the journey."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from qorzen_obs.engines.base import Ended
+from qorzen_obs.engines.processes.codec import Encoded, TooLargeError, encode
+from qorzen_obs.engines.processes.failure import untransferable
+from qorzen_obs.engines.processes.supervisor import WorkerProcess
+from qorzen_obs.errors import TaskTransferError
+from qorzen_obs.record import Attempt
+
+
+class Job:
+    """One attempt, from its start to its one end."""
+
+    __slots__ = (
+        "_ended",
+        "attempt",
+        "deaths",
+        "encoded",
+        "killed",
+        "over",
+        "started",
+        "terminated",
+        "worker",
+    )
+
+    def __init__(self, attempt: Attempt, ended: Ended) -> None:
+        self.attempt = attempt
+        self._ended = ended
+        self.encoded: Encoded | None = None  #: kept until it has started, for a second try
+        self.worker: WorkerProcess | None = None  #: from when it was given to one
+        self.started = False  #: its callable may have had effects
+        self.deaths = 0  #: of workers that had not started it
+        self.terminated = False  #: its worker was sent SIGTERM
+        self.killed = False  #: its worker was killed for it
+        self.over = False
+
+    def end(self, value: object, error: BaseException | None) -> None:
+        """Report its end, once."""
+        if not self.over:
+            self.over = True
+            self.encoded = self.worker = None
+            self._ended(self.attempt, value, error)
+
+
+def pack(attempt: Attempt, surroundings: Any, is_async: bool, *, limit: int | None = None) -> Encoded:
+    """Encode what a worker needs to run the attempt's callable.
+
+    Raises:
+        TooLargeError: it takes more than `limit` bytes.
+        TaskTransferError: names what does not pickle.
+    """
+    record = attempt.record
+    assert record.func is not None, "a record keeps its callable until it ends"
+    about = {
+        "task_id": record.task_id,
+        "name": record.name,
+        "category": record.category.value,
+        "priority": record.priority.value,
+        "number": attempt.number,
+    }
+    call = (record.func, record.args, record.kwargs, is_async, record.wants_progress, about, surroundings)
+    try:
+        return encode(call, limit=limit)
+    except TooLargeError:
+        raise
+    except Exception as error:
+        raise _blame(record.func, record.args, record.kwargs, error) from error
+
+
+def _blame(
+    func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], error: Exception
+) -> TaskTransferError:
+    for what, value in [("the callable", func), *_named(func, args), *_quoted(kwargs)]:
+        try:
+            encode(value)
+        except Exception as cause:  # noqa: BLE001  # whatever it raises on being pickled
+            return untransferable(what, "sent to a worker process", cause)
+    return untransferable("the call", "sent to a worker process", error)
+
+
+def _named(func: Callable[..., Any], args: tuple[Any, ...]) -> list[tuple[str, Any]]:
+    try:
+        names = list(inspect.signature(func).parameters)[: len(args)]
+    except (TypeError, ValueError):  # some builtins have no signature
+        names = []
+    shown = [f" ({name!r})" for name in names] + [""] * (len(args) - len(names))
+    return [
+        (f"argument {place}{name}", arg) for place, (name, arg) in enumerate(zip(shown, args, strict=True), 1)
+    ]
+
+
+def _quoted(kwargs: dict[str, Any]) -> list[tuple[str, Any]]:
+    return [(f"argument {name!r}", value) for name, value in kwargs.items()]

@@ -1,0 +1,92 @@
+"""The standard output of worker processes, line by line: always drained, so that no print blocks a task."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from typing import Final
+
+MAX_LINE_BYTES: Final = 8_192  #: what is longer is cut into several lines
+MAX_LINES_PER_SECOND: Final = 200  #: of one stream; what exceeds it is counted and not shown
+
+_READ_BYTES: Final = 65_536
+
+
+class OutputReader:
+    """Reads one pipe on the loop. `on_line` gets text, `on_dropped` how many lines are not shown."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        descriptor: int,
+        on_line: Callable[[str], None],
+        on_dropped: Callable[[int], None],
+    ) -> None:
+        self._loop = loop
+        self._descriptor = descriptor
+        self._on_line = on_line
+        self._on_dropped = on_dropped
+        self._rest = b""
+        self._second = 0
+        self._shown = 0
+        self._dropped = 0
+        self._open = True
+        os.set_blocking(descriptor, False)
+        loop.add_reader(descriptor, self._read)
+
+    def drain(self) -> None:
+        """Show all that has been written so far, an unfinished line and the count of dropped ones included."""
+        while self._read():
+            pass
+        if self._rest:
+            self._show(self._rest)
+            self._rest = b""
+        if self._dropped:
+            self._on_dropped(self._dropped)
+            self._dropped = 0
+
+    def stop(self) -> None:
+        """Stop reading; the descriptor is its owner's to close."""
+        if self._open:
+            self._open = False
+            self._loop.remove_reader(self._descriptor)
+
+    def _read(self) -> bool:
+        """Take what is there, within bounds; return whether there may be more."""
+        if not self._open:
+            return False
+        try:
+            data = os.read(self._descriptor, _READ_BYTES)
+        except BlockingIOError:
+            return False
+        except OSError:
+            data = b""
+        if not data:
+            self.stop()
+            return False
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        for line in lines:
+            self._show(line)
+        if len(self._rest) > MAX_LINE_BYTES:
+            self._show(self._rest)
+            self._rest = b""
+        return True
+
+    def _show(self, line: bytes) -> None:
+        for start in range(0, max(1, len(line)), MAX_LINE_BYTES):
+            if not self._admits():
+                self._dropped += 1
+                continue
+            text = line[start : start + MAX_LINE_BYTES].decode("utf-8", "backslashreplace")
+            self._on_line(text.rstrip("\r"))
+
+    def _admits(self) -> bool:
+        second = int(self._loop.time())
+        if second != self._second:
+            self._second, self._shown = second, 0
+            if self._dropped:
+                self._on_dropped(self._dropped)
+                self._dropped = 0
+        self._shown += 1
+        return self._shown <= MAX_LINES_PER_SECOND

@@ -1,0 +1,282 @@
+"""One worker process as the service sees it: what it is told, what it says, and how it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, Final, Protocol
+
+from qorzen_obs.engines.processes import channel
+from qorzen_obs.engines.processes.channel import Buffer, Frame, FrameReader, frame_parts, send_some
+from qorzen_obs.engines.processes.codec import LARGE_BYTES, Encoded, decode, encode
+from qorzen_obs.engines.processes.failure import error_of, untransferable
+from qorzen_obs.engines.processes.keepers import Death, GuardedKeeper, PlainKeeper
+from qorzen_obs.engines.processes.output import OutputReader
+from qorzen_obs.engines.processes.worker import EXIT_NO_MEMORY
+
+_DYING_SECONDS: Final = 0.05
+
+
+class Owner(Protocol):
+    """Who hears of a worker; all on the work loop."""
+
+    def on_ready(self, worker: WorkerProcess) -> None: ...
+    def on_started(self, worker: WorkerProcess) -> None: ...
+    def on_events(self, worker: WorkerProcess, events: list[tuple[str, Any]]) -> None: ...
+    def on_end(self, worker: WorkerProcess, value: object, error: BaseException | None) -> None: ...
+    def on_dead(self, worker: WorkerProcess, reason: str) -> None: ...
+
+
+class WorkerProcess:
+    """Spawns the process when it is made, which takes 0.3 ms. Belongs to the work loop.
+
+    Raises:
+        OSError: the system gives no more processes or descriptors.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, owner: Owner, *, guarded: bool) -> None:
+        self._loop = loop
+        self._owner = owner
+        self.pid: int | None = None  #: the worker's own, once it is ready
+        self.calls = 0  #: that it was given
+        self.killed = False  #: by us
+        self._channel_broke = False
+        self._was_cut_off = False
+        self._dead = False
+        self._death: Death | None = None
+        self._set_up: object = None
+        self._outbox: list[memoryview] = []
+        self._receiver: threading.Thread | None = None
+        self._channel, theirs = socket.socketpair()
+        try:
+            self._keeper = (GuardedKeeper if guarded else PlainKeeper)(loop, theirs, self._on_death)
+        except BaseException:
+            self._channel.close()
+            theirs.close()
+            raise
+        self._channel.setblocking(False)
+        self._reader = FrameReader(self._channel, large_bytes=LARGE_BYTES)
+        loop.add_reader(self._channel, self._receive)
+        self._outputs = [self._watch_output("stdout"), self._watch_output("stderr")]
+
+    def _watch_output(self, stream: str) -> OutputReader:
+        def on_line(text: str) -> None:
+            self._owner.on_events(self, [("output", (stream, text))])
+
+        def on_dropped(lines: int) -> None:
+            self._owner.on_events(self, [("dropped", lines)])
+
+        pipe = getattr(self._keeper.process, stream)
+        return OutputReader(self._loop, pipe.fileno(), on_line, on_dropped)
+
+    # ------------------------------------------------------------------ what it is told
+
+    def call(self, encoded: Encoded, set_up: object) -> None:
+        """Give it a call, after `set_up` where that has changed."""
+        if set_up != self._set_up:
+            self._set_up = set_up
+            self._send(channel.SETUP, *encode(set_up))
+        self.calls += 1
+        self._send(channel.CALL, *encoded)
+
+    def cancel(self, reason: str) -> None:
+        """Tell it that the call was asked to stop."""
+        self._send(channel.CANCEL, [reason.encode()[:1_000]])
+
+    def terminate(self) -> None:
+        """Send it SIGTERM, which interrupts system calls and by itself does nothing."""
+        self._keeper.terminate()
+
+    def kill(self) -> None:
+        """Kill it with all that it has started; `on_dead` follows. Idempotent."""
+        self.killed = True
+        self._keeper.kill()
+
+    def _send(self, kind: int, body: list[Buffer], buffers: list[Buffer] | None = None) -> None:
+        idle = not self._outbox
+        self._outbox += frame_parts(kind, body, buffers or [])
+        if idle:
+            self._flush()
+
+    def _flush(self) -> None:
+        """Send until the socket is full; the rest goes when the worker has read."""
+        try:
+            while self._outbox:
+                send_some(self._channel, self._outbox)
+        except BlockingIOError:
+            self._loop.add_writer(self._channel, self._flush_more)
+        except OSError:  # it is dead or has closed the channel: the reading side finds out
+            self._outbox.clear()
+
+    def _flush_more(self) -> None:
+        """Send one piece: a large call must not keep the loop from its other work."""
+        try:
+            send_some(self._channel, self._outbox)
+        except BlockingIOError:
+            return
+        except OSError:
+            self._outbox.clear()
+        if not self._outbox:
+            self._loop.remove_writer(self._channel)
+
+    # ------------------------------------------------------------------ what it says
+
+    def _receive(self) -> None:
+        try:
+            while not self._reader.large and (frame := self._reader.read()) is not None:
+                self._handle(frame)
+        except (EOFError, OSError, ValueError, MemoryError):
+            self._channel_ended()
+            return
+        if self._reader.large:
+            self._loop.remove_reader(self._channel)
+            self._in_thread(self._receive_large)
+
+    def _handle(self, frame: Frame) -> None:
+        if frame.kind == channel.READY:
+            self.pid = int(frame.body)
+            self._owner.on_ready(self)
+        elif frame.kind == channel.STARTED:
+            self._owner.on_started(self)
+        elif frame.kind == channel.EVENTS:
+            self._owner.on_events(self, decode(frame))
+        else:
+            self._end(*_outcome(frame))
+
+    def _end(self, value: object, error: BaseException | None) -> None:
+        for output in self._outputs:  # the worker has flushed: what the call wrote is in the pipes
+            output.drain()
+        self._owner.on_end(self, value, error)
+
+    def _in_thread(self, work: Callable[[], Callable[[], None]]) -> None:
+        """Run `work` beside the loop, then what it returns on the loop."""
+
+        def run() -> None:
+            then = work()
+            with suppress(RuntimeError):  # the loop is closed: nobody is left to tell
+                self._loop.call_soon_threadsafe(then)
+
+        self._receiver = threading.Thread(target=run, name="qorzen-receive", daemon=True)
+        self._receiver.start()
+
+    def _receive_large(self) -> Callable[[], None]:
+        try:
+            outcome = _outcome(self._reader.read_large())
+        except MemoryError:
+            no_room = MemoryError("there is no memory for the result of a task in a worker process")
+            return lambda: self._large_received((None, no_room), intact=False)
+        except (EOFError, OSError, ValueError):
+            return lambda: self._large_received(None, intact=False)
+        return lambda: self._large_received(outcome, intact=True)
+
+    def _large_received(self, outcome: tuple[object, BaseException | None] | None, *, intact: bool) -> None:
+        self._receiver = None
+        if outcome is not None and not self._dead:
+            self._end(*outcome)
+        if not intact:
+            self._channel_ended()
+        elif self._death is not None:
+            self._on_death(self._death)
+        elif self._channel.fileno() >= 0:
+            self._loop.add_reader(self._channel, self._receive)
+
+    # ------------------------------------------------------------------ how it ends
+
+    def _channel_ended(self) -> None:
+        """It is dead or dying, or user code has closed what is not its own: then it is of no use."""
+        self._channel_broke = True
+        self._loop.remove_reader(self._channel)
+        if self._death is not None:
+            self._on_death(self._death)
+        elif not self.killed:  # when it is dying, it may say why
+            self._loop.call_later(_DYING_SECONDS, self._cut_off)
+
+    def _cut_off(self) -> None:
+        if not self._dead and self._death is None and not self.killed:
+            self._was_cut_off = True
+            self._keeper.kill()
+
+    def _on_death(self, death: Death) -> None:
+        """All of it is dead. What it had sent before still counts."""
+        self._death = death
+        if not self._channel_broke and self._receiver is None:
+            self._receive()
+        if self._dead or self._receiver is not None:  # done meanwhile, or it comes back here when it is
+            return
+        self._dead = True
+        for output in self._outputs:
+            output.drain()
+        self._let_go()
+        self._owner.on_dead(self, self._reason(death))
+
+    def _let_go(self) -> None:
+        if self._channel.fileno() >= 0:
+            self._loop.remove_reader(self._channel)
+            self._loop.remove_writer(self._channel)
+        for output in self._outputs:
+            output.stop()
+        self._close()
+
+    def _close(self) -> None:
+        self._channel.close()
+        for pipe in (self._keeper.process.stdout, self._keeper.process.stderr):
+            assert pipe is not None, "both were asked for"
+            pipe.close()
+
+    def _reason(self, death: Death) -> str:
+        if death.status is not None and death.status & 0x7F == signal.SIGKILL and death.oom_kills:
+            return "its process was killed because its memory cgroup is out of memory"
+        if self._was_cut_off and death.status == signal.SIGKILL:
+            return "its process closed the channel to the service"
+        return describe(death)
+
+    def release(self) -> None:
+        """Stop listening, so that `bury` may do the rest."""
+        self._keeper.release()
+        if not self._dead:
+            self._dead = True
+            if self._channel.fileno() >= 0:
+                self._loop.remove_reader(self._channel)
+                self._loop.remove_writer(self._channel)
+            for output in self._outputs:
+                output.stop()
+
+    def bury(self) -> None:
+        """Wait until it is dead and close what is open. Blocks: for a thread, after `kill` and `release`."""
+        self._keeper.bury()
+        if self._receiver is not None:
+            self._receiver.join()
+        self._close()
+
+
+def describe(death: Death) -> str:
+    """Say in words how a process died."""
+    if death.status is None:
+        return "its process was killed together with its guardian"
+    number = death.status & 0x7F
+    if number:
+        return f"its process was killed by {_signal_name(number)}"
+    code = death.status >> 8
+    if code == EXIT_NO_MEMORY:
+        return "its process ran out of memory"
+    return f"its process ended with exit code {code} before the task did"
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # a real-time signal
+        return f"signal {number}"
+
+
+def _outcome(frame: Frame) -> tuple[object, BaseException | None]:
+    if frame.kind == channel.FAILURE:
+        return None, error_of(frame)
+    try:
+        return decode(frame), None
+    except Exception as error:  # noqa: BLE001  # whatever the result's class raises on being unpickled
+        return None, untransferable("the result", "read in the service's process", error)

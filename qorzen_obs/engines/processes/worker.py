@@ -1,0 +1,169 @@
+"""The worker process: takes one call at a time off the channel, runs it, sends back how it ended.
+
+It has no thread of its own while a call runs, so that user code may fork. Whether the call was asked to
+stop is seen by looking at the channel: during a call the service sends nothing but that. Imports little,
+since each worker waits for it; telemetry is brought in by name, when the service says whose it is.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import importlib
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
+from contextvars import copy_context
+from typing import Any, Final, NamedTuple, Protocol
+
+from qorzen_obs.current import CURRENT
+from qorzen_obs.engines.processes import channel
+from qorzen_obs.engines.processes.channel import Frame, FrameReader, frame_parts
+from qorzen_obs.engines.processes.codec import decode, encode
+from qorzen_obs.engines.processes.failure import failure_of, untransferable
+from qorzen_obs.engines.processes.far_task import FarTask
+from qorzen_obs.engines.processes.reports import Reports
+
+#: The worker's exit code when it has no memory left to say what happened.
+EXIT_NO_MEMORY: Final = 77
+
+
+class Call(NamedTuple):
+    """What a CALL frame holds."""
+
+    func: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    is_async: bool
+    wants_progress: bool
+    about: dict[str, Any]  #: the task's identity, see FarTask
+    surroundings: Any  #: what the far side's telemetry needs to know
+
+
+class FarTelemetry(Protocol):
+    """The telemetry inside a worker, made with a function that takes (kind, data)."""
+
+    def around(self, surroundings: Any) -> AbstractContextManager[None]: ...
+
+
+class Worker:
+    """One worker process. `serve` is its life."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._reader = FrameReader(sock)
+        self._process = os.getpid()
+        self._reports = Reports(sock)
+        self._telemetry: FarTelemetry | None = None
+        self._telemetry_name = ""
+        os.register_at_fork(after_in_child=self._let_go)
+
+    def serve(self) -> None:
+        """Take calls until the service is gone."""
+        self._send(channel.READY, str(self._process).encode())
+        while True:
+            try:
+                frame = self._reader.read()
+            except EOFError:
+                return
+            assert frame is not None, "the channel blocks here"
+            if frame.kind == channel.SETUP:
+                self._set_up(*decode(frame))
+            elif frame.kind == channel.CALL:
+                self._take(frame)
+            # CANCEL: the call that it meant has ended
+
+    def _send(self, kind: int, body: bytes = b"") -> None:
+        self._reports.send(frame_parts(kind, [body]))
+
+    def _set_up(self, path: list[str], telemetry: str) -> None:
+        sys.path[:] = path
+        importlib.invalidate_caches()
+        if telemetry != self._telemetry_name:
+            module, _, name = telemetry.partition(":")
+            self._telemetry = getattr(importlib.import_module(module), name)(self._reports.add)
+            self._telemetry_name = telemetry
+
+    def _take(self, frame: Frame) -> None:
+        try:
+            parts = self._outcome(frame)
+        except MemoryError:  # not even the failure could be put into words
+            os._exit(EXIT_NO_MEMORY)
+        _flush_output()
+        self._reports.flush()
+        self._reports.send(parts)
+
+    def _outcome(self, frame: Frame) -> list[memoryview]:
+        """Run the call; return the frame that says how it ended."""
+        try:
+            call = Call(*decode(frame))
+        except BaseException as error:  # noqa: BLE001  # the run boundary: user code runs here
+            return failure_of(untransferable("the call", "read in the worker process", error))
+        del frame
+        task = FarTask(call.about, self._sock, self._reports)
+        try:
+            value = copy_context().run(self._run, call, task)
+        except BaseException as error:  # noqa: BLE001  # the run boundary: a task's exception is data
+            self._leave_if_forked(error)
+            return failure_of(error)
+        finally:
+            task.end()
+        self._leave_if_forked(None)
+        try:
+            return frame_parts(channel.RESULT, *encode(value))
+        except BaseException as error:  # noqa: BLE001  # as above
+            return failure_of(untransferable("the result", "sent back", error))
+
+    def _run(self, call: Call, task: FarTask) -> Any:
+        CURRENT.set(task)
+        kwargs = {**call.kwargs, "progress_reporter": task.progress} if call.wants_progress else call.kwargs
+        self._send(channel.STARTED)
+        if self._telemetry is None:
+            return self._call(call, kwargs, task)
+        with self._telemetry.around(call.surroundings):
+            return self._call(call, kwargs, task)
+
+    def _call(self, call: Call, kwargs: dict[str, Any], task: FarTask) -> Any:
+        if not call.is_async:
+            return call.func(*call.args, **kwargs)
+        from qorzen_obs.engines.processes.far_loop import run_async  # noqa: PLC0415  # asyncio takes 60 ms
+
+        return run_async(call.func, call.args, kwargs, task, self._sock, self._reader)
+
+    def _leave_if_forked(self, error: BaseException | None) -> None:
+        """End a child that user code has forked and that came back from the call, as Python itself would."""
+        if os.getpid() == self._process:
+            return
+        code: object = 0
+        if isinstance(error, SystemExit):
+            code = error.code or 0
+        elif error is not None:
+            sys.excepthook(type(error), error, error.__traceback__)
+            code = 1
+        _flush_output()
+        os._exit(code if isinstance(code, int) else 1)
+
+    def _let_go(self) -> None:
+        """In a child that user code has forked: the channel is the worker's alone."""
+        self._reports.mute()
+        self._sock.close()
+
+
+def serve(descriptor: int) -> None:
+    """Be a worker over this inherited socket."""
+    # A handler that does nothing, where SIG_IGN would be inherited by what user code executes.
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    faulthandler.enable()  # a crash leaves its stack in the task's output
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(line_buffering=True, errors="backslashreplace")  # type: ignore[union-attr]  # text files here
+    os.set_inheritable(descriptor, False)
+    Worker(socket.socket(fileno=descriptor)).serve()
+
+
+def _flush_output() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError, AttributeError):  # user code has closed or replaced it
+            stream.flush()
