@@ -28,6 +28,7 @@ from qorzen_obs.core.base import QorzenManager
 from qorzen_obs.core.decision import TIMEOUT, Decision, shown_text
 from qorzen_obs.core.event_feed import EventFeed
 from qorzen_obs.core.from_thread import FromThread
+from qorzen_obs.core.remote import OnSpans, RemoteTelemetry
 from qorzen_obs.core.runner import Runner
 from qorzen_obs.counts import CELL_OF, TaskCounts
 from qorzen_obs.current import CURRENT
@@ -35,6 +36,7 @@ from qorzen_obs.engines.base import Engine
 from qorzen_obs.engines.external import ExternalEngine
 from qorzen_obs.engines.loop import LoopEngine
 from qorzen_obs.engines.main import MainEngine
+from qorzen_obs.engines.processes.engine import ProcessEngine
 from qorzen_obs.errors import (
     InvalidTaskError,
     ManagerInitializationError,
@@ -111,6 +113,7 @@ class TaskManager(QorzenManager):
         tracer_provider: where spans go; OpenTelemetry's global one when None.
         clock: the system's when None.
         telemetry_status: gives `status()["telemetry"]` what the tracing set-up knows.
+        on_spans: takes the spans that end in worker processes, as telemetry/remote_spans.py encodes them.
     """
 
     def __init__(
@@ -124,6 +127,7 @@ class TaskManager(QorzenManager):
         tracer_provider: TracerProvider | None = None,
         clock: Clock | None = None,
         telemetry_status: Callable[[], dict[str, Any]] | None = None,
+        on_spans: OnSpans | None = None,
     ) -> None:
         super().__init__("task_manager")
         self._concurrency = concurrency_manager
@@ -133,6 +137,7 @@ class TaskManager(QorzenManager):
         self._tracer_provider = tracer_provider
         self._clock = clock or SystemClock()
         self._telemetry_status = telemetry_status or dict
+        self._on_spans = on_spans
         self.registry = registry or CollectorRegistry()
         self.version = package_metadata.version("qorzen-obs")
         self.from_thread = FromThread(self)
@@ -200,6 +205,9 @@ class TaskManager(QorzenManager):
         self.loop = self._loop = loop = asyncio.get_running_loop()
         self._apply(_known_settings(await self._config.get("tasks", {})))
         self._engines = self._find_engines(loop)
+        processes = self._engines.get(EngineKind.PROCESS)
+        if isinstance(processes, ProcessEngine):
+            processes.far_side = RemoteTelemetry(self._logger, self._on_spans, self._report_dropped)
         self._limits.engines = {
             kind: engine.slots for kind, engine in self._engines.items() if engine.slots is not None
         }
@@ -242,7 +250,13 @@ class TaskManager(QorzenManager):
     def _find_engines(self, loop: asyncio.AbstractEventLoop) -> dict[EngineKind, Engine]:
         find = getattr(self._concurrency, "engine", None)
         if find is not None:
-            wanted = (EngineKind.LOOP, EngineKind.IO, EngineKind.THREAD, EngineKind.MAIN)
+            wanted = (
+                EngineKind.LOOP,
+                EngineKind.IO,
+                EngineKind.THREAD,
+                EngineKind.PROCESS,
+                EngineKind.MAIN,
+            )
             return {kind: find(kind) for kind in wanted}
         run_in_thread: Callable[..., Any] | None = getattr(self._concurrency, "run_in_thread", None)
         if run_in_thread is None:
@@ -461,7 +475,7 @@ class TaskManager(QorzenManager):
             cancellable=cancellable,
             new_trace=definition.new_trace,
             wants_progress=traits.wants_progress,
-            engine=wanted if wanted in self._engines else EngineKind.EXTERNAL,
+            engine=wanted if wanted in self._engines else _stand_in(traits),
             context=copy_context(),
             created_at=self._clock.now(),
             eligible_at=now,
@@ -624,6 +638,9 @@ class TaskManager(QorzenManager):
     def report_progress(self, attempt: Attempt, percent: float, message: str) -> None:
         """Take a report of a running attempt; from any thread. Use `current_task().progress`."""
         self._runner.report_progress(attempt, percent, message)
+
+    def _report_dropped(self, reports: int) -> None:
+        self.metrics.dropped["worker_report"] += reports
 
     def _progressed(self, attempt: Attempt) -> None:
         record = attempt.record
@@ -842,6 +859,11 @@ class TaskManager(QorzenManager):
                 "oldest_pending_age_seconds": 0.0 if oldest is None else max(0.0, now - oldest),
             },
             "slots": self.slots(),
+            "engines": {
+                kind.value: dict(engine.status())
+                for kind, engine in self._engines.items()
+                if isinstance(engine, ProcessEngine)
+            },
             "config": {
                 "max_concurrent_tasks": settings.max_concurrent_tasks,
                 "keep_completed_tasks": settings.keep_completed_tasks,
@@ -903,9 +925,14 @@ _DEFAULT_ENGINES: Final = {TaskCategory.IO: EngineKind.IO, TaskCategory.UI: Engi
 
 
 def _wanted_engine(category: TaskCategory, traits: CallableTraits) -> EngineKind:
-    if traits.is_async:
+    if traits.is_async and traits.definition.engine is not EngineKind.PROCESS:
         return EngineKind.LOOP
     return traits.definition.engine or _DEFAULT_ENGINES.get(category, EngineKind.THREAD)
+
+
+def _stand_in(traits: CallableTraits) -> EngineKind:
+    """Return what runs a callable whose own engine a foreign concurrency manager does not have."""
+    return EngineKind.LOOP if traits.is_async else EngineKind.EXTERNAL
 
 
 def _known_settings(tree: Any) -> TaskSettings:

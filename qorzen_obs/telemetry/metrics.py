@@ -31,7 +31,7 @@ from qorzen_obs.telemetry.cells import CappedCounter, HistogramCell
 LABEL_CAP: Final = 200
 FINAL: Final = tuple(status for status in TaskStatus if status.final)
 REJECTION_REASONS: Final = ("queue_full", "closed")
-DROP_KINDS: Final = ("event", "progress", "late_result")
+DROP_KINDS: Final = ("event", "progress", "late_result", "worker_report")
 
 Ages = Mapping[tuple[TaskCategory, TaskPriority], float]
 

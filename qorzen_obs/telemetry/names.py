@@ -110,6 +110,7 @@ ERROR_TYPE: Final = "error.type"
 
 # Log events.
 LOG_FINISHED: Final = "task.finished"
+LOG_OUTPUT: Final = "task.output"
 LOG_OBSERVER_FAILED: Final = "telemetry.observer_failed"
 LOG_LISTENER_FAILED: Final = "event_bus.publish_failed"
 LOG_MANAGER_STATE: Final = "manager.state"

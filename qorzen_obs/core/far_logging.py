@@ -1,0 +1,34 @@
+"""Lines of the standard library's logging in a worker process, on their way to the service."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any, Final
+
+_LEVELS: Final = ((40, "error"), (30, "warning"), (20, "info"))
+#: What every record has; the rest came by `extra`.
+_USUAL: Final = frozenset({*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"})
+
+
+class ForwardingHandler(logging.Handler):
+    """Hands each record to `send(level, event, fields)`. Takes no lock: a fork could copy it held."""
+
+    def __init__(self, send: Callable[[str, str, dict[str, Any]], None]) -> None:
+        super().__init__()
+        self._send_log = send
+        self._formatter = logging.Formatter()
+
+    def createLock(self) -> None:  # noqa: N802  # logging's name
+        self.lock = None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            fields = {key: value for key, value in vars(record).items() if key not in _USUAL}
+            fields["logger_name"] = record.name
+            if record.exc_info and record.exc_info[0] is not None:
+                fields["exception"] = self._formatter.formatException(record.exc_info)
+            level = next((name for number, name in _LEVELS if record.levelno >= number), "debug")
+            self._send_log(level, record.getMessage(), fields)
+        except Exception:  # noqa: BLE001  # a log call must not fail the task
+            self.handleError(record)

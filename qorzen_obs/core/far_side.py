@@ -1,0 +1,171 @@
+"""The telemetry inside a worker process: makes the attempt's trace current, sends log lines and spans home.
+
+Each part is set up when user code first imports what it is about (logging, structlog, OpenTelemetry):
+together they would take a quarter of a second of every worker's start. So nothing of them may be imported here
+at the top.
+"""
+
+from __future__ import annotations
+
+import importlib.abc
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any, Final
+
+Send = Callable[[str, Any], None]
+
+_MAX_TEXT: Final = 8_000
+_PLAIN: Final = (str, int, float, bool, type(None))
+
+
+class FarSide:
+    """The telemetry of one worker process. Made once, then current around each call."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self._surroundings: dict[str, Any] = {}
+        self._forget: list[Callable[[], None]] = []
+        on_import = _OnImport(
+            {
+                "logging": self._set_up_logging,
+                "structlog": self._set_up_structlog,
+                "opentelemetry.trace": self._set_up_tracing,
+            }
+        )
+        sys.meta_path.insert(0, on_import)
+        on_import.catch_up()
+
+    @contextmanager
+    def around(self, surroundings: dict[str, Any]) -> Iterator[None]:
+        """Be in the trace of the attempt, with its levels."""
+        self._surroundings = surroundings
+        if "logging" in sys.modules:
+            self._set_logging_level()
+        if "opentelemetry.trace" in sys.modules:
+            self._set_up_tracing()
+            self._enter_trace()
+        try:
+            yield  # the call has a context of its own: of that there is nothing to undo
+        finally:
+            self._surroundings = {}
+
+    # ------------------------------------------------------------------ logging
+
+    def _set_up_logging(self) -> None:
+        import logging  # noqa: PLC0415  # see above
+
+        from qorzen_obs.core.far_logging import ForwardingHandler  # noqa: PLC0415  # see above
+
+        logging.getLogger().addHandler(ForwardingHandler(self._send_log))
+        self._set_logging_level()
+
+    def _set_logging_level(self) -> None:
+        import logging  # noqa: PLC0415  # see above
+
+        logging.getLogger().setLevel(self._surroundings.get("logging_level", logging.WARNING))
+
+    def _set_up_structlog(self) -> None:
+        import structlog  # noqa: PLC0415  # see above
+
+        def forward(_: Any, method: str, event: Any) -> Any:
+            if _level_number(method) >= self._surroundings.get("log_level", 0):
+                self._send_log(method, str(event.pop("event", "")), event)
+            raise structlog.DropEvent
+
+        if structlog.is_configured():  # the user's modules did: their lines arrive by logging or as output
+            return
+        structlog.configure(
+            processors=[
+                structlog.contextvars.merge_contextvars,
+                structlog.processors.StackInfoRenderer(),
+                structlog.processors.format_exc_info,
+                forward,
+            ],
+            cache_logger_on_first_use=False,
+        )
+
+    def _send_log(self, level: str, event: str, fields: dict[str, Any]) -> None:
+        plain = {str(key)[:200]: _plain(value) for key, value in fields.items()}
+        if "opentelemetry.trace" in sys.modules:
+            from opentelemetry import trace  # noqa: PLC0415  # see above
+
+            span = trace.get_current_span().get_span_context()
+            if span.is_valid:
+                plain.setdefault("trace_id", trace.format_trace_id(span.trace_id))
+                plain.setdefault("span_id", trace.format_span_id(span.span_id))
+        self._send("log", (level, event[:_MAX_TEXT], plain))
+
+    # ------------------------------------------------------------------ tracing
+
+    def _set_up_tracing(self) -> None:
+        if not self._surroundings:  # imported before any call: see `around`
+            return
+        if self._surroundings["spans"]:
+            from qorzen_obs.telemetry.remote_spans import send_spans  # noqa: PLC0415  # see above
+
+            send_spans(self._send)
+        self._enter_trace()
+
+    def _enter_trace(self) -> None:
+        from opentelemetry import context as otel_context  # noqa: PLC0415  # see above
+        from opentelemetry.baggage.propagation import W3CBaggagePropagator  # noqa: PLC0415  # see above
+        from opentelemetry.trace.propagation.tracecontext import (  # noqa: PLC0415  # see above
+            TraceContextTextMapPropagator,
+        )
+
+        carrier = self._surroundings["carrier"]
+        found = TraceContextTextMapPropagator().extract(carrier)
+        otel_context.attach(W3CBaggagePropagator().extract(carrier, found))
+
+
+class _OnImport(importlib.abc.MetaPathFinder):
+    """Calls a function right after a module of its table was imported, once each."""
+
+    def __init__(self, hooks: dict[str, Callable[[], None]]) -> None:
+        self._hooks = hooks
+
+    def catch_up(self) -> None:
+        """Call the hooks of what is imported already."""
+        for name in [name for name in self._hooks if name in sys.modules]:
+            self._hooks.pop(name)()
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        hook = self._hooks.pop(name, None)
+        if hook is None:
+            return None
+        for finder in sys.meta_path:
+            spec = None if finder is self else finder.find_spec(name, path, target)
+            if spec is not None and spec.loader is not None:
+                self._wrap(spec.loader, hook)
+                return spec
+        return None
+
+    def _wrap(self, loader: Any, hook: Callable[[], None]) -> None:
+        execute = loader.exec_module
+
+        def execute_then_call(module: ModuleType) -> None:
+            execute(module)
+            hook()
+
+        loader.exec_module = execute_then_call
+
+
+def _plain(value: Any) -> Any:
+    """Return what pickles, and is small, whatever `value` is."""
+    if isinstance(value, str):
+        return value[:_MAX_TEXT]
+    if isinstance(value, _PLAIN):
+        return value
+    try:
+        return repr(value)[:_MAX_TEXT]
+    except Exception as error:  # noqa: BLE001  # a field's own __repr__ may fail
+        return f"<cannot be shown: {type(error).__name__}>"
+
+
+def _level_number(method: str) -> int:
+    return {"debug": 10, "info": 20, "msg": 20, "warning": 30, "warn": 30}.get(method, 40)

@@ -1,0 +1,126 @@
+"""Spans that user code makes in worker processes: as plain data on the way, as the SDK's own at both ends.
+
+In the worker `send_spans` sees to it that spans are recorded and sent; in the service a `RemoteSpans` hands
+them to the processors that take the service's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from opentelemetry import trace
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import Event, ReadableSpan, SpanProcessor, TracerProvider
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags, TraceState
+
+#: A span as nested tuples of numbers, strings and lists, which any pickler takes.
+EncodedSpan = tuple[Any, ...]
+
+_MAX_ATTRIBUTE_LENGTH = 1_024
+
+
+def encode_span(span: ReadableSpan) -> EncodedSpan:
+    """Return all of an ended span but its resource, which is the service's."""
+    scope = span.instrumentation_scope
+    return (
+        span.name,
+        _encode_context(span.context),
+        _encode_context(span.parent),
+        span.kind.value,
+        span.start_time,
+        span.end_time,
+        (span.status.status_code.value, span.status.description),
+        dict(span.attributes or {}),
+        [(event.name, event.timestamp, dict(event.attributes or {})) for event in span.events],
+        [(_encode_context(link.context), dict(link.attributes or {})) for link in span.links],
+        (scope.name, scope.version, scope.schema_url) if scope else None,
+    )
+
+
+def decode_span(encoded: EncodedSpan, resource: Resource) -> ReadableSpan:
+    """Return the span as the service's processors take it."""
+    name, context, parent, kind, start, end, (code, description), attributes, events, links, scope = encoded
+    return ReadableSpan(
+        name,
+        context=_decode_context(context),
+        parent=_decode_context(parent),
+        resource=resource,
+        attributes=attributes,
+        events=[Event(event, data, timestamp) for event, timestamp, data in events],
+        links=[Link(context, data) for found, data in links if (context := _decode_context(found))],
+        kind=SpanKind(kind),
+        instrumentation_scope=InstrumentationScope(*scope) if scope else None,
+        status=Status(StatusCode(code), description),
+        start_time=start,
+        end_time=end,
+    )
+
+
+class RemoteSpans:
+    """Takes encoded spans for the service: `TaskManager(on_spans=RemoteSpans(…))`."""
+
+    def __init__(self, processor: SpanProcessor, resource: Resource) -> None:
+        self._processor = processor
+        self._resource = resource
+
+    def __call__(self, spans: Iterable[EncodedSpan]) -> None:
+        """Hand the spans to the processor, as ended here."""
+        for encoded in spans:
+            self._processor.on_end(decode_span(encoded, self._resource))
+
+
+def send_spans(send: Callable[[str, Any], None]) -> None:
+    """Have every span that ends in this process sent as ('span', encoded).
+
+    Where the user's modules have set an SDK provider of their own, it goes on doing what they want with its
+    spans, and is joined. Repeating it changes nothing.
+    """
+    provider = trace.get_tracer_provider()
+    if isinstance(provider, trace.ProxyTracerProvider):
+        provider = TracerProvider(resource=Resource.get_empty(), shutdown_on_exit=False)
+        trace.set_tracer_provider(provider)
+    if isinstance(provider, TracerProvider) and not hasattr(provider, _MARK):
+        setattr(provider, _MARK, True)
+        provider.add_span_processor(_Sender(send))
+
+
+_MARK = "_qorzen_sends_spans"
+
+
+class _Sender(SpanProcessor):
+    """Encodes each sampled span when it ends."""
+
+    def __init__(self, send: Callable[[str, Any], None]) -> None:
+        self._send = send
+
+    def on_end(self, span: ReadableSpan) -> None:
+        if span.context is not None and span.context.trace_flags.sampled:
+            self._send("span", _shortened(encode_span(span)))
+
+
+def _shortened(encoded: EncodedSpan) -> EncodedSpan:
+    """Cut long texts, as the service's own limit would have."""
+    attributes: Mapping[str, Any] = encoded[7]
+    short = {
+        key: value[:_MAX_ATTRIBUTE_LENGTH] if isinstance(value, str) else value
+        for key, value in attributes.items()
+    }
+    return (*encoded[:7], short, *encoded[8:])
+
+
+def _encode_context(context: SpanContext | None) -> tuple[int, int, bool, int, str] | None:
+    if context is None:
+        return None
+    flags, state = int(context.trace_flags), context.trace_state.to_header()
+    return context.trace_id, context.span_id, context.is_remote, flags, state
+
+
+def _decode_context(encoded: tuple[int, int, bool, int, str] | None) -> SpanContext | None:
+    if encoded is None:
+        return None
+    trace_id, span_id, is_remote, flags, state = encoded
+    return SpanContext(
+        trace_id, span_id, is_remote, TraceFlags(flags), TraceState.from_header([state] if state else [])
+    )
