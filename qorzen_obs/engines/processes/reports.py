@@ -12,6 +12,7 @@ import select
 import socket
 import threading
 import time
+from contextlib import suppress
 from typing import Any, Final
 
 from qorzen_obs.engines.processes import channel
@@ -92,7 +93,8 @@ class Reports:
     def _flush_later(self) -> None:
         time.sleep(_TOGETHER_SECONDS)
         self._flusher = None  # before looking: what is added from now on is sent by another
-        self._flush()
+        with suppress(OSError, ValueError):  # the channel is gone, and with it who would listen
+            self._flush()
 
     def _flush(self) -> None:
         if not self._lock.acquire(timeout=_PATIENCE_SECONDS):

@@ -228,8 +228,6 @@ class WorkerProcess:
             pipe.close()
 
     def _reason(self, death: Death) -> str:
-        if death.status is not None and death.status & 0x7F == signal.SIGKILL and death.oom_kills:
-            return "its process was killed because its memory cgroup is out of memory"
         if self._was_cut_off and death.status == signal.SIGKILL:
             return "its process closed the channel to the service"
         return describe(death)
@@ -258,6 +256,8 @@ def describe(death: Death) -> str:
     if death.status is None:
         return "its process was killed together with its guardian"
     number = death.status & 0x7F
+    if number == signal.SIGKILL and death.oom_kills:
+        return "its process was killed because its memory cgroup is out of memory"
     if number:
         return f"its process was killed by {_signal_name(number)}"
     code = death.status >> 8

@@ -1,0 +1,155 @@
+"""What a task in a worker process says arrives as if it had been said here: progress, lines, output, spans."""
+
+import os
+
+from opentelemetry import baggage, context
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
+from opentelemetry.trace import format_span_id, format_trace_id
+
+from qorzen_obs.engines.processes.output import MAX_LINES_PER_SECOND
+from qorzen_obs.tasks import TaskCategory, TaskPriority
+from qorzen_obs.telemetry.remote_spans import RemoteSpans
+from tests import process_tasks as work
+from tests.process_service import ProcessService, process_service
+
+
+class Kept(SpanProcessor):
+    """The spans that ended."""
+
+    def __init__(self) -> None:
+        self.spans: list[ReadableSpan] = []
+
+    def on_end(self, span: ReadableSpan) -> None:
+        self.spans.append(span)
+
+    def named(self, name: str) -> ReadableSpan:
+        (span,) = [span for span in self.spans if span.name == name]
+        return span
+
+
+def belongs(line: dict[str, object], task_id: str) -> bool:
+    """Whether a line has the task's fields."""
+    return line["task_id"] == task_id and line["category"] == "core" and line["attempt"] == 1
+
+
+async def test_output_of_the_task_and_its_children_becomes_log_lines() -> None:
+    async with process_service() as service:
+        info = await service.end(work.print_lines)
+        lines = service.lines("task.output")
+        assert sorted((line["stream"], line["line"]) for line in lines) == [
+            ("stderr", "to the errors"),
+            ("stdout", "from a child"),
+            ("stdout", "to the output"),
+            ("stdout", "unfinished"),
+        ]
+        assert all(belongs(line, info.task_id) for line in lines)
+
+
+async def test_a_flood_of_output_is_drained_and_counted_but_not_shown() -> None:
+    async with process_service() as service:
+        await service.end(work.print_flood, 20_000)
+        shown = len(service.lines("task.output"))
+        assert MAX_LINES_PER_SECOND <= shown < 10_000
+        assert shown + service.tasks.metrics.dropped["worker_report"] == 20_000
+
+
+async def test_log_lines_of_logging_and_structlog_belong_to_the_task() -> None:
+    async with process_service() as service:
+        info = await service.end(work.log_lines)
+        (line,) = service.lines("by logging: 7")
+        assert (line["level"], line["logger_name"], line["answer"]) == ("warning", "theirs", 42)
+        assert belongs(line, info.task_id)
+        (line,) = service.lines("by structlog")
+        assert (line["level"], line["answer"], line["odd"]) == ("info", 43, "<class 'object'>")
+        assert belongs(line, info.task_id)
+        (line,) = service.lines("with a traceback")
+        assert "ValueError: seen" in line["exception"]
+
+
+async def spans_of(service: ProcessService) -> str:
+    """Make spans in a worker, below a span here; return what the worker saw of the baggage."""
+    token = context.attach(baggage.set_baggage("tenant", "acme"))
+    try:
+        return str(await service.tasks.run(work.make_spans))
+    finally:
+        context.detach(token)
+
+
+async def test_spans_of_user_code_are_children_of_the_attempt() -> None:
+    kept = Kept()
+    provider = TracerProvider(resource=Resource({"service.name": "test"}), shutdown_on_exit=False)
+    provider.add_span_processor(kept)
+    on_spans = RemoteSpans(kept, provider.resource)
+    async with process_service(tracer_provider=provider, on_spans=on_spans) as service:
+        for _ in range(2):  # the second time everything is set up already
+            kept.spans.clear()
+            assert await spans_of(service) == "acme"
+            attempt, outer, inner = kept.named("run make_spans"), kept.named("outer"), kept.named("inner")
+            assert attempt.context and outer.context and inner.context and outer.parent and inner.parent
+            assert outer.context.trace_id == inner.context.trace_id == attempt.context.trace_id
+            assert outer.parent.span_id == attempt.context.span_id
+            assert inner.parent.span_id == outer.context.span_id
+            assert outer.resource is provider.resource
+            assert dict(outer.attributes or {}) == {"a": 1}
+            assert [(event.name, dict(event.attributes or {})) for event in outer.events] == [
+                ("happened", {"b": "two"})
+            ]
+            assert outer.instrumentation_scope is not None
+            assert outer.instrumentation_scope.version == "1.0"
+            line = service.lines("inside")[-1]
+            assert line["trace_id"] == format_trace_id(attempt.context.trace_id)
+            assert line["span_id"] == format_span_id(inner.context.span_id)
+
+
+async def test_without_a_taker_no_span_is_recorded_and_the_trace_still_crosses() -> None:
+    provider = TracerProvider(shutdown_on_exit=False)
+    async with process_service(tracer_provider=provider) as service:
+        info = await service.end(work.make_spans)
+        (line,) = service.lines("inside")
+        assert line["trace_id"] == info.trace_id
+
+
+async def test_progress_crosses_and_the_last_word_is_not_lost() -> None:
+    async with process_service() as service:
+        info = await service.end(work.count_up, 5_000)
+        assert (info.progress.percent, info.progress.message) == (100.0, "done")
+
+
+async def test_a_task_knows_who_it_is() -> None:
+    async with process_service() as service:
+        task_id = await service.tasks.submit_task(
+            work.who_am_i, name="me", category="io", priority=TaskPriority.HIGH
+        )
+        info = await service.tasks.wait_for_task(task_id)
+        assert info.engine == "process"
+        assert info.result == {
+            "task_id": task_id,
+            "name": "me",
+            "category": TaskCategory.IO,
+            "priority": TaskPriority.HIGH,
+            "number": 1,
+            "cancelled": False,
+        }
+
+
+async def test_the_manager_is_not_to_be_had_in_a_worker() -> None:
+    async with process_service() as service:
+        info = await service.end(work.ask_for_the_manager)
+        assert info.error is not None
+        assert "in another process" in info.error
+
+
+async def test_async_callables_lambdas_and_closures_run_in_a_worker() -> None:
+    factor = 6
+
+    @work.process
+    def closure(value: int) -> tuple[int, int]:
+        return os.getpid(), value * factor
+
+    async with process_service() as service:
+        assert await service.tasks.run(work.async_echo, "async") == "async"
+        pid, value = await service.tasks.run(closure, 7)
+        assert (pid == os.getpid(), value) == (False, 42)
+        multiply = await service.tasks.run(work.return_lambda, 5)
+        assert multiply(8) == 40

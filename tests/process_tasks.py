@@ -1,0 +1,320 @@
+"""Tasks for worker processes. Apart from the tests, so that a worker imports no pytest to find them."""
+
+import asyncio
+import ctypes
+import logging
+import os
+import re
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from qorzen_obs.current import current_task, track
+from qorzen_obs.registry import task
+
+process = task(engine="process")
+
+
+def say_pid() -> None:
+    """Tell the test that the task runs, and where."""
+    current_task().progress(1, str(os.getpid()))
+
+
+@process
+def echo(value: Any = None) -> Any:
+    return value
+
+
+@process
+def add(left: int, right: int, *, times: int = 1) -> int:
+    return (left + right) * times
+
+
+@process
+def pid() -> int:
+    return os.getpid()
+
+
+@process
+async def async_echo(value: Any) -> Any:
+    await asyncio.sleep(0)
+    return value
+
+
+@process
+async def async_forever() -> None:
+    say_pid()
+    await asyncio.Event().wait()
+
+
+@process
+async def async_stubborn() -> None:
+    say_pid()
+    while True:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            continue
+
+
+@process
+def spin() -> None:
+    """Ignore everything that can be ignored."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    say_pid()
+    while True:
+        pass
+
+
+@process
+def hold_the_gil() -> None:
+    """Never let another line of Python run, by a regular expression that takes ages."""
+    say_pid()
+    re.match(r"(a+)+$", "a" * 64 + "b")
+
+
+@process
+def sleep_for_ever() -> None:
+    say_pid()
+    time.sleep(600)
+
+
+@process
+def until_told() -> str:
+    say_pid()
+    while not current_task().wait(60):
+        pass
+    return "told"
+
+
+@process
+def until_cancelled() -> None:
+    say_pid()
+    while True:
+        current_task().wait(60)
+        current_task().raise_if_cancelled()
+
+
+@process
+def until_file(path: str) -> int:
+    """Return this worker's number once the file is there: a gate that the test opens."""
+    say_pid()
+    with Path(path).open("rb"):  # a named pipe: opens when the test opens its other end
+        return os.getpid()
+
+
+@process
+def large(size: int) -> bytes:
+    say_pid()
+    return bytes(size)
+
+
+@process
+def die_by(number: int) -> None:
+    os.kill(os.getpid(), number)
+    time.sleep(600)
+
+
+@process
+def abort() -> None:
+    os.abort()
+
+
+@process
+def exit_hard(code: int) -> None:
+    os._exit(code)
+
+
+@process
+def crash() -> None:
+    ctypes.string_at(0)
+
+
+@process
+def die_once(marker: str) -> None:
+    """Leave a mark for each time that it was begun."""
+    with Path(marker).open("a") as file:
+        file.write("begun\n")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@process
+def raise_it(kind: type[BaseException], *args: Any) -> None:
+    raise kind(*args)
+
+
+class TwoArguments(Exception):
+    """Pickles, and does not come back: the classic mistake."""
+
+    def __init__(self, left: str, right: str) -> None:
+        super().__init__(f"{left} and {right}")
+
+
+@process
+def raise_two_arguments() -> None:
+    raise TwoArguments("this", "that")
+
+
+class HasLock(Exception):
+    """Does not pickle."""
+
+    def __init__(self) -> None:
+        super().__init__("locked")
+        self.lock = threading.Lock()
+
+
+@process
+def raise_has_lock() -> None:
+    raise HasLock
+
+
+class FailsToArrive:
+    """Pickles; unpickling raises."""
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return int, ("no number",)
+
+
+@process
+def return_lock() -> Any:
+    return threading.Lock()
+
+
+@process
+def return_lambda(factor: int) -> Any:
+    return lambda value: value * factor
+
+
+@process
+def return_what_fails_to_arrive() -> Any:
+    return FailsToArrive()
+
+
+@process
+def use_up_memory(limit: int) -> int:
+    """Allocate beyond a limit that the task sets for its own process."""
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    kept = []
+    while True:
+        kept.append(bytearray(10_000_000))
+
+
+@process
+def fork_and_return() -> str:
+    """Forget that the child comes back as well."""
+    child = os.fork()
+    if child == 0:
+        current_task().progress(50, "from the child")
+        return "child"
+    os.waitpid(child, 0)
+    return "parent"
+
+
+@process
+def fork_while_reporting() -> list[int]:
+    """Fork in the middle of a flood of reports, which has a lock and a thread; the child uses them too."""
+    log = logging.getLogger("forking")
+    codes = []
+    for number in range(20):
+        for step in range(20):
+            log.warning("step %d", step)
+        child = os.fork()
+        if child == 0:
+            log.warning("child %d", number)
+            current_task().progress(number, "child")
+            os._exit(threading.active_count() - 1)
+        codes.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    return codes
+
+
+@process
+def start_grandchildren() -> None:
+    """Leave a child of the group, a child in a session of its own, and a daemon that nobody's child is."""
+    sleeper = [sys.executable, "-c", "import time; time.sleep(600)"]
+    group = subprocess.Popen(sleeper)
+    session = subprocess.Popen(sleeper, start_new_session=True)
+    daemon = int(subprocess.check_output(["/bin/sh", "-c", "setsid sleep 600 >/dev/null & echo $!"]))
+    current_task().progress(1, f"{os.getpid()} {group.pid} {session.pid} {daemon}")
+    while True:
+        pass
+
+
+@process
+def read_stdin() -> str:
+    return sys.stdin.read()
+
+
+@process
+def print_lines() -> None:
+    print("to the output")
+    print("to the errors", file=sys.stderr)
+    os.system("echo from a child")
+    print("unfinished", end="")
+
+
+@process
+def print_flood(lines: int) -> None:
+    for number in range(lines):
+        print(f"line {number}", flush=True)
+
+
+@process
+def log_lines() -> None:
+    import structlog
+
+    logging.getLogger("theirs").warning("by logging: %d", 7, extra={"answer": 42})
+    structlog.get_logger().info("by structlog", answer=43, odd=object)
+    try:
+        raise ValueError("seen")
+    except ValueError:
+        logging.getLogger("theirs").exception("with a traceback")
+
+
+@process
+def make_spans() -> str:
+    from opentelemetry import baggage, trace
+
+    with trace.get_tracer("theirs", "1.0").start_as_current_span("outer", attributes={"a": 1}) as span:
+        span.add_event("happened", {"b": "two"})
+        with trace.get_tracer("theirs").start_as_current_span("inner"):
+            logging.getLogger("theirs").warning("inside")
+    return str(baggage.get_baggage("tenant"))
+
+
+@process
+def count_up(steps: int, progress_reporter: Callable[..., None]) -> None:
+    for _ in track(range(steps)):
+        pass
+    progress_reporter(100, "done")
+
+
+@process
+def who_am_i() -> dict[str, Any]:
+    me = current_task()
+    return {
+        "task_id": me.task_id,
+        "name": me.name,
+        "category": me.category,
+        "priority": me.priority,
+        "number": me.number,
+        "cancelled": me.cancelled,
+    }
+
+
+@process
+def ask_for_the_manager() -> Any:
+    return current_task().manager
+
+
+@process
+def close_everything() -> None:
+    """What old recipes for daemons do."""
+    os.closerange(3, 256)
+    say_nothing = threading.Event()
+    say_nothing.wait(600)
