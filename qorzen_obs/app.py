@@ -71,6 +71,7 @@ class Service:
                 registry=self.registry,
                 tracer_provider=self.tracing.provider,
                 telemetry_status=self.tracing.status,
+                on_spans=self.tracing.on_spans,
             )
             if self._http:
                 self.ops = OpsPlane(

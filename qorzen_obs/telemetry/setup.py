@@ -29,6 +29,7 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_ON, DEFAULT_ON
 
 from qorzen_obs.errors import SettingsError
 from qorzen_obs.settings import TelemetrySettings
+from qorzen_obs.telemetry.remote_spans import RemoteSpans
 from qorzen_obs.telemetry.span_store import SpanStore
 
 #: Whose the provider is: ours, somebody else's, or nobody's since the environment says so.
@@ -78,6 +79,16 @@ class Tracing:
             "traces_kept": self.store.traces_kept,
             "spans_dropped": self.store.dropped_spans,
         }
+
+    @property
+    def on_spans(self) -> RemoteSpans | None:
+        """What takes the spans of worker processes, as the provider's own; None where nobody would see them.
+
+        With a foreign provider they reach the store alone: the SDK offers no way to its other processors.
+        """
+        if self._chain is None or not isinstance(self.provider, TracerProvider):
+            return None
+        return RemoteSpans(self._chain, self.provider.resource)
 
     def shutdown(self, deadline_seconds: float = 1.0) -> bool:
         """Stop observing, send what is still queued, and return whether all of it was taken in time.
