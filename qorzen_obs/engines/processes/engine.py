@@ -82,7 +82,7 @@ class ProcessEngine:
         self._idle: list[WorkerProcess] = []
         self._waiting: deque[Job] = deque()  # for a worker
         self._closed = False
-        self._burial: threading.Thread | None = None
+        self._buried = asyncio.Event()
 
     # ------------------------------------------------------------------ what the manager asks
 
@@ -141,15 +141,23 @@ class ProcessEngine:
             self._loop.call_soon(
                 job.end, None, TaskLostError(job.attempt.name, "the process engine was closed")
             )
-        self._burial = threading.Thread(
-            target=_bury, args=(workers,), name="qorzen-process-burial", daemon=True
-        )
-        self._burial.start()
+        if not workers:
+            self._buried.set()
+            return
+
+        def bury() -> None:
+            for worker in workers:
+                worker.bury()
+            with suppress(RuntimeError):  # the loop is closed: nobody waits
+                self._loop.call_soon_threadsafe(self._buried.set)
+
+        threading.Thread(target=bury, name="qorzen-process-burial", daemon=True).start()
 
     async def wait_closed(self) -> None:
         """Wait, for 3 s at most, until nothing is left of the workers after `close`."""
-        if self._burial is not None:
-            await asyncio.to_thread(self._burial.join, _BURY_SECONDS)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_BURY_SECONDS):
+                await self._buried.wait()
 
     def status(self) -> Mapping[str, Any]:
         """Return what is worth knowing now, as JSON shows it; from any thread."""
@@ -300,8 +308,3 @@ def _is_async(attempt: Attempt) -> bool:
     func = attempt.record.func
     assert func is not None, "a record keeps its callable until it ends"
     return inspect.iscoroutinefunction(func) or traits_of(func).is_async
-
-
-def _bury(workers: list[WorkerProcess]) -> None:
-    for worker in workers:
-        worker.bury()
