@@ -1,5 +1,8 @@
 """Tasks for worker processes. Apart from the tests, so that a worker imports no pytest to find them."""
 
+# They are what users write: they print, and import where they need it.
+# ruff: noqa: PLC0415, T201, TRY301
+
 import asyncio
 import ctypes
 import logging

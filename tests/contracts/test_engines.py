@@ -13,7 +13,9 @@ from qorzen_obs.engines.base import Engine
 from qorzen_obs.engines.external import ExternalEngine
 from qorzen_obs.engines.loop import LoopEngine
 from qorzen_obs.engines.main import MainEngine
+from qorzen_obs.engines.processes.engine import ProcessEngine
 from qorzen_obs.engines.threads import ThreadEngine
+from qorzen_obs.errors import FarTaskError, TaskCancelled
 from qorzen_obs.record import Ask, Attempt
 from qorzen_obs.tasks import GUARANTEES, CancelGuarantee, EngineKind
 from tests import support
@@ -55,6 +57,7 @@ MAKE: dict[EngineKind, Callable[[asyncio.AbstractEventLoop], Engine]] = {
     EngineKind.LOOP: LoopEngine,
     EngineKind.IO: lambda loop: ThreadEngine(loop, EngineKind.IO, 4),
     EngineKind.THREAD: lambda loop: ThreadEngine(loop, EngineKind.THREAD, 4),
+    EngineKind.PROCESS: lambda loop: ProcessEngine(loop, 2),
     EngineKind.MAIN: MainEngine,
     EngineKind.EXTERNAL: lambda loop: ExternalEngine(loop, lambda _: run_in_thread),
 }
@@ -109,6 +112,16 @@ async def bench(request: pytest.FixtureRequest) -> AsyncIterator[Bench]:
     bench = Bench(request.param)
     yield bench
     bench.engine.close()
+    if isinstance(bench.engine, ProcessEngine):
+        await bench.engine.wait_closed()
+
+
+@pytest.fixture
+def near(bench: Bench) -> Bench:
+    """Only where the callable runs in this process."""
+    if bench.kind is EngineKind.PROCESS:
+        pytest.skip("what it runs has no part in the memory of this process")
+    return bench
 
 
 def test_the_suite_runs_over_every_engine() -> None:
@@ -135,7 +148,14 @@ async def test_it_reports_whatever_the_callable_raises(bench: Bench, error: type
         raise raised
 
     end = await bench.end_of(bench.start(fail))
-    assert (end.value, end.error) == (None, raised)
+    assert end.value is None
+    if bench.kind is not EngineKind.PROCESS:
+        assert end.error is raised
+    elif issubclass(error, Exception):
+        assert (type(end.error), str(end.error)) == (error, "on purpose")
+    else:  # raised here, the like of SystemExit would end the service
+        assert isinstance(end.error, FarTaskError)
+        assert end.error.error_type == error.__name__
     assert (await bench.end_of(bench.start(int))).value == 0, "it goes on working"
 
 
@@ -144,12 +164,12 @@ async def test_it_reports_on_the_loops_own_thread(bench: Bench) -> None:
     assert end.thread is threading.current_thread()
 
 
-async def test_it_runs_the_callable_where_it_should(bench: Bench) -> None:
-    thread = (await bench.end_of(bench.start(threading.current_thread))).value
-    assert (thread is not threading.main_thread()) == (bench.kind in THREADED)
+async def test_it_runs_the_callable_where_it_should(near: Bench) -> None:
+    thread = (await near.end_of(near.start(threading.current_thread))).value
+    assert (thread is not threading.main_thread()) == (near.kind in THREADED)
 
 
-async def test_it_runs_the_callable_in_the_attempts_context(bench: Bench) -> None:
+async def test_it_runs_the_callable_in_the_attempts_context(near: Bench) -> None:
     COLOUR.set("the starter's")
 
     def repaint() -> str:
@@ -157,7 +177,7 @@ async def test_it_runs_the_callable_in_the_attempts_context(bench: Bench) -> Non
         COLOUR.set("changed")
         return seen
 
-    assert (await bench.end_of(bench.start(repaint))).value == "the attempt's"
+    assert (await near.end_of(near.start(repaint))).value == "the attempt's"
     assert COLOUR.get() == "the starter's"
 
 
@@ -178,17 +198,19 @@ async def test_interrupted_before_it_began_it_keeps_its_guarantee(bench: Bench) 
     if GUARANTEES[bench.kind] is CancelGuarantee.PROMPT or bench.kind is EngineKind.MAIN:
         assert isinstance(end.error, asyncio.CancelledError)
         assert begun == []
+    elif bench.kind is EngineKind.PROCESS:
+        assert isinstance(end.error, TaskCancelled)
     else:
         assert (end.error, begun) == (None, [1]), "what runs elsewhere has to look at its token"
 
 
-async def test_the_token_is_seen_by_the_code_on_every_engine(bench: Bench) -> None:
+async def test_the_token_is_seen_by_the_code_on_every_engine(near: Bench) -> None:
     def look() -> bool:
         return attempt.cancelled
 
-    attempt = bench.start(look)
+    attempt = near.start(look)
     attempt.ask(Ask.CANCEL, "test", 0.0)
-    assert (await bench.end_of(attempt)).value is True
+    assert (await near.end_of(attempt)).value is True
 
 
 async def test_close_is_safe_when_nothing_ran_and_when_it_is_called_again(bench: Bench) -> None:

@@ -150,7 +150,7 @@ async def test_f23_a_giant_result_arrives_whole_while_the_loop_turns() -> None:
         running = False
         await watcher
         assert received == sent
-        print(f"longest gap of the loop: {longest * 1e3:.0f} ms")
+        print(f"longest gap of the loop: {longest * 1e3:.0f} ms")  # noqa: T201 - the figure
         assert longest < 0.5
 
 

@@ -86,7 +86,9 @@ async def test_spans_of_user_code_are_children_of_the_attempt() -> None:
             kept.spans.clear()
             assert await spans_of(service) == "acme"
             attempt, outer, inner = kept.named("run make_spans"), kept.named("outer"), kept.named("inner")
-            assert attempt.context and outer.context and inner.context and outer.parent and inner.parent
+            assert attempt.context
+            assert outer.parent
+            assert inner.parent
             assert outer.context.trace_id == inner.context.trace_id == attempt.context.trace_id
             assert outer.parent.span_id == attempt.context.span_id
             assert inner.parent.span_id == outer.context.span_id

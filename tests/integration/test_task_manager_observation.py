@@ -20,6 +20,7 @@ from qorzen_obs import TaskStatus, current_task, task
 from qorzen_obs.core.event_bus_manager import Event, EventBusManager
 from qorzen_obs.core.event_feed import CAPACITY
 from qorzen_obs.core.task_manager import TaskManager
+from qorzen_obs.settings import EngineSettings
 from qorzen_obs.tasks import LEGAL_TRANSITIONS, EngineKind, TaskCategory, TaskPriority
 from qorzen_obs.telemetry import names
 from qorzen_obs.testing import CapturedEvents, CapturedLogs, VirtualTimeLoop, open_test_manager
@@ -187,7 +188,7 @@ async def test_known_series_are_there_before_anything_happens() -> None:
         assert shown[names.TASKS_FINISHED.name + "_total"] == kinds * 3
         assert shown[names.RUN_DURATION.name + "_count"] == kinds * 3
         assert shown[names.QUEUE_WAIT.name + "_count"] == kinds
-        assert shown[names.ENGINE_SLOTS.name] == 4
+        assert shown[names.ENGINE_SLOTS.name] == 5
         assert metric(tasks.registry, names.TASKS.name) == 0
         assert metric(tasks.registry, names.QUEUE_LIMIT.name) == 10_000
 
@@ -734,6 +735,7 @@ async def test_slots_are_shown_for_every_engine() -> None:
                 "loop": 100,
                 "io": 2,
                 "thread": 3,
+                "process": EngineSettings().processes,
                 "main": 1,
             }
             await tasks.submit_task(gate)
@@ -742,6 +744,6 @@ async def test_slots_are_shown_for_every_engine() -> None:
                 kind.value: metric(tasks.registry, names.ENGINE_SLOTS_BUSY.name, engine=kind.value)
                 for kind in every_engine()
             }
-            assert busy == {"loop": 0, "io": 0, "thread": 1, "main": 0}
+            assert busy == {"loop": 0, "io": 0, "thread": 1, "process": 0, "main": 0}
             gate.open()
             await until(lambda: not tasks.status()["tasks"]["by_status"]["running"])

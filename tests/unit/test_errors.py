@@ -9,6 +9,7 @@ import pytest
 
 from qorzen_obs import errors
 from qorzen_obs.errors import (
+    FarTaskError,
     InvalidTaskError,
     ManagerError,
     ManagerInitializationError,
@@ -18,11 +19,14 @@ from qorzen_obs.errors import (
     TaskCancelled,
     TaskError,
     TaskFailedError,
+    TaskLostError,
     TaskManagerClosedError,
     TaskNotCancellableError,
     TaskNotFoundError,
+    TaskQuarantinedError,
     TaskQueueFullError,
     TaskTimeoutError,
+    TaskTransferError,
     TaskWaitTimeoutError,
 )
 
@@ -48,6 +52,10 @@ EXAMPLES: list[tuple[QorzenError, str]] = [
     (TaskTimeoutError("ab12", "timeout", "took longer"), "failed with timeout: took longer"),
     (TaskCancelled("ab12", "shutdown"), "task ab12 was cancelled (shutdown)"),
     (TaskCancelled("ab12"), "task ab12 was cancelled"),
+    (TaskLostError("resize", "its process was killed by SIGKILL"), "was lost: its process was killed"),
+    (TaskQuarantinedError("resize", 3, 59.6), "in quarantine for another 60 s; mend it, or submit"),
+    (TaskTransferError("argument 1 ('lock')", "cannot be sent"), "make locks, files and connections inside"),
+    (FarTaskError("SystemExit", "1"), "SystemExit: 1"),
 ]
 
 ALL = [
@@ -97,6 +105,7 @@ def test_every_error_survives_copying(error: QorzenError) -> None:
         (TaskManagerClosedError, (TaskError,)),
         (TaskTimeoutError, (TaskFailedError, TimeoutError)),
         (TaskCancelled, (TaskError,)),
+        (TaskTransferError, (TaskError, TypeError)),
         (InvalidTaskError, (TaskError, ValueError)),
         (SettingsError, (QorzenError, ValueError)),
     ],

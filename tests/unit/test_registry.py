@@ -110,10 +110,10 @@ def test_what_the_manager_learns_of_a_callable(
 @pytest.mark.parametrize(
     ("engine", "is_async", "right"),
     [
-        ("loop", False, "'io', 'thread' or 'main'"),
-        ("io", True, "'loop'"),
-        ("thread", True, "'loop'"),
-        ("main", True, "'loop'"),
+        ("loop", False, "'io', 'thread', 'process' or 'main'"),
+        ("io", True, "'loop' or 'process'"),
+        ("thread", True, "'loop' or 'process'"),
+        ("main", True, "'loop' or 'process'"),
     ],
 )
 def test_an_engine_that_cannot_run_the_callable_is_refused_where_it_is_written(
@@ -128,8 +128,8 @@ def test_an_engine_that_cannot_run_the_callable_is_refused_where_it_is_written(
 
 
 def test_an_engine_that_nobody_can_choose_is_refused() -> None:
-    for engine in ("external", "process", ""):
-        with pytest.raises(InvalidTaskError, match="use one of loop, io, thread, main"):
+    for engine in ("external", "processes", ""):
+        with pytest.raises(InvalidTaskError, match="use one of loop, io, thread, process, main"):
             task(engine=engine)
 
 
