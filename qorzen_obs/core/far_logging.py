@@ -22,6 +22,12 @@ class ForwardingHandler(logging.Handler):
     def createLock(self) -> None:  # noqa: N802  # logging's name
         self.lock = None
 
+    def handle(self, record: logging.LogRecord) -> bool:
+        kept = bool(self.filter(record))
+        if kept:
+            self.emit(record)
+        return kept
+
     def emit(self, record: logging.LogRecord) -> None:
         try:
             fields = {key: value for key, value in vars(record).items() if key not in _USUAL}
