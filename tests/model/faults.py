@@ -1,0 +1,687 @@
+"""Faults to seed: each breaks one thing of the real code, as a slip of the pen might, and must be caught."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+import msgspec
+import pytest
+from opentelemetry import context as otel_context
+from opentelemetry.trace import Status, StatusCode
+
+from qorzen_obs.core import decision, runner, task_manager
+from qorzen_obs.core.deadlines import Deadlines
+from qorzen_obs.core.runner import Runner
+from qorzen_obs.core.task_manager import TaskManager
+from qorzen_obs.counts import TaskCounts
+from qorzen_obs.history.memory import MemoryHistory
+from qorzen_obs.record import Ask, Attempt
+from qorzen_obs.scheduling.limits import Limits
+from qorzen_obs.scheduling.queue import RemovableHeap
+from qorzen_obs.scheduling.scheduler import Scheduler
+from qorzen_obs.tasks import EventKind, TaskProgress, TaskStatus
+from qorzen_obs.telemetry.instrument import SpanInstrument
+from qorzen_obs.telemetry.logs import TaskLog
+from qorzen_obs.telemetry.metrics import TaskMetrics
+
+Seed = Callable[[pytest.MonkeyPatch], None]
+FAULTS: Final[dict[str, Seed]] = {}
+"""Each by its name, which says what is wrong."""
+
+
+def fault(seed: Seed) -> Seed:
+    FAULTS[seed.__name__] = seed
+    return seed
+
+
+@contextmanager
+def seeded(name: str) -> Iterator[None]:
+    """Break one thing for the length of the block."""
+    with pytest.MonkeyPatch.context() as patch:
+        FAULTS[name](patch)
+        yield
+
+
+def instead(patch: pytest.MonkeyPatch, owner: Any, name: str, make: Callable[[Any], Any]) -> None:
+    """Replace a method by what `make` returns for the real one."""
+    patch.setattr(owner, name, make(getattr(owner, name)))
+
+
+# ---------------------------------------------------------------------- counting
+
+
+@fault
+def a_decrement_is_skipped(patch: pytest.MonkeyPatch) -> None:
+    def move(self: Any, cell: int, before: TaskStatus, after: TaskStatus) -> None:
+        real(self, cell, before, after)
+        if after is TaskStatus.CANCELLED:
+            real(self, cell, after, before)
+            real(self, cell, TaskStatus.FAILED, after)
+
+    real = TaskCounts.move
+    patch.setattr(TaskCounts, "move", move)
+
+
+@fault
+def an_end_is_counted_twice(patch: pytest.MonkeyPatch) -> None:
+    def make(real: Any) -> Any:
+        def move(self: Any, cell: int, before: TaskStatus, after: TaskStatus) -> None:
+            real(self, cell, before, after)
+            if after is TaskStatus.FAILED:
+                self.accept(cell)
+                real(self, cell, TaskStatus.PENDING, after)
+
+        return move
+
+    instead(patch, TaskCounts, "move", make)
+
+
+@fault
+def a_refusal_is_not_counted(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(TaskMetrics, "on_rejected", lambda *_: None)
+
+
+@fault
+def a_retry_is_not_counted(patch: pytest.MonkeyPatch) -> None:
+    def make(real: Any) -> Any:
+        return lambda self, event: None if event.kind is EventKind.RETRYING else real(self, event)
+
+    instead(patch, TaskMetrics, "on_event", make)
+
+
+@fault
+def a_label_is_outside_its_set(patch: pytest.MonkeyPatch) -> None:
+    def make(real: Any) -> Any:
+        def on_event(self: Any, event: Any) -> None:
+            state = event.state
+            if state.status is TaskStatus.FAILED:
+                event = type(event)(
+                    **{name: getattr(event, name) for name in event.__slots__ if name != "state"},
+                    state=state._replace(error_type=event.record.task_id),
+                )
+            real(self, event)
+
+        return on_event
+
+    instead(patch, TaskMetrics, "on_event", make)
+
+
+@fault
+def a_line_is_not_written(patch: pytest.MonkeyPatch) -> None:
+    def make(real: Any) -> Any:
+        def on_event(self: Any, event: Any) -> None:
+            if event.state.status is not TaskStatus.CANCELLED:
+                real(self, event)
+
+        return on_event
+
+    instead(patch, TaskLog, "on_event", make)
+
+
+@fault
+def an_event_is_dropped(patch: pytest.MonkeyPatch) -> None:
+    def make(real: Any) -> Any:
+        def announce(self: Any, kind: EventKind, *rest: Any) -> None:
+            if kind is not EventKind.RETRYING:
+                real(self, kind, *rest)
+
+        return announce
+
+    instead(patch, TaskManager, "_announce", make)
+
+
+@fault
+def an_end_is_announced_twice(patch: pytest.MonkeyPatch) -> None:
+    def make(real: Any) -> Any:
+        def announce(self: Any, kind: EventKind, *rest: Any) -> None:
+            real(self, kind, *rest)
+            if kind is EventKind.CANCELLED:
+                real(self, kind, *rest)
+
+        return announce
+
+    instead(patch, TaskManager, "_announce", make)
+
+
+# ---------------------------------------------------------------------- order
+
+
+def _order(patch: pytest.MonkeyPatch, order: Callable[[float, Any], tuple[float, ...]]) -> None:
+    """Let `order` of (seconds a point, task) decide, also within the heaps of one priority."""
+    patch.setattr(Scheduler, "_order", lambda self, task: order(self.ageing_seconds / 50, task))
+
+
+@fault
+def the_heap_is_upside_down(patch: pytest.MonkeyPatch) -> None:
+    def make(real: Any) -> Any:
+        return lambda self, key, sequence, item: real(self, -key, sequence, item)
+
+    instead(patch, RemovableHeap, "push", make)
+
+
+@fault
+def last_in_is_first_out(patch: pytest.MonkeyPatch) -> None:
+    def make(real: Any) -> Any:
+        return lambda self, key, sequence, item: real(self, key, -sequence, item)
+
+    instead(patch, RemovableHeap, "push", make)
+
+
+@fault
+def priority_is_ignored(patch: pytest.MonkeyPatch) -> None:
+    _order(patch, lambda _, task: (0, task.eligible_at, task.sequence))
+
+
+@fault
+def priority_is_upside_down(patch: pytest.MonkeyPatch) -> None:
+    _order(
+        patch, lambda point, task: (task.priority * (not point), task.eligible_at + task.priority * point, 0)
+    )
+
+
+@fault
+def waiting_counts_for_nothing(patch: pytest.MonkeyPatch) -> None:
+    _order(patch, lambda _, task: (-task.priority, task.eligible_at, task.sequence))
+
+
+@fault
+def waiting_counts_against(patch: pytest.MonkeyPatch) -> None:
+    _order(patch, lambda point, task: (0, -task.eligible_at - task.priority * point, task.sequence))
+
+
+@fault
+def a_full_group_holds_up_the_others(patch: pytest.MonkeyPatch) -> None:
+    def start_next(self: Any, now: float) -> Any:
+        self._promote(now)
+        groups = list(self._groups.values())
+        first = min(groups, key=lambda group: group.order, default=None)
+        return real(self, now) if first is not None and self.limits.admits(*first.kind) else None
+
+    real = Scheduler.start_next
+    patch.setattr(Scheduler, "start_next", start_next)
+
+
+@fault
+def a_new_ageing_is_not_applied(patch: pytest.MonkeyPatch) -> None:
+    real: Any = Scheduler.ageing_seconds
+    patch.setattr(Scheduler, "ageing_seconds", property(real.fget, lambda *_: None))
+
+
+@fault
+def a_delay_is_ignored(patch: pytest.MonkeyPatch) -> None:
+    instead(patch, Scheduler, "push", lambda real: lambda self, task, now: real(self, task, float("inf")))
+
+
+@fault
+def an_alarm_is_not_set(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(TaskManager, "_await_next_eligible", lambda self: None)
+
+
+# ---------------------------------------------------------------------- slots
+
+
+@fault
+def a_slot_is_not_given_back(patch: pytest.MonkeyPatch) -> None:
+    def give_back(self: Any, category: Any, engine: Any, own: Any = None) -> None:
+        real(self, category, engine, own)
+        self.held_by_category[category] += 1
+
+    real = Limits.give_back
+    patch.setattr(Limits, "give_back", give_back)
+
+
+@fault
+def the_limit_of_a_definition_is_ignored(patch: pytest.MonkeyPatch) -> None:
+    instead(
+        patch,
+        Limits,
+        "admits",
+        lambda real: lambda self, category, engine, own=None: real(self, category, engine),
+    )
+
+
+@fault
+def a_limit_is_off_by_one(patch: pytest.MonkeyPatch) -> None:
+    def admits(self: Any, category: Any, engine: Any, own: Any = None) -> bool:
+        self.total += 1
+        try:
+            return bool(real(self, category, engine, own))
+        finally:
+            self.total -= 1
+
+    real = Limits.admits
+    patch.setattr(Limits, "admits", admits)
+    patch.setattr(Limits, "full", property(lambda self: self.held > self.total))
+
+
+@fault
+def a_new_limit_is_not_applied(patch: pytest.MonkeyPatch) -> None:
+    def make(real: Any) -> Any:
+        def apply(self: Any, settings: Any) -> None:
+            before = self._limits.total
+            real(self, settings)
+            if self.state is task_manager.ManagerState.READY:
+                self._limits.total = before
+
+        return apply
+
+    instead(patch, TaskManager, "_apply", make)
+
+
+@fault
+def a_raised_limit_starts_nobody(patch: pytest.MonkeyPatch) -> None:
+    def make(real: Any) -> Any:
+        def apply(self: Any, settings: Any) -> None:
+            self._dispatching = True
+            real(self, settings)
+            self._dispatching = False
+
+        return apply
+
+    instead(patch, TaskManager, "_apply", make)
+
+
+@fault
+def a_resumed_lender_takes_no_slot(patch: pytest.MonkeyPatch) -> None:
+    def resume_next(self: Any) -> Any:
+        task = real(self)
+        if task is not None:
+            self.limits.give_back(task.category, task.engine, task.limit)
+        return task
+
+    real = Scheduler.resume_next
+    patch.setattr(Scheduler, "resume_next", resume_next)
+
+
+@fault
+def a_lent_slot_is_counted_twice(patch: pytest.MonkeyPatch) -> None:
+    def lend(self: Any, task: Any) -> None:
+        real(self, task)
+        self.lent[task.engine] += 1
+
+    real = Scheduler.lend
+    patch.setattr(Scheduler, "lend", lend)
+
+
+@fault
+def a_waiting_parent_keeps_its_slot(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Scheduler, "lend", lambda *_: None)
+    patch.setattr(Scheduler, "take_back", lambda *_: None)
+
+
+@fault
+def pending_tasks_go_before_lenders(patch: pytest.MonkeyPatch) -> None:
+    def make(real: Any) -> Any:
+        return lambda self: None if len(self) > len(self._scheduled) else real(self)
+
+    instead(patch, Scheduler, "resume_next", make)
+
+
+@fault
+def the_bound_on_pending_is_off_by_one(patch: pytest.MonkeyPatch) -> None:
+    def make(real: Any) -> Any:
+        async def admit(self: Any, cell: int) -> None:
+            settings = self._settings
+            limit = settings.max_pending + 1
+            self._settings = msgspec.structs.replace(settings, max_pending=limit)
+            try:
+                await real(self, cell)
+            finally:
+                self._settings = settings
+
+        return admit
+
+    instead(patch, TaskManager, "_admit", make)
+
+
+# ---------------------------------------------------------------------- ends
+
+
+@fault
+def a_timeout_runs_from_the_submission(patch: pytest.MonkeyPatch) -> None:
+    def make(real: Any) -> Any:
+        def start(self: Any, attempt: Attempt) -> None:
+            started, attempt.started_at = attempt.started_at, attempt.record.eligible_at
+            real(self, attempt)
+            attempt.started_at = started
+
+        return start
+
+    instead(patch, Runner, "start", make)
+
+
+@fault
+def a_timeout_moves_with_the_wall_clock(patch: pytest.MonkeyPatch) -> None:
+    def make(real: Any) -> Any:
+        def fire(self: Any) -> None:
+            clock = self._clock
+            offset = clock.wall_offset - 1_700_000_000.0
+            self._clock = type("Clock", (), {"monotonic": staticmethod(lambda: clock.monotonic() + offset)})
+            try:
+                real(self)
+            finally:
+                self._clock = clock
+
+        return fire
+
+    instead(patch, Deadlines, "_fire", make)
+
+
+@fault
+def what_is_not_cancellable_is_cancelled(patch: pytest.MonkeyPatch) -> None:
+    def make(real: Any) -> Any:
+        async def cancel_task(self: Any, task_id: str, *, reason: str = "cancel_task") -> bool:
+            record = self._live.get(task_id)
+            if record is not None:
+                record.cancellable = True
+            return bool(await real(self, task_id, reason=reason))
+
+        return cancel_task
+
+    instead(patch, TaskManager, "cancel_task", make)
+
+
+@fault
+def a_cancelled_pending_task_stays_in_the_queue(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Scheduler, "remove", lambda self, task: task.queue_entry is not None)
+
+
+@fault
+def a_cancelled_task_is_tried_again(patch: pytest.MonkeyPatch) -> None:
+    def make(real: Any) -> Any:
+        def retry_in(self: Any, record: Any, state: Any) -> Any:
+            if state.status is TaskStatus.CANCELLED and record.definition.retry is not None:
+                return 1.0
+            return real(self, record, state)
+
+        return retry_in
+
+    instead(patch, TaskManager, "_retry_in", make)
+
+
+@fault
+def one_attempt_too_many(patch: pytest.MonkeyPatch) -> None:
+    def make(real: Any) -> Any:
+        return lambda policy, attempt, *rest: real(policy, attempt - 1, *rest)
+
+    instead(patch, task_manager, "retry_wait_seconds", make)
+
+
+@fault
+def the_number_of_the_attempt_does_not_rise(patch: pytest.MonkeyPatch) -> None:
+    def make(real: Any) -> Any:
+        def start(self: Any, record: Any) -> None:
+            record.state = record.state._replace(attempt=0)
+            real(self, record)
+
+        return start
+
+    instead(patch, TaskManager, "_start", make)
+
+
+@fault
+def the_last_ask_wins(patch: pytest.MonkeyPatch) -> None:
+    def make(real: Any) -> Any:
+        def ask(self: Any, attempt: Attempt, why: Ask, reason: str) -> None:
+            if attempt.asked is not None and not attempt.settled:
+                attempt.asked, attempt.reason = why, reason
+            real(self, attempt, why, reason)
+
+        return ask
+
+    instead(patch, Runner, "ask", make)
+
+
+@fault
+def a_timeout_that_is_obeyed_is_a_cancellation(patch: pytest.MonkeyPatch) -> None:
+    def make(real: Any) -> Any:
+        def decide(attempt: Attempt, value: object, error: BaseException | None) -> Any:
+            if attempt.asked is not None and isinstance(error, asyncio.CancelledError):
+                return decision.Decision(TaskStatus.CANCELLED, cancel_reason=attempt.reason)
+            return real(attempt, value, error)
+
+        return decide
+
+    instead(patch, runner, "decide", make)
+
+
+@fault
+def a_cancellation_that_nobody_asked_for_counts(patch: pytest.MonkeyPatch) -> None:
+    def make(real: Any) -> Any:
+        def decide(attempt: Attempt, value: object, error: BaseException | None) -> Any:
+            if isinstance(error, asyncio.CancelledError) and attempt.asked is None:
+                return decision.Decision(TaskStatus.CANCELLED)
+            return real(attempt, value, error)
+
+        return decide
+
+    instead(patch, runner, "decide", make)
+
+
+@fault
+def a_failure_keeps_a_result(patch: pytest.MonkeyPatch) -> None:
+    def make(real: Any) -> Any:
+        return lambda *given: real(*given)._replace(result="something")
+
+    instead(patch, runner, "decide", make)
+
+
+@fault
+def the_deadline_of_a_task_is_ignored(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(TaskManager, "_task_deadline_passed", lambda *_: None)
+
+
+@fault
+def the_grace_never_ends(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Runner, "_abandon", lambda *_: None)
+
+
+@fault
+def an_abandoned_attempt_is_not_counted(patch: pytest.MonkeyPatch) -> None:
+    def make(real: Any) -> Any:
+        def decided(self: Any, attempt: Attempt, how: Any) -> None:
+            real(self, attempt, how)
+            self._zombies.pop(attempt, None)
+
+        return decided
+
+    instead(patch, TaskManager, "_decided", make)
+
+
+@fault
+def abandoned_slots_are_replaced_without_end(patch: pytest.MonkeyPatch) -> None:
+    def make(real: Any) -> Any:
+        def decided(self: Any, attempt: Attempt, how: Any) -> None:
+            zombies, self._zombies = self._zombies, {}
+            real(self, attempt, how)
+            self._zombies = {**zombies, **self._zombies}
+
+        return decided
+
+    instead(patch, TaskManager, "_decided", make)
+
+
+@fault
+def a_late_result_overwrites_the_end(patch: pytest.MonkeyPatch) -> None:
+    def make(real: Any) -> Any:
+        def gone(self: Any, attempt: Attempt) -> None:
+            record = attempt.record
+            record.state = record.state._replace(status=TaskStatus.COMPLETED, result="late")
+            real(self, attempt)
+
+        return gone
+
+    instead(patch, TaskManager, "_zombie_gone", make)
+
+
+@fault
+def a_late_result_is_counted_twice(patch: pytest.MonkeyPatch) -> None:
+    def make(real: Any) -> Any:
+        def gone(self: Any, attempt: Attempt) -> None:
+            self.metrics.dropped["late_result"] += 1
+            real(self, attempt)
+
+        return gone
+
+    instead(patch, TaskManager, "_zombie_gone", make)
+
+
+@fault
+def progress_falls(patch: pytest.MonkeyPatch) -> None:
+    def progressed(self: Any, attempt: Attempt) -> None:
+        percent, message = attempt.reported or (0.0, "")
+        attempt.record.progress = TaskProgress(percent, message, self._clock.now())
+        self._announce(EventKind.PROGRESS, attempt.record, attempt.record.state.status)
+
+    patch.setattr(TaskManager, "_progressed", progressed)
+
+
+@fault
+def a_waiter_is_forgotten(patch: pytest.MonkeyPatch) -> None:
+    def make(real: Any) -> Any:
+        def end(self: Any, record: Any, state: Any) -> None:
+            if state.status is TaskStatus.FAILED:
+                record.waiters = []
+            real(self, record, state)
+
+        return end
+
+    instead(patch, TaskManager, "_end", make)
+
+
+@fault
+def retention_drops_one_too_many(patch: pytest.MonkeyPatch) -> None:
+    def make(real: Any) -> Any:
+        def shrink(self: Any) -> None:
+            self.keep -= self.keep > 0
+            real(self)
+            self.keep += 1
+
+        return shrink
+
+    instead(patch, MemoryHistory, "shrink", make)
+
+
+@fault
+def retention_drops_a_live_task(patch: pytest.MonkeyPatch) -> None:
+    def make(real: Any) -> Any:
+        def end(self: Any, record: Any, state: Any) -> None:
+            real(self, record, state)
+            for other in [live for live in self._live.values() if live.state.attempt > 1]:
+                del self._live[other.task_id]
+
+        return end
+
+    instead(patch, TaskManager, "_end", make)
+
+
+@fault
+def a_wait_of_the_queue_counts_from_the_submission(patch: pytest.MonkeyPatch) -> None:
+    def make(real: Any) -> Any:
+        def start(self: Any, record: Any) -> None:
+            moved = record.eligible_at
+            record.eligible_at -= record.definition.delay
+            real(self, record)
+            record.eligible_at = moved
+
+        return start
+
+    instead(patch, TaskManager, "_start", make)
+
+
+@fault
+def a_shutdown_leaves_scheduled_tasks(patch: pytest.MonkeyPatch) -> None:
+    def make(real: Any) -> Any:
+        async def stop(self: Any, grace_seconds: float) -> None:
+            for record in list(self._live.values()):
+                if record.eligible_at > self._clock.monotonic():
+                    del self._live[record.task_id]
+            if not self._live:
+                self._nothing_lives.set()
+            await real(self, grace_seconds)
+
+        return stop
+
+    instead(patch, TaskManager, "_stop", make)
+
+
+@fault
+def a_stopping_manager_takes_work(patch: pytest.MonkeyPatch) -> None:
+    def make(real: Any) -> Any:
+        async def admit(self: Any, cell: int) -> None:
+            if self._state is not task_manager.ManagerState.DRAINING:
+                await real(self, cell)
+
+        return admit
+
+    instead(patch, TaskManager, "_admit", make)
+
+
+# ---------------------------------------------------------------------- spans
+
+
+@fault
+def a_span_is_left_open(patch: pytest.MonkeyPatch) -> None:
+    def make(real: Any) -> Any:
+        def end(self: Any, attempt: Attempt, state: Any, **given: Any) -> None:
+            if not state.abandoned:
+                real(self, attempt, state, **given)
+
+        return end
+
+    instead(patch, SpanInstrument, "end", make)
+
+
+@fault
+def a_span_is_ended_twice(patch: pytest.MonkeyPatch) -> None:
+    def make(real: Any) -> Any:
+        def end(self: Any, attempt: Attempt, state: Any, **given: Any) -> None:
+            real(self, attempt, state, **given)
+            if state.abandoned and attempt.span is not None:
+                attempt.span.end()
+
+        return end
+
+    instead(patch, SpanInstrument, "end", make)
+
+
+@fault
+def a_cancelled_span_is_an_error(patch: pytest.MonkeyPatch) -> None:
+    def make(real: Any) -> Any:
+        def end(self: Any, attempt: Attempt, state: Any, **given: Any) -> None:
+            if state.status is TaskStatus.CANCELLED and attempt.span is not None:
+                attempt.span.set_status(Status(StatusCode.ERROR))
+            real(self, attempt, state, **given)
+
+        return end
+
+    instead(patch, SpanInstrument, "end", make)
+
+
+@fault
+def a_span_has_no_parent(patch: pytest.MonkeyPatch) -> None:
+    def make(real: Any) -> Any:
+        def begin(self: Any, attempt: Attempt, started_at: float) -> None:
+            attempt.context.run(otel_context.attach, otel_context.Context())
+            real(self, attempt, started_at)
+
+        return begin
+
+    instead(patch, SpanInstrument, "begin", make)
+
+
+@fault
+def an_attempt_is_not_linked_to_the_one_before(patch: pytest.MonkeyPatch) -> None:
+    def make(real: Any) -> Any:
+        def begin(self: Any, attempt: Attempt, started_at: float) -> None:
+            record = attempt.record
+            state, record.state = record.state, record.state._replace(span=None)
+            real(self, attempt, started_at)
+            record.state = state
+
+        return begin
+
+    instead(patch, SpanInstrument, "begin", make)

@@ -1,0 +1,231 @@
+"""The machine: what may be done to a task manager, in any order, with the model watching every step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+
+from qorzen_obs.tasks import EngineKind, TaskCategory, TaskPriority
+from tests.model.actors import Actor, BoomError, Line, Manner, Plan, RetryPlan
+from tests.model.world import World
+
+PICKS = st.integers(0, 63)
+LIMITS = st.integers(1, 4)
+SECONDS = st.sampled_from([0.05, 0.3, 1.0, 2.0, 5.0, 60.0, 310.0, 1200.0])
+CATEGORIES = st.sampled_from([TaskCategory.CORE, TaskCategory.IO, TaskCategory.UI, TaskCategory.BACKGROUND])
+RETRIES = st.builds(
+    RetryPlan,
+    max_attempts=st.integers(1, 3),
+    wait_seconds=st.sampled_from([0.0, 1.0, 30.0]),
+    only=st.sampled_from([Exception, OSError, BoomError]),
+    broken=st.sampled_from([False, False, False, True]),
+)
+
+
+def mostly(usual: Any, *others: Any) -> st.SearchStrategy[Any]:
+    """Draw `usual` half of the time."""
+    return st.sampled_from([*(usual for _ in others), *others])
+
+
+@st.composite
+def plans(draw: st.DrawFn) -> Plan:
+    """What a task may be submitted with."""
+    return Plan(
+        sync=draw(mostly(False, True, True)),
+        category=draw(CATEGORIES),
+        priority=draw(st.sampled_from(TaskPriority)),
+        timeout=draw(mostly(None, 0.5, 4.0)),
+        deadline=draw(mostly(None, None, 3.0, 20.0)),
+        delay=draw(mostly(0.0, 0.0, 1.5, 50.0)),
+        cancellable=draw(mostly(True, True, False)),
+        retry=draw(st.one_of(st.none(), RETRIES)),
+        limit=draw(mostly(None, ("few", 1), ("few", 2))),
+        manner=draw(st.sampled_from(Manner)),
+        plugin_id=draw(mostly(None, "a plugin")),
+        traced=draw(st.booleans()),
+    )
+
+
+OUTCOMES = st.sampled_from(
+    [
+        (Line.RETURN, None),
+        (Line.RETURN, None),
+        (Line.RETURN, None),
+        (Line.HEED, None),
+        *(
+            (Line.RAISE, error)
+            for error in (
+                "BoomError",
+                "OSError",
+                "RetryLater",
+                "CancelledError",
+                "TaskCancelled",
+                "SystemExit",
+            )
+        ),
+    ]
+)
+SETTINGS = st.fixed_dictionaries(
+    {
+        "max_concurrent_tasks": LIMITS,
+        "max_pending": st.sampled_from([2, 5, 50]),
+        "keep_completed_tasks": st.sampled_from([0, 2, 100]),
+        "ageing_seconds": st.sampled_from([0.0, 10.0, 300.0]),
+        "max_abandoned": st.sampled_from([0, 1, 16]),
+        "when_full": mostly("refuse", "refuse", "wait"),
+        "default_timeout": st.sampled_from([7.77, 299.9]),
+        "category_limits": st.dictionaries(st.sampled_from(["core", "io"]), LIMITS, max_size=2),
+    }
+)
+CHANGES = st.one_of(
+    st.tuples(st.just("max_concurrent_tasks"), LIMITS),
+    st.tuples(
+        st.just("category_limits"), st.dictionaries(st.sampled_from(["core", "io"]), LIMITS, max_size=2)
+    ),
+    st.tuples(st.just("ageing_seconds"), st.sampled_from([0.0, 10.0, 300.0])),
+    st.tuples(st.just("keep_completed_tasks"), st.integers(0, 5)),
+    st.tuples(st.just("max_pending"), st.integers(1, 6)),
+    st.tuples(st.just("max_abandoned"), st.integers(0, 2)),
+)
+
+
+class TaskManagerMachine(RuleBasedStateMachine):
+    """Drives one World. Every rule ends at rest, where the model is compared with the manager."""
+
+    world: World | None = None
+    ended_well = True
+
+    @initialize(settings=SETTINGS, io=st.integers(1, 2), threads=st.integers(1, 2))
+    def open(self, settings: dict[str, Any], io: int, threads: int) -> None:
+        self.world = World(settings, {EngineKind.IO: io, EngineKind.THREAD: threads})
+        self.do("open")
+
+    def do(self, operation: str, *arguments: Any) -> None:
+        try:
+            getattr(self._world, operation)(*arguments)
+        except BaseException:
+            self.ended_well = False
+            raise
+
+    @property
+    def _world(self) -> World:
+        assert self.world is not None
+        return self.world
+
+    def _accepted(self) -> list[Actor]:
+        return [life.actor for life in self._world.model.lives.values()] if self.world else []
+
+    def _on_stage(self) -> list[Actor]:
+        """The actors whose code waits for a line, zombies included."""
+        actors = self._world.actors if self.world else []
+        return [actor for actor in actors if actor.show is not None and actor.show.idle]
+
+    def _parents(self) -> list[Actor]:
+        model = self._world.model if self.world else None
+        return [actor for actor in self._on_stage() if model and model.lives[actor.number].final is None]
+
+    # ------------------------------------------------------------------ rules
+
+    @rule(plans=st.lists(plans(), min_size=1, max_size=4), cancel_at_once=mostly(False, False, False, True))
+    def submit(self, plans: list[Plan], cancel_at_once: bool) -> None:
+        self.do("submit", plans, cancel_at_once)
+
+    @rule(plan=plans(), count=st.integers(2, 5), priority=st.sampled_from(TaskPriority))
+    def submit_many(self, plan: Plan, count: int, priority: TaskPriority) -> None:
+        """Fill the queue with tasks that differ in nothing but priority."""
+        other = Plan(**{**vars(plan), "priority": priority})
+        self.do("submit", [other if index % 2 else plan for index in range(count)])
+
+    @rule(plan=plans())
+    def run(self, plan: Plan) -> None:
+        self.do("run", plan)
+
+    @precondition(lambda self: self._on_stage())
+    @rule(pick=PICKS, outcome=OUTCOMES)
+    def finish(self, pick: int, outcome: tuple[Line, Any]) -> None:
+        actors = self._on_stage()
+        self.do("tell", actors[pick % len(actors)].number, *outcome)
+
+    @precondition(lambda self: self._on_stage())
+    @rule(
+        pick=PICKS,
+        percents=st.lists(st.sampled_from([-5.0, 10.0, 50.0, 30.0, 150.0]), min_size=1, max_size=3),
+    )
+    def report(self, pick: int, percents: list[float]) -> None:
+        actors = self._on_stage()
+        for percent in percents:
+            self.do("tell", actors[pick % len(actors)].number, Line.REPORT, percent)
+
+    @precondition(lambda self: self._parents())
+    @rule(pick=PICKS, children=st.lists(plans(), min_size=1, max_size=3))
+    def run_children(self, pick: int, children: list[Plan]) -> None:
+        """Let a running task run others and wait for them, together where it is a coroutine."""
+        parents = self._parents()
+        parent = parents[pick % len(parents)]
+        self.do("tell", parent.number, Line.RUN, children[:1] if parent.plan.sync else children)
+
+    @precondition(lambda self: self._parents())
+    @rule(pick=PICKS, picks=st.lists(PICKS, min_size=1, max_size=2))
+    def wait_for_others(self, pick: int, picks: list[int]) -> None:
+        """Let a running task wait for any tasks, its own included."""
+        parents, targets = self._parents(), self._accepted()
+        parent = parents[pick % len(parents)]
+        numbers = sorted({targets[one % len(targets)].number for one in picks})
+        self.do("tell", parent.number, Line.WAIT, numbers[:1] if parent.plan.sync else numbers)
+
+    @precondition(lambda self: self._accepted())
+    @rule(pick=PICKS, again=st.booleans())
+    def cancel(self, pick: int, again: bool) -> None:
+        actors = self._accepted()
+        for _ in range(1 + again):
+            self.do("cancel", actors[pick % len(actors)].number)
+
+    @precondition(lambda self: self._accepted())
+    @rule(pick=PICKS, timeout=mostly(None, 1.0, 100.0))
+    def wait(self, pick: int, timeout: float | None) -> None:
+        actors = self._accepted()
+        self.do("wait", actors[pick % len(actors)].number, timeout)
+
+    @precondition(lambda self: self.world and self.world.waiters)
+    @rule(pick=PICKS)
+    def stop_waiting(self, pick: int) -> None:
+        self.do("stop_waiting", pick % len(self._world.waiters))
+
+    @rule(seconds=SECONDS)
+    def advance(self, seconds: float) -> None:
+        self.do("advance", seconds)
+
+    @precondition(lambda self: self.world and self.world.model.ready)
+    @rule(change=CHANGES)
+    def configure(self, change: tuple[str, Any]) -> None:
+        self.do("configure", *change)
+
+    @rule(seconds=st.sampled_from([-3e8, -1.0, 1.0, 3e8]))
+    def move_wall_clock(self, seconds: float) -> None:
+        self.do("move_wall_clock", seconds)
+
+    @rule()
+    def look(self) -> None:
+        self.do("cancel_unknown")
+        self.do("look")
+
+    @precondition(lambda self: self.world and self.world.script.count(("scrape", ())) < 2)
+    @rule()
+    def scrape(self) -> None:
+        self.do("scrape")
+
+    @precondition(lambda self: self.world and len(self.world.script) > 12 and len(self.world.stopping) < 2)
+    @rule(grace=st.sampled_from([0.0, 2.0, 60.0]))
+    def shutdown(self, grace: float) -> None:
+        self.do("shutdown", 0.0 if self._world.stopping else grace)
+
+    def teardown(self) -> None:
+        if self.world is None:
+            return
+        try:
+            if self.ended_well:
+                self.world.end()
+        finally:
+            self.world.close()
