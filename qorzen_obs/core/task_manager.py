@@ -7,6 +7,7 @@ A task's way through this file: `submit_task` -> `_accept` -> `_dispatch` -> `_s
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import itertools
 import platform
@@ -40,6 +41,7 @@ from qorzen_obs.engines.main import MainEngine
 from qorzen_obs.engines.processes.engine import ProcessEngine
 from qorzen_obs.errors import (
     InvalidTaskError,
+    ManagerError,
     ManagerInitializationError,
     ManagerShutdownError,
     SettingsError,
@@ -260,14 +262,13 @@ class TaskManager(QorzenManager):
     def _find_engines(self, loop: asyncio.AbstractEventLoop) -> dict[EngineKind, Engine]:
         find = getattr(self._concurrency, "engine", None)
         if find is not None:
-            wanted = (
-                EngineKind.LOOP,
-                EngineKind.IO,
-                EngineKind.THREAD,
-                EngineKind.PROCESS,
-                EngineKind.MAIN,
-            )
-            return {kind: find(kind) for kind in wanted}
+            found: dict[EngineKind, Engine] = {
+                kind: find(kind)
+                for kind in (EngineKind.LOOP, EngineKind.IO, EngineKind.THREAD, EngineKind.MAIN)
+            }
+            with contextlib.suppress(LookupError, ManagerError):  # a foreign one need not have processes
+                found[EngineKind.PROCESS] = find(EngineKind.PROCESS)
+            return found
         run_in_thread: Callable[..., Any] | None = getattr(self._concurrency, "run_in_thread", None)
         if run_in_thread is None:
             raise ManagerInitializationError(
@@ -494,7 +495,7 @@ class TaskManager(QorzenManager):
             definition=definition,
             limit=self._limit_of(name, definition),
             wants_progress=traits.wants_progress,
-            engine=wanted if wanted in self._engines else _stand_in(traits),
+            engine=wanted if wanted in self._engines else self._stand_in(traits),
             context=copy_context(),
             created_at=wall,
             eligible_at=now + wait if wait else now,
@@ -502,6 +503,12 @@ class TaskManager(QorzenManager):
         )
         self._accept(record)
         return record
+
+    def _stand_in(self, traits: CallableTraits) -> EngineKind:
+        """Return what runs a callable whose own engine a foreign concurrency manager does not have."""
+        if traits.is_async:
+            return EngineKind.LOOP
+        return EngineKind.EXTERNAL if EngineKind.EXTERNAL in self._engines else EngineKind.THREAD
 
     def _limit_of(self, name: str, definition: TaskDefinition) -> DefinitionLimit | None:
         if definition.max_concurrent is None:
@@ -1033,11 +1040,6 @@ def _wanted_engine(category: TaskCategory, traits: CallableTraits) -> EngineKind
     if traits.is_async and traits.definition.engine is not EngineKind.PROCESS:
         return EngineKind.LOOP
     return traits.definition.engine or _DEFAULT_ENGINES.get(category, EngineKind.THREAD)
-
-
-def _stand_in(traits: CallableTraits) -> EngineKind:
-    """Return what runs a callable whose own engine a foreign concurrency manager does not have."""
-    return EngineKind.LOOP if traits.is_async else EngineKind.EXTERNAL
 
 
 def _known_settings(tree: Any) -> TaskSettings:
