@@ -20,7 +20,7 @@ LABELS: dict[str, set[str]] = {
     "status": {status.value for status in TaskStatus},
     "engine": {kind.value for kind in EngineKind},
     "reason": {"queue_full", "closed"},
-    "kind": {"event", "progress", "late_result"},
+    "kind": {"event", "progress", "late_result", "worker_report"},
     "label": {"error_type"},
     "error_type": {
         "timeout",
