@@ -53,9 +53,12 @@ class FromThread:
             coroutine.close()
             raise InvalidTaskError("thread", "is the work loop's own; await the manager's methods there")
         attempt = CURRENT.get()
-        future = asyncio.run_coroutine_threadsafe(coroutine, loop)
         if not isinstance(attempt, Attempt):
-            return future.result()
+            return asyncio.run_coroutine_threadsafe(coroutine, loop).result()
+        if attempt.cancelled:
+            coroutine.close()
+            raise TaskCancelled(attempt.task_id, attempt.reason)
+        future = asyncio.run_coroutine_threadsafe(coroutine, loop)
         attempt.when_asked(future.cancel)
         try:
             return future.result()

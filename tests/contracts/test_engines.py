@@ -2,7 +2,9 @@
 
 import asyncio
 import contextvars
+import gc
 import threading
+import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
@@ -243,22 +245,6 @@ class TestEnginesWithThreads:
             gate.open()
             assert (await bench.end_of(running)).value == "value"
 
-    async def test_a_call_that_ends_after_the_loop_has_closed_harms_nobody(self, kind: EngineKind) -> None:
-        gate, threads = ThreadGate(), list[threading.Thread]()
-
-        async def leave_it_running() -> None:
-            bench = Bench(kind)
-            bench.start(gate)
-            await gate.holds(1)
-            bench.engine.close()
-            threads.extend(gate.threads)
-
-        if kind is EngineKind.EXTERNAL:
-            pytest.skip("the foreign manager's own affair")
-        await asyncio.to_thread(asyncio.run, leave_it_running())
-        gate.open()
-        await until(lambda: not threads[0].is_alive())
-
 
 @pytest.mark.parametrize("kind", [EngineKind.IO, EngineKind.THREAD])
 class TestThreadEngine:
@@ -288,9 +274,6 @@ class TestThreadEngine:
         await until(lambda: not threads[0].is_alive())  # type: ignore[attr-defined]  # it is a thread, as asserted
 
     async def test_an_idle_thread_holds_no_result(self, kind: EngineKind) -> None:
-        import gc  # noqa: PLC0415
-        import weakref  # noqa: PLC0415
-
         class Big:
             pass
 
@@ -303,6 +286,20 @@ class TestThreadEngine:
         gc.collect()
         assert seen() is None
         bench.engine.close()
+
+    async def test_a_call_that_ends_after_the_loop_has_closed_harms_nobody(self, kind: EngineKind) -> None:
+        gate, threads = ThreadGate(), list[threading.Thread]()
+
+        async def leave_it_running() -> None:
+            bench = Bench(kind)
+            bench.start(gate)
+            await gate.holds(1)
+            bench.engine.close()
+            threads.extend(gate.threads)
+
+        await asyncio.to_thread(asyncio.run, leave_it_running())
+        gate.open()
+        await until(lambda: not threads[0].is_alive())
 
 
 async def test_the_main_engine_takes_one_at_a_time() -> None:
@@ -343,4 +340,5 @@ async def test_a_coroutine_that_is_collected_with_its_loop_reports_nothing() -> 
         loop.close()
 
     await asyncio.to_thread(in_another_loop)
+    gc.collect()
     assert ends == []

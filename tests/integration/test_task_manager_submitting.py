@@ -258,7 +258,7 @@ async def test_submit_async_task_takes_async_callables_only() -> None:
 @pytest.mark.parametrize(
     "error", [ValueError, SystemExit, KeyboardInterrupt, MemoryError, GeneratorExit, StopIteration]
 )
-async def test_whatever_a_task_raises_fails_the_task_and_never_the_manager(
+async def test_f23_whatever_a_task_raises_fails_the_task_and_never_the_manager(
     category: str, is_async: bool, error: type[BaseException]
 ) -> None:
     def raises() -> None:
@@ -294,6 +294,25 @@ async def test_a_failure_is_told_by_message_qualified_type_and_traceback_without
         assert "in fail" in info.traceback
         assert "canary" not in info.error
         assert info.result is None
+
+
+async def test_f23_results_and_exceptions_that_cannot_be_pickled_are_handed_over_as_they_are() -> None:
+    class Local(Exception):
+        def __init__(self, lock: object, *, needed: object) -> None:
+            super().__init__(lock)
+
+    lock = threading.Lock()
+    error = Local(lock, needed=1)
+
+    def fail() -> None:
+        raise error
+
+    async with open_test_manager() as tasks:
+        assert await tasks.run(lambda: lock) is lock
+        assert len(await tasks.run(bytes, 50_000_000)) == 50_000_000
+        with pytest.raises(Local) as caught:
+            await tasks.run(fail)
+        assert caught.value is error
 
 
 async def test_run_raises_what_the_task_raised() -> None:
@@ -375,19 +394,31 @@ async def test_a_long_message_is_cut() -> None:
 
 
 @pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
-async def test_a_kept_failure_keeps_no_local_data_alive(is_async: bool) -> None:
+@pytest.mark.parametrize("how", ["itself", "cause", "context", "member of a group"])
+async def test_a_kept_failure_keeps_no_local_data_alive(how: str, is_async: bool) -> None:
     class Data:
         pass
 
     seen: list[weakref.ref[Data]] = []
 
-    def fail() -> None:
+    def hold() -> None:
         data = Data()
         seen.append(weakref.ref(data))
+        raise KeyError("inner")
+
+    def fail() -> None:
+        members: list[KeyError] = []
         try:
-            raise KeyError("inner")  # noqa: TRY301 - it needs a context
-        except KeyError as error:
-            raise ExceptionGroup("outer", [ValueError("one")]) from error
+            hold()
+        except KeyError as caught:
+            if how == "itself":
+                raise
+            if how == "cause":
+                raise ValueError("outer") from caught
+            if how == "context":
+                raise ValueError("outer")  # noqa: B904 - without a cause is the point
+            members.append(caught)
+        raise ExceptionGroup("outer", members)
 
     async def fail_async() -> None:
         await asyncio.sleep(0)

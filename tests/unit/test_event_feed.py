@@ -74,6 +74,21 @@ async def test_what_a_blocked_bus_leaves_at_the_deadline_is_counted_to_the_last(
     assert dropped == {"event": 4, "progress": 3}
 
 
+async def test_progress_that_was_published_makes_no_room_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(event_feed, "CAPACITY", 3)
+    bus = Bus()
+    fed, dropped = feed(bus)
+    fed.start()
+    fed.on_event(event(0, PROGRESS))
+    await turns()
+    assert bus.ids == ["id 0"]
+    for number in range(1, 6):
+        fed.on_event(event(number))
+    assert dropped == {"event": 2}
+    await fed.stop(1)
+    assert bus.ids == ["id 0", "id 1", "id 2", "id 3"]
+
+
 kinds = st.sampled_from([FINISHED, PROGRESS])
 
 
