@@ -567,6 +567,7 @@ class TaskManager(QorzenManager):
         del self._running[record.task_id]
         resumed = self._resumes.pop(record.sequence, None)
         if resumed is not None:
+            self._scheduler.cancel_return(record)
             resumed.set_result(None)
         if not decision.abandoned:
             self._scheduler.finish(record)

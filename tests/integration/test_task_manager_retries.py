@@ -320,7 +320,7 @@ async def test_scheduled_tasks_count_against_max_pending_and_a_stop_does_not_wai
     async with open_test_manager(Settings(tasks=TaskSettings(max_pending=2))) as tasks:
         far = await tasks.submit_task(with_options(asyncio.sleep, delay=7200), 0)
         near = await tasks.submit_task(with_options(asyncio.sleep, delay=10), 0)
-        with pytest.raises(Exception, match="tasks.max_pending"):
+        with pytest.raises(Exception, match=r"tasks\.max_pending"):
             await tasks.submit_task(asyncio.sleep, 0)
         started = now()
         await tasks.shutdown()
