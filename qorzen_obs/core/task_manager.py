@@ -195,7 +195,7 @@ class TaskManager(QorzenManager):
             raise
         self._state = ManagerState.READY
         self._become_ready()
-        self._logger.info(names.LOG_MANAGER_STATE, state=self._state.value)
+        self._say(self._logger.info, names.LOG_MANAGER_STATE, state=self._state.value)
 
     async def _connect(self) -> None:
         self.loop = self._loop = loop = asyncio.get_running_loop()
@@ -285,7 +285,7 @@ class TaskManager(QorzenManager):
                 return
             grace = self._settings.shutdown_grace_seconds if grace_seconds is None else grace_seconds
             self._state = ManagerState.DRAINING
-            self._logger.info(names.LOG_MANAGER_STATE, state=self._state.value)
+            self._say(self._logger.info, names.LOG_MANAGER_STATE, state=self._state.value)
             self._stopping = self._loop.create_task(self._stop(grace), name="qorzen-shutdown")
         elif grace_seconds == 0:
             self._hurry.set()
@@ -323,7 +323,16 @@ class TaskManager(QorzenManager):
             await unregister("tasks", self._settings_changed)
         self._state = ManagerState.STOPPED
         self._become_stopped()
-        self._logger.info(names.LOG_MANAGER_STATE, state=self._state.value, abandoned=len(self._zombies))
+        self._say(
+            self._logger.info, names.LOG_MANAGER_STATE, state=self._state.value, abandoned=len(self._zombies)
+        )
+
+    def _say(self, write: Callable[..., object], event: str, **fields: object) -> None:
+        """Write a line of the manager's own; a logger that fails is counted, and stops nothing."""
+        try:
+            write(event, **fields)
+        except Exception:  # noqa: BLE001 - what observes must not break what it observes
+            self.metrics.telemetry_errors["log"] += 1
 
     # ------------------------------------------------------------------ submitting
 
@@ -593,7 +602,7 @@ class TaskManager(QorzenManager):
         try:
             return retry_wait_seconds(policy, state.attempt, state.exception, state.error_type, self._random)
         except Exception as error:  # noqa: BLE001 - the backoff is the user's, and may fail: the task's own error stands
-            self._logger.error(names.LOG_BACKOFF_FAILED, task_id=record.task_id, error=repr(error))
+            self._say(self._logger.error, names.LOG_BACKOFF_FAILED, task_id=record.task_id, error=repr(error))
             return None
 
     def _retry(self, record: TaskRecord, state: TaskState, wait_seconds: float) -> None:
