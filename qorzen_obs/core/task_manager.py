@@ -210,7 +210,7 @@ class TaskManager(QorzenManager):
             raise ManagerInitializationError(self.name, problem) from error
         self._state = ManagerState.READY
         self._become_ready()
-        self._logger.info(names.LOG_MANAGER_STATE, state=self._state.value)
+        self._say(self._logger.info, names.LOG_MANAGER_STATE, state=self._state.value)
 
     async def _connect(self) -> None:
         self.loop = self._loop = loop = asyncio.get_running_loop()
@@ -332,7 +332,7 @@ class TaskManager(QorzenManager):
                 return
             grace = self._settings.shutdown_grace_seconds if grace_seconds is None else grace_seconds
             self._state = ManagerState.DRAINING
-            self._logger.info(names.LOG_MANAGER_STATE, state=self._state.value)
+            self._say(self._logger.info, names.LOG_MANAGER_STATE, state=self._state.value)
             self._stopping = self._loop.create_task(self._stop(grace), name="qorzen-shutdown")
         elif grace_seconds == 0:
             self._hurry.set()
@@ -368,7 +368,9 @@ class TaskManager(QorzenManager):
         await self._feed.stop(_FEED_SECONDS)
         self._state = ManagerState.STOPPED
         self._become_stopped()
-        self._logger.info(names.LOG_MANAGER_STATE, state=self._state.value, abandoned=len(self._zombies))
+        self._say(
+            self._logger.info, names.LOG_MANAGER_STATE, state=self._state.value, abandoned=len(self._zombies)
+        )
         unregister = getattr(self._config, "unregister_listener", None)
         if unregister is not None:
             try:
@@ -376,6 +378,13 @@ class TaskManager(QorzenManager):
             except Exception as error:
                 problem = f"config_manager failed with {type(error).__name__}: {error}"
                 raise ManagerShutdownError(self.name, problem) from error
+
+    def _say(self, write: Callable[..., object], event: str, **fields: object) -> None:
+        """Write a line of the manager's own; a logger that fails is counted, and stops nothing."""
+        try:
+            write(event, **fields)
+        except Exception:  # noqa: BLE001 - what observes must not break what it observes
+            self.metrics.telemetry_errors["log"] += 1
 
     # ------------------------------------------------------------------ submitting
 
@@ -624,6 +633,7 @@ class TaskManager(QorzenManager):
         del self._running[record.task_id]
         resumed = self._resumes.pop(record.sequence, None)
         if resumed is not None:
+            self._scheduler.cancel_return(record)
             _resolve(resumed)
         if not decision.abandoned:
             self._scheduler.finish(record)
@@ -649,7 +659,7 @@ class TaskManager(QorzenManager):
         try:
             return retry_wait_seconds(policy, state.attempt, state.exception, state.error_type, self._random)
         except Exception as error:  # noqa: BLE001 - the backoff is the user's, and may fail: the task's own error stands
-            self._logger.error(names.LOG_BACKOFF_FAILED, task_id=record.task_id, error=repr(error))
+            self._say(self._logger.error, names.LOG_BACKOFF_FAILED, task_id=record.task_id, error=repr(error))
             return None
 
     def _retry(self, record: TaskRecord, state: TaskState, wait_seconds: float) -> None:

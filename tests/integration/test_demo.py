@@ -244,11 +244,12 @@ def test_counts_that_differ_are_named() -> None:
 def test_counts_that_differ_fail_the_demo(tree: Path) -> None:
     patched = """
 import msgspec
-from qorzen_obs import cli, demo
-async def read_wrongly(url, token, read=demo.read_surfaces):
+from qorzen_obs import cli
+from qorzen_obs.demo import rounds
+async def read_wrongly(url, token, read=rounds.read_surfaces):
     surfaces = await read(url, token)
     return msgspec.structs.replace(surfaces, finished={**surfaces.finished, "failed": 9})
-demo.read_surfaces = read_wrongly
+rounds.read_surfaces = read_wrongly
 cli.main()
 """
     done = subprocess.run(

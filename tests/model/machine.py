@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from hypothesis import strategies as st
@@ -11,22 +12,23 @@ from qorzen_obs.tasks import EngineKind, TaskCategory, TaskPriority
 from tests.model.actors import Actor, BoomError, Line, Manner, Plan, RetryPlan
 from tests.model.world import World
 
-PICKS = st.integers(0, 63)
-LIMITS = st.integers(1, 4)
-SECONDS = st.sampled_from([0.05, 0.3, 1.0, 2.0, 5.0, 60.0, 310.0, 1200.0])
-CATEGORIES = st.sampled_from([TaskCategory.CORE, TaskCategory.IO, TaskCategory.UI, TaskCategory.BACKGROUND])
-RETRIES = st.builds(
-    RetryPlan,
-    max_attempts=st.integers(1, 3),
-    wait_seconds=st.sampled_from([0.0, 1.0, 30.0]),
-    only=st.sampled_from([Exception, OSError, BoomError]),
-    broken=st.sampled_from([False, False, False, True]),
-)
-
 
 def mostly(usual: Any, *others: Any) -> st.SearchStrategy[Any]:
     """Draw `usual` half of the time."""
     return st.sampled_from([*(usual for _ in others), *others])
+
+
+PICKS = st.integers(0, 63)
+LIMITS = st.integers(1, 4)
+SECONDS = st.sampled_from([0.05, 0.3, 1.0, 1.0, 2.0, 5.0, 60.0, 310.0, 1200.0])
+CATEGORIES = st.sampled_from([TaskCategory.CORE, TaskCategory.IO, TaskCategory.UI, TaskCategory.BACKGROUND])
+RETRIES = st.builds(
+    RetryPlan,
+    max_attempts=mostly(3, 2, 1),
+    wait_seconds=st.sampled_from([0.0, 1.0, 30.0]),
+    only=mostly(Exception, OSError, BoomError),
+    broken=mostly(False, False, False, True),
+)
 
 
 @st.composite
@@ -73,6 +75,7 @@ SETTINGS = st.fixed_dictionaries(
         "max_pending": st.sampled_from([2, 5, 50]),
         "keep_completed_tasks": st.sampled_from([0, 2, 100]),
         "ageing_seconds": st.sampled_from([0.0, 10.0, 300.0]),
+        "cancel_grace_seconds": st.sampled_from([1.0, 5.0]),
         "max_abandoned": st.sampled_from([0, 1, 16]),
         "when_full": mostly("refuse", "refuse", "wait"),
         "default_timeout": st.sampled_from([7.77, 299.9]),
@@ -126,6 +129,14 @@ class TaskManagerMachine(RuleBasedStateMachine):
         model = self._world.model if self.world else None
         return [actor for actor in self._on_stage() if model and model.lives[actor.number].final is None]
 
+    def _zombies(self) -> list[Actor]:
+        parents = self._parents()
+        return [actor for actor in self._on_stage() if actor not in parents]
+
+    def _stopping(self) -> list[Actor]:
+        """The actors that were asked to stop and have not."""
+        return [actor for actor in self._parents() if actor.show is not None and actor.show.task.cancelled]
+
     # ------------------------------------------------------------------ rules
 
     @rule(plans=st.lists(plans(), min_size=1, max_size=4), cancel_at_once=mostly(False, False, False, True))
@@ -135,18 +146,49 @@ class TaskManagerMachine(RuleBasedStateMachine):
     @rule(plan=plans(), count=st.integers(2, 5), priority=st.sampled_from(TaskPriority))
     def submit_many(self, plan: Plan, count: int, priority: TaskPriority) -> None:
         """Fill the queue with tasks that differ in nothing but priority."""
-        other = Plan(**{**vars(plan), "priority": priority})
+        other = replace(plan, priority=priority)
         self.do("submit", [other if index % 2 else plan for index in range(count)])
 
     @rule(plan=plans())
     def run(self, plan: Plan) -> None:
         self.do("run", plan)
 
+    @rule(plan=plans(), error=st.sampled_from(["BoomError", "OSError"]), seconds=SECONDS)
+    def submit_what_fails(self, plan: Plan, error: str, seconds: float) -> None:
+        """Let a task fail that is tried again, twice where it gets that far."""
+        self.do("submit", [replace(plan, retry=plan.retry or RetryPlan())])
+        actor = self._world.actors[-1]
+        for _ in range(2):
+            if actor in self._on_stage():
+                self.do("tell", actor.number, Line.RAISE, error)
+                self.do("advance", seconds)
+
+    @rule(plan=plans(), seconds=SECONDS, limit=LIMITS)
+    def submit_low_then_high(self, plan: Plan, seconds: float, limit: int) -> None:
+        """Let a queue age, add to it what is more urgent, and make room."""
+        waits = replace(plan, delay=0.0, deadline=None)
+        self.do("submit", [replace(waits, priority=TaskPriority.LOW)] * 3)
+        self.do("advance", seconds)
+        self.do("submit", [replace(waits, priority=TaskPriority.HIGH)])
+        if self._world.model.ready:
+            self.do("configure", "max_concurrent_tasks", limit)
+
     @precondition(lambda self: self._on_stage())
+    @rule(endings=st.lists(st.tuples(PICKS, OUTCOMES), min_size=1, max_size=4))
+    def finish(self, endings: list[tuple[int, tuple[Line, Any]]]) -> None:
+        for pick, outcome in endings:
+            self._finish(self._on_stage(), pick, outcome)
+
+    def _finish(self, actors: list[Actor], pick: int, outcome: tuple[Line, Any]) -> None:
+        if actors:
+            self.do("tell", actors[pick % len(actors)].number, *outcome)
+
+    @precondition(lambda self: self._zombies())
     @rule(pick=PICKS, outcome=OUTCOMES)
-    def finish(self, pick: int, outcome: tuple[Line, Any]) -> None:
-        actors = self._on_stage()
-        self.do("tell", actors[pick % len(actors)].number, *outcome)
+    def finish_late(self, pick: int, outcome: tuple[Line, Any]) -> None:
+        """Let the code of an abandoned task report, and end."""
+        self._finish(self._zombies(), pick, (Line.REPORT, 99.0))
+        self._finish(self._zombies(), pick, outcome)
 
     @precondition(lambda self: self._on_stage())
     @rule(
@@ -182,6 +224,13 @@ class TaskManagerMachine(RuleBasedStateMachine):
         for _ in range(1 + again):
             self.do("cancel", actors[pick % len(actors)].number)
 
+    @precondition(lambda self: self._stopping())
+    @rule(pick=PICKS, seconds=SECONDS)
+    def cancel_what_is_stopping(self, pick: int, seconds: float) -> None:
+        actors = self._stopping()
+        self.do("cancel", actors[pick % len(actors)].number)
+        self.do("advance", seconds)
+
     @precondition(lambda self: self._accepted())
     @rule(pick=PICKS, timeout=mostly(None, 1.0, 100.0))
     def wait(self, pick: int, timeout: float | None) -> None:
@@ -193,8 +242,10 @@ class TaskManagerMachine(RuleBasedStateMachine):
     def stop_waiting(self, pick: int) -> None:
         self.do("stop_waiting", pick % len(self._world.waiters))
 
-    @rule(seconds=SECONDS)
-    def advance(self, seconds: float) -> None:
+    @rule(seconds=SECONDS, wall_jump=mostly(0.0, 0.0, -3e8, -1.0, 1.0, 3e8))
+    def advance(self, seconds: float, wall_jump: float) -> None:
+        if wall_jump:
+            self.do("move_wall_clock", wall_jump)
         self.do("advance", seconds)
 
     @precondition(lambda self: self.world and self.world.model.ready)
@@ -202,21 +253,14 @@ class TaskManagerMachine(RuleBasedStateMachine):
     def configure(self, change: tuple[str, Any]) -> None:
         self.do("configure", *change)
 
-    @rule(seconds=st.sampled_from([-3e8, -1.0, 1.0, 3e8]))
-    def move_wall_clock(self, seconds: float) -> None:
-        self.do("move_wall_clock", seconds)
-
+    @precondition(lambda self: self.world and self.world.script.count(("look", ())) < 2)
     @rule()
     def look(self) -> None:
         self.do("cancel_unknown")
         self.do("look")
-
-    @precondition(lambda self: self.world and self.world.script.count(("scrape", ())) < 2)
-    @rule()
-    def scrape(self) -> None:
         self.do("scrape")
 
-    @precondition(lambda self: self.world and len(self.world.script) > 12 and len(self.world.stopping) < 2)
+    @precondition(lambda self: self.world and len(self.world.script) > 8 and len(self.world.stopping) < 2)
     @rule(grace=st.sampled_from([0.0, 2.0, 60.0]))
     def shutdown(self, grace: float) -> None:
         self.do("shutdown", 0.0 if self._world.stopping else grace)
