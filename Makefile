@@ -32,13 +32,13 @@ help: ## show this list
 demo: .venv/.runtime ## run a real workload and serve it; options go in ARGS="--once --path DIR"
 	@.venv/bin/qorzen-obs demo $(ARGS)
 
-test: lint ## check style and types, then run the tests on each supported Python that is here
+test: lint ## check style and types, then run the tests on each supported Python that is here (slow ones on one)
 	.venv/bin/pytest $(ARGS)
 	@set -e; for version in $(others); do $(MAKE) --no-print-directory test-$$version; done
 	@echo "Tested on Python $(mine) $(others)"
 
 test-%: .venv-%/.dev
-	.venv-$*/bin/pytest $(ARGS)
+	.venv-$*/bin/pytest -m "not slow" $(ARGS)
 
 lint: .venv/.dev ## ruff and mypy
 	.venv/bin/ruff check

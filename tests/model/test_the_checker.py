@@ -25,6 +25,7 @@ def test_without_a_fault_the_machine_finds_nothing() -> None:
     run_state_machine_as_test(TaskManagerMachine, settings=settings(BUDGET, max_examples=20))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(FAULTS))
 @pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")  # of what a fault broke
 def test_the_machine_finds_that(name: str) -> None:
