@@ -273,6 +273,19 @@ class TestThreadEngine:
         bench.engine.close()
         await until(lambda: not threads[0].is_alive())  # type: ignore[attr-defined]  # it is a thread, as asserted
 
+    async def test_a_thread_whose_place_was_taken_leaves_when_its_call_ends(self, kind: EngineKind) -> None:
+        bench = Bench(kind)
+        with ThreadGate() as gate:
+            stuck = bench.start(gate)
+            await gate.holds(1)
+            bench.engine.abandon(stuck)
+            threads = {(await bench.end_of(bench.start(threading.current_thread))).value for _ in range(5)}
+            assert len(threads) == 1, "one took its place"
+            gate.open()
+            await until(lambda: not gate.threads[0].is_alive())
+            assert (await bench.end_of(bench.start(threading.current_thread))).value in threads
+        bench.engine.close()
+
     async def test_an_idle_thread_holds_no_result(self, kind: EngineKind) -> None:
         class Big:
             pass

@@ -93,7 +93,7 @@ def test_a_program_s_own_log_lines_are_json_with_their_task(shop: Path) -> None:
 @pytest.mark.parametrize(
     ("first", "second"), [(signal.SIGTERM, signal.SIGTERM), (signal.SIGINT, signal.SIGTERM)]
 )
-def test_a_second_signal_cancels_what_the_first_let_end(
+def test_f4_a_second_signal_cancels_what_the_first_let_end(
     first: signal.Signals, second: signal.Signals, shop: Path
 ) -> None:
     with Running("serve", "long", cwd=shop) as service:
@@ -109,7 +109,7 @@ def test_a_second_signal_cancels_what_the_first_let_end(
     assert (end["status"], end["cancel_reason"]) == ("cancelled", "shutdown")
 
 
-def test_what_does_not_end_within_the_grace_is_cancelled(shop: Path) -> None:
+def test_f3_what_does_not_end_within_the_grace_is_cancelled(shop: Path) -> None:
     with Running(
         "serve", "long", cwd=shop, variables={"QORZEN_TASKS__SHUTDOWN_GRACE_SECONDS": "0.2"}
     ) as service:
@@ -121,7 +121,7 @@ def test_what_does_not_end_within_the_grace_is_cancelled(shop: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_stop_that_a_wedged_loop_keeps_back_ends_with_the_stacks_of_all_threads(shop: Path) -> None:
+def test_f3_a_stop_that_a_wedged_loop_keeps_back_ends_with_the_stacks_of_all_threads(shop: Path) -> None:
     with Running(
         "serve", "wedged", cwd=shop, variables={"QORZEN_TASKS__SHUTDOWN_GRACE_SECONDS": "0"}
     ) as service:

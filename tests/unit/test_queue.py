@@ -1,6 +1,7 @@
 """The removable heap, against a sorted list."""
 
 import math
+from random import Random
 from typing import Any
 
 import pytest
@@ -71,6 +72,19 @@ def test_what_is_left_after_removals_comes_out_in_order(key_list: list[float], r
         assert heap.remove(entries[index])
     left = sorted((key, sequence) for sequence, key in enumerate(key_list) if sequence not in removed)
     assert [heap.pop() for _ in range(len(heap))] == [sequence for _, sequence in left]
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_order_survives_the_sweeping_out_of_many_removed_ones(seed: int) -> None:
+    random = Random(seed)
+    heap: RemovableHeap[int] = RemovableHeap()
+    key_list = [random.random() for _ in range(400)]
+    entries = [heap.push(key, sequence, sequence) for sequence, key in enumerate(key_list)]
+    removed = set(random.sample(range(400), 300))
+    for index in removed:
+        heap.remove(entries[index])
+    left = sorted((key, sequence) for sequence, key in enumerate(key_list) if sequence not in removed)
+    assert [heap.pop() for _ in range(100)] == [sequence for _, sequence in left]
 
 
 def test_items_are_never_compared() -> None:

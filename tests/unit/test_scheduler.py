@@ -298,6 +298,17 @@ def test_a_task_that_never_was_pending_cannot_be_removed() -> None:
     assert not scheduler().remove(Task(1))
 
 
+def test_a_lender_that_ends_while_it_wants_its_slot_back_is_forgotten() -> None:
+    tasks, task = scheduler(2), Task(1)
+    tasks.push(task)
+    assert tasks.start_next() is task
+    tasks.lend(task)
+    tasks.take_back(task)
+    tasks.finish(task)
+    assert tasks.resume_next() is None
+    assert (tasks.limits.held, tasks.lent[EngineKind.LOOP]) == (0, 0)
+
+
 def test_nothing_pending_starts_nothing() -> None:
     assert scheduler().start_next(0.0) is None
     assert scheduler().resume_next() is None
