@@ -300,8 +300,8 @@ def test_a_task_that_never_was_pending_cannot_be_removed() -> None:
 
 def test_a_lender_that_ends_while_it_wants_its_slot_back_is_forgotten() -> None:
     tasks, task = scheduler(2), Task(1)
-    tasks.push(task)
-    assert tasks.start_next() is task
+    tasks.push(task, 0.0)
+    assert tasks.start_next(0.0) is task
     tasks.lend(task)
     tasks.take_back(task)
     tasks.finish(task)
