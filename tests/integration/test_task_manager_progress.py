@@ -115,21 +115,22 @@ async def test_at_most_ten_reports_a_second_are_announced_and_the_last_one_alway
     assert seen[-1] == 99.95
 
 
-@pytest.mark.parametrize("category", ["core", "ui"])
-async def test_a_million_reports_are_no_flood(category: str) -> None:
+@pytest.mark.parametrize(("category", "reports"), [("core", 1_000_000), ("ui", 100_000)])
+async def test_a_million_reports_are_no_flood(category: str, reports: int) -> None:
     def work() -> None:
         report = current_task().progress
-        for step in range(1_000_000):
-            report(step / 10_000, "working")
+        for step in range(reports):
+            report(100 * step / reports, "working")
 
     events = CapturedEvents()
     async with open_test_manager(events=events) as tasks:
         info = await tasks.wait_for_task(await tasks.submit_task(work, category=category))
-        assert info.progress.percent == 99.9999
+        last = 100 * (reports - 1) / reports
+        assert info.progress.percent == last
         await tasks.shutdown()
         assert info.duration_seconds is not None
         assert len(percents(events)) <= 10 * info.duration_seconds + 2
-    assert percents(events)[-1] == 99.9999
+    assert percents(events)[-1] == last
 
 
 async def test_an_event_carries_the_progress_as_it_was_then() -> None:
