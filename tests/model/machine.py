@@ -21,6 +21,9 @@ def mostly(usual: Any, *others: Any) -> st.SearchStrategy[Any]:
 PICKS = st.integers(0, 63)
 LIMITS = st.integers(1, 4)
 SECONDS = st.sampled_from([0.05, 0.3, 1.0, 1.0, 2.0, 5.0, 60.0, 310.0, 1200.0])
+CATEGORY_LIMITS = st.sampled_from(
+    [{}, {"core": 1}, {"core": 2, "io": 1}, {"background": 1, "core": 3, "io": 2}]
+)
 CATEGORIES = st.sampled_from([TaskCategory.CORE, TaskCategory.IO, TaskCategory.UI, TaskCategory.BACKGROUND])
 RETRIES = st.builds(
     RetryPlan,
@@ -54,8 +57,9 @@ OUTCOMES = st.sampled_from(
     [
         (Line.RETURN, None),
         (Line.RETURN, None),
-        (Line.RETURN, None),
         (Line.HEED, None),
+        (Line.REPORT, 70.0),
+        (Line.REPORT, -5.0),
         *(
             (Line.RAISE, error)
             for error in (
@@ -79,14 +83,12 @@ SETTINGS = st.fixed_dictionaries(
         "max_abandoned": st.sampled_from([0, 1, 16]),
         "when_full": mostly("refuse", "refuse", "wait"),
         "default_timeout": st.sampled_from([7.77, 299.9]),
-        "category_limits": st.dictionaries(st.sampled_from(["core", "io"]), LIMITS, max_size=2),
+        "category_limits": CATEGORY_LIMITS,
     }
 )
 CHANGES = st.one_of(
     st.tuples(st.just("max_concurrent_tasks"), LIMITS),
-    st.tuples(
-        st.just("category_limits"), st.dictionaries(st.sampled_from(["core", "io"]), LIMITS, max_size=2)
-    ),
+    st.tuples(st.just("category_limits"), CATEGORY_LIMITS),
     st.tuples(st.just("ageing_seconds"), st.sampled_from([0.0, 10.0, 300.0])),
     st.tuples(st.just("keep_completed_tasks"), st.integers(0, 5)),
     st.tuples(st.just("max_pending"), st.integers(1, 6)),
@@ -163,15 +165,33 @@ class TaskManagerMachine(RuleBasedStateMachine):
                 self.do("tell", actor.number, Line.RAISE, error)
                 self.do("advance", seconds)
 
-    @rule(plan=plans(), seconds=SECONDS, limit=LIMITS)
-    def submit_low_then_high(self, plan: Plan, seconds: float, limit: int) -> None:
-        """Let a queue age, add to it what is more urgent, and make room."""
+    @precondition(lambda self: self.world and self.world.model.ready)
+    @rule(
+        plan=plans(),
+        ageing=st.sampled_from([0.0, 10.0, 300.0]),
+        seconds=st.sampled_from([1.0, 15.0, 60.0, 640.0]),
+        limit=LIMITS,
+    )
+    def let_a_queue_age(self, plan: Plan, ageing: float, seconds: float, limit: int) -> None:
+        """Let tasks wait behind one that takes long, add what is more urgent, and make room."""
         waits = replace(plan, delay=0.0, deadline=None)
-        self.do("submit", [replace(waits, priority=TaskPriority.LOW)] * 3)
+        self.do("configure", "max_concurrent_tasks", 1)
+        self.do("submit", [replace(waits, timeout=1e6)])
+        self.do("submit", [replace(waits, priority=TaskPriority.LOW)] * 2)
+        self.do("configure", "ageing_seconds", ageing)
         self.do("advance", seconds)
         self.do("submit", [replace(waits, priority=TaskPriority.HIGH)])
-        if self._world.model.ready:
-            self.do("configure", "max_concurrent_tasks", limit)
+        self.do("configure", "max_concurrent_tasks", limit)
+
+    @rule(plan=plans(), first=st.booleans(), seconds=SECONDS)
+    def ask_twice(self, plan: Plan, first: bool, seconds: float) -> None:
+        """Cancel what its timeout has asked to stop already, or let it time out after it was cancelled."""
+        self.do("submit", [replace(plan, timeout=0.5, delay=0.0, manner=Manner.IGNORES)])
+        actor = self._world.actors[-1]
+        for ask in ("cancel", "advance") if first else ("advance", "cancel"):
+            if actor in self._parents():
+                self.do(ask, actor.number if ask == "cancel" else 0.7)
+        self.do("advance", seconds)
 
     @precondition(lambda self: self._on_stage())
     @rule(endings=st.lists(st.tuples(PICKS, OUTCOMES), min_size=1, max_size=4))
@@ -218,9 +238,10 @@ class TaskManagerMachine(RuleBasedStateMachine):
         self.do("tell", parent.number, Line.WAIT, numbers[:1] if parent.plan.sync else numbers)
 
     @precondition(lambda self: self._accepted())
-    @rule(pick=PICKS, again=st.booleans())
-    def cancel(self, pick: int, again: bool) -> None:
-        actors = self._accepted()
+    @rule(pick=PICKS, again=st.booleans(), ended=mostly(False, True))
+    def cancel(self, pick: int, again: bool, ended: bool) -> None:
+        live = [life.actor for life in self._world.model.live]
+        actors = self._accepted() if ended or not live else live
         for _ in range(1 + again):
             self.do("cancel", actors[pick % len(actors)].number)
 
@@ -271,5 +292,9 @@ class TaskManagerMachine(RuleBasedStateMachine):
         try:
             if self.ended_well:
                 self.world.end()
+                self.compare(self.world)
         finally:
             self.world.close()
+
+    def compare(self, world: World) -> None:
+        """Look at a world that has come to its end; for machines that want more."""

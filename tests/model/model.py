@@ -15,15 +15,15 @@ from typing import Any, Final, NamedTuple
 
 from opentelemetry.trace import SpanKind, StatusCode
 
-from qorzen_obs.errors import RetryLater, TaskCancelled
+from qorzen_obs.errors import RetryLater
 from qorzen_obs.record import TaskEvent
 from qorzen_obs.tasks import EngineKind, EventKind, TaskCategory, TaskInfo, TaskStatus
 from tests.model.actors import Actor, Plan, Show
+from tests.model.ends import CANCELLED, COMPLETED, FAILED, Ask, End, asked, given_up, unasked
 from tests.model.spans import NOBODY, Recorded, SpanRecorder
 
 EPSILON: Final = 1e-6
 PENDING, RUNNING = TaskStatus.PENDING, TaskStatus.RUNNING
-COMPLETED, FAILED, CANCELLED = TaskStatus.COMPLETED, TaskStatus.FAILED, TaskStatus.CANCELLED
 
 #: Written out again, so that a change of the manager's own table is seen here.
 NEXT: Final = {
@@ -33,23 +33,6 @@ NEXT: Final = {
     EventKind.RETRYING: (RUNNING, PENDING),
 }
 ENDS: Final = {EventKind.COMPLETED: COMPLETED, EventKind.FAILED: FAILED, EventKind.CANCELLED: CANCELLED}
-
-
-class Ask(NamedTuple):
-    """Somebody, or a clock, wants an attempt to stop."""
-
-    kind: str  #: "cancel" or "timeout"
-    at: float
-    reason: str
-
-
-class End(NamedTuple):
-    """How an attempt may end."""
-
-    status: TaskStatus
-    error_type: str | None = None
-    cancel_reason: str | None = None
-    abandoned: bool = False
 
 
 @dataclass(eq=False)
@@ -68,6 +51,7 @@ class Life:
     asks: list[Ask] = field(default_factory=list)  #: cancels of this attempt, or of the wait before it
     cancel_wanted: bool = False
     final: TaskInfo | None = None
+    unsure: bool = False  #: its waiting was over when it was asked to stop: it may have its slot back, or not
     keeps_slot: bool = False  #: it was abandoned when no more slots were to be replaced
     zombie: bool = False
     spans: list[Recorded] = field(default_factory=list)
@@ -85,6 +69,11 @@ class Life:
     @property
     def lent(self) -> bool:
         return self.show is not None and self.show.lent
+
+    def show_lent(self, lent: bool) -> None:
+        """Settle what was unsure."""
+        assert self.show is not None
+        self.show.lent = lent
 
 
 class Limited(NamedTuple):
@@ -187,16 +176,23 @@ class Model:
     def returning(self, life: Life) -> bool:
         """Whether a lender's waiting is over, so that it wants its slot back."""
         show = life.show
-        if show is None or not show.lent or not show.targets or self.asks_of(life):
-            return False
-        return all(self._is_over(target) for target in show.targets)
+        return show is not None and show.lent and self._waits_for_nobody(life) and not self.asks_of(life)
+
+    def _waits_for_nobody(self, life: Life) -> bool:
+        """Whether its code awaits what is over already."""
+        targets = life.show.targets if life.show else []
+        return bool(targets) and all(self._is_over(target) for target in targets)
+
+    def _was_asked_earlier(self, life: Life) -> bool:
+        asks = self.asks_of(life)
+        return bool(asks) and asks[0].at < self.now() - EPSILON
 
     def _is_over(self, target: Actor) -> bool:
         life = self.lives.get(target.number)
         return life is not None and life.final is not None
 
     def _surely_lent(self, life: Life) -> bool:
-        return life.actor.number in self.sure_lent and not self.returning(life)
+        return life.actor.number in self.sure_lent and not self.returning(life) and not life.unsure
 
     def asks_of(self, life: Life) -> list[Ask]:
         """Return all reasons that a running attempt has had to stop, first ones first."""
@@ -406,6 +402,9 @@ class Model:
             life.zombie = True
         life.final = info
         self.ends_since_rest += 1
+        for lender in self.running:
+            if lender.lent and self._waits_for_nobody(lender) and not self._was_asked_earlier(lender):
+                lender.unsure = True
         self.ended.append(life)
         self.retained.append(life)
         self.retain()
@@ -437,15 +436,15 @@ class Model:
         asks = self.asks_of(life)
         outcome = life.show.outcome if life.show else None
         if not asks:
-            yield from [] if outcome is None else [_unasked(*outcome)]
+            yield from [] if outcome is None else [unasked(*outcome)]
             return
         for ask in (ask for ask in asks if ask.at <= asks[0].at + EPSILON):
             if outcome is not None:
-                yield _asked(ask, *outcome)
+                yield asked(ask, *outcome)
             elif life.show is None and ask.at >= self.now() - EPSILON:
-                yield _asked(ask, "raised", asyncio.CancelledError())  # before its code had begun
+                yield asked(ask, "raised", asyncio.CancelledError())  # before its code had begun
             elif self.now() >= ask.at + self.settings["cancel_grace_seconds"] - EPSILON:
-                yield _given_up(ask)
+                yield given_up(ask)
 
     def _retry_in(self, life: Life, end: End) -> float | None:
         """Return after how long a failed attempt must be followed by another; None when by none."""
@@ -519,27 +518,3 @@ class Model:
         self.expect(span.status is status, f"15: the span of {life.actor} has status {span.status}")
         length = ((span.end_time or 0) - (span.start_time or 0)) / 1e9
         self.expect(duration is not None and abs(length - duration) < 1e-3, f"15: span of {length} s")
-
-
-def _unasked(how: str, what: Any) -> End:
-    return End(COMPLETED) if how == "returned" else End(FAILED, qualified(what))
-
-
-def _asked(ask: Ask, how: str, what: Any) -> End:
-    if ask.kind == "timeout":
-        return End(FAILED, "timeout")
-    if how == "raised" and isinstance(what, (asyncio.CancelledError, TaskCancelled)):
-        return End(CANCELLED, cancel_reason=ask.reason)
-    return _unasked(how, what)
-
-
-def _given_up(ask: Ask) -> End:
-    if ask.kind == "timeout":
-        return End(FAILED, "timeout", abandoned=True)
-    return End(CANCELLED, cancel_reason=ask.reason, abandoned=True)
-
-
-def qualified(error: BaseException) -> str:
-    """Return an exception's name as records show it."""
-    kind = type(error)
-    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"

@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 from typing import TYPE_CHECKING, Any
 
 from qorzen_obs.tasks import EngineKind, TaskCategory, TaskPriority, TaskStatus
+from qorzen_obs.telemetry.metrics import DROP_KINDS, REJECTION_REASONS
 from tests.model.model import EPSILON, Life, Model
 
 if TYPE_CHECKING:
@@ -19,8 +20,8 @@ LABELS: dict[str, set[str]] = {
     "priority": PRIORITIES,
     "status": {status.value for status in TaskStatus},
     "engine": {kind.value for kind in EngineKind},
-    "reason": {"queue_full", "closed"},
-    "kind": {"event", "progress", "late_result", "worker_report"},
+    "reason": set(REJECTION_REASONS),
+    "kind": set(DROP_KINDS),
     "label": {"error_type"},
     "error_type": {
         "timeout",
@@ -100,6 +101,7 @@ class Rest:
 
     def _slots(self, slots: dict[str, Any]) -> None:
         """5: slots held, lent and abandoned, each counted once."""
+        self._settle_what_is_unsure()
         held = self.model.held()
         lenders = [life for life in self.model.running if life.lent]
         lenders += [life for life in self.model.zombies if life.keeps_slot and life.lent]
@@ -123,6 +125,14 @@ class Rest:
                 allowed = max(limit, self.last_held.get(name, 0), highest.get(name, 0))
                 self.expect(n <= allowed, f"5: {n} slots of {name}")
         self.last_held = now_held
+
+    def _settle_what_is_unsure(self) -> None:
+        """Ask the manager, where a wait ended and a stop was asked for at one instant, which of them came first."""
+        lenders = self.world.manager._scheduler._lenders
+        for life in self.model.running:
+            if life.unsure and life.lent and self.model.asks_of(life):
+                life.show_lent(life.order + 1 in lenders)
+            life.unsure = False
 
     def _no_idle_slot(self) -> None:
         """6: what could run does."""

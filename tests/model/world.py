@@ -33,8 +33,9 @@ from qorzen_obs.settings import Settings, TaskSettings
 from qorzen_obs.tasks import EngineKind, TaskStatus
 from qorzen_obs.testing import CapturedEvents
 from tests.model.actors import Actor, GatedThreads, Line, Plan, Show, error_of, run_and_tell
+from tests.model.ends import qualified
 from tests.model.loop import SteppedLoop
-from tests.model.model import EPSILON, Model, qualified
+from tests.model.model import EPSILON, Model
 from tests.model.rest import Rest
 from tests.model.spans import SpanRecorder
 
@@ -70,7 +71,7 @@ class Threads:
         self.engines = {engine.kind: engine for engine in engines}
 
     def engine(self, kind: EngineKind) -> Engine:
-        return self.engines[kind]
+        return self.engines.get(kind) or GatedThreads(kind, 1)
 
 
 @dataclass
@@ -123,7 +124,7 @@ class World:
         self.stopping: list[asyncio.Task[Any]] = []
         self.slots = {EngineKind.IO: 2, EngineKind.THREAD: 2, **(slots or {}), EngineKind.MAIN: 1}
         self.loop = SteppedLoop()
-        self._given = settings
+        self.given = settings
         tasks = TaskSettings(**settings)
         self.settings = {name: getattr(tasks, name) for name in tasks.__struct_fields__}
         self.settings["category_limits"] = {str(key): n for key, n in tasks.category_limits.items()}
@@ -131,7 +132,7 @@ class World:
 
     def open(self) -> None:
         """Start the manager."""
-        opening = self.loop.create_task(self._open(TaskSettings(**self._given)))
+        opening = self.loop.create_task(self._open(TaskSettings(**self.given)))
         self.loop.settle()
         opening.result()
         self.rest = Rest(self)
