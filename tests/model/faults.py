@@ -533,7 +533,7 @@ def a_late_result_is_counted_twice(patch: pytest.MonkeyPatch) -> None:
 def progress_falls(patch: pytest.MonkeyPatch) -> None:
     def progressed(self: Any, attempt: Attempt) -> None:
         percent, message = attempt.reported or (0.0, "")
-        attempt.record.progress = TaskProgress(percent, message, self._clock.now())
+        attempt.record.progress = TaskProgress(100.0 - percent, message, self._clock.now())
         self._announce(EventKind.PROGRESS, attempt.record, attempt.record.state.status)
 
     patch.setattr(TaskManager, "_progressed", progressed)
