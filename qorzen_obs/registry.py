@@ -58,7 +58,7 @@ NO_DEFINITION: Final = TaskDefinition()
 class DefinitionLimit:
     """How many tasks of one definition may run, and how many do."""
 
-    __slots__ = ("held", "maximum", "name")
+    __slots__ = ("__weakref__", "held", "maximum", "name")
 
     def __init__(self, name: str, maximum: int) -> None:
         self.name = name

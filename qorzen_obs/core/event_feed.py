@@ -99,7 +99,8 @@ class EventFeed:
                 raise
             if not self._complained:  # told once
                 self._complained = True
-                self._logger.error(names.LOG_LISTENER_FAILED, error=repr(error))
+                with contextlib.suppress(Exception):  # the loss is counted already
+                    self._logger.error(names.LOG_LISTENER_FAILED, error=repr(error))
 
 
 def _payload(event: TaskEvent) -> dict[str, Any]:

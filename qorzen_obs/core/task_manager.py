@@ -18,6 +18,7 @@ from contextvars import copy_context
 from enum import Enum
 from importlib import metadata as package_metadata
 from typing import Any, Final, TypeVar
+from weakref import WeakValueDictionary
 
 import msgspec
 from opentelemetry import trace
@@ -174,7 +175,8 @@ class TaskManager(QorzenManager):
         self._event_sequence = itertools.count(1)
         self._random = random.Random()
         self._dispatching = False
-        self._definition_limits: dict[str, DefinitionLimit] = {}
+        # By name; a limit lives as long as a task of it is live or kept, or made-up names would pile up.
+        self._definition_limits: WeakValueDictionary[str, DefinitionLimit] = WeakValueDictionary()
         self._deadline_entries: dict[int, list[object]] = {}  # of whole tasks, by sequence
         self._alarm: asyncio.TimerHandle | None = None
         self._alarm_at: float | None = None

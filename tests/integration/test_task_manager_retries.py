@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -16,7 +17,7 @@ from prometheus_client import CollectorRegistry
 from qorzen_obs.core.task_manager import TaskManager
 from qorzen_obs.current import current_task
 from qorzen_obs.errors import InvalidTaskError, RetryLater, TaskFailedError, TaskTimeoutError
-from qorzen_obs.registry import task, with_options
+from qorzen_obs.registry import DefinitionLimit, task, with_options
 from qorzen_obs.retry import Retry, exponential
 from qorzen_obs.settings import Settings, TaskSettings
 from qorzen_obs.tasks import TaskStatus
@@ -418,3 +419,16 @@ def test_a_bad_option_of_a_definition_is_refused_by_name(option: str, value: obj
 def test_a_bad_retry_policy_is_refused(make: object) -> None:
     with pytest.raises(InvalidTaskError):
         make()  # type: ignore[operator]  # a parameter of several types
+
+
+@virtual_time
+async def test_limits_of_made_up_names_do_not_pile_up() -> None:
+    def limits() -> int:
+        gc.collect()
+        return sum(isinstance(found, DefinitionLimit) for found in gc.get_objects())
+
+    before = limits()
+    async with open_test_manager(Settings(tasks=TaskSettings(keep_completed_tasks=3))) as tasks:
+        for number in range(20):
+            await tasks.run(with_options(asyncio.sleep, name=f"name {number}", max_concurrent=1), 0)
+        assert limits() - before <= 3

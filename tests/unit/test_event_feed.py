@@ -116,3 +116,24 @@ def test_a_full_queue_loses_progress_first_and_counts_all_that_it_loses(sent: li
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(event_feed, "CAPACITY", capacity)
         main()
+
+
+async def test_a_bus_and_a_logger_that_fail_together_lose_their_event_and_nothing_else() -> None:
+    class Failing(Bus):
+        async def publish(self, *, event_type: str, source: str, payload: dict[str, Any]) -> None:
+            if payload["task_id"] == "id 0":
+                raise OSError
+            await super().publish(event_type=event_type, source=source, payload=payload)
+
+    class Mute:
+        def error(self, event: str, **fields: object) -> None:
+            raise OSError
+
+    bus, dropped = Failing(), Counter[str]()
+    fed = EventFeed(bus, Mute(), dropped)
+    fed.start()
+    for number in range(3):
+        fed.on_event(event(number))
+    await fed.stop(1)
+    assert bus.ids == ["id 1", "id 2"]
+    assert dropped == {"event": 1}
