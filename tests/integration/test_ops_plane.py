@@ -11,6 +11,7 @@ import socket
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
+from http import HTTPStatus
 from typing import Any
 
 import aiohttp
@@ -165,7 +166,7 @@ async def test_a_bad_query_is_told_what_would_be_right(
             assert response.headers["Content-Type"] == "application/problem+json"
             problem = json.loads(await response.read())
         assert problem.get("parameter") == parameter
-        assert (problem["type"], problem["title"]) == ("about:blank", "Unprocessable Entity")
+        assert (problem["type"], problem["title"]) == ("about:blank", HTTPStatus.UNPROCESSABLE_ENTITY.phrase)
         assert "takes" in problem["detail"] or "known are" in problem["detail"]
 
 
