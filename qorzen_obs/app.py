@@ -17,6 +17,7 @@ from qorzen_obs.core.logger_manager import LoggerManager
 from qorzen_obs.core.task_manager import TaskManager
 from qorzen_obs.server.app import OpsPlane
 from qorzen_obs.settings import Settings, load_settings
+from qorzen_obs.telemetry.parts import TelemetryParts
 from qorzen_obs.telemetry.setup import Tracing, set_up_tracing
 
 _FLUSH_SECONDS: Final = 1.0
@@ -70,8 +71,11 @@ class Service:
                 self.config,
                 registry=self.registry,
                 tracer_provider=self.tracing.provider,
-                telemetry_status=self.tracing.status,
-                on_spans=self.tracing.on_spans,
+                telemetry=TelemetryParts(
+                    settings=self.settings.telemetry,
+                    status=self.tracing.status,
+                    on_spans=self.tracing.on_spans,
+                ),
             )
             if self._http:
                 self.ops = OpsPlane(

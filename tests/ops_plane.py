@@ -22,6 +22,7 @@ from qorzen_obs.server.app import OnRequest, OpsPlane
 from qorzen_obs.server.sources import ManagerSource
 from qorzen_obs.settings import HealthSettings, ServerSettings, Settings, TaskSettings, TelemetrySettings
 from qorzen_obs.tasks import TaskInfo
+from qorzen_obs.telemetry.parts import TelemetryParts
 from qorzen_obs.telemetry.setup import set_up_tracing
 from qorzen_obs.telemetry.span_store import SpanStore
 
@@ -42,7 +43,7 @@ async def managing(**tasks: Any) -> AsyncIterator[tuple[TaskManager, SpanStore]]
         loggers,
         ConfigManager(settings),
         tracer_provider=tracing.provider,
-        telemetry_status=tracing.status,
+        telemetry=TelemetryParts(status=tracing.status),
     )
     await manager.initialize()
     try:

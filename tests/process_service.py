@@ -17,10 +17,10 @@ from qorzen_obs.core.concurrency_manager import ConcurrencyManager
 from qorzen_obs.core.config_manager import ConfigManager
 from qorzen_obs.core.event_bus_manager import Event, EventBusManager
 from qorzen_obs.core.logger_manager import LoggerManager
-from qorzen_obs.core.remote import OnSpans
 from qorzen_obs.core.task_manager import TaskManager
 from qorzen_obs.settings import EngineSettings, Settings, TaskSettings
 from qorzen_obs.tasks import EngineKind, TaskInfo
+from qorzen_obs.telemetry.parts import OnSpans, TelemetryParts
 
 
 class ProcessService:
@@ -91,7 +91,7 @@ async def process_service(
         loggers,
         config,
         tracer_provider=tracer_provider or NoOpTracerProvider(),
-        on_spans=on_spans,
+        telemetry=TelemetryParts(on_spans=on_spans),
     )
     await tasks.initialize()
     try:

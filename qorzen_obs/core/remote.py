@@ -5,7 +5,7 @@ lines, output and spans on the way in. This is the service's side; core/far_side
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Final
 
 from opentelemetry.baggage.propagation import W3CBaggagePropagator
@@ -13,9 +13,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from qorzen_obs.record import Attempt
 from qorzen_obs.telemetry import names
-
-#: Takes encoded spans, see telemetry/remote_spans.py.
-OnSpans = Callable[[Sequence[Any]], None]
+from qorzen_obs.telemetry.parts import OnSpans
 
 _PROPAGATORS: Final = (TraceContextTextMapPropagator(), W3CBaggagePropagator())
 _LEVELS: Final = frozenset({"debug", "info", "warning", "error", "critical"})

@@ -31,7 +31,7 @@ from qorzen_obs.core.deadlines import Deadlines
 from qorzen_obs.core.decision import TASK_DEADLINE, Decision, shown_text
 from qorzen_obs.core.event_feed import EventFeed
 from qorzen_obs.core.from_thread import FromThread
-from qorzen_obs.core.remote import OnSpans, RemoteTelemetry
+from qorzen_obs.core.remote import RemoteTelemetry
 from qorzen_obs.core.runner import Runner
 from qorzen_obs.counts import CELL_OF, TaskCounts
 from qorzen_obs.current import CURRENT
@@ -88,6 +88,7 @@ from qorzen_obs.telemetry.instrument import SpanInstrument
 from qorzen_obs.telemetry.logs import TaskLog, accept_logger
 from qorzen_obs.telemetry.loop_monitor import LoopMonitor
 from qorzen_obs.telemetry.metrics import TaskMetrics
+from qorzen_obs.telemetry.parts import TelemetryParts
 
 __all__ = ["TaskCategory", "TaskInfo", "TaskManager", "TaskPriority", "TaskProgress", "TaskStatus"]
 
@@ -120,8 +121,7 @@ class TaskManager(QorzenManager):
         registry: where the metrics go; a new CollectorRegistry when None.
         tracer_provider: where spans go; OpenTelemetry's global one when None.
         clock: the system's when None.
-        telemetry_status: gives `status()["telemetry"]` what the tracing set-up knows.
-        on_spans: takes the spans that end in worker processes, as telemetry/remote_spans.py encodes them.
+        telemetry: what it observes with besides; the least there is when None.
     """
 
     def __init__(
@@ -134,8 +134,7 @@ class TaskManager(QorzenManager):
         registry: CollectorRegistry | None = None,
         tracer_provider: TracerProvider | None = None,
         clock: Clock | None = None,
-        telemetry_status: Callable[[], dict[str, Any]] | None = None,
-        on_spans: OnSpans | None = None,
+        telemetry: TelemetryParts | None = None,
     ) -> None:
         super().__init__("task_manager")
         self._concurrency = concurrency_manager
@@ -144,8 +143,7 @@ class TaskManager(QorzenManager):
         self._logger = accept_logger(logger_manager.get_logger(self.name))
         self._tracer_provider = tracer_provider
         self._clock = clock or SystemClock()
-        self._telemetry_status = telemetry_status or dict
-        self._on_spans = on_spans
+        self._telemetry = telemetry or TelemetryParts()
         self.registry = registry or CollectorRegistry()
         self.version = package_metadata.version("qorzen-obs")
         self.from_thread = FromThread(self)
@@ -220,7 +218,7 @@ class TaskManager(QorzenManager):
         self._engines = self._find_engines(loop)
         processes = self._engines.get(EngineKind.PROCESS)
         if isinstance(processes, ProcessEngine):
-            processes.far_side = RemoteTelemetry(self._logger, self._on_spans, self._report_dropped)
+            processes.far_side = RemoteTelemetry(self._logger, self._telemetry.on_spans, self._report_dropped)
         self._limits.engines = {
             kind: engine.slots for kind, engine in self._engines.items() if engine.slots is not None
         }
@@ -993,7 +991,7 @@ class TaskManager(QorzenManager):
                 "keep_completed_tasks": settings.keep_completed_tasks,
                 "default_timeout": "inf" if timeout == float("inf") else timeout,
             },
-            "telemetry": self._telemetry_status(),
+            "telemetry": self._telemetry.status(),
             "versions": {"qorzen_obs": self.version, "python": platform.python_version()},
         }
 

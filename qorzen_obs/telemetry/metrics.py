@@ -12,13 +12,7 @@ from collections.abc import Iterator, Mapping
 from typing import Final, Protocol
 
 from prometheus_client import Metric
-from prometheus_client.core import (
-    CounterMetricFamily,
-    GaugeMetricFamily,
-    HistogramMetricFamily,
-    InfoMetricFamily,
-    StateSetMetricFamily,
-)
+from prometheus_client.core import InfoMetricFamily, StateSetMetricFamily
 from prometheus_client.registry import Collector
 
 from qorzen_obs.counts import CATEGORIES, CELLS, TaskCounts
@@ -26,6 +20,7 @@ from qorzen_obs.record import Ask, TaskEvent
 from qorzen_obs.tasks import EngineKind, EventKind, TaskCategory, TaskPriority, TaskStatus
 from qorzen_obs.telemetry import names
 from qorzen_obs.telemetry.cells import CappedCounter, HistogramCell
+from qorzen_obs.telemetry.families import add_histogram, counter, gauge, histogram
 
 #: A bound for each label whose values users choose, and for the routes and codes of HTTP.
 LABEL_CAP: Final = 200
@@ -122,8 +117,8 @@ class TaskMetrics(Collector):
 
     def _collect_counts(self) -> Iterator[Metric]:
         cells = self._source.counts.read().by_cell
-        tasks = _gauge(names.TASKS)
-        submitted, finished = _counter(names.TASKS_SUBMITTED), _counter(names.TASKS_FINISHED)
+        tasks = gauge(names.TASKS)
+        submitted, finished = counter(names.TASKS_SUBMITTED), counter(names.TASKS_FINISHED)
         accepted: Counter[tuple[str, str]] = Counter()
         for (category, priority, status), n in cells.items():
             labels = (category.value, priority.label)
@@ -133,30 +128,30 @@ class TaskMetrics(Collector):
                 finished.add_metric((*labels, status.value), n)
         for labels, n in accepted.items():
             submitted.add_metric(labels, n)
-        rejected = _counter(names.TASKS_REJECTED)
+        rejected = counter(names.TASKS_REJECTED)
         for (cell, reason), n in list(self._rejected.items()):
             category, priority = CELLS[cell]
             rejected.add_metric((category.value, priority.label, reason), n)
         yield from (tasks, submitted, rejected, finished)
 
     def _collect_ends(self) -> Iterator[Metric]:
-        duration, wait = _histogram(names.RUN_DURATION), _histogram(names.QUEUE_WAIT)
-        retries = _counter(names.TASK_RETRIES)
+        duration, wait = histogram(names.RUN_DURATION), histogram(names.QUEUE_WAIT)
+        retries = counter(names.TASK_RETRIES)
         for index, (category, priority) in enumerate(CELLS):
             labels = (category.value, priority.label)
-            _add(wait, labels, self._queue_wait[index])
+            add_histogram(wait, labels, self._queue_wait[index])
             retries.add_metric(labels, self._retries[index])
             for status in FINAL:
-                _add(duration, (*labels, status.value), self._run_duration[status][index])
-        errors = _counter(names.TASK_ERRORS)
+                add_histogram(duration, (*labels, status.value), self._run_duration[status][index])
+        errors = counter(names.TASK_ERRORS)
         for error_labels, n in self._errors.read():
             errors.add_metric(error_labels, n)
-        overflow = _counter(names.LABEL_OVERFLOW)
+        overflow = counter(names.LABEL_OVERFLOW)
         overflow.add_metric(("error_type",), self._errors.overflowed)
-        latency = _histogram(names.CANCEL_LATENCY)
+        latency = histogram(names.CANCEL_LATENCY)
         for kind, cell in self._cancel_latency.items():
-            _add(latency, (kind.value,), cell)
-        success = _gauge(names.LAST_SUCCESS)
+            add_histogram(latency, (kind.value,), cell)
+        success = gauge(names.LAST_SUCCESS)
         for category, at in list(self._last_success.items()):
             success.add_metric((category.value,), at)
         yield from (duration, wait, retries, errors, overflow, latency, success)
@@ -167,18 +162,18 @@ class TaskMetrics(Collector):
             (names.OLDEST_PENDING, source.oldest_pending_ages()),
             (names.OLDEST_RUNNING, source.oldest_running_ages()),
         ):
-            family = _gauge(name)
+            family = gauge(name)
             for category, priority in CELLS:
                 family.add_metric((category.value, priority.label), ages.get((category, priority), 0.0))
             yield family
-        abandoned, by_category = _gauge(names.TASKS_ABANDONED), source.abandoned_by_category()
+        abandoned, by_category = gauge(names.TASKS_ABANDONED), source.abandoned_by_category()
         for category in CATEGORIES:
             abandoned.add_metric((category.value,), by_category.get(category, 0))
-        slots, busy = _gauge(names.ENGINE_SLOTS), _gauge(names.ENGINE_SLOTS_BUSY)
+        slots, busy = gauge(names.ENGINE_SLOTS), gauge(names.ENGINE_SLOTS_BUSY)
         for engine, facts in source.slots().items():
             slots.add_metric((engine,), facts["limit"])
             busy.add_metric((engine,), facts["busy"])
-        limit = _gauge(names.QUEUE_LIMIT)
+        limit = gauge(names.QUEUE_LIMIT)
         limit.add_metric((), source.queue_limit())
         state = StateSetMetricFamily(names.SERVICE_STATE.name, names.SERVICE_STATE.help)
         state.add_metric((), dict(source.service_states()))
@@ -187,31 +182,14 @@ class TaskMetrics(Collector):
         yield from (abandoned, slots, busy, limit, state, build)
 
     def _collect_observation(self) -> Iterator[Metric]:
-        lag = _histogram(names.LOOP_LAG)
-        _add(lag, (), self.loop_lag)
-        dropped, errors = _counter(names.EVENTS_DROPPED), _counter(names.TELEMETRY_ERRORS)
+        lag = histogram(names.LOOP_LAG)
+        add_histogram(lag, (), self.loop_lag)
+        dropped, errors = counter(names.EVENTS_DROPPED), counter(names.TELEMETRY_ERRORS)
         for kind, n in list(self.dropped.items()):
             dropped.add_metric((kind,), n)
         for component, n in list(self.telemetry_errors.items()):
             errors.add_metric((component,), n)
-        http = _histogram(names.HTTP_DURATION)
+        http = histogram(names.HTTP_DURATION)
         for labels, cell in list(self._http.items()):
-            _add(http, labels, cell)
+            add_histogram(http, labels, cell)
         yield from (lag, dropped, errors, http)
-
-
-def _gauge(metric: names.MetricName) -> GaugeMetricFamily:
-    return GaugeMetricFamily(metric.name, metric.help, labels=metric.labels)
-
-
-def _counter(metric: names.MetricName) -> CounterMetricFamily:
-    return CounterMetricFamily(metric.name, metric.help, labels=metric.labels)
-
-
-def _histogram(metric: names.MetricName) -> HistogramMetricFamily:
-    return HistogramMetricFamily(metric.name, metric.help, labels=metric.labels)
-
-
-def _add(family: HistogramMetricFamily, labels: tuple[str, ...], cell: HistogramCell) -> None:
-    buckets, total = cell.read()
-    family.add_metric(labels, buckets=buckets, sum_value=total)

@@ -5,96 +5,159 @@ Dashboards, alerts, documents and tests import from here, so that a rename break
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal, TypeAlias
 
 SCOPE: Final = "qorzen_obs"
+
+MetricType: TypeAlias = Literal["counter", "gauge", "histogram", "info", "stateset"]
 
 
 @dataclass(frozen=True, slots=True)
 class MetricName:
-    """A metric as `/metrics` shows it. Labels come from closed or capped sets."""
+    """A metric as `/metrics` shows it; a counter's samples end in `_total`. Labels come from closed or capped sets."""
 
+    type: MetricType
     name: str
     help: str
     labels: tuple[str, ...] = ()
     buckets: tuple[float, ...] = ()  #: upper bounds in seconds, of histograms
+    exemplars: bool = False  #: leads to kept traces
 
 
 TASKS: Final = MetricName(
+    "gauge",
     "qorzen_tasks",
     "Tasks by state: pending and running now, completed, failed and cancelled since the start.",
     ("category", "priority", "status"),
 )
-TASKS_SUBMITTED: Final = MetricName("qorzen_tasks_submitted", "Tasks accepted.", ("category", "priority"))
+TASKS_SUBMITTED: Final = MetricName(
+    "counter", "qorzen_tasks_submitted", "Tasks accepted.", ("category", "priority")
+)
 TASKS_REJECTED: Final = MetricName(
-    "qorzen_tasks_rejected", "Submissions refused.", ("category", "priority", "reason")
+    "counter", "qorzen_tasks_rejected", "Submissions refused.", ("category", "priority", "reason")
 )
 TASKS_FINISHED: Final = MetricName(
-    "qorzen_tasks_finished", "Tasks ended.", ("category", "priority", "status")
+    "counter", "qorzen_tasks_finished", "Tasks ended.", ("category", "priority", "status"), exemplars=True
 )
 RUN_DURATION: Final = MetricName(
+    "histogram",
     "qorzen_task_run_duration_seconds",
     "Duration of the last attempt of each task that ran.",
     ("category", "priority", "status"),
     (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300),
+    exemplars=True,
 )
 QUEUE_WAIT: Final = MetricName(
+    "histogram",
     "qorzen_task_queue_wait_seconds",
     "Time from eligible to started, of the last attempt.",
     ("category", "priority"),
     (0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800),
+    exemplars=True,
+)
+PHASE_SECONDS: Final = MetricName(
+    "counter",
+    "qorzen_task_phase_seconds",
+    "Where the time of tasks went, see docs/traces.md.",
+    ("category", "priority", "phase"),
 )
 TASK_RETRIES: Final = MetricName(
-    "qorzen_task_retries", "Attempts that were followed by another.", ("category", "priority")
+    "counter", "qorzen_task_retries", "Attempts that were followed by another.", ("category", "priority")
 )
 TASK_ERRORS: Final = MetricName(
-    "qorzen_task_errors", "Failed tasks by error type.", ("category", "error_type")
+    "counter", "qorzen_task_errors", "Failed tasks by error type.", ("category", "error_type")
 )
 OLDEST_PENDING: Final = MetricName(
-    "qorzen_task_oldest_pending_age_seconds", "Age of the oldest pending task.", ("category", "priority")
+    "gauge",
+    "qorzen_task_oldest_pending_age_seconds",
+    "Age of the oldest pending task.",
+    ("category", "priority"),
 )
 OLDEST_RUNNING: Final = MetricName(
-    "qorzen_task_oldest_running_age_seconds", "Age of the longest running attempt.", ("category", "priority")
+    "gauge",
+    "qorzen_task_oldest_running_age_seconds",
+    "Age of the longest running attempt.",
+    ("category", "priority"),
 )
 TASKS_ABANDONED: Final = MetricName(
-    "qorzen_tasks_abandoned", "Ended tasks whose code would not stop and still runs.", ("category",)
+    "gauge", "qorzen_tasks_abandoned", "Ended tasks whose code would not stop and still runs.", ("category",)
 )
 CANCEL_LATENCY: Final = MetricName(
+    "histogram",
     "qorzen_task_cancel_latency_seconds",
     "From the request to stop a running task to its end.",
     ("engine",),
     (0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
 )
 LAST_SUCCESS: Final = MetricName(
-    "qorzen_task_last_success_timestamp_seconds", "When a task last completed, Unix time.", ("category",)
+    "gauge",
+    "qorzen_task_last_success_timestamp_seconds",
+    "When a task last completed, Unix time.",
+    ("category",),
 )
-ENGINE_SLOTS: Final = MetricName("qorzen_engine_slots", "Slots of an engine.", ("engine",))
-ENGINE_SLOTS_BUSY: Final = MetricName("qorzen_engine_slots_busy", "Slots in use.", ("engine",))
-QUEUE_LIMIT: Final = MetricName("qorzen_queue_limit", "Pending tasks allowed.")
+ENGINE_SLOTS: Final = MetricName("gauge", "qorzen_engine_slots", "Slots of an engine.", ("engine",))
+ENGINE_SLOTS_BUSY: Final = MetricName("gauge", "qorzen_engine_slots_busy", "Slots in use.", ("engine",))
+QUEUE_LIMIT: Final = MetricName("gauge", "qorzen_queue_limit", "Pending tasks allowed.")
 LOOP_LAG: Final = MetricName(
+    "histogram",
     "qorzen_event_loop_lag_seconds",
     "How late the work loop ran a timer.",
     (),
     (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5),
 )
+LOOP_BLOCKED: Final = MetricName(
+    "counter",
+    "qorzen_event_loop_blocked_seconds",
+    "How long the work loop did not turn, by the category of the task that held it; `foreign` is no task, `gc` "
+    "garbage collection, `gil_held` code that let no Python run.",
+    ("category",),
+)
+SPANS: Final = MetricName(
+    "counter", "qorzen_telemetry_spans", "Spans that ended, by what became of them.", ("outcome",)
+)
+TRACES: Final = MetricName(
+    "counter",
+    "qorzen_telemetry_traces",
+    "Traces that the tail sampler has decided, by the reason.",
+    ("decision", "reason"),
+)
+SPAN_QUEUE_SIZE: Final = MetricName(
+    "gauge", "qorzen_telemetry_span_queue_size", "Spans that wait to be exported."
+)
+SPAN_QUEUE_LIMIT: Final = MetricName(
+    "gauge", "qorzen_telemetry_span_queue_limit", "Spans that may wait; what is over is dropped and counted."
+)
+LAST_EXPORT: Final = MetricName(
+    "gauge",
+    "qorzen_telemetry_last_export_timestamp_seconds",
+    "When spans were last taken by the collector, Unix time; 0 before.",
+)
+LOG_MESSAGES: Final = MetricName("counter", "qorzen_log_messages", "Log lines, by level.", ("level",))
+HEALTH_CHECK: Final = MetricName(
+    "gauge", "qorzen_health_check_passing", "1 where a check of a probe passes.", ("probe", "check")
+)
 EVENTS_DROPPED: Final = MetricName(
-    "qorzen_events_dropped", "Events and late results that were not delivered.", ("kind",)
+    "counter", "qorzen_events_dropped", "Events and late results that were not delivered.", ("kind",)
 )
 TELEMETRY_ERRORS: Final = MetricName(
-    "qorzen_telemetry_errors", "Failures inside the observation itself.", ("component",)
+    "counter", "qorzen_telemetry_errors", "Failures inside the observation itself.", ("component",)
 )
 LABEL_OVERFLOW: Final = MetricName(
-    "qorzen_metrics_label_overflow", "Label values folded into _other.", ("label",)
+    "counter", "qorzen_metrics_label_overflow", "Label values folded into _other.", ("label",)
 )
 HTTP_DURATION: Final = MetricName(
+    "histogram",
     "qorzen_http_request_duration_seconds",
     "Time to answer a request of the ops plane.",
     ("method", "route", "code"),
     (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5),
 )
-SERVICE_STATE: Final = MetricName("qorzen_service_state", "State of the task manager.", ("state",))
-BUILD_INFO: Final = MetricName("qorzen_build", "Versions in use.", ("version", "python"))
+SERVICE_STATE: Final = MetricName(
+    "stateset", "qorzen_service_state", "State of the task manager.", ("state",)
+)
+BUILD_INFO: Final = MetricName("info", "qorzen_build", "Versions in use.", ("version", "python"))
 
 # Span attributes. OpenTelemetry semantic conventions: code.function.name, error.type.
 TASK_ID: Final = "qorzen.task.id"
@@ -104,13 +167,56 @@ TASK_PRIORITY: Final = "qorzen.task.priority"
 TASK_ATTEMPT: Final = "qorzen.task.attempt"
 TASK_ENGINE: Final = "qorzen.task.engine"
 TASK_PLUGIN_ID: Final = "qorzen.task.plugin_id"
+TASK_ATTR: Final = "qorzen.task.attr."
 TASK_STATUS: Final = "qorzen.task.status"
 TASK_QUEUE_WAIT: Final = "qorzen.task.queue_wait"
+TASK_PHASE: Final = "qorzen.task.phase."
 TASK_CANCEL_REASON: Final = "qorzen.task.cancel_reason"
 TASK_WILL_RETRY: Final = "qorzen.task.will_retry"
 TASK_ABANDONED: Final = "qorzen.task.abandoned"
 FUNCTION_NAME: Final = "code.function.name"
 ERROR_TYPE: Final = "error.type"
+TRACE_KEEP: Final = "qorzen.trace.keep"
+TRACE_PARTIAL: Final = "qorzen.trace.partial"
+
+#: What each says, for docs/traces.md. A name that ends in a dot is a prefix.
+SPAN_ATTRIBUTES: Final[Mapping[str, str]] = {
+    TASK_ID: "the task's id",
+    TASK_NAME: "its name",
+    TASK_CATEGORY: "core, plugin, ui, io, background or user",
+    TASK_PRIORITY: "low, normal, high or critical",
+    TASK_ATTEMPT: "the attempt, from 1",
+    TASK_ENGINE: "loop, io, thread, process, main or external",
+    TASK_PLUGIN_ID: "the plugin that the task belongs to, where there is one",
+    TASK_ATTR: "an entry of the metadata that the task was submitted with: numbers, booleans and texts, capped",
+    FUNCTION_NAME: "the callable, with its module",
+    TASK_STATUS: "at the end: completed, failed or cancelled",
+    TASK_QUEUE_WAIT: "at the end: seconds from eligible to started",
+    TASK_PHASE: "at the end: seconds of the attempt by phase of the time ledger",
+    TASK_WILL_RETRY: "at the end: true where another attempt follows",
+    TASK_CANCEL_REASON: "at the end of a cancelled attempt: why",
+    TASK_ABANDONED: "at the end: true where the code would not stop and still runs",
+    ERROR_TYPE: "at the end of a failed attempt: the exception's qualified name, `timeout` or `lost`",
+    TRACE_KEEP: "true where the trace was marked to be kept whatever the rate",
+    TRACE_PARTIAL: "true on spans that were kept after earlier ones of their trace had been dropped",
+}
+
+# Span events.
+LOOP_BLOCKED_EVENT: Final = "qorzen.loop.blocked"
+
+# The time ledger: seconds of a task's life, each moment in one phase.
+PHASES: Final[Mapping[str, str]] = {
+    "scheduled": "accepted, and its delay or run_at has not passed",
+    "queued": "eligible, and waits for a slot",
+    "retry_wait": "between two attempts",
+    "loop": "its own code runs on the event loop",
+    "await": "its coroutine waits, for whatever it awaits or for its turn on the loop",
+    "thread_cpu": "its code uses a processor in a thread",
+    "thread_wait": "its call in a thread waits: for I/O, a lock, the interpreter, a processor",
+    "process_cpu": "its code uses a processor in a worker process",
+    "process_wait": "its call in a worker process waits",
+    "transfer": "its call and its result travel to and from the worker process",
+}
 
 # Log events.
 LOG_FINISHED: Final = "task.finished"
@@ -120,3 +226,4 @@ LOG_OUTPUT: Final = "task.output"
 LOG_OBSERVER_FAILED: Final = "telemetry.observer_failed"
 LOG_LISTENER_FAILED: Final = "event_bus.publish_failed"
 LOG_MANAGER_STATE: Final = "manager.state"
+LOG_LOOP_BLOCKED: Final = "loop.blocked"

@@ -59,7 +59,7 @@ def decode_span(encoded: EncodedSpan, resource: Resource) -> ReadableSpan:
 
 
 class RemoteSpans:
-    """Takes encoded spans for the service: `TaskManager(on_spans=RemoteSpans(…))`."""
+    """Takes encoded spans for the service: `TelemetryParts(on_spans=RemoteSpans(…))`."""
 
     def __init__(self, processor: SpanProcessor, resource: Resource) -> None:
         self._processor = processor

@@ -9,7 +9,7 @@ from opentelemetry.trace import SpanContext, TraceFlags
 from qorzen_obs.telemetry.cells import CappedCounter, HistogramCell
 from qorzen_obs.telemetry.names import MetricName
 
-SECONDS = MetricName("seconds", "For these tests.", (), (0.1, 1, 10))
+SECONDS = MetricName("histogram", "seconds", "For these tests.", (), (0.1, 1, 10))
 
 
 def buckets(cell: HistogramCell) -> dict[str, float]:

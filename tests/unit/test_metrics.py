@@ -75,9 +75,9 @@ def ended(status: TaskStatus, *, error_type: str | None = None, ran: bool = True
 DECLARED = [value for _, value in inspect.getmembers(names) if isinstance(value, names.MetricName)]
 
 
-def test_every_declared_metric_is_collected_and_no_other(metrics: TaskMetrics) -> None:
-    collected = [family.name for family in metrics.collect()]
-    assert sorted(collected) == sorted(metric.name for metric in DECLARED)
+def test_no_metric_is_collected_that_is_not_declared(metrics: TaskMetrics) -> None:
+    collected = {family.name: family.type for family in metrics.collect()}
+    assert collected.items() <= {metric.name: metric.type for metric in DECLARED}.items()
 
 
 @pytest.mark.parametrize("declared", DECLARED, ids=lambda declared: declared.name)

@@ -1,0 +1,21 @@
+"""What a service gives its task manager to observe with. Each default does without."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from qorzen_obs.settings import TelemetrySettings
+
+#: Takes the encoded spans that end in worker processes, see telemetry/remote_spans.py.
+OnSpans = Callable[[Sequence[Any]], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TelemetryParts:
+    """The observation of one manager, put together by the composition root."""
+
+    settings: TelemetrySettings = field(default_factory=TelemetrySettings)
+    status: Callable[[], dict[str, Any]] = dict  #: what `status()["telemetry"]` shows
+    on_spans: OnSpans | None = None
