@@ -12,7 +12,7 @@ import functools
 import itertools
 import platform
 import random
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from contextvars import copy_context
 from enum import Enum
@@ -33,8 +33,8 @@ from qorzen_obs.core.event_feed import EventFeed
 from qorzen_obs.core.from_thread import FromThread
 from qorzen_obs.core.remote import RemoteTelemetry
 from qorzen_obs.core.runner import Runner
+from qorzen_obs.core.waiting import Waiting
 from qorzen_obs.counts import CELL_OF, TaskCounts
-from qorzen_obs.current import CURRENT
 from qorzen_obs.engines.base import Engine
 from qorzen_obs.engines.external import ExternalEngine
 from qorzen_obs.engines.loop import LoopEngine
@@ -53,10 +53,9 @@ from qorzen_obs.errors import (
     TaskNotFoundError,
     TaskQueueFullError,
     TaskTimeoutError,
-    TaskWaitTimeoutError,
 )
 from qorzen_obs.history.memory import MemoryHistory
-from qorzen_obs.record import Ask, Attempt, TaskEvent, TaskRecord, TaskState, Wait
+from qorzen_obs.record import Ask, Attempt, TaskEvent, TaskRecord, TaskState
 from qorzen_obs.registry import (
     CallableTraits,
     DefinitionLimit,
@@ -167,8 +166,6 @@ class TaskManager(QorzenManager):
         self._running: dict[str, Attempt] = {}
         self._zombies: dict[Attempt, bool] = {}  # abandoned, still running; True: it keeps its slot
         self._plugins: Counter[str] = Counter()  # tasks, live and kept, by plugin
-        self._resumes: dict[int, asyncio.Future[None]] = {}  # lenders that wait for a slot, by sequence
-        self._room: deque[asyncio.Future[None]] = deque()  # submitters that wait for room in the queue
         self._task_sequence = itertools.count(1)
         self._event_sequence = itertools.count(1)
         self._random = random.Random()
@@ -214,6 +211,7 @@ class TaskManager(QorzenManager):
 
     async def _connect(self) -> None:
         self.loop = self._loop = loop = asyncio.get_running_loop()
+        self._waiting = Waiting(self, loop, self._scheduler, self._running, self._dispatch)
         self._apply(_known_settings(await self._config.get("tasks", {})))
         self._engines = self._find_engines(loop)
         processes = self._engines.get(EngineKind.PROCESS)
@@ -444,7 +442,7 @@ class TaskManager(QorzenManager):
         task_id = await self.submit_task(func, *args, **options)
         record = self._live[task_id]
         try:
-            await self._wait_for(record, None)
+            await self._waiting.for_end(record, None)
         except asyncio.CancelledError:
             if record.cancellable and task_id in self._live:
                 self._cancel(record, "the caller of run() was cancelled")
@@ -545,14 +543,7 @@ class TaskManager(QorzenManager):
             if self._settings.when_full == "refuse":
                 self.metrics.on_rejected(cell, "queue_full")
                 raise TaskQueueFullError(limit)
-            room = self._loop.create_future()
-            self._room.append(room)
-            wait = self._begin_wait("room in the queue")
-            try:
-                await room
-            finally:
-                if wait is not None:
-                    await self._end_wait(wait)
+            await self._waiting.for_room()
 
     def _accept(self, record: TaskRecord) -> None:
         self._instrument.submitted(record)
@@ -577,14 +568,17 @@ class TaskManager(QorzenManager):
         self._dispatching = True
         try:
             while (lender := self._scheduler.resume_next()) is not None:
-                _resolve(self._resumes.pop(lender.sequence))
+                self._waiting.resume(lender)
             while (record := self._scheduler.start_next(self._clock.monotonic())) is not None:
                 self._start(record)
         finally:
             self._dispatching = False
-        if self._room:
-            self._wake_submitters()
+        self._wake_submitters()
         self._await_next_eligible()
+
+    def _wake_submitters(self) -> None:
+        ready = self._state is ManagerState.READY
+        self._waiting.let_in(self._settings.max_pending - len(self._scheduler) if ready else float("inf"))
 
     def _await_next_eligible(self) -> None:
         """Let the loop dispatch again when the next scheduled task's time comes."""
@@ -631,10 +625,7 @@ class TaskManager(QorzenManager):
             self.metrics.on_stopped(record.engine, attempt.asked, now - attempt.asked_at)
         state = running._replace(**decision._asdict(), duration_seconds=now - attempt.started_at)
         del self._running[record.task_id]
-        resumed = self._resumes.pop(record.sequence, None)
-        if resumed is not None:
-            self._scheduler.cancel_return(record)
-            _resolve(resumed)
+        self._waiting.give_up_return(record)
         if not decision.abandoned:
             self._scheduler.finish(record)
         elif len(self._zombies) < self._settings.max_abandoned:
@@ -700,10 +691,7 @@ class TaskManager(QorzenManager):
         record.release()
         self._history.add(record)  # before it leaves the live ones, so that a reader always finds it
         del self._live[record.task_id]
-        for waiter, wait in record.waiters or ():
-            if _resolve(waiter) and wait is not None:
-                self._wait_is_over(wait)
-        record.waiters = None
+        self._waiting.ended(record)
         if not self._live:
             self._nothing_lives.set()
         self._dispatch()
@@ -805,90 +793,12 @@ class TaskManager(QorzenManager):
         timeout = check_timeout(timeout)
         record = self._live.get(task_id)
         if record is not None:
-            await self._wait_for(record, timeout)
+            await self._waiting.for_end(record, timeout)
             return record.info()
         info = self._history.info(task_id)
         if info is None:
             raise TaskNotFoundError(task_id)
         return info
-
-    async def _wait_for(self, record: TaskRecord, timeout: float | None) -> None:
-        if record.state.status.final:
-            return
-        self._refuse_cycle(record)
-        if record.waiters is None:
-            record.waiters = []
-        wait = self._begin_wait(record.task_id)
-        waiter = (self._loop.create_future(), wait)
-        record.waiters.append(waiter)
-        timer = None
-        if timeout is not None and timeout != float("inf"):
-            timer = self._loop.call_later(timeout, _give_up, waiter[0], record.task_id, timeout)
-        try:
-            await waiter[0]
-        finally:
-            if timer is not None:
-                timer.cancel()
-            if record.waiters is not None:
-                record.waiters.remove(waiter)
-            if wait is not None:
-                await self._end_wait(wait)
-
-    def _refuse_cycle(self, target: TaskRecord) -> None:
-        attempt = CURRENT.get()
-        if attempt is None:
-            return
-        ids, pending = {attempt.task_id}, [target.task_id]
-        seen: set[str] = set()
-        while pending:
-            task_id = pending.pop()
-            if task_id in ids:
-                raise InvalidTaskError("task_id", f"{target.task_id!r} would wait for its own end")
-            waiting = self._running.get(task_id)
-            if waiting is not None and task_id not in seen:
-                seen.add(task_id)
-                pending += waiting.waits
-
-    def _begin_wait(self, waits_for: str) -> Wait | None:
-        """Lend the slot of the running task that the caller is in; None where it is in none of this manager."""
-        attempt = CURRENT.get()
-        if not isinstance(attempt, Attempt) or attempt.manager is not self or attempt.settled:
-            return None
-        resumed = self._resumes.pop(attempt.record.sequence, None)
-        if resumed is not None:  # another branch of the task wants the slot back: it goes on without
-            self._scheduler.cancel_return(attempt.record)
-            _resolve(resumed)
-        wait = Wait(attempt, waits_for)
-        self._scheduler.lend(attempt.record)
-        self._dispatch()
-        return wait
-
-    def _wait_is_over(self, wait: Wait) -> None:
-        """Line up for a slot at once: from here on no pending task gets one first."""
-        if wait.end() and wait.attempt.wants_slot:
-            record = wait.attempt.record
-            wait.resumed = self._resumes[record.sequence] = self._loop.create_future()
-            self._scheduler.take_back(record)
-
-    async def _end_wait(self, wait: Wait) -> None:
-        """Go on with a slot. A task that is asked to stop meanwhile ends without one."""
-        self._wait_is_over(wait)
-        record, resumed = wait.attempt.record, wait.resumed
-        if resumed is None:  # it waits for another one too, or should stop
-            return
-        self._dispatch()
-        try:
-            await resumed
-        finally:  # where this wait alone was given up, the task goes on, and has a slot as soon as there is one
-            if wait.attempt.asked is not None and self._resumes.get(record.sequence) is resumed:
-                del self._resumes[record.sequence]
-                self._scheduler.cancel_return(record)
-
-    def _wake_submitters(self) -> None:
-        """Let as many waiting submitters look again as there is room for; all of them when no room will come."""
-        free = self._settings.max_pending - len(self._scheduler)
-        while self._room and (free > 0 or self._state is not ManagerState.READY):
-            free -= _resolve(self._room.popleft())
 
     # ------------------------------------------------------------------ looking
 
@@ -1089,19 +999,6 @@ def _one_or_many(
     except (TypeError, ValueError) as error:
         known = ", ".join(member.value for member in kind)
         raise InvalidTaskError(argument, f"{error}; use one of {known}") from None
-
-
-def _resolve(future: asyncio.Future[None]) -> bool:
-    """Wake whoever awaits `future`; return False when that one was cancelled or is awake already."""
-    if future.done():
-        return False
-    future.set_result(None)
-    return True
-
-
-def _give_up(waiter: asyncio.Future[None], task_id: str, timeout: float) -> None:
-    if not waiter.done():
-        waiter.set_exception(TaskWaitTimeoutError(task_id, timeout))
 
 
 def _value_of(record: TaskRecord) -> Any:
