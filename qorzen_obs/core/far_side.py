@@ -88,7 +88,10 @@ class FarSide:
         )
 
     def _send_log(self, level: str, event: str, fields: dict[str, Any]) -> None:
-        plain = {str(key)[:200]: _plain(value) for key, value in fields.items()}
+        from qorzen_obs.telemetry.redaction import Redactor  # noqa: PLC0415  # see above
+
+        redactor: Redactor = self._surroundings.get("redactor") or Redactor()
+        plain = {str(key)[:200]: _plain(key, value, redactor) for key, value in fields.items()}
         if "opentelemetry.trace" in sys.modules:
             from opentelemetry import trace  # noqa: PLC0415  # see above
 
@@ -96,7 +99,7 @@ class FarSide:
             if span.is_valid:
                 plain.setdefault("trace_id", trace.format_trace_id(span.trace_id))
                 plain.setdefault("span_id", trace.format_span_id(span.span_id))
-        self._send("log", (level, event[:_MAX_TEXT], plain))
+        self._send("log", (level, redactor.head(event, _MAX_TEXT), plain))
 
     # ------------------------------------------------------------------ tracing
 
@@ -155,14 +158,15 @@ class _OnImport(importlib.abc.MetaPathFinder):
         loader.exec_module = execute_then_call
 
 
-def _plain(value: Any) -> Any:
-    """Return what pickles, and is small, whatever `value` is."""
+def _plain(key: Any, value: Any, redactor: Any) -> Any:
+    """Return what pickles, is small and shows no secret, whatever `value` is; redacted before it is cut."""
+    value = redactor.field(str(key), value)
     if isinstance(value, str):
-        return value[:_MAX_TEXT]
+        return redactor.head(value, _MAX_TEXT)
     if isinstance(value, _PLAIN):
         return value
     try:
-        return repr(value)[:_MAX_TEXT]
+        return redactor.head(repr(value), _MAX_TEXT)
     except Exception as error:  # noqa: BLE001  # a field's own __repr__ may fail
         return f"<cannot be shown: {type(error).__name__}>"
 

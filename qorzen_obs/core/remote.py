@@ -14,6 +14,8 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from qorzen_obs.record import Attempt
 from qorzen_obs.telemetry import names
 from qorzen_obs.telemetry.parts import OnSpans
+from qorzen_obs.telemetry.redaction import PrivateKeyLines, Redactor
+from qorzen_obs.telemetry.task_lines import TaskLines, kept_already
 
 _PROPAGATORS: Final = (TraceContextTextMapPropagator(), W3CBaggagePropagator())
 _LEVELS: Final = frozenset({"debug", "info", "warning", "error", "critical"})
@@ -24,7 +26,18 @@ class RemoteTelemetry:
 
     entry = "qorzen_obs.core.far_side:FarSide"
 
-    def __init__(self, logger: Any, on_spans: OnSpans | None, on_dropped: Callable[[int], None]) -> None:
+    def __init__(
+        self,
+        logger: Any,
+        on_spans: OnSpans | None,
+        on_dropped: Callable[[int], None],
+        *,
+        redactor: Redactor | None = None,
+        lines: TaskLines | None = None,
+    ) -> None:
+        self._redactor = redactor or Redactor()
+        self._lines = lines
+        self._blocks = PrivateKeyLines()
         self._logger = logger
         self._on_spans = on_spans
         self._on_dropped = on_dropped
@@ -38,6 +51,7 @@ class RemoteTelemetry:
             "spans": self._on_spans is not None,
             "log_level": _level_of(self._logger),
             "logging_level": logging.getLogger().level,
+            "redactor": self._redactor,
         }
 
     def on_event(self, attempt: Attempt | None, kind: str, data: Any) -> None:
@@ -47,21 +61,36 @@ class RemoteTelemetry:
                 self._on_spans([data])
         elif kind == "dropped":
             self._on_dropped(data)
-        elif attempt is None:
-            self._log(kind, data)
-        else:
-            attempt.context.run(self._log, kind, data)
+        elif kind in {"output", "log"}:
+            self._log(attempt, *(self._output(attempt, data) if kind == "output" else self._line(data)))
 
-    def _log(self, kind: str, data: Any) -> None:
-        if kind == "output":
-            stream, line = data
-            if line:
-                self._logger.info(names.LOG_OUTPUT, stream=stream, line=line)
-        elif kind == "log":
-            level, event, fields = data
-            method = getattr(self._logger, level if level in _LEVELS else "info")
-            fields = {f"{key}_" if key in _TAKEN else key: value for key, value in fields.items()}
-            method(event, **fields)
+    def _output(self, attempt: Attempt | None, data: Any) -> tuple[str, str, dict[str, Any]]:
+        stream, line = data
+        shown = self._redactor.text(self._blocks.without_key((attempt, stream), line))
+        return "info", names.LOG_OUTPUT if shown else "", {"stream": stream, "line": shown}
+
+    def _line(self, data: Any) -> tuple[str, str, dict[str, Any]]:
+        level, event, fields = data
+        return (
+            level if level in _LEVELS else "info",
+            self._redactor.text(event),
+            self._redactor.field("", fields),
+        )
+
+    def _log(self, attempt: Attempt | None, level: str, event: str, fields: dict[str, Any]) -> None:
+        if not event:
+            return
+        if attempt is None:
+            self._write(level, event, fields)
+            return
+        if self._lines is not None:
+            self._lines.add(attempt.task_id, level, event, fields)
+        attempt.context.run(self._write, level, event, fields)
+
+    def _write(self, level: str, event: str, fields: dict[str, Any]) -> None:
+        fields = {f"{key}_" if key in _TAKEN else key: value for key, value in fields.items()}
+        with kept_already():
+            getattr(self._logger, level)(event, **fields)
 
 
 #: Parameters of a logger's methods, which a field must not be passed as.

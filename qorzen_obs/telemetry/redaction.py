@@ -371,6 +371,34 @@ class Redactor:
             return f"<cannot be shown: {type(error).__name__}>"
 
 
+class PrivateKeyLines:
+    """Sees private keys that a stream brings line by line, where no line but the first has a form."""
+
+    def __init__(self) -> None:
+        self._inside: dict[Any, int] = {}  # by stream, the lines of a key that may still come
+
+    def without_key(self, stream: Any, line: str) -> str:
+        """Return the next line of `stream`; one inside a private key is hidden. A key without an end has 200 lines."""
+        left = self._inside.get(stream, 0)
+        if "-----" in line:
+            begins = _KEY_BEGINS.search(line) is not None and "-----END " not in line
+            self._inside.pop(stream, None)
+            if begins:
+                if len(self._inside) >= _MAX_STREAMS:
+                    self._inside.clear()
+                self._inside[stream] = _MAX_KEY_LINES
+            return line if begins or not left else HIDDEN
+        if not left:
+            return line
+        self._inside[stream] = left - 1
+        return HIDDEN
+
+
+_KEY_BEGINS: Final = re.compile(r"-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----")
+_MAX_KEY_LINES: Final = 200
+_MAX_STREAMS: Final = 1_000
+
+
 def _in_place_of(value: str) -> str:
     """Return what stands for a value: in quotes where it was, so that JSON stays JSON."""
     opening = _OPENING.match(value)
