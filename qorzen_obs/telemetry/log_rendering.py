@@ -20,6 +20,7 @@ from qorzen_obs.telemetry.redaction import Redactor
 _MISLEADING: Final = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]")
 _MISLEADING_OR_CONTROL: Final = re.compile(f"[\x00-\x1f{_MISLEADING.pattern[1:]}")
 _MISLEADING_BUT_LINES: Final = re.compile(f"[\x00-\x08\x0b-\x1f{_MISLEADING.pattern[1:]}")
+_SURROGATES: Final = re.compile("[\ud800-\udfff]")
 _MULTILINE: Final = frozenset({"exception", "stack"})
 
 #: What the package itself puts into every line, which can hold no secret.
@@ -37,7 +38,8 @@ def to_json(value: Any) -> str:
     try:
         text = msgspec.json.encode(value, enc_hook=repr).decode()
     except UnicodeEncodeError:  # a file name may hold what UTF-8 cannot carry
-        text = json.dumps(value, default=repr, skipkeys=True)
+        text = json.dumps(value, default=repr, skipkeys=True, ensure_ascii=False)
+        text = _SURROGATES.sub(lambda match: "\\" + _escape(match), text)
     return text if text.isascii() and "\x7f" not in text else _MISLEADING.sub(_escape, text)
 
 
