@@ -18,6 +18,7 @@ from qorzen_obs.telemetry.redaction import PrivateKeyLines, Redactor
 from qorzen_obs.telemetry.task_lines import TaskLines, kept_already
 
 _PROPAGATORS: Final = (TraceContextTextMapPropagator(), W3CBaggagePropagator())
+_MAX_OUTPUT: Final = 8_192  #: characters of a line
 _LEVELS: Final = frozenset({"debug", "info", "warning", "error", "critical"})
 
 
@@ -37,7 +38,7 @@ class RemoteTelemetry:
     ) -> None:
         self._redactor = redactor or Redactor()
         self._lines = lines
-        self._blocks = PrivateKeyLines()
+        self._keys = PrivateKeyLines()
         self._logger = logger
         self._on_spans = on_spans
         self._on_dropped = on_dropped
@@ -61,13 +62,16 @@ class RemoteTelemetry:
                 self._on_spans([data])
         elif kind == "dropped":
             self._on_dropped(data)
-        elif kind in {"output", "log"}:
-            self._log(attempt, *(self._output(attempt, data) if kind == "output" else self._line(data)))
+        elif kind == "output":
+            self._output(attempt, *data)
+        elif kind == "log":
+            self._log(attempt, *self._line(data))
 
-    def _output(self, attempt: Attempt | None, data: Any) -> tuple[str, str, dict[str, Any]]:
-        stream, line = data
-        shown = self._redactor.text(self._blocks.without_key((attempt, stream), line))
-        return "info", names.LOG_OUTPUT if shown else "", {"stream": stream, "line": shown}
+    def _output(self, attempt: Attempt | None, stream: str, line: str) -> None:
+        shown = self._redactor.text(self._keys.without_key((attempt and attempt.task_id, stream), line))
+        for start in range(0, len(shown), _MAX_OUTPUT):
+            piece = shown[start : start + _MAX_OUTPUT]
+            self._log(attempt, "info", names.LOG_OUTPUT, {"stream": stream, "line": piece})
 
     def _line(self, data: Any) -> tuple[str, str, dict[str, Any]]:
         level, event, fields = data
@@ -78,8 +82,6 @@ class RemoteTelemetry:
         )
 
     def _log(self, attempt: Attempt | None, level: str, event: str, fields: dict[str, Any]) -> None:
-        if not event:
-            return
         if attempt is None:
             self._write(level, event, fields)
             return

@@ -185,3 +185,18 @@ async def test_lines_are_counted_in_metrics() -> None:
         assert collected["qorzen_log_messages_total", "warning"] == 1
         assert collected["qorzen_log_messages_total", "info"] >= 3
         assert collected["qorzen_events_dropped_total", "log_line"] == 0
+
+
+@task(engine="process")
+def write_long_lines() -> None:
+    for before in range(8_192 - 20, 8_192 + 1):
+        sys.stdout.write("x" * before + " password=" + "canary" * 3 + "\n")
+
+
+async def test_t7_a_long_line_of_output_is_redacted_before_it_is_cut() -> None:
+    async with logged() as service:
+        await service.tasks.wait_for_task(await service.tasks.submit_task(write_long_lines))
+        shown = service.stream.getvalue()
+        assert "canary" not in shown
+        assert "xxx" in shown
+        assert "[redacted]" in shown
