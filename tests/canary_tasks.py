@@ -42,6 +42,7 @@ def fill_telemetry() -> None:
     with tracer.start_as_current_span(
         f"GET https://me:{CANARY}@host/", attributes={"db.password": CANARY}
     ) as span:
+        span.set_attribute("long", "x" * 1_010 + f" token={CANARY}{CANARY}")
         span.set_attribute("headers", ["Authorization: Bearer " + CANARY, "Host: x"])
         span.add_event("sent", {"http.cookie": CANARY})
         span.record_exception(ValueError(f"token={CANARY}"))

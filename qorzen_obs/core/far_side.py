@@ -27,6 +27,7 @@ class FarSide:
     def __init__(self, send: Send) -> None:
         self._send = send
         self._surroundings: dict[str, Any] = {}
+        self._last_redactor: Any = None
         self._forget: list[Callable[[], None]] = []
         on_import = _OnImport(
             {
@@ -88,9 +89,7 @@ class FarSide:
         )
 
     def _send_log(self, level: str, event: str, fields: dict[str, Any]) -> None:
-        from qorzen_obs.telemetry.redaction import Redactor  # noqa: PLC0415  # see above
-
-        redactor: Redactor = self._surroundings.get("redactor") or Redactor()
+        redactor = self._redactor()
         plain = {str(key)[:200]: _plain(key, value, redactor) for key, value in fields.items()}
         if "opentelemetry.trace" in sys.modules:
             from opentelemetry import trace  # noqa: PLC0415  # see above
@@ -101,6 +100,15 @@ class FarSide:
                 plain.setdefault("span_id", trace.format_span_id(span.span_id))
         self._send("log", (level, redactor.head(event, _MAX_TEXT), plain))
 
+    def _redactor(self) -> Any:
+        """Return the service's redactor: what is cut here must be redacted before."""
+        settings = self._surroundings.get("redact")
+        if self._last_redactor is None or settings not in {None, self._last_redactor.settings}:
+            from qorzen_obs.telemetry.redaction import Redactor  # noqa: PLC0415  # see above
+
+            self._last_redactor = Redactor(*(settings or ()))
+        return self._last_redactor
+
     # ------------------------------------------------------------------ tracing
 
     def _set_up_tracing(self) -> None:
@@ -109,7 +117,7 @@ class FarSide:
         if self._surroundings["spans"]:
             from qorzen_obs.telemetry.remote_spans import send_spans  # noqa: PLC0415  # see above
 
-            send_spans(self._send)
+            send_spans(self._send, self._redactor())
         self._enter_trace()
 
     def _enter_trace(self) -> None:

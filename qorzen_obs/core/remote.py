@@ -52,7 +52,7 @@ class RemoteTelemetry:
             "spans": self._on_spans is not None,
             "log_level": _level_of(self._logger),
             "logging_level": logging.getLogger().level,
-            "redactor": self._redactor,
+            "redact": self._redactor.settings,
         }
 
     def on_event(self, attempt: Attempt | None, kind: str, data: Any) -> None:

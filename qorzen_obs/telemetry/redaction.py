@@ -196,10 +196,10 @@ class Redactor:
         SettingsError: a key has no letters, or a pattern cannot be compiled or fits the empty text.
     """
 
-    __slots__ = ("_always", "_hides", "_keys", "_name_parts", "_parts", "_patterns", "_settings")
+    __slots__ = ("_always", "_hides", "_keys", "_name_parts", "_parts", "_patterns", "settings")
 
     def __init__(self, keys: Sequence[str] = (), patterns: Sequence[str] = ()) -> None:
-        self._settings = (tuple(keys), tuple(patterns))
+        self.settings = (tuple(keys), tuple(patterns))  #: what it was made from
         self._keys = tuple(_key_words(key) for key in keys)
         self._patterns = tuple(_compiled(pattern) for pattern in patterns)
         named = tuple(max(words, key=len) for words in self._keys)
@@ -209,7 +209,7 @@ class Redactor:
         self._hides: Callable[[str], bool] = lru_cache(4_096)(self._find_out)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Redactor, self._settings
+        return Redactor, self.settings
 
     def hides(self, name: str) -> bool:
         """Return whether the values of fields of this name are hidden.

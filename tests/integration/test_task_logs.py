@@ -10,10 +10,12 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import aiohttp
+import pytest
 import structlog
 
 from qorzen_obs import task
 from qorzen_obs.app import Service
+from qorzen_obs.errors import SettingsError
 from qorzen_obs.retry import Retry
 from qorzen_obs.settings import EngineSettings, ServerSettings, Settings, TaskSettings, TelemetrySettings
 from qorzen_obs.tasks import TaskCategory
@@ -200,3 +202,25 @@ async def test_t7_a_long_line_of_output_is_redacted_before_it_is_cut() -> None:
         assert "canary" not in shown
         assert "xxx" in shown
         assert "[redacted]" in shown
+
+
+@task(engine="process")
+def say_what_only_the_settings_know() -> None:
+    logging.getLogger("user").warning("patient P-123456", extra={"iban": "DE00123456"})
+    sys.stdout.write("patient P-123456\n")
+
+
+async def test_t7_own_keys_and_patterns_hold_in_worker_processes_too() -> None:
+    async with logged(
+        telemetry=TelemetrySettings(redact_keys=("iban",), redact_patterns=(r"P-\d{6}",))
+    ) as service:
+        task_id = await service.tasks.submit_task(say_what_only_the_settings_know)
+        await service.tasks.wait_for_task(task_id)
+        shown = f"{await service.lines(task_id)}{service.stream.getvalue()}"
+        assert "123456" not in shown
+        assert "patient [redacted]" in shown
+
+
+def test_a_setting_that_cannot_be_followed_stops_the_start_by_its_name() -> None:
+    with pytest.raises(SettingsError, match=r"telemetry\.redact_patterns"):
+        Service(Settings(telemetry=TelemetrySettings(redact_patterns=("(",))))
