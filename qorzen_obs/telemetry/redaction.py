@@ -149,12 +149,14 @@ _FORMS: Final[tuple[tuple[tuple[str, ...], re.Pattern[str], str], ...]] = (
     (("eyj",), re.compile(r"(?<![\w-])eyJ[\w-]{8,}+(?:\.[\w-]*+){0,4}"), HIDDEN),
     (
         ("akia", "asia"),
-        re.compile(r"(?<![A-Za-z0-9])(?:AKIA|ASIA)[A-Z0-9]{16}(?![A-Za-z0-9])"),
+        re.compile(r"(?<![A-Za-z0-9])(?:AKIA|ASIA)(?:[A-Z0-9]{16}(?![A-Za-z0-9])|[A-Z0-9]{4,15}\Z)"),
         HIDDEN,
     ),
     (
         ("ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "glpat-", "npm_", "pypi-", "hf_"),
-        re.compile(r"(?<![A-Za-z0-9])(?:gh[pousr]_|github_pat_|glpat-|npm_|pypi-|hf_)[A-Za-z0-9_-]{16,}+"),
+        re.compile(
+            r"(?<![A-Za-z0-9])(?:(?:gh[pousr]_|github_pat_|glpat-|pypi-)[A-Za-z0-9_-]{16,}+|(?:npm|hf)_[A-Za-z0-9]{24,}+)"
+        ),
         HIDDEN,
     ),
     (

@@ -107,6 +107,7 @@ def test_a_secret_in_a_form_that_tells_is_hidden(text: str) -> None:
     [
         JWT,
         "AKIAIOSFODNN7EXAMPLE",
+        "npm_0123456789abcdefghijABCDEFGHIJ012345",
         "ghp_0123456789abcdefghijABCDEFGHIJ012345",
         "github_pat_0123456789abcdefghij",
         "xoxb-123456789012-abcdefABCDEF",
@@ -134,6 +135,7 @@ def test_a_well_known_key_is_hidden_wherever_it_stands(secret: str) -> None:
         "mail me@host.example",
         "the password is wrong",
         "task-name risk-free msg. ask-me-anything-about-the-weather",
+        "npm_config_registry_of_the_project hf_hub_download_of_a_model AKIA",
         "a_long_identifier_for_a_function_that_reads_a_key",
         "",
     ],
