@@ -17,7 +17,9 @@ from qorzen_obs.core.logger_manager import LoggerManager
 from qorzen_obs.core.task_manager import TaskManager
 from qorzen_obs.server.app import OpsPlane
 from qorzen_obs.settings import Settings, load_settings
+from qorzen_obs.telemetry.logs import LogStream
 from qorzen_obs.telemetry.parts import TelemetryParts
+from qorzen_obs.telemetry.redaction import Redactor
 from qorzen_obs.telemetry.setup import Tracing, set_up_tracing
 
 _FLUSH_SECONDS: Final = 1.0
@@ -35,11 +37,12 @@ class Service:
         *,
         http: bool = False,
         environment: Mapping[str, str] | None = None,
-        log_stream: TextIO | None = None,
+        log_stream: TextIO | LogStream | None = None,
     ) -> None:
         self.settings = settings
         self.config = ConfigManager(settings)
-        self.loggers = LoggerManager(settings.telemetry.log_level, log_stream)
+        self.redactor = Redactor(settings.telemetry.redact_keys, settings.telemetry.redact_patterns)
+        self.loggers = LoggerManager(settings.telemetry.log_level, log_stream, self.redactor)
         self.events = EventBusManager(self.loggers.get_logger("event_bus_manager"))
         self.concurrency = ConcurrencyManager(settings.engines)
         self.registry = CollectorRegistry()
@@ -75,12 +78,16 @@ class Service:
                     settings=self.settings.telemetry,
                     status=self.tracing.status,
                     on_spans=self.tracing.on_spans,
+                    redactor=self.redactor,
+                    lost_lines=lambda: self.loggers.stream.lost,
                 ),
             )
             if self._http:
                 self.ops = OpsPlane(
                     self.tasks,
                     spans=self.tracing.store,
+                    lines=self.tasks.task_lines,
+                    redactor=self.redactor,
                     settings=self.settings.server,
                     health=self.settings.health,
                     on_request=self.tasks.metrics.on_request,
@@ -101,6 +108,7 @@ class Service:
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
         GCCollector(registry=self.registry)
+        self.registry.register(self.loggers.stream)
 
 
 @asynccontextmanager

@@ -65,8 +65,8 @@ async def serve(settings: Settings, registry: TaskRegistry, say: Callable[[str],
         SettingsError: a setting or an OTEL_* variable cannot be followed.
         ManagerInitializationError: the port is in use, or another part did not start.
     """
-    set_up_process(settings.telemetry.log_level, sys.stderr)
-    service = Service(settings, http=True, log_stream=sys.stderr)
+    logs = set_up_process(settings.telemetry, sys.stderr)
+    service = Service(settings, http=True, log_stream=logs)
     with StopSignals(settings.tasks) as signals:
         async with hosted(service, signals):
             assert service.ops is not None, "it was asked for"

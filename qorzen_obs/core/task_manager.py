@@ -88,6 +88,7 @@ from qorzen_obs.telemetry.logs import TaskLog, accept_logger
 from qorzen_obs.telemetry.loop_monitor import LoopMonitor
 from qorzen_obs.telemetry.metrics import TaskMetrics
 from qorzen_obs.telemetry.parts import TelemetryParts
+from qorzen_obs.telemetry.task_lines import TaskLines
 
 __all__ = ["TaskCategory", "TaskInfo", "TaskManager", "TaskPriority", "TaskProgress", "TaskStatus"]
 
@@ -97,6 +98,7 @@ MAX_METADATA_BYTES: Final = 16_384
 _SETTING_NAMES: Final = frozenset(TaskSettings.__struct_fields__)
 _FEED_SECONDS: Final = 2.0
 _MAX_PROGRESS_MESSAGE: Final = 500
+_MAX_CANCEL_REASON: Final = 4_000
 
 
 class ManagerState(Enum):
@@ -147,15 +149,20 @@ class TaskManager(QorzenManager):
         self.version = package_metadata.version("qorzen-obs")
         self.from_thread = FromThread(self)
 
+        self.redactor = self._telemetry.redactor
+        self.task_lines = TaskLines(
+            self._telemetry.settings.keep_log_lines_per_task, self._telemetry.settings.keep_log_lines
+        )
         self.counts = TaskCounts()
         self.metrics = TaskMetrics(self)
+        self.metrics.read_lost_lines = self._telemetry.lost_lines
         self._loop_monitor = LoopMonitor(self._clock, self.metrics.loop_lag.observe)
         self._settings = TaskSettings()
         self._limits = Limits(self._settings.max_concurrent_tasks)
         self._scheduler: Scheduler[TaskRecord] = Scheduler(
             self._limits, ageing_seconds=self._settings.ageing_seconds
         )
-        self._history = MemoryHistory(self._settings.keep_completed_tasks, self._forget_plugin)
+        self._history = MemoryHistory(self._settings.keep_completed_tasks, self._forget)
         self._engines: dict[EngineKind, Engine] = {}
         self._observers: list[tuple[str, Callable[[TaskEvent], None]]] = []
 
@@ -216,7 +223,13 @@ class TaskManager(QorzenManager):
         self._engines = self._find_engines(loop)
         processes = self._engines.get(EngineKind.PROCESS)
         if isinstance(processes, ProcessEngine):
-            processes.far_side = RemoteTelemetry(self._logger, self._telemetry.on_spans, self._report_dropped)
+            processes.far_side = RemoteTelemetry(
+                self._logger,
+                self._telemetry.on_spans,
+                self._report_dropped,
+                redactor=self.redactor,
+                lines=self.task_lines,
+            )
         self._limits.engines = {
             kind: engine.slots for kind, engine in self._engines.items() if engine.slots is not None
         }
@@ -233,12 +246,13 @@ class TaskManager(QorzenManager):
             on_decided=self._decided,
             on_late_end=self._zombie_gone,
             on_progress=self._progressed,
+            redactor=self.redactor,
         )
         self._task_deadlines: Deadlines[TaskRecord] = Deadlines(loop, self._clock, self._task_deadline_passed)
         self._feed = EventFeed(self._bus, self._logger, self.metrics.dropped)
         self._observers = [
             ("metrics", self.metrics.on_event),
-            ("log", TaskLog(self._logger).on_event),
+            ("log", TaskLog(self._logger, self.task_lines).on_event),
             ("event_bus", self._feed.on_event),
         ]
         self._register_metrics()
@@ -650,7 +664,12 @@ class TaskManager(QorzenManager):
         try:
             return retry_wait_seconds(policy, state.attempt, state.exception, state.error_type, self._random)
         except Exception as error:  # noqa: BLE001 - the backoff is the user's, and may fail: the task's own error stands
-            self._say(self._logger.error, names.LOG_BACKOFF_FAILED, task_id=record.task_id, error=repr(error))
+            self._say(
+                self._logger.error,
+                names.LOG_BACKOFF_FAILED,
+                task_id=record.task_id,
+                error=self.redactor.text(repr(error)),
+            )
             return None
 
     def _retry(self, record: TaskRecord, state: TaskState, wait_seconds: float) -> None:
@@ -725,7 +744,9 @@ class TaskManager(QorzenManager):
         if self.metrics.telemetry_errors[component] > 1:
             return
         try:
-            self._logger.error(names.LOG_OBSERVER_FAILED, component=component, error=repr(error))
+            self._logger.error(
+                names.LOG_OBSERVER_FAILED, component=component, error=self.redactor.text(repr(error))
+            )
         except Exception:  # noqa: BLE001 - the logger itself is what failed; the metric above tells
             self.metrics.telemetry_errors["log"] += 1
 
@@ -741,7 +762,11 @@ class TaskManager(QorzenManager):
         assert attempt.reported is not None
         percent, message = attempt.reported
         percent = max(record.progress.percent, float(percent))
-        record.progress = TaskProgress(percent, shown_text(message, _MAX_PROGRESS_MESSAGE), self._clock.now())
+        record.progress = TaskProgress(
+            percent,
+            shown_text(self.redactor.head(message, _MAX_PROGRESS_MESSAGE), _MAX_PROGRESS_MESSAGE),
+            self._clock.now(),
+        )
         self._announce(EventKind.PROGRESS, record, record.state.status)
 
     # ------------------------------------------------------------------ cancelling
@@ -763,7 +788,7 @@ class TaskManager(QorzenManager):
             return False
         if not record.cancellable:
             raise TaskNotCancellableError(task_id, record.name)
-        self._cancel(record, reason)
+        self._cancel(record, self.redactor.head(reason, _MAX_CANCEL_REASON))
         return True
 
     def _cancel(self, record: TaskRecord, reason: str) -> None:
@@ -946,7 +971,8 @@ class TaskManager(QorzenManager):
         """Return every state with whether it is the present one."""
         return {state.value: state is self._state for state in ManagerState}
 
-    def _forget_plugin(self, record: TaskRecord) -> None:
+    def _forget(self, record: TaskRecord) -> None:
+        self.task_lines.forget(record.task_id)
         if record.plugin_id is not None:
             self._plugins[record.plugin_id] -= 1
             if not self._plugins[record.plugin_id]:

@@ -80,8 +80,8 @@ async def run_demo(
         settings = msgspec.structs.replace(
             settings, telemetry=msgspec.structs.replace(settings.telemetry, log_level=log_level)
         )
-        set_up_process(log_level, sys.stderr)
-        service = Service(settings, http=True, log_stream=sys.stderr)
+        logs = set_up_process(settings.telemetry, sys.stderr)
+        service = Service(settings, http=True, log_stream=logs)
         async with hosted(service, signals):
             rounds = _Rounds(service, workload, screen, as_json=as_json)
             rounds.announce()

@@ -16,7 +16,9 @@ from prometheus_client import CollectorRegistry
 from qorzen_obs.record import TaskRecord
 from qorzen_obs.settings import HealthSettings
 from qorzen_obs.tasks import TaskInfo
+from qorzen_obs.telemetry.redaction import Redactor
 from qorzen_obs.telemetry.span_store import SpanStore
+from qorzen_obs.telemetry.task_lines import TaskLines
 
 
 class ManagerSource(Protocol):
@@ -57,4 +59,6 @@ class ManagerSource(Protocol):
 
 MANAGER: Final = web.AppKey("manager", ManagerSource)
 SPANS: Final = web.AppKey("spans", SpanStore)  #: missing where no traces are kept
+LINES: Final = web.AppKey("lines", TaskLines)  #: missing where no log lines are kept
+REDACTOR: Final = web.AppKey("redactor", Redactor)  #: for kept spans, which user code has filled
 HEALTH: Final = web.AppKey("health", HealthSettings)

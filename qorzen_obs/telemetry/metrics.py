@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import platform
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Final, Protocol
 
 from prometheus_client import Metric
@@ -26,7 +26,12 @@ from qorzen_obs.telemetry.families import add_histogram, counter, gauge, histogr
 LABEL_CAP: Final = 200
 FINAL: Final = tuple(status for status in TaskStatus if status.final)
 REJECTION_REASONS: Final = ("queue_full", "closed")
-DROP_KINDS: Final = ("event", "progress", "late_result", "worker_report")
+DROP_KINDS: Final = (
+    "event",
+    "progress",
+    "late_result",
+    "worker_report",
+)  # and log_line, see TaskMetrics.read_lost_lines
 
 Ages = Mapping[tuple[TaskCategory, TaskPriority], float]
 
@@ -62,6 +67,7 @@ class TaskMetrics(Collector):
         self.loop_lag = HistogramCell(names.LOOP_LAG)
         self.dropped: Counter[str] = Counter(dict.fromkeys(DROP_KINDS, 0))
         self.telemetry_errors: Counter[str] = Counter()
+        self.read_lost_lines: Callable[[], int] = int  #: log lines that were lost
 
     def on_event(self, event: TaskEvent) -> None:
         """Count one transition; O(1)."""
@@ -185,7 +191,7 @@ class TaskMetrics(Collector):
         lag = histogram(names.LOOP_LAG)
         add_histogram(lag, (), self.loop_lag)
         dropped, errors = counter(names.EVENTS_DROPPED), counter(names.TELEMETRY_ERRORS)
-        for kind, n in list(self.dropped.items()):
+        for kind, n in {**self.dropped, "log_line": self.read_lost_lines()}.items():
             dropped.add_metric((kind,), n)
         for component, n in list(self.telemetry_errors.items()):
             errors.add_metric((component,), n)

@@ -134,7 +134,9 @@ LAST_EXPORT: Final = MetricName(
     "qorzen_telemetry_last_export_timestamp_seconds",
     "When spans were last taken by the collector, Unix time; 0 before.",
 )
-LOG_MESSAGES: Final = MetricName("counter", "qorzen_log_messages", "Log lines, by level.", ("level",))
+LOG_MESSAGES: Final = MetricName(
+    "counter", "qorzen_log_messages", "Log lines, by level, those that were lost included.", ("level",)
+)
 HEALTH_CHECK: Final = MetricName(
     "gauge", "qorzen_health_check_passing", "1 where a check of a probe passes.", ("probe", "check")
 )
@@ -223,6 +225,7 @@ LOG_FINISHED: Final = "task.finished"
 LOG_RETRYING: Final = "task.retrying"
 LOG_BACKOFF_FAILED: Final = "task.backoff_failed"
 LOG_OUTPUT: Final = "task.output"
+LOG_LINES_LOST: Final = "log.lines_lost"
 LOG_OBSERVER_FAILED: Final = "telemetry.observer_failed"
 LOG_LISTENER_FAILED: Final = "event_bus.publish_failed"
 LOG_MANAGER_STATE: Final = "manager.state"
