@@ -17,6 +17,7 @@ from qorzen_obs.core.logger_manager import LoggerManager
 from qorzen_obs.core.task_manager import TaskManager
 from qorzen_obs.server.app import OpsPlane
 from qorzen_obs.settings import Settings, load_settings
+from qorzen_obs.telemetry.export import TracingMetrics
 from qorzen_obs.telemetry.parts import TelemetryParts
 from qorzen_obs.telemetry.setup import Tracing, set_up_tracing
 
@@ -63,6 +64,7 @@ class Service:
                 self._parts.push_async_callback(manager.shutdown)
             self.tracing = set_up_tracing(self.settings.telemetry, self._environment, set_global=True)
             self._parts.push_async_callback(asyncio.to_thread, self.tracing.shutdown, _FLUSH_SECONDS)
+            self.registry.register(TracingMetrics(self.tracing))
             self._collect_process()
             self.tasks = TaskManager(
                 self.concurrency,
@@ -75,6 +77,7 @@ class Service:
                     settings=self.settings.telemetry,
                     status=self.tracing.status,
                     on_spans=self.tracing.on_spans,
+                    exemplars=self.tracing.exemplars,
                 ),
             )
             if self._http:
