@@ -149,7 +149,7 @@ class TaskManager(QorzenManager):
         self.from_thread = FromThread(self)
 
         self.counts = TaskCounts()
-        self.metrics = TaskMetrics(self)
+        self.metrics = TaskMetrics(self, self._telemetry.exemplars)
         self._loop_monitor = LoopMonitor(self._clock, self.metrics.loop_lag.observe)
         self._settings = TaskSettings()
         self._limits = Limits(self._settings.max_concurrent_tasks)
@@ -744,6 +744,10 @@ class TaskManager(QorzenManager):
     def report_progress(self, attempt: Attempt, percent: float, message: str) -> None:
         """Take a report of a running attempt; from any thread. Use `current_task().progress`."""
         self._runner.report_progress(attempt, percent, message)
+
+    def keep_trace(self, attempt: Attempt) -> None:
+        """Mark the attempt's trace to be kept; from any thread. Use `current_task().keep_trace`."""
+        self._instrument.keep(attempt)
 
     def _report_dropped(self, reports: int) -> None:
         self.metrics.dropped["worker_report"] += reports

@@ -5,8 +5,8 @@ Uses the OpenTelemetry API only. An attempt has a context of its own, so making 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final
 
 from opentelemetry import context as otel_context
 from opentelemetry import trace
@@ -19,6 +19,10 @@ from qorzen_obs.tasks import TaskStatus
 from qorzen_obs.telemetry import names
 
 _MAX_DESCRIPTION = 256
+_MAX_USER_ATTRIBUTES: Final = 16
+_MAX_USER_KEY_LENGTH: Final = 64
+_MAX_USER_TEXT_LENGTH: Final = 256
+_MAX_INT: Final = 2**63  # what OTLP has room for; one larger number would lose the whole batch
 
 
 class SpanInstrument:
@@ -60,6 +64,10 @@ class SpanInstrument:
         attributes[names.TASK_ATTEMPT] = attempt.number
         attributes[names.TASK_ENGINE] = record.engine.value
         attributes[names.FUNCTION_NAME] = _function_name(record.func)
+        if record.metadata:
+            attributes.update(_user_attributes(record.metadata))
+        if record.definition.keep_trace:
+            attributes[names.TRACE_KEEP] = True
         parent, links = None, []
         if record.new_trace:
             submitter = trace.get_current_span().get_span_context()
@@ -78,6 +86,11 @@ class SpanInstrument:
             set_status_on_exception=False,
         )
         otel_context.attach(trace.set_span_in_context(span))
+
+    def keep(self, attempt: Attempt) -> None:
+        """Mark the attempt's span so that its trace is kept; of no effect once the attempt has ended."""
+        if attempt.span is not None and attempt.span.is_recording():
+            attempt.span.set_attribute(names.TRACE_KEEP, True)
 
     def end(self, attempt: Attempt, state: TaskState, *, will_retry: bool = False) -> None:
         """End the attempt's span with what was decided; its length is the monotonic duration."""
@@ -118,6 +131,19 @@ def _identity(record: TaskRecord) -> dict[str, Any]:
     if record.plugin_id is not None:
         attributes[names.TASK_PLUGIN_ID] = record.plugin_id
     return attributes
+
+
+def _user_attributes(metadata: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield the first plain values of the metadata, cut; what is nested is left out."""
+    plain = [(key, value) for key, value in metadata.items() if isinstance(value, (bool, int, float, str))]
+    for key, value in plain[:_MAX_USER_ATTRIBUTES]:
+        name = names.TASK_ATTR + key[:_MAX_USER_KEY_LENGTH]
+        if isinstance(value, str):
+            yield name, value[:_MAX_USER_TEXT_LENGTH]
+        elif isinstance(value, int) and not -_MAX_INT <= value < _MAX_INT:
+            yield name, str(value)
+        else:
+            yield name, value
 
 
 def _function_name(func: Any) -> str:
