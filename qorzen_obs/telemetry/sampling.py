@@ -132,8 +132,16 @@ class TailSampler(SpanProcessor):
         self._do(self._buffer.tick, self._clock.monotonic())
 
     def _do(self, method: Callable[..., None], *args: Any) -> None:
-        self._line.append((method, args))
-        self._work()
+        line = self._line
+        if not line and self._lock.acquire(blocking=False):  # the usual case, without the detour
+            try:
+                method(*args)
+            finally:
+                self._lock.release()
+        else:
+            line.append((method, args))
+        if line:
+            self._work()
 
     def _work(self) -> None:
         """Do what stands in the line, unless somebody does: that one looks again after letting go.

@@ -20,6 +20,7 @@ from qorzen_obs.telemetry.exemplars import ExemplarSlot
 
 S = TypeVar("S")
 
+_TICK_SECONDS: Final = 1.0
 _ID_RANGE: Final = 1 << 64  # as TraceIdRatioBased of the SDK: the low 64 bits of an id are random
 
 
@@ -123,6 +124,7 @@ class TraceBuffer(Generic[S]):
         self._bounds = bounds or Bounds()
         self._undecided: OrderedDict[int, _Undecided[S]] = OrderedDict()  # by age, oldest first
         self._decided: OrderedDict[int, Verdict] = OrderedDict()  # by last use
+        self._tick_at = 0.0  # when a span looks for old traces next; a tick from outside always does
         self._spans = 0  # open and ended ones of all undecided traces
         self.dropped_spans = 0
         self.decisions: Counter[tuple[str, str]] = Counter()  #: by names.TRACE_DECISIONS and TRACE_REASONS
@@ -233,7 +235,9 @@ class TraceBuffer(Generic[S]):
         bounds = self._bounds
         if len(trace.open) + len(trace.ended) >= bounds.spans_per_trace:
             self._ask_budget(trace_id, trace, names.BY_WINDOW, now)
-        self.tick(now)
+        if now >= self._tick_at:
+            self._tick_at = now + _TICK_SECONDS
+            self.tick(now)
         while self._spans > bounds.spans or len(self._undecided) > bounds.traces:
             oldest_id, oldest = next(iter(self._undecided.items()))
             self._ask_budget(oldest_id, oldest, names.BY_OVERFLOW, now)

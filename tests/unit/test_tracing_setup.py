@@ -141,7 +141,7 @@ def test_by_default_traces_are_kept_and_nothing_is_exported(set_up: SetUp) -> No
         "traces": {"kept": 1, "dropped": 0, "partial": 0},
         "undecided_traces": 0,
         "span_queue": {"size": 0, "limit": 0},
-        "last_export_at": 0.0,
+        "last_export_at": None,
     }
     assert set(threading.enumerate()) == threads
     assert tracing.shutdown() is True
