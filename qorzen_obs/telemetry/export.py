@@ -61,7 +61,7 @@ class BatchLimits:
         batch = _whole_number(environment, batch_name, min(_DEFAULT_BATCH_SIZE, size), 1)
         if batch > size:
             raise SettingsError(batch_name, f"is {batch}, which is more than {size_name}, {size}")
-        delay = _whole_number(environment, f"{prefix}SCHEDULE_DELAY", _DEFAULT_DELAY_MILLIS, 0)
+        delay = _whole_number(environment, f"{prefix}SCHEDULE_DELAY", _DEFAULT_DELAY_MILLIS, 1)
         return cls(queue_size=size, batch_size=batch, delay_seconds=delay / 1000)
 
 
@@ -163,9 +163,10 @@ class ExportQueue(Generic[T]):
             target = self._accepted
             self._flush_to = max(self._flush_to, target)
             self._changed.notify_all()
-            return self._changed.wait_for(
+            self._changed.wait_for(
                 lambda: self._handled >= target or self._given_up, max(0.0, timeout_seconds)
             )
+            return self._handled >= target
 
     def begin_shutdown(self) -> None:
         """Take no more, and send what waits. Idempotent."""
