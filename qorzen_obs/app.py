@@ -17,6 +17,7 @@ from qorzen_obs.core.logger_manager import LoggerManager
 from qorzen_obs.core.task_manager import TaskManager
 from qorzen_obs.server.app import OpsPlane
 from qorzen_obs.settings import Settings, load_settings
+from qorzen_obs.telemetry.export import TracingMetrics
 from qorzen_obs.telemetry.logs import LogStream
 from qorzen_obs.telemetry.parts import TelemetryParts
 from qorzen_obs.telemetry.redaction import Redactor
@@ -64,8 +65,11 @@ class Service:
             for manager in (self.config, self.loggers, self.events, self.concurrency):
                 await manager.initialize()
                 self._parts.push_async_callback(manager.shutdown)
-            self.tracing = set_up_tracing(self.settings.telemetry, self._environment, set_global=True)
+            self.tracing = set_up_tracing(
+                self.settings.telemetry, self._environment, set_global=True, redactor=self.redactor
+            )
             self._parts.push_async_callback(asyncio.to_thread, self.tracing.shutdown, _FLUSH_SECONDS)
+            self.registry.register(TracingMetrics(self.tracing))
             self._collect_process()
             self.tasks = TaskManager(
                 self.concurrency,
@@ -80,6 +84,7 @@ class Service:
                     on_spans=self.tracing.on_spans,
                     redactor=self.redactor,
                     lost_lines=lambda: self.loggers.stream.lost,
+                    exemplars=self.tracing.exemplars,
                 ),
             )
             if self._http:

@@ -201,6 +201,7 @@ class AttemptOwner(Protocol):
     """What an attempt asks of the manager that runs it."""
 
     def report_progress(self, attempt: Attempt, percent: float, message: str) -> None: ...
+    def keep_trace(self, attempt: Attempt) -> None: ...
 
 
 class Attempt:
@@ -302,6 +303,9 @@ class Attempt:
 
     def progress(self, percent: float, message: str = "") -> None:
         self.manager.report_progress(self, percent, message)
+
+    def keep_trace(self) -> None:
+        self.manager.keep_trace(self)
 
     def ask(self, why: Ask, reason: str, at: float) -> None:
         """Set the token: from here on the code inside can see that it should stop."""

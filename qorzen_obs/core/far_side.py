@@ -117,7 +117,7 @@ class FarSide:
         if self._surroundings["spans"]:
             from qorzen_obs.telemetry.remote_spans import send_spans  # noqa: PLC0415  # see above
 
-            send_spans(self._send, self._redactor())
+            send_spans(self._send, self._redactor(), lambda: bool(self._surroundings.get("recording")))
         self._enter_trace()
 
     def _enter_trace(self) -> None:

@@ -50,6 +50,7 @@ class RemoteTelemetry:
         return {
             "carrier": carrier,
             "spans": self._on_spans is not None,
+            "recording": attempt.span is not None and attempt.span.is_recording(),
             "log_level": _level_of(self._logger),
             "logging_level": logging.getLogger().level,
             "redact": self._redactor.settings,

@@ -154,7 +154,7 @@ class TaskManager(QorzenManager):
             self._telemetry.settings.keep_log_lines_per_task, self._telemetry.settings.keep_log_lines
         )
         self.counts = TaskCounts()
-        self.metrics = TaskMetrics(self)
+        self.metrics = TaskMetrics(self, self._telemetry.exemplars)
         self.metrics.read_lost_lines = self._telemetry.lost_lines
         self._loop_monitor = LoopMonitor(self._clock, self.metrics.loop_lag.observe)
         self._settings = TaskSettings()
@@ -237,6 +237,7 @@ class TaskManager(QorzenManager):
             self._tracer_provider or trace.get_tracer_provider(),
             self.version,
             on_error=functools.partial(self._telemetry_failed, "spans"),
+            redactor=self.redactor,
         )
         self._runner = Runner(
             loop,
@@ -753,6 +754,10 @@ class TaskManager(QorzenManager):
     def report_progress(self, attempt: Attempt, percent: float, message: str) -> None:
         """Take a report of a running attempt; from any thread. Use `current_task().progress`."""
         self._runner.report_progress(attempt, percent, message)
+
+    def keep_trace(self, attempt: Attempt) -> None:
+        """Mark the attempt's trace to be kept; from any thread. Use `current_task().keep_trace`."""
+        self._instrument.keep(attempt)
 
     def _report_dropped(self, reports: int) -> None:
         self.metrics.dropped["worker_report"] += reports

@@ -15,11 +15,12 @@ from prometheus_client import Metric
 from prometheus_client.core import InfoMetricFamily, StateSetMetricFamily
 from prometheus_client.registry import Collector
 
-from qorzen_obs.counts import CATEGORIES, CELLS, TaskCounts
+from qorzen_obs.counts import CATEGORIES, CELL_OF, CELLS, TaskCounts
 from qorzen_obs.record import Ask, TaskEvent
 from qorzen_obs.tasks import EngineKind, EventKind, TaskCategory, TaskPriority, TaskStatus
 from qorzen_obs.telemetry import names
 from qorzen_obs.telemetry.cells import CappedCounter, HistogramCell
+from qorzen_obs.telemetry.exemplars import Exemplars, ExemplarSlot, IfSampled
 from qorzen_obs.telemetry.families import add_histogram, counter, gauge, histogram
 
 #: A bound for each label whose values users choose, and for the routes and codes of HTTP.
@@ -54,10 +55,12 @@ class MetricsSource(Protocol):
 class TaskMetrics(Collector):
     """All metrics of one manager. Register it with one CollectorRegistry."""
 
-    def __init__(self, source: MetricsSource) -> None:
+    def __init__(self, source: MetricsSource, exemplars: Exemplars | None = None) -> None:
         self._source = source
+        self._exemplars = exemplars or IfSampled()
         self._run_duration = {status: [HistogramCell(names.RUN_DURATION) for _ in CELLS] for status in FINAL}
         self._queue_wait = [HistogramCell(names.QUEUE_WAIT) for _ in CELLS]
+        self._finished_exemplars = {status: [ExemplarSlot() for _ in CELLS] for status in FINAL}
         self._cancel_latency = {kind: HistogramCell(names.CANCEL_LATENCY) for kind in EngineKind}
         self._http: dict[tuple[str, str, str], HistogramCell] = {}
         self._rejected = {(cell, reason): 0 for cell in range(len(CELLS)) for reason in REJECTION_REASONS}
@@ -77,10 +80,16 @@ class TaskMetrics(Collector):
         if not state.status.final:
             return
         if state.duration_seconds is not None and state.queue_wait_seconds is not None:
-            span = state.span if state.span is not None and state.span.trace_flags.sampled else None
-            cell = self._run_duration[state.status][record.cell]
-            cell.observe(state.duration_seconds, span, event.at)
-            self._queue_wait[record.cell].observe(state.queue_wait_seconds, span, event.at)
+            duration, wait = self._run_duration[state.status][record.cell], self._queue_wait[record.cell]
+            duration.observe(state.duration_seconds)
+            wait.observe(state.queue_wait_seconds)
+            if state.span is not None:
+                observations = (
+                    (duration.slot(state.duration_seconds), state.duration_seconds),
+                    (wait.slot(state.queue_wait_seconds), state.queue_wait_seconds),
+                    (self._finished_exemplars[state.status][record.cell], 1.0),
+                )
+                self._exemplars.offer(state.span, observations, event.at)
         if state.status is TaskStatus.COMPLETED:
             self._last_success[record.category] = event.at
         elif state.status is TaskStatus.FAILED:
@@ -131,7 +140,8 @@ class TaskMetrics(Collector):
             tasks.add_metric((*labels, status.value), n)
             accepted[labels] += n
             if status.final:
-                finished.add_metric((*labels, status.value), n)
+                exemplar = self._finished_exemplars[status][CELL_OF[category, priority]].read() if n else None
+                finished.add_metric((*labels, status.value), n, exemplar=exemplar)
         for labels, n in accepted.items():
             submitted.add_metric(labels, n)
         rejected = counter(names.TASKS_REJECTED)

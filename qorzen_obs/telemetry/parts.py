@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from qorzen_obs.settings import TelemetrySettings
+from qorzen_obs.telemetry.exemplars import Exemplars, IfSampled
 from qorzen_obs.telemetry.redaction import Redactor
 
 #: Takes the encoded spans that end in worker processes, see telemetry/remote_spans.py.
@@ -22,3 +23,4 @@ class TelemetryParts:
     on_spans: OnSpans | None = None
     redactor: Redactor = field(default_factory=Redactor)
     lost_lines: Callable[[], int] = int  #: how many log lines the stream did not take
+    exemplars: Exemplars = field(default_factory=IfSampled)  #: who writes those of the task metrics

@@ -21,7 +21,7 @@ from qorzen_obs.engines.base import Ended
 from qorzen_obs.engines.processes.codec import LARGE_BYTES, TooLargeError
 from qorzen_obs.engines.processes.job import Job, pack
 from qorzen_obs.engines.processes.quarantine import DEATHS, Quarantine
-from qorzen_obs.engines.processes.reports import PROGRESS
+from qorzen_obs.engines.processes.reports import KEEP_TRACE, PROGRESS
 from qorzen_obs.engines.processes.supervisor import WorkerProcess
 from qorzen_obs.engines.processes.system import missing_for_guardians, missing_for_workers
 from qorzen_obs.errors import TaskCancelled, TaskLostError, TaskQuarantinedError, TaskTransferError
@@ -253,6 +253,9 @@ class ProcessEngine:
             if kind == PROGRESS:
                 if attempt is not None:
                     attempt.progress(*data)
+            elif kind == KEEP_TRACE:
+                if attempt is not None:
+                    attempt.keep_trace()
             elif self.far_side is not None:
                 self.far_side.on_event(attempt, kind, data)
 
