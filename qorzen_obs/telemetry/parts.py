@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from qorzen_obs.settings import TelemetrySettings
+from qorzen_obs.telemetry.gil_watch import GilWatch
 
 #: Takes the encoded spans that end in worker processes, see telemetry/remote_spans.py.
 OnSpans = Callable[[Sequence[Any]], None]
@@ -19,3 +20,4 @@ class TelemetryParts:
     settings: TelemetrySettings = field(default_factory=TelemetrySettings)
     status: Callable[[], dict[str, Any]] = dict  #: what `status()["telemetry"]` shows
     on_spans: OnSpans | None = None
+    gil_watch: GilWatch | None = None  #: for a program that owns its process
