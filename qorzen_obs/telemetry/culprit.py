@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import functools
+from collections.abc import Callable
 from contextvars import Context
-from dataclasses import dataclass
 from types import FrameType
 from typing import Any, Final
 
@@ -17,6 +17,7 @@ from qorzen_obs.current import CURRENT
 from qorzen_obs.record import Attempt
 from qorzen_obs.stacks import (
     Frames,
+    Place,
     context_of,
     describe_task,
     is_handle_run,
@@ -24,19 +25,26 @@ from qorzen_obs.stacks import (
     places_of,
     shown,
     thread_frame,
+    users_frames,
 )
 
 THE_LOOP: Final = "the event loop itself"
 ANOTHER_THREAD: Final = "another thread, which held the interpreter"
 
 
-@dataclass(frozen=True, slots=True)
 class Culprit:
     """Who holds the loop. `attempt` is None for what is no task's."""
 
-    name: str
-    attempt: Attempt | None = None
-    frames: Frames = ()
+    def __init__(self, name: str, attempt: Attempt | None, places: list[Place]) -> None:
+        self.name = name
+        self.attempt = attempt
+        self.dump: Callable[[], Frames] = tuple  #: gives a better stack, where there is one
+        self._places = places
+
+    @functools.cached_property
+    def frames(self) -> Frames:
+        """Where it was seen. Reads files when it is first asked."""
+        return users_frames(self.dump()) or shown(self._places)
 
     @property
     def category(self) -> str | None:
@@ -49,7 +57,10 @@ class Culprit:
 
 
 def find_culprit(loop: asyncio.AbstractEventLoop, thread_id: int) -> Culprit:
-    """Return who runs on `loop`, whose thread is `thread_id`; from any other thread."""
+    """Return who runs on `loop`, whose thread is `thread_id`; from any other thread.
+
+    It neither waits nor reads a file: code that held the interpreter goes on as soon as this thread lets go of it.
+    """
     innermost = thread_frame(thread_id)
     handle = _handle_of(innermost)
     if handle is not None:
@@ -57,11 +68,11 @@ def find_culprit(loop: asyncio.AbstractEventLoop, thread_id: int) -> Culprit:
     else:  # uvloop shows no frame of its own
         attempt, name = _of_current_task(loop)
         attempt = attempt or _of_main_engine(innermost)
-    frames = shown(places_of(innermost, _is_outside))
+    places = places_of(innermost, _is_outside)
     del innermost, handle  # or they would live as long as this thread sleeps
     if attempt is not None:
-        return Culprit(attempt.name, attempt, frames)
-    return Culprit(name, None, frames)
+        return Culprit(attempt.name, attempt, places)
+    return Culprit(name, None, places)
 
 
 def _is_outside(frame: FrameType) -> bool:

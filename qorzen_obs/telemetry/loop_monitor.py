@@ -19,7 +19,7 @@ from qorzen_obs.stacks import Frame, text_of
 from qorzen_obs.telemetry import names
 from qorzen_obs.telemetry.culprit import Culprit
 from qorzen_obs.telemetry.gil_watch import GilWatch
-from qorzen_obs.telemetry.watchdog import CODE, Finding, Watchdog
+from qorzen_obs.telemetry.watchdog import CODE, GIL_HELD, NOTICE_SECONDS, Finding, Watchdog
 
 INTERVAL_SECONDS: Final = 0.025
 """Between two beats of a watched loop."""
@@ -158,7 +158,11 @@ class LoopMonitor:
         self._timer = loop.call_later(self._interval, self._beat, loop)
 
     def _beat(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._on_lag(self.blocked_seconds())
+        late = self.blocked_seconds()
+        self._on_lag(late)
+        if late >= NOTICE_SECONDS and self._watchdog is not None and self._block is None:
+            with self._lock:  # the watchdog could not run meanwhile, nor before us afterwards
+                self._seconds[GIL_HELD] += late
         self._schedule(loop)
 
     def _turned(self, due: float | None) -> None:

@@ -8,13 +8,13 @@ from garbage collection and from a process that did not get to run.
 from __future__ import annotations
 
 import asyncio
+import functools
 import gc
 import threading
 import time
 from collections.abc import Callable
 from typing import Final, NamedTuple, Protocol
 
-from qorzen_obs.stacks import users_frames
 from qorzen_obs.telemetry.culprit import ANOTHER_THREAD, Culprit, find_culprit
 from qorzen_obs.telemetry.gil_watch import GilWatch
 
@@ -154,10 +154,9 @@ class Watchdog:
             and before.loop_cpu is not None
             and now.loop_cpu - before.loop_cpu < _MOST * overslept
         ):
-            culprit = Culprit(ANOTHER_THREAD, None, culprit.frames)
+            culprit = Culprit(ANOTHER_THREAD, None, [])
         elif self._gil_watch is not None:
-            frames = users_frames(self._gil_watch.read(self._loop_thread))
-            culprit = Culprit(culprit.name, culprit.attempt, frames or culprit.frames)
+            culprit.dump = functools.partial(self._gil_watch.read, self._loop_thread)
         return Finding(due, since, GIL_HELD, culprit)
 
     def _read(self) -> _Reading:
