@@ -30,8 +30,8 @@ async def get_stack(request: web.Request) -> web.Response:
         raise ProblemError(HTTPStatus.GATEWAY_TIMEOUT, f"{error.problem}; ask again") from None
     info = manager.find(task_id)
     if stack is None or info is None:
-        status = "ended" if info is None or info.status.final else info.status.value
-        raise ProblemError(HTTPStatus.CONFLICT, f"no code of this task runs now: it is {status}")
+        stands = "has ended" if info is None or info.status.final else f"is {info.status.value}"
+        raise ProblemError(HTTPStatus.CONFLICT, f"no code of this task runs now: it {stands}")
     return json_response(
         {
             "task_id": task_id,
