@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import statistics
-import subprocess
 import sys
 import threading
 import time
@@ -82,11 +81,12 @@ async def scraped() -> float:
     async with serving() as service:
         assert service.ops is not None
         command = [sys.executable, "-c", _SCRAPER, f"{service.ops.url}/metrics", str(1 / SCRAPES_PER_SECOND)]
-        with subprocess.Popen(command) as scraper:
-            try:
-                return await lag_p99(service)
-            finally:
-                scraper.kill()
+        scraper = await asyncio.create_subprocess_exec(*command)
+        try:
+            return await lag_p99(service)
+        finally:
+            scraper.kill()
+            await scraper.wait()
 
 
 async def rendered_on_the_loop() -> float:
