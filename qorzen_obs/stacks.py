@@ -13,7 +13,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import Context
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import AsyncGeneratorType, CodeType, CoroutineType, FrameType, GeneratorType
 from typing import Any, Final, NamedTuple
 
@@ -77,13 +77,30 @@ def thread_frame(thread_id: int) -> FrameType | None:
     return sys._current_frames().get(thread_id)
 
 
-def places_of(frame: FrameType | None, ends: Callable[[FrameType], bool] | None = None) -> list[Place]:
-    """Return the frames from `frame` outwards, innermost first, up to and without the first that `ends` the walk."""
-    places = []
-    while frame is not None and (ends is None or not ends(frame)):
+def places_of(frame: FrameType | None, around: Callable[[FrameType], bool]) -> list[Place]:
+    """Return the frames from `frame` outwards, innermost first, that lie inside of those that run them.
+
+    `around` tells the latter. Seen from outside the first of them in a row are cut off, with all around; those
+    further in are what the code has called.
+    """
+    places, outside = [], []
+    while frame is not None:
         places.append(Place(frame.f_code, frame.f_lineno or frame.f_code.co_firstlineno))
+        outside.append(around(frame))
         frame = frame.f_back
-    return places
+    return places[: _cut(outside)]
+
+
+def _cut(outside: list[bool]) -> int:
+    """Return how many of the innermost to keep, told of each frame whether it is one that runs others."""
+    at = len(outside)
+    while at and not outside[at - 1]:
+        at -= 1
+    if not at:
+        return len(outside)
+    while at and outside[at - 1]:
+        at -= 1
+    return at
 
 
 def belongs_to(frame: FrameType, package: str) -> bool:
@@ -106,6 +123,18 @@ def shown(places: list[Place]) -> Frames:
 
 def _source(file: str, line: int) -> str | None:
     return linecache.getline(file, line).strip()[:_MAX_LINE] or None
+
+
+def redacted(stack: LiveStack, redact: Callable[[str], str]) -> LiveStack:
+    """Return a stack whose source lines went through `redact`: a program may have a secret in its text."""
+
+    def mend(frames: Frames) -> Frames:
+        return tuple(
+            frame if frame.code is None else replace(frame, code=redact(frame.code)) for frame in frames
+        )
+
+    tasks = tuple(replace(task, frames=mend(task.frames)) for task in stack.tasks)
+    return replace(stack, frames=mend(stack.frames), tasks=tasks)
 
 
 def text_of(frames: Iterable[Frame]) -> str:
@@ -244,6 +273,7 @@ def _is_of_engines_file(code: CodeType) -> bool:
 
 
 _HANDLE_RUN: Final = asyncio.events.Handle._run.__code__
+_RUNS_OTHERS: Final = re.compile(r"[/\\](asyncio|qorzen_obs[/\\]engines([/\\]processes)?)[/\\]\w+\.py$")
 _ENGINES: Final = re.compile(r"[/\\]qorzen_obs[/\\]engines[/\\]\w+\.py$")
 
 
@@ -254,12 +284,9 @@ _LINE: Final = re.compile(r'^  File "(.*)", line (\d+) in (.*)$')
 
 
 def users_frames(frames: Frames) -> Frames:
-    """Return what lies inside an engine and the loop's callback; everything where there is neither."""
-    for index in range(len(frames) - 1, -1, -1):
-        path, function = frames[index].file.replace("\\", "/"), frames[index].function
-        if "/qorzen_obs/engines/" in path or (path.endswith("/asyncio/events.py") and function == "_run"):
-            return frames[index + 1 :]
-    return frames
+    """Return what lies inside the engine and the loop that run it, as `places_of` does."""
+    outside = [_RUNS_OTHERS.search(frame.file) is not None for frame in reversed(frames)]
+    return frames[len(frames) - _cut(outside) :]
 
 
 def parse_dump(text: str, thread_id: int | None = None) -> Frames:

@@ -72,7 +72,7 @@ from qorzen_obs.retry import retry_wait_seconds
 from qorzen_obs.scheduling.limits import Limits
 from qorzen_obs.scheduling.scheduler import Explanation, Scheduler
 from qorzen_obs.settings import TaskSettings, convert
-from qorzen_obs.stacks import ABANDONED, RUNNING, LiveStack
+from qorzen_obs.stacks import ABANDONED, RUNNING, LiveStack, redacted
 from qorzen_obs.tasks import (
     ENDED,
     LEGAL_TRANSITIONS,
@@ -152,11 +152,13 @@ class TaskManager(QorzenManager):
 
         self.counts = TaskCounts()
         self.metrics = TaskMetrics(self)
+        self._redact_code: Callable[[str], str] = str  # what source lines go through before they are shown
         self._loop_monitor = LoopMonitor(
             self._clock,
             self.metrics.loop_lag.observe,
             log=functools.partial(self._say, self._logger.warning),
             on_error=functools.partial(self._telemetry_failed, "loop_monitor"),
+            redact=self._redact_code,
             gil_watch=self._telemetry.gil_watch,
             watch=self._telemetry.settings.watch_loop,
         )
@@ -995,7 +997,9 @@ class TaskManager(QorzenManager):
         engine = self._engines[attempt.record.engine]
         # An engine of a foreign concurrency manager need not be able to tell.
         stack = engine.stack(attempt) if isinstance(engine, StackEngine) else LiveStack(RUNNING)
-        return replace(stack, state=ABANDONED) if stack is not None and abandoned else stack
+        if stack is None:
+            return None
+        return redacted(replace(stack, state=ABANDONED) if abandoned else stack, self._redact_code)
 
     def status(self) -> dict[str, Any]:
         """Return the manager's state as JSON shows it; from any thread."""

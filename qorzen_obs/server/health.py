@@ -75,11 +75,10 @@ def _culprit(manager: ManagerSource) -> str:
     block = manager.loop_block()
     if block is None:
         return ""
-    attempt, frame = block.culprit.attempt, block.innermost
+    attempt = block.culprit.attempt
     who = block.culprit.name if attempt is None else f"task {attempt.name} ({attempt.task_id})"
-    where = "" if frame is None else f", at {frame.file}:{frame.line} in {frame.function}"
-    code = "" if frame is None or frame.code is None else f": {frame.code}"
-    return " ".join(f" by {who}{where}{code}".splitlines())
+    where = f", at {block.line}" if block.line else ""
+    return " ".join(f" by {who}{where}".splitlines())
 
 
 def _look_at_start(manager: ManagerSource, settings: HealthSettings) -> Finding:

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from qorzen_obs.clock import Clock, SystemClock
 from qorzen_obs.record import Attempt
-from qorzen_obs.stacks import Frame, text_of
+from qorzen_obs.stacks import text_of
 from qorzen_obs.telemetry import names
 from qorzen_obs.telemetry.culprit import Culprit
 from qorzen_obs.telemetry.gil_watch import GilWatch
@@ -34,9 +34,12 @@ _LINE_SECONDS: Final = 10.0
 class Block:
     """A stretch of time in which one culprit held the loop. `seconds` of one that goes on are up to now."""
 
-    __slots__ = ("cause", "culprit", "ended", "logged", "since", "told")
+    __slots__ = ("_redact", "cause", "culprit", "ended", "logged", "since", "told")
 
-    def __init__(self, culprit: Culprit, cause: str, since: float) -> None:
+    def __init__(
+        self, culprit: Culprit, cause: str, since: float, redact: Callable[[str], str] = str
+    ) -> None:
+        self._redact = redact
         self.culprit = culprit
         self.cause = cause
         self.since = since  #: monotonic
@@ -54,9 +57,13 @@ class Block:
         return self.cause if self.cause != CODE else self.culprit.category or names.FOREIGN
 
     @property
-    def innermost(self) -> Frame | None:
-        """The line that the loop was seen at."""
-        return self.culprit.frames[-1] if self.culprit.frames else None
+    def line(self) -> str:
+        """Where the loop was seen, in one line; empty when that is not known."""
+        if not self.culprit.frames:
+            return ""
+        frame = self.culprit.frames[-1]
+        code = "" if frame.code is None else f": {frame.code}"
+        return self._redact(f"{frame.file}:{frame.line} in {frame.function}{code}")
 
 
 class LoopMonitor:
@@ -189,7 +196,7 @@ class LoopMonitor:
                 if before is not None:
                     since = max(before.since, self._scraped_at, since if cause != CODE else time.monotonic())
                     self._end(before, since)
-                block = self._block = Block(culprit, cause, since)
+                block = self._block = Block(culprit, cause, since, self._redact)
         if block is not None:
             if before is not None:
                 self._tell_end(before)
