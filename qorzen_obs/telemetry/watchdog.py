@@ -25,8 +25,10 @@ GC: Final = "gc"
 GIL_HELD: Final = "gil_held"
 
 _FOLLOW_SECONDS: Final = 0.05  # between two looks at a blocked loop
-_HELD_SECONDS: Final = 0.05  # oversleeping so long is more than waiting one's turn
+_HELD_SECONDS: Final = 0.15  # oversleeping so long is more than waiting one's turn on a busy machine
 _MOST: Final = 0.5
+_NEARLY_ALL: Final = 0.8
+_SOME: Final = 0.25
 _JOIN_SECONDS: Final = 1.0
 
 
@@ -147,13 +149,18 @@ class Watchdog:
         overslept = now.at - before.at - wait
         if now.gc - before.gc >= _MOST * (now.at - since):
             return Finding(due, since, GC, culprit)
-        if overslept < _HELD_SECONDS or now.process_cpu - before.process_cpu < _MOST * overslept:
+        used = now.process_cpu - before.process_cpu
+        if (
+            overslept < _HELD_SECONDS or used < _SOME * overslept
+        ):  # the latter: the process did not get to run
             return Finding(due, due, CODE, culprit)
         if (
             now.loop_cpu is not None
             and before.loop_cpu is not None
-            and now.loop_cpu - before.loop_cpu < _MOST * overslept
+            and now.loop_cpu - before.loop_cpu < _MOST * used
         ):
+            if used < _NEARLY_ALL * overslept:
+                return Finding(due, due, CODE, culprit)
             culprit = Culprit(ANOTHER_THREAD, None, [])
         elif self._gil_watch is not None:
             culprit.dump = functools.partial(self._gil_watch.read, self._loop_thread)
