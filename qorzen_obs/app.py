@@ -16,8 +16,10 @@ from qorzen_obs.core.event_bus_manager import EventBusManager
 from qorzen_obs.core.logger_manager import LoggerManager
 from qorzen_obs.core.task_manager import TaskManager
 from qorzen_obs.server.app import OpsPlane
+from qorzen_obs.server.health import HealthCollector
 from qorzen_obs.settings import Settings, load_settings
 from qorzen_obs.telemetry.export import TracingMetrics
+from qorzen_obs.telemetry.gil_watch import GilWatch
 from qorzen_obs.telemetry.logs import LogStream
 from qorzen_obs.telemetry.parts import TelemetryParts
 from qorzen_obs.telemetry.redaction import Redactor
@@ -29,7 +31,8 @@ _FLUSH_SECONDS: Final = 1.0
 class Service:
     """A task manager with its parts, for one event loop.
 
-    `environment` decides on tracing only; settings come as an object.
+    `environment` decides on tracing only; settings come as an object. `gil_watch` is for a program that owns the
+    process.
     """
 
     def __init__(
@@ -39,6 +42,7 @@ class Service:
         http: bool = False,
         environment: Mapping[str, str] | None = None,
         log_stream: TextIO | LogStream | None = None,
+        gil_watch: GilWatch | None = None,
     ) -> None:
         self.settings = settings
         self.config = ConfigManager(settings)
@@ -49,6 +53,7 @@ class Service:
         self.registry = CollectorRegistry()
         self._environment = os.environ if environment is None else environment
         self._http = http
+        self._gil_watch = gil_watch
         self._parts = AsyncExitStack()
         self.tasks: TaskManager  #: from `start` on
         self.tracing: Tracing  #: from `start` on
@@ -85,6 +90,7 @@ class Service:
                     redactor=self.redactor,
                     lost_lines=lambda: self.loggers.stream.lost,
                     exemplars=self.tracing.exemplars,
+                    gil_watch=self._gil_watch,
                 ),
             )
             if self._http:
@@ -97,6 +103,7 @@ class Service:
                     health=self.settings.health,
                     on_request=self.tasks.metrics.on_request,
                 )
+                self.registry.register(HealthCollector(self.tasks, self.settings.health))
                 await self.ops.start()
                 self._parts.push_async_callback(self.ops.stop)
                 self.tasks.ops_url = self.ops.url

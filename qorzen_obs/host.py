@@ -21,6 +21,7 @@ import structlog
 from qorzen_obs.app import Service
 from qorzen_obs.settings import TaskSettings, TelemetrySettings
 from qorzen_obs.tasks import TaskStatus
+from qorzen_obs.telemetry.gil_watch import GilWatch
 from qorzen_obs.telemetry.log_records import RecordsAsLines
 from qorzen_obs.telemetry.logs import LEVELS, LogStream
 from qorzen_obs.telemetry.redaction import Redactor
@@ -61,7 +62,8 @@ class StopSignals:
     signal handlers: the loop's own would wait as long as a task holds the loop.
     """
 
-    def __init__(self, settings: TaskSettings) -> None:
+    def __init__(self, settings: TaskSettings, gil_watch: GilWatch) -> None:
+        self._gil_watch = gil_watch  # it has the same timer, until a stop is asked for
         self.asked = asyncio.Event()
         self.asked_again = asyncio.Event()
         self._patience = [settings.shutdown_grace_seconds, settings.cancel_grace_seconds]
@@ -79,6 +81,7 @@ class StopSignals:
     ) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        self._gil_watch.close()
         faulthandler.cancel_dump_traceback_later()
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
@@ -89,7 +92,8 @@ class StopSignals:
     def _watch(self, seconds: float) -> None:
         if sys.__stderr__ is not None:
             seconds = min(seconds, _LONGEST_WATCH_SECONDS)
-            faulthandler.dump_traceback_later(seconds, exit=True, file=sys.__stderr__)
+            with self._gil_watch.retired():
+                faulthandler.dump_traceback_later(seconds, exit=True, file=sys.__stderr__)
 
 
 @asynccontextmanager

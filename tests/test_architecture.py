@@ -19,6 +19,7 @@ LEVELS = [
     ["tasks"],
     ["settings"],
     ["counts"],
+    ["stacks"],
     ["current"],
     ["retry"],
     ["registry"],

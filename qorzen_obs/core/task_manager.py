@@ -15,6 +15,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from contextvars import copy_context
+from dataclasses import replace
 from enum import Enum
 from importlib import metadata as package_metadata
 from typing import Any, Final, TypeVar
@@ -35,7 +36,7 @@ from qorzen_obs.core.remote import RemoteTelemetry
 from qorzen_obs.core.runner import Runner
 from qorzen_obs.core.waiting import Waiting
 from qorzen_obs.counts import CELL_OF, TaskCounts
-from qorzen_obs.engines.base import Engine
+from qorzen_obs.engines.base import Engine, StackEngine
 from qorzen_obs.engines.external import ExternalEngine
 from qorzen_obs.engines.loop import LoopEngine
 from qorzen_obs.engines.main import MainEngine
@@ -70,6 +71,7 @@ from qorzen_obs.retry import retry_wait_seconds
 from qorzen_obs.scheduling.limits import Limits
 from qorzen_obs.scheduling.scheduler import Explanation, Scheduler
 from qorzen_obs.settings import TaskSettings, convert
+from qorzen_obs.stacks import ABANDONED, RUNNING, LiveStack, redacted
 from qorzen_obs.tasks import (
     ENDED,
     LEGAL_TRANSITIONS,
@@ -85,7 +87,7 @@ from qorzen_obs.tasks import (
 from qorzen_obs.telemetry import names
 from qorzen_obs.telemetry.instrument import SpanInstrument
 from qorzen_obs.telemetry.logs import TaskLog, accept_logger
-from qorzen_obs.telemetry.loop_monitor import LoopMonitor
+from qorzen_obs.telemetry.loop_monitor import Block, LoopMonitor
 from qorzen_obs.telemetry.metrics import TaskMetrics
 from qorzen_obs.telemetry.parts import TelemetryParts
 from qorzen_obs.telemetry.task_lines import TaskLines
@@ -156,7 +158,15 @@ class TaskManager(QorzenManager):
         self.counts = TaskCounts()
         self.metrics = TaskMetrics(self, self._telemetry.exemplars)
         self.metrics.read_lost_lines = self._telemetry.lost_lines
-        self._loop_monitor = LoopMonitor(self._clock, self.metrics.loop_lag.observe)
+        self._loop_monitor = LoopMonitor(
+            self._clock,
+            self.metrics.loop_lag.observe,
+            log=functools.partial(self._say, self._logger.warning),
+            on_error=functools.partial(self._telemetry_failed, "loop_monitor"),
+            redact=self.redactor.text,
+            gil_watch=self._telemetry.gil_watch,
+            watch=self._telemetry.settings.watch_loop,
+        )
         self._settings = TaskSettings()
         self._limits = Limits(self._settings.max_concurrent_tasks)
         self._scheduler: Scheduler[TaskRecord] = Scheduler(
@@ -649,6 +659,7 @@ class TaskManager(QorzenManager):
         else:
             self._zombies[attempt] = True
         retry_in = self._retry_in(record, state)
+        self._loop_monitor.settle(attempt)
         self._instrument.end(attempt, state, will_retry=retry_in is not None)
         if retry_in is None:
             self._end(record, state)
@@ -894,6 +905,40 @@ class TaskManager(QorzenManager):
     def blocked_seconds(self) -> float:
         """Return for how long the work loop has not turned, 0 when it does; from any thread."""
         return self._loop_monitor.blocked_seconds()
+
+    def loop_block(self) -> Block | None:
+        """Return what holds the work loop right now, once it was noticed; from any thread."""
+        return self._loop_monitor.block
+
+    def loop_blocked_by_category(self) -> dict[str, float]:
+        """Return how long the work loop was held in all, by what LOOP_BLOCKED tells apart; from any thread."""
+        return self._loop_monitor.seconds_by_category()
+
+    def stack_of(self, task_id: str) -> LiveStack | None:
+        """Return where a running or abandoned task is right now; None when no code of it runs.
+
+        From any thread, also while the work loop is wedged. For a task in a worker process it waits for that one to
+        answer, a second at most, so not on the loop.
+
+        Raises:
+            TaskNotFoundError: the id is unknown.
+            StackUnavailableError: its worker process does not answer.
+        """
+        attempt = self._running.get(task_id)
+        abandoned = attempt is None
+        if attempt is None:
+            zombies = [zombie for zombie in list(self._zombies) if zombie.task_id == task_id]
+            attempt = zombies[-1] if zombies else None
+        if attempt is None:
+            if self.find(task_id) is None:
+                raise TaskNotFoundError(task_id)
+            return None
+        engine = self._engines[attempt.record.engine]
+        # An engine of a foreign concurrency manager need not be able to tell.
+        stack = engine.stack(attempt) if isinstance(engine, StackEngine) else LiveStack(RUNNING)
+        if stack is None:
+            return None
+        return redacted(replace(stack, state=ABANDONED) if abandoned else stack, self.redactor.text)
 
     def status(self) -> dict[str, Any]:
         """Return the manager's state as JSON shows it; from any thread."""

@@ -14,13 +14,14 @@ from queue import SimpleQueue
 
 from qorzen_obs.engines.base import Ended
 from qorzen_obs.record import Attempt
+from qorzen_obs.stacks import RUNNING, STARTING, LiveStack, is_of_engines, places_of, shown, thread_frame
 from qorzen_obs.tasks import EngineKind
 
 
 class _Job:
     """One call on its way to a thread and back."""
 
-    __slots__ = ("abandoned", "attempt", "ended", "error", "value")
+    __slots__ = ("abandoned", "attempt", "ended", "error", "thread_id", "value")
 
     def __init__(self, attempt: Attempt, ended: Ended) -> None:
         self.attempt = attempt
@@ -28,14 +29,17 @@ class _Job:
         self.abandoned = False
         self.value: object = None
         self.error: BaseException | None = None
+        self.thread_id: int | None = None  #: that it runs on, while it does
 
     def run(self) -> None:
         attempt = self.attempt
         record = attempt.record
+        self.thread_id = threading.get_ident()
         try:
             self.value = attempt.context.run(record.func, *record.args, **attempt.kwargs)  # type: ignore[arg-type]  # func is set while the attempt runs
         except BaseException as error:  # noqa: BLE001 - a thread's top: a task's exception is data
             self.error = error
+        self.thread_id = None
 
 
 class ThreadEngine:
@@ -72,6 +76,17 @@ class ThreadEngine:
 
     def close(self) -> None:
         self._jobs.put(None)
+
+    def stack(self, attempt: Attempt) -> LiveStack | None:
+        """Return where the call is."""
+        job: _Job = attempt.driver
+        thread_id = job.thread_id
+        if thread_id is None:
+            return None if attempt.ended or job in self._done else LiveStack(STARTING)
+        places = places_of(thread_frame(thread_id), is_of_engines)
+        if job.thread_id is None:  # it has ended, and these may be another call's
+            return None
+        return LiveStack(RUNNING, shown(places))
 
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:

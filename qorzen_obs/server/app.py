@@ -23,7 +23,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.typedefs import Middleware
 
 from qorzen_obs.errors import ManagerInitializationError
-from qorzen_obs.server import commands, health, logs, metrics, page, status, tasks, traces
+from qorzen_obs.server import commands, health, logs, metrics, page, stack, status, tasks, traces, why
 from qorzen_obs.server.metrics import EXPOSITION, Exposition
 from qorzen_obs.server.problems import answer_problems, problem_response
 from qorzen_obs.server.routes import Handler, Route
@@ -44,6 +44,8 @@ ROUTES: Final[tuple[Route, ...]] = (
     *tasks.ROUTES,
     *traces.ROUTES,
     *logs.ROUTES,
+    *stack.ROUTES,
+    *why.ROUTES,
     *commands.ROUTES,
 )
 MAX_BODY_BYTES: Final = 64 * 1024

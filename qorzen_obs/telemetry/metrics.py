@@ -50,6 +50,7 @@ class MetricsSource(Protocol):
     def slots(self) -> Mapping[str, Mapping[str, int]]: ...
     def queue_limit(self) -> int: ...
     def service_states(self) -> Mapping[str, bool]: ...
+    def loop_blocked_by_category(self) -> Mapping[str, float]: ...
 
 
 class TaskMetrics(Collector):
@@ -200,6 +201,9 @@ class TaskMetrics(Collector):
     def _collect_observation(self) -> Iterator[Metric]:
         lag = histogram(names.LOOP_LAG)
         add_histogram(lag, (), self.loop_lag)
+        blocked = counter(names.LOOP_BLOCKED)
+        for category, seconds in self._source.loop_blocked_by_category().items():
+            blocked.add_metric((category,), seconds)
         dropped, errors = counter(names.EVENTS_DROPPED), counter(names.TELEMETRY_ERRORS)
         for kind, n in {**self.dropped, "log_line": self.read_lost_lines()}.items():
             dropped.add_metric((kind,), n)
@@ -208,4 +212,4 @@ class TaskMetrics(Collector):
         http = histogram(names.HTTP_DURATION)
         for labels, cell in list(self._http.items()):
             add_histogram(http, labels, cell)
-        yield from (lag, dropped, errors, http)
+        yield from (lag, blocked, dropped, errors, http)

@@ -114,6 +114,9 @@ LOOP_BLOCKED: Final = MetricName(
     "garbage collection, `gil_held` code that let no Python run.",
     ("category",),
 )
+#: Values of its label besides the categories, as the causes of a block are named.
+FOREIGN: Final = "foreign"
+LOOP_BLOCKED_BY: Final = ("core", "plugin", "ui", "io", "background", "user", FOREIGN, "gc", "gil_held")
 SPANS: Final = MetricName(
     "counter",
     "qorzen_telemetry_spans",
@@ -260,6 +263,16 @@ SPAN_ATTRIBUTES: Final[Mapping[str, str]] = {
 
 # Span events.
 LOOP_BLOCKED_EVENT: Final = "qorzen.loop.blocked"
+BLOCKED_SECONDS: Final = "qorzen.loop.blocked.seconds"
+BLOCKED_CAUSE: Final = "qorzen.loop.blocked.cause"
+STACKTRACE: Final = "code.stacktrace"
+
+#: What each says, for docs/traces.md.
+LOOP_BLOCKED_ATTRIBUTES: Final[Mapping[str, str]] = {
+    BLOCKED_SECONDS: "for how long the attempt held the loop, from the event's own time on",
+    BLOCKED_CAUSE: "code, gc (garbage collection) or gil_held (code in C that let no Python run)",
+    STACKTRACE: "where it was seen, the innermost line last; without values, capped at its inner end",
+}
 
 # The time ledger: seconds of a task's life, each moment in one phase.
 PHASES: Final[Mapping[str, str]] = {

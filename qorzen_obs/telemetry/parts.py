@@ -8,6 +8,7 @@ from typing import Any
 
 from qorzen_obs.settings import TelemetrySettings
 from qorzen_obs.telemetry.exemplars import Exemplars, IfSampled
+from qorzen_obs.telemetry.gil_watch import GilWatch
 from qorzen_obs.telemetry.redaction import Redactor
 
 #: Takes the encoded spans that end in worker processes, see telemetry/remote_spans.py.
@@ -24,3 +25,4 @@ class TelemetryParts:
     redactor: Redactor = field(default_factory=Redactor)
     lost_lines: Callable[[], int] = int  #: how many log lines the stream did not take
     exemplars: Exemplars = field(default_factory=IfSampled)  #: who writes those of the task metrics
+    gil_watch: GilWatch | None = None  #: for a program that owns its process

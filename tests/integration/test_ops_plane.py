@@ -468,6 +468,8 @@ ROUTES = {
     "/api/tasks/{task_id}": Access.READ,
     "/api/tasks/{task_id}/trace": Access.READ,
     "/api/tasks/{task_id}/logs": Access.READ,
+    "/api/tasks/{task_id}/stack": Access.READ,
+    "/api/tasks/{task_id}/why": Access.READ,
     "/api/tasks/{task_id}/cancel": Access.CONTROL,
     "/api/traces": Access.READ,
     "/api/traces/{trace_id}": Access.READ,

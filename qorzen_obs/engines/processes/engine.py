@@ -24,9 +24,16 @@ from qorzen_obs.engines.processes.quarantine import DEATHS, Quarantine
 from qorzen_obs.engines.processes.reports import KEEP_TRACE, PROGRESS
 from qorzen_obs.engines.processes.supervisor import WorkerProcess
 from qorzen_obs.engines.processes.system import missing_for_guardians, missing_for_workers
-from qorzen_obs.errors import TaskCancelled, TaskLostError, TaskQuarantinedError, TaskTransferError
+from qorzen_obs.errors import (
+    StackUnavailableError,
+    TaskCancelled,
+    TaskLostError,
+    TaskQuarantinedError,
+    TaskTransferError,
+)
 from qorzen_obs.record import Attempt
 from qorzen_obs.registry import traits_of
+from qorzen_obs.stacks import RUNNING, STARTING, LiveStack, users_frames
 from qorzen_obs.tasks import EngineKind
 
 _MAX_UNSTARTED_DEATHS: Final = 2
@@ -126,6 +133,19 @@ class ProcessEngine:
 
     def abandon(self, attempt: Attempt) -> None:
         pass  # its worker, which could not be killed, is counted by nobody
+
+    def stack(self, attempt: Attempt) -> LiveStack | None:
+        """Return where the worker's main thread is. Blocks, a second at most: for a thread that is not the loop's."""
+        job: Job = attempt.driver
+        worker = job.worker
+        if worker is None or not job.started:
+            return None if job.over else LiveStack(STARTING)
+        frames = worker.stack()
+        if job.over:
+            return None
+        if frames is None:
+            raise StackUnavailableError(attempt.task_id, "its worker process does not answer")
+        return LiveStack(RUNNING, users_frames(frames))
 
     def close(self) -> None:
         """Kill all workers. Their remains are cleared away by a thread, for which `wait_closed` waits."""

@@ -24,6 +24,7 @@ from qorzen_obs.engines.processes.channel import Frame, FrameReader, frame_parts
 from qorzen_obs.engines.processes.codec import decode, encode
 from qorzen_obs.engines.processes.failure import failure_of, untransferable
 from qorzen_obs.engines.processes.far_task import FarTask
+from qorzen_obs.engines.processes.guardian import STACK_SIGNAL
 from qorzen_obs.engines.processes.reports import Reports
 
 #: The worker's exit code when it has no memory left to say what happened.
@@ -151,8 +152,8 @@ class Worker:
         self._sock.close()
 
 
-def serve(descriptor: int) -> None:
-    """Be a worker over this inherited socket."""
+def serve(descriptor: int, stacks: int) -> None:
+    """Be a worker over this inherited socket, and write to the descriptor `stacks` where it is, when asked."""
     # A handler that does nothing, where SIG_IGN would be inherited by what user code executes.
     signal.signal(signal.SIGTERM, lambda *_: None)
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -160,7 +161,17 @@ def serve(descriptor: int) -> None:
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(line_buffering=True, errors="backslashreplace")  # type: ignore[union-attr]  # text files here
     os.set_inheritable(descriptor, False)
+    os.set_inheritable(stacks, False)
+    # In C and in the handler itself: it answers while C code holds the interpreter, and takes no lock and no memory.
+    faulthandler.register(STACK_SIGNAL, file=stacks, all_threads=False)
+    os.register_at_fork(after_in_child=lambda: _leave_stacks(stacks))
     Worker(socket.socket(fileno=descriptor)).serve()
+
+
+def _leave_stacks(descriptor: int) -> None:
+    """In a child that user code has forked: it is nobody's to answer for."""
+    faulthandler.unregister(STACK_SIGNAL)
+    os.close(descriptor)
 
 
 def _flush_output() -> None:
