@@ -33,6 +33,7 @@ from qorzen_obs.core.task_manager import TaskManager
 from qorzen_obs.settings import Settings
 from qorzen_obs.tasks import EngineKind
 from qorzen_obs.telemetry.logs import add_task_context
+from qorzen_obs.telemetry.parts import TelemetryParts
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -71,6 +72,7 @@ async def open_test_manager(
         ConfigManager(settings) if config is None else config,
         registry=registry,
         tracer_provider=tracer_provider or NoOpTracerProvider(),
+        telemetry=TelemetryParts(settings=settings.telemetry),
         clock=loop.clock if clock is None and isinstance(loop, VirtualTimeLoop) else clock,
     )
     try:

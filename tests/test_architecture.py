@@ -20,6 +20,7 @@ LEVELS = [
     ["settings"],
     ["counts"],
     ["current"],
+    ["ledger"],
     ["retry"],
     ["registry"],
     ["record"],

@@ -49,8 +49,10 @@ class MetricsSource(Protocol):
 class TaskMetrics(Collector):
     """All metrics of one manager. Register it with one CollectorRegistry."""
 
-    def __init__(self, source: MetricsSource) -> None:
+    def __init__(self, source: MetricsSource, *, time_ledger: bool = True) -> None:
         self._source = source
+        phases = names.PHASES if time_ledger else ()
+        self._phase_seconds = [dict.fromkeys(phases, 0.0) for _ in CELLS]
         self._run_duration = {status: [HistogramCell(names.RUN_DURATION) for _ in CELLS] for status in FINAL}
         self._queue_wait = [HistogramCell(names.QUEUE_WAIT) for _ in CELLS]
         self._cancel_latency = {kind: HistogramCell(names.CANCEL_LATENCY) for kind in EngineKind}
@@ -84,6 +86,13 @@ class TaskMetrics(Collector):
         """Count how long a running attempt took to end after it was asked to."""
         if ask is Ask.CANCEL:
             self._cancel_latency[engine].observe(seconds)
+
+    def on_phases(self, cell: int, seconds: Mapping[str, float]) -> None:
+        """Count phases of a task's life that have ended."""
+        totals = self._phase_seconds[cell]
+        for phase, more in seconds.items():
+            if more:
+                totals[phase] += more
 
     def on_rejected(self, cell: int, reason: str) -> None:
         """Count a submission that was refused; `reason` is one of REJECTION_REASONS."""
@@ -136,11 +145,13 @@ class TaskMetrics(Collector):
 
     def _collect_ends(self) -> Iterator[Metric]:
         duration, wait = histogram(names.RUN_DURATION), histogram(names.QUEUE_WAIT)
-        retries = counter(names.TASK_RETRIES)
+        retries, phases = counter(names.TASK_RETRIES), counter(names.PHASE_SECONDS)
         for index, (category, priority) in enumerate(CELLS):
             labels = (category.value, priority.label)
             add_histogram(wait, labels, self._queue_wait[index])
             retries.add_metric(labels, self._retries[index])
+            for phase, seconds in list(self._phase_seconds[index].items()):
+                phases.add_metric((*labels, phase), seconds)
             for status in FINAL:
                 add_histogram(duration, (*labels, status.value), self._run_duration[status][index])
         errors = counter(names.TASK_ERRORS)
@@ -154,7 +165,7 @@ class TaskMetrics(Collector):
         success = gauge(names.LAST_SUCCESS)
         for category, at in list(self._last_success.items()):
             success.add_metric((category.value,), at)
-        yield from (duration, wait, retries, errors, overflow, latency, success)
+        yield from (duration, wait, phases, retries, errors, overflow, latency, success)
 
     def _collect_state(self) -> Iterator[Metric]:
         source = self._source
