@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from qorzen_obs.counts import CATEGORIES, PRIORITIES, STATUSES
+from qorzen_obs.server.health import PROBES
 from qorzen_obs.tasks import EngineKind
 from qorzen_obs.telemetry import names
 from qorzen_obs.telemetry.metrics import DROP_KINDS, LABEL_CAP, REJECTION_REASONS
@@ -28,8 +29,12 @@ LABELS: Final = {
     "status": [status.value for status in STATUSES],
     "engine": [engine.value for engine in EngineKind],
     "phase": list(names.PHASES),
-    "reason": list(REJECTION_REASONS),
+    "reason (of a rejection)": list(REJECTION_REASONS),
+    "reason (of a trace)": list(names.TRACE_REASONS),
+    "outcome": list(names.SPAN_OUTCOMES),
+    "decision": list(names.TRACE_DECISIONS),
     "kind": list(DROP_KINDS),
+    "probe": list(PROBES),
 }
 
 METRICS_PAGE: Final = """\
@@ -105,6 +110,20 @@ that failed, with a task that took `telemetry.slow_task_seconds` or longer, that
 `current_task().keep_trace()`), or that a caller in another process has sampled. Of the rest
 `telemetry.traces_per_second` are kept, above that by their trace ids. What is dropped is counted, and never serialised.
 
+`{traces}` counts each decision with its reason, `{spans}` each span by what became of it.
+
+| reason | a trace is decided because |
+|---|---|
+{reasons}
+
+| decision | |
+|---|---|
+{decisions}
+
+| outcome | of a span |
+|---|---|
+{outcomes}
+
 ## Time ledger
 
 Each moment of a task is in one phase, so the phases add up to its whole life. They stand in `TaskInfo.phases`, as span
@@ -138,6 +157,11 @@ def traces_page() -> str:
         blocked=names.LOOP_BLOCKED_EVENT,
         phase=names.TASK_PHASE,
         seconds=_shown(names.PHASE_SECONDS),
+        traces=_shown(names.TRACES),
+        spans=_shown(names.SPANS),
+        reasons=_rows(names.TRACE_REASONS.items()),
+        decisions=_rows(names.TRACE_DECISIONS.items()),
+        outcomes=_rows(names.SPAN_OUTCOMES.items()),
         phases=_rows(names.PHASES.items()),
     )
 

@@ -74,7 +74,7 @@ async def open_test_manager(
         registry=registry,
         tracer_provider=tracer_provider or NoOpTracerProvider(),
         clock=loop.clock if clock is None and isinstance(loop, VirtualTimeLoop) else clock,
-        telemetry=telemetry,
+        telemetry=telemetry or TelemetryParts(settings=settings.telemetry),
     )
     try:
         await tasks.initialize()

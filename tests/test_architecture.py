@@ -21,6 +21,7 @@ LEVELS = [
     ["counts"],
     ["stacks"],
     ["current"],
+    ["ledger"],
     ["retry"],
     ["registry"],
     ["record"],

@@ -56,7 +56,8 @@ from qorzen_obs.errors import (
     TaskTimeoutError,
 )
 from qorzen_obs.history.memory import MemoryHistory
-from qorzen_obs.record import Ask, Attempt, TaskEvent, TaskRecord, TaskState
+from qorzen_obs.ledger import Ledger, Meter, Seconds
+from qorzen_obs.record import ACCEPTED, Ask, Attempt, TaskEvent, TaskRecord, TaskState
 from qorzen_obs.registry import (
     CallableTraits,
     DefinitionLimit,
@@ -147,6 +148,7 @@ class TaskManager(QorzenManager):
         self._tracer_provider = tracer_provider
         self._clock = clock or SystemClock()
         self._telemetry = telemetry or TelemetryParts()
+        self._ledger_clock = self._clock.monotonic if self._telemetry.settings.time_ledger else None
         self.registry = registry or CollectorRegistry()
         self.version = package_metadata.version("qorzen-obs")
         self.from_thread = FromThread(self)
@@ -156,7 +158,9 @@ class TaskManager(QorzenManager):
             self._telemetry.settings.keep_log_lines_per_task, self._telemetry.settings.keep_log_lines
         )
         self.counts = TaskCounts()
-        self.metrics = TaskMetrics(self, self._telemetry.exemplars)
+        self.metrics = TaskMetrics(
+            self, self._telemetry.exemplars, time_ledger=self._ledger_clock is not None
+        )
         self.metrics.read_lost_lines = self._telemetry.lost_lines
         self._loop_monitor = LoopMonitor(
             self._clock,
@@ -533,6 +537,9 @@ class TaskManager(QorzenManager):
             eligible_at=now + wait if wait else now,
             eligible_wall=wall + wait if wait else wall,
         )
+        if self._ledger_clock is not None:
+            record.clock = self._ledger_clock
+            record.state = ACCEPTED._replace(ledger=Ledger(now))
         self._accept(record)
         return record
 
@@ -626,6 +633,8 @@ class TaskManager(QorzenManager):
         number = record.state.attempt + 1
         attempt = Attempt(record, number, record.context.copy(), self)
         attempt.started_at, attempt.started_wall = now, wall
+        if self._ledger_clock is not None:
+            attempt.meter = Meter(self._ledger_clock)
         if record.wants_progress:
             attempt.kwargs = {**record.kwargs, "progress_reporter": attempt.progress}
         record.attempt = attempt
@@ -637,6 +646,7 @@ class TaskManager(QorzenManager):
             attempt=number,
             started_at=record.state.started_at or wall,
             queue_wait_seconds=now - record.eligible_at,
+            ledger=self._account_wait(record, now),
             span=span if span is not None and span.is_valid else None,
         )
         self._change(record, state, EventKind.STARTED)
@@ -648,7 +658,11 @@ class TaskManager(QorzenManager):
         now = self._clock.monotonic()
         if attempt.asked is not None:
             self.metrics.on_stopped(record.engine, attempt.asked, now - attempt.asked_at)
-        state = running._replace(**decision._asdict(), duration_seconds=now - attempt.started_at)
+        state = running._replace(
+            **decision._asdict(),
+            duration_seconds=now - attempt.started_at,
+            ledger=self._account_attempt(attempt, now),
+        )
         del self._running[record.task_id]
         self._waiting.give_up_return(record)
         if not decision.abandoned:
@@ -664,7 +678,29 @@ class TaskManager(QorzenManager):
         if retry_in is None:
             self._end(record, state)
         else:
-            self._retry(record, state, retry_in)
+            self._retry(record, state, retry_in, now)
+
+    def _account_wait(self, record: TaskRecord, now: float) -> Ledger | None:
+        """Settle in the time ledger how long a pending task has waited."""
+        ledger = record.state.ledger
+        if ledger is None:
+            return None
+        return self._account(
+            record, now, ledger.waiting(now, record.eligible_at, before=record.state.attempt)
+        )
+
+    def _account_attempt(self, attempt: Attempt, now: float) -> Ledger | None:
+        """Settle in the time ledger where the time of an attempt went that has ended `now`."""
+        if attempt.meter is None:
+            return None
+        attempt.phases = attempt.meter.phases(attempt.record.engine, now - attempt.started_at, now)
+        return self._account(attempt.record, now, attempt.phases)
+
+    def _account(self, record: TaskRecord, now: float, seconds: Seconds) -> Ledger:
+        ledger = record.state.ledger
+        assert ledger is not None, "it is on or off for the whole life of a manager"
+        self.metrics.on_phases(record.cell, seconds)
+        return ledger.plus(now, seconds)
 
     def _retry_in(self, record: TaskRecord, state: TaskState) -> float | None:
         """Return after how many seconds the task is tried again, or None when this is its end."""
@@ -684,9 +720,8 @@ class TaskManager(QorzenManager):
             )
             return None
 
-    def _retry(self, record: TaskRecord, state: TaskState, wait_seconds: float) -> None:
-        """Let a failed attempt be followed by another; the task holds no slot until then."""
-        now = self._clock.monotonic()
+    def _retry(self, record: TaskRecord, state: TaskState, wait_seconds: float, now: float) -> None:
+        """Let an attempt that failed `now` be followed by another; the task holds no slot until then."""
         record.attempt = None
         record.eligible_at, record.eligible_wall = now + wait_seconds, self._clock.now() + wait_seconds
         state = state._replace(status=TaskStatus.PENDING, exception=None, traceback=None)
@@ -709,7 +744,13 @@ class TaskManager(QorzenManager):
         elif self._scheduler.remove(record):
             message = f"the task had not ended {record.definition.deadline:g} s after it was accepted"
             self._end(
-                record, record.state._replace(status=TaskStatus.FAILED, error=message, error_type=TIMEOUT)
+                record,
+                record.state._replace(
+                    status=TaskStatus.FAILED,
+                    error=message,
+                    error_type=TIMEOUT,
+                    ledger=self._account_wait(record, self._clock.monotonic()),
+                ),
             )
 
     def _end(self, record: TaskRecord, state: TaskState) -> None:
@@ -815,7 +856,11 @@ class TaskManager(QorzenManager):
             self._end(
                 record,
                 record.state._replace(
-                    status=TaskStatus.CANCELLED, cancel_reason=reason, error=None, error_type=None
+                    status=TaskStatus.CANCELLED,
+                    cancel_reason=reason,
+                    error=None,
+                    error_type=None,
+                    ledger=self._account_wait(record, self._clock.monotonic()),
                 ),
             )
 

@@ -50,8 +50,13 @@ def _run(attempt: Attempt, ended: Ended) -> None:
     attempt.driver = None
     record = attempt.record
     value, error = None, None
+    meter = attempt.meter
+    if meter is not None:
+        meter.use_since = meter.clock()
     try:
         value = record.func(*record.args, **attempt.kwargs)  # type: ignore[misc]  # func is set while it runs
     except BaseException as caught:  # noqa: BLE001 - the run boundary: a task's exception is data
         error = caught
+    if meter is not None and meter.use_since is not None:
+        meter.use_seconds, meter.use_since = meter.clock() - meter.use_since, None
     ended(attempt, value, error)

@@ -136,6 +136,9 @@ class SpanInstrument:
                 attributes[names.TASK_WILL_RETRY] = True
             if state.error_type is not None:
                 attributes[names.ERROR_TYPE] = state.error_type
+            attributes |= {
+                names.TASK_PHASE + phase: value for phase, value in attempt.phases.items() if value
+            }
             span.set_attributes(attributes)
             if state.status is TaskStatus.FAILED:
                 description = f"{state.error_type}: {state.error}"[:_MAX_DESCRIPTION]

@@ -27,12 +27,8 @@ from qorzen_obs.telemetry.families import add_histogram, counter, gauge, histogr
 LABEL_CAP: Final = 200
 FINAL: Final = tuple(status for status in TaskStatus if status.final)
 REJECTION_REASONS: Final = ("queue_full", "closed")
-DROP_KINDS: Final = (
-    "event",
-    "progress",
-    "late_result",
-    "worker_report",
-)  # and log_line, see TaskMetrics.read_lost_lines
+LOST_LINES: Final = "log_line"  # counted by the stream, see TaskMetrics.read_lost_lines
+DROP_KINDS: Final = ("event", "progress", "late_result", "worker_report", LOST_LINES)
 
 Ages = Mapping[tuple[TaskCategory, TaskPriority], float]
 
@@ -56,9 +52,13 @@ class MetricsSource(Protocol):
 class TaskMetrics(Collector):
     """All metrics of one manager. Register it with one CollectorRegistry."""
 
-    def __init__(self, source: MetricsSource, exemplars: Exemplars | None = None) -> None:
+    def __init__(
+        self, source: MetricsSource, exemplars: Exemplars | None = None, *, time_ledger: bool = True
+    ) -> None:
         self._source = source
         self._exemplars = exemplars or IfSampled()
+        phases = names.PHASES if time_ledger else ()
+        self._phase_seconds = [dict.fromkeys(phases, 0.0) for _ in CELLS]
         self._run_duration = {status: [HistogramCell(names.RUN_DURATION) for _ in CELLS] for status in FINAL}
         self._queue_wait = [HistogramCell(names.QUEUE_WAIT) for _ in CELLS]
         self._finished_exemplars = {status: [ExemplarSlot() for _ in CELLS] for status in FINAL}
@@ -100,6 +100,13 @@ class TaskMetrics(Collector):
         """Count how long a running attempt took to end after it was asked to."""
         if ask is Ask.CANCEL:
             self._cancel_latency[engine].observe(seconds)
+
+    def on_phases(self, cell: int, seconds: Mapping[str, float]) -> None:
+        """Count phases of a task's life that have ended."""
+        totals = self._phase_seconds[cell]
+        for phase, more in seconds.items():
+            if more:
+                totals[phase] += more
 
     def on_rejected(self, cell: int, reason: str) -> None:
         """Count a submission that was refused; `reason` is one of REJECTION_REASONS."""
@@ -153,11 +160,13 @@ class TaskMetrics(Collector):
 
     def _collect_ends(self) -> Iterator[Metric]:
         duration, wait = histogram(names.RUN_DURATION), histogram(names.QUEUE_WAIT)
-        retries = counter(names.TASK_RETRIES)
+        retries, phases = counter(names.TASK_RETRIES), counter(names.PHASE_SECONDS)
         for index, (category, priority) in enumerate(CELLS):
             labels = (category.value, priority.label)
             add_histogram(wait, labels, self._queue_wait[index])
             retries.add_metric(labels, self._retries[index])
+            for phase, seconds in list(self._phase_seconds[index].items()):
+                phases.add_metric((*labels, phase), seconds)
             for status in FINAL:
                 add_histogram(duration, (*labels, status.value), self._run_duration[status][index])
         errors = counter(names.TASK_ERRORS)
@@ -171,7 +180,7 @@ class TaskMetrics(Collector):
         success = gauge(names.LAST_SUCCESS)
         for category, at in list(self._last_success.items()):
             success.add_metric((category.value,), at)
-        yield from (duration, wait, retries, errors, overflow, latency, success)
+        yield from (duration, wait, phases, retries, errors, overflow, latency, success)
 
     def _collect_state(self) -> Iterator[Metric]:
         source = self._source
@@ -205,7 +214,7 @@ class TaskMetrics(Collector):
         for category, seconds in self._source.loop_blocked_by_category().items():
             blocked.add_metric((category,), seconds)
         dropped, errors = counter(names.EVENTS_DROPPED), counter(names.TELEMETRY_ERRORS)
-        for kind, n in {**self.dropped, "log_line": self.read_lost_lines()}.items():
+        for kind, n in {**self.dropped, LOST_LINES: self.read_lost_lines()}.items():
             dropped.add_metric((kind,), n)
         for component, n in list(self.telemetry_errors.items()):
             errors.add_metric((component,), n)

@@ -267,6 +267,8 @@ async def test_a_task_is_one_span_with_what_is_worth_knowing() -> None:
         assert span.parent is None
         attributes = dict(span.attributes or {})
         assert attributes.pop(names.TASK_QUEUE_WAIT) == info.queue_wait_seconds
+        parts = [attributes.pop(names.TASK_PHASE + phase) for phase in ("loop", "await")]
+        assert parts == [info.phases["loop"], info.phases["await"]]
         assert attributes == {
             names.TASK_ID: info.task_id,
             names.TASK_NAME: "slow",

@@ -24,6 +24,7 @@ LABELS: dict[str, set[str]] = {
     "reason": set(REJECTION_REASONS),
     "kind": set(DROP_KINDS),
     "label": {"error_type"},
+    "phase": set(names.PHASES),
     "error_type": {
         "timeout",
         "tests.model.actors.BoomError",
@@ -301,6 +302,12 @@ class Rest:
         }
         for name, n in expected.items():
             self.same(f"3: {name}", sums[name], n)
+        if not self.model.live:  # each phase is counted when it ends
+            lived = sum(sum(life.final.phases.values()) for life in self.model.ended if life.final)
+            counted = sums[names.PHASE_SECONDS.name + "_total"]
+            self.expect(
+                abs(counted - lived) < EPSILON * (1 + lived), f"3: {counted} s in phases, not {lived}"
+            )
 
     # ------------------------------------------------------------------ at the end
 

@@ -265,6 +265,9 @@ class ProcessEngine:
         if job is not None:
             job.started = True
             job.encoded = None
+            meter = job.attempt.meter
+            if meter is not None:
+                meter.call_since = meter.clock()
 
     def on_events(self, worker: WorkerProcess, events: list[tuple[str, Any]]) -> None:
         job = self._workers.get(worker)
@@ -278,6 +281,12 @@ class ProcessEngine:
                     attempt.keep_trace()
             elif self.far_side is not None:
                 self.far_side.on_event(attempt, kind, data)
+
+    def on_usage(self, worker: WorkerProcess, seconds: float, cpu_seconds: float) -> None:
+        job = self._workers.get(worker)
+        meter = None if job is None else job.attempt.meter
+        if meter is not None:
+            meter.call_seconds, meter.use_seconds = seconds, cpu_seconds
 
     def on_end(self, worker: WorkerProcess, value: object, error: BaseException | None) -> None:
         job = self._workers.get(worker)

@@ -13,6 +13,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
 from contextvars import copy_context
@@ -59,6 +60,7 @@ class Worker:
         self._reports = Reports(sock)
         self._telemetry: FarTelemetry | None = None
         self._telemetry_name = ""
+        self._used: tuple[float, float] | None = None  # by the last call: seconds, and of processors
         os.register_at_fork(after_in_child=self._let_go)
 
     def serve(self) -> None:
@@ -94,10 +96,13 @@ class Worker:
             os._exit(EXIT_NO_MEMORY)
         _flush_output()
         self._reports.flush()
+        if self._used is not None:
+            parts = frame_parts(channel.USAGE, [channel.USED.pack(*self._used)]) + parts
         self._reports.send(parts)
 
     def _outcome(self, frame: Frame) -> list[memoryview]:
         """Run the call; return the frame that says how it ended."""
+        self._used = None
         try:
             call = Call(*decode(frame))
         except BaseException as error:  # noqa: BLE001  # the run boundary: user code runs here
@@ -127,6 +132,13 @@ class Worker:
             return self._call(call, kwargs, task)
 
     def _call(self, call: Call, kwargs: dict[str, Any], task: FarTask) -> Any:
+        began, cpu = time.monotonic(), time.process_time()
+        try:
+            return self._result_of(call, kwargs, task)
+        finally:
+            self._used = time.monotonic() - began, time.process_time() - cpu
+
+    def _result_of(self, call: Call, kwargs: dict[str, Any], task: FarTask) -> Any:
         if not call.is_async:
             return call.func(*call.args, **kwargs)
         from qorzen_obs.engines.processes.far_loop import run_async  # noqa: PLC0415  # asyncio takes 60 ms
