@@ -23,7 +23,7 @@ from qorzen_obs.telemetry.gil_watch import GilWatch
 from qorzen_obs.telemetry.logs import LogStream
 from qorzen_obs.telemetry.parts import TelemetryParts
 from qorzen_obs.telemetry.redaction import Redactor
-from qorzen_obs.telemetry.setup import Tracing, set_up_tracing
+from qorzen_obs.telemetry.setup import Tracing, set_up_log_export, set_up_tracing
 
 _FLUSH_SECONDS: Final = 1.0
 
@@ -73,7 +73,8 @@ class Service:
             self.tracing = set_up_tracing(
                 self.settings.telemetry, self._environment, set_global=True, redactor=self.redactor
             )
-            self._parts.push_async_callback(asyncio.to_thread, self.tracing.shutdown, _FLUSH_SECONDS)
+            self._parts.push_async_callback(self._flush)
+            self.loggers.stream.export = set_up_log_export(self._environment)
             self.registry.register(TracingMetrics(self.tracing))
             self._collect_process()
             self.tasks = TaskManager(
@@ -88,7 +89,7 @@ class Service:
                     status=self.tracing.status,
                     on_spans=self.tracing.on_spans,
                     redactor=self.redactor,
-                    lost_lines=lambda: self.loggers.stream.lost,
+                    lost=self.loggers.stream.lost,
                     exemplars=self.tracing.exemplars,
                     gil_watch=self._gil_watch,
                 ),
@@ -115,6 +116,14 @@ class Service:
         """Stop the manager, which may take `grace_seconds`, then every part; the ops plane answers till late."""
         async with self._parts:
             await self.tasks.shutdown(grace_seconds=grace_seconds)
+
+    async def _flush(self) -> None:
+        """Send what waits, spans and log lines side by side, for a second at most."""
+        logs = self.loggers.stream.export
+        flushes = [asyncio.to_thread(self.tracing.shutdown, _FLUSH_SECONDS)]
+        if logs is not None:
+            flushes.append(asyncio.to_thread(logs.shutdown, _FLUSH_SECONDS))
+        await asyncio.gather(*flushes)
 
     def _collect_process(self) -> None:
         ProcessCollector(registry=self.registry)

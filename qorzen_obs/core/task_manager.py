@@ -161,7 +161,7 @@ class TaskManager(QorzenManager):
         self.metrics = TaskMetrics(
             self, self._telemetry.exemplars, time_ledger=self._ledger_clock is not None
         )
-        self.metrics.read_lost_lines = self._telemetry.lost_lines
+        self.metrics.read_lost = self._telemetry.lost
         self._loop_monitor = LoopMonitor(
             self._clock,
             self.metrics.loop_lag.observe,

@@ -23,6 +23,7 @@ from qorzen_obs.record import TaskEvent
 from qorzen_obs.tasks import EventKind, TaskStatus
 from qorzen_obs.telemetry import names
 from qorzen_obs.telemetry.families import counter
+from qorzen_obs.telemetry.log_export import LogExport
 from qorzen_obs.telemetry.log_rendering import JsonLines, TerminalLines, redact_line
 from qorzen_obs.telemetry.log_sink import LogSink
 from qorzen_obs.telemetry.redaction import Redactor
@@ -62,6 +63,7 @@ class LogStream(Collector):
         self._terminal = self._sink.isatty()
         self._lock = threading.RLock()  # a signal's handler may log while its thread holds it
         self._lines = dict.fromkeys(_COUNTED_LEVELS, 0)
+        self.export: LogExport | None = None  #: where lines go besides
 
     def logger(self, name: str, level: str = "info") -> Any:
         """Return a structlog logger of our own that writes lines of at least `level`."""
@@ -89,10 +91,9 @@ class LogStream(Collector):
             "cache_logger_on_first_use": True,
         }
 
-    @property
-    def lost(self) -> int:
-        """How many lines the stream did not take."""
-        return self._sink.lost
+    def lost(self) -> dict[str, int]:
+        """Return how many lines the stream did not take, and how many records the collector did not."""
+        return {"log_line": self._sink.lost, "log_record": self.export.lost if self.export else 0}
 
     def close(self) -> None:
         """Write what is queued, for a second at most. Lines that come later are written directly."""
@@ -115,6 +116,8 @@ class LogStream(Collector):
         with self._lock:
             self._lines[level if level in self._lines else "info"] += 1
         keep_line(level, clean)
+        if self.export is not None:
+            self.export.put(level, dict(clean))
         return clean
 
     def _say_lost(self, lines: int) -> str:

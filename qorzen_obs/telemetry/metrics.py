@@ -27,8 +27,7 @@ from qorzen_obs.telemetry.families import add_histogram, counter, gauge, histogr
 LABEL_CAP: Final = 200
 FINAL: Final = tuple(status for status in TaskStatus if status.final)
 REJECTION_REASONS: Final = ("queue_full", "closed")
-LOST_LINES: Final = "log_line"  # counted by the stream, see TaskMetrics.read_lost_lines
-DROP_KINDS: Final = ("event", "progress", "late_result", "worker_report", LOST_LINES)
+DROP_KINDS: Final = ("event", "progress", "late_result", "worker_report", "log_line", "log_record")
 
 Ages = Mapping[tuple[TaskCategory, TaskPriority], float]
 
@@ -71,7 +70,7 @@ class TaskMetrics(Collector):
         self.loop_lag = HistogramCell(names.LOOP_LAG)
         self.dropped: Counter[str] = Counter(dict.fromkeys(DROP_KINDS, 0))
         self.telemetry_errors: Counter[str] = Counter()
-        self.read_lost_lines: Callable[[], int] = int  #: log lines that were lost
+        self.read_lost: Callable[[], Mapping[str, int]] = dict  #: by kind, what others count
 
     def on_event(self, event: TaskEvent) -> None:
         """Count one transition; O(1)."""
@@ -214,7 +213,7 @@ class TaskMetrics(Collector):
         for category, seconds in self._source.loop_blocked_by_category().items():
             blocked.add_metric((category,), seconds)
         dropped, errors = counter(names.EVENTS_DROPPED), counter(names.TELEMETRY_ERRORS)
-        for kind, n in {**self.dropped, LOST_LINES: self.read_lost_lines()}.items():
+        for kind, n in {**self.dropped, **self.read_lost()}.items():
             dropped.add_metric((kind,), n)
         for component, n in list(self.telemetry_errors.items()):
             errors.add_metric((component,), n)

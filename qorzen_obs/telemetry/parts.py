@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +23,6 @@ class TelemetryParts:
     status: Callable[[], dict[str, Any]] = dict  #: what `status()["telemetry"]` shows
     on_spans: OnSpans | None = None
     redactor: Redactor = field(default_factory=Redactor)
-    lost_lines: Callable[[], int] = int  #: how many log lines the stream did not take
+    lost: Callable[[], Mapping[str, int]] = dict  #: what the log has lost, by kind of `qorzen_events_dropped`
     exemplars: Exemplars = field(default_factory=IfSampled)  #: who writes those of the task metrics
     gil_watch: GilWatch | None = None  #: for a program that owns its process

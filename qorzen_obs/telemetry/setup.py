@@ -14,12 +14,11 @@ from typing import Any, Final, Literal, TypeAlias
 
 from opentelemetry import trace
 from opentelemetry.context import Context
-from opentelemetry.environment_variables import OTEL_TRACES_EXPORTER
+from opentelemetry.environment_variables import OTEL_LOGS_EXPORTER, OTEL_TRACES_EXPORTER
 from opentelemetry.sdk.environment_variables import (
     OTEL_EXPORTER_OTLP_ENDPOINT,
     OTEL_EXPORTER_OTLP_PROTOCOL,
     OTEL_EXPORTER_OTLP_TRACES_ENDPOINT,
-    OTEL_EXPORTER_OTLP_TRACES_PROTOCOL,
     OTEL_SDK_DISABLED,
     OTEL_TRACES_SAMPLER,
     OTEL_TRACES_SAMPLER_ARG,
@@ -34,6 +33,7 @@ from qorzen_obs.settings import TelemetrySettings
 from qorzen_obs.telemetry import names
 from qorzen_obs.telemetry.exemplars import Exemplars, IfSampled
 from qorzen_obs.telemetry.export import BatchLimits, ExportQueue, quieted
+from qorzen_obs.telemetry.log_export import LogExport
 from qorzen_obs.telemetry.redaction import Redactor
 from qorzen_obs.telemetry.remote_spans import RemoteSpans
 from qorzen_obs.telemetry.sampling import RecordAll, TailSampler, base_ratio
@@ -49,7 +49,8 @@ MAX_SPAN_ATTRIBUTE_LENGTH: Final = 1_024  #: characters; the SDK has no limit of
 MAX_EVENT_ATTRIBUTE_LENGTH: Final = 8_192  #: characters; it may be a stack trace, whose end says what failed
 
 _OTLP_ENDPOINTS: Final = (OTEL_EXPORTER_OTLP_TRACES_ENDPOINT, OTEL_EXPORTER_OTLP_ENDPOINT)
-_EXPORTER_GROUP: Final = "opentelemetry_traces_exporter"
+_SPAN_EXPORTERS: Final = "opentelemetry_traces_exporter"  # groups of entry points
+_LOG_EXPORTERS: Final = "opentelemetry_logs_exporter"
 _EXPORTER_BY_OTLP_PROTOCOL: Final = {"http/protobuf": "otlp_proto_http", "grpc": "otlp_proto_grpc"}
 _EXTRA_BY_EXPORTER: Final = {"otlp_proto_http": "otlp", "otlp_proto_grpc": "otlp-grpc"}
 _SHUTDOWN_SECONDS: Final = 1.0
@@ -366,7 +367,7 @@ class _Export:
         return self.queue.flush(timeout_millis / 1000)
 
 
-def _loggers_of(exporter: SpanExporter) -> list[str]:
+def _loggers_of(exporter: object) -> list[str]:
     """Return the loggers that the exporter's classes write to, by the custom of naming them after their modules."""
     modules = dict.fromkeys(kind.__module__ for kind in type(exporter).__mro__)
     return [module for module in modules if module not in {"builtins", "abc", "typing"}]
@@ -384,7 +385,7 @@ def _close(exports: Sequence[_Export], deadline_seconds: float) -> bool:
 def _make_exports(environment: Mapping[str, str], clock: Clock, redactor: Redactor) -> list[_Export]:
     limits = BatchLimits.from_environment(environment)
     wanted = _wanted_exporters(environment)
-    exporters = {name: _make_exporter(variable, name) for variable, name in wanted}
+    exporters = {name: _make_exporter(variable, _SPAN_EXPORTERS, name) for variable, name in wanted}
     # Only now that all can be made: each starts a thread.
     return [_Export(name, exporter, limits, clock, redactor) for name, exporter in exporters.items()]
 
@@ -400,9 +401,9 @@ def _wanted_exporters(environment: Mapping[str, str]) -> list[tuple[str, str]]:
     return [(variable, name) for name in dict.fromkeys(found) if name.lower() not in {"", "none"}]
 
 
-def _otlp_exporter(environment: Mapping[str, str]) -> str:
+def _otlp_exporter(environment: Mapping[str, str], signal: str = "TRACES") -> str:
     """Return the exporter for OTLP; by default HTTP, as the specification says (the SDK takes gRPC)."""
-    for variable in (OTEL_EXPORTER_OTLP_TRACES_PROTOCOL, OTEL_EXPORTER_OTLP_PROTOCOL):
+    for variable in (f"OTEL_EXPORTER_OTLP_{signal}_PROTOCOL", OTEL_EXPORTER_OTLP_PROTOCOL):
         if protocol := environment.get(variable, "").strip():
             if protocol not in _EXPORTER_BY_OTLP_PROTOCOL:
                 supported = " or ".join(_EXPORTER_BY_OTLP_PROTOCOL)
@@ -411,16 +412,37 @@ def _otlp_exporter(environment: Mapping[str, str]) -> str:
     return _EXPORTER_BY_OTLP_PROTOCOL["http/protobuf"]
 
 
-def _make_exporter(variable: str, name: str) -> SpanExporter:
-    for entry_point in entry_points(group=_EXPORTER_GROUP, name=name):
+def _make_exporter(variable: str, group: str, name: str) -> Any:
+    for entry_point in entry_points(group=group, name=name):
         try:
-            exporter: SpanExporter = entry_point.load()()
+            return entry_point.load()()
         except Exception as error:
-            raise SettingsError(variable, f"the span exporter {name!r} cannot be made: {error}") from error
-        return exporter
+            raise SettingsError(variable, f"the exporter {name!r} cannot be made: {error}") from error
     if extra := _EXTRA_BY_EXPORTER.get(name):
         remedy = f"pip install 'qorzen-obs[{extra}]'"
     else:
-        installed = sorted({entry_point.name for entry_point in entry_points(group=_EXPORTER_GROUP)})
+        installed = sorted({entry_point.name for entry_point in entry_points(group=group)})
         remedy = f"install the package that has it, or choose among otlp, {', '.join(installed)} and none"
-    raise SettingsError(variable, f"asks for the span exporter {name!r}, which is not installed; {remedy}")
+    raise SettingsError(variable, f"asks for the exporter {name!r}, which is not installed; {remedy}")
+
+
+def set_up_log_export(environment: Mapping[str, str], *, clock: Clock | None = None) -> LogExport | None:
+    """Return what sends log lines where OTEL_LOGS_EXPORTER says; None where it is unset or `none`.
+
+    OTEL_BLRP_* bound its queue.
+
+    Raises:
+        SettingsError: the exporter is not installed or cannot be made, or a variable is malformed.
+    """
+    name = environment.get(OTEL_LOGS_EXPORTER, "").strip()
+    disabled = environment.get(OTEL_SDK_DISABLED, "").strip().lower() == "true"
+    if name.lower() in {"", "none"} or disabled:
+        return None
+    if name == "otlp":
+        name = _otlp_exporter(environment, "LOGS")
+    limits = BatchLimits.from_environment(environment, "OTEL_BLRP_")
+    exporter = _make_exporter(OTEL_LOGS_EXPORTER, _LOG_EXPORTERS, name)
+    clock = clock or SystemClock()
+    quiet = ExitStack()
+    quiet.enter_context(quieted(_loggers_of(exporter), clock))
+    return LogExport(name, exporter, _resource(), limits=limits, clock=clock, on_closed=quiet.close)
