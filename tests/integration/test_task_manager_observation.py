@@ -4,8 +4,10 @@ import asyncio
 import collections
 import itertools
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,6 +28,8 @@ from qorzen_obs.telemetry import names
 from qorzen_obs.testing import CapturedEvents, CapturedLogs, VirtualTimeLoop, open_test_manager
 from tests.conftest import require
 from tests.support import Gate, Spans, ThreadGate, metric, settings, turns, until, virtual_time
+
+ROOT = Path(__file__).parents[2]
 
 
 async def fail() -> None:
@@ -412,14 +416,23 @@ async def test_a_span_is_as_long_as_the_attempt_by_the_monotonic_clock() -> None
     assert (span.end_time - span.start_time) / 1e9 == pytest.approx(info.duration_seconds, abs=1e-6)
 
 
-@pytest.mark.parametrize("provider", [trace.NoOpTracerProvider(), trace.ProxyTracerProvider()], ids=repr)
-async def test_without_an_sdk_nothing_breaks_and_there_is_no_trace(provider: trace.TracerProvider) -> None:
-    logs = CapturedLogs()
-    async with open_test_manager(tracer_provider=provider, logs=logs) as tasks:
-        info = await tasks.wait_for_task(await tasks.submit_task(fail))
-        assert (info.status, info.trace_id, info.span_id) == (TaskStatus.FAILED, None, None)
-        assert await tasks.run(max, 1, 2) == 2
-    assert all("trace_id" not in line for line in logs.lines)
+@pytest.mark.parametrize("provider", ["NoOpTracerProvider", "ProxyTracerProvider"])
+def test_without_an_sdk_nothing_breaks_and_there_is_no_trace(provider: str) -> None:
+    # In a process of its own: a proxy stands for the provider that another test may have set.
+    command = f"from {__name__} import without_an_sdk; without_an_sdk({provider!r})"
+    subprocess.run([sys.executable, "-W", "error", "-c", command], cwd=ROOT, check=True, timeout=50)
+
+
+def without_an_sdk(provider: str) -> None:
+    async def scenario() -> None:
+        logs = CapturedLogs()
+        async with open_test_manager(tracer_provider=getattr(trace, provider)(), logs=logs) as tasks:
+            info = await tasks.wait_for_task(await tasks.submit_task(fail))
+            assert (info.status, info.trace_id, info.span_id) == (TaskStatus.FAILED, None, None)
+            assert await tasks.run(max, 1, 2) == 2
+        assert all("trace_id" not in line for line in logs.lines)
+
+    asyncio.run(scenario())
 
 
 @pytest.mark.parametrize("where", ["start", "end"])
