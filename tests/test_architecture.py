@@ -44,6 +44,7 @@ MAY_USE_THE_SDK = {
     f"{PACKAGE}.telemetry.sampling",  # samples SDK spans
     f"{PACKAGE}.telemetry.span_store",  # holds finished SDK spans
     f"{PACKAGE}.telemetry.otlp_json",  # writes them out
+    f"{PACKAGE}.telemetry.log_export",  # makes its log records
     f"{PACKAGE}.telemetry.span_redaction",  # makes them again without secrets
     f"{PACKAGE}.telemetry.remote_spans",  # makes them of what worker processes send, and records there
 }
