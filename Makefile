@@ -2,7 +2,7 @@
 # older than its lock file or pyproject.toml only when it has to be brought up to date.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench lock clean
+.PHONY: help demo stack test lint format bench lock clean
 
 # $(call first,CANDIDATES,CONDITION) prints the first Python that runs (a shim may not), fits and can make
 # environments. The condition holds no comma.
@@ -32,6 +32,9 @@ help: ## show this list
 demo: .venv/.runtime ## run a real workload and serve it; options go in ARGS="--once --path DIR"
 	@.venv/bin/qorzen-obs demo $(ARGS)
 
+stack: .venv/.runtime ## the demo with Prometheus and Alertmanager from the system's packages; ARGS="--port 8081"
+	@.venv/bin/python -m dashboards.stack $(ARGS)
+
 test: lint ## check style and types, then run the tests on each supported Python that is here (slow ones on one)
 	.venv/bin/pytest $(ARGS)
 	@set -e; for version in $(others); do $(MAKE) --no-print-directory test-$$version; done
@@ -58,7 +61,7 @@ lock: .venv/.dev ## write the lock files anew; ARGS=--upgrade takes the newest v
 
 clean: ## remove the environments and the caches
 	rm -rf .venv .venv-* build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
-	find qorzen_obs tests -name __pycache__ -prune -exec rm -rf {} +
+	find qorzen_obs tests dashboards -name __pycache__ -prune -exec rm -rf {} +
 
 .venv/.runtime: requirements.lock pyproject.toml | .venv/bin/pip
 	$(call install,.venv,requirements.lock)

@@ -15,7 +15,7 @@ from typing import Any, Final, Literal, TypeAlias
 
 import yaml
 
-from qorzen_obs.tasks import TaskCategory
+from dashboards.objectives import FASTEST_BURN, OBJECTIVES
 from qorzen_obs.telemetry.names import (
     ENGINE_SLOTS,
     ENGINE_SLOTS_BUSY,
@@ -48,27 +48,6 @@ class Site:
 
 
 @dataclass(frozen=True, slots=True)
-class Objective:
-    """What a category promises. Each share is of 3 days; a wait is a bound of QUEUE_WAIT's buckets."""
-
-    category: TaskCategory
-    completed: float  #: share of the tasks that ended and were not cancelled
-    started: float  #: share of the tasks that started within `wait_seconds`
-    wait_seconds: float
-
-    def __post_init__(self) -> None:
-        if self.wait_seconds not in QUEUE_WAIT.buckets:
-            raise ValueError(
-                f"{self.category.value}: {QUEUE_WAIT.name} has no bucket of {self.wait_seconds:g} s"
-            )
-        for share in (self.completed, self.started):
-            if not 0 < (1 - share) * WINDOWS[0].factor < 1:
-                raise ValueError(
-                    f"{self.category.value}: no failure could burn the budget of {share} fast enough"
-                )
-
-
-@dataclass(frozen=True, slots=True)
 class Windows:
     """A pair of windows: the long one says that it matters, the short one that it still goes on."""
 
@@ -80,20 +59,10 @@ class Windows:
 
 
 WINDOWS: Final = (
-    Windows("1h", "5m", 14.4, "critical", "2m"),
+    Windows("1h", "5m", FASTEST_BURN, "critical", "2m"),
     Windows("6h", "30m", 6, "critical", "15m"),
     Windows("1d", "2h", 3, "warning", "1h"),
     Windows("3d", "6h", 1, "warning", "3h"),
-)
-
-#: A task of `ui` is somebody's click, one of `background` can wait: change them to what your users were promised.
-OBJECTIVES: Final = (
-    Objective(TaskCategory.CORE, completed=0.999, started=0.99, wait_seconds=1),
-    Objective(TaskCategory.PLUGIN, completed=0.99, started=0.99, wait_seconds=5),
-    Objective(TaskCategory.UI, completed=0.999, started=0.99, wait_seconds=0.1),
-    Objective(TaskCategory.IO, completed=0.99, started=0.99, wait_seconds=5),
-    Objective(TaskCategory.BACKGROUND, completed=0.95, started=0.95, wait_seconds=300),
-    Objective(TaskCategory.USER, completed=0.99, started=0.99, wait_seconds=1),
 )
 
 #: Fewer bad tasks than these burn no budget that is worth an alert: one failure of one task is 100 %.

@@ -114,7 +114,9 @@ def client_options(command: F) -> F:
             "--token-file",
             type=click.Path(path_type=Path),
             metavar="FILE",
-            help="A file whose first line is the service's token; else QORZEN_SERVER__TOKEN is sent where it is set.",
+            envvar="QORZEN_SERVER__TOKEN_FILE",
+            help="A file whose first line is the service's token.  [default: QORZEN_SERVER__TOKEN_FILE, else the "
+            "token itself is taken from QORZEN_SERVER__TOKEN, where they are set]",
         ),
         click.option("--url", default=DEFAULT_URL, show_default=True, help="Where the service answers."),
     ):

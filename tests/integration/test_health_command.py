@@ -60,9 +60,11 @@ async def test_the_token_comes_from_the_first_line_of_a_file_or_from_the_environ
     async with serving(SaidManager(), settings=ServerSettings(port=0, token_file=str(file))) as plane:
         by_file = await ask("--url", plane.url, "--token-file", str(file))
         without = await ask("--url", plane.url)
-        runner = CliRunner(env={"QORZEN_SERVER__TOKEN": TOKEN})
-        by_variable = await asyncio.to_thread(runner.invoke, cli, ["health", "--url", plane.url])
-    assert by_file.exit_code == by_variable.exit_code == 0
+        for variable, value in (("QORZEN_SERVER__TOKEN", TOKEN), ("QORZEN_SERVER__TOKEN_FILE", str(file))):
+            runner = CliRunner(env={variable: value})
+            by_variable = await asyncio.to_thread(runner.invoke, cli, ["health", "--url", plane.url])
+            assert by_variable.exit_code == 0, variable
+    assert by_file.exit_code == 0
     assert without.exit_code == 1
     assert "Authorization" in without.stderr
 

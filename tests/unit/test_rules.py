@@ -13,7 +13,8 @@ import pytest
 import yaml
 
 from dashboards import rules
-from dashboards.rules import OBJECTIVES, Alert, Objective, Site
+from dashboards.objectives import OBJECTIVES, Objective
+from dashboards.rules import Alert, Site
 from qorzen_obs.tasks import TaskCategory
 from qorzen_obs.telemetry.names import QUEUE_LIMIT, TASKS
 from tests.conftest import require
