@@ -132,7 +132,7 @@ def running(program: Program, folder: Path, stop: threading.Event) -> Iterator[s
             for _ in range(int(READY_SECONDS / 0.1)):
                 if process.poll() is not None:
                     raise StackError(f"{program.name} ended with status {process.returncode}:\n{_tail(log)}")
-                if _answers(program.ready) or stop.wait(0.1):
+                if answers(program.ready) or stop.wait(0.1):
                     break
             else:
                 raise StackError(f"{program.name} does not answer at {program.ready}:\n{_tail(log)}")
@@ -188,7 +188,7 @@ def main(port: int, prometheus_port: int, alertmanager_port: int, demo_options: 
             ),
         )
         for program in programs:
-            if _answers(program.ready):
+            if answers(program.ready):
                 raise StackError(
                     f"something answers at {program.ready} already; stop it or choose another port"
                 )
@@ -221,7 +221,8 @@ Grafana is not among them: docs/operations.md says how to have the dashboards. C
 """
 
 
-def _answers(url: str) -> bool:
+def answers(url: str) -> bool:
+    """Say whether something answers there, and well."""
     try:
         with urllib.request.urlopen(url, timeout=2) as answer:
             return bool(answer.status == 200)

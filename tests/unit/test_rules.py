@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,25 @@ def test_each_section_says_what_it_means_what_to_look_at_and_what_to_do(name: st
     assert "`" in look, "the command"
     uids = {alert.dashboard for alert in ALERTS if alert.name == name}
     assert any(f"`{uid}`" in look for uid in uids), "the dashboard that the alert links to"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_panel_to_look_at_first_is_on_its_dashboard(name: str) -> None:
+    look = RUNBOOKS.partition(f"\n## {name}\n")[2].partition("**Look first.**")[2].partition("**Do.**")[0]
+    seen = 0
+    for uid, rest in re.findall(r"`(qorzen-[a-z]+)`([^`]*)", look):
+        dashboard = json.loads((ROOT / "dashboards" / f"{uid}.json").read_text("utf-8"))
+        titles = {panel["title"] for panel in _panels(dashboard)}
+        panels = re.findall(r"\*([^*]+)\*", rest.replace("\n", " "))
+        assert set(panels) <= titles
+        seen += len(panels)
+    assert seen
+
+
+def _panels(dashboard: Any) -> Iterator[Any]:
+    for panel in dashboard["panels"]:
+        yield panel
+        yield from panel.get("panels", ())
 
 
 def test_there_are_two_objectives_for_each_category() -> None:
