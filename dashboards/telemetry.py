@@ -48,7 +48,7 @@ def _state() -> Row:
                 no_value="Nothing is exported",
             ),
             stat(
-                "Since the last export",
+                "Last export, ago",
                 "Time since the collector last took spans, of the worst instance. A quiet service exports nothing.",
                 f"max({_since_export()})",
                 unit="s",
@@ -77,7 +77,7 @@ def _state() -> Row:
                 history=False,
             ),
             stat(
-                "Failures of observers",
+                "Observer failures",
                 "Failures inside the observation itself. The work goes on; the log event `telemetry.observer_failed` "
                 "says what broke.",
                 in_range(names.TELEMETRY_ERRORS),
