@@ -7,11 +7,10 @@ from typing import Final
 from grafana_foundation_sdk.builders.dashboard import CustomVariable, Dashboard
 from grafana_foundation_sdk.models.dashboard import VariableOption
 
-from dashboards import objectives
 from dashboards.board import CATEGORY, Row, board, data_source
-from dashboards.overview import completed_share
+from dashboards.overview import completion_budget, start_budget
 from dashboards.panels import BAD, GOOD, WARN, Panel, Query, heat, logs, stat, timeseries, traces
-from dashboards.promql import now, per_second, quantile, share_within
+from dashboards.promql import now, per_second, quantile
 from qorzen_obs.telemetry import names
 
 #: How long a task's span must last to be listed; Tempo has no "slowest first".
@@ -33,7 +32,6 @@ def category() -> Dashboard:
 
 
 def _state() -> Row:
-    wait = objectives.WAIT_SECONDS
     return Row(
         "Chosen categories and priorities",
         [
@@ -43,27 +41,8 @@ def _state() -> Row:
                 per_second(names.TASKS_FINISHED),
                 unit="ops",
             ),
-            stat(
-                "Completed",
-                f"Tasks that completed, of those that completed or failed, in the shown time. The objective is "
-                f"{objectives.COMPLETED:.0%}.",
-                completed_share(),
-                unit="percentunit",
-                decimals=2,
-                steps=((None, BAD), (objectives.COMPLETED, GOOD)),
-                no_value="No task ended",
-                history=False,
-            ),
-            stat(
-                "Started in time",
-                f"Tasks that waited at most {wait:g} s for a slot, of those that started, in the shown time.",
-                share_within(names.QUEUE_WAIT, wait),
-                unit="percentunit",
-                decimals=2,
-                steps=((None, BAD), (objectives.STARTED_IN_TIME, GOOD)),
-                no_value="No task started",
-                history=False,
-            ),
+            completion_budget(),
+            start_budget(),
             stat(
                 "Duration p95",
                 "95 % of last attempts took no longer.",

@@ -6,18 +6,30 @@ from typing import Final
 
 from grafana_foundation_sdk.builders.dashboard import Dashboard
 
-from dashboards import objectives
+from dashboards import budgets
 from dashboards.board import CATEGORY, OVERVIEW, QUEUES, RUNTIME, Row, board, to_board, to_category
 from dashboards.library import ALERTS, PROCESS_START, UP
-from dashboards.panels import BAD, GOOD, NONE_IS_GOOD, WARN, Query, Steps, stat, table, timeseries
-from dashboards.promql import in_range, now, per_second, quantile, select, share, share_within
+from dashboards.objectives import FASTEST_BURN
+from dashboards.panels import (
+    BAD,
+    GOOD,
+    NONE_IS_GOOD,
+    WARN,
+    Link,
+    Panel,
+    Query,
+    Steps,
+    stat,
+    table,
+    timeseries,
+)
+from dashboards.promql import in_range, now, per_second, quantile, select, share
 from qorzen_obs.telemetry import names
 
-_DONE = "~completed|failed"
 _NOT_SCRAPED = "Nothing is scraped"
-_COMPLETED_STEPS: Final[Steps] = ((None, BAD), (objectives.COMPLETED, GOOD))
-_IN_TIME_STEPS: Final[Steps] = ((None, BAD), (objectives.STARTED_IN_TIME, GOOD))
-_BUDGET_STEPS: Final[Steps] = ((None, BAD), (0, WARN), (0.5, GOOD))
+_BURN_LIMITS: Final[Steps] = ((None, "transparent"), (1, WARN), (FASTEST_BURN, BAD))
+#: What is left of an error budget.
+BUDGET_STEPS: Final[Steps] = ((None, BAD), (0, WARN), (0.5, GOOD))
 
 
 def overview() -> Dashboard:
@@ -25,14 +37,36 @@ def overview() -> Dashboard:
     return board(OVERVIEW, [_state(), _details(), _rates(), _durations(), _waits(), _instances()])
 
 
-def completed_share(*by: str) -> str:
-    """Return the share of tasks that completed, of those that completed or failed, in the shown time."""
-    completed = in_range(names.TASKS_FINISHED, *by, status="completed")
-    return share(completed, in_range(names.TASKS_FINISHED, *by, status=_DONE))
+def completion_budget(*, link: Link | None = None) -> Panel:
+    """Return the panel of the first objective."""
+    return stat(
+        "Completion budget",
+        "What is left of the failures that the objective of a category allows, of the worst one, as if the shown time "
+        "were the whole period. Below 0 the objective is missed. Next: Objectives by category, Errors by type.",
+        f"min({budgets.left(budgets.completion_burn(in_range))})",
+        unit="percentunit",
+        decimals=0,
+        steps=BUDGET_STEPS,
+        no_value="No task ended",
+        history=False,
+        link=link,
+    )
 
 
-def _budget_left(*by: str) -> str:
-    return f"1 - (1 - {completed_share(*by)}) / {1 - objectives.COMPLETED:g}"
+def start_budget(*, link: Link | None = None) -> Panel:
+    """Return the panel of the second objective."""
+    return stat(
+        "Start budget",
+        "What is left of the late starts that the objective of a category allows, of the worst one, as if the shown "
+        "time were the whole period. Below 0 the objective is missed. Next: Queues and saturation.",
+        f"min({budgets.left(budgets.start_burn(in_range))})",
+        unit="percentunit",
+        decimals=0,
+        steps=BUDGET_STEPS,
+        no_value="No task started",
+        history=False,
+        link=link,
+    )
 
 
 def queue_used() -> str:
@@ -52,40 +86,15 @@ def _state() -> Row:
     return Row(
         "Objectives and state",
         [
+            completion_budget(link=to_board(CATEGORY, "Which tasks fail")),
+            start_budget(link=to_board(QUEUES, "Why tasks wait")),
             stat(
-                "Completed",
-                f"Tasks that completed, of those that completed or failed, in the shown time, of the worst category. "
-                f"The objective is {objectives.COMPLETED:.0%}. Next: Objectives by category, Errors by type.",
-                f"min({completed_share('category')})",
-                unit="percentunit",
-                decimals=2,
-                steps=_COMPLETED_STEPS,
-                no_value="No task ended",
-                history=False,
-                link=to_board(CATEGORY, "Which tasks fail"),
-            ),
-            stat(
-                "Started in time",
-                f"Tasks that waited at most {objectives.WAIT_SECONDS:g} s for a slot, of those that started, in the "
-                f"shown time, of the worst category. The objective is {objectives.STARTED_IN_TIME:.0%}. Next: Queues "
-                "and saturation.",
-                f"min({share_within(names.QUEUE_WAIT, objectives.WAIT_SECONDS, 'category')})",
-                unit="percentunit",
-                decimals=2,
-                steps=_IN_TIME_STEPS,
-                no_value="No task started",
-                history=False,
-                link=to_board(QUEUES, "Why tasks wait"),
-            ),
-            stat(
-                "Error budget left",
-                f"What is left of the failures that the objective of {objectives.COMPLETED:.0%} allows, of the worst "
-                "category, if the shown time were the whole period. Below 0 the objective is missed.",
-                f"min({_budget_left('category')})",
-                unit="percentunit",
+                "Failed",
+                "Tasks that failed in the shown time. Whether that is many, the budget says. Next: Errors by type.",
+                in_range(names.TASKS_FINISHED, status="failed"),
+                unit="short",
                 decimals=0,
-                steps=_BUDGET_STEPS,
-                no_value="No task ended",
+                no_value=_NOT_SCRAPED,
                 history=False,
                 link=to_board(CATEGORY, "Which tasks fail"),
             ),
@@ -186,23 +195,21 @@ def _details() -> Row:
         [
             table(
                 "Objectives by category",
-                "Both objectives in the shown time, and what is left of the failures that the first allows. A "
-                "category without ended tasks is not listed.",
-                Query(completed_share("category")),
-                Query(_budget_left("category")),
-                Query(share_within(names.QUEUE_WAIT, objectives.WAIT_SECONDS, "category")),
+                "Which share completed and started in time, and what that leaves of both budgets, in the shown time. "
+                "A category without ended tasks is not listed.",
+                Query(budgets.completed()),
+                Query(budgets.left(budgets.completion_burn(in_range))),
+                Query(budgets.started()),
+                Query(budgets.left(budgets.start_burn(in_range))),
                 unit="percentunit",
                 columns={
                     "category": "Category",
                     "Value #A": "Completed",
-                    "Value #B": "Budget left",
+                    "Value #B": "Completion budget",
                     "Value #C": "In time",
+                    "Value #D": "Start budget",
                 },
-                colours={
-                    "Completed": _COMPLETED_STEPS,
-                    "Budget left": _BUDGET_STEPS,
-                    "In time": _IN_TIME_STEPS,
-                },
+                colours={"Completion budget": BUDGET_STEPS, "Start budget": BUDGET_STEPS},
                 no_value="No task ended",
             ),
             table(
@@ -218,6 +225,27 @@ def _details() -> Row:
                     "Value": "Firing",
                 },
                 no_value="No alert fires",
+            ),
+            timeseries(
+                "Completion burn by category",
+                f"How fast failures use up what may fail. At 1 the budget lasts its period; at {FASTEST_BURN:g} an "
+                "hour takes 2 % of a month's, and the first alert fires. A series opens its category.",
+                Query(budgets.completion_burn(per_second), "{{category}}"),
+                unit="none",
+                width=12,
+                limits=_BURN_LIMITS,
+                no_value="No task ended",
+                link=to_category(),
+            ),
+            timeseries(
+                "Start burn by category",
+                "How fast late starts use up what may start late. A series opens its category.",
+                Query(budgets.start_burn(per_second), "{{category}}"),
+                unit="none",
+                width=12,
+                limits=_BURN_LIMITS,
+                no_value="No task started",
+                link=to_category(),
             ),
         ],
     )
@@ -254,7 +282,6 @@ def _instances() -> Row:
 
 
 def _rates() -> Row:
-    failed = per_second(names.TASKS_FINISHED, "category", status="failed")
     return Row(
         "Rate and errors",
         [
@@ -280,13 +307,9 @@ def _rates() -> Row:
             ),
             timeseries(
                 "Failed share by category",
-                f"Failed tasks, of those that completed or failed. The line is what the objective of "
-                f"{objectives.COMPLETED:.0%} allows. A series opens its category.",
-                Query(
-                    share(failed, per_second(names.TASKS_FINISHED, "category", status=_DONE)), "{{category}}"
-                ),
+                "Failed tasks, of those that completed or failed. A series opens its category.",
+                Query(budgets.failed(per_second), "{{category}}"),
                 unit="percentunit",
-                limits=((None, "transparent"), (round(1 - objectives.COMPLETED, 6), BAD)),
                 no_value="No task ended",
                 link=to_category(),
             ),

@@ -67,37 +67,34 @@ def select(metric: MetricName, *, part: str = "", wide: bool = False, **matchers
 
 
 def now(
-    metric: MetricName, *by: str, aggregate: str = "sum", then: str = "", wide: bool = False, **matchers: str
+    metric: MetricName,
+    /,
+    *by: str,
+    aggregate: str = "sum",
+    then: str = "",
+    wide: bool = False,
+    **matchers: str,
 ) -> str:
     """Return its present value, aggregated; `then` is a comparison or an offset for the samples before."""
     return _aggregated(aggregate, metric, by, f"{select(metric, wide=wide, **matchers)} {then}".rstrip())
 
 
-def per_second(metric: MetricName, *by: str, part: str = "", wide: bool = False, **matchers: str) -> str:
+def per_second(metric: MetricName, /, *by: str, part: str = "", wide: bool = False, **matchers: str) -> str:
     """Return how fast it counts, summed."""
     selector = select(metric, part=part, wide=wide, **matchers)
     return _aggregated("sum", metric, by, f"rate({selector}[$__rate_interval])")
 
 
-def in_range(metric: MetricName, *by: str, part: str = "", wide: bool = False, **matchers: str) -> str:
+def in_range(metric: MetricName, /, *by: str, part: str = "", wide: bool = False, **matchers: str) -> str:
     """Return how far it counted in the time that the dashboard shows, summed."""
     selector = select(metric, part=part, wide=wide, **matchers)
     return _aggregated("sum", metric, by, f"increase({selector}[$__range])")
 
 
-def quantile(q: float, metric: MetricName, *by: str, wide: bool = False, **matchers: str) -> str:
+def quantile(q: float, metric: MetricName, /, *by: str, wide: bool = False, **matchers: str) -> str:
     """Return a quantile of a histogram, and nothing, rather than NaN, where it counted nothing."""
     counted = per_second(metric, "le", *by, part="bucket", wide=wide, **matchers)
     return f"histogram_quantile({q:g}, {counted}) >= 0"
-
-
-def share_within(metric: MetricName, seconds: float, *by: str) -> str:
-    """Return the share of a histogram's observations in the shown time that took no longer than one of its bounds."""
-    if seconds not in metric.buckets:
-        raise ValueError(f"{metric.name} has no bucket of {seconds:g} s")
-    # prometheus_client writes floats, and Prometheus 3 makes floats of what others write.
-    within = in_range(metric, *by, part="bucket", le=str(float(seconds)))
-    return share(within, in_range(metric, *by, part="count"))
 
 
 def share(part: str, whole: str) -> str:

@@ -10,7 +10,7 @@ import promql_parser as promql
 import pytest
 
 from dashboards import library
-from dashboards.promql import label_names, sample_names, select, share_within
+from dashboards.promql import label_names, sample_names, select
 from qorzen_obs.telemetry import names
 from qorzen_obs.telemetry.names import MetricName
 from tests.panels import Target, Tree, load, nodes, panels, parse, selectors, substitute, targets, variables
@@ -62,6 +62,8 @@ def labels_of(node: object) -> set[str]:
         return labels_of(node.vector_selector)
     if isinstance(node, promql.Call):
         labels = set().union(*(labels_of(argument) for argument in node.args))
+        if node.func.name == "label_replace":
+            labels.add(node.args[1].val)
         return labels - {"le"} if node.func.name == "histogram_quantile" else labels
     if isinstance(node, promql.AggregateExpr):
         if node.modifier is not None:
@@ -144,13 +146,11 @@ def test_a_wrong_expression_is_caught(text: str, problem: str) -> None:
     assert any(problem in found for found in problems(text))
 
 
-def test_builders_refuse_labels_parts_and_buckets_that_do_not_exist() -> None:
+def test_builders_refuse_labels_and_parts_that_do_not_exist() -> None:
     with pytest.raises(ValueError, match="has no label engine"):
         select(names.TASKS, engine="loop")
     with pytest.raises(ValueError, match="has no bucket"):
         select(names.TASKS, part="bucket")
-    with pytest.raises(ValueError, match="no bucket of 7 s"):
-        share_within(names.QUEUE_WAIT, 7)
 
 
 class _Recorder(dict[str, str]):
