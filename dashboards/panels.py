@@ -24,6 +24,8 @@ from grafana_foundation_sdk.cog.builder import Builder
 from grafana_foundation_sdk.models import common, dashboard, heatmap, prometheus, tempo
 from grafana_foundation_sdk.models.common import DataSourceRef
 
+from qorzen_obs.tasks import TaskPriority, TaskStatus
+
 Panel: TypeAlias = Builder[dashboard.Panel]
 Link: TypeAlias = Builder[dashboard.DashboardLink]
 
@@ -32,19 +34,22 @@ TEMPO: Final = DataSourceRef("tempo", "${tempo_datasource}")
 LOKI: Final = DataSourceRef("loki", "${loki_datasource}")
 
 GOOD, WARN, BAD, NEUTRAL = "green", "orange", "red", "blue"
-QUIET = "#8e8e8e"
 
-#: One colour for one meaning, on every dashboard.
+#: One colour for one meaning, on every dashboard, by label and value.
 COLOURS: Final = {
-    "completed": GOOD,
-    "failed": BAD,
-    "cancelled": QUIET,
-    "pending": "yellow",
-    "running": NEUTRAL,
-    "low": "light-blue",
-    "normal": "green",
-    "high": "orange",
-    "critical": "red",
+    "status": {
+        TaskStatus.PENDING.value: "yellow",
+        TaskStatus.RUNNING.value: NEUTRAL,
+        TaskStatus.COMPLETED.value: GOOD,
+        TaskStatus.FAILED.value: BAD,
+        TaskStatus.CANCELLED.value: "#8e8e8e",
+    },
+    "priority": {
+        TaskPriority.LOW.label: "light-blue",
+        TaskPriority.NORMAL.label: "green",
+        TaskPriority.HIGH.label: "orange",
+        TaskPriority.CRITICAL.label: "red",
+    },
 }
 
 Steps: TypeAlias = Sequence[tuple[float | None, str]]
@@ -154,9 +159,8 @@ def timeseries(
         panel.thresholds(_thresholds(limits)).thresholds_style(style)
     if link is not None:
         panel.data_links([link])
-    for name, colour in COLOURS.items():
-        if any(_may_be_named(query.legend, name) for query in queries):
-            panel.override_by_name(name, [_property("color", {"mode": "fixed", "fixedColor": colour})])
+    for name, colour in _colours(queries).items():
+        panel.override_by_name(name, [_property("color", {"mode": "fixed", "fixedColor": colour})])
     return panel
 
 
@@ -300,8 +304,16 @@ def _by_name() -> dashboard_builders.FieldColor:
     return dashboard_builders.FieldColor().mode(dashboard.FieldColorModeId.PALETTE_CLASSIC_BY_NAME)
 
 
-def _may_be_named(legend: str, name: str) -> bool:
-    return legend in ("{{status}}", "{{priority}}", name)
+def _colours(queries: Sequence[Query]) -> dict[str, str]:
+    """Return the colours of series that are named by a status or a priority."""
+    colours: dict[str, str] = {}
+    for query in queries:
+        for label, by_value in COLOURS.items():
+            if query.legend == f"{{{{{label}}}}}":
+                colours |= by_value
+            elif query.legend in by_value:
+                colours[query.legend] = by_value[query.legend]
+    return colours
 
 
 def _property(name: str, value: object) -> dashboard.DynamicConfigValue:
