@@ -2,7 +2,7 @@
 # older than its lock file or pyproject.toml only when it has to be brought up to date.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo stack test lint format bench lock clean
+.PHONY: help demo stack test lint format bench dashboards lock clean
 
 # $(call first,CANDIDATES,CONDITION) prints the first Python that runs (a shim may not), fits and can make
 # environments. The condition holds no comma.
@@ -27,7 +27,7 @@ define install
 endef
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
 
 demo: .venv/.runtime ## run a real workload and serve it; options go in ARGS="--once --path DIR"
 	@.venv/bin/qorzen-obs demo $(ARGS)
@@ -54,6 +54,10 @@ format: .venv/.dev ## bring the code into shape
 
 bench: .venv/.dev ## run the benchmarks
 	.venv/bin/python -m tests.benchmarks $(ARGS)
+
+dashboards: .venv/.dev ## write the Grafana dashboards and the rules anew from their builders
+	.venv/bin/python -m dashboards
+	.venv/bin/python -m dashboards.rules
 
 lock: .venv/.dev ## write the lock files anew; ARGS=--upgrade takes the newest versions
 	$(LOCK) $(ARGS) --group build --output-file requirements.lock

@@ -1,4 +1,4 @@
-"""The recording and alert rules of a service, as code: `python -m dashboards.rules` writes rules/qorzen.yml anew.
+"""The recording and alert rules of a service, as code: `make dashboards` writes rules/qorzen.yml anew.
 
 Two objectives for each category, of how many tasks complete and how soon they start, give the error budgets; how
 fast those burn is alerted on over four pairs of windows, as the Google SRE workbook has it
@@ -16,6 +16,7 @@ from typing import Any, Final, Literal, TypeAlias
 import yaml
 
 from dashboards.objectives import FASTEST_BURN, OBJECTIVES
+from dashboards.promql import label_names, sample_names
 from qorzen_obs.telemetry.names import (
     ENGINE_SLOTS,
     ENGINE_SLOTS_BUSY,
@@ -121,8 +122,8 @@ def series(metric: MetricName, *, part: str = "", **matchers: str) -> str:
 
     A matcher that starts with `~` is a regular expression, one with `!` is what the label must not be.
     """
-    name = metric.name + {"counter": "_total", "histogram": f"_{part}"}.get(metric.type, "")
-    if unknown := set(matchers) - {*metric.labels, "le"}:
+    name = f"{metric.name}_{part}" if part else sample_names(metric)[0]
+    if unknown := set(matchers) - set(label_names(metric)):
         raise ValueError(f"{metric.name} has no label {', '.join(sorted(unknown))}")
     operators = {"~": "=~", "!": "!="}
     given = ", ".join(
@@ -176,7 +177,7 @@ def groups(site: Site) -> dict[str, Any]:
 
 def text(site: Site) -> str:
     """Return the file."""
-    head = "# Made by `python -m dashboards.rules` from dashboards/rules.py: change that, not this.\n"
+    head = "# Made by `make dashboards` from dashboards/rules.py: change that, not this.\n"
     return head + yaml.dump(groups(site), Dumper=_Dumper, sort_keys=True, width=1_000, allow_unicode=True)
 
 

@@ -13,12 +13,16 @@ from typing import Any
 import pytest
 import yaml
 
-from dashboards import rules
+from dashboards import library, rules
 from dashboards.objectives import OBJECTIVES, Objective
+from dashboards.promql import label_names, sample_names
 from dashboards.rules import Alert, Site
-from qorzen_obs.tasks import TaskCategory
+from qorzen_obs.tasks import TaskCategory, TaskStatus
+from qorzen_obs.telemetry import names
+from qorzen_obs.telemetry.metrics import REJECTION_REASONS
 from qorzen_obs.telemetry.names import QUEUE_LIMIT, TASKS
 from tests.conftest import require
+from tests.panels import parse, selectors
 
 ROOT = Path(__file__).parents[2]
 PROMTOOL_HINT = "apt-get install prometheus"
@@ -33,7 +37,7 @@ def promtool(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_committed_file_is_what_its_builder_makes() -> None:
-    assert rules.FILE.read_text("utf-8") == rules.text(Site()), "run: python -m dashboards.rules"
+    assert rules.FILE.read_text("utf-8") == rules.text(Site()), "run: make dashboards"
 
 
 def test_promtool_accepts_the_rules_and_finds_no_doublets() -> None:
@@ -41,6 +45,50 @@ def test_promtool_accepts_the_rules_and_finds_no_doublets() -> None:
     assert checked.returncode == 0, checked.stderr
     assert checked.stderr == ""
     assert "SUCCESS" in checked.stdout
+
+
+RECORDED = {rule["record"] for rule in rules.recording_rules()}
+EXPRESSIONS = [rule["expr"] for group in rules.groups(Site())["groups"] for rule in group["rules"]]
+DECLARED = {
+    sample: metric
+    for module in (names, library)
+    for metric in vars(module).values()
+    if isinstance(metric, names.MetricName)
+    for sample in sample_names(metric)
+}
+
+
+def test_each_expression_parses_and_names_metrics_labels_and_buckets_that_exist() -> None:
+    for expression in EXPRESSIONS:
+        for selector in selectors(parse(expression)):
+            if selector.name in RECORDED:
+                continue
+            metric = DECLARED[selector.name or ""]
+            for matcher in selector.matchers.matchers:
+                assert matcher.name in label_names(metric), expression
+                if matcher.name == "le":
+                    assert float(matcher.value) in metric.buckets, expression
+
+
+def test_the_values_that_labels_are_matched_with_exist() -> None:
+    matched = {
+        (matcher.name, value)
+        for expression in EXPRESSIONS
+        for selector in selectors(parse(expression))
+        for matcher in selector.matchers.matchers
+        for value in matcher.value.split("|")
+    }
+    known = {
+        "status": {status.value for status in TaskStatus},
+        "category": {category.value for category in TaskCategory},
+        "reason": set(REJECTION_REASONS),
+        "probe": {"livez", "readyz", "startupz"},
+        "outcome": {"exported", "export_failed", "dropped_queue_full", "dropped_shutdown", "sampled_out"},
+        "slo": {rules.COMPLETED, rules.STARTED},
+        "job": {Site().job},
+    }
+    assert {label for label, _ in matched} == {*known, "le"}
+    assert [(label, value) for label, value in matched if label != "le" and value not in known[label]] == []
 
 
 def test_a_site_s_own_names_and_addresses_go_into_its_rules(tmp_path: Path) -> None:
