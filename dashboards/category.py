@@ -183,7 +183,8 @@ def _details() -> Row:
             logs(
                 "Log lines",
                 "Lines of tasks of these categories and priorities; open one for its task_id and trace_id.",
-                '{service_name=~".+"} | json | category=~"${category:pipe}" | priority=~"${priority:pipe}"',
+                '{service_name=~".+"} | json | drop __error__, __error_details__'
+                ' | category=~"${category:pipe}" | priority=~"${priority:pipe}"',
                 no_value="No line, or there is no Loki data source",
             ),
         ],

@@ -93,14 +93,13 @@ def stat(
     unit: str,
     steps: Steps = PLAIN,
     no_value: str = "No data",
-    width: int = 4,
     decimals: int | None = None,
     history: bool = True,
     link: Link | None = None,
 ) -> Panel:
     """One number, in the colour of its threshold; `history` draws its course below."""
     panel = stat_builders.Panel().unit(unit).thresholds(_thresholds(steps)).color_scheme(_by_threshold())
-    _describe(panel, title, description, no_value, width, 4)
+    _describe(panel, title, description, no_value, 4, 4)
     _query(panel, Query(expr), history=history)
     panel.color_mode(
         common.BigValueColorMode.BACKGROUND if steps is not PLAIN else common.BigValueColorMode.VALUE
@@ -121,18 +120,15 @@ def timeseries(
     unit: str,
     no_value: str = "No data in this time range",
     width: int = 8,
-    height: int = 8,
     stacked: bool = False,
-    minimum: float | None = 0,
     maximum: float | None = None,
     limits: Steps = (),
     calcs: Sequence[str] = (),
     link: Link | None = None,
-    log: bool = False,
 ) -> Panel:
     """Lines over time, with exemplars as dots where a query asks for them; `limits` are drawn as dashed lines."""
     panel = timeseries_builders.Panel().unit(unit).line_width(1).fill_opacity(60 if stacked else 8)
-    _describe(panel, title, description, no_value, width, height)
+    _describe(panel, title, description, no_value, width, 8)
     for number, query in enumerate(queries):
         _query(panel, query, ref_id=chr(ord("A") + number))
     panel.show_points(common.VisibilityMode.NEVER).span_nulls(False)
@@ -146,14 +142,9 @@ def timeseries(
     panel.legend(legend.display_mode(mode).calcs(list(calcs)))
     if stacked:
         panel.stacking(common_builders.StackingConfig().mode(common.StackingMode.NORMAL).group("A"))
-    if minimum is not None and not log:
-        panel.min(minimum)
+    panel.min(0)
     if maximum is not None:
         panel.max(maximum)
-    if log:
-        panel.scale_distribution(
-            common_builders.ScaleDistributionConfig().type(common.ScaleDistribution.LOG).log(10)
-        )
     if limits:
         style = common_builders.GraphThresholdsStyleConfig().mode(common.GraphThresholdsStyleMode.DASHED)
         panel.thresholds(_thresholds(limits)).thresholds_style(style)
@@ -198,7 +189,6 @@ def table(
     no_value: str,
     colours: Mapping[str, Steps] | None = None,
     width: int = 12,
-    height: int = 7,
 ) -> Panel:
     """The present series, a row for each set of labels.
 
@@ -206,7 +196,7 @@ def table(
     `Value #A`, `Value #B` of several queries. `colours` are thresholds, by a column's title.
     """
     panel = table_builders.Panel().unit(unit).thresholds(_thresholds(PLAIN)).show_header(True)
-    _describe(panel, title, description, no_value, width, height)
+    _describe(panel, title, description, no_value, width, 7)
     for number, query in enumerate(queries):
         _query(panel, query, ref_id=chr(ord("A") + number), as_table=True)
     if len(queries) > 1:
@@ -231,7 +221,7 @@ def traces(
 ) -> Panel:
     """The spans that a TraceQL query finds, a row each, which open their trace."""
     panel = table_builders.Panel().show_header(True).unit("none").cell_height(common.TableCellHeight.SM)
-    _describe(panel, title, description, no_value, width, 9, source=TEMPO)
+    _describe(panel, title, description, no_value, 24, 9, source=TEMPO)
     panel.with_target(
         tempo_builders.Dataquery()
         .ref_id("A")
@@ -245,10 +235,10 @@ def traces(
     return panel.sort_by([common_builders.TableSortByFieldState().display_name(sort_by).desc(True)])
 
 
-def logs(title: str, description: str, logql: str, *, no_value: str, width: int = 24) -> Panel:
+def logs(title: str, description: str, logql: str, *, no_value: str) -> Panel:
     """The log lines that a LogQL query finds, newest first."""
     panel = logs_builders.Panel().show_time(True).wrap_log_message(True).enable_log_details(True)
-    _describe(panel, title, description, no_value, width, 10, source=LOKI)
+    _describe(panel, title, description, no_value, 24, 10, source=LOKI)
     panel.with_target(
         loki_builders.Dataquery().ref_id("A").datasource(LOKI).expr(logql).query_type("range").max_lines(500)
     )

@@ -11,7 +11,16 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from qorzen_obs import Retry, TaskCategory, TaskManager, TaskPriority, current_task, exponential, task
+from qorzen_obs import (
+    Retry,
+    TaskCategory,
+    TaskManager,
+    TaskPriority,
+    current_task,
+    exponential,
+    task,
+    with_options,
+)
 from qorzen_obs.errors import TaskQueueFullError
 from qorzen_obs.tasks import TaskStatus
 
@@ -101,8 +110,9 @@ async def _go_wrong(manager: TaskManager) -> None:
 
 
 async def _submit(manager: TaskManager, job: Callable[..., Any], **options: Any) -> str | None:
+    """Submit it with a trace of its own, as that of `trouble` never ends; None where it is refused."""
     try:
-        return await manager.submit_task(job, **options)
+        return await manager.submit_task(with_options(job, new_trace=True), **options)
     except TaskQueueFullError:
         return None
 
