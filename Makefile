@@ -2,7 +2,7 @@
 # older than its lock file or pyproject.toml only when it has to be brought up to date.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo stack test lint format bench dashboards lock clean
+.PHONY: help demo stack test lint format docs dashboards bench lock clean
 
 # $(call first,CANDIDATES,CONDITION) prints the first Python that runs (a shim may not), fits and can make
 # environments. The condition holds no comma.
@@ -51,6 +51,9 @@ lint: .venv/.dev ## ruff and mypy
 format: .venv/.dev ## bring the code into shape
 	.venv/bin/ruff check --fix
 	.venv/bin/ruff format
+
+docs: .venv/.dev ## write docs/metrics.md and docs/traces.md anew
+	.venv/bin/python docs/reference.py
 
 bench: .venv/.dev ## run the benchmarks
 	.venv/bin/python -m tests.benchmarks $(ARGS)

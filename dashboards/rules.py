@@ -25,6 +25,8 @@ from qorzen_obs.telemetry.names import (
     OLDEST_PENDING,
     QUEUE_LIMIT,
     QUEUE_WAIT,
+    SPAN_DROPPED_QUEUE_FULL,
+    SPAN_EXPORT_FAILED,
     SPANS,
     TASKS,
     TASKS_ABANDONED,
@@ -289,7 +291,7 @@ def _work_alerts() -> Iterator[Alert]:
     yield Alert(
         "QorzenSpansDropped",
         "sum by (job, instance, outcome) "
-        f"(increase({series(SPANS, outcome='~dropped_queue_full|export_failed')}[10m])) > 0",
+        f"(increase({series(SPANS, outcome=f'~{SPAN_DROPPED_QUEUE_FULL}|{SPAN_EXPORT_FAILED}')}[10m])) > 0",
         "10m",
         "warning",
         "{{ $labels.instance }} loses spans: {{ $labels.outcome }}",

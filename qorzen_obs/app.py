@@ -16,9 +16,14 @@ from qorzen_obs.core.event_bus_manager import EventBusManager
 from qorzen_obs.core.logger_manager import LoggerManager
 from qorzen_obs.core.task_manager import TaskManager
 from qorzen_obs.server.app import OpsPlane
+from qorzen_obs.server.health import HealthCollector
 from qorzen_obs.settings import Settings, load_settings
+from qorzen_obs.telemetry.export import TracingMetrics
+from qorzen_obs.telemetry.gil_watch import GilWatch
+from qorzen_obs.telemetry.logs import LogStream
 from qorzen_obs.telemetry.parts import TelemetryParts
-from qorzen_obs.telemetry.setup import Tracing, set_up_tracing
+from qorzen_obs.telemetry.redaction import Redactor
+from qorzen_obs.telemetry.setup import Tracing, set_up_log_export, set_up_tracing
 
 _FLUSH_SECONDS: Final = 1.0
 
@@ -26,7 +31,8 @@ _FLUSH_SECONDS: Final = 1.0
 class Service:
     """A task manager with its parts, for one event loop.
 
-    `environment` decides on tracing only; settings come as an object.
+    `environment` decides on tracing only; settings come as an object. `gil_watch` is for a program that owns the
+    process.
     """
 
     def __init__(
@@ -35,16 +41,19 @@ class Service:
         *,
         http: bool = False,
         environment: Mapping[str, str] | None = None,
-        log_stream: TextIO | None = None,
+        log_stream: TextIO | LogStream | None = None,
+        gil_watch: GilWatch | None = None,
     ) -> None:
         self.settings = settings
         self.config = ConfigManager(settings)
-        self.loggers = LoggerManager(settings.telemetry.log_level, log_stream)
+        self.redactor = Redactor(settings.telemetry.redact_keys, settings.telemetry.redact_patterns)
+        self.loggers = LoggerManager(settings.telemetry.log_level, log_stream, self.redactor)
         self.events = EventBusManager(self.loggers.get_logger("event_bus_manager"))
         self.concurrency = ConcurrencyManager(settings.engines)
         self.registry = CollectorRegistry()
         self._environment = os.environ if environment is None else environment
         self._http = http
+        self._gil_watch = gil_watch
         self._parts = AsyncExitStack()
         self.tasks: TaskManager  #: from `start` on
         self.tracing: Tracing  #: from `start` on
@@ -61,8 +70,12 @@ class Service:
             for manager in (self.config, self.loggers, self.events, self.concurrency):
                 await manager.initialize()
                 self._parts.push_async_callback(manager.shutdown)
-            self.tracing = set_up_tracing(self.settings.telemetry, self._environment, set_global=True)
-            self._parts.push_async_callback(asyncio.to_thread, self.tracing.shutdown, _FLUSH_SECONDS)
+            self.tracing = set_up_tracing(
+                self.settings.telemetry, self._environment, set_global=True, redactor=self.redactor
+            )
+            self._parts.push_async_callback(self._flush)
+            self.loggers.stream.export = set_up_log_export(self._environment)
+            self.registry.register(TracingMetrics(self.tracing))
             self._collect_process()
             self.tasks = TaskManager(
                 self.concurrency,
@@ -75,16 +88,23 @@ class Service:
                     settings=self.settings.telemetry,
                     status=self.tracing.status,
                     on_spans=self.tracing.on_spans,
+                    redactor=self.redactor,
+                    lost=self.loggers.stream.lost,
+                    exemplars=self.tracing.exemplars,
+                    gil_watch=self._gil_watch,
                 ),
             )
             if self._http:
                 self.ops = OpsPlane(
                     self.tasks,
                     spans=self.tracing.store,
+                    lines=self.tasks.task_lines,
+                    redactor=self.redactor,
                     settings=self.settings.server,
                     health=self.settings.health,
                     on_request=self.tasks.metrics.on_request,
                 )
+                self.registry.register(HealthCollector(self.tasks, self.settings.health))
                 await self.ops.start()
                 self._parts.push_async_callback(self.ops.stop)
                 self.tasks.ops_url = self.ops.url
@@ -97,10 +117,19 @@ class Service:
         async with self._parts:
             await self.tasks.shutdown(grace_seconds=grace_seconds)
 
+    async def _flush(self) -> None:
+        """Send what waits, spans and log lines side by side, for a second at most."""
+        logs = self.loggers.stream.export
+        flushes = [asyncio.to_thread(self.tracing.shutdown, _FLUSH_SECONDS)]
+        if logs is not None:
+            flushes.append(asyncio.to_thread(logs.shutdown, _FLUSH_SECONDS))
+        await asyncio.gather(*flushes)
+
     def _collect_process(self) -> None:
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
         GCCollector(registry=self.registry)
+        self.registry.register(self.loggers.stream)
 
 
 @asynccontextmanager

@@ -55,6 +55,10 @@ class CurrentTask(Protocol):
         """Report progress: clamped to 0-100, never falls, coalesced, from any thread."""
         ...
 
+    def keep_trace(self) -> None:
+        """Have this attempt's trace kept, whatever the rate at which traces are sampled; from any thread."""
+        ...
+
 
 #: Set in the context of each attempt. The telemetry and the manager read it too.
 CURRENT: ContextVar[CurrentTask | None] = ContextVar("qorzen_current_task", default=None)

@@ -203,6 +203,18 @@ class TaskQuarantinedError(TaskError):
         )
 
 
+class StackUnavailableError(TaskError):
+    """The stack of a running task was asked for, and what runs it does not answer."""
+
+    def __init__(self, task_id: str, problem: str) -> None:
+        super().__init__(task_id, problem)
+        self.task_id = task_id
+        self.problem = problem
+
+    def __str__(self) -> str:
+        return f"the stack of task {self.task_id} cannot be had now: {self.problem}; ask again"
+
+
 class TaskTransferError(TaskError, TypeError):
     """The callable, an argument or the result cannot pass between the service and a worker process."""
 

@@ -19,9 +19,12 @@ from typing import Any, Final, Self, TextIO
 import structlog
 
 from qorzen_obs.app import Service
-from qorzen_obs.settings import TaskSettings
+from qorzen_obs.settings import TaskSettings, TelemetrySettings
 from qorzen_obs.tasks import TaskStatus
-from qorzen_obs.telemetry.logs import LEVELS, logger_options, make_logger
+from qorzen_obs.telemetry.gil_watch import GilWatch
+from qorzen_obs.telemetry.log_records import RecordsAsLines
+from qorzen_obs.telemetry.logs import LEVELS, LogStream
+from qorzen_obs.telemetry.redaction import Redactor
 
 SWITCH_SECONDS: Final = 0.0005
 """How long a thread keeps the interpreter while another waits for it; Python's own 5 ms would be seen as loop lag."""
@@ -31,21 +34,24 @@ STOP_SECONDS: Final = 5.0
 _LONGEST_WATCH_SECONDS: Final = 1e9  # faulthandler's limit is somewhat higher
 
 
-def set_up_process(log_level: str, log_stream: TextIO) -> None:
+def set_up_process(telemetry: TelemetrySettings, log_stream: TextIO) -> LogStream:
     """Set what a serving process needs: logging, tracebacks of crashes, a short switch interval.
 
-    Lines of `logging` and of structlog get the form of our own, unless the program has configured them itself.
+    Lines of `logging` and of structlog go the way of our own, unless the program has configured them itself. Returns
+    the log's stream, for the service; the exit of the interpreter flushes it.
+
+    Raises:
+        SettingsError: `telemetry.redact_keys` or `telemetry.redact_patterns` cannot be followed.
     """
+    logs = LogStream(log_stream, Redactor(telemetry.redact_keys, telemetry.redact_patterns))
     sys.setswitchinterval(SWITCH_SECONDS)
     if sys.__stderr__ is not None:
         faulthandler.enable(sys.__stderr__)
     if not structlog.is_configured():
-        structlog.configure(
-            **logger_options(log_level, log_stream), logger_factory=structlog.WriteLoggerFactory(log_stream)
-        )
-    logging.basicConfig(
-        level=LEVELS[log_level], handlers=[_ToStructlog(make_logger("logging", log_level, log_stream))]
-    )
+        logs.configure_structlog(telemetry.log_level)
+    handler = RecordsAsLines(logs.logger("logging", telemetry.log_level))
+    logging.basicConfig(level=LEVELS[telemetry.log_level], handlers=[handler])
+    return logs
 
 
 class StopSignals:
@@ -56,7 +62,8 @@ class StopSignals:
     signal handlers: the loop's own would wait as long as a task holds the loop.
     """
 
-    def __init__(self, settings: TaskSettings) -> None:
+    def __init__(self, settings: TaskSettings, gil_watch: GilWatch) -> None:
+        self._gil_watch = gil_watch  # it has the same timer, until a stop is asked for
         self.asked = asyncio.Event()
         self.asked_again = asyncio.Event()
         self._patience = [settings.shutdown_grace_seconds, settings.cancel_grace_seconds]
@@ -74,6 +81,7 @@ class StopSignals:
     ) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        self._gil_watch.close()
         faulthandler.cancel_dump_traceback_later()
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
@@ -84,7 +92,8 @@ class StopSignals:
     def _watch(self, seconds: float) -> None:
         if sys.__stderr__ is not None:
             seconds = min(seconds, _LONGEST_WATCH_SECONDS)
-            faulthandler.dump_traceback_later(seconds, exit=True, file=sys.__stderr__)
+            with self._gil_watch.retired():
+                faulthandler.dump_traceback_later(seconds, exit=True, file=sys.__stderr__)
 
 
 @asynccontextmanager
@@ -121,21 +130,3 @@ def stop_message(service: Service) -> str:
     tasks = "1 task has" if unfinished == 1 else f"{unfinished} tasks have"
     grace = service.settings.tasks.shutdown_grace_seconds
     return f"Stopping: {tasks} {grace:g} s to end; a second signal cancels what is left"
-
-
-class _ToStructlog(logging.Handler):
-    """Writes records of the standard library's logging as lines of ours."""
-
-    def __init__(self, logger: Any) -> None:
-        super().__init__()
-        self._logger = logger
-
-    def emit(self, record: logging.LogRecord) -> None:
-        level = max((known for known in LEVELS.values() if known <= record.levelno), default=logging.DEBUG)
-        try:
-            message = record.getMessage()
-            self._logger.log(
-                min(level, logging.CRITICAL), message, logger=record.name, exc_info=record.exc_info
-            )
-        except Exception:  # noqa: BLE001 - as every handler of logging: a bad line is reported, never raised
-            self.handleError(record)

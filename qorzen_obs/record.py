@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 from opentelemetry.trace import Span, SpanContext, format_span_id, format_trace_id
 
 from qorzen_obs.errors import TaskCancelled
+from qorzen_obs.ledger import Ledger, Meter, Seconds
 from qorzen_obs.registry import DefinitionLimit, TaskDefinition
 from qorzen_obs.tasks import (
     GUARANTEES,
@@ -57,6 +58,7 @@ class TaskState(NamedTuple):
     cancel_reason: str | None = None
     abandoned: bool = False
     span: SpanContext | None = None  #: of the last attempt
+    ledger: Ledger | None = None  #: None where the time ledger is off
 
 
 ACCEPTED: Final = TaskState(TaskStatus.PENDING)
@@ -73,6 +75,7 @@ class TaskRecord:
         "cancellable",
         "category",
         "cell",
+        "clock",
         "context",
         "created_at",
         "definition",
@@ -143,6 +146,7 @@ class TaskRecord:
         self.created_at = created_at  #: Unix seconds
         self.eligible_at = eligible_at  #: monotonic; moves when an attempt is to be followed by another
         self.eligible_wall = eligible_wall  #: Unix seconds
+        self.clock: Callable[[], float] | None = None  #: monotonic; up to when `info` accounts for its time
         self.state = ACCEPTED
         self.progress = NO_PROGRESS
         self.attempt: Attempt | None = None
@@ -161,7 +165,11 @@ class TaskRecord:
         self.args, self.kwargs = (), NO_KWARGS
 
     def info(self, state: TaskState | None = None, progress: TaskProgress | None = None) -> TaskInfo:
-        """Return a snapshot, of an earlier `state` and `progress` where they are given; from any thread."""
+        """Return a snapshot, of an earlier `state` and `progress` where they are given; from any thread.
+
+        Its phases reach up to now, those of an earlier state up to the transition that led to it.
+        """
+        phases = self._phases_now() if state is None else state.ledger.seconds if state.ledger else {}
         state = state or self.state
         attempt = self.attempt
         span = state.span
@@ -189,6 +197,7 @@ class TaskRecord:
             eligible_at=self.eligible_wall,
             queue_wait_seconds=state.queue_wait_seconds,
             duration_seconds=state.duration_seconds,
+            phases=dict(phases),
             waiting_for=attempt.waiting_for if attempt else None,
             cancel_reason=state.cancel_reason or (attempt.reason if attempt else None),
             abandoned=state.abandoned,
@@ -196,11 +205,28 @@ class TaskRecord:
             span_id=format_span_id(span.span_id) if span else None,
         )
 
+    def _phases_now(self) -> Seconds:
+        state, attempt = self.state, self.attempt
+        ledger = state.ledger
+        if ledger is None:
+            return {}
+        if state.status.final or self.clock is None:
+            return ledger.seconds
+        now = self.clock()
+        if state.status is TaskStatus.PENDING:
+            waits = ledger.waiting(max(now, ledger.until), self.eligible_at, before=state.attempt)
+            return ledger.plus(now, waits).seconds
+        if attempt is None or attempt.meter is None:  # it starts or ends at this moment
+            return ledger.seconds
+        elapsed = max(0.0, now - ledger.until)
+        return ledger.plus(now, attempt.meter.phases(self.engine, elapsed, now)).seconds
+
 
 class AttemptOwner(Protocol):
     """What an attempt asks of the manager that runs it."""
 
     def report_progress(self, attempt: Attempt, percent: float, message: str) -> None: ...
+    def keep_trace(self, attempt: Attempt) -> None: ...
 
 
 class Attempt:
@@ -218,7 +244,9 @@ class Attempt:
         "kwargs",
         "last",
         "manager",
+        "meter",
         "number",
+        "phases",
         "progress_waits",
         "reason",
         "record",
@@ -238,6 +266,8 @@ class Attempt:
         self.manager: Any = manager
         self.kwargs = record.kwargs
         self.span: Span | None = None
+        self.meter: Meter | None = None  #: None where the time ledger is off
+        self.phases: Seconds = {}  #: where its time went, once it is settled
         self.started_at = 0.0  #: monotonic
         self.started_wall = 0.0  #: Unix seconds
         self.asked: Ask | None = None  #: the first ask wins
@@ -302,6 +332,9 @@ class Attempt:
 
     def progress(self, percent: float, message: str = "") -> None:
         self.manager.report_progress(self, percent, message)
+
+    def keep_trace(self) -> None:
+        self.manager.keep_trace(self)
 
     def ask(self, why: Ask, reason: str, at: float) -> None:
         """Set the token: from here on the code inside can see that it should stop."""

@@ -49,6 +49,7 @@ class TaskDefinition:
     max_concurrent: int | None = None  #: tasks of this definition that run at once
     engine: EngineKind | None = None
     new_trace: bool = False  #: start a trace of its own, linked to the submitter's
+    keep_trace: bool = False  #: keep its traces whatever the rate at which traces are sampled
     at_start: bool = False  #: `serve` submits it once, when the service has started
 
 
@@ -90,6 +91,7 @@ class TaskOptions(TypedDict, total=False):
     max_concurrent: int
     engine: EngineKind | str
     new_trace: bool
+    keep_trace: bool
     at_start: bool
 
 
@@ -331,5 +333,6 @@ _CHECKS: Final[dict[str, Callable[[Any], Any]]] = {
     "max_concurrent": functools.partial(_check_count, "max_concurrent"),
     "engine": _parse_engine,
     "new_trace": bool,
+    "keep_trace": bool,
     "at_start": bool,
 }

@@ -14,6 +14,7 @@ from qorzen_obs.errors import InvalidTaskError, QorzenError
 from qorzen_obs.host import StopSignals, hosted, set_up_process, stop_message
 from qorzen_obs.registry import TaskRegistry
 from qorzen_obs.settings import Settings
+from qorzen_obs.telemetry.gil_watch import GilWatch
 
 
 class ModuleError(QorzenError):
@@ -65,9 +66,10 @@ async def serve(settings: Settings, registry: TaskRegistry, say: Callable[[str],
         SettingsError: a setting or an OTEL_* variable cannot be followed.
         ManagerInitializationError: the port is in use, or another part did not start.
     """
-    set_up_process(settings.telemetry.log_level, sys.stderr)
-    service = Service(settings, http=True, log_stream=sys.stderr)
-    with StopSignals(settings.tasks) as signals:
+    logs = set_up_process(settings.telemetry, sys.stderr)
+    gil_watch = GilWatch()
+    service = Service(settings, http=True, log_stream=logs, gil_watch=gil_watch)
+    with StopSignals(settings.tasks, gil_watch) as signals:
         async with hosted(service, signals):
             assert service.ops is not None, "it was asked for"
             say(f"qorzen_obs serves {service.ops.url}/")

@@ -157,7 +157,9 @@ class TaskInfo:
     )
     queue_wait_seconds: float | None = None  #: from `eligible_at` to the start of the last attempt
     duration_seconds: float | None = None  #: of the last attempt
-    phases: dict[str, float] = field(default_factory=dict)  #: seconds by phase of its life so far
+    phases: dict[str, float] = field(
+        default_factory=dict
+    )  #: seconds by phase of its life so far, see telemetry/names.py
     waiting_for: str | None = None  #: the id of the task that it waits for; it holds no slot meanwhile
     cancel_reason: str | None = None
     abandoned: bool = False  #: it ended on paper, yet its code would not stop and may still run

@@ -33,6 +33,7 @@ from qorzen_obs.core.task_manager import TaskManager
 from qorzen_obs.settings import Settings
 from qorzen_obs.tasks import EngineKind
 from qorzen_obs.telemetry.logs import add_task_context
+from qorzen_obs.telemetry.parts import TelemetryParts
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -51,6 +52,7 @@ async def open_test_manager(
     registry: CollectorRegistry | None = None,
     tracer_provider: TracerProvider | None = None,
     clock: Clock | None = None,
+    telemetry: TelemetryParts | None = None,
 ) -> AsyncIterator[TaskManager]:
     """Give a ready TaskManager for one test; at the end of the block what still runs is cancelled at once.
 
@@ -72,6 +74,7 @@ async def open_test_manager(
         registry=registry,
         tracer_provider=tracer_provider or NoOpTracerProvider(),
         clock=loop.clock if clock is None and isinstance(loop, VirtualTimeLoop) else clock,
+        telemetry=telemetry or TelemetryParts(settings=settings.telemetry),
     )
     try:
         await tasks.initialize()

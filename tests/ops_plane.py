@@ -18,10 +18,13 @@ from qorzen_obs.core.logger_manager import LoggerManager
 from qorzen_obs.core.task_manager import TaskManager
 from qorzen_obs.errors import TaskNotFoundError
 from qorzen_obs.record import TaskRecord
+from qorzen_obs.scheduling.scheduler import Explanation
 from qorzen_obs.server.app import OnRequest, OpsPlane
 from qorzen_obs.server.sources import ManagerSource
 from qorzen_obs.settings import HealthSettings, ServerSettings, Settings, TaskSettings, TelemetrySettings
+from qorzen_obs.stacks import LiveStack
 from qorzen_obs.tasks import TaskInfo
+from qorzen_obs.telemetry.loop_monitor import Block
 from qorzen_obs.telemetry.parts import TelemetryParts
 from qorzen_obs.telemetry.setup import set_up_tracing
 from qorzen_obs.telemetry.span_store import SpanStore
@@ -95,6 +98,7 @@ class SaidManager:
     state: State = State.READY
     initialized: bool = True
     blocked: float = 0.0
+    block: Block | None = None
     depth: int = 0
     scheduled: int = 0
     limit: int = 100
@@ -121,6 +125,18 @@ class SaidManager:
     def records(self) -> list[TaskRecord]:
         """There are no tasks."""
         return []
+
+    def loop_block(self) -> Block | None:
+        """What it was told."""
+        return self.block
+
+    def stack_of(self, task_id: str) -> LiveStack | None:
+        """There are no tasks."""
+        raise TaskNotFoundError(task_id)
+
+    def why_pending(self, task_id: str) -> Explanation | None:
+        """There are no tasks."""
+        raise TaskNotFoundError(task_id)
 
     def blocked_seconds(self) -> float:
         """What it was told."""

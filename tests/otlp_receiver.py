@@ -11,10 +11,15 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any, Self
 
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import (
+    ExportLogsServiceRequest,
+    ExportLogsServiceResponse,
+)
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceRequest,
     ExportTraceServiceResponse,
 )
+from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
@@ -25,6 +30,7 @@ class OtlpReceiver:
     def __init__(self, status: int = 200) -> None:
         self.status = status
         self.requests: list[ExportTraceServiceRequest] = []
+        self.log_requests: list[ExportLogsServiceRequest] = []
         self._arrived = threading.Condition()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
@@ -53,6 +59,17 @@ class OtlpReceiver:
         ]
 
     @property
+    def log_records(self) -> list[LogRecord]:
+        """The log records that arrived, in order."""
+        return [
+            record
+            for request in list(self.log_requests)
+            for resource_logs in request.resource_logs
+            for scope_logs in resource_logs.scope_logs
+            for record in scope_logs.log_records
+        ]
+
+    @property
     def resources(self) -> list[Resource]:
         return [group.resource for request in list(self.requests) for group in request.resource_spans]
 
@@ -63,10 +80,19 @@ class OtlpReceiver:
                 raise TimeoutError(f"{len(self.spans)} of {count} spans arrived within {timeout:g} s")
             return self.spans
 
-    def take(self, request: ExportTraceServiceRequest) -> None:
+    def take(self, body: bytes) -> bytes:
+        """Keep spans; return the answer."""
         with self._arrived:
-            self.requests.append(request)
+            self.requests.append(ExportTraceServiceRequest.FromString(body))
             self._arrived.notify_all()
+        answer: bytes = ExportTraceServiceResponse().SerializeToString()
+        return answer
+
+    def take_logs(self, body: bytes) -> bytes:
+        """Keep log records; return the answer."""
+        self.log_requests.append(ExportLogsServiceRequest.FromString(body))
+        answer: bytes = ExportLogsServiceResponse().SerializeToString()
+        return answer
 
 
 def _handler(receiver: OtlpReceiver) -> type[BaseHTTPRequestHandler]:
@@ -75,11 +101,10 @@ def _handler(receiver: OtlpReceiver) -> type[BaseHTTPRequestHandler]:
             body = self.rfile.read(int(self.headers["Content-Length"]))
             if self.headers["Content-Encoding"] == "gzip":
                 body = gzip.decompress(body)
-            known = self.path == "/v1/traces" and self.headers["Content-Type"] == "application/x-protobuf"
+            take = {"/v1/traces": receiver.take, "/v1/logs": receiver.take_logs}.get(self.path)
+            known = take is not None and self.headers["Content-Type"] == "application/x-protobuf"
             status = receiver.status if known else 404
-            if status < 400:
-                receiver.take(ExportTraceServiceRequest.FromString(body))
-            answer = ExportTraceServiceResponse().SerializeToString()
+            answer = take(body) if take is not None and status < 400 else b""
             self.send_response(status)
             self.send_header("Content-Type", "application/x-protobuf")
             self.send_header("Content-Length", str(len(answer)))

@@ -321,3 +321,12 @@ def close_everything() -> None:
     os.closerange(3, 256)
     say_nothing = threading.Event()
     say_nothing.wait(600)
+
+
+@process
+def use_processor(seconds: float, pause: float) -> None:
+    """Use a processor for so long, then wait."""
+    until = time.process_time() + seconds
+    while time.process_time() < until:
+        pass
+    time.sleep(pause)

@@ -62,6 +62,7 @@ class Owner:
     """The manager of an attempt that nobody manages."""
 
     def report_progress(self, attempt: Attempt, percent: float, message: str) -> None: ...
+    def keep_trace(self, attempt: Attempt) -> None: ...
 
 
 def record(func: Callable[..., Any] = print, *args: Any, **fields: Any) -> TaskRecord:

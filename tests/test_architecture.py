@@ -19,7 +19,9 @@ LEVELS = [
     ["tasks"],
     ["settings"],
     ["counts"],
+    ["stacks"],
     ["current"],
+    ["ledger"],
     ["retry"],
     ["registry"],
     ["record"],
@@ -39,8 +41,10 @@ NEVER_IN_SCHEDULING = {"asyncio", "threading", "time", "logging", "structlog", "
 SDK = "opentelemetry.sdk"
 MAY_USE_THE_SDK = {
     f"{PACKAGE}.telemetry.setup",  # the only wiring
+    f"{PACKAGE}.telemetry.sampling",  # samples SDK spans
     f"{PACKAGE}.telemetry.span_store",  # holds finished SDK spans
     f"{PACKAGE}.telemetry.otlp_json",  # writes them out
+    f"{PACKAGE}.telemetry.span_redaction",  # makes them again without secrets
     f"{PACKAGE}.telemetry.remote_spans",  # makes them of what worker processes send, and records there
 }
 

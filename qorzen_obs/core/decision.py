@@ -14,6 +14,7 @@ from typing import Final, NamedTuple
 from qorzen_obs.errors import FarTaskError, TaskCancelled, TaskLostError
 from qorzen_obs.record import Ask, Attempt
 from qorzen_obs.tasks import TIMEOUT, TaskStatus
+from qorzen_obs.telemetry.redaction import Redactor
 
 #: The reason of an ask by the deadline of the whole task, not of one attempt.
 TASK_DEADLINE: Final = "deadline"
@@ -21,6 +22,7 @@ LOST: Final = "lost"
 _MAX_MESSAGE: Final = 4_000
 _MAX_TRACEBACK: Final = 20_000
 _GENERATORS: Final = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
+_USUAL_REDACTOR: Final = Redactor()
 _YIELD: Final = dis.opmap["YIELD_VALUE"]
 
 
@@ -37,22 +39,25 @@ class Decision(NamedTuple):
     abandoned: bool = False
 
 
-def decide(attempt: Attempt, value: object, error: BaseException | None) -> Decision:
+def decide(
+    attempt: Attempt, value: object, error: BaseException | None, redactor: Redactor = _USUAL_REDACTOR
+) -> Decision:
     """Return how an attempt ended whose code returned `value` or raised `error`.
 
     Asked by its deadline it has timed out, whatever it did. Asked by a cancel it is cancelled only when it gave in:
-    what it returned or raised otherwise stands. A CancelledError that nobody asked for is a failure.
+    what it returned or raised otherwise stands. A CancelledError that nobody asked for is a failure. Message and
+    traceback come out redacted; the exception is the one that was raised.
     """
     if attempt.asked is Ask.DEADLINE:
         return _timed_out(attempt)
     if error is None:
         if isinstance(value, Coroutine):
             value.close()
-            return _failed(_forgotten_await(attempt))
+            return _failed(_forgotten_await(attempt), redactor)
         return Decision(TaskStatus.COMPLETED, value)
     if attempt.asked is Ask.CANCEL and isinstance(error, (CancelledError, TaskCancelled)):
         return Decision(TaskStatus.CANCELLED, cancel_reason=attempt.reason)
-    return _failed(error)
+    return _failed(error, redactor)
 
 
 def decide_abandoned(attempt: Attempt) -> Decision:
@@ -86,7 +91,7 @@ def _timed_out(attempt: Attempt) -> Decision:
     return Decision(TaskStatus.FAILED, error=message, error_type=TIMEOUT)
 
 
-def _failed(error: BaseException) -> Decision:
+def _failed(error: BaseException, redactor: Redactor) -> Decision:
     try:
         message = error.error if isinstance(error, FarTaskError) else str(error)
     except Exception as broken:  # noqa: BLE001 - an exception's own __str__ may fail, and must not take the manager along
@@ -96,9 +101,9 @@ def _failed(error: BaseException) -> Decision:
     _forget_locals(error)
     return Decision(
         TaskStatus.FAILED,
-        error=shown_text(message, _MAX_MESSAGE),
+        error=shown_text(redactor.head(message, _MAX_MESSAGE), _MAX_MESSAGE),
         error_type=error_type_of(error),
-        traceback=shown_text(text[-_MAX_TRACEBACK:], _MAX_TRACEBACK),
+        traceback=shown_text(redactor.tail(text, _MAX_TRACEBACK), _MAX_TRACEBACK),
         exception=error,
     )
 

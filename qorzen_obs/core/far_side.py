@@ -27,6 +27,7 @@ class FarSide:
     def __init__(self, send: Send) -> None:
         self._send = send
         self._surroundings: dict[str, Any] = {}
+        self._last_redactor: Any = None
         self._forget: list[Callable[[], None]] = []
         on_import = _OnImport(
             {
@@ -88,7 +89,8 @@ class FarSide:
         )
 
     def _send_log(self, level: str, event: str, fields: dict[str, Any]) -> None:
-        plain = {str(key)[:200]: _plain(value) for key, value in fields.items()}
+        redactor = self._redactor()
+        plain = {str(key)[:200]: _plain(key, value, redactor) for key, value in fields.items()}
         if "opentelemetry.trace" in sys.modules:
             from opentelemetry import trace  # noqa: PLC0415  # see above
 
@@ -96,7 +98,16 @@ class FarSide:
             if span.is_valid:
                 plain.setdefault("trace_id", trace.format_trace_id(span.trace_id))
                 plain.setdefault("span_id", trace.format_span_id(span.span_id))
-        self._send("log", (level, event[:_MAX_TEXT], plain))
+        self._send("log", (level, redactor.head(event, _MAX_TEXT), plain))
+
+    def _redactor(self) -> Any:
+        """Return the service's redactor: what is cut here must be redacted before."""
+        settings = self._surroundings.get("redact")
+        if self._last_redactor is None or settings not in {None, self._last_redactor.settings}:
+            from qorzen_obs.telemetry.redaction import Redactor  # noqa: PLC0415  # see above
+
+            self._last_redactor = Redactor(*(settings or ()))
+        return self._last_redactor
 
     # ------------------------------------------------------------------ tracing
 
@@ -106,7 +117,7 @@ class FarSide:
         if self._surroundings["spans"]:
             from qorzen_obs.telemetry.remote_spans import send_spans  # noqa: PLC0415  # see above
 
-            send_spans(self._send)
+            send_spans(self._send, self._redactor(), lambda: bool(self._surroundings.get("recording")))
         self._enter_trace()
 
     def _enter_trace(self) -> None:
@@ -155,14 +166,15 @@ class _OnImport(importlib.abc.MetaPathFinder):
         loader.exec_module = execute_then_call
 
 
-def _plain(value: Any) -> Any:
-    """Return what pickles, and is small, whatever `value` is."""
+def _plain(key: Any, value: Any, redactor: Any) -> Any:
+    """Return what pickles, is small and shows no secret, whatever `value` is; redacted before it is cut."""
+    value = redactor.field(str(key), value)
     if isinstance(value, str):
-        return value[:_MAX_TEXT]
+        return redactor.head(value, _MAX_TEXT)
     if isinstance(value, _PLAIN):
         return value
     try:
-        return repr(value)[:_MAX_TEXT]
+        return redactor.head(repr(value), _MAX_TEXT)
     except Exception as error:  # noqa: BLE001  # a field's own __repr__ may fail
         return f"<cannot be shown: {type(error).__name__}>"
 

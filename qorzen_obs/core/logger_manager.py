@@ -2,30 +2,41 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any, TextIO
 
 import structlog
 
 from qorzen_obs.core.base import QorzenManager
-from qorzen_obs.telemetry.logs import make_logger
+from qorzen_obs.telemetry.logs import LogStream
+from qorzen_obs.telemetry.redaction import Redactor
 
 
 class LoggerManager(QorzenManager):
     """One log stream for the service."""
 
-    def __init__(self, level: str = "info", stream: TextIO | None = None) -> None:
+    def __init__(
+        self,
+        level: str = "info",
+        stream: TextIO | LogStream | None = None,
+        redactor: Redactor | None = None,
+    ) -> None:
         super().__init__("logger_manager")
         self._level = level
-        self._stream = stream
+        self._own = not isinstance(stream, LogStream)
+        self._users_first = stream is None
+        self.stream = stream if isinstance(stream, LogStream) else LogStream(stream, redactor)
 
     async def initialize(self) -> None:
         self._become_ready()
 
     async def shutdown(self) -> None:
+        if self._own:
+            await asyncio.to_thread(self.stream.close)
         self._become_stopped()
 
     def get_logger(self, name: str) -> Any:
         """Return a logger whose methods take an event name and fields."""
-        if self._stream is None and structlog.is_configured():
+        if self._users_first and structlog.is_configured():
             return structlog.get_logger(name)
-        return make_logger(name, self._level, self._stream)
+        return self.stream.logger(name, self._level)

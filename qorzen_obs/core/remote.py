@@ -14,8 +14,11 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from qorzen_obs.record import Attempt
 from qorzen_obs.telemetry import names
 from qorzen_obs.telemetry.parts import OnSpans
+from qorzen_obs.telemetry.redaction import PrivateKeyLines, Redactor
+from qorzen_obs.telemetry.task_lines import TaskLines, kept_already
 
 _PROPAGATORS: Final = (TraceContextTextMapPropagator(), W3CBaggagePropagator())
+_MAX_OUTPUT: Final = 8_192  #: characters of a line
 _LEVELS: Final = frozenset({"debug", "info", "warning", "error", "critical"})
 
 
@@ -24,7 +27,18 @@ class RemoteTelemetry:
 
     entry = "qorzen_obs.core.far_side:FarSide"
 
-    def __init__(self, logger: Any, on_spans: OnSpans | None, on_dropped: Callable[[int], None]) -> None:
+    def __init__(
+        self,
+        logger: Any,
+        on_spans: OnSpans | None,
+        on_dropped: Callable[[int], None],
+        *,
+        redactor: Redactor | None = None,
+        lines: TaskLines | None = None,
+    ) -> None:
+        self._redactor = redactor or Redactor()
+        self._lines = lines
+        self._keys = PrivateKeyLines()
         self._logger = logger
         self._on_spans = on_spans
         self._on_dropped = on_dropped
@@ -36,8 +50,10 @@ class RemoteTelemetry:
         return {
             "carrier": carrier,
             "spans": self._on_spans is not None,
+            "recording": attempt.span is not None and attempt.span.is_recording(),
             "log_level": _level_of(self._logger),
             "logging_level": logging.getLogger().level,
+            "redact": self._redactor.settings,
         }
 
     def on_event(self, attempt: Attempt | None, kind: str, data: Any) -> None:
@@ -47,21 +63,37 @@ class RemoteTelemetry:
                 self._on_spans([data])
         elif kind == "dropped":
             self._on_dropped(data)
-        elif attempt is None:
-            self._log(kind, data)
-        else:
-            attempt.context.run(self._log, kind, data)
-
-    def _log(self, kind: str, data: Any) -> None:
-        if kind == "output":
-            stream, line = data
-            if line:
-                self._logger.info(names.LOG_OUTPUT, stream=stream, line=line)
+        elif kind == "output":
+            self._output(attempt, *data)
         elif kind == "log":
-            level, event, fields = data
-            method = getattr(self._logger, level if level in _LEVELS else "info")
-            fields = {f"{key}_" if key in _TAKEN else key: value for key, value in fields.items()}
-            method(event, **fields)
+            self._log(attempt, *self._line(data))
+
+    def _output(self, attempt: Attempt | None, stream: str, line: str) -> None:
+        shown = self._redactor.text(self._keys.without_key((attempt and attempt.task_id, stream), line))
+        for start in range(0, len(shown), _MAX_OUTPUT):
+            piece = shown[start : start + _MAX_OUTPUT]
+            self._log(attempt, "info", names.LOG_OUTPUT, {"stream": stream, "line": piece})
+
+    def _line(self, data: Any) -> tuple[str, str, dict[str, Any]]:
+        level, event, fields = data
+        return (
+            level if level in _LEVELS else "info",
+            self._redactor.text(event),
+            self._redactor.field("", fields),
+        )
+
+    def _log(self, attempt: Attempt | None, level: str, event: str, fields: dict[str, Any]) -> None:
+        if attempt is None:
+            self._write(level, event, fields)
+            return
+        if self._lines is not None:
+            self._lines.add(attempt.task_id, level, event, fields)
+        attempt.context.run(self._write, level, event, fields)
+
+    def _write(self, level: str, event: str, fields: dict[str, Any]) -> None:
+        fields = {f"{key}_" if key in _TAKEN else key: value for key, value in fields.items()}
+        with kept_already():
+            getattr(self._logger, level)(event, **fields)
 
 
 #: Parameters of a logger's methods, which a field must not be passed as.

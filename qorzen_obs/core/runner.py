@@ -15,6 +15,7 @@ from qorzen_obs.engines.base import Engine, KillingEngine
 from qorzen_obs.errors import InvalidTaskError
 from qorzen_obs.record import Ask, Attempt
 from qorzen_obs.tasks import TIMEOUT, EngineKind
+from qorzen_obs.telemetry.redaction import Redactor
 
 #: When, within the grace, an attempt that still runs is interrupted again: it may have swallowed the first time.
 _AGAIN: Final = (0.5, 0.75, 0.9)
@@ -36,6 +37,7 @@ class Runner:
         on_decided: Callable[[Attempt, Decision], None],
         on_late_end: Callable[[Attempt], None],
         on_progress: Callable[[Attempt], None],
+        redactor: Redactor | None = None,
     ) -> None:
         self._loop = loop
         self._loop_thread = threading.get_ident()
@@ -45,6 +47,7 @@ class Runner:
         self._on_decided = on_decided
         self._on_late_end = on_late_end
         self._on_progress = on_progress
+        self._redactor = redactor or Redactor()
         self._deadlines: Deadlines[Attempt] = Deadlines(loop, clock, self._pass_deadline)
 
     def start(self, attempt: Attempt) -> None:
@@ -104,7 +107,7 @@ class Runner:
             return
         if attempt.asked is None and self._overran_unseen(attempt):
             attempt.ask(Ask.DEADLINE, TIMEOUT, self._clock.monotonic())
-        self._settle(attempt, decide(attempt, value, error))
+        self._settle(attempt, decide(attempt, value, error, self._redactor))
 
     def _overran_unseen(self, attempt: Attempt) -> bool:
         """On the loop's own thread the timer cannot fire during the call, so the overrun is reported afterwards."""

@@ -12,9 +12,10 @@ import functools
 import itertools
 import platform
 import random
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from contextvars import copy_context
+from dataclasses import replace
 from enum import Enum
 from importlib import metadata as package_metadata
 from typing import Any, Final, TypeVar
@@ -33,9 +34,9 @@ from qorzen_obs.core.event_feed import EventFeed
 from qorzen_obs.core.from_thread import FromThread
 from qorzen_obs.core.remote import RemoteTelemetry
 from qorzen_obs.core.runner import Runner
+from qorzen_obs.core.waiting import Waiting
 from qorzen_obs.counts import CELL_OF, TaskCounts
-from qorzen_obs.current import CURRENT
-from qorzen_obs.engines.base import Engine
+from qorzen_obs.engines.base import Engine, StackEngine
 from qorzen_obs.engines.external import ExternalEngine
 from qorzen_obs.engines.loop import LoopEngine
 from qorzen_obs.engines.main import MainEngine
@@ -53,10 +54,10 @@ from qorzen_obs.errors import (
     TaskNotFoundError,
     TaskQueueFullError,
     TaskTimeoutError,
-    TaskWaitTimeoutError,
 )
 from qorzen_obs.history.memory import MemoryHistory
-from qorzen_obs.record import Ask, Attempt, TaskEvent, TaskRecord, TaskState, Wait
+from qorzen_obs.ledger import Ledger, Meter, Seconds
+from qorzen_obs.record import ACCEPTED, Ask, Attempt, TaskEvent, TaskRecord, TaskState
 from qorzen_obs.registry import (
     CallableTraits,
     DefinitionLimit,
@@ -71,6 +72,7 @@ from qorzen_obs.retry import retry_wait_seconds
 from qorzen_obs.scheduling.limits import Limits
 from qorzen_obs.scheduling.scheduler import Explanation, Scheduler
 from qorzen_obs.settings import TaskSettings, convert
+from qorzen_obs.stacks import ABANDONED, RUNNING, LiveStack, redacted
 from qorzen_obs.tasks import (
     ENDED,
     LEGAL_TRANSITIONS,
@@ -86,9 +88,10 @@ from qorzen_obs.tasks import (
 from qorzen_obs.telemetry import names
 from qorzen_obs.telemetry.instrument import SpanInstrument
 from qorzen_obs.telemetry.logs import TaskLog, accept_logger
-from qorzen_obs.telemetry.loop_monitor import LoopMonitor
+from qorzen_obs.telemetry.loop_monitor import Block, LoopMonitor
 from qorzen_obs.telemetry.metrics import TaskMetrics
 from qorzen_obs.telemetry.parts import TelemetryParts
+from qorzen_obs.telemetry.task_lines import TaskLines
 
 __all__ = ["TaskCategory", "TaskInfo", "TaskManager", "TaskPriority", "TaskProgress", "TaskStatus"]
 
@@ -98,6 +101,7 @@ MAX_METADATA_BYTES: Final = 16_384
 _SETTING_NAMES: Final = frozenset(TaskSettings.__struct_fields__)
 _FEED_SECONDS: Final = 2.0
 _MAX_PROGRESS_MESSAGE: Final = 500
+_MAX_CANCEL_REASON: Final = 4_000
 
 
 class ManagerState(Enum):
@@ -144,19 +148,35 @@ class TaskManager(QorzenManager):
         self._tracer_provider = tracer_provider
         self._clock = clock or SystemClock()
         self._telemetry = telemetry or TelemetryParts()
+        self._ledger_clock = self._clock.monotonic if self._telemetry.settings.time_ledger else None
         self.registry = registry or CollectorRegistry()
         self.version = package_metadata.version("qorzen-obs")
         self.from_thread = FromThread(self)
 
+        self.redactor = self._telemetry.redactor
+        self.task_lines = TaskLines(
+            self._telemetry.settings.keep_log_lines_per_task, self._telemetry.settings.keep_log_lines
+        )
         self.counts = TaskCounts()
-        self.metrics = TaskMetrics(self)
-        self._loop_monitor = LoopMonitor(self._clock, self.metrics.loop_lag.observe)
+        self.metrics = TaskMetrics(
+            self, self._telemetry.exemplars, time_ledger=self._ledger_clock is not None
+        )
+        self.metrics.read_lost = self._telemetry.lost
+        self._loop_monitor = LoopMonitor(
+            self._clock,
+            self.metrics.loop_lag.observe,
+            log=functools.partial(self._say, self._logger.warning),
+            on_error=functools.partial(self._telemetry_failed, "loop_monitor"),
+            redact=self.redactor.text,
+            gil_watch=self._telemetry.gil_watch,
+            watch=self._telemetry.settings.watch_loop,
+        )
         self._settings = TaskSettings()
         self._limits = Limits(self._settings.max_concurrent_tasks)
         self._scheduler: Scheduler[TaskRecord] = Scheduler(
             self._limits, ageing_seconds=self._settings.ageing_seconds
         )
-        self._history = MemoryHistory(self._settings.keep_completed_tasks, self._forget_plugin)
+        self._history = MemoryHistory(self._settings.keep_completed_tasks, self._forget)
         self._engines: dict[EngineKind, Engine] = {}
         self._observers: list[tuple[str, Callable[[TaskEvent], None]]] = []
 
@@ -167,8 +187,6 @@ class TaskManager(QorzenManager):
         self._running: dict[str, Attempt] = {}
         self._zombies: dict[Attempt, bool] = {}  # abandoned, still running; True: it keeps its slot
         self._plugins: Counter[str] = Counter()  # tasks, live and kept, by plugin
-        self._resumes: dict[int, asyncio.Future[None]] = {}  # lenders that wait for a slot, by sequence
-        self._room: deque[asyncio.Future[None]] = deque()  # submitters that wait for room in the queue
         self._task_sequence = itertools.count(1)
         self._event_sequence = itertools.count(1)
         self._random = random.Random()
@@ -214,11 +232,18 @@ class TaskManager(QorzenManager):
 
     async def _connect(self) -> None:
         self.loop = self._loop = loop = asyncio.get_running_loop()
+        self._waiting = Waiting(self, loop, self._scheduler, self._running, self._dispatch)
         self._apply(_known_settings(await self._config.get("tasks", {})))
         self._engines = self._find_engines(loop)
         processes = self._engines.get(EngineKind.PROCESS)
         if isinstance(processes, ProcessEngine):
-            processes.far_side = RemoteTelemetry(self._logger, self._telemetry.on_spans, self._report_dropped)
+            processes.far_side = RemoteTelemetry(
+                self._logger,
+                self._telemetry.on_spans,
+                self._report_dropped,
+                redactor=self.redactor,
+                lines=self.task_lines,
+            )
         self._limits.engines = {
             kind: engine.slots for kind, engine in self._engines.items() if engine.slots is not None
         }
@@ -226,6 +251,7 @@ class TaskManager(QorzenManager):
             self._tracer_provider or trace.get_tracer_provider(),
             self.version,
             on_error=functools.partial(self._telemetry_failed, "spans"),
+            redactor=self.redactor,
         )
         self._runner = Runner(
             loop,
@@ -235,12 +261,13 @@ class TaskManager(QorzenManager):
             on_decided=self._decided,
             on_late_end=self._zombie_gone,
             on_progress=self._progressed,
+            redactor=self.redactor,
         )
         self._task_deadlines: Deadlines[TaskRecord] = Deadlines(loop, self._clock, self._task_deadline_passed)
         self._feed = EventFeed(self._bus, self._logger, self.metrics.dropped)
         self._observers = [
             ("metrics", self.metrics.on_event),
-            ("log", TaskLog(self._logger).on_event),
+            ("log", TaskLog(self._logger, self.task_lines).on_event),
             ("event_bus", self._feed.on_event),
         ]
         self._register_metrics()
@@ -444,7 +471,7 @@ class TaskManager(QorzenManager):
         task_id = await self.submit_task(func, *args, **options)
         record = self._live[task_id]
         try:
-            await self._wait_for(record, None)
+            await self._waiting.for_end(record, None)
         except asyncio.CancelledError:
             if record.cancellable and task_id in self._live:
                 self._cancel(record, "the caller of run() was cancelled")
@@ -510,6 +537,9 @@ class TaskManager(QorzenManager):
             eligible_at=now + wait if wait else now,
             eligible_wall=wall + wait if wait else wall,
         )
+        if self._ledger_clock is not None:
+            record.clock = self._ledger_clock
+            record.state = ACCEPTED._replace(ledger=Ledger(now))
         self._accept(record)
         return record
 
@@ -545,14 +575,7 @@ class TaskManager(QorzenManager):
             if self._settings.when_full == "refuse":
                 self.metrics.on_rejected(cell, "queue_full")
                 raise TaskQueueFullError(limit)
-            room = self._loop.create_future()
-            self._room.append(room)
-            wait = self._begin_wait("room in the queue")
-            try:
-                await room
-            finally:
-                if wait is not None:
-                    await self._end_wait(wait)
+            await self._waiting.for_room()
 
     def _accept(self, record: TaskRecord) -> None:
         self._instrument.submitted(record)
@@ -577,14 +600,17 @@ class TaskManager(QorzenManager):
         self._dispatching = True
         try:
             while (lender := self._scheduler.resume_next()) is not None:
-                _resolve(self._resumes.pop(lender.sequence))
+                self._waiting.resume(lender)
             while (record := self._scheduler.start_next(self._clock.monotonic())) is not None:
                 self._start(record)
         finally:
             self._dispatching = False
-        if self._room:
-            self._wake_submitters()
+        self._wake_submitters()
         self._await_next_eligible()
+
+    def _wake_submitters(self) -> None:
+        ready = self._state is ManagerState.READY
+        self._waiting.let_in(self._settings.max_pending - len(self._scheduler) if ready else float("inf"))
 
     def _await_next_eligible(self) -> None:
         """Let the loop dispatch again when the next scheduled task's time comes."""
@@ -607,6 +633,8 @@ class TaskManager(QorzenManager):
         number = record.state.attempt + 1
         attempt = Attempt(record, number, record.context.copy(), self)
         attempt.started_at, attempt.started_wall = now, wall
+        if self._ledger_clock is not None:
+            attempt.meter = Meter(self._ledger_clock)
         if record.wants_progress:
             attempt.kwargs = {**record.kwargs, "progress_reporter": attempt.progress}
         record.attempt = attempt
@@ -618,6 +646,7 @@ class TaskManager(QorzenManager):
             attempt=number,
             started_at=record.state.started_at or wall,
             queue_wait_seconds=now - record.eligible_at,
+            ledger=self._account_wait(record, now),
             span=span if span is not None and span.is_valid else None,
         )
         self._change(record, state, EventKind.STARTED)
@@ -629,12 +658,13 @@ class TaskManager(QorzenManager):
         now = self._clock.monotonic()
         if attempt.asked is not None:
             self.metrics.on_stopped(record.engine, attempt.asked, now - attempt.asked_at)
-        state = running._replace(**decision._asdict(), duration_seconds=now - attempt.started_at)
+        state = running._replace(
+            **decision._asdict(),
+            duration_seconds=now - attempt.started_at,
+            ledger=self._account_attempt(attempt, now),
+        )
         del self._running[record.task_id]
-        resumed = self._resumes.pop(record.sequence, None)
-        if resumed is not None:
-            self._scheduler.cancel_return(record)
-            _resolve(resumed)
+        self._waiting.give_up_return(record)
         if not decision.abandoned:
             self._scheduler.finish(record)
         elif len(self._zombies) < self._settings.max_abandoned:
@@ -643,11 +673,34 @@ class TaskManager(QorzenManager):
         else:
             self._zombies[attempt] = True
         retry_in = self._retry_in(record, state)
+        self._loop_monitor.settle(attempt)
         self._instrument.end(attempt, state, will_retry=retry_in is not None)
         if retry_in is None:
             self._end(record, state)
         else:
-            self._retry(record, state, retry_in)
+            self._retry(record, state, retry_in, now)
+
+    def _account_wait(self, record: TaskRecord, now: float) -> Ledger | None:
+        """Settle in the time ledger how long a pending task has waited."""
+        ledger = record.state.ledger
+        if ledger is None:
+            return None
+        return self._account(
+            record, now, ledger.waiting(now, record.eligible_at, before=record.state.attempt)
+        )
+
+    def _account_attempt(self, attempt: Attempt, now: float) -> Ledger | None:
+        """Settle in the time ledger where the time of an attempt went that has ended `now`."""
+        if attempt.meter is None:
+            return None
+        attempt.phases = attempt.meter.phases(attempt.record.engine, now - attempt.started_at, now)
+        return self._account(attempt.record, now, attempt.phases)
+
+    def _account(self, record: TaskRecord, now: float, seconds: Seconds) -> Ledger:
+        ledger = record.state.ledger
+        assert ledger is not None, "it is on or off for the whole life of a manager"
+        self.metrics.on_phases(record.cell, seconds)
+        return ledger.plus(now, seconds)
 
     def _retry_in(self, record: TaskRecord, state: TaskState) -> float | None:
         """Return after how many seconds the task is tried again, or None when this is its end."""
@@ -659,12 +712,16 @@ class TaskManager(QorzenManager):
         try:
             return retry_wait_seconds(policy, state.attempt, state.exception, state.error_type, self._random)
         except Exception as error:  # noqa: BLE001 - the backoff is the user's, and may fail: the task's own error stands
-            self._say(self._logger.error, names.LOG_BACKOFF_FAILED, task_id=record.task_id, error=repr(error))
+            self._say(
+                self._logger.error,
+                names.LOG_BACKOFF_FAILED,
+                task_id=record.task_id,
+                error=self.redactor.text(repr(error)),
+            )
             return None
 
-    def _retry(self, record: TaskRecord, state: TaskState, wait_seconds: float) -> None:
-        """Let a failed attempt be followed by another; the task holds no slot until then."""
-        now = self._clock.monotonic()
+    def _retry(self, record: TaskRecord, state: TaskState, wait_seconds: float, now: float) -> None:
+        """Let an attempt that failed `now` be followed by another; the task holds no slot until then."""
         record.attempt = None
         record.eligible_at, record.eligible_wall = now + wait_seconds, self._clock.now() + wait_seconds
         state = state._replace(status=TaskStatus.PENDING, exception=None, traceback=None)
@@ -687,7 +744,13 @@ class TaskManager(QorzenManager):
         elif self._scheduler.remove(record):
             message = f"the task had not ended {record.definition.deadline:g} s after it was accepted"
             self._end(
-                record, record.state._replace(status=TaskStatus.FAILED, error=message, error_type=TIMEOUT)
+                record,
+                record.state._replace(
+                    status=TaskStatus.FAILED,
+                    error=message,
+                    error_type=TIMEOUT,
+                    ledger=self._account_wait(record, self._clock.monotonic()),
+                ),
             )
 
     def _end(self, record: TaskRecord, state: TaskState) -> None:
@@ -700,10 +763,7 @@ class TaskManager(QorzenManager):
         record.release()
         self._history.add(record)  # before it leaves the live ones, so that a reader always finds it
         del self._live[record.task_id]
-        for waiter, wait in record.waiters or ():
-            if _resolve(waiter) and wait is not None:
-                self._wait_is_over(wait)
-        record.waiters = None
+        self._waiting.ended(record)
         if not self._live:
             self._nothing_lives.set()
         self._dispatch()
@@ -737,13 +797,19 @@ class TaskManager(QorzenManager):
         if self.metrics.telemetry_errors[component] > 1:
             return
         try:
-            self._logger.error(names.LOG_OBSERVER_FAILED, component=component, error=repr(error))
+            self._logger.error(
+                names.LOG_OBSERVER_FAILED, component=component, error=self.redactor.text(repr(error))
+            )
         except Exception:  # noqa: BLE001 - the logger itself is what failed; the metric above tells
             self.metrics.telemetry_errors["log"] += 1
 
     def report_progress(self, attempt: Attempt, percent: float, message: str) -> None:
         """Take a report of a running attempt; from any thread. Use `current_task().progress`."""
         self._runner.report_progress(attempt, percent, message)
+
+    def keep_trace(self, attempt: Attempt) -> None:
+        """Mark the attempt's trace to be kept; from any thread. Use `current_task().keep_trace`."""
+        self._instrument.keep(attempt)
 
     def _report_dropped(self, reports: int) -> None:
         self.metrics.dropped["worker_report"] += reports
@@ -753,7 +819,11 @@ class TaskManager(QorzenManager):
         assert attempt.reported is not None
         percent, message = attempt.reported
         percent = max(record.progress.percent, float(percent))
-        record.progress = TaskProgress(percent, shown_text(message, _MAX_PROGRESS_MESSAGE), self._clock.now())
+        record.progress = TaskProgress(
+            percent,
+            shown_text(self.redactor.head(message, _MAX_PROGRESS_MESSAGE), _MAX_PROGRESS_MESSAGE),
+            self._clock.now(),
+        )
         self._announce(EventKind.PROGRESS, record, record.state.status)
 
     # ------------------------------------------------------------------ cancelling
@@ -775,7 +845,7 @@ class TaskManager(QorzenManager):
             return False
         if not record.cancellable:
             raise TaskNotCancellableError(task_id, record.name)
-        self._cancel(record, reason)
+        self._cancel(record, self.redactor.head(reason, _MAX_CANCEL_REASON))
         return True
 
     def _cancel(self, record: TaskRecord, reason: str) -> None:
@@ -786,7 +856,11 @@ class TaskManager(QorzenManager):
             self._end(
                 record,
                 record.state._replace(
-                    status=TaskStatus.CANCELLED, cancel_reason=reason, error=None, error_type=None
+                    status=TaskStatus.CANCELLED,
+                    cancel_reason=reason,
+                    error=None,
+                    error_type=None,
+                    ledger=self._account_wait(record, self._clock.monotonic()),
                 ),
             )
 
@@ -805,90 +879,12 @@ class TaskManager(QorzenManager):
         timeout = check_timeout(timeout)
         record = self._live.get(task_id)
         if record is not None:
-            await self._wait_for(record, timeout)
+            await self._waiting.for_end(record, timeout)
             return record.info()
         info = self._history.info(task_id)
         if info is None:
             raise TaskNotFoundError(task_id)
         return info
-
-    async def _wait_for(self, record: TaskRecord, timeout: float | None) -> None:
-        if record.state.status.final:
-            return
-        self._refuse_cycle(record)
-        if record.waiters is None:
-            record.waiters = []
-        wait = self._begin_wait(record.task_id)
-        waiter = (self._loop.create_future(), wait)
-        record.waiters.append(waiter)
-        timer = None
-        if timeout is not None and timeout != float("inf"):
-            timer = self._loop.call_later(timeout, _give_up, waiter[0], record.task_id, timeout)
-        try:
-            await waiter[0]
-        finally:
-            if timer is not None:
-                timer.cancel()
-            if record.waiters is not None:
-                record.waiters.remove(waiter)
-            if wait is not None:
-                await self._end_wait(wait)
-
-    def _refuse_cycle(self, target: TaskRecord) -> None:
-        attempt = CURRENT.get()
-        if attempt is None:
-            return
-        ids, pending = {attempt.task_id}, [target.task_id]
-        seen: set[str] = set()
-        while pending:
-            task_id = pending.pop()
-            if task_id in ids:
-                raise InvalidTaskError("task_id", f"{target.task_id!r} would wait for its own end")
-            waiting = self._running.get(task_id)
-            if waiting is not None and task_id not in seen:
-                seen.add(task_id)
-                pending += waiting.waits
-
-    def _begin_wait(self, waits_for: str) -> Wait | None:
-        """Lend the slot of the running task that the caller is in; None where it is in none of this manager."""
-        attempt = CURRENT.get()
-        if not isinstance(attempt, Attempt) or attempt.manager is not self or attempt.settled:
-            return None
-        resumed = self._resumes.pop(attempt.record.sequence, None)
-        if resumed is not None:  # another branch of the task wants the slot back: it goes on without
-            self._scheduler.cancel_return(attempt.record)
-            _resolve(resumed)
-        wait = Wait(attempt, waits_for)
-        self._scheduler.lend(attempt.record)
-        self._dispatch()
-        return wait
-
-    def _wait_is_over(self, wait: Wait) -> None:
-        """Line up for a slot at once: from here on no pending task gets one first."""
-        if wait.end() and wait.attempt.wants_slot:
-            record = wait.attempt.record
-            wait.resumed = self._resumes[record.sequence] = self._loop.create_future()
-            self._scheduler.take_back(record)
-
-    async def _end_wait(self, wait: Wait) -> None:
-        """Go on with a slot. A task that is asked to stop meanwhile ends without one."""
-        self._wait_is_over(wait)
-        record, resumed = wait.attempt.record, wait.resumed
-        if resumed is None:  # it waits for another one too, or should stop
-            return
-        self._dispatch()
-        try:
-            await resumed
-        finally:  # where this wait alone was given up, the task goes on, and has a slot as soon as there is one
-            if wait.attempt.asked is not None and self._resumes.get(record.sequence) is resumed:
-                del self._resumes[record.sequence]
-                self._scheduler.cancel_return(record)
-
-    def _wake_submitters(self) -> None:
-        """Let as many waiting submitters look again as there is room for; all of them when no room will come."""
-        free = self._settings.max_pending - len(self._scheduler)
-        while self._room and (free > 0 or self._state is not ManagerState.READY):
-            free -= _resolve(self._room.popleft())
 
     # ------------------------------------------------------------------ looking
 
@@ -954,6 +950,40 @@ class TaskManager(QorzenManager):
     def blocked_seconds(self) -> float:
         """Return for how long the work loop has not turned, 0 when it does; from any thread."""
         return self._loop_monitor.blocked_seconds()
+
+    def loop_block(self) -> Block | None:
+        """Return what holds the work loop right now, once it was noticed; from any thread."""
+        return self._loop_monitor.block
+
+    def loop_blocked_by_category(self) -> dict[str, float]:
+        """Return how long the work loop was held in all, by what LOOP_BLOCKED tells apart; from any thread."""
+        return self._loop_monitor.seconds_by_category()
+
+    def stack_of(self, task_id: str) -> LiveStack | None:
+        """Return where a running or abandoned task is right now; None when no code of it runs.
+
+        From any thread, also while the work loop is wedged. For a task in a worker process it waits for that one to
+        answer, a second at most, so not on the loop.
+
+        Raises:
+            TaskNotFoundError: the id is unknown.
+            StackUnavailableError: its worker process does not answer.
+        """
+        attempt = self._running.get(task_id)
+        abandoned = attempt is None
+        if attempt is None:
+            zombies = [zombie for zombie in list(self._zombies) if zombie.task_id == task_id]
+            attempt = zombies[-1] if zombies else None
+        if attempt is None:
+            if self.find(task_id) is None:
+                raise TaskNotFoundError(task_id)
+            return None
+        engine = self._engines[attempt.record.engine]
+        # An engine of a foreign concurrency manager need not be able to tell.
+        stack = engine.stack(attempt) if isinstance(engine, StackEngine) else LiveStack(RUNNING)
+        if stack is None:
+            return None
+        return redacted(replace(stack, state=ABANDONED) if abandoned else stack, self.redactor.text)
 
     def status(self) -> dict[str, Any]:
         """Return the manager's state as JSON shows it; from any thread."""
@@ -1036,7 +1066,8 @@ class TaskManager(QorzenManager):
         """Return every state with whether it is the present one."""
         return {state.value: state is self._state for state in ManagerState}
 
-    def _forget_plugin(self, record: TaskRecord) -> None:
+    def _forget(self, record: TaskRecord) -> None:
+        self.task_lines.forget(record.task_id)
         if record.plugin_id is not None:
             self._plugins[record.plugin_id] -= 1
             if not self._plugins[record.plugin_id]:
@@ -1089,19 +1120,6 @@ def _one_or_many(
     except (TypeError, ValueError) as error:
         known = ", ".join(member.value for member in kind)
         raise InvalidTaskError(argument, f"{error}; use one of {known}") from None
-
-
-def _resolve(future: asyncio.Future[None]) -> bool:
-    """Wake whoever awaits `future`; return False when that one was cancelled or is awake already."""
-    if future.done():
-        return False
-    future.set_result(None)
-    return True
-
-
-def _give_up(waiter: asyncio.Future[None], task_id: str, timeout: float) -> None:
-    if not waiter.done():
-        waiter.set_exception(TaskWaitTimeoutError(task_id, timeout))
 
 
 def _value_of(record: TaskRecord) -> Any:

@@ -28,6 +28,7 @@ from qorzen_obs.errors import TaskManagerClosedError
 from qorzen_obs.host import StopSignals, hosted, set_up_process, stop_message
 from qorzen_obs.settings import Settings
 from qorzen_obs.tasks import TaskStatus
+from qorzen_obs.telemetry.gil_watch import GilWatch
 
 __all__ = ["Workload", "run_demo", "standard_library"]
 
@@ -73,15 +74,16 @@ async def run_demo(
     for category in (SyntaxWarning, DeprecationWarning):
         warnings.simplefilter("ignore", category)
     gc.set_threshold(*_GC_THRESHOLDS)
-    with StopSignals(settings.tasks) as signals, Screen(as_json=as_json) as screen:
+    gil_watch = GilWatch()
+    with StopSignals(settings.tasks, gil_watch) as signals, Screen(as_json=as_json) as screen:
         log_level = settings.telemetry.log_level
         if sys.stderr.isatty() and log_level == "info":
             log_level = "error"  # a line for each task would bury the display
         settings = msgspec.structs.replace(
             settings, telemetry=msgspec.structs.replace(settings.telemetry, log_level=log_level)
         )
-        set_up_process(log_level, sys.stderr)
-        service = Service(settings, http=True, log_stream=sys.stderr)
+        logs = set_up_process(settings.telemetry, sys.stderr)
+        service = Service(settings, http=True, log_stream=logs, gil_watch=gil_watch)
         async with hosted(service, signals):
             rounds = _Rounds(service, workload, screen, as_json=as_json)
             rounds.announce()

@@ -11,6 +11,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Protocol, runtime_checkable
 
 from qorzen_obs.record import Attempt
+from qorzen_obs.stacks import LiveStack
 from qorzen_obs.tasks import EngineKind
 
 #: (attempt, value, error): `error` is None when the callable returned `value`.
@@ -55,6 +56,19 @@ class KillingEngine(Protocol):
 
     def kill(self, attempt: Attempt) -> None:
         """Kill what runs the attempt; `ended` follows within milliseconds. May be repeated."""
+        ...
+
+
+@runtime_checkable
+class StackEngine(Protocol):
+    """An engine that can say where an attempt is right now."""
+
+    def stack(self, attempt: Attempt) -> LiveStack | None:
+        """Return it, None when its code has ended meanwhile; from any thread, while the work loop does what it does.
+
+        Raises:
+            StackUnavailableError: what runs the attempt does not answer.
+        """
         ...
 
 

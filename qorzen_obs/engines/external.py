@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import threading
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 from qorzen_obs.engines.base import Ended, is_running, make_task
 from qorzen_obs.record import Attempt
+from qorzen_obs.stacks import LiveStack, asyncio_stack
 from qorzen_obs.tasks import EngineKind
 
 
@@ -23,6 +25,7 @@ class ExternalEngine:
     ) -> None:
         self._loop = loop
         self._choose = choose
+        self._thread_id = threading.get_ident()
 
     def start(self, attempt: Attempt, ended: Ended) -> None:
         attempt.driver = make_task(self._loop, self._run(attempt, ended), attempt)
@@ -35,6 +38,11 @@ class ExternalEngine:
 
     def close(self) -> None:
         pass
+
+    def stack(self, attempt: Attempt) -> LiveStack | None:
+        """Return where the foreign manager waits for its thread: which one that is it does not say."""
+        task = attempt.driver
+        return None if task.done() else asyncio_stack(task, self._thread_id)
 
     async def _run(self, attempt: Attempt, ended: Ended) -> None:
         record = attempt.record

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 
 from qorzen_obs.engines.base import Ended
 from qorzen_obs.record import Attempt
+from qorzen_obs.stacks import RUNNING, STARTING, LiveStack, is_of_engines, places_of, shown, thread_frame
 from qorzen_obs.tasks import EngineKind
 
 
@@ -17,6 +19,7 @@ class MainEngine:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
+        self._thread_id = threading.get_ident()
 
     def start(self, attempt: Attempt, ended: Ended) -> None:
         handle = self._loop.call_soon(_run, attempt, ended, context=attempt.context)
@@ -35,13 +38,25 @@ class MainEngine:
     def close(self) -> None:
         pass
 
+    def stack(self, attempt: Attempt) -> LiveStack | None:
+        """Return where the call is; it holds the loop's thread from its start to its end."""
+        if attempt.driver is not None:
+            return LiveStack(STARTING)
+        places = places_of(thread_frame(self._thread_id), is_of_engines)
+        return None if attempt.ended else LiveStack(RUNNING, shown(places))
+
 
 def _run(attempt: Attempt, ended: Ended) -> None:
     attempt.driver = None
     record = attempt.record
     value, error = None, None
+    meter = attempt.meter
+    if meter is not None:
+        meter.use_since = meter.clock()
     try:
         value = record.func(*record.args, **attempt.kwargs)  # type: ignore[misc]  # func is set while it runs
     except BaseException as caught:  # noqa: BLE001 - the run boundary: a task's exception is data
         error = caught
+    if meter is not None and meter.use_since is not None:
+        meter.use_seconds, meter.use_since = meter.clock() - meter.use_since, None
     ended(attempt, value, error)

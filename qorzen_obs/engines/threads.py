@@ -9,18 +9,21 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections import deque
 from queue import SimpleQueue
 
 from qorzen_obs.engines.base import Ended
+from qorzen_obs.ledger import Meter
 from qorzen_obs.record import Attempt
+from qorzen_obs.stacks import RUNNING, STARTING, LiveStack, is_of_engines, places_of, shown, thread_frame
 from qorzen_obs.tasks import EngineKind
 
 
 class _Job:
     """One call on its way to a thread and back."""
 
-    __slots__ = ("abandoned", "attempt", "ended", "error", "value")
+    __slots__ = ("abandoned", "attempt", "ended", "error", "thread_id", "value")
 
     def __init__(self, attempt: Attempt, ended: Ended) -> None:
         self.attempt = attempt
@@ -28,14 +31,59 @@ class _Job:
         self.abandoned = False
         self.value: object = None
         self.error: BaseException | None = None
+        self.thread_id: int | None = None  #: that it runs on, while it does
 
     def run(self) -> None:
+        meter = self.attempt.meter
+        if meter is None:
+            self._call()
+        else:
+            with _ThreadUse(meter):
+                self._call()
+
+    def _call(self) -> None:
         attempt = self.attempt
         record = attempt.record
+        self.thread_id = threading.get_ident()
         try:
             self.value = attempt.context.run(record.func, *record.args, **attempt.kwargs)  # type: ignore[arg-type]  # func is set while the attempt runs
         except BaseException as error:  # noqa: BLE001 - a thread's top: a task's exception is data
             self.error = error
+        self.thread_id = None
+
+
+class _ThreadUse:
+    """Counts the processor time of what this thread does in the `with` block."""
+
+    __slots__ = ("_began", "_ended", "_lock", "_meter", "_thread")
+
+    def __init__(self, meter: Meter) -> None:
+        self._meter = meter
+
+    def __enter__(self) -> None:
+        self._lock = threading.Lock()
+        self._ended = False
+        self._thread = threading.get_ident()
+        self._began = time.thread_time()
+        if hasattr(time, "pthread_getcpuclockid"):
+            self._meter.probe = self._so_far
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._ended = True
+            self._meter.use_seconds = time.thread_time() - self._began
+        self._meter.probe = None
+
+    def _so_far(self) -> float:
+        """Return the seconds up to now; from any thread.
+
+        The clock of a thread that is gone must not be asked for: pthread_getcpuclockid reads freed memory. This one
+        is there as long as the lock is held and the block has not ended, since it takes the lock before it can end.
+        """
+        with self._lock:
+            if not self._ended:
+                return time.clock_gettime(time.pthread_getcpuclockid(self._thread)) - self._began
+        return self._meter.use_seconds
 
 
 class ThreadEngine:
@@ -72,6 +120,17 @@ class ThreadEngine:
 
     def close(self) -> None:
         self._jobs.put(None)
+
+    def stack(self, attempt: Attempt) -> LiveStack | None:
+        """Return where the call is."""
+        job: _Job = attempt.driver
+        thread_id = job.thread_id
+        if thread_id is None:
+            return None if attempt.ended or job in self._done else LiveStack(STARTING)
+        places = places_of(thread_frame(thread_id), is_of_engines)
+        if job.thread_id is None:  # it has ended, and these may be another call's
+            return None
+        return LiveStack(RUNNING, shown(places))
 
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:

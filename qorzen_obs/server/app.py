@@ -23,7 +23,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.typedefs import Middleware
 
 from qorzen_obs.errors import ManagerInitializationError
-from qorzen_obs.server import commands, health, metrics, page, status, tasks, traces
+from qorzen_obs.server import commands, health, logs, metrics, page, stack, status, tasks, traces, why
 from qorzen_obs.server.metrics import EXPOSITION, Exposition
 from qorzen_obs.server.problems import answer_problems, problem_response
 from qorzen_obs.server.routes import Handler, Route
@@ -34,9 +34,11 @@ from qorzen_obs.server.security import (
     secure_response,
     with_token,
 )
-from qorzen_obs.server.sources import HEALTH, MANAGER, SPANS, ManagerSource
+from qorzen_obs.server.sources import HEALTH, LINES, MANAGER, REDACTOR, SPANS, ManagerSource
 from qorzen_obs.settings import HealthSettings, ServerSettings
+from qorzen_obs.telemetry.redaction import Redactor
 from qorzen_obs.telemetry.span_store import SpanStore
+from qorzen_obs.telemetry.task_lines import TaskLines
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +49,9 @@ ROUTES: Final[tuple[Route, ...]] = (
     *status.ROUTES,
     *tasks.ROUTES,
     *traces.ROUTES,
+    *logs.ROUTES,
+    *stack.ROUTES,
+    *why.ROUTES,
     *commands.ROUTES,
 )
 MAX_BODY_BYTES: Final = 64 * 1024
@@ -83,6 +88,8 @@ def create_app(
     manager: ManagerSource,
     *,
     spans: SpanStore | None = None,
+    lines: TaskLines | None = None,
+    redactor: Redactor | None = None,
     settings: ServerSettings,
     health: HealthSettings,
     on_request: OnRequest | None = None,
@@ -111,6 +118,9 @@ def create_app(
     app[EXPOSITION] = Exposition(manager.registry)
     if spans is not None:
         app[SPANS] = spans
+    if lines is not None:
+        app[LINES] = lines
+    app[REDACTOR] = redactor or Redactor()
     app.on_response_prepare.append(secure_response)
     app.cleanup_ctx.append(_close_exposition)
     return app
@@ -160,12 +170,16 @@ class OpsPlane:
         manager: ManagerSource,
         *,
         spans: SpanStore | None = None,
+        lines: TaskLines | None = None,
+        redactor: Redactor | None = None,
         settings: ServerSettings,
         health: HealthSettings,
         on_request: OnRequest | None = None,
     ) -> None:
         self._manager = manager
         self._spans = spans
+        self._lines = lines
+        self._redactor = redactor
         self._settings = settings
         self._health = health
         self._on_request = on_request
@@ -237,6 +251,8 @@ class OpsPlane:
         app = create_app(
             self._manager,
             spans=self._spans,
+            lines=self._lines,
+            redactor=self._redactor,
             settings=self._settings,
             health=self._health,
             on_request=self._on_request,

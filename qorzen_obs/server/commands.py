@@ -1,4 +1,7 @@
-"""What changes something: POST /api/tasks/{id}/cancel. A command crosses to the work loop, with a deadline."""
+"""What changes something: POST /api/tasks/{id}/cancel. A command crosses to the work loop, with a deadline.
+
+So does a question that only the work loop can answer (why.py).
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,7 @@ async def cancel_task(request: web.Request) -> web.Response:
     """Cancel a task: 200 when it is cancelled, 202 when it was asked to stop, 409 when that cannot be."""
     manager, task_id = request.app[MANAGER], request.match_info["task_id"]
     try:
-        asked = await _on_work_loop(request, manager.cancel_task(task_id, reason="cancelled over HTTP"))
+        asked = await on_work_loop(request, manager.cancel_task(task_id, reason="cancelled over HTTP"))
     except TaskNotFoundError:
         raise ProblemError(HTTPStatus.NOT_FOUND, "no live, kept or remembered task has this id") from None
     except TaskNotCancellableError:
@@ -38,7 +41,7 @@ async def cancel_task(request: web.Request) -> web.Response:
     return json_response(task_document(info), status=HTTPStatus.OK if stopped else HTTPStatus.ACCEPTED)
 
 
-async def _on_work_loop(request: web.Request, command: Coroutine[Any, Any, T]) -> T:
+async def on_work_loop(request: web.Request, command: Coroutine[Any, Any, T]) -> T:
     """Run `command` on the work loop. One that has not begun by the deadline never will."""
     loop = request.app[MANAGER].loop
     if loop is None or loop.is_closed():

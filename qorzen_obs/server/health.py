@@ -6,19 +6,23 @@ probes does, and warns of what a restart would not mend: saturation, abandoned t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from http import HTTPStatus
 from typing import Any, Final
 
 from aiohttp import web
+from prometheus_client import Metric
+from prometheus_client.registry import Collector
 
 from qorzen_obs.server.documents import json_response, now
 from qorzen_obs.server.problems import ProblemError
 from qorzen_obs.server.routes import Access, Handler, Route
 from qorzen_obs.server.sources import HEALTH, MANAGER, ManagerSource
 from qorzen_obs.settings import HealthSettings
+from qorzen_obs.telemetry import names
+from qorzen_obs.telemetry.families import gauge
 
 BLOCKED_SHOWN_SECONDS: Final = 0.1
 """From here on a loop that does not turn is named, though it is not yet a failure."""
@@ -63,7 +67,18 @@ def _look_at_work_loop(manager: ManagerSource, settings: HealthSettings) -> Find
     if seconds < BLOCKED_SHOWN_SECONDS:
         return Finding(Outcome.PASS, observed=0.0, unit="s")
     outcome = Outcome.FAIL if seconds > settings.loop_blocked_seconds else Outcome.WARN
-    return Finding(outcome, f"blocked for {seconds:.1f} s", round(seconds, 3), "s")
+    return Finding(outcome, f"blocked for {seconds:.1f} s{_culprit(manager)}", round(seconds, 3), "s")
+
+
+def _culprit(manager: ManagerSource) -> str:
+    """Name who blocks the loop, by task and by line, where the watchdog has seen it."""
+    block = manager.loop_block()
+    if block is None:
+        return ""
+    attempt = block.culprit.attempt
+    who = block.culprit.name if attempt is None else f"task {attempt.name} ({attempt.task_id})"
+    where = f", at {block.line}" if block.line else ""
+    return " ".join(f" by {who}{where}".splitlines())
 
 
 def _look_at_start(manager: ManagerSource, settings: HealthSettings) -> Finding:
@@ -109,6 +124,26 @@ PROBES: Final[Mapping[str, tuple[Check, ...]]] = {
     "startupz": (INITIALIZED,),
 }
 HEALTH_CHECKS: Final = (OPS_PLANE, WORK_LOOP, INITIALIZED, ACCEPTING, QUEUE, ABANDONED)
+
+
+class HealthCollector(Collector):
+    """The checks of all probes as metrics, looked at when they are scraped."""
+
+    def __init__(self, manager: ManagerSource, settings: HealthSettings) -> None:
+        self._manager = manager
+        self._settings = settings
+
+    def describe(self) -> Iterator[Metric]:
+        """Tell the registry the name without looking."""
+        yield gauge(names.HEALTH_CHECK)
+
+    def collect(self) -> Iterator[Metric]:
+        family = gauge(names.HEALTH_CHECK)
+        for probe, checks in PROBES.items():
+            for check in checks:
+                outcome = check.look(self._manager, self._settings).outcome
+                family.add_metric((probe, check.name), float(outcome is not Outcome.FAIL))
+        yield family
 
 
 def _probe(checks: tuple[Check, ...]) -> Handler:

@@ -1,6 +1,6 @@
 """What the server reads from: the manager, by the few methods that it calls, and the kept traces.
 
-All of them answer from any thread, at once, and without the work loop.
+All of them answer from any thread and without the work loop, but for those that say so.
 """
 
 from __future__ import annotations
@@ -14,9 +14,14 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry
 
 from qorzen_obs.record import TaskRecord
+from qorzen_obs.scheduling.scheduler import Explanation
 from qorzen_obs.settings import HealthSettings
+from qorzen_obs.stacks import LiveStack
 from qorzen_obs.tasks import TaskInfo
+from qorzen_obs.telemetry.loop_monitor import Block
+from qorzen_obs.telemetry.redaction import Redactor
 from qorzen_obs.telemetry.span_store import SpanStore
+from qorzen_obs.telemetry.task_lines import TaskLines
 
 
 class ManagerSource(Protocol):
@@ -54,7 +59,21 @@ class ManagerSource(Protocol):
         """Return for how long the work loop has not turned; 0.0 when it does."""
         ...
 
+    def loop_block(self) -> Block | None:
+        """Return what holds the work loop right now, once it was noticed."""
+        ...
+
+    def stack_of(self, task_id: str) -> LiveStack | None:
+        """Return where a task is; None when no code of it runs. For a process task it may take a second."""
+        ...
+
+    def why_pending(self, task_id: str) -> Explanation | None:
+        """Return why a task is pending, None when it is not; for the work loop."""
+        ...
+
 
 MANAGER: Final = web.AppKey("manager", ManagerSource)
 SPANS: Final = web.AppKey("spans", SpanStore)  #: missing where no traces are kept
+LINES: Final = web.AppKey("lines", TaskLines)  #: missing where no log lines are kept
+REDACTOR: Final = web.AppKey("redactor", Redactor)  #: for kept spans, which user code has filled
 HEALTH: Final = web.AppKey("health", HealthSettings)

@@ -180,18 +180,23 @@ async def get_tasks(request: web.Request) -> web.Response:
 
 async def get_task(request: web.Request) -> web.Response:
     """Answer with one task."""
-    return json_response(task_document(_find(request)))
+    return json_response(task_document(find_task(request)))
 
 
 async def get_task_trace(request: web.Request) -> web.Response:
     """Answer with the whole trace that a task's last attempt belongs to, as OTLP/JSON."""
-    trace_id = _find(request).trace_id
+    trace_id = find_task(request).trace_id
     if trace_id is None:
         raise ProblemError(HTTPStatus.NOT_FOUND, "this task has no trace: it has not started")
     return trace_response(request, trace_id)
 
 
-def _find(request: web.Request) -> TaskInfo:
+def find_task(request: web.Request) -> TaskInfo:
+    """Return the task that the path names.
+
+    Raises:
+        ProblemError: its id is unknown.
+    """
     info = request.app[MANAGER].find(request.match_info["task_id"])
     if info is None:
         raise ProblemError(HTTPStatus.NOT_FOUND, "no live, kept or remembered task has this id")

@@ -12,8 +12,9 @@ from qorzen_obs.server.documents import json_response, timestamp
 from qorzen_obs.server.problems import ProblemError
 from qorzen_obs.server.query import check_parameters, read_limit
 from qorzen_obs.server.routes import Access, Route
-from qorzen_obs.server.sources import SPANS
+from qorzen_obs.server.sources import REDACTOR, SPANS
 from qorzen_obs.telemetry.otlp_json import to_otlp_json
+from qorzen_obs.telemetry.span_redaction import redact_span
 
 _TRACE_ID: Final = re.compile("[0-9a-fA-F]{32}")
 
@@ -30,7 +31,8 @@ def trace_response(request: web.Request, trace_id: str) -> web.Response:
         raise ProblemError(
             HTTPStatus.NOT_FOUND, "no span of this trace is kept: unknown, too old, or none has ended yet"
         )
-    return json_response(to_otlp_json(spans))
+    redactor = request.app[REDACTOR]
+    return json_response(to_otlp_json(redact_span(span, redactor) for span in spans))
 
 
 async def get_traces(request: web.Request) -> web.Response:
@@ -38,10 +40,11 @@ async def get_traces(request: web.Request) -> web.Response:
     check_parameters(request.query, ("limit",))
     limit = read_limit(request.query)
     store = request.app.get(SPANS)
+    redactor = request.app[REDACTOR]
     items = [
         {
             "trace_id": trace.trace_id,
-            "root_name": trace.root_name,
+            "root_name": redactor.text(trace.root_name),
             "started_at": timestamp(trace.started_at),
             "duration_seconds": trace.duration_seconds,
             "spans": trace.spans,

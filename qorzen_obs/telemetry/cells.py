@@ -9,9 +9,9 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Sequence
 
-from opentelemetry.trace import SpanContext, format_span_id, format_trace_id
 from prometheus_client.samples import Exemplar
 
+from qorzen_obs.telemetry.exemplars import ExemplarSlot
 from qorzen_obs.telemetry.names import MetricName
 
 #: Upper bound, cumulative count, and an exemplar where there is one.
@@ -27,17 +27,22 @@ class HistogramCell:
         self._bounds = metric.buckets
         self._counts = [0] * (len(metric.buckets) + 1)
         self._sum = 0.0
-        self._exemplars: list[tuple[SpanContext, float, float] | None] | None = None
+        self._exemplars: list[ExemplarSlot | None] | None = None
 
-    def observe(self, value: float, span: SpanContext | None = None, at: float = 0.0) -> None:
-        """Count `value` (seconds); a sampled `span` becomes its bucket's exemplar, seen `at` (Unix seconds)."""
-        bucket = bisect_left(self._bounds, value)
-        self._counts[bucket] += 1
+    def observe(self, value: float) -> None:
+        """Count `value` (seconds)."""
+        self._counts[bisect_left(self._bounds, value)] += 1
         self._sum += value
-        if span is not None:
-            if self._exemplars is None:
-                self._exemplars = [None] * len(self._counts)
-            self._exemplars[bucket] = (span, value, at)
+
+    def slot(self, value: float) -> ExemplarSlot:
+        """Return the place for an exemplar of the bucket that `value` counts in; for the thread that observes."""
+        if self._exemplars is None:
+            self._exemplars = [None] * len(self._counts)
+        bucket = bisect_left(self._bounds, value)
+        slot = self._exemplars[bucket]
+        if slot is None:
+            slot = self._exemplars[bucket] = ExemplarSlot()
+        return slot
 
     @property
     def count(self) -> int:
@@ -51,9 +56,10 @@ class HistogramCell:
         total = 0
         for index, bound in enumerate([*self._bounds, float("inf")]):
             total += counts[index]
-            seen = exemplars[index] if exemplars else None
+            slot = exemplars[index] if exemplars else None
+            exemplar = None if slot is None else slot.read()
             shown = "+Inf" if bound == float("inf") else repr(float(bound))
-            buckets.append((shown, total) if seen is None else (shown, total, _exemplar(*seen)))
+            buckets.append((shown, total) if exemplar is None else (shown, total, exemplar))
         return buckets, self._sum
 
 
@@ -79,8 +85,3 @@ class CappedCounter:
     def read(self) -> list[tuple[tuple[str, ...], int]]:
         """Return each label set with its count; from any thread."""
         return list(self._counts.items())
-
-
-def _exemplar(span: SpanContext, value: float, at: float) -> Exemplar:
-    labels = {"trace_id": format_trace_id(span.trace_id), "span_id": format_span_id(span.span_id)}
-    return Exemplar(labels, value, at)

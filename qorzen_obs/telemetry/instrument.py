@@ -5,8 +5,8 @@ Uses the OpenTelemetry API only. An attempt has a context of its own, so making 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final
 
 from opentelemetry import context as otel_context
 from opentelemetry import trace
@@ -17,16 +17,27 @@ from qorzen_obs.current import CURRENT
 from qorzen_obs.record import Attempt, TaskRecord, TaskState
 from qorzen_obs.tasks import TaskStatus
 from qorzen_obs.telemetry import names
+from qorzen_obs.telemetry.redaction import Redactor
 
 _MAX_DESCRIPTION = 256
+_MAX_USER_ATTRIBUTES: Final = 16
+_MAX_USER_KEY_LENGTH: Final = 64
+_MAX_USER_TEXT_LENGTH: Final = 256
+_MAX_INT: Final = 2**63  # what OTLP has room for; one larger number would lose the whole batch
 
 
 class SpanInstrument:
     """Makes the spans of one manager. What a tracer raises goes to `on_error` and no further."""
 
     def __init__(
-        self, provider: TracerProvider, version: str, *, on_error: Callable[[Exception], None]
+        self,
+        provider: TracerProvider,
+        version: str,
+        *,
+        on_error: Callable[[Exception], None],
+        redactor: Redactor | None = None,
     ) -> None:
+        self._redactor = redactor or Redactor()
         self._tracer = provider.get_tracer(names.SCOPE, version)
         self._on_error = on_error
 
@@ -59,7 +70,11 @@ class SpanInstrument:
         attributes = _identity(record)
         attributes[names.TASK_ATTEMPT] = attempt.number
         attributes[names.TASK_ENGINE] = record.engine.value
-        attributes[names.FUNCTION_NAME] = _function_name(record.func)
+        attributes.update(_source(record.func))
+        if record.metadata:
+            attributes.update(self._user_attributes(record.metadata))
+        if record.definition.keep_trace:
+            attributes[names.TRACE_KEEP] = True
         parent, links = None, []
         if record.new_trace:
             submitter = trace.get_current_span().get_span_context()
@@ -78,6 +93,26 @@ class SpanInstrument:
             set_status_on_exception=False,
         )
         otel_context.attach(trace.set_span_in_context(span))
+
+    def _user_attributes(self, metadata: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+        """Yield the first plain values of the metadata, redacted, then cut; what is nested is left out."""
+        plain = [
+            (key, value) for key, value in metadata.items() if isinstance(value, (bool, int, float, str))
+        ]
+        for key, value in plain[:_MAX_USER_ATTRIBUTES]:
+            name = names.TASK_ATTR + self._redactor.text(key)[:_MAX_USER_KEY_LENGTH]
+            shown = self._redactor.field(key, value)
+            if isinstance(shown, str):
+                yield name, shown[:_MAX_USER_TEXT_LENGTH]
+            elif isinstance(shown, int) and not -_MAX_INT <= shown < _MAX_INT:
+                yield name, str(shown)
+            else:
+                yield name, shown
+
+    def keep(self, attempt: Attempt) -> None:
+        """Mark the attempt's span so that its trace is kept; of no effect once the attempt has ended."""
+        if attempt.span is not None and attempt.span.is_recording():
+            attempt.span.set_attribute(names.TRACE_KEEP, True)
 
     def end(self, attempt: Attempt, state: TaskState, *, will_retry: bool = False) -> None:
         """End the attempt's span with what was decided; its length is the monotonic duration."""
@@ -101,6 +136,9 @@ class SpanInstrument:
                 attributes[names.TASK_WILL_RETRY] = True
             if state.error_type is not None:
                 attributes[names.ERROR_TYPE] = state.error_type
+            attributes |= {
+                names.TASK_PHASE + phase: value for phase, value in attempt.phases.items() if value
+            }
             span.set_attributes(attributes)
             if state.status is TaskStatus.FAILED:
                 description = f"{state.error_type}: {state.error}"[:_MAX_DESCRIPTION]
@@ -120,7 +158,12 @@ def _identity(record: TaskRecord) -> dict[str, Any]:
     return attributes
 
 
-def _function_name(func: Any) -> str:
+def _source(func: Any) -> Iterator[tuple[str, Any]]:
+    """Yield where the callable's code stands, by the semantic conventions of OpenTelemetry for source code."""
     inner = getattr(func, "func", func)  # a partial's own function
     name = getattr(inner, "__qualname__", None) or type(inner).__qualname__
-    return f"{getattr(inner, '__module__', None) or '?'}.{name}"
+    yield names.FUNCTION_NAME, f"{getattr(inner, '__module__', None) or '?'}.{name}"
+    code = getattr(inner, "__code__", None)
+    if code is not None:
+        yield names.CODE_FILE, code.co_filename
+        yield names.CODE_LINE, code.co_firstlineno

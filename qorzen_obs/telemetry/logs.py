@@ -6,24 +6,32 @@ configuration.
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
-from collections.abc import MutableMapping
+import threading
+from collections.abc import Iterator, Mapping, MutableMapping
 from typing import Any, Final, TextIO
 
-import msgspec
 import structlog
 from opentelemetry import trace
 from opentelemetry.trace import format_span_id, format_trace_id
+from prometheus_client import Metric
+from prometheus_client.registry import Collector
 
 from qorzen_obs.current import CURRENT
 from qorzen_obs.record import TaskEvent
 from qorzen_obs.tasks import EventKind, TaskStatus
 from qorzen_obs.telemetry import names
+from qorzen_obs.telemetry.families import counter
+from qorzen_obs.telemetry.log_export import LogExport
+from qorzen_obs.telemetry.log_rendering import JsonLines, TerminalLines, redact_line
+from qorzen_obs.telemetry.log_sink import LogSink
+from qorzen_obs.telemetry.redaction import Redactor
+from qorzen_obs.telemetry.task_lines import TaskLines, keep_line, kept_already, utc_now
 
 _MAX_ERROR: Final = 300
 _OFF: Final = logging.CRITICAL  # the package writes nothing at this level
+_COUNTED_LEVELS: Final = ("debug", "info", "warning", "error", "critical")
 LEVELS: Final = {"off": _OFF, "debug": 10, "info": 20, "warning": 30, "error": 40}
 
 
@@ -43,32 +51,94 @@ def add_task_context(_: Any, __: str, event: MutableMapping[str, Any]) -> Mutabl
     return event
 
 
-def make_logger(name: str, level: str = "info", stream: TextIO | None = None) -> Any:
+class LogStream(Collector):
+    """One stream of log lines: redacts, renders, counts and writes them, and keeps those of tasks.
+
+    JSON where `stream` (standard error when None) is no terminal. A Collector of `qorzen_log_messages`.
+    """
+
+    def __init__(self, stream: TextIO | None = None, redactor: Redactor | None = None) -> None:
+        self.redactor = redactor or Redactor()
+        self._sink = LogSink(stream or sys.stderr, self._say_lost)
+        self._terminal = self._sink.isatty()
+        self._lock = threading.RLock()  # a signal's handler may log while its thread holds it
+        self._lines = dict.fromkeys(_COUNTED_LEVELS, 0)
+        self.export: LogExport | None = None  #: where lines go besides
+
+    def logger(self, name: str, level: str = "info") -> Any:
+        """Return a structlog logger of our own that writes lines of at least `level`."""
+        return structlog.wrap_logger(_LineLogger(self._sink), **self.options(level), logger_name=name)
+
+    def configure_structlog(self, level: str) -> None:
+        """Let all loggers of structlog write here; for a program, never for a library."""
+        structlog.configure(**self.options(level), logger_factory=lambda *_: _LineLogger(self._sink))
+
+    def options(self, level: str) -> dict[str, Any]:
+        """Return how structlog makes such loggers."""
+        return {
+            "processors": [
+                structlog.contextvars.merge_contextvars,
+                add_task_context,
+                structlog.processors.add_log_level,
+                structlog.processors.TimeStamper(fmt="iso", utc=True),
+                structlog.processors.StackInfoRenderer(),
+                structlog.processors.format_exc_info if self._terminal else _EXCEPTION_AS_DATA,
+                self._redact_and_keep,
+                TerminalLines() if self._terminal else JsonLines(),
+            ],
+            "wrapper_class": structlog.make_filtering_bound_logger(LEVELS[level]),
+            "context_class": dict,
+            "cache_logger_on_first_use": True,
+        }
+
+    def lost(self) -> dict[str, int]:
+        """Return how many lines the stream did not take, and how many records the collector did not."""
+        return {"log_line": self._sink.lost, "log_record": self.export.lost if self.export else 0}
+
+    def close(self) -> None:
+        """Write what is queued, for a second at most. Lines that come later are written directly."""
+        self._sink.close()
+
+    def describe(self) -> Iterator[Metric]:
+        """Tell the registry the names."""
+        return self.collect()
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the counters, which include the lines that were lost."""
+        family = counter(names.LOG_MESSAGES)
+        for level, lines in self._lines.items():
+            family.add_metric((level,), lines)
+        yield family
+
+    def _redact_and_keep(self, _: Any, __: str, event: MutableMapping[str, Any]) -> Mapping[str, Any]:
+        clean = redact_line(self.redactor, event)
+        level = str(clean.get("level", "info"))
+        with self._lock:
+            self._lines[level if level in self._lines else "info"] += 1
+        keep_line(level, clean)
+        if self.export is not None:
+            self.export.put(level, dict(clean))
+        return clean
+
+    def _say_lost(self, lines: int) -> str:
+        event = {"event": names.LOG_LINES_LOST, "level": "warning", "timestamp": utc_now(), "lines": lines}
+        return str((TerminalLines() if self._terminal else JsonLines())(None, "warning", event))
+
+
+class _LineLogger:
+    """What structlog's loggers end in: each method takes a whole line."""
+
+    def __init__(self, sink: LogSink) -> None:
+        self.msg = self.debug = self.info = self.warning = self.warn = sink.write
+        self.error = self.critical = self.exception = self.fatal = self.failure = self.err = self.log = (
+            sink.write
+        )
+
+
+def make_logger(name: str, level: str = "info", stream: TextIO | LogStream | None = None) -> Any:
     """Return a structlog logger of our own that writes lines of at least `level` to `stream` (standard error)."""
-    stream = stream or sys.stderr
-    return structlog.wrap_logger(
-        structlog.WriteLogger(stream), **logger_options(level, stream), logger_name=name
-    )
-
-
-def logger_options(level: str, stream: TextIO) -> dict[str, Any]:
-    """Return how structlog makes such loggers, for `wrap_logger` and for a program's own `configure`."""
-    processors: list[Any] = [
-        structlog.contextvars.merge_contextvars,
-        add_task_context,
-        structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-    ]
-    if stream.isatty():
-        processors.append(structlog.dev.ConsoleRenderer())
-    else:
-        processors += [_EXCEPTION_AS_DATA, structlog.processors.JSONRenderer(serializer=_to_json)]
-    return {
-        "processors": processors,
-        "wrapper_class": structlog.make_filtering_bound_logger(LEVELS[level]),
-        "context_class": dict,
-        "cache_logger_on_first_use": True,
-    }
+    logs = stream if isinstance(stream, LogStream) else LogStream(stream)
+    return logs.logger(name, level)
 
 
 def accept_logger(logger: Any) -> Any:
@@ -85,8 +155,9 @@ def accept_logger(logger: Any) -> Any:
 class TaskLog:
     """Writes the canonical line of each task that ended, in its submitter's context: it belongs to that trace."""
 
-    def __init__(self, logger: Any) -> None:
+    def __init__(self, logger: Any, lines: TaskLines | None = None) -> None:
         self._logger = logger
+        self._lines = lines
 
     def on_event(self, event: TaskEvent) -> None:
         """Write `task.finished`, failures as warnings, or `task.retrying`; in the submitter's context."""
@@ -120,22 +191,21 @@ class TaskLog:
             fields["error"] = (state.error or "")[:_MAX_ERROR]
         if event.kind is EventKind.RETRYING:
             fields["eligible_in_seconds"] = _rounded(record.eligible_wall - event.at)
-            self._logger.warning(names.LOG_RETRYING, **fields)
+            self._say("warning", names.LOG_RETRYING, fields)
         elif state.status is TaskStatus.FAILED:
-            self._logger.warning(names.LOG_FINISHED, **fields)
+            self._say("warning", names.LOG_FINISHED, fields)
         else:
-            self._logger.info(names.LOG_FINISHED, **fields)
+            self._say("info", names.LOG_FINISHED, fields)
+
+    def _say(self, level: str, event: str, fields: dict[str, Any]) -> None:
+        if self._lines is not None:  # whatever the level of the log is
+            self._lines.add(fields["task_id"], level, event, fields)
+        with kept_already():
+            getattr(self._logger, level)(event, **fields)
 
 
 def _rounded(seconds: float | None) -> float | None:
     return None if seconds is None else round(seconds, 6)
-
-
-def _to_json(event: Any, **_: Any) -> str:
-    try:
-        return msgspec.json.encode(event, enc_hook=repr).decode()
-    except UnicodeEncodeError:  # a file name may hold what UTF-8 cannot carry
-        return json.dumps(event, default=repr, skipkeys=True)
 
 
 def _filter_by_level(logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

@@ -1,47 +1,260 @@
-"""The work loop's pulse: a timer that should run every 100 ms, and how late it is.
+"""The work loop's pulse: a timer that should run every 25 ms, how late it is, and who is to blame.
 
-Written on the work loop, read from the ops plane: a loop that is blocked cannot say so itself.
+The timer runs on the work loop; a loop that is blocked cannot say so itself, so a thread watches it
+(watchdog.py). What comes of a block: an event on the culprit's span, a log line while it lasts, seconds by
+category, and what /livez says.
 """
 
 from __future__ import annotations
 
 import asyncio
+import threading
+import time
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
-from qorzen_obs.clock import Clock
+from qorzen_obs.clock import Clock, SystemClock
+from qorzen_obs.record import Attempt
+from qorzen_obs.stacks import text_of
+from qorzen_obs.telemetry import names
+from qorzen_obs.telemetry.culprit import Culprit
+from qorzen_obs.telemetry.gil_watch import GilWatch
+from qorzen_obs.telemetry.watchdog import CODE, GIL_HELD, NOTICE_SECONDS, Finding, Watchdog
 
-INTERVAL_SECONDS: Final = 0.1
+INTERVAL_SECONDS: Final = 0.025
+"""Between two beats of a watched loop."""
+UNWATCHED_INTERVAL_SECONDS: Final = 0.1
+LONG_SECONDS: Final = 1.0
+"""The end of a block that took longer is logged too."""
+MAX_STACK_TEXT: Final = 8_000
+_LINES: Final = 5  # that may follow at once; then one in _LINE_SECONDS
+_LINE_SECONDS: Final = 10.0
+
+
+class Block:
+    """A stretch of time in which one culprit held the loop. `seconds` of one that goes on are up to now."""
+
+    __slots__ = ("_redact", "cause", "culprit", "ended", "logged", "since", "told")
+
+    def __init__(
+        self, culprit: Culprit, cause: str, since: float, redact: Callable[[str], str] = str
+    ) -> None:
+        self._redact = redact
+        self.culprit = culprit
+        self.cause = cause
+        self.since = since  #: monotonic
+        self.ended: float | None = None  #: monotonic
+        self.told = False  #: its span has the event
+        self.logged = False
+
+    @property
+    def seconds(self) -> float:
+        return max(0.0, (time.monotonic() if self.ended is None else self.ended) - self.since)
+
+    @property
+    def label(self) -> str:
+        """What it counts as in LOOP_BLOCKED."""
+        return self.cause if self.cause != CODE else self.culprit.category or names.FOREIGN
+
+    @property
+    def line(self) -> str:
+        """Where the loop was seen, in one line; empty when that is not known."""
+        if not self.culprit.frames:
+            return ""
+        frame = self.culprit.frames[-1]
+        code = "" if frame.code is None else f": {frame.code}"
+        return self._redact(f"{frame.file}:{frame.line} in {frame.function}{code}")
 
 
 class LoopMonitor:
-    """Measures how late the running loop runs a timer."""
+    """Measures how late the running loop runs a timer, and finds who keeps it.
 
-    def __init__(self, clock: Clock, on_lag: Callable[[float], None]) -> None:
+    Args:
+        clock: the watchdog needs the system's; with another one there is none.
+        on_lag: is told how late each beat was, in seconds.
+        log: writes a line, `log(event, **fields)`.
+        on_error: is told what goes wrong in here.
+        redact: what each text of a stack goes through before it leaves.
+    """
+
+    def __init__(
+        self,
+        clock: Clock,
+        on_lag: Callable[[float], None],
+        *,
+        log: Callable[..., object],
+        on_error: Callable[[Exception], None],
+        redact: Callable[[str], str] = str,
+        gil_watch: GilWatch | None = None,
+        watch: bool = True,
+    ) -> None:
         self._clock = clock
         self._on_lag = on_lag
-        self._due: float | None = None  # monotonic
+        self._log = log
+        self._on_error = on_error
+        self._redact = redact
+        self._gil_watch = gil_watch
+        self._watches = watch and isinstance(clock, SystemClock)
+        self._interval = INTERVAL_SECONDS if self._watches else UNWATCHED_INTERVAL_SECONDS
+        self._watchdog: Watchdog | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._lock = threading.Lock()  # held for a few assignments at a time
+        self.due: float | None = None  #: when the next beat should come, monotonic
+        self._block: Block | None = None
+        self._seconds = dict.fromkeys(names.LOOP_BLOCKED_BY, 0.0)
+        self._scraped_at = 0.0  # monotonic
+        self._lines_left = float(_LINES)
+        self._lines_at = time.monotonic()
+        self._suppressed = 0
 
     def start(self) -> None:
         """Begin to watch the running loop."""
-        self._schedule(asyncio.get_running_loop())
+        loop = asyncio.get_running_loop()
+        self._schedule(loop)
+        if self._watches:
+            self._watchdog = Watchdog(loop, self, self._blocked, self._on_error, self._gil_watch)
+            self._watchdog.start()
 
     def stop(self) -> None:
-        """Stop watching; safe before start and when done twice."""
+        """Stop watching; safe before start and when done twice. On the loop; returns when the thread has ended."""
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = self._due = None
+        self._timer = None
+        self._turned(None)
+        if self._watchdog is not None:
+            self._watchdog.stop()
+            self._watchdog = None
+
+    # ------------------------------------------------------------------ from any thread
 
     def blocked_seconds(self) -> float:
-        """Return for how long the loop has been overdue; 0 when it turns or is not watched. From any thread."""
-        due = self._due
+        """Return for how long the loop has been overdue; 0 when it turns or is not watched."""
+        due = self.due
         return 0.0 if due is None else max(0.0, self._clock.monotonic() - due)
 
+    @property
+    def block(self) -> Block | None:
+        """What holds the loop right now, once it was noticed."""
+        return self._block
+
+    def seconds_by_category(self) -> dict[str, float]:
+        """Return how long the loop was held in all, with what goes on; no value ever falls."""
+        with self._lock:
+            self._scraped_at = time.monotonic()
+            seconds, block = dict(self._seconds), self._block
+            if block is not None:
+                seconds[block.label] += block.seconds
+        return seconds
+
+    def stack_text(self, culprit: Culprit) -> str:
+        """Return the culprit's stack as text: the one place where it leaves in a log line or a span."""
+        text = self._redact(text_of(culprit.frames))
+        return text if len(text) <= MAX_STACK_TEXT else "…" + text[-MAX_STACK_TEXT:]
+
+    # ------------------------------------------------------------------ on the loop
+
+    def settle(self, attempt: Attempt) -> None:
+        """Put the present block on the attempt's span, which is about to end, if it is the attempt's. O(1)."""
+        block = self._block
+        if block is not None and block.culprit.attempt is attempt:
+            self._tell_span(block)
+
     def _schedule(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._due = self._clock.monotonic() + INTERVAL_SECONDS
-        self._timer = loop.call_later(INTERVAL_SECONDS, self._beat, loop)
+        due = self._clock.monotonic() + self._interval
+        self._turned(due)
+        self._timer = loop.call_later(self._interval, self._beat, loop)
 
     def _beat(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._on_lag(self.blocked_seconds())
+        late = self.blocked_seconds()
+        self._on_lag(late)
+        if late >= NOTICE_SECONDS and self._watchdog is not None and self._block is None:
+            with self._lock:  # the watchdog could not run meanwhile, nor before us afterwards
+                self._seconds[GIL_HELD] += late
         self._schedule(loop)
+
+    def _turned(self, due: float | None) -> None:
+        """The loop runs, so a block is over."""
+        with self._lock:
+            self.due = due
+            block, self._block = self._block, None
+            if block is not None:
+                self._end(block, time.monotonic())
+        if block is not None:
+            self._tell_end(block)
+
+    # ------------------------------------------------------------------ on the watchdog's thread
+
+    def _blocked(self, finding: Finding) -> None:
+        due, since, cause, culprit = finding
+        with self._lock:
+            if self.due != due:  # it turned meanwhile
+                return
+            before = self._block
+            if before is not None and before.cause == cause and before.culprit.is_same(culprit):
+                block = None
+            else:
+                if before is not None:
+                    since = max(before.since, self._scraped_at, since if cause != CODE else time.monotonic())
+                    self._end(before, since)
+                block = self._block = Block(culprit, cause, since, self._redact)
+        if block is not None:
+            if before is not None:
+                self._tell_end(before)
+            self._tell_begin(block)
+
+    # ------------------------------------------------------------------ what comes of it
+
+    def _end(self, block: Block, at: float) -> None:
+        block.ended = max(at, block.since)
+        self._seconds[block.label] += block.seconds
+
+    def _tell_begin(self, block: Block) -> None:
+        if self._may_log():
+            block.logged = True
+            suppressed, self._suppressed = self._suppressed, 0
+            stack = self.stack_text(block.culprit)
+            self._write(block, stack=stack, **({"suppressed": suppressed} if suppressed else {}))
+        else:
+            self._suppressed += 1
+
+    def _tell_end(self, block: Block) -> None:
+        self._tell_span(block)
+        if block.logged and block.seconds > LONG_SECONDS:
+            self._write(block, over=True)
+
+    def _may_log(self) -> bool:
+        now = time.monotonic()
+        self._lines_left = min(_LINES, self._lines_left + (now - self._lines_at) / _LINE_SECONDS)
+        self._lines_at = now
+        if self._lines_left < 1.0:
+            return False
+        self._lines_left -= 1.0
+        return True
+
+    def _write(self, block: Block, **fields: Any) -> None:
+        attempt, culprit = block.culprit.attempt, block.culprit
+        fields = {"seconds": round(block.seconds, 3), "cause": block.cause, "culprit": culprit.name, **fields}
+        try:
+            if attempt is None:
+                self._log(names.LOG_LOOP_BLOCKED, **fields)
+            else:  # in a copy of its context, which the loop may be in: the line is the task's, with its trace
+                attempt.context.copy().run(self._log, names.LOG_LOOP_BLOCKED, **fields)
+        except Exception as error:  # noqa: BLE001 - what observes must not break what it observes
+            self._on_error(error)
+
+    def _tell_span(self, block: Block) -> None:
+        attempt = block.culprit.attempt
+        with self._lock:
+            told, block.told = block.told, True
+        if told or attempt is None or attempt.span is None:
+            return
+        began = attempt.started_wall + max(0.0, block.since - attempt.started_at)
+        attributes: dict[str, str | float] = {
+            names.BLOCKED_SECONDS: round(block.seconds, 6),
+            names.BLOCKED_CAUSE: block.cause,
+            names.STACKTRACE: self.stack_text(block.culprit),
+        }
+        try:
+            attempt.span.add_event(names.LOOP_BLOCKED_EVENT, attributes, int(began * 1e9))
+        except Exception as error:  # noqa: BLE001 - as above
+            self._on_error(error)

@@ -8,25 +8,26 @@ from __future__ import annotations
 
 import platform
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Final, Protocol
 
 from prometheus_client import Metric
 from prometheus_client.core import InfoMetricFamily, StateSetMetricFamily
 from prometheus_client.registry import Collector
 
-from qorzen_obs.counts import CATEGORIES, CELLS, TaskCounts
+from qorzen_obs.counts import CATEGORIES, CELL_OF, CELLS, TaskCounts
 from qorzen_obs.record import Ask, TaskEvent
 from qorzen_obs.tasks import EngineKind, EventKind, TaskCategory, TaskPriority, TaskStatus
 from qorzen_obs.telemetry import names
 from qorzen_obs.telemetry.cells import CappedCounter, HistogramCell
+from qorzen_obs.telemetry.exemplars import Exemplars, ExemplarSlot, IfSampled
 from qorzen_obs.telemetry.families import add_histogram, counter, gauge, histogram
 
 #: A bound for each label whose values users choose, and for the routes and codes of HTTP.
 LABEL_CAP: Final = 200
 FINAL: Final = tuple(status for status in TaskStatus if status.final)
 REJECTION_REASONS: Final = ("queue_full", "closed")
-DROP_KINDS: Final = ("event", "progress", "late_result", "worker_report")
+DROP_KINDS: Final = ("event", "progress", "late_result", "worker_report", "log_line", "log_record")
 
 Ages = Mapping[tuple[TaskCategory, TaskPriority], float]
 
@@ -44,15 +45,22 @@ class MetricsSource(Protocol):
     def slots(self) -> Mapping[str, Mapping[str, int]]: ...
     def queue_limit(self) -> int: ...
     def service_states(self) -> Mapping[str, bool]: ...
+    def loop_blocked_by_category(self) -> Mapping[str, float]: ...
 
 
 class TaskMetrics(Collector):
     """All metrics of one manager. Register it with one CollectorRegistry."""
 
-    def __init__(self, source: MetricsSource) -> None:
+    def __init__(
+        self, source: MetricsSource, exemplars: Exemplars | None = None, *, time_ledger: bool = True
+    ) -> None:
         self._source = source
+        self._exemplars = exemplars or IfSampled()
+        phases = names.PHASES if time_ledger else ()
+        self._phase_seconds = [dict.fromkeys(phases, 0.0) for _ in CELLS]
         self._run_duration = {status: [HistogramCell(names.RUN_DURATION) for _ in CELLS] for status in FINAL}
         self._queue_wait = [HistogramCell(names.QUEUE_WAIT) for _ in CELLS]
+        self._finished_exemplars = {status: [ExemplarSlot() for _ in CELLS] for status in FINAL}
         self._cancel_latency = {kind: HistogramCell(names.CANCEL_LATENCY) for kind in EngineKind}
         self._http: dict[tuple[str, str, str], HistogramCell] = {}
         self._rejected = {(cell, reason): 0 for cell in range(len(CELLS)) for reason in REJECTION_REASONS}
@@ -62,6 +70,7 @@ class TaskMetrics(Collector):
         self.loop_lag = HistogramCell(names.LOOP_LAG)
         self.dropped: Counter[str] = Counter(dict.fromkeys(DROP_KINDS, 0))
         self.telemetry_errors: Counter[str] = Counter()
+        self.read_lost: Callable[[], Mapping[str, int]] = dict  #: by kind, what others count
 
     def on_event(self, event: TaskEvent) -> None:
         """Count one transition; O(1)."""
@@ -71,10 +80,16 @@ class TaskMetrics(Collector):
         if not state.status.final:
             return
         if state.duration_seconds is not None and state.queue_wait_seconds is not None:
-            span = state.span if state.span is not None and state.span.trace_flags.sampled else None
-            cell = self._run_duration[state.status][record.cell]
-            cell.observe(state.duration_seconds, span, event.at)
-            self._queue_wait[record.cell].observe(state.queue_wait_seconds, span, event.at)
+            duration, wait = self._run_duration[state.status][record.cell], self._queue_wait[record.cell]
+            duration.observe(state.duration_seconds)
+            wait.observe(state.queue_wait_seconds)
+            if state.span is not None:
+                observations = (
+                    (duration.slot(state.duration_seconds), state.duration_seconds),
+                    (wait.slot(state.queue_wait_seconds), state.queue_wait_seconds),
+                    (self._finished_exemplars[state.status][record.cell], 1.0),
+                )
+                self._exemplars.offer(state.span, observations, event.at)
         if state.status is TaskStatus.COMPLETED:
             self._last_success[record.category] = event.at
         elif state.status is TaskStatus.FAILED:
@@ -84,6 +99,13 @@ class TaskMetrics(Collector):
         """Count how long a running attempt took to end after it was asked to."""
         if ask is Ask.CANCEL:
             self._cancel_latency[engine].observe(seconds)
+
+    def on_phases(self, cell: int, seconds: Mapping[str, float]) -> None:
+        """Count phases of a task's life that have ended."""
+        totals = self._phase_seconds[cell]
+        for phase, more in seconds.items():
+            if more:
+                totals[phase] += more
 
     def on_rejected(self, cell: int, reason: str) -> None:
         """Count a submission that was refused; `reason` is one of REJECTION_REASONS."""
@@ -125,7 +147,8 @@ class TaskMetrics(Collector):
             tasks.add_metric((*labels, status.value), n)
             accepted[labels] += n
             if status.final:
-                finished.add_metric((*labels, status.value), n)
+                exemplar = self._finished_exemplars[status][CELL_OF[category, priority]].read() if n else None
+                finished.add_metric((*labels, status.value), n, exemplar=exemplar)
         for labels, n in accepted.items():
             submitted.add_metric(labels, n)
         rejected = counter(names.TASKS_REJECTED)
@@ -136,11 +159,13 @@ class TaskMetrics(Collector):
 
     def _collect_ends(self) -> Iterator[Metric]:
         duration, wait = histogram(names.RUN_DURATION), histogram(names.QUEUE_WAIT)
-        retries = counter(names.TASK_RETRIES)
+        retries, phases = counter(names.TASK_RETRIES), counter(names.PHASE_SECONDS)
         for index, (category, priority) in enumerate(CELLS):
             labels = (category.value, priority.label)
             add_histogram(wait, labels, self._queue_wait[index])
             retries.add_metric(labels, self._retries[index])
+            for phase, seconds in list(self._phase_seconds[index].items()):
+                phases.add_metric((*labels, phase), seconds)
             for status in FINAL:
                 add_histogram(duration, (*labels, status.value), self._run_duration[status][index])
         errors = counter(names.TASK_ERRORS)
@@ -154,7 +179,7 @@ class TaskMetrics(Collector):
         success = gauge(names.LAST_SUCCESS)
         for category, at in list(self._last_success.items()):
             success.add_metric((category.value,), at)
-        yield from (duration, wait, retries, errors, overflow, latency, success)
+        yield from (duration, wait, phases, retries, errors, overflow, latency, success)
 
     def _collect_state(self) -> Iterator[Metric]:
         source = self._source
@@ -184,12 +209,15 @@ class TaskMetrics(Collector):
     def _collect_observation(self) -> Iterator[Metric]:
         lag = histogram(names.LOOP_LAG)
         add_histogram(lag, (), self.loop_lag)
+        blocked = counter(names.LOOP_BLOCKED)
+        for category, seconds in self._source.loop_blocked_by_category().items():
+            blocked.add_metric((category,), seconds)
         dropped, errors = counter(names.EVENTS_DROPPED), counter(names.TELEMETRY_ERRORS)
-        for kind, n in list(self.dropped.items()):
+        for kind, n in {**self.dropped, **self.read_lost()}.items():
             dropped.add_metric((kind,), n)
         for component, n in list(self.telemetry_errors.items()):
             errors.add_metric((component,), n)
         http = histogram(names.HTTP_DURATION)
         for labels, cell in list(self._http.items()):
             add_histogram(http, labels, cell)
-        yield from (lag, dropped, errors, http)
+        yield from (lag, blocked, dropped, errors, http)

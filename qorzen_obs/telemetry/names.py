@@ -114,8 +114,14 @@ LOOP_BLOCKED: Final = MetricName(
     "garbage collection, `gil_held` code that let no Python run.",
     ("category",),
 )
+#: Values of its label besides the categories, as the causes of a block are named.
+FOREIGN: Final = "foreign"
+LOOP_BLOCKED_BY: Final = ("core", "plugin", "ui", "io", "background", "user", FOREIGN, "gc", "gil_held")
 SPANS: Final = MetricName(
-    "counter", "qorzen_telemetry_spans", "Spans that ended, by what became of them.", ("outcome",)
+    "counter",
+    "qorzen_telemetry_spans",
+    "Spans that ended, by what became of them; once for each exporter. `kept` is what nobody exports.",
+    ("outcome",),
 )
 TRACES: Final = MetricName(
     "counter",
@@ -134,7 +140,9 @@ LAST_EXPORT: Final = MetricName(
     "qorzen_telemetry_last_export_timestamp_seconds",
     "When spans were last taken by the collector, Unix time; 0 before.",
 )
-LOG_MESSAGES: Final = MetricName("counter", "qorzen_log_messages", "Log lines, by level.", ("level",))
+LOG_MESSAGES: Final = MetricName(
+    "counter", "qorzen_log_messages", "Log lines, by level, those that were lost included.", ("level",)
+)
 HEALTH_CHECK: Final = MetricName(
     "gauge", "qorzen_health_check_passing", "1 where a check of a probe passes.", ("probe", "check")
 )
@@ -159,7 +167,55 @@ SERVICE_STATE: Final = MetricName(
 )
 BUILD_INFO: Final = MetricName("info", "qorzen_build", "Versions in use.", ("version", "python"))
 
-# Span attributes. OpenTelemetry semantic conventions: code.function.name, error.type.
+#: The outcomes of SPANS. While its trace is undecided or it waits to be sent, a span has none yet.
+SPAN_EXPORTED: Final = "exported"
+SPAN_EXPORT_FAILED: Final = "export_failed"
+SPAN_DROPPED_QUEUE_FULL: Final = "dropped_queue_full"
+SPAN_DROPPED_SHUTDOWN: Final = "dropped_shutdown"
+SPAN_SAMPLED_OUT: Final = "sampled_out"
+SPAN_KEPT: Final = "kept"
+SPAN_OUTCOMES: Final[Mapping[str, str]] = {
+    SPAN_EXPORTED: "the exporter says that the collector took it",
+    SPAN_EXPORT_FAILED: "the exporter gave it up, after its own retries",
+    SPAN_DROPPED_QUEUE_FULL: "too many waited to be exported",
+    SPAN_DROPPED_SHUTDOWN: "the service ended before the collector had taken it",
+    SPAN_SAMPLED_OUT: "its trace was not kept; it was never serialised",
+    SPAN_KEPT: "its trace was kept, for the page alone: no exporter is set up",
+}
+
+#: The decisions of TRACES. A partial trace was counted as dropped before.
+TRACE_DECISIONS: Final[Mapping[str, str]] = {
+    "kept": "all spans that had ended, and those to come",
+    "dropped": "all spans that had ended, and those to come unless one of them must be kept",
+    "partial": "kept from a span on that had to be, after earlier ones had been dropped",
+}
+
+#: The reasons of TRACES. The last three ask the budget, `telemetry.traces_per_second`.
+BY_ERROR: Final = "error"
+BY_SLOW: Final = "slow"
+BY_MARK: Final = "marked"
+BY_UPSTREAM: Final = "upstream"
+BY_BUDGET: Final = "budget"
+BY_WINDOW: Final = "window"
+BY_OVERFLOW: Final = "overflow"
+TRACE_REASONS: Final[Mapping[str, str]] = {
+    BY_ERROR: "a span has status ERROR, as those of failed, timed-out and lost tasks have",
+    BY_SLOW: "a task ran for `telemetry.slow_task_seconds`",
+    BY_MARK: "a span is marked with qorzen.trace.keep, by `@task(keep_trace=True)` or `current_task().keep_trace()`",
+    BY_UPSTREAM: "the caller in another service has sampled it",
+    BY_BUDGET: "its last open span has ended",
+    BY_WINDOW: "it had 2,000 spans, was 60 s old, or the service ended",
+    BY_OVERFLOW: "it was the oldest of too many undecided ones",
+}
+
+#: Which pairs of the two there are.
+TRACE_SERIES: Final = (
+    *(("kept", reason) for reason in TRACE_REASONS),
+    *(("dropped", reason) for reason in (BY_BUDGET, BY_WINDOW, BY_OVERFLOW)),
+    *(("partial", reason) for reason in (BY_ERROR, BY_SLOW, BY_MARK, BY_UPSTREAM)),
+)
+
+# Span attributes. OpenTelemetry semantic conventions: code.*, error.type.
 TASK_ID: Final = "qorzen.task.id"
 TASK_NAME: Final = "qorzen.task.name"
 TASK_CATEGORY: Final = "qorzen.task.category"
@@ -175,6 +231,8 @@ TASK_CANCEL_REASON: Final = "qorzen.task.cancel_reason"
 TASK_WILL_RETRY: Final = "qorzen.task.will_retry"
 TASK_ABANDONED: Final = "qorzen.task.abandoned"
 FUNCTION_NAME: Final = "code.function.name"
+CODE_FILE: Final = "code.file.path"
+CODE_LINE: Final = "code.line.number"
 ERROR_TYPE: Final = "error.type"
 TRACE_KEEP: Final = "qorzen.trace.keep"
 TRACE_PARTIAL: Final = "qorzen.trace.partial"
@@ -190,6 +248,8 @@ SPAN_ATTRIBUTES: Final[Mapping[str, str]] = {
     TASK_PLUGIN_ID: "the plugin that the task belongs to, where there is one",
     TASK_ATTR: "an entry of the metadata that the task was submitted with: numbers, booleans and texts, capped",
     FUNCTION_NAME: "the callable, with its module",
+    CODE_FILE: "the file of its source, where it is written in Python",
+    CODE_LINE: "the line where it begins there",
     TASK_STATUS: "at the end: completed, failed or cancelled",
     TASK_QUEUE_WAIT: "at the end: seconds from eligible to started",
     TASK_PHASE: "at the end: seconds of the attempt by phase of the time ledger",
@@ -203,6 +263,16 @@ SPAN_ATTRIBUTES: Final[Mapping[str, str]] = {
 
 # Span events.
 LOOP_BLOCKED_EVENT: Final = "qorzen.loop.blocked"
+BLOCKED_SECONDS: Final = "qorzen.loop.blocked.seconds"
+BLOCKED_CAUSE: Final = "qorzen.loop.blocked.cause"
+STACKTRACE: Final = "code.stacktrace"
+
+#: What each says, for docs/traces.md.
+LOOP_BLOCKED_ATTRIBUTES: Final[Mapping[str, str]] = {
+    BLOCKED_SECONDS: "for how long the attempt held the loop, from the event's own time on",
+    BLOCKED_CAUSE: "code, gc (garbage collection) or gil_held (code in C that let no Python run)",
+    STACKTRACE: "where it was seen, the innermost line last; without values, capped at its inner end",
+}
 
 # The time ledger: seconds of a task's life, each moment in one phase.
 PHASES: Final[Mapping[str, str]] = {
@@ -223,6 +293,7 @@ LOG_FINISHED: Final = "task.finished"
 LOG_RETRYING: Final = "task.retrying"
 LOG_BACKOFF_FAILED: Final = "task.backoff_failed"
 LOG_OUTPUT: Final = "task.output"
+LOG_LINES_LOST: Final = "log.lines_lost"
 LOG_OBSERVER_FAILED: Final = "telemetry.observer_failed"
 LOG_LISTENER_FAILED: Final = "event_bus.publish_failed"
 LOG_MANAGER_STATE: Final = "manager.state"

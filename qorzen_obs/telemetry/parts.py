@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from qorzen_obs.settings import TelemetrySettings
+from qorzen_obs.telemetry.exemplars import Exemplars, IfSampled
+from qorzen_obs.telemetry.gil_watch import GilWatch
+from qorzen_obs.telemetry.redaction import Redactor
 
 #: Takes the encoded spans that end in worker processes, see telemetry/remote_spans.py.
 OnSpans = Callable[[Sequence[Any]], None]
@@ -19,3 +22,7 @@ class TelemetryParts:
     settings: TelemetrySettings = field(default_factory=TelemetrySettings)
     status: Callable[[], dict[str, Any]] = dict  #: what `status()["telemetry"]` shows
     on_spans: OnSpans | None = None
+    redactor: Redactor = field(default_factory=Redactor)
+    lost: Callable[[], Mapping[str, int]] = dict  #: what the log has lost, by kind of `qorzen_events_dropped`
+    exemplars: Exemplars = field(default_factory=IfSampled)  #: who writes those of the task metrics
+    gil_watch: GilWatch | None = None  #: for a program that owns its process

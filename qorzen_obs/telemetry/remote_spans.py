@@ -15,6 +15,10 @@ from opentelemetry.sdk.trace import Event, ReadableSpan, SpanProcessor, TracerPr
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags, TraceState
 
+from qorzen_obs.telemetry.redaction import Redactor
+from qorzen_obs.telemetry.sampling import RecordAll
+from qorzen_obs.telemetry.span_redaction import redact_span
+
 #: A span as nested tuples of numbers, strings and lists, which any pickler takes.
 EncodedSpan = tuple[Any, ...]
 
@@ -71,33 +75,38 @@ class RemoteSpans:
             self._processor.on_end(decode_span(encoded, self._resource))
 
 
-def send_spans(send: Callable[[str, Any], None]) -> None:
+def send_spans(send: Callable[[str, Any], None], redactor: Redactor, recording: Callable[[], bool]) -> None:
     """Have every span that ends in this process sent as ('span', encoded).
 
-    Where the user's modules have set an SDK provider of their own, it goes on doing what they want with its
-    spans, and is joined. Repeating it changes nothing.
+    Those without the sampled flag only while `recording()`, which says that the service records the call's own
+    span all the same. Where the user's modules have set an SDK provider of their own, it goes on doing what they
+    want with its spans, and is joined. Repeating it changes nothing.
     """
     provider = trace.get_tracer_provider()
     if isinstance(provider, trace.ProxyTracerProvider):
-        provider = TracerProvider(resource=Resource.get_empty(), shutdown_on_exit=False)
+        provider = TracerProvider(sampler=RecordAll(), resource=Resource.get_empty(), shutdown_on_exit=False)
         trace.set_tracer_provider(provider)
     if isinstance(provider, TracerProvider) and not hasattr(provider, _MARK):
         setattr(provider, _MARK, True)
-        provider.add_span_processor(_Sender(send))
+        provider.add_span_processor(_Sender(send, redactor, recording))
 
 
 _MARK = "_qorzen_sends_spans"
 
 
 class _Sender(SpanProcessor):
-    """Encodes each sampled span when it ends."""
+    """Encodes each span when it ends; redacted, since what is long is cut here."""
 
-    def __init__(self, send: Callable[[str, Any], None]) -> None:
+    def __init__(
+        self, send: Callable[[str, Any], None], redactor: Redactor, recording: Callable[[], bool]
+    ) -> None:
         self._send = send
+        self._redactor = redactor
+        self._recording = recording
 
     def on_end(self, span: ReadableSpan) -> None:
-        if span.context is not None and span.context.trace_flags.sampled:
-            self._send("span", _shortened(encode_span(span)))
+        if span.context is not None and (span.context.trace_flags.sampled or self._recording()):
+            self._send("span", _shortened(encode_span(redact_span(span, self._redactor))))
 
 
 def _shortened(encoded: EncodedSpan) -> EncodedSpan:

@@ -5,32 +5,41 @@ Everything else in the package uses the OpenTelemetry API and works with whateve
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from importlib.metadata import entry_points
 from typing import Any, Final, Literal, TypeAlias
 
 from opentelemetry import trace
 from opentelemetry.context import Context
-from opentelemetry.environment_variables import OTEL_TRACES_EXPORTER
+from opentelemetry.environment_variables import OTEL_LOGS_EXPORTER, OTEL_TRACES_EXPORTER
 from opentelemetry.sdk.environment_variables import (
     OTEL_EXPORTER_OTLP_ENDPOINT,
     OTEL_EXPORTER_OTLP_PROTOCOL,
     OTEL_EXPORTER_OTLP_TRACES_ENDPOINT,
-    OTEL_EXPORTER_OTLP_TRACES_PROTOCOL,
     OTEL_SDK_DISABLED,
+    OTEL_TRACES_SAMPLER,
+    OTEL_TRACES_SAMPLER_ARG,
 )
 from opentelemetry.sdk.resources import SERVICE_NAME, Resource
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanLimits, SpanProcessor, TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
-from opentelemetry.sdk.trace.sampling import ALWAYS_ON, DEFAULT_ON
+from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
+from qorzen_obs.clock import Clock, SystemClock
 from qorzen_obs.errors import SettingsError
 from qorzen_obs.settings import TelemetrySettings
+from qorzen_obs.telemetry import names
+from qorzen_obs.telemetry.exemplars import Exemplars, IfSampled
+from qorzen_obs.telemetry.export import BatchLimits, ExportQueue, quieted
+from qorzen_obs.telemetry.log_export import LogExport
+from qorzen_obs.telemetry.redaction import Redactor
 from qorzen_obs.telemetry.remote_spans import RemoteSpans
+from qorzen_obs.telemetry.sampling import RecordAll, TailSampler, base_ratio
+from qorzen_obs.telemetry.span_redaction import redact_span
 from qorzen_obs.telemetry.span_store import SpanStore
+from qorzen_obs.telemetry.trace_buffer import Budget
 
 #: Whose the provider is: ours, somebody else's, or nobody's since the environment says so.
 Mode: TypeAlias = Literal["sdk", "foreign", "disabled"]
@@ -40,11 +49,11 @@ MAX_SPAN_ATTRIBUTE_LENGTH: Final = 1_024  #: characters; the SDK has no limit of
 MAX_EVENT_ATTRIBUTE_LENGTH: Final = 8_192  #: characters; it may be a stack trace, whose end says what failed
 
 _OTLP_ENDPOINTS: Final = (OTEL_EXPORTER_OTLP_TRACES_ENDPOINT, OTEL_EXPORTER_OTLP_ENDPOINT)
-_EXPORTER_GROUP: Final = "opentelemetry_traces_exporter"
+_SPAN_EXPORTERS: Final = "opentelemetry_traces_exporter"  # groups of entry points
+_LOG_EXPORTERS: Final = "opentelemetry_logs_exporter"
 _EXPORTER_BY_OTLP_PROTOCOL: Final = {"http/protobuf": "otlp_proto_http", "grpc": "otlp_proto_grpc"}
 _EXTRA_BY_EXPORTER: Final = {"otlp_proto_http": "otlp", "otlp_proto_grpc": "otlp-grpc"}
-
-_log = logging.getLogger(__name__)
+_SHUTDOWN_SECONDS: Final = 1.0
 
 
 class Tracing:
@@ -58,14 +67,17 @@ class Tracing:
         *,
         sampling: str,
         chain: _Chain | None = None,
+        sampler: TailSampler | None = None,
         exports: Sequence[_Export] = (),
     ) -> None:
         self.mode: Mode = mode
         self.provider = provider
         self.store = store
-        self.sampling = sampling  #: `all`, `foreign`, `none`, or what the sampler says of itself
+        self.sampling = sampling  #: `tail`, `foreign`, `none`, or what a head sampler says of itself
         self.exporters = tuple(export.name for export in exports)
+        self.exemplars: Exemplars = sampler or IfSampled()
         self._chain = chain
+        self._sampler = sampler
         self._exports = exports
         self._closing = threading.Lock()
         self._flushed: bool | None = None
@@ -78,7 +90,57 @@ class Tracing:
             "exporters": list(self.exporters),
             "traces_kept": self.store.traces_kept,
             "spans_dropped": self.store.dropped_spans,
+            "spans": dict(self.span_outcomes()),
+            "traces": {
+                decision: sum(n for (found, _), n in self.trace_decisions().items() if found == decision)
+                for decision in names.TRACE_DECISIONS
+            },
+            "undecided_traces": self._sampler.undecided if self._sampler is not None else 0,
+            "span_queue": {"size": self.span_queue_size, "limit": self.span_queue_limit},
+            "last_export_at": self.last_export_at or None,
         }
+
+    # What the metrics read at scrape, from any thread; see export.TracingFigures.
+
+    def span_outcomes(self) -> dict[str, int]:
+        """Return how many spans had each outcome; where somebody else exports, nothing is known of it."""
+        queues = [export.queue for export in self._exports]
+        found = dict.fromkeys(names.SPAN_OUTCOMES, 0)
+        found[names.SPAN_EXPORTED] = sum(queue.exported for queue in queues)
+        found[names.SPAN_EXPORT_FAILED] = sum(queue.failed for queue in queues)
+        found[names.SPAN_DROPPED_QUEUE_FULL] = sum(queue.dropped_full for queue in queues)
+        found[names.SPAN_DROPPED_SHUTDOWN] = sum(queue.dropped_shutdown for queue in queues)
+        if self._sampler is not None:
+            found[names.SPAN_SAMPLED_OUT] = self._sampler.sampled_out
+            found[names.SPAN_KEPT] = 0 if queues else self._sampler.kept
+        return found
+
+    def trace_decisions(self) -> dict[tuple[str, str], int]:
+        """Return how many traces were decided, by decision and reason."""
+        return {
+            **dict.fromkeys(names.TRACE_SERIES, 0),
+            **(self._sampler.decisions if self._sampler is not None else {}),
+        }
+
+    @property
+    def span_queue_size(self) -> int:
+        """How many spans wait to be exported, with several exporters by the one that has most."""
+        return max((export.queue.size for export in self._exports), default=0)
+
+    @property
+    def span_queue_limit(self) -> int:
+        """How many may wait by each exporter; 0 without one."""
+        return max((export.queue.limit for export in self._exports), default=0)
+
+    @property
+    def last_export_at(self) -> float:
+        """When each exporter had last got spans across, Unix seconds; 0 before."""
+        return min((export.queue.last_export_at for export in self._exports), default=0.0)
+
+    def tick(self) -> None:
+        """Decide about traces that have waited long enough; an exporter's thread does so too."""
+        if self._sampler is not None:
+            self._sampler.tick()
 
     @property
     def on_spans(self) -> RemoteSpans | None:
@@ -103,13 +165,20 @@ class Tracing:
                 if self._chain is not None:
                     self._chain.clear()
                     self._chain = None  # somebody else's from now on
+                if self._sampler is not None:
+                    self._sampler.close()  # decides the rest, which is then sent
                 self.store.shutdown()
                 self._flushed = _close(self._exports, deadline_seconds)
             return self._flushed
 
 
 def set_up_tracing(
-    settings: TelemetrySettings, environment: Mapping[str, str], *, set_global: bool
+    settings: TelemetrySettings,
+    environment: Mapping[str, str],
+    *,
+    set_global: bool,
+    clock: Clock | None = None,
+    redactor: Redactor | None = None,
 ) -> Tracing:
     """Choose the provider of spans, keep their traces in a store, and export them where it is asked for.
 
@@ -118,9 +187,10 @@ def set_up_tracing(
     the resource, sampler and limits it was made with; while ours is in use, a further call finds it foreign.
     Without `set_global` the provider is a private one, and nothing outside is touched.
 
-    `environment` decides on OTEL_SDK_DISABLED and on the exporters: those of OTEL_TRACES_EXPORTER, else otlp
-    where an OTLP endpoint is set, else none. The SDK itself reads the other OTEL_* variables, always from
-    `os.environ`.
+    `environment` decides on OTEL_SDK_DISABLED, OTEL_BSP_* and the exporters: those of OTEL_TRACES_EXPORTER, else
+    otlp where an OTLP endpoint is set, else none. OTEL_TRACES_SAMPLER and its argument are the ratio of the tail
+    sampler, before its budget; a sampler of another name decides at the head. The SDK itself reads the other
+    OTEL_* variables, always from `os.environ`. What is exported has gone through `redactor`, by default the usual one.
 
     Raises:
         SettingsError: an exporter is not installed or cannot be made, or a variable is malformed; nothing was
@@ -134,23 +204,50 @@ def set_up_tracing(
     if environment.get(OTEL_SDK_DISABLED, "").strip().lower() == "true":
         return Tracing("disabled", trace.NoOpTracerProvider(), store, sampling="none")
     current = trace.get_tracer_provider() if set_global else None
+    ratio = _base_ratio(environment)
     if current is None or isinstance(current, trace.ProxyTracerProvider):
-        provider = _Provider()
+        provider = _Provider(tail=ratio is not None)
     elif isinstance(current, _Provider):
         provider = current
     else:
         return _join(current, store)
     if not provider.chain.claim():
         return _join(provider, store)
+    clock = clock or SystemClock()
     try:
-        exports = _start_exports(environment)
+        exports = _make_exports(environment, clock, redactor or Redactor())
     except BaseException:
         provider.chain.clear()
         raise
-    provider.chain.fill(store, *(export.processor for export in exports))
+    sampler = TailSampler(
+        (store, *exports),
+        Budget(settings.traces_per_second, 1.0 if ratio is None else ratio),
+        slow_task_seconds=settings.slow_task_seconds,
+        clock=clock,
+    )
+    store.undecided = sampler
+    for export in exports:
+        export.queue.on_tick = sampler.tick
+    provider.chain.fill(sampler)
     if set_global and provider is not current:
         trace.set_tracer_provider(provider)
-    return Tracing("sdk", provider, store, sampling=provider.sampling, chain=provider.chain, exports=exports)
+    return Tracing(
+        "sdk",
+        provider,
+        store,
+        sampling=provider.sampling,
+        chain=provider.chain,
+        sampler=sampler,
+        exports=exports,
+    )
+
+
+def _base_ratio(environment: Mapping[str, str]) -> float | None:
+    argument = environment.get(OTEL_TRACES_SAMPLER_ARG, "")
+    try:
+        return base_ratio(environment.get(OTEL_TRACES_SAMPLER, ""), argument)
+    except ValueError:
+        raise SettingsError(OTEL_TRACES_SAMPLER_ARG, f"{argument!r} is not a number from 0 to 1") from None
 
 
 def _join(provider: trace.TracerProvider, store: SpanStore) -> Tracing:
@@ -202,11 +299,14 @@ class _Chain(SpanProcessor):
 class _Provider(TracerProvider):
     """Ours. It outlives the Tracing that made it: the next one fills its chain again."""
 
-    def __init__(self) -> None:
-        # shutdown_on_exit would have the interpreter's exit wait for the collector.
-        super().__init__(resource=_resource(), span_limits=_span_limits(), shutdown_on_exit=False)
-        everything = (ALWAYS_ON, DEFAULT_ON)
-        self.sampling = "all" if self.sampler in everything else self.sampler.get_description()
+    def __init__(self, *, tail: bool) -> None:
+        super().__init__(
+            sampler=RecordAll() if tail else None,
+            resource=_resource(),
+            span_limits=_span_limits(),
+            shutdown_on_exit=False,  # it would have the interpreter's exit wait for the collector
+        )
+        self.sampling = "tail" if tail else self.sampler.get_description()
         self.chain = _Chain()
         self.add_span_processor(self.chain)
 
@@ -232,88 +332,78 @@ def _span_limits() -> SpanLimits:
 
 
 class _Export:
-    """One exporter with its queue and its thread. The queue is bounded by OTEL_BSP_MAX_QUEUE_SIZE (2048)."""
+    """One exporter with its queue and its thread."""
 
-    def __init__(self, name: str, exporter: SpanExporter) -> None:
+    def __init__(
+        self, name: str, exporter: SpanExporter, limits: BatchLimits, clock: Clock, redactor: Redactor
+    ) -> None:
         self.name = name
-        self.outlet = _Outlet(exporter)
-        self.processor: SpanProcessor = BatchSpanProcessor(self.outlet)
-
-
-class _Outlet(SpanExporter):
-    """An exporter that knows how much it could not send, and that can be closed while it is busy."""
-
-    def __init__(self, exporter: SpanExporter) -> None:
         self._exporter = exporter
-        self._closed = False
-        self.failed_spans = 0
+        self._redactor = redactor
+        self._quiet = ExitStack()
+        self._quiet.enter_context(quieted(_loggers_of(exporter), clock))
+        self.queue: ExportQueue[ReadableSpan] = ExportQueue(
+            name, self._send, limits, clock=clock, close=self._close
+        )
 
-    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        result = SpanExportResult.FAILURE
-        try:
-            if not self._closed:
-                result = self._exporter.export(spans)
-        finally:
-            if result is not SpanExportResult.SUCCESS:
-                self.failed_spans += len(spans)
-        return result
+    def put(self, spans: Sequence[ReadableSpan]) -> None:
+        self.queue.put(spans)
 
-    def shutdown(self) -> None:
-        if self._closed:
-            return
-        self._closed = True
+    def _send(self, spans: Sequence[ReadableSpan]) -> int:
+        # Of a partial success the SDK's exporters tell nobody: all or nothing.
+        shown = [redact_span(span, self._redactor) for span in spans]
+        return 0 if self._exporter.export(shown) is SpanExportResult.SUCCESS else len(spans)
+
+    def _close(self) -> None:
         try:
             self._exporter.shutdown()
-        except Exception:  # noqa: BLE001  # nobody above could do more about it
-            _log.warning("the span exporter %r did not close in order", self._exporter, exc_info=True)
+        finally:
+            self._quiet.close()
+
+    def shutdown(self) -> None:
+        self.queue.shutdown(_SHUTDOWN_SECONDS)
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
-        return self._exporter.force_flush(timeout_millis)
+        return self.queue.flush(timeout_millis / 1000)
+
+
+def _loggers_of(exporter: object) -> list[str]:
+    """Return the loggers that the exporter's classes write to, by the custom of naming them after their modules."""
+    modules = dict.fromkeys(kind.__module__ for kind in type(exporter).__mro__)
+    return [module for module in modules if module not in {"builtins", "abc", "typing"}]
 
 
 def _close(exports: Sequence[_Export], deadline_seconds: float) -> bool:
     """Drain all exports at once; return whether each had sent everything by the deadline."""
     deadline = time.monotonic() + deadline_seconds
-    failed_before = sum(export.outlet.failed_spans for export in exports)
-    # In threads: the SDK's shutdown waits for the exporter, and its flush ignores the timeout it is given.
-    drains = [_in_thread(export.processor.shutdown, "qorzen-span-drain") for export in exports]
-    for drain in drains:
-        drain.join(max(0.0, deadline - time.monotonic()))
-    late = [export for export, drain in zip(exports, drains, strict=True) if drain.is_alive()]
-    for export in late:  # ends its retries; a request in flight ends with the exporter's own timeout
-        _in_thread(export.outlet.shutdown, "qorzen-span-abort")
-    return not late and failed_before == sum(export.outlet.failed_spans for export in exports)
+    for export in exports:
+        export.queue.begin_shutdown()
+    sent = [export.queue.shutdown(max(0.0, deadline - time.monotonic())) for export in exports]
+    return all(sent)
 
 
-def _in_thread(target: Callable[[], None], name: str) -> threading.Thread:
-    thread = threading.Thread(target=target, name=name, daemon=True)
-    thread.start()
-    return thread
-
-
-def _start_exports(environment: Mapping[str, str]) -> list[_Export]:
+def _make_exports(environment: Mapping[str, str], clock: Clock, redactor: Redactor) -> list[_Export]:
+    limits = BatchLimits.from_environment(environment)
     wanted = _wanted_exporters(environment)
-    exporters = {name: _make_exporter(variable, name) for variable, name in wanted}
-    try:  # only now that all can be made: each starts a thread
-        return [_Export(name, exporter) for name, exporter in exporters.items()]
-    except ValueError as error:
-        raise SettingsError("OTEL_BSP_*", str(error)) from error
+    exporters = {name: _make_exporter(variable, _SPAN_EXPORTERS, name) for variable, name in wanted}
+    # Only now that all can be made: each starts a thread.
+    return [_Export(name, exporter, limits, clock, redactor) for name, exporter in exporters.items()]
 
 
 def _wanted_exporters(environment: Mapping[str, str]) -> list[tuple[str, str]]:
     """Return the entry points to export by, each once and after the variable that asks for it."""
-    if names := environment.get(OTEL_TRACES_EXPORTER, "").strip():
+    if asked := environment.get(OTEL_TRACES_EXPORTER, "").strip():
         variable = OTEL_TRACES_EXPORTER
     elif variable := next((name for name in _OTLP_ENDPOINTS if environment.get(name)), ""):
-        names = "otlp"
-    wanted = [name.strip() for name in names.split(",")]
+        asked = "otlp"
+    wanted = [name.strip() for name in asked.split(",")]
     found = [_otlp_exporter(environment) if name == "otlp" else name for name in wanted]
     return [(variable, name) for name in dict.fromkeys(found) if name.lower() not in {"", "none"}]
 
 
-def _otlp_exporter(environment: Mapping[str, str]) -> str:
+def _otlp_exporter(environment: Mapping[str, str], signal: str = "TRACES") -> str:
     """Return the exporter for OTLP; by default HTTP, as the specification says (the SDK takes gRPC)."""
-    for variable in (OTEL_EXPORTER_OTLP_TRACES_PROTOCOL, OTEL_EXPORTER_OTLP_PROTOCOL):
+    for variable in (f"OTEL_EXPORTER_OTLP_{signal}_PROTOCOL", OTEL_EXPORTER_OTLP_PROTOCOL):
         if protocol := environment.get(variable, "").strip():
             if protocol not in _EXPORTER_BY_OTLP_PROTOCOL:
                 supported = " or ".join(_EXPORTER_BY_OTLP_PROTOCOL)
@@ -322,16 +412,37 @@ def _otlp_exporter(environment: Mapping[str, str]) -> str:
     return _EXPORTER_BY_OTLP_PROTOCOL["http/protobuf"]
 
 
-def _make_exporter(variable: str, name: str) -> SpanExporter:
-    for entry_point in entry_points(group=_EXPORTER_GROUP, name=name):
+def _make_exporter(variable: str, group: str, name: str) -> Any:
+    for entry_point in entry_points(group=group, name=name):
         try:
-            exporter: SpanExporter = entry_point.load()()
+            return entry_point.load()()
         except Exception as error:
-            raise SettingsError(variable, f"the span exporter {name!r} cannot be made: {error}") from error
-        return exporter
+            raise SettingsError(variable, f"the exporter {name!r} cannot be made: {error}") from error
     if extra := _EXTRA_BY_EXPORTER.get(name):
         remedy = f"pip install 'qorzen-obs[{extra}]'"
     else:
-        installed = sorted({entry_point.name for entry_point in entry_points(group=_EXPORTER_GROUP)})
+        installed = sorted({entry_point.name for entry_point in entry_points(group=group)})
         remedy = f"install the package that has it, or choose among otlp, {', '.join(installed)} and none"
-    raise SettingsError(variable, f"asks for the span exporter {name!r}, which is not installed; {remedy}")
+    raise SettingsError(variable, f"asks for the exporter {name!r}, which is not installed; {remedy}")
+
+
+def set_up_log_export(environment: Mapping[str, str], *, clock: Clock | None = None) -> LogExport | None:
+    """Return what sends log lines where OTEL_LOGS_EXPORTER says; None where it is unset or `none`.
+
+    OTEL_BLRP_* bound its queue.
+
+    Raises:
+        SettingsError: the exporter is not installed or cannot be made, or a variable is malformed.
+    """
+    name = environment.get(OTEL_LOGS_EXPORTER, "").strip()
+    disabled = environment.get(OTEL_SDK_DISABLED, "").strip().lower() == "true"
+    if name.lower() in {"", "none"} or disabled:
+        return None
+    if name == "otlp":
+        name = _otlp_exporter(environment, "LOGS")
+    limits = BatchLimits.from_environment(environment, "OTEL_BLRP_")
+    exporter = _make_exporter(OTEL_LOGS_EXPORTER, _LOG_EXPORTERS, name)
+    clock = clock or SystemClock()
+    quiet = ExitStack()
+    quiet.enter_context(quieted(_loggers_of(exporter), clock))
+    return LogExport(name, exporter, _resource(), limits=limits, clock=clock, on_closed=quiet.close)

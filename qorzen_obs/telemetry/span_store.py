@@ -12,6 +12,7 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 from opentelemetry.trace import StatusCode, format_trace_id
@@ -39,8 +40,17 @@ class _Trace:
         self.summary: TraceSummary | None = None  # as of the last reading
 
 
+class Undecided(Protocol):
+    """Who holds the ended spans of traces of which it is not known yet whether they are kept."""
+
+    def ended_spans(self, trace_id: int) -> list[ReadableSpan]: ...
+    def newest(self, limit: int) -> list[tuple[int, list[ReadableSpan]]]: ...
+
+
 class SpanStore(SpanProcessor):
     """The spans that ended last, by trace; all methods from any thread.
+
+    What `undecided` holds is shown too, beside and before what is kept.
 
     Holds at most `keep_traces` traces of at most `keep_spans_per_trace` spans, `keep_spans` in all (a span takes
     some 2.6 kB). What is over evicts the trace in which no span has ended for longest. In a full trace later
@@ -56,6 +66,7 @@ class SpanStore(SpanProcessor):
         self.keep_spans = keep_spans
         self.dropped_spans = 0  #: not kept, because their trace was full
         self.evicted_traces = 0
+        self.undecided: Undecided | None = None
         self._taking = True
         self._reset()
         if hasattr(os, "register_at_fork"):  # a fork may copy the lock while another thread holds it
@@ -71,19 +82,24 @@ class SpanStore(SpanProcessor):
 
     def on_end(self, span: ReadableSpan) -> None:
         """Take an ended span. Does no more than file it, since the work loop waits; readers sum up."""
-        if not self._taking:
+        self.put((span,))
+
+    def put(self, spans: Sequence[ReadableSpan]) -> None:
+        """Take ended spans of one trace, as on_end takes one."""
+        if not self._taking or not spans:
             return
-        trace_id: int = span.context.trace_id
+        trace_id: int = spans[0].context.trace_id
         with self._lock:
             trace = self._traces.get(trace_id)
             if trace is None:
                 trace = self._traces.setdefault(trace_id, _Trace())
             else:
                 self._traces.move_to_end(trace_id)
-            if len(trace.spans) < self.keep_spans_per_trace:
-                trace.spans.append(span)
-                self._spans += 1
-            else:
+            room = self.keep_spans_per_trace - len(trace.spans)
+            taken = spans if len(spans) <= room else spans[:room]
+            trace.spans.extend(taken)
+            self._spans += len(taken)
+            for span in spans[len(taken) :]:
                 trace.dropped += 1
                 self.dropped_spans += 1
                 if _is_root(span):
@@ -119,18 +135,27 @@ class SpanStore(SpanProcessor):
             key = int(trace_id, 16)
         except ValueError:
             return []
+        waiting = self.undecided.ended_spans(key) if self.undecided is not None else []
         with self._lock:
             trace = self._traces.get(key)
-            return list(trace.spans) if trace else []
+            kept = list(trace.spans) if trace else []
+        known = {span.context.span_id for span in kept}  # some may have been decided between the two readings
+        return kept + [span for span in waiting if span.context.span_id not in known]
 
     def summaries(self, limit: int = 100) -> list[TraceSummary]:
         """Return at most `limit` traces; first the one in which a span ended last.
 
         Walks the spans of those traces only in which something happened since the last call.
         """
+        waiting = self.undecided.newest(limit) if self.undecided is not None else []
         with self._lock:
-            newest = list(itertools.islice(reversed(self._traces.items()), limit))
-        return [self._summary(trace_id, trace) for trace_id, trace in newest]
+            newest = dict(itertools.islice(reversed(self._traces.items()), limit))
+        open_ones = [
+            _summarize(format_trace_id(trace_id), spans, 0)
+            for trace_id, spans in waiting
+            if trace_id not in newest
+        ]
+        return (open_ones + [self._summary(*trace) for trace in newest.items()])[:limit]
 
     def _summary(self, trace_id: int, trace: _Trace) -> TraceSummary:
         with self._lock:

@@ -15,8 +15,6 @@ from typing import Any, Final
 import pytest
 
 from dashboards import rules
-from qorzen_obs.telemetry import names
-from qorzen_obs.telemetry.names import MetricName
 from tests.acceptance.processes import eventually, get_json, prometheus
 from tests.otlp_receiver import OtlpReceiver
 from tests.panels import Target, load, parse, selectors, substitute, targets, variables
@@ -38,22 +36,6 @@ VALUES: Final = {"__rate_interval": "10s", "__range": "60s", "job": ".+", "insta
     "category": ".+",
     "priority": ".+",
 }
-
-#: TEMPORARY: declared in names.py and not served yet. Empty this when they are; a metric that is served fails the test.
-NOT_SERVED_YET: Final[tuple[MetricName, ...]] = (
-    names.SPANS,
-    names.TRACES,
-    names.SPAN_QUEUE_SIZE,
-    names.SPAN_QUEUE_LIMIT,
-    names.LAST_EXPORT,
-    names.LOOP_BLOCKED,
-    names.PHASE_SECONDS,
-    names.LOG_MESSAGES,
-    names.HEALTH_CHECK,
-)
-
-#: TEMPORARY as well: its exemplars are declared and not written yet.
-NO_EXEMPLARS_YET: Final[tuple[MetricName, ...]] = (names.TASKS_FINISHED,)
 
 #: Right to have no data: by dashboard and panel, with the reason.
 EMPTY: Final = {
@@ -129,12 +111,8 @@ def _expected() -> list[Target]:
         target
         for dashboard in load()
         for target in targets(dashboard, "prometheus")
-        if _place(target) not in EMPTY and not _waits(target.text)
+        if _place(target) not in EMPTY
     ]
-
-
-def _waits(expression: str) -> bool:
-    return any(metric.name in expression for metric in NOT_SERVED_YET)
 
 
 def _place(target: Target) -> tuple[str, str]:
@@ -171,7 +149,7 @@ def test_whatever_the_rules_look_at_is_there(trouble: tuple[str, Server, float])
         for group in rules.groups(rules.Site(job="demo"))["groups"]
         for rule in group["rules"]
         for selector in selectors(parse(rule["expr"]))
-        if selector.name not in recorded and not _waits(rule["expr"])
+        if selector.name not in recorded
     }  # a range's selector without its range
     assert len(looked_at) > 10
     for selector in sorted(looked_at):
@@ -181,7 +159,7 @@ def test_whatever_the_rules_look_at_is_there(trouble: tuple[str, Server, float])
 def test_exemplars_lead_from_the_panels_to_traces(trouble: tuple[str, Server, float]) -> None:
     _, server, begun = trouble
     for target in _expected():
-        if not target.query.get("exemplar") or any(m.name in target.text for m in NO_EXEMPLARS_YET):
+        if not target.query.get("exemplar"):
             continue
         query = substitute(target.text, VALUES)
         series = server.eventually("query_exemplars", query=query, start=begun, end=begun + 3600)
@@ -204,12 +182,6 @@ def test_a_restart_and_a_deploy_are_found(trouble: tuple[str, Server, float]) ->
     for annotation in overview["annotations"]["list"]:
         look = functools.partial(server.over_time, annotation["target"]["expr"], begun)
         assert eventually(look), annotation["name"]
-
-
-def test_nothing_waits_that_is_served(trouble: tuple[str, Server, float]) -> None:
-    _, server, _ = trouble
-    served = server.eventually("label/__name__/values")
-    assert [m.name for m in NOT_SERVED_YET if any(name.startswith(m.name) for name in served)] == []
 
 
 def _ask_for_nothing(url: str) -> None:

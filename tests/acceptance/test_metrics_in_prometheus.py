@@ -10,6 +10,7 @@ import pytest
 
 from tests.acceptance.processes import (
     PROMETHEUS_HINT,
+    collector,
     demo_after_one_round,
     eventually,
     get_json,
@@ -17,6 +18,7 @@ from tests.acceptance.processes import (
     query,
 )
 from tests.conftest import require
+from tests.otlp_receiver import OtlpReceiver
 
 pytestmark = pytest.mark.integration
 
@@ -39,17 +41,32 @@ def test_a_real_prometheus_agrees_with_the_summary_and_the_status(tree: Path, tm
         assert query(server, "sum(qorzen_task_run_duration_seconds_count)") == finished
 
 
-def test_an_exemplar_in_prometheus_leads_to_a_trace_of_the_service(tree: Path, tmp_path: Path) -> None:
+def test_exemplars_in_prometheus_lead_to_traces_of_the_service_and_of_the_collector(
+    tree: Path, tmp_path: Path
+) -> None:
     with (
-        demo_after_one_round(tree) as (url, _),
+        OtlpReceiver() as receiver,
+        collector(receiver.endpoint) as endpoint,
+        demo_after_one_round(tree, {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint}) as (url, _),
         prometheus(url.removeprefix("http://"), tmp_path) as server,
     ):
-        metric = "qorzen_task_run_duration_seconds_bucket"
-        api = f"{server}/api/v1/query_exemplars?query={metric}&start=0&end=9999999999"
-        series = eventually(lambda: get_json(api)["data"])
-        trace_id = series[0]["exemplars"][0]["labels"]["trace_id"]
-        spans = get_json(f"{url}/api/traces/{trace_id}")["resourceSpans"][0]["scopeSpans"][0]["spans"]
-        assert any(span["name"].startswith("run ") for span in spans)
+        for metric in (
+            "qorzen_task_run_duration_seconds_bucket",
+            "qorzen_task_queue_wait_seconds_bucket",
+            "qorzen_tasks_finished_total",
+        ):
+            api = f"{server}/api/v1/query_exemplars?query={metric}&start=0&end=9999999999"
+            series = eventually(lambda api=api: get_json(api)["data"])  # type: ignore[misc]  # no type for a default
+            for labels in (exemplar["labels"] for one in series for exemplar in one["exemplars"]):
+                spans = get_json(f"{url}/api/traces/{labels['trace_id']}")["resourceSpans"][0]["scopeSpans"]
+                ids = {span["spanId"]: span["name"] for scope in spans for span in scope["spans"]}
+                assert ids[labels["span_id"]].startswith("run ")
+                eventually(
+                    lambda labels=labels: any(  # type: ignore[misc]  # as above
+                        (span.trace_id.hex(), span.span_id.hex()) == (labels["trace_id"], labels["span_id"])
+                        for span in receiver.spans
+                    )
+                )
 
 
 def test_promtool_has_nothing_to_say_about_the_metrics(tree: Path) -> None:

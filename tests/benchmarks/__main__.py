@@ -1,9 +1,15 @@
 """`python -m tests.benchmarks` runs every benchmark, one after the other."""
 
-from tests.benchmarks import processes, scheduler_cost, task_cost
+from tests.benchmarks import ledger_cost, metrics_cost, processes, scheduler_cost, scrape_lag, task_cost
 
 if __name__ == "__main__":  # the pools that stand beside ours import this module in their processes
     task_cost.main()
+    print()
+    ledger_cost.main()
+    print()
+    metrics_cost.main()
+    print()
+    scrape_lag.main()
     print()
     scheduler_cost.main()
     print()

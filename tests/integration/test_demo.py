@@ -19,6 +19,7 @@ from qorzen_obs.demo.summary import Surfaces
 from qorzen_obs.demo.syntax import measure
 from qorzen_obs.demo.workload import find_files
 from qorzen_obs.tasks import TaskStatus
+from qorzen_obs.telemetry import names
 from tests.program import PATIENCE_SECONDS, ROOT, Running, environment, json_lines, run, write_files
 
 GOOD: dict[str, str | bytes] = {
@@ -333,7 +334,9 @@ def test_the_standard_library_is_surveyed_with_thousands_of_tasks() -> None:
     assert summary["files"] == sum(
         1 for _ in find_files(LIBRARY, frozenset({"site-packages", "dist-packages"}))
     )
-    logged = json_lines(done.stderr)
+    logged = [
+        line for line in json_lines(done.stderr) if line["event"] != names.LOG_LOOP_BLOCKED
+    ]  # a busy machine
     assert len(logged) == len(summary["failures"]) == summary["status"]["failed"]
     genuine = {"SyntaxError", "UnicodeDecodeError", "ValueError", "RecursionError", "MemoryError"}
     assert {failure["error_type"] for failure in summary["failures"]} <= genuine

@@ -4,9 +4,15 @@ from typing import Any
 
 import aiohttp
 import pytest
+from prometheus_client import CollectorRegistry
 
+from qorzen_obs.server.health import HealthCollector
 from qorzen_obs.settings import HealthSettings
+from qorzen_obs.stacks import Place
+from qorzen_obs.telemetry.culprit import Culprit
+from qorzen_obs.telemetry.loop_monitor import Block
 from tests.ops_plane import SaidManager, State, serving
+from tests.support import attempt, record
 
 Answer = tuple[int, str]
 
@@ -126,3 +132,36 @@ async def test_health_tells_failures_from_warnings(
     for name, (check,) in document["checks"].items():
         assert check["time"].endswith("Z")
         assert ("output" in check) == (name in not_passing)
+
+
+async def test_who_blocks_the_loop_is_named_by_task_and_line_and_never_by_a_line_break() -> None:
+    def shout() -> None: ...
+
+    made = attempt(record(shout, task_id="ab12", name="shout\n[+]forged ok"))
+    block = Block(
+        Culprit(made.name, made, [Place(shout.__code__, shout.__code__.co_firstlineno)]), "code", 0.0
+    )
+    ((_, text),) = await ask(SaidManager(blocked=0.25, block=block), "/livez?verbose")
+    line = text.splitlines()[1]
+    assert line.startswith("[+]work-loop ok: blocked for 0.2 s by task shout [+]forged ok (ab12), at ")
+    assert line.endswith("shout: def shout() -> None: ...")
+    foreign = Block(Culprit("asyncio task x of f", None, []), "code", 0.0)
+    ((_, text),) = await ask(SaidManager(blocked=0.25, block=foreign), "/livez?verbose")
+    assert text.splitlines()[1] == "[+]work-loop ok: blocked for 0.2 s by asyncio task x of f"
+
+
+def test_each_check_of_each_probe_is_a_metric() -> None:
+    registry = CollectorRegistry()
+    registry.register(HealthCollector(SaidManager(state=State.DRAINING, blocked=31), HealthSettings()))
+    found = {
+        (sample.labels["probe"], sample.labels["check"]): sample.value
+        for family in registry.collect()
+        for sample in family.samples
+    }
+    assert found == {
+        ("livez", "ops-plane"): 1,
+        ("livez", "work-loop"): 0,
+        ("readyz", "initialized"): 1,
+        ("readyz", "accepting"): 0,
+        ("startupz", "initialized"): 1,
+    }

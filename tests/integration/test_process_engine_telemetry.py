@@ -5,11 +5,20 @@ import os
 from opentelemetry import baggage, context
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
-from opentelemetry.trace import format_span_id, format_trace_id
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
+from opentelemetry.trace import (
+    NonRecordingSpan,
+    SpanContext,
+    TraceFlags,
+    format_span_id,
+    format_trace_id,
+    set_span_in_context,
+)
 
 from qorzen_obs.engines.processes.output import MAX_LINES_PER_SECOND
 from qorzen_obs.tasks import TaskCategory, TaskPriority
 from qorzen_obs.telemetry.remote_spans import RemoteSpans
+from qorzen_obs.telemetry.sampling import RecordAll
 from tests import process_tasks as work
 from tests.process_service import ProcessService, process_service
 
@@ -102,6 +111,35 @@ async def test_spans_of_user_code_are_children_of_the_attempt() -> None:
             line = service.lines("inside")[-1]
             assert line["trace_id"] == format_trace_id(attempt.context.trace_id)
             assert line["span_id"] == format_span_id(inner.context.span_id)
+
+
+async def test_what_the_caller_did_not_sample_is_recorded_in_the_worker_as_it_is_here() -> None:
+    kept = Kept()
+    provider = TracerProvider(sampler=RecordAll(), shutdown_on_exit=False)
+    provider.add_span_processor(kept)
+    caller = SpanContext(0xABC, 0xDEF, is_remote=True, trace_flags=TraceFlags(0))
+    token = context.attach(set_span_in_context(NonRecordingSpan(caller)))
+    try:
+        async with process_service(
+            tracer_provider=provider, on_spans=RemoteSpans(kept, provider.resource)
+        ) as service:
+            await service.end(work.make_spans)
+    finally:
+        context.detach(token)
+    for name in ("run make_spans", "outer", "inner"):
+        assert kept.named(name).context.trace_id == 0xABC
+        assert not kept.named(name).context.trace_flags.sampled
+
+
+async def test_what_a_foreign_sampler_drops_is_not_sent_from_the_worker_either() -> None:
+    kept = Kept()
+    provider = TracerProvider(sampler=ALWAYS_OFF, shutdown_on_exit=False)
+    provider.add_span_processor(kept)
+    async with process_service(
+        tracer_provider=provider, on_spans=RemoteSpans(kept, provider.resource)
+    ) as service:
+        await service.end(work.make_spans)
+    assert kept.spans == []
 
 
 async def test_without_a_taker_no_span_is_recorded_and_the_trace_still_crosses() -> None:

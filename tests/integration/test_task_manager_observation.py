@@ -218,7 +218,7 @@ async def test_exemplars_name_the_trace_of_a_sampled_task() -> None:
     async with open_test_manager(tracer_provider=spans.provider) as tasks:
         info = await tasks.wait_for_task(await tasks.submit_task(asyncio.sleep, 0))
         found = exemplars(tasks.registry)
-        assert found == [{"trace_id": info.trace_id, "span_id": info.span_id}] * 2
+        assert found == [{"trace_id": info.trace_id, "span_id": info.span_id}] * 3
         assert info.trace_id is not None
         assert info.trace_id in generate_openmetrics(tasks.registry).decode()  # type: ignore[no-untyped-call]  # theirs
 
@@ -267,6 +267,8 @@ async def test_a_task_is_one_span_with_what_is_worth_knowing() -> None:
         assert span.parent is None
         attributes = dict(span.attributes or {})
         assert attributes.pop(names.TASK_QUEUE_WAIT) == info.queue_wait_seconds
+        parts = [attributes.pop(names.TASK_PHASE + phase) for phase in ("loop", "await")]
+        assert parts == [info.phases["loop"], info.phases["await"]]
         assert attributes == {
             names.TASK_ID: info.task_id,
             names.TASK_NAME: "slow",
@@ -276,6 +278,8 @@ async def test_a_task_is_one_span_with_what_is_worth_knowing() -> None:
             names.TASK_ATTEMPT: 1,
             names.TASK_ENGINE: "loop",
             names.FUNCTION_NAME: f"{__name__}.overrun",
+            names.CODE_FILE: __file__,
+            names.CODE_LINE: overrun.__code__.co_firstlineno,
             names.TASK_STATUS: "failed",
             names.ERROR_TYPE: "timeout",
         }

@@ -392,6 +392,10 @@ class Model:
             )
         else:
             self._expect_end_before_a_start(life, end)
+        self.expect(
+            abs(sum(info.phases.values()) - (now - life.accepted_at)) < EPSILON,
+            f"3: {life.actor} lived {now - life.accepted_at} s, and its phases are {info.phases}",
+        )
         said = [min(100.0, max(0.0, percent)) for show in life.actor.shows for percent in show.reported]
         self.expect(
             info.progress.percent == max(said, default=0.0),

@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 from typing import TYPE_CHECKING, Any
 
 from qorzen_obs.tasks import EngineKind, TaskCategory, TaskPriority, TaskStatus
+from qorzen_obs.telemetry import names
 from qorzen_obs.telemetry.metrics import DROP_KINDS, REJECTION_REASONS
 from tests.model.model import EPSILON, Life, Model
 
@@ -23,6 +24,7 @@ LABELS: dict[str, set[str]] = {
     "reason": set(REJECTION_REASONS),
     "kind": set(DROP_KINDS),
     "label": {"error_type"},
+    "phase": set(names.PHASES),
     "error_type": {
         "timeout",
         "tests.model.actors.BoomError",
@@ -261,6 +263,8 @@ class Rest:
 
     def _labels(self, name: str, labels: dict[str, str]) -> None:
         for label, value in labels.items():
+            if name == f"{names.LOOP_BLOCKED.name}_total" and value in names.LOOP_BLOCKED_BY:
+                continue
             if label not in FREE_LABELS and value not in LABELS.get(label, ()):
                 self.expect(False, f"29: {name} has {label}={value!r}")
 
@@ -298,6 +302,12 @@ class Rest:
         }
         for name, n in expected.items():
             self.same(f"3: {name}", sums[name], n)
+        if not self.model.live:  # each phase is counted when it ends
+            lived = sum(sum(life.final.phases.values()) for life in self.model.ended if life.final)
+            counted = sums[names.PHASE_SECONDS.name + "_total"]
+            self.expect(
+                abs(counted - lived) < EPSILON * (1 + lived), f"3: {counted} s in phases, not {lived}"
+            )
 
     # ------------------------------------------------------------------ at the end
 

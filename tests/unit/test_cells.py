@@ -40,11 +40,12 @@ def test_buckets_are_cumulative_and_count_everything(values: list[float]) -> Non
         assert n == sum(value <= float(bound.replace("+Inf", "inf")) for value in values)
 
 
-def test_each_bucket_keeps_the_last_sampled_span_with_its_value_and_time() -> None:
+def test_each_bucket_keeps_the_newest_span_with_its_value_and_time() -> None:
     cell = HistogramCell(SECONDS)
-    for span_id, value in ((1, 0.05), (2, 0.06), (3, 5.0)):
+    for span_id, value, at in ((1, 0.05, 1001.0), (2, 0.06, 1002.0), (4, 0.04, 1000.0), (3, 5.0, 1003.0)):
         span = SpanContext(0xABC, span_id, is_remote=False, trace_flags=TraceFlags(1))
-        cell.observe(value, span, at=1000.0 + span_id)
+        cell.observe(value)
+        cell.slot(value).put(span, value, at)
     cell.observe(0.07)
     shown = {bucket[0]: bucket[2] for bucket in cell.read()[0] if len(bucket) == 3}
     assert set(shown) == {"0.1", "10.0"}

@@ -17,6 +17,7 @@ from qorzen_obs.errors import (
     QorzenError,
     RetryLater,
     SettingsError,
+    StackUnavailableError,
     TaskCancelled,
     TaskError,
     TaskFailedError,
@@ -56,6 +57,10 @@ EXAMPLES: list[tuple[QorzenError, str]] = [
     (TaskCancelled("ab12"), "task ab12 was cancelled"),
     (TaskLostError("resize", "its process was killed by SIGKILL"), "was lost: its process was killed"),
     (TaskQuarantinedError("resize", 3, 59.6), "in quarantine for another 60 s; mend it, or submit"),
+    (
+        StackUnavailableError("ab12", "no answer within 1 s"),
+        "cannot be had now: no answer within 1 s; ask again",
+    ),
     (TaskTransferError("argument 1 ('lock')", "cannot be sent"), "make locks, files and connections inside"),
     (FarTaskError("SystemExit", "1"), "SystemExit: 1"),
 ]

@@ -3,20 +3,24 @@
 import io
 import json
 import logging
+import re
+import sys
 from contextvars import copy_context
 from typing import Any
 
 import pytest
 import structlog
+from prometheus_client import CollectorRegistry
 
 from qorzen_obs.core.logger_manager import LoggerManager
 from qorzen_obs.current import CURRENT
 from qorzen_obs.record import TaskEvent, TaskState
 from qorzen_obs.tasks import ENDED, TaskCategory, TaskPriority, TaskStatus
 from qorzen_obs.telemetry import names
-from qorzen_obs.telemetry.logs import TaskLog, accept_logger, add_task_context, make_logger
+from qorzen_obs.telemetry.log_records import RecordsAsLines
+from qorzen_obs.telemetry.logs import LogStream, TaskLog, accept_logger, add_task_context, make_logger
 from qorzen_obs.testing import CapturedLogs
-from tests.support import Spans, attempt, record
+from tests.support import Spans, attempt, metric, record
 
 
 def lines(stream: io.StringIO) -> list[dict[str, Any]]:
@@ -213,3 +217,114 @@ def test_a_line_is_written_in_the_submitters_context() -> None:
 
     TaskLog(logs.get_logger("log")).on_event(copy_context().run(submit))
     assert logs.lines[0]["request_id"] == "r1"
+
+
+_FORGERIES = [
+    "done\n2026-01-01 [error] forged",
+    "done\r\x1b[2K[error] forged",
+    "\x1b]0;title\x07",
+    "\x9b31mred",
+    "user\u202etxt.exe",
+    "\u2066hidden\u2069",
+    "one\u2028two\u2029three",
+    "back\x08\x08space\x00\x7f",
+    "\ufeffmark\u200f",
+]
+_CONTROL = re.compile(
+    "[\x00-\x08\x0b-\x1a\x1c-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]"
+)
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("text", _FORGERIES, ids=ascii)
+def test_t10_no_text_passes_for_another_line_or_turns_the_writing_around(text: str) -> None:
+    stream, terminal = io.StringIO(), Terminal()
+    for one in (stream, terminal):
+        make_logger("name", "info", one).info(text, value=text, nested={"list": [text], text: 1})
+    (line,) = lines(stream)
+    assert line["event"] == line["value"] == line["nested"]["list"][0] == text, "a reader of JSON gets it all"
+    for shown in (stream.getvalue(), terminal.getvalue()):
+        assert shown.count("\n") == 1
+        assert not _CONTROL.search(re.sub("\x1b\\[[0-9;]*m", "", shown))
+    plain = re.sub("\x1b\\[[0-9;]*m", "", terminal.getvalue())
+    assert "\x1b" not in plain
+
+
+def raise_forgery() -> None:
+    raise ValueError("x\n2026-01-01 [error] forged \x1b[2K\u202e")
+
+
+def test_t10_lines_of_an_exception_on_a_terminal_stand_further_in() -> None:
+    terminal = Terminal()
+    try:
+        raise_forgery()
+    except ValueError:
+        make_logger("name", "info", terminal).exception("failed")
+    first, *rest = re.sub("\x1b\\[[0-9;]*m", "", terminal.getvalue()).splitlines()
+    assert "failed" in first
+    assert all(line.startswith("  ") for line in rest if line)
+    assert not _CONTROL.search("".join(rest))
+
+
+@pytest.mark.parametrize("terminal", [False, True], ids=["pipe", "terminal"])
+def test_t7_no_line_shows_a_secret_in_event_fields_or_exception(terminal: bool) -> None:
+    stream = Terminal() if terminal else io.StringIO()
+    logger = make_logger("name", "info", stream)
+    logger.info(
+        "GET https://me:canary@host/", headers={"Cookie": "canary"}, nested=[{"api_key": "canary"}], n=1
+    )
+    logger.info("plain", password="canary", error=ValueError("token=canary"))
+    try:
+        raise_secret()
+    except ValueError:
+        logger.exception("failed")
+    assert "canary" not in stream.getvalue()
+    assert stream.getvalue().count("[redacted]") >= 6
+
+
+def raise_secret() -> None:
+    error = ValueError("password=canary")
+    error.add_note("token: canary")
+    raise error from KeyError("secret='canary'")
+
+
+def test_lines_are_counted_by_level() -> None:
+    logs = LogStream(io.StringIO())
+    registry = CollectorRegistry()
+    registry.register(logs)
+    logger = logs.logger("name", "info")
+    logger.debug("not written")
+    logger.info("one")
+    logger.info("two")
+    logger.critical("three")
+    assert [
+        metric(registry, "qorzen_log_messages_total", level=level) for level in ("debug", "info", "critical")
+    ] == [
+        0,
+        2,
+        1,
+    ]
+
+
+def test_records_of_the_standard_library_become_lines_with_their_fields() -> None:
+    stream = io.StringIO()
+    handler = RecordsAsLines(make_logger("logging", "debug", stream))
+    record = logging.LogRecord("shop", 25, "f.py", 1, "paid %d", (3,), None)
+    record.user, record.password, record.event = "me", "canary", "mine"
+    handler.handle(record)
+    try:
+        raise_secret()
+    except ValueError:
+        handler.handle(
+            logging.LogRecord("shop", logging.CRITICAL, "f.py", 1, "failed", (), sys.exc_info(), sinfo="S")
+        )
+    paid, failed = lines(stream)
+    assert (paid["event"], paid["level"], paid["logger"], paid["user"]) == ("paid 3", "info", "shop", "me")
+    assert (paid["password"], paid["event_"]) == ("[redacted]", "mine")
+    assert (failed["level"], failed["stack"]) == ("critical", "S")
+    assert failed["exception"][0]["exc_type"] == "ValueError"
+    assert "canary" not in stream.getvalue()

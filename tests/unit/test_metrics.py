@@ -42,6 +42,9 @@ class Source:
     def slots(self) -> Mapping[str, Mapping[str, int]]:
         return {"thread": {"limit": 8, "busy": 5}}
 
+    def loop_blocked_by_category(self) -> Mapping[str, float]:
+        return {"core": 2.5}
+
     def queue_limit(self) -> int:
         return 77
 

@@ -83,7 +83,7 @@ def test_the_values_that_labels_are_matched_with_exist() -> None:
         "category": {category.value for category in TaskCategory},
         "reason": set(REJECTION_REASONS),
         "probe": {"livez", "readyz", "startupz"},
-        "outcome": {"exported", "export_failed", "dropped_queue_full", "dropped_shutdown", "sampled_out"},
+        "outcome": set(names.SPAN_OUTCOMES),
         "slo": {rules.COMPLETED, rules.STARTED},
         "job": {Site().job},
     }

@@ -21,14 +21,17 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import StatusCode
 
 from qorzen_obs.errors import SettingsError
 from qorzen_obs.settings import TelemetrySettings
+from qorzen_obs.telemetry import names
 from qorzen_obs.telemetry.setup import Tracing, set_up_tracing
 from tests.otlp_receiver import OtlpReceiver
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = TelemetrySettings()
+NO_SPANS = dict.fromkeys(names.SPAN_OUTCOMES, 0)
 
 
 class SetUp(Protocol):
@@ -130,10 +133,15 @@ def test_by_default_traces_are_kept_and_nothing_is_exported(set_up: SetUp) -> No
     assert kept(tracing) == ["work"]
     assert tracing.status() == {
         "tracing": "sdk",
-        "sampling": "all",
+        "sampling": "tail",
         "exporters": [],
         "traces_kept": 1,
         "spans_dropped": 0,
+        "spans": {**NO_SPANS, "kept": 1},
+        "traces": {"kept": 1, "dropped": 0, "partial": 0},
+        "undecided_traces": 0,
+        "span_queue": {"size": 0, "limit": 0},
+        "last_export_at": None,
     }
     assert set(threading.enumerate()) == threads
     assert tracing.shutdown() is True
@@ -154,13 +162,9 @@ def test_when_the_sdk_is_disabled_there_are_no_spans_and_no_harm(set_up: SetUp) 
     tracing = set_up(OTEL_SDK_DISABLED=" True ", OTEL_TRACES_EXPORTER="unknown")
     end_span(tracing)
     assert not tracing.provider.get_tracer("test").start_span("x").is_recording()
-    assert tracing.status() == {
-        "tracing": "disabled",
-        "sampling": "none",
-        "exporters": [],
-        "traces_kept": 0,
-        "spans_dropped": 0,
-    }
+    status = tracing.status()
+    assert (status["tracing"], status["sampling"], status["exporters"]) == ("disabled", "none", [])
+    assert (status["traces_kept"], status["spans"]) == (0, NO_SPANS)
     assert tracing.shutdown() is True
 
 
@@ -209,11 +213,33 @@ def test_the_length_of_attributes_is_bounded(
     assert stored.events[0].attributes == {"text": "x" * in_event}
 
 
-def test_the_status_tells_when_the_environment_samples(set_up: SetUp) -> None:
-    tracing = set_up(OTEL_TRACES_SAMPLER="parentbased_traceidratio", OTEL_TRACES_SAMPLER_ARG="0")
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"OTEL_TRACES_SAMPLER": "parentbased_traceidratio", "OTEL_TRACES_SAMPLER_ARG": "0"},
+        {"OTEL_TRACES_SAMPLER": "traceidratio", "OTEL_TRACES_SAMPLER_ARG": "0.0"},
+        {"OTEL_TRACES_SAMPLER": "Always_Off"},
+        {"OTEL_TRACES_SAMPLER": "parentbased_always_off"},
+    ],
+    ids=lambda environment: environment["OTEL_TRACES_SAMPLER"],
+)
+def test_the_sampler_of_the_environment_is_the_ratio_of_what_nothing_speaks_for(
+    set_up: SetUp, environment: dict[str, str]
+) -> None:
+    tracing = set_up(**environment)
     end_span(tracing)
-    assert kept(tracing) == []
-    assert "TraceIdRatioBased{0.0}" in tracing.status()["sampling"]
+    with tracing.provider.get_tracer("test").start_as_current_span("failed") as span:
+        span.set_status(StatusCode.ERROR)
+    assert kept(tracing) == ["failed"]
+    assert tracing.status()["spans"] == {**NO_SPANS, "kept": 1, "sampled_out": 1}
+    assert tracing.status()["sampling"] == "tail"
+
+
+def test_a_sampler_that_only_the_sdk_may_know_decides_at_the_head(set_up: SetUp) -> None:
+    tracing = set_up(OTEL_TRACES_SAMPLER="of_another_package")
+    assert tracing.status()["sampling"].startswith("ParentBased")
+    end_span(tracing)
+    assert kept(tracing) == ["work"]
 
 
 # What is exported
@@ -287,9 +313,19 @@ def test_an_exporter_of_another_package_is_found_by_its_name(set_up: SetUp, offe
             ["'http/json'", "http/protobuf"],
         ),
         (
-            {"OTEL_TRACES_EXPORTER": "otlp", "OTEL_BSP_MAX_QUEUE_SIZE": "5"},
-            "OTEL_BSP_*",
-            ["max_export_batch_size must be less than"],
+            {"OTEL_TRACES_EXPORTER": "otlp", "OTEL_BSP_MAX_QUEUE_SIZE": "five"},
+            "OTEL_BSP_MAX_QUEUE_SIZE",
+            ["'five'", "whole number"],
+        ),
+        (
+            {"OTEL_BSP_MAX_QUEUE_SIZE": "5", "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "6"},
+            "OTEL_BSP_MAX_EXPORT_BATCH_SIZE",
+            ["is 6", "more than OTEL_BSP_MAX_QUEUE_SIZE, 5"],
+        ),
+        (
+            {"OTEL_TRACES_SAMPLER": "traceidratio", "OTEL_TRACES_SAMPLER_ARG": "2"},
+            "OTEL_TRACES_SAMPLER_ARG",
+            ["'2'", "from 0 to 1"],
         ),
         (
             {"OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT": "long"},
@@ -297,7 +333,7 @@ def test_an_exporter_of_another_package_is_found_by_its_name(set_up: SetUp, offe
             ["must be a non-negative integer", "long"],
         ),
     ],
-    ids=["unknown", "protocol", "queue-value", "limit-value"],
+    ids=["unknown", "protocol", "queue-value", "batch-value", "ratio", "limit-value"],
 )
 def test_what_cannot_be_set_up_is_refused_by_name(
     set_up: SetUp, environment: dict[str, str], key: str, words: list[str]
@@ -480,7 +516,7 @@ def end_global_span(name: str) -> None:
 def opens_twice() -> None:
     early = trace.get_tracer("user")  # a proxy, until there is a provider
     first = set_up_globally()
-    assert (first.mode, first.sampling) == ("sdk", "all")
+    assert (first.mode, first.sampling) == ("sdk", "tail")
     assert trace.get_tracer_provider() is first.provider
     early.start_span("one").end()
     end_global_span("two")

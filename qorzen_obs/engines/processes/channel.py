@@ -23,9 +23,12 @@ CANCEL: Final = 3  #: the call that runs was asked to stop; the body is the reas
 READY: Final = 4  #: it takes calls; the body is its process id in ASCII
 STARTED: Final = 5  #: from here on the callable may have had effects
 EVENTS: Final = 6  #: progress, log lines and spans of the call that runs
-RESULT: Final = 7  #: the callable returned
-FAILURE: Final = 8  #: it raised, or its result cannot be sent
+USAGE: Final = 7  #: what the call that has ended took; comes right before how it ended
+RESULT: Final = 8  #: the callable returned
+FAILURE: Final = 9  #: it raised, or its result cannot be sent
 
+#: The body of USAGE: seconds of the call, and of processors.
+USED: Final = struct.Struct("<dd")
 _PREFIX: Final = struct.Struct("<BxxxIQ")  # kind, number of buffers, bytes of the body
 _MAX_PARTS: Final = 512  # of one sendmsg; Linux takes 1,024
 

@@ -21,12 +21,19 @@ from qorzen_obs.engines.base import Ended
 from qorzen_obs.engines.processes.codec import LARGE_BYTES, TooLargeError
 from qorzen_obs.engines.processes.job import Job, pack
 from qorzen_obs.engines.processes.quarantine import DEATHS, Quarantine
-from qorzen_obs.engines.processes.reports import PROGRESS
+from qorzen_obs.engines.processes.reports import KEEP_TRACE, PROGRESS
 from qorzen_obs.engines.processes.supervisor import WorkerProcess
 from qorzen_obs.engines.processes.system import missing_for_guardians, missing_for_workers
-from qorzen_obs.errors import TaskCancelled, TaskLostError, TaskQuarantinedError, TaskTransferError
+from qorzen_obs.errors import (
+    StackUnavailableError,
+    TaskCancelled,
+    TaskLostError,
+    TaskQuarantinedError,
+    TaskTransferError,
+)
 from qorzen_obs.record import Attempt
 from qorzen_obs.registry import traits_of
+from qorzen_obs.stacks import RUNNING, STARTING, LiveStack, users_frames
 from qorzen_obs.tasks import EngineKind
 
 _MAX_UNSTARTED_DEATHS: Final = 2
@@ -126,6 +133,19 @@ class ProcessEngine:
 
     def abandon(self, attempt: Attempt) -> None:
         pass  # its worker, which could not be killed, is counted by nobody
+
+    def stack(self, attempt: Attempt) -> LiveStack | None:
+        """Return where the worker's main thread is. Blocks, a second at most: for a thread that is not the loop's."""
+        job: Job = attempt.driver
+        worker = job.worker
+        if worker is None or not job.started:
+            return None if job.over else LiveStack(STARTING)
+        frames = worker.stack()
+        if job.over:
+            return None
+        if frames is None:
+            raise StackUnavailableError(attempt.task_id, "its worker process does not answer")
+        return LiveStack(RUNNING, users_frames(frames))
 
     def close(self) -> None:
         """Kill all workers. Their remains are cleared away by a thread, for which `wait_closed` waits."""
@@ -245,6 +265,9 @@ class ProcessEngine:
         if job is not None:
             job.started = True
             job.encoded = None
+            meter = job.attempt.meter
+            if meter is not None:
+                meter.call_since = meter.clock()
 
     def on_events(self, worker: WorkerProcess, events: list[tuple[str, Any]]) -> None:
         job = self._workers.get(worker)
@@ -253,8 +276,17 @@ class ProcessEngine:
             if kind == PROGRESS:
                 if attempt is not None:
                     attempt.progress(*data)
+            elif kind == KEEP_TRACE:
+                if attempt is not None:
+                    attempt.keep_trace()
             elif self.far_side is not None:
                 self.far_side.on_event(attempt, kind, data)
+
+    def on_usage(self, worker: WorkerProcess, seconds: float, cpu_seconds: float) -> None:
+        job = self._workers.get(worker)
+        meter = None if job is None else job.attempt.meter
+        if meter is not None:
+            meter.call_seconds, meter.use_seconds = seconds, cpu_seconds
 
     def on_end(self, worker: WorkerProcess, value: object, error: BaseException | None) -> None:
         job = self._workers.get(worker)

@@ -10,7 +10,7 @@ from qorzen_obs.engines.processes.channel import FAILURE, Buffer, Frame, frame_p
 from qorzen_obs.engines.processes.codec import LARGE_BYTES, decode, decode_encoded, encode
 from qorzen_obs.errors import FarTaskError, TaskTransferError
 
-_MAX_TEXT: Final = 20_000
+_MAX_TEXT: Final = 100_000  #: far above what the service keeps, which redacts before it cuts
 
 
 class FarTraceback(Exception):

@@ -80,6 +80,9 @@ class FarTask:
             raise InvalidTaskError("percent", f"{percent!r} is not a number from 0 to 100")
         self._reports.progress(float(percent), str(message)[:500])
 
+    def keep_trace(self) -> None:
+        self._reports.keep_trace()
+
     def asked(self) -> None:
         """Take note that the service has asked, for who cannot leave the token on the channel."""
         self._asked = True

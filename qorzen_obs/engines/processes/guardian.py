@@ -22,6 +22,9 @@ from typing import Final
 #: What the guardian reports: the worker's wait status, and how often its memory cgroup has killed meanwhile.
 REPORT: Final = struct.Struct("<ii")
 TERMINATE: Final = b"T"  #: on the lifeline: send SIGTERM to the worker. The lifeline's end means: kill.
+TELL: Final = b"S"  #: on the lifeline: have the worker write where it is
+STACK_SIGNAL: Final = signal.SIGRTMIN + 5 if hasattr(signal, "SIGRTMIN") else signal.SIGUSR2
+"""At which the worker writes its stack; a real-time signal, so that none of what programs use is taken."""
 
 _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_CHILD_SUBREAPER: Final = 36
@@ -38,12 +41,12 @@ _ROOT: Final = os.path.abspath(os.path.join(os.path.dirname(__file__), *[os.pard
 
 
 def main(arguments: list[str]) -> None:
-    """Be the guardian of a new worker, or with one argument that worker itself, without a guardian."""
-    channel = int(arguments[0])
-    if len(arguments) == 1:
-        become_worker(channel)
+    """Be the guardian of a new worker, or with two arguments that worker itself, without a guardian."""
+    channel, stacks = int(arguments[0]), int(arguments[1])
+    if len(arguments) == 2:
+        become_worker(channel, stacks)
         return
-    lifeline, service = int(arguments[1]), int(arguments[2])
+    lifeline, service = int(arguments[2]), int(arguments[3])
     for number in _IGNORED:
         signal.signal(number, signal.SIG_IGN)
     libc = ctypes.CDLL(None)
@@ -60,9 +63,10 @@ def main(arguments: list[str]) -> None:
             os._exit(1)
         os.close(lifeline)
         os.close(service_fd)
-        become_worker(channel)
+        become_worker(channel, stacks)
         return
     os.close(channel)
+    os.close(stacks)
     _leave_stdio()
     kills = oom_kills(worker)
     if os.getppid() == service:  # else the pidfd may be another's that took its number
@@ -71,6 +75,9 @@ def main(arguments: list[str]) -> None:
     with suppress(OSError):  # the service is gone
         os.write(lifeline, REPORT.pack(status, max(0, more_kills - kills)))
     os._exit(0)  # the service waits for this end: without the interpreter's own it comes 5 ms sooner
+
+
+_SIGNALS: Final = {TERMINATE: signal.SIGTERM, TELL: STACK_SIGNAL}
 
 
 def watch(worker: int, lifeline: int, service_fd: int) -> None:
@@ -95,9 +102,9 @@ def watch(worker: int, lifeline: int, service_fd: int) -> None:
             word = os.read(lifeline, 1)
         except OSError:
             return
-        if word != TERMINATE:
+        if word not in _SIGNALS:
             return
-        os.kill(worker, signal.SIGTERM)
+        os.kill(worker, _SIGNALS[word])
 
 
 def end(worker: int) -> tuple[int, int]:
@@ -133,7 +140,7 @@ def oom_kills(process: int, *, proc: str = "/proc", cgroups: str = "/sys/fs/cgro
     return 0
 
 
-def become_worker(channel: int) -> None:
+def become_worker(channel: int, stacks: int) -> None:
     """Undo what the worker should not inherit and take calls until the service closes the channel."""
     for number in (*_IGNORED, signal.SIGCHLD):
         signal.signal(number, signal.SIG_DFL)
@@ -141,7 +148,7 @@ def become_worker(channel: int) -> None:
     sys.path.insert(0, _ROOT)
     from qorzen_obs.engines.processes.worker import serve  # noqa: PLC0415  # not in the guardian
 
-    serve(channel)
+    serve(channel, stacks)
 
 
 def _leave_stdio() -> None:

@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final, NamedTuple, Protocol
 
-from qorzen_obs.engines.processes.guardian import REPORT, TERMINATE
+from qorzen_obs.engines.processes.guardian import REPORT, STACK_SIGNAL, TELL, TERMINATE
 
 _SCRIPT: Final = str(Path(__file__).with_name("guardian.py"))
 _LOOK_SECONDS: Final = 0.05
@@ -39,6 +39,10 @@ class Keeper(Protocol):
         """Send SIGTERM to the worker."""
         ...
 
+    def tell(self) -> None:
+        """Have the worker write where it is, once it is ready; from any thread."""
+        ...
+
     def kill(self) -> None:
         """Kill the worker and what it started; its death is reported as any other."""
         ...
@@ -56,7 +60,11 @@ class GuardedKeeper:
     """With a guardian: whatever happens to the service or to the worker, nothing of it is left."""
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, channel: socket.socket, on_dead: Callable[[Death], None]
+        self,
+        loop: asyncio.AbstractEventLoop,
+        channel: socket.socket,
+        stacks: socket.socket,
+        on_dead: Callable[[Death], None],
     ) -> None:
         self._loop = loop
         self._on_dead = on_dead
@@ -64,7 +72,9 @@ class GuardedKeeper:
         self._lifeline, theirs = socket.socketpair()
         try:
             with _above_stdio(theirs) as far_end:
-                self.process = _spawn(channel, [str(far_end.fileno()), str(os.getpid())], far_end.fileno())
+                self.process = _spawn(
+                    channel, stacks, [str(far_end.fileno()), str(os.getpid())], far_end.fileno()
+                )
             self._guardian_fd = os.pidfd_open(self.process.pid)
         except BaseException:
             self._lifeline.close()
@@ -74,6 +84,10 @@ class GuardedKeeper:
     def terminate(self) -> None:
         with suppress(OSError):  # it is dead or dying
             self._lifeline.send(TERMINATE)
+
+    def tell(self) -> None:
+        with suppress(OSError):  # as above
+            self._lifeline.send(TELL)
 
     def kill(self) -> None:
         if self._fallback is None:
@@ -127,15 +141,22 @@ class PlainKeeper:
     """Without a guardian: the worker is our own child, looked at every 50 ms."""
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, channel: socket.socket, on_dead: Callable[[Death], None]
+        self,
+        loop: asyncio.AbstractEventLoop,
+        channel: socket.socket,
+        stacks: socket.socket,
+        on_dead: Callable[[Death], None],
     ) -> None:
         self._loop = loop
         self._on_dead = on_dead
-        self.process = _spawn(channel, [])
+        self.process = _spawn(channel, stacks, [])
         self._timer = loop.call_later(_LOOK_SECONDS, self._look)
 
     def terminate(self) -> None:
         self.process.send_signal(signal.SIGTERM)  # looks whether it has ended first
+
+    def tell(self) -> None:
+        self.process.send_signal(STACK_SIGNAL)
 
     def kill(self) -> None:
         _kill_group(self.process)
@@ -155,17 +176,27 @@ class PlainKeeper:
         self.process.wait()
 
 
-def _spawn(channel: socket.socket, arguments: list[str], *descriptors: int) -> subprocess.Popen[bytes]:
+def _spawn(
+    channel: socket.socket, stacks: socket.socket, arguments: list[str], *descriptors: int
+) -> subprocess.Popen[bytes]:
     """Start the script in a session of its own. Without a preexec_fn this is a vfork and takes 0.3 ms."""
-    with _above_stdio(channel) as far_end:
+    with _above_stdio(channel) as far_end, _above_stdio(stacks) as far_stacks:
         flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]  # as multiprocessing does
         return subprocess.Popen(
-            [sys.executable, *flags, "-P", _SCRIPT, str(far_end.fileno()), *arguments],
+            [
+                sys.executable,
+                *flags,
+                "-P",
+                _SCRIPT,
+                str(far_end.fileno()),
+                str(far_stacks.fileno()),
+                *arguments,
+            ],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             bufsize=0,
-            pass_fds=(far_end.fileno(), *descriptors),
+            pass_fds=(far_end.fileno(), far_stacks.fileno(), *descriptors),
             start_new_session=True,
         )
 

@@ -7,7 +7,8 @@ import os
 from collections.abc import Callable
 from typing import Final
 
-MAX_LINE_BYTES: Final = 8_192  #: what is longer is cut into several lines
+MAX_LINE_BYTES: Final = 65_536  #: what is longer is cut, where it has a space near there, into several lines
+COUNTED_BYTES: Final = 8_192  #: of a line count as one
 MAX_LINES_PER_SECOND: Final = 200  #: of one stream; what exceeds it is counted and not shown
 
 _READ_BYTES: Final = 65_536
@@ -68,18 +69,22 @@ class OutputReader:
         *lines, self._rest = (self._rest + data).split(b"\n")
         for line in lines:
             self._show(line)
-        if len(self._rest) > MAX_LINE_BYTES:
-            self._show(self._rest)
-            self._rest = b""
+        while len(self._rest) > MAX_LINE_BYTES:
+            cut = _place_to_cut(self._rest)
+            self._show(self._rest[:cut])
+            self._rest = self._rest[cut:]
         return True
 
     def _show(self, line: bytes) -> None:
-        for start in range(0, max(1, len(line)), MAX_LINE_BYTES):
-            if not self._admits():
-                self._dropped += 1
-                continue
-            text = line[start : start + MAX_LINE_BYTES].decode("utf-8", "backslashreplace")
-            self._on_line(text.rstrip("\r"))
+        while len(line) > MAX_LINE_BYTES:
+            cut = _place_to_cut(line)
+            self._show(line[:cut])
+            line = line[cut:]
+        # A line goes whole, since only so a secret in it can be recognised; who shows it cuts it.
+        if all(self._admits() for _ in range(0, max(1, len(line)), COUNTED_BYTES)):
+            self._on_line(line.decode("utf-8", "backslashreplace").rstrip("\r"))
+        else:
+            self._dropped += 1
 
     def _admits(self) -> bool:
         second = int(self._loop.time())
@@ -90,3 +95,9 @@ class OutputReader:
                 self._dropped = 0
         self._shown += 1
         return self._shown <= MAX_LINES_PER_SECOND
+
+
+def _place_to_cut(line: bytes) -> int:
+    """Return where to cut a line that is too long: at a space, so that no word is seen in halves."""
+    space = line.rfind(b" ", MAX_LINE_BYTES // 2, MAX_LINE_BYTES)
+    return MAX_LINE_BYTES if space < 0 else space

@@ -21,6 +21,7 @@ from qorzen_obs.engines.processes.codec import encode
 PROGRESS: Final = "progress"  #: (percent, message)
 LOG: Final = "log"  #: (level name, event, fields)
 SPAN: Final = "span"  #: an encoded span
+KEEP_TRACE: Final = "keep_trace"  #: None
 DROPPED: Final = "dropped"  #: how many log lines and spans were lost
 
 MAX_WAITING: Final = 500
@@ -45,6 +46,7 @@ class Reports:
         self._lock = threading.Lock()
         self._waiting: list[tuple[str, Any]] = []
         self._progress: tuple[float, str] | None = None
+        self._keep_trace = False
         self._dropped = 0
         self._flusher: threading.Thread | None = None
         self._muted = False
@@ -57,6 +59,11 @@ class Reports:
     def progress(self, percent: float, message: str) -> None:
         """Report progress; of several within a tenth of a second the last may be the only one sent."""
         self._progress = (percent, message)
+        self._soon()
+
+    def keep_trace(self) -> None:
+        """Report that the call's trace is to be kept; never lost among the others."""
+        self._keep_trace = True
         self._soon()
 
     def add(self, kind: str, data: Any) -> None:
@@ -103,6 +110,9 @@ class Reports:
             events, self._waiting = self._waiting, []
             progress, self._progress = self._progress, None
             dropped, self._dropped = self._dropped, 0
+            keep_trace, self._keep_trace = self._keep_trace, False
+            if keep_trace:
+                events.insert(0, (KEEP_TRACE, None))
             if progress is not None:
                 events.append((PROGRESS, progress))
             if dropped:

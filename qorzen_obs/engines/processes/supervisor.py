@@ -16,7 +16,9 @@ from qorzen_obs.engines.processes.codec import LARGE_BYTES, Encoded, decode, enc
 from qorzen_obs.engines.processes.failure import error_of, untransferable
 from qorzen_obs.engines.processes.keepers import Death, GuardedKeeper, PlainKeeper
 from qorzen_obs.engines.processes.output import OutputReader
+from qorzen_obs.engines.processes.teller import Teller
 from qorzen_obs.engines.processes.worker import EXIT_NO_MEMORY
+from qorzen_obs.stacks import Frames
 
 _DYING_SECONDS: Final = 0.05
 
@@ -27,6 +29,7 @@ class Owner(Protocol):
     def on_ready(self, worker: WorkerProcess) -> None: ...
     def on_started(self, worker: WorkerProcess) -> None: ...
     def on_events(self, worker: WorkerProcess, events: list[tuple[str, Any]]) -> None: ...
+    def on_usage(self, worker: WorkerProcess, seconds: float, cpu_seconds: float) -> None: ...
     def on_end(self, worker: WorkerProcess, value: object, error: BaseException | None) -> None: ...
     def on_dead(self, worker: WorkerProcess, reason: str) -> None: ...
 
@@ -52,11 +55,14 @@ class WorkerProcess:
         self._outbox: list[memoryview] = []
         self._receiver: threading.Thread | None = None
         self._channel, theirs = socket.socketpair()
+        self._teller = Teller()
         try:
-            self._keeper = (GuardedKeeper if guarded else PlainKeeper)(loop, theirs, self._on_death)
+            keeper = GuardedKeeper if guarded else PlainKeeper
+            self._keeper = keeper(loop, theirs, self._teller.far_end, self._on_death)
         except BaseException:
             self._channel.close()
             theirs.close()
+            self._teller.close()
             raise
         self._channel.setblocking(False)
         self._reader = FrameReader(self._channel, large_bytes=LARGE_BYTES)
@@ -90,6 +96,10 @@ class WorkerProcess:
     def terminate(self) -> None:
         """Send it SIGTERM, which interrupts system calls and by itself does nothing."""
         self._keeper.terminate()
+
+    def stack(self) -> Frames | None:
+        """Return where its main thread is; None when it does not answer. Blocks, a second at most: for a thread."""
+        return self._teller.ask(self._keeper.tell)
 
     def kill(self) -> None:
         """Kill it with all that it has started; `on_dead` follows. Idempotent."""
@@ -144,6 +154,8 @@ class WorkerProcess:
             self._owner.on_started(self)
         elif frame.kind == channel.EVENTS:
             self._owner.on_events(self, decode(frame))
+        elif frame.kind == channel.USAGE:
+            self._owner.on_usage(self, *channel.USED.unpack(frame.body))
         else:
             self._end(*_outcome(frame))
 
@@ -223,6 +235,7 @@ class WorkerProcess:
 
     def _close(self) -> None:
         self._channel.close()
+        self._teller.close()
         for pipe in (self._keeper.process.stdout, self._keeper.process.stderr):
             assert pipe is not None, "both were asked for"
             pipe.close()

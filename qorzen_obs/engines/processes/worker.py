@@ -13,6 +13,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
 from contextvars import copy_context
@@ -24,6 +25,7 @@ from qorzen_obs.engines.processes.channel import Frame, FrameReader, frame_parts
 from qorzen_obs.engines.processes.codec import decode, encode
 from qorzen_obs.engines.processes.failure import failure_of, untransferable
 from qorzen_obs.engines.processes.far_task import FarTask
+from qorzen_obs.engines.processes.guardian import STACK_SIGNAL
 from qorzen_obs.engines.processes.reports import Reports
 
 #: The worker's exit code when it has no memory left to say what happened.
@@ -58,6 +60,7 @@ class Worker:
         self._reports = Reports(sock)
         self._telemetry: FarTelemetry | None = None
         self._telemetry_name = ""
+        self._used: tuple[float, float] | None = None  # by the last call: seconds, and of processors
         os.register_at_fork(after_in_child=self._let_go)
 
     def serve(self) -> None:
@@ -93,10 +96,13 @@ class Worker:
             os._exit(EXIT_NO_MEMORY)
         _flush_output()
         self._reports.flush()
+        if self._used is not None:
+            parts = frame_parts(channel.USAGE, [channel.USED.pack(*self._used)]) + parts
         self._reports.send(parts)
 
     def _outcome(self, frame: Frame) -> list[memoryview]:
         """Run the call; return the frame that says how it ended."""
+        self._used = None
         try:
             call = Call(*decode(frame))
         except BaseException as error:  # noqa: BLE001  # the run boundary: user code runs here
@@ -126,6 +132,13 @@ class Worker:
             return self._call(call, kwargs, task)
 
     def _call(self, call: Call, kwargs: dict[str, Any], task: FarTask) -> Any:
+        began, cpu = time.monotonic(), time.process_time()
+        try:
+            return self._result_of(call, kwargs, task)
+        finally:
+            self._used = time.monotonic() - began, time.process_time() - cpu
+
+    def _result_of(self, call: Call, kwargs: dict[str, Any], task: FarTask) -> Any:
         if not call.is_async:
             return call.func(*call.args, **kwargs)
         from qorzen_obs.engines.processes.far_loop import run_async  # noqa: PLC0415  # asyncio takes 60 ms
@@ -151,8 +164,8 @@ class Worker:
         self._sock.close()
 
 
-def serve(descriptor: int) -> None:
-    """Be a worker over this inherited socket."""
+def serve(descriptor: int, stacks: int) -> None:
+    """Be a worker over this inherited socket, and write to the descriptor `stacks` where it is, when asked."""
     # A handler that does nothing, where SIG_IGN would be inherited by what user code executes.
     signal.signal(signal.SIGTERM, lambda *_: None)
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -160,7 +173,17 @@ def serve(descriptor: int) -> None:
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(line_buffering=True, errors="backslashreplace")  # type: ignore[union-attr]  # text files here
     os.set_inheritable(descriptor, False)
+    os.set_inheritable(stacks, False)
+    # In C and in the handler itself: it answers while C code holds the interpreter, and takes no lock and no memory.
+    faulthandler.register(STACK_SIGNAL, file=stacks, all_threads=False)
+    os.register_at_fork(after_in_child=lambda: _leave_stacks(stacks))
     Worker(socket.socket(fileno=descriptor)).serve()
+
+
+def _leave_stacks(descriptor: int) -> None:
+    """In a child that user code has forked: it is nobody's to answer for."""
+    faulthandler.unregister(STACK_SIGNAL)
+    os.close(descriptor)
 
 
 def _flush_output() -> None:

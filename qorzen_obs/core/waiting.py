@@ -1,0 +1,168 @@
+"""Waiting: for the end of a task, and for room in the queue. A running task that waits lends its slot meanwhile.
+
+Belongs to the work loop. What a lender gets back, and when, is the scheduler's to say; `dispatch` asks it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from qorzen_obs.current import CURRENT
+from qorzen_obs.errors import InvalidTaskError, TaskWaitTimeoutError
+from qorzen_obs.record import Attempt, TaskRecord, Wait
+from qorzen_obs.scheduling.scheduler import Scheduler
+
+_ROOM: Final = "room in the queue"  #: shown where a task's id would stand
+
+
+class Waiting:
+    """Who waits for what, in one manager.
+
+    Args:
+        owner: the manager; tasks of others have no slot here to lend.
+        running: the running attempts by the id of their task.
+        dispatch: starts and resumes whatever may run now.
+    """
+
+    def __init__(
+        self,
+        owner: object,
+        loop: asyncio.AbstractEventLoop,
+        scheduler: Scheduler[TaskRecord],
+        running: Mapping[str, Attempt],
+        dispatch: Callable[[], None],
+    ) -> None:
+        self._owner = owner
+        self._loop = loop
+        self._scheduler = scheduler
+        self._running = running
+        self._dispatch = dispatch
+        self._resumes: dict[int, asyncio.Future[None]] = {}  # lenders that wait for a slot, by sequence
+        self._room: deque[asyncio.Future[None]] = deque()  # submitters that wait for room in the queue
+
+    async def for_end(self, record: TaskRecord, timeout: float | None) -> None:
+        """Return when the task has ended. Cancelling it leaves the task alone.
+
+        Raises:
+            TaskWaitTimeoutError: `timeout` seconds went by.
+            InvalidTaskError: the task waits, directly or by others, for its own end.
+        """
+        if record.state.status.final:
+            return
+        self._refuse_cycle(record)
+        if record.waiters is None:
+            record.waiters = []
+        wait = self._begin(record.task_id)
+        waiter = (self._loop.create_future(), wait)
+        record.waiters.append(waiter)
+        timer = None
+        if timeout is not None and timeout != float("inf"):
+            timer = self._loop.call_later(timeout, _give_up, waiter[0], record.task_id, timeout)
+        try:
+            await waiter[0]
+        finally:
+            if timer is not None:
+                timer.cancel()
+            if record.waiters is not None:
+                record.waiters.remove(waiter)
+            if wait is not None:
+                await self._end(wait)
+
+    async def for_room(self) -> None:
+        """Return when there may be room for one more pending task."""
+        room = self._loop.create_future()
+        self._room.append(room)
+        wait = self._begin(_ROOM)
+        try:
+            await room
+        finally:
+            if wait is not None:
+                await self._end(wait)
+
+    def ended(self, record: TaskRecord) -> None:
+        """Wake whoever waits for the end of this task."""
+        for waiter, wait in record.waiters or ():
+            if _resolve(waiter) and wait is not None:
+                self._is_over(wait)
+        record.waiters = None
+
+    def let_in(self, free: float) -> None:
+        """Let as many waiting submitters look again as there is room for; all of them where no room will come."""
+        while self._room and free > 0:
+            free -= _resolve(self._room.popleft())
+
+    def resume(self, lender: TaskRecord) -> None:
+        """Let a task go on that has its slot back."""
+        _resolve(self._resumes.pop(lender.sequence))
+
+    def give_up_return(self, record: TaskRecord) -> None:
+        """Let a task go on without its slot, where it waits to have it back."""
+        resumed = self._resumes.pop(record.sequence, None)
+        if resumed is not None:
+            self._scheduler.cancel_return(record)
+            _resolve(resumed)
+
+    def _refuse_cycle(self, target: TaskRecord) -> None:
+        attempt = CURRENT.get()
+        if attempt is None:
+            return
+        ids, pending = {attempt.task_id}, [target.task_id]
+        seen: set[str] = set()
+        while pending:
+            task_id = pending.pop()
+            if task_id in ids:
+                raise InvalidTaskError("task_id", f"{target.task_id!r} would wait for its own end")
+            waiting = self._running.get(task_id)
+            if waiting is not None and task_id not in seen:
+                seen.add(task_id)
+                pending += waiting.waits
+
+    def _begin(self, waits_for: str) -> Wait | None:
+        """Lend the slot of the running task that the caller is in; None where it is in none of this manager."""
+        attempt = CURRENT.get()
+        if not isinstance(attempt, Attempt) or attempt.manager is not self._owner or attempt.settled:
+            return None
+        self.give_up_return(
+            attempt.record
+        )  # another branch of the task wants the slot back: it goes on without
+        wait = Wait(attempt, waits_for)
+        self._scheduler.lend(attempt.record)
+        self._dispatch()
+        return wait
+
+    def _is_over(self, wait: Wait) -> None:
+        """Line up for a slot at once: from here on no pending task gets one first."""
+        if wait.end() and wait.attempt.wants_slot:
+            record = wait.attempt.record
+            wait.resumed = self._resumes[record.sequence] = self._loop.create_future()
+            self._scheduler.take_back(record)
+
+    async def _end(self, wait: Wait) -> None:
+        """Go on with a slot. A task that is asked to stop meanwhile ends without one."""
+        self._is_over(wait)
+        record, resumed = wait.attempt.record, wait.resumed
+        if resumed is None:  # it waits for another one too, or should stop
+            return
+        self._dispatch()
+        try:
+            await resumed
+        finally:  # where this wait alone was given up, the task goes on, and has a slot as soon as there is one
+            if wait.attempt.asked is not None and self._resumes.get(record.sequence) is resumed:
+                del self._resumes[record.sequence]
+                self._scheduler.cancel_return(record)
+
+
+def _resolve(future: asyncio.Future[None]) -> bool:
+    """Wake whoever awaits `future`; return False when that one was cancelled or is awake already."""
+    if future.done():
+        return False
+    future.set_result(None)
+    return True
+
+
+def _give_up(waiter: asyncio.Future[None], task_id: str, timeout: float) -> None:
+    if not waiter.done():
+        waiter.set_exception(TaskWaitTimeoutError(task_id, timeout))

@@ -1,0 +1,96 @@
+"""The time ledger: each moment of a task's life belongs to one phase, so that the phases sum to the whole.
+
+Pure: it is told the time. A transition settles the time since the one before it, with the same reading of the clock
+that durations and eligibility come from. What is measured is what a task uses; waits are what remains.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Final, NamedTuple
+
+from qorzen_obs.tasks import EngineKind
+
+#: Seconds by phase; what each phase means stands in telemetry/names.py. Never changed once it is made.
+Seconds = Mapping[str, float]
+
+#: What an attempt's time is by engine: in use, and not.
+_USE_AND_WAIT: Final[Mapping[EngineKind, tuple[str, str]]] = {
+    EngineKind.LOOP: ("loop", "await"),
+    EngineKind.MAIN: ("loop", "await"),
+    EngineKind.EXTERNAL: ("loop", "await"),
+    EngineKind.IO: ("thread_cpu", "thread_wait"),
+    EngineKind.THREAD: ("thread_cpu", "thread_wait"),
+    EngineKind.PROCESS: ("process_cpu", "process_wait"),
+}
+
+
+class Ledger(NamedTuple):
+    """Where the time of one task went, up to its last transition."""
+
+    until: float  #: monotonic
+    seconds: Seconds = {}  # noqa: RUF012 - shared, and never changed
+
+    def waiting(self, now: float, eligible_at: float, *, before: int) -> Seconds:
+        """Return where the time since then went of a task that was pending, after `before` attempts.
+
+        >>> Ledger(10.0).waiting(15.0, 12.0, before=0)
+        {'scheduled': 2.0, 'queued': 3.0}
+        """
+        turn = min(max(self.until, eligible_at), now)
+        return {"retry_wait" if before else "scheduled": turn - self.until, "queued": now - turn}
+
+    def plus(self, now: float, seconds: Seconds) -> Ledger:
+        """Return the ledger with these `seconds`, which reach up to `now`.
+
+        >>> Ledger(5.0, {"queued": 2.0}).plus(9.0, {"loop": 4.0, "await": 0.0}).seconds
+        {'queued': 2.0, 'loop': 4.0}
+        """
+        total = dict(self.seconds)
+        for phase, more in seconds.items():
+            if more:
+                total[phase] = total.get(phase, 0.0) + more
+        return Ledger(now, total)
+
+
+class Meter:
+    """What one attempt uses, as its engine tells it.
+
+    One thread writes, any reads: a reader that meets a change half done is wrong by one step at most.
+    """
+
+    __slots__ = ("call_seconds", "call_since", "clock", "probe", "use_seconds", "use_since")
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self.clock = clock  #: monotonic, of the manager
+        self.use_seconds = 0.0  #: on the loop, or of a processor
+        self.use_since: float | None = (
+            None  #: since when it is on the loop, which is not in `use_seconds` yet
+        )
+        self.probe: Callable[[], float] | None = None  #: asks how much a call has used that still runs
+        self.call_since: float | None = None  #: when its call began in a worker process
+        self.call_seconds: float | None = None  #: how long that took
+
+    def phases(self, engine: EngineKind, elapsed: float, now: float) -> dict[str, float]:
+        """Return where `elapsed` seconds of the attempt went, up to `now`.
+
+        >>> meter = Meter(lambda: 0.0)
+        >>> meter.use_seconds = 1.5
+        >>> meter.phases(EngineKind.LOOP, 4.0, 4.0)
+        {'loop': 1.5, 'await': 2.5}
+        """
+        use, wait = _USE_AND_WAIT[engine]
+        used, since, probe = self.use_seconds, self.use_since, self.probe
+        if probe is not None:
+            used = probe()
+        elif since is not None:
+            used += now - since
+        if engine is not EngineKind.PROCESS:
+            used = min(used, elapsed)  # two clocks, or the threads that a call has started
+            return {use: used, wait: elapsed - used}
+        call = self.call_seconds
+        if call is None:  # it runs, or was killed
+            call = 0.0 if self.call_since is None else now - self.call_since
+        call = min(call, elapsed)
+        used = min(used, call)
+        return {use: used, wait: call - used, "transfer": elapsed - call}

@@ -1,0 +1,305 @@
+"""Where code is right now: stacks of threads and of suspended coroutines, as plain data without any values.
+
+Looking costs what it must and changes nothing: frames of another thread are read under the interpreter's lock
+and let go at once. Knows nothing of tasks; imported by worker processes, so it must stay cheap.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import linecache
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextvars import Context
+from dataclasses import dataclass, replace
+from types import AsyncGeneratorType, CodeType, CoroutineType, FrameType, GeneratorType
+from typing import Any, Final, NamedTuple
+
+MAX_FRAMES: Final = 100
+"""Of a stack that is deeper the innermost are kept: they say what happens now."""
+MAX_TASKS: Final = 50
+"""asyncio tasks of one task of ours that are shown."""
+_MAX_LINE: Final = 200
+
+
+class Place(NamedTuple):
+    """A frame before it is shown: what can be taken without holding it."""
+
+    code: CodeType
+    line: int
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One line of a stack. `code` is the text of the line, where its file can be read."""
+
+    file: str
+    line: int
+    function: str
+    code: str | None = None
+
+
+# The states of a live stack.
+STARTING: Final = "starting"  #: its callable has not begun
+RUNNING: Final = "running"  #: code of it executes
+WAITING: Final = "waiting"  #: it is suspended in an await
+ABANDONED: Final = "abandoned"  #: nobody waits for it any more, and it goes on
+
+Frames = tuple[Frame, ...]  #: the innermost last
+
+
+@dataclass(frozen=True, slots=True)
+class AsyncioTask:
+    """An asyncio task that was started inside a task of ours."""
+
+    name: str
+    frames: Frames
+    awaiting: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class LiveStack:
+    """Where a running attempt is."""
+
+    state: str  #: one of the four above
+    frames: Frames = ()
+    awaiting: str | None = None  #: what its innermost await is for
+    tasks: tuple[AsyncioTask, ...] = ()
+
+
+# ---------------------------------------------------------------------- threads
+
+
+def thread_frame(thread_id: int) -> FrameType | None:
+    """Return the innermost frame that a thread executes; None when it is gone."""
+    return sys._current_frames().get(thread_id)
+
+
+def places_of(frame: FrameType | None, around: Callable[[FrameType], bool]) -> list[Place]:
+    """Return the frames from `frame` outwards, innermost first, that lie inside of those that run them.
+
+    `around` tells the latter. Seen from outside the first of them in a row are cut off, with all around; those
+    further in are what the code has called.
+    """
+    places, outside = [], []
+    while frame is not None:
+        places.append(Place(frame.f_code, frame.f_lineno or frame.f_code.co_firstlineno))
+        outside.append(around(frame))
+        frame = frame.f_back
+    return places[: _cut(outside)]
+
+
+def _cut(outside: list[bool]) -> int:
+    """Return how many of the innermost to keep, told of each frame whether it is one that runs others."""
+    at = len(outside)
+    while at and not outside[at - 1]:
+        at -= 1
+    if not at:
+        return len(outside)
+    while at and outside[at - 1]:
+        at -= 1
+    return at
+
+
+def belongs_to(frame: FrameType, package: str) -> bool:
+    """Return whether a frame executes code of `package` or below it."""
+    return f"{frame.f_globals.get('__name__')}.".startswith(f"{package}.")
+
+
+def is_of_engines(frame: FrameType) -> bool:
+    """Return whether a frame is an engine's own: what lies outside of it is no task's code."""
+    return belongs_to(frame, "qorzen_obs.engines")
+
+
+def shown(places: list[Place]) -> Frames:
+    """Return frames given innermost first as they are shown. Reads source files."""
+    return tuple(
+        Frame(code.co_filename, line, code.co_qualname, _source(code.co_filename, line))
+        for code, line in reversed(places[:MAX_FRAMES])
+    )
+
+
+def _source(file: str, line: int) -> str | None:
+    return linecache.getline(file, line).strip()[:_MAX_LINE] or None
+
+
+def redacted(stack: LiveStack, redact: Callable[[str], str]) -> LiveStack:
+    """Return a stack whose source lines went through `redact`: a program may have a secret in its text."""
+
+    def mend(frames: Frames) -> Frames:
+        return tuple(
+            frame if frame.code is None else replace(frame, code=redact(frame.code)) for frame in frames
+        )
+
+    tasks = tuple(replace(task, frames=mend(task.frames)) for task in stack.tasks)
+    return replace(stack, frames=mend(stack.frames), tasks=tasks)
+
+
+def text_of(frames: Iterable[Frame]) -> str:
+    """Return frames as a traceback shows them, the innermost last."""
+    lines = []
+    for frame in frames:
+        lines.append(f'File "{frame.file}", line {frame.line}, in {frame.function}')
+        if frame.code is not None:
+            lines.append(f"  {frame.code}")
+    return "\n".join(lines)
+
+
+# ---------------------------------------------------------------------- coroutines
+
+
+def coroutine_places(awaitable: object) -> list[Place]:
+    """Return where a suspended coroutine stands, through all that it awaits, innermost first.
+
+    Follows coroutines, generators and async generators; a coroutine that runs right now shows its own frame only.
+    """
+    places = []
+    seen = 0
+    while awaitable is not None and seen < 10_000:  # a cycle cannot be, but would last for ever
+        seen += 1
+        frame, awaitable = _step(awaitable)
+        if frame is not None:
+            places.append(Place(frame.f_code, frame.f_lineno or frame.f_code.co_firstlineno))
+    places.reverse()
+    return places
+
+
+def _step(awaitable: object) -> tuple[FrameType | None, object]:
+    """Return the frame of an awaitable, and what it awaits."""
+    if isinstance(awaitable, CoroutineType):
+        return awaitable.cr_frame, awaitable.cr_await
+    if isinstance(awaitable, GeneratorType):
+        return awaitable.gi_frame, awaitable.gi_yieldfrom
+    if isinstance(awaitable, AsyncGeneratorType):
+        return awaitable.ag_frame, awaitable.ag_await
+    if type(awaitable).__name__ in _WRAPPERS:  # they say nothing of what they wrap, but the collector knows
+        for inner in gc.get_referents(awaitable):
+            if isinstance(inner, CoroutineType | AsyncGeneratorType | GeneratorType):
+                return None, inner
+    return None, None
+
+
+_WRAPPERS: Final = frozenset(
+    {"coroutine_wrapper", "async_generator_asend", "async_generator_athrow", "anext_awaitable"}
+)
+
+
+def awaited_by(task: asyncio.Task[Any], places: list[Place]) -> str | None:
+    """Say what a suspended asyncio task awaits in the end; None when it is about to run.
+
+    `places` are where it stands. No value is shown: a future tells its class, an asyncio task its name.
+    """
+    waiter = getattr(task, "_fut_waiter", None)
+    if waiter is None:
+        return None
+    if isinstance(waiter, asyncio.Task):
+        return describe_task(waiter)
+    children = getattr(waiter, "_children", None)  # of asyncio.gather
+    if isinstance(children, list):
+        left = sum(not child.done() for child in children)
+        return f"asyncio.gather, {left} of {len(children)} not done"
+    for code, _ in places:
+        found = _ASYNCIO.search(code.co_filename)
+        if found is None:
+            break
+        return f"asyncio.{code.co_qualname}"
+    return "a future"
+
+
+#: The standard library's own asyncio.
+_ASYNCIO: Final = re.compile(r"[/\\]asyncio[/\\]\w+\.py$")
+
+
+def describe_task(task: asyncio.Task[Any]) -> str:
+    """Return an asyncio task's name and what it runs."""
+    coroutine = task.get_coro()
+    return f"asyncio task {task.get_name()} of {getattr(coroutine, '__qualname__', type(coroutine).__name__)}"
+
+
+def context_of(task: asyncio.Task[Any]) -> Context | None:
+    """Return the context that an asyncio task runs in; `Task.get_context` is of Python 3.12."""
+    get = getattr(task, "get_context", None)
+    if get is not None:
+        context = get()
+        return context if isinstance(context, Context) else None
+    return next((found for found in gc.get_referents(task) if isinstance(found, Context)), None)
+
+
+def asyncio_stack(task: asyncio.Task[Any], thread_id: int, start: object = None) -> LiveStack:
+    """Return where an asyncio task stands, from any thread.
+
+    Args:
+        thread_id: of its loop's thread, whose stack counts when the task is being run.
+        start: the coroutine to begin at, where that is not the task's own.
+    """
+    coroutine = start if start is not None else task.get_coro()
+    own = task.get_coro()
+    if isinstance(own, CoroutineType) and own.cr_running:
+        frame = thread_frame(thread_id)
+        return LiveStack(RUNNING, shown(places_of(frame, _is_outside_a_task)))
+    places = coroutine_places(coroutine)
+    if start is None:  # drop what is the engine's own
+        places = [place for place in places if not _is_of_engines_file(place.code)]
+    return LiveStack(WAITING, shown(places), awaited_by(task, places))
+
+
+def asyncio_tasks_of(loop: asyncio.AbstractEventLoop, wanted: Callable[[Context], bool]) -> Iterator[Any]:
+    """Yield the asyncio tasks of a loop whose context is `wanted`; from any thread, which asyncio is made for."""
+    for task in asyncio.all_tasks(loop):
+        context = context_of(task)
+        if context is not None and wanted(context):
+            yield task
+
+
+def show_asyncio_task(task: asyncio.Task[Any], thread_id: int) -> AsyncioTask:
+    """Return one asyncio task as it is shown."""
+    stack = asyncio_stack(task, thread_id)
+    return AsyncioTask(describe_task(task), stack.frames, stack.awaiting)
+
+
+def is_handle_run(frame: FrameType) -> bool:
+    """Return whether a frame is asyncio's own that runs one callback of a loop."""
+    return frame.f_code is _HANDLE_RUN
+
+
+def _is_outside_a_task(frame: FrameType) -> bool:
+    return is_handle_run(frame) or is_of_engines(frame)
+
+
+def _is_of_engines_file(code: CodeType) -> bool:
+    return _ENGINES.search(code.co_filename) is not None
+
+
+_HANDLE_RUN: Final = asyncio.events.Handle._run.__code__
+_RUNS_OTHERS: Final = re.compile(r"[/\\](asyncio|qorzen_obs[/\\]engines([/\\]processes)?)[/\\]\w+\.py$")
+_ENGINES: Final = re.compile(r"[/\\]qorzen_obs[/\\]engines[/\\]\w+\.py$")
+
+
+# ---------------------------------------------------------------------- what faulthandler writes
+
+_THREAD: Final = re.compile(r"^(?:Current thread|Thread) 0x([0-9a-f]+)")
+_LINE: Final = re.compile(r'^  File "(.*)", line (\d+) in (.*)$')
+
+
+def users_frames(frames: Frames) -> Frames:
+    """Return what lies inside the engine and the loop that run it, as `places_of` does."""
+    outside = [_RUNS_OTHERS.search(frame.file) is not None for frame in reversed(frames)]
+    return frames[len(frames) - _cut(outside) :]
+
+
+def parse_dump(text: str, thread_id: int | None = None) -> Frames:
+    """Return the stack that faulthandler wrote: of one thread, or of the only one. Innermost last."""
+    frames: list[Frame] = []
+    wanted = thread_id is None
+    for line in text.splitlines():
+        head = _THREAD.match(line)
+        if head is not None:
+            wanted = thread_id is None or int(head[1], 16) == thread_id
+            continue
+        found = _LINE.match(line) if wanted else None
+        if found is not None:
+            number = int(found[2])
+            frames.append(Frame(found[1], number, found[3], _source(found[1], number)))
+    return tuple(reversed(frames[:MAX_FRAMES]))

@@ -1,0 +1,120 @@
+"""Who runs on a loop's thread right now: the task whose code it is, or the foreign callback by its name.
+
+Read from another thread while the loop is blocked. The task is found by the context in which the loop runs the
+present callback, so what a task has started (asyncio tasks, `call_later`) counts as the task's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import Callable
+from contextvars import Context
+from types import FrameType
+from typing import Any, Final
+
+from qorzen_obs.current import CURRENT
+from qorzen_obs.record import Attempt
+from qorzen_obs.stacks import (
+    Frames,
+    Place,
+    context_of,
+    describe_task,
+    is_handle_run,
+    is_of_engines,
+    places_of,
+    shown,
+    thread_frame,
+    users_frames,
+)
+
+THE_LOOP: Final = "the event loop itself"
+ANOTHER_THREAD: Final = "another thread, which held the interpreter"
+
+
+class Culprit:
+    """Who holds the loop. `attempt` is None for what is no task's."""
+
+    def __init__(self, name: str, attempt: Attempt | None, places: list[Place]) -> None:
+        self.name = name
+        self.attempt = attempt
+        self.dump: Callable[[], Frames] = tuple  #: gives a better stack, where there is one
+        self._places = places
+
+    @functools.cached_property
+    def frames(self) -> Frames:
+        """Where it was seen. Reads files when it is first asked."""
+        return users_frames(self.dump()) or shown(self._places)
+
+    @property
+    def category(self) -> str | None:
+        """The task's category, None for what is no task's."""
+        return None if self.attempt is None else self.attempt.category.value
+
+    def is_same(self, other: Culprit) -> bool:
+        """Return whether it is the same code; another line of it is."""
+        return self.attempt is other.attempt and self.name == other.name
+
+
+def find_culprit(loop: asyncio.AbstractEventLoop, thread_id: int) -> Culprit:
+    """Return who runs on `loop`, whose thread is `thread_id`; from any other thread.
+
+    It neither waits nor reads a file: code that held the interpreter goes on as soon as this thread lets go of it.
+    """
+    innermost = thread_frame(thread_id)
+    handle = _handle_of(innermost)
+    if handle is not None:
+        attempt, name = _attempt_in(handle._context), _name_of(handle._callback)
+    else:  # uvloop shows no frame of its own
+        attempt, name = _of_current_task(loop)
+        attempt = attempt or _of_main_engine(innermost)
+    places = places_of(innermost, _is_outside)
+    del innermost, handle  # or they would live as long as this thread sleeps
+    if attempt is not None:
+        return Culprit(attempt.name, attempt, places)
+    return Culprit(name, None, places)
+
+
+def _is_outside(frame: FrameType) -> bool:
+    return is_handle_run(frame) or is_of_engines(frame)
+
+
+def _handle_of(frame: FrameType | None) -> Any:
+    while frame is not None:
+        if is_handle_run(frame):
+            return frame.f_locals.get("self")
+        frame = frame.f_back
+    return None
+
+
+def _attempt_in(context: Context | None) -> Attempt | None:
+    attempt = None if context is None else context.get(CURRENT)
+    return attempt if isinstance(attempt, Attempt) else None
+
+
+def _of_current_task(loop: asyncio.AbstractEventLoop) -> tuple[Attempt | None, str]:
+    task = asyncio.current_task(loop)
+    if task is None:
+        return None, THE_LOOP
+    return _attempt_in(context_of(task)), describe_task(task)
+
+
+def _of_main_engine(frame: FrameType | None) -> Attempt | None:
+    """A callable that the main engine runs is in no asyncio task."""
+    while frame is not None:
+        if is_of_engines(frame):
+            attempt = frame.f_locals.get("attempt")
+            return attempt if isinstance(attempt, Attempt) else None
+        frame = frame.f_back
+    return None
+
+
+def _name_of(callback: Any) -> str:
+    """Return a callback's qualified name; of a step of an asyncio task what that runs."""
+    owner = getattr(callback, "__self__", None)
+    if isinstance(owner, asyncio.Task):
+        return describe_task(owner)
+    while isinstance(callback, functools.partial):
+        callback = callback.func
+    name = getattr(callback, "__qualname__", None) or type(callback).__qualname__
+    return f"{getattr(callback, '__module__', None) or type(callback).__module__}.{name}"

@@ -1,0 +1,53 @@
+"""Exemplars: the places in the metrics that lead to a trace, and who may write them.
+
+An exemplar that leads to a trace nobody kept is worse than none, so whoever decides about traces writes them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from opentelemetry.trace import SpanContext, format_span_id, format_trace_id
+from prometheus_client.samples import Exemplar
+
+
+class ExemplarSlot:
+    """The exemplar of one bucket or counter: the newest of those put. Writers take turns; any thread reads."""
+
+    __slots__ = ("_held",)
+
+    def __init__(self) -> None:
+        self._held: tuple[SpanContext, float, float] | None = None
+
+    def put(self, span: SpanContext, value: float, at: float) -> None:
+        """Show `span` for a `value` that was observed `at` (Unix seconds), unless a newer one is shown."""
+        held = self._held
+        if held is None or held[2] <= at:
+            self._held = (span, value, at)
+
+    def read(self) -> Exemplar | None:
+        """Return what the exposition takes."""
+        held = self._held
+        if held is None:
+            return None
+        span, value, at = held
+        labels = {"trace_id": format_trace_id(span.trace_id), "span_id": format_span_id(span.span_id)}
+        return Exemplar(labels, value, at)
+
+
+class Exemplars(Protocol):
+    """Who decides which observations become exemplars."""
+
+    def offer(self, span: SpanContext, observations: Sequence[tuple[ExemplarSlot, float]], at: float) -> None:
+        """Take observations of the task whose span this is, made `at` (Unix seconds): each slot with its value."""
+        ...
+
+
+class IfSampled:
+    """Writes at once where the span is sampled: all that can be known without a tail sampler."""
+
+    def offer(self, span: SpanContext, observations: Sequence[tuple[ExemplarSlot, float]], at: float) -> None:
+        if span.trace_flags.sampled:
+            for slot, value in observations:
+                slot.put(span, value, at)

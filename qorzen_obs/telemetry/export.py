@@ -1,0 +1,350 @@
+"""Export that cannot hurt: a bounded queue with a thread of its own, and a fate for each thing that was put in.
+
+Not the SDK's batch processor, which drops the oldest without a count, logs a line for each, has its flush ignore
+its timeout and its shutdown wait for the exporter. Knows nothing of spans, so log records can use it as well.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Final, Generic, Protocol, TypeVar
+
+from opentelemetry import context as otel_context
+from opentelemetry.context import _SUPPRESS_INSTRUMENTATION_KEY
+from prometheus_client import Metric
+from prometheus_client.registry import Collector
+
+from qorzen_obs.clock import Clock
+from qorzen_obs.errors import SettingsError
+from qorzen_obs.telemetry import names
+from qorzen_obs.telemetry.families import counter, gauge
+
+T = TypeVar("T")
+
+#: The specification's 2,048 is for single spans. Here a trace arrives whole, with up to 2,000 of them, so the
+#: queue holds four of the largest; full it takes some 20 MB.
+DEFAULT_QUEUE_SIZE: Final = 8_192
+_DEFAULT_BATCH_SIZE: Final = 512
+_DEFAULT_DELAY_MILLIS: Final = 5_000
+_SILENCE_SECONDS: Final = 60.0
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchLimits:
+    """How much waits, goes together, and for how long; https://opentelemetry.io/docs/specs/otel/trace/sdk/."""
+
+    queue_size: int = DEFAULT_QUEUE_SIZE
+    batch_size: int = _DEFAULT_BATCH_SIZE
+    delay_seconds: float = _DEFAULT_DELAY_MILLIS / 1000
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str], prefix: str = "OTEL_BSP_") -> BatchLimits:
+        """Read MAX_QUEUE_SIZE, MAX_EXPORT_BATCH_SIZE and SCHEDULE_DELAY (milliseconds) behind `prefix`.
+
+        EXPORT_TIMEOUT has no effect, as with the SDK's own processor: nothing can interrupt an exporter. Those of
+        OTLP end by themselves, after OTEL_EXPORTER_OTLP_TIMEOUT.
+
+        Raises:
+            SettingsError: a value is no whole number, out of bounds, or a batch is larger than the queue.
+        """
+        size_name, batch_name = f"{prefix}MAX_QUEUE_SIZE", f"{prefix}MAX_EXPORT_BATCH_SIZE"
+        size = _whole_number(environment, size_name, DEFAULT_QUEUE_SIZE, 1)
+        batch = _whole_number(environment, batch_name, min(_DEFAULT_BATCH_SIZE, size), 1)
+        if batch > size:
+            raise SettingsError(batch_name, f"is {batch}, which is more than {size_name}, {size}")
+        delay = _whole_number(environment, f"{prefix}SCHEDULE_DELAY", _DEFAULT_DELAY_MILLIS, 1)
+        return cls(queue_size=size, batch_size=batch, delay_seconds=delay / 1000)
+
+
+def _whole_number(environment: Mapping[str, str], variable: str, default: int, least: int) -> int:
+    text = environment.get(variable, "").strip()
+    if not text:
+        return default
+    try:
+        value = int(text)
+    except ValueError:
+        value = least - 1
+    if value < least:
+        raise SettingsError(variable, f"{text!r} is not a whole number of at least {least}")
+    return value
+
+
+class ExportQueue(Generic[T]):
+    """Sends what is put in, in batches, from a daemon thread; all methods from any thread.
+
+    `send` gets a batch and returns how many of it were refused; it may block, raise, or never return. What finds
+    the queue full is dropped. Each item ends up in exactly one of `exported`, `failed`, `dropped_full` and
+    `dropped_shutdown`. `on_tick` is called before each batch and every `delay_seconds`. `close` runs when nothing
+    more will be sent: in the thread, or in another one when that is stuck in `send`.
+
+    A forked process inherits an empty queue, and a thread with the first item that it puts in.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        send: Callable[[Sequence[T]], int],
+        limits: BatchLimits,
+        *,
+        clock: Clock,
+        close: Callable[[], None] | None = None,
+    ) -> None:
+        self.name = name
+        self.limit = limits.queue_size
+        self._limits = limits
+        self._send = send
+        self._clock = clock
+        self.on_tick: Callable[[], None] | None = None
+        self._close = close
+        self.exported = 0
+        self.failed = 0
+        self.dropped_full = 0
+        self.dropped_shutdown = 0
+        self.last_export_at = 0.0  #: Unix seconds; 0 before the first
+        self._told: tuple[int, float] = (0, -_SILENCE_SECONDS)  # drops that were logged, when
+        self._raised_at = -_SILENCE_SECONDS
+        self._reset()
+        self._start()
+        if hasattr(os, "register_at_fork"):
+            reset = weakref.WeakMethod(self._reset)
+            os.register_at_fork(after_in_child=lambda: (method := reset()) and method())
+
+    def _reset(self) -> None:
+        # Re-entrant: inside it the garbage collector may end the span of a forgotten coroutine.
+        self._changed = threading.Condition(threading.RLock())
+        self._queue: deque[T] = deque()
+        self._in_flight = 0
+        self._handled = 0  # ever taken off the queue and done with
+        self._accepted = 0
+        self._flush_to = 0
+        self._closing = False
+        self._given_up = False
+        self._failed_before_closing = 0
+        self._thread: threading.Thread | None = None
+
+    def _start(self) -> None:
+        self._thread = threading.Thread(target=self._run, name=f"qorzen-export-{self.name}", daemon=True)
+        self._thread.start()
+
+    @property
+    def size(self) -> int:
+        """How many wait, those that are being sent included."""
+        return len(self._queue) + self._in_flight
+
+    def put(self, items: Sequence[T]) -> None:
+        """Take as many as there is room for; the others are dropped and counted."""
+        with self._changed:
+            if self._closing:
+                self.dropped_shutdown += len(items)
+                return
+            room = self.limit - len(self._queue) - self._in_flight
+            if room < len(items):
+                self.dropped_full += len(items) - max(0, room)
+                items = items[: max(0, room)]
+            self._queue.extend(items)
+            self._accepted += len(items)
+            if len(self._queue) >= self._limits.batch_size:
+                self._changed.notify_all()
+            if self._thread is None:
+                self._start()
+
+    def flush(self, timeout_seconds: float) -> bool:
+        """Wait until what was put in so far has been sent or has failed; return False when that took too long."""
+        with self._changed:
+            target = self._accepted
+            self._flush_to = max(self._flush_to, target)
+            self._changed.notify_all()
+            self._changed.wait_for(
+                lambda: self._handled >= target or self._given_up, max(0.0, timeout_seconds)
+            )
+            return self._handled >= target
+
+    def begin_shutdown(self) -> None:
+        """Take no more, and send what waits. Idempotent."""
+        with self._changed:
+            if not self._closing:
+                self._failed_before_closing = self.failed
+                self._closing = True
+                self._changed.notify_all()
+
+    def shutdown(self, deadline_seconds: float) -> bool:
+        """Send what waits until the deadline, and give up the rest; return whether all of it was taken."""
+        self.begin_shutdown()
+        thread = self._thread
+        if thread is not None:
+            thread.join(max(0.0, deadline_seconds))
+        with self._changed:
+            late = thread is not None and thread.is_alive() and not self._given_up
+            if late:
+                self._given_up = True
+                self.dropped_shutdown += len(self._queue) + self._in_flight
+                self._queue.clear()
+                self._in_flight = 0
+                self._changed.notify_all()
+            sent_all = not self._given_up and self.failed == self._failed_before_closing
+        if late:  # ends its retries; a request in flight ends with the exporter's own timeout
+            threading.Thread(target=self._close_once, name="qorzen-export-abort", daemon=True).start()
+        return sent_all
+
+    # ------------------------------------------------------------------ the thread
+
+    def _run(self) -> None:
+        # Or an instrumented HTTP library would make spans of the export, to be exported in turn.
+        otel_context.attach(otel_context.set_value(_SUPPRESS_INSTRUMENTATION_KEY, True))
+        while self._await_work():
+            self._tick()
+            while batch := self._take():
+                self._export(batch)
+            self._tell_of_drops()
+        self._tell_of_drops()
+        self._close_once()
+
+    def _await_work(self) -> bool:
+        """Wait for a full batch, a flush, the end, or the delay; return whether the thread goes on."""
+        with self._changed:
+            self._changed.wait_for(self._has_work, self._limits.delay_seconds)
+            return not self._given_up and not (self._closing and not self._queue)
+
+    def _has_work(self) -> bool:
+        return (
+            len(self._queue) >= self._limits.batch_size
+            or (self._handled < self._flush_to and bool(self._queue))
+            or self._closing
+            or self._given_up
+        )
+
+    def _tick(self) -> None:
+        if self.on_tick is not None and not self._closing:
+            try:
+                self.on_tick()
+            except Exception:  # noqa: BLE001  # a thread's top: the export goes on
+                self._log_exception("the tick of the export queue %r failed")
+
+    def _take(self) -> list[T]:
+        with self._changed:
+            size = min(self._limits.batch_size, len(self._queue))
+            batch = [self._queue.popleft() for _ in range(size)]
+            self._in_flight = len(batch)
+            return batch
+
+    def _export(self, batch: list[T]) -> None:
+        try:
+            refused = self._send(batch)
+        except Exception:  # noqa: BLE001  # whatever an exporter does, it does to this batch alone
+            refused = len(batch)
+            self._log_exception("the exporter of the queue %r failed")
+        with self._changed:
+            if self._given_up:  # counted already, as lost by the shutdown
+                return
+            self._in_flight = 0
+            self._handled += len(batch)
+            self.failed += refused
+            self.exported += len(batch) - refused
+            if refused < len(batch):
+                self.last_export_at = self._clock.now()
+            self._changed.notify_all()
+
+    def _close_once(self) -> None:
+        with self._changed:
+            close, self._close = self._close, None
+        if close is not None:
+            try:
+                close()
+            except Exception:  # noqa: BLE001  # nobody above could do more about it
+                _log.warning("the exporter of the queue %r did not close in order", self.name, exc_info=True)
+
+    def _log_exception(self, message: str) -> None:
+        now = self._clock.monotonic()
+        if now - self._raised_at >= _SILENCE_SECONDS:
+            self._raised_at = now
+            _log.exception(message, self.name)
+
+    def _tell_of_drops(self) -> None:
+        """Say how many were dropped, once a minute at most; the metric has them all."""
+        now, (told, at) = self._clock.monotonic(), self._told
+        dropped = self.dropped_full - told
+        if dropped and now - at >= _SILENCE_SECONDS:
+            self._told = (self.dropped_full, now)
+            _log.warning("the export queue %r was full; %d were dropped", self.name, dropped)
+
+
+class OneLineAMinute(logging.Filter):
+    """Lets one line a minute through of those that come from threads of export queues, and all of the others."""
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__()
+        self._clock = clock
+        self._let_at = -_SILENCE_SECONDS
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if not (record.threadName or "").startswith("qorzen-export-"):
+            return True
+        now = self._clock.monotonic()
+        if now - self._let_at < _SILENCE_SECONDS:
+            return False
+        self._let_at = now
+        return True
+
+
+@contextmanager
+def quieted(loggers: Sequence[str], clock: Clock) -> Iterator[None]:
+    """Have each of these loggers say one line a minute at most about exports."""
+    filters = [(logging.getLogger(name), OneLineAMinute(clock)) for name in loggers]
+    for logger, limit in filters:
+        logger.addFilter(limit)
+    try:
+        yield
+    finally:
+        for logger, limit in filters:
+            logger.removeFilter(limit)
+
+
+class TracingFigures(Protocol):
+    """What is known of the export of spans; from any thread."""
+
+    def span_outcomes(self) -> Mapping[str, int]:
+        """Return how many spans had each outcome of names.SPAN_OUTCOMES."""
+        ...
+
+    def trace_decisions(self) -> Mapping[tuple[str, str], int]:
+        """Return how many traces were decided, by decision and reason."""
+        ...
+
+    @property
+    def span_queue_size(self) -> int: ...
+    @property
+    def span_queue_limit(self) -> int: ...
+    @property
+    def last_export_at(self) -> float: ...
+    def tick(self) -> None: ...
+
+
+class TracingMetrics(Collector):
+    """The metrics of the export of spans, read at scrape."""
+
+    def __init__(self, figures: TracingFigures) -> None:
+        self._figures = figures
+
+    def collect(self) -> Iterator[Metric]:
+        figures = self._figures
+        figures.tick()  # without an exporter no thread does, and what reads the exemplars is a scrape
+        spans, traces = counter(names.SPANS), counter(names.TRACES)
+        for outcome, n in figures.span_outcomes().items():
+            spans.add_metric((outcome,), n)
+        for labels, n in figures.trace_decisions().items():
+            traces.add_metric(labels, n)
+        size, limit = gauge(names.SPAN_QUEUE_SIZE), gauge(names.SPAN_QUEUE_LIMIT)
+        size.add_metric((), figures.span_queue_size)
+        limit.add_metric((), figures.span_queue_limit)
+        last = gauge(names.LAST_EXPORT)
+        last.add_metric((), figures.last_export_at)
+        yield from (spans, traces, size, limit, last)

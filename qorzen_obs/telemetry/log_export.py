@@ -1,0 +1,121 @@
+"""Log lines to an OpenTelemetry collector, where OTEL_LOGS_EXPORTER asks for it; by a bounded queue, like spans.
+
+A line arrives with the fields that every other sink gets, redacted. It becomes a record of OTLP in the thread of the
+queue, so that whoever logs pays for an append.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+import msgspec
+from opentelemetry import trace
+from opentelemetry._logs import LogRecord, SeverityNumber
+from opentelemetry.context import Context
+from opentelemetry.sdk._logs import ReadableLogRecord
+from opentelemetry.sdk._logs.export import LogRecordExporter, LogRecordExportResult
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
+
+from qorzen_obs.clock import Clock
+from qorzen_obs.telemetry import names
+from qorzen_obs.telemetry.export import BatchLimits, ExportQueue
+
+_SCOPE: Final = InstrumentationScope(names.SCOPE)
+_SEVERITIES: Final = {
+    "debug": SeverityNumber.DEBUG,
+    "info": SeverityNumber.INFO,
+    "warning": SeverityNumber.WARN,
+    "error": SeverityNumber.ERROR,
+    "critical": SeverityNumber.FATAL,
+}
+#: Fields that have a place of their own in a record.
+_PLACED: Final = frozenset({"event", "level", "timestamp", "trace_id", "span_id"})
+
+
+class _Line(NamedTuple):
+    at: int  # Unix time in nanoseconds
+    level: str
+    fields: Mapping[str, Any]
+
+
+class LogExport:
+    """Sends the log lines of one service; all methods from any thread."""
+
+    def __init__(
+        self,
+        name: str,
+        exporter: LogRecordExporter,
+        resource: Resource,
+        *,
+        limits: BatchLimits,
+        clock: Clock,
+        on_closed: Callable[[], None],
+    ) -> None:
+        self._exporter = exporter
+        self._resource = resource
+        self._on_closed = on_closed
+        self.queue: ExportQueue[_Line] = ExportQueue(
+            f"{name}-logs", self._send, limits, clock=clock, close=self._close
+        )
+
+    def put(self, level: str, fields: Mapping[str, Any]) -> None:
+        """Take one line; it must not be changed any more. A full queue drops and counts it."""
+        self.queue.put((_Line(time.time_ns(), level, fields),))
+
+    @property
+    def lost(self) -> int:
+        """How many lines did not reach the collector."""
+        return self.queue.failed + self.queue.dropped_full + self.queue.dropped_shutdown
+
+    def shutdown(self, deadline_seconds: float) -> bool:
+        """Send what waits until the deadline; return whether all of it was taken."""
+        return self.queue.shutdown(deadline_seconds)
+
+    def _close(self) -> None:
+        try:
+            self._exporter.shutdown()  # type: ignore[no-untyped-call]  # theirs
+        finally:
+            self._on_closed()
+
+    def _send(self, lines: Sequence[_Line]) -> int:
+        result = self._exporter.export([self._record(line) for line in lines])
+        return 0 if result is LogRecordExportResult.SUCCESS else len(lines)
+
+    def _record(self, line: _Line) -> ReadableLogRecord:
+        fields = line.fields
+        record = LogRecord(
+            timestamp=line.at,
+            observed_timestamp=line.at,
+            context=_context(fields.get("trace_id"), fields.get("span_id")),
+            severity_text=line.level,
+            severity_number=_SEVERITIES.get(line.level, SeverityNumber.UNSPECIFIED),
+            body=str(fields.get("event", "")),
+            attributes={
+                str(key): _plain(value)
+                for key, value in fields.items()
+                if key not in _PLACED and value is not None
+            },
+        )
+        return ReadableLogRecord(record, self._resource, _SCOPE)
+
+
+def _context(trace_id: object, span_id: object) -> Context:
+    """Return a context with the span that a line names, empty where it names none."""
+    try:
+        span = SpanContext(int(str(trace_id), 16), int(str(span_id), 16), False, TraceFlags(1))
+    except ValueError:
+        return Context()
+    return trace.set_span_in_context(NonRecordingSpan(span), Context())
+
+
+def _plain(value: Any) -> Any:
+    """Return a value that OTLP knows: numbers beyond 64 bits and objects as text."""
+    if isinstance(value, (str, bool, float)):
+        return value
+    if isinstance(value, int):
+        return value if -(2**63) <= value < 2**63 else str(value)
+    return msgspec.to_builtins(value, enc_hook=repr, str_keys=True)

@@ -1,0 +1,213 @@
+"""Where log lines leave the process: whoever writes one never waits for the pipe.
+
+A bounded queue and a daemon thread that empties it into the descriptor. Where the reader is slow or gone, lines are
+lost and counted, and the work goes on.
+"""
+
+from __future__ import annotations
+
+import atexit
+import errno
+import os
+import select
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable
+from typing import Final, TextIO
+
+MAX_LINES: Final = 10_000
+MAX_CHARACTERS: Final = 8_000_000
+FLUSH_SECONDS: Final = 1.0
+"""How long `close`, and the exit of the interpreter, waits for what is queued."""
+
+_MAX_WRITE_BYTES: Final = 65_536
+_POLL_SECONDS: Final = 0.05
+_GONE: Final = frozenset({errno.EPIPE, errno.EBADF, errno.EIO, errno.ECONNRESET, errno.ENXIO})
+
+
+class LogSink:
+    """Writes whole lines to a stream, in order.
+
+    A stream without a descriptor, such as io.StringIO, is written at once. So is every stream in a forked child, which
+    has no thread, and after `close`. When lines were lost, `say_lost(number)` makes the line that says so, which
+    stands where they would have stood.
+    """
+
+    def __init__(self, stream: TextIO, say_lost: Callable[[int], str]) -> None:
+        self._stream = stream
+        self._say_lost = say_lost
+        self._descriptor = _descriptor_of(stream)
+        self.lost = 0  #: lines that were not written, since the start
+        self._reset()
+        if self._descriptor is not None and hasattr(os, "register_at_fork"):
+            reset = weakref.WeakMethod(self._become_child)
+            os.register_at_fork(after_in_child=lambda: (method := reset()) and method())
+
+    def _reset(self) -> None:
+        # Re-entrant: a signal's handler, or the garbage collector, may write a line while its thread holds it.
+        self._changed = threading.Condition(threading.RLock())
+        self._lines: deque[str] = deque()
+        self._characters = 0
+        self._unsaid = 0  # lost, and no line says so yet
+        self._thread: threading.Thread | None = None
+        self._idle = False  # the thread waits for lines
+        self._direct = self._descriptor is None
+        self._broken = False
+        self._closing = False
+
+    def _become_child(self) -> None:
+        self._reset()
+        self._direct = True
+
+    def isatty(self) -> bool:
+        """Return whether the stream is a terminal."""
+        return self._stream.isatty()
+
+    def write(self, line: str) -> None:
+        """Take a line without its end; never waits for the stream where that has a descriptor."""
+        if self._descriptor is None:
+            self._write_directly(line)
+            return
+        with self._changed:
+            if self._direct:
+                self._write_directly(line)
+                return
+            full = len(self._lines) >= MAX_LINES or self._characters >= MAX_CHARACTERS
+            if self._broken or full:
+                self.lost += 1
+                self._unsaid += 1
+                return
+            if self._unsaid:
+                self._append(self._note())
+            self._append(line)
+            if self._idle:
+                self._changed.notify()
+            elif self._thread is None:
+                self._start()
+
+    def close(self, seconds: float = FLUSH_SECONDS) -> None:
+        """Write what is queued, for so long at most; what is left is lost and counted. May be called again.
+
+        Lines that come later are written directly where that does not block.
+        """
+        thread = self._thread
+        if thread is None:
+            self._direct = True
+            return
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+        thread.join(seconds)
+        with self._changed:
+            self.lost += len(self._lines)
+            self._lines.clear()
+            self._characters = 0
+            self._direct = True
+            self._thread = None
+        atexit.unregister(self.close)
+
+    def _append(self, line: str) -> None:
+        self._lines.append(line)
+        self._characters += len(line)
+
+    def _note(self) -> str:
+        lost, self._unsaid = self._unsaid, 0
+        return self._say_lost(lost)
+
+    def _start(self) -> None:
+        self._stream.flush()  # what was printed before comes before
+        self._thread = threading.Thread(target=self._run, name="qorzen-log", daemon=True)
+        try:
+            self._thread.start()
+        except RuntimeError:  # no thread to be had, or the interpreter ends
+            self._thread, self._direct = None, True
+            while self._lines:
+                self._write_directly(self._lines.popleft())
+            return
+        atexit.register(self.close)
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                while not self._lines and not self._unsaid and not self._closing:
+                    self._idle = True
+                    self._changed.wait()
+                    self._idle = False
+                lines = self._take()
+                if not lines and self._unsaid and not self._broken:
+                    lines.append(self._note())
+                if not lines:
+                    if self._closing:
+                        return
+                    self._unsaid = 0  # of a stream that is gone there is nobody to tell
+                    continue
+            if not self._put(self._encoded(lines)):
+                with self._changed:
+                    self.lost += len(lines)
+
+    def _take(self) -> list[str]:
+        lines: list[str] = []
+        size = 0
+        while self._lines and size < _MAX_WRITE_BYTES // 2:
+            line = self._lines.popleft()
+            lines.append(line)
+            size += len(line)
+        self._characters -= size
+        return lines
+
+    def _encoded(self, lines: list[str]) -> bytes:
+        encoding = getattr(self._stream, "encoding", None) or "utf-8"
+        return "".join(f"{line}\n" for line in lines).encode(encoding, "backslashreplace")
+
+    def _put(self, data: bytes) -> bool:
+        """Write all of it; False when it could not be, for good or for the end."""
+        view = memoryview(data)
+        while view:
+            if self._broken or self._stream.closed:
+                self._broken = True
+                return False
+            try:
+                if not self._writable(_POLL_SECONDS):
+                    if self._closing and self._direct:  # nobody waits any more
+                        return False
+                    continue
+                written = os.write(self._number(), view[:_MAX_WRITE_BYTES])
+            except BlockingIOError:  # said to be writable, and is not: somebody else was quicker
+                time.sleep(_POLL_SECONDS)
+            except (OSError, ValueError) as error:
+                self._broken = not isinstance(error, OSError) or error.errno in _GONE
+                return False  # a full disk loses these lines, and the next are tried
+            else:
+                view = view[written:]
+        return True
+
+    def _number(self) -> int:
+        assert self._descriptor is not None, "only streams with a descriptor have a thread"
+        return self._descriptor
+
+    def _writable(self, seconds: float) -> bool:
+        poll = select.poll()
+        poll.register(self._number(), select.POLLOUT)
+        return bool(poll.poll(seconds * 1000))
+
+    def _write_directly(self, line: str) -> None:
+        if self._descriptor is None:
+            self._stream.write(line + "\n")
+            self._stream.flush()
+            return
+        try:
+            if not self._broken and not self._stream.closed and self._writable(0):
+                os.write(self._descriptor, self._encoded([line]))
+                return
+        except (OSError, ValueError):
+            pass
+        self.lost += 1
+
+
+def _descriptor_of(stream: TextIO) -> int | None:
+    try:
+        return stream.fileno()
+    except (AttributeError, OSError, ValueError):  # io.UnsupportedOperation is both of the latter
+        return None

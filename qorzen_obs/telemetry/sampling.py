@@ -1,0 +1,286 @@
+"""Sampling at the tail: every span is recorded, and its trace is kept or dropped when it is known how it went.
+
+Nothing here blocks the thread that ends a span, which may be the work loop: what happens is put in a line, and
+whoever finds nobody at work does the work for all.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Final, Protocol
+
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
+from opentelemetry.sdk.trace.sampling import Decision, Sampler, SamplingResult
+from opentelemetry.trace import Link, SpanContext, SpanKind, StatusCode, TraceState
+from opentelemetry.util.types import Attributes
+
+from qorzen_obs.clock import Clock
+from qorzen_obs.telemetry import names
+from qorzen_obs.telemetry.exemplars import ExemplarSlot
+from qorzen_obs.telemetry.trace_buffer import Bounds, Budget, TraceBuffer
+
+
+class RecordAll(Sampler):
+    """Records every span. The flag that travels on is the parent's, and 1 where there is none."""
+
+    def should_sample(
+        self,
+        parent_context: Context | None,
+        trace_id: int,
+        name: str,
+        kind: SpanKind | None = None,
+        attributes: Attributes = None,
+        links: Sequence[Link] | None = None,
+        trace_state: TraceState | None = None,
+    ) -> SamplingResult:
+        parent = trace.get_current_span(parent_context).get_span_context()
+        if not parent.is_valid:
+            return SamplingResult(Decision.RECORD_AND_SAMPLE, attributes)
+        sampled = parent.trace_flags.sampled
+        decision = Decision.RECORD_AND_SAMPLE if sampled else Decision.RECORD_ONLY
+        return SamplingResult(decision, attributes, parent.trace_state)
+
+    def get_description(self) -> str:
+        return "RecordAll"
+
+
+class SpanSink(Protocol):
+    """Takes the spans of kept traces."""
+
+    def put(self, spans: Sequence[ReadableSpan]) -> None:
+        """Take ended spans of one trace; at once, from any thread."""
+        ...
+
+    def shutdown(self) -> None: ...
+    def force_flush(self, timeout_millis: int = ...) -> bool: ...
+
+
+#: What is put in the line: a method of TraceBuffer and its arguments.
+_Call = tuple[Callable[..., None], tuple[Any, ...]]
+
+
+class TailSampler(SpanProcessor):
+    """Hands on the spans of kept traces, see TraceBuffer; all methods from any thread.
+
+    It is also who writes exemplars, since it knows which traces are kept.
+    """
+
+    def __init__(
+        self,
+        sinks: Sequence[SpanSink],
+        budget: Budget,
+        *,
+        slow_task_seconds: float,
+        clock: Clock,
+        bounds: Bounds | None = None,
+    ) -> None:
+        self._sinks = tuple(sinks)
+        self._budget = budget
+        self._slow_task_seconds = slow_task_seconds
+        self._clock = clock
+        self._bounds = bounds
+        self._taking = True
+        self.kept = 0  #: spans of kept traces
+        self._reset()
+        if hasattr(
+            os, "register_at_fork"
+        ):  # a fork copies the lock as it is, and traces that end in the parent
+            reset = weakref.WeakMethod(self._reset)
+            os.register_at_fork(after_in_child=lambda: (method := reset()) and method())
+
+    def _reset(self) -> None:
+        self._lock = threading.Lock()
+        self._line: deque[_Call] = deque()
+        self._buffer: TraceBuffer[ReadableSpan] = TraceBuffer(self._budget, self._hand_on, self._bounds)
+
+    # ------------------------------------------------------------------ what happens
+
+    def on_start(self, span: Span, parent_context: Context | None = None) -> None:
+        """Count an open span. One that is marked, or whose caller elsewhere was sampled, decides at once."""
+        if not self._taking:
+            return
+        parent = span.parent
+        must_keep = None
+        if parent is not None and parent.is_remote and parent.trace_flags.sampled:
+            must_keep = names.BY_UPSTREAM
+        elif span.kind is SpanKind.CONSUMER and _has(span, names.TRACE_KEEP):
+            must_keep = names.BY_MARK
+        context: SpanContext = span.context
+        self._do(self._buffer.start, context.trace_id, context.span_id, must_keep, self._clock.monotonic())
+
+    def on_end(self, span: ReadableSpan) -> None:
+        """Take an ended span."""
+        if self._taking:
+            context: SpanContext = span.context
+            why = self._must_keep(span)
+            now = self._clock.monotonic()
+            self._do(self._buffer.end, context.trace_id, context.span_id, span, why, now)
+
+    def offer(self, span: SpanContext, observations: Sequence[tuple[ExemplarSlot, float]], at: float) -> None:
+        """Write these exemplars when the span's trace is kept."""
+        self._do(self._buffer.offer, span, observations, at)
+
+    def tick(self) -> None:
+        """Decide what has waited too long, for a process in which nothing happens."""
+        self._do(self._buffer.tick, self._clock.monotonic())
+
+    def _do(self, method: Callable[..., None], *args: Any) -> None:
+        line = self._line
+        if not line and self._lock.acquire(blocking=False):  # the usual case, without the detour
+            try:
+                method(*args)
+            finally:
+                self._lock.release()
+        else:
+            line.append((method, args))
+        if line:
+            self._work()
+
+    def _work(self) -> None:
+        """Do what stands in the line, unless somebody does: that one looks again after letting go.
+
+        Never waits, so the garbage collector may end a span of a forgotten coroutine in the middle of it.
+        """
+        line = self._line
+        while line and self._lock.acquire(blocking=False):
+            try:
+                while line:
+                    method, args = line.popleft()
+                    method(*args)
+            finally:
+                self._lock.release()
+
+    def _must_keep(self, span: ReadableSpan) -> str | None:
+        if span.status.status_code is StatusCode.ERROR:
+            return names.BY_ERROR
+        attributes = span.attributes
+        if attributes:
+            if attributes.get(names.TRACE_KEEP):
+                return names.BY_MARK
+            seconds = ((span.end_time or 0) - (span.start_time or 0)) / 1e9
+            if (
+                seconds >= self._slow_task_seconds
+                and span.kind is SpanKind.CONSUMER
+                and names.TASK_ATTEMPT in attributes
+            ):
+                return names.BY_SLOW
+        return None
+
+    def _hand_on(self, spans: Sequence[ReadableSpan], partial: bool) -> None:
+        self.kept += len(spans)
+        if partial:
+            spans = [_marked_partial(span) for span in spans]
+        for sink in self._sinks:
+            sink.put(spans)
+
+    # ------------------------------------------------------------------ what is known
+
+    @property
+    def sampled_out(self) -> int:
+        """How many spans were dropped with their traces."""
+        return self._buffer.dropped_spans
+
+    @property
+    def decisions(self) -> Mapping[tuple[str, str], int]:
+        """How many traces were decided, by decision and reason as names.py has them."""
+        return dict(self._buffer.decisions)
+
+    @property
+    def undecided(self) -> int:
+        """How many traces wait for their decision."""
+        return self._buffer.undecided
+
+    def ended_spans(self, trace_id: int) -> list[ReadableSpan]:
+        """Return the spans of an undecided trace that have ended."""
+        with self._alone():
+            return self._buffer.ended_spans(trace_id)
+
+    def newest(self, limit: int) -> list[tuple[int, list[ReadableSpan]]]:
+        """Return at most `limit` undecided traces with their ended spans, the youngest first."""
+        with self._alone():
+            return self._buffer.newest(limit)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        with self._lock:
+            yield
+        self._work()  # what the others have put in the line meanwhile
+
+    # ------------------------------------------------------------------ how it ends
+
+    def close(self) -> None:
+        """Decide about everything that waits, by the budget, and take no more spans. Idempotent."""
+        self._taking = False
+        self._work()
+        with self._alone():
+            self._buffer.decide_all(self._clock.monotonic())
+
+    def shutdown(self) -> None:
+        """Close, and shut down where the kept spans go."""
+        self.close()
+        for sink in self._sinks:
+            sink.shutdown()
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:
+        """Flush where the kept spans go. What is undecided stays so: its trace is not over."""
+        flushed = [sink.force_flush(timeout_millis) for sink in self._sinks]
+        return all(flushed)
+
+
+def _has(span: ReadableSpan, key: str) -> bool:
+    attributes = span.attributes
+    return attributes is not None and key in attributes
+
+
+def _marked_partial(span: ReadableSpan) -> ReadableSpan:
+    """Return a copy that says so; the attributes of an ended span cannot change."""
+    return ReadableSpan(
+        span.name,
+        context=span.context,
+        parent=span.parent,
+        resource=span.resource,
+        attributes={**(span.attributes or {}), names.TRACE_PARTIAL: True},
+        events=span.events,
+        links=span.links,
+        kind=span.kind,
+        status=span.status,
+        start_time=span.start_time,
+        end_time=span.end_time,
+        instrumentation_scope=span.instrumentation_scope,
+    )
+
+
+#: Ratios of the samplers that the SDK knows; the argument's where it is None.
+_BASE_RATIO: Final[Mapping[str, float | None]] = {
+    "": 1.0,
+    "always_on": 1.0,
+    "always_off": 0.0,
+    "traceidratio": None,
+    "parentbased_always_on": 1.0,
+    "parentbased_always_off": 0.0,
+    "parentbased_traceidratio": None,
+}
+
+
+def base_ratio(sampler: str, argument: str) -> float | None:
+    """Return the ratio that OTEL_TRACES_SAMPLER and its argument ask for; None for a sampler of another kind.
+
+    Raises:
+        ValueError: the argument is no number from 0 to 1.
+    """
+    name = sampler.strip().lower()
+    if name not in _BASE_RATIO:
+        return None
+    ratio = _BASE_RATIO[name]
+    if ratio is None:
+        ratio = float(argument) if argument.strip() else 1.0
+        if not 0.0 <= ratio <= 1.0:
+            raise ValueError(f"{argument!r} is not a number from 0 to 1")
+    return ratio

@@ -1,0 +1,178 @@
+"""The log lines of each task, from any engine, in memory: what `/api/tasks/{id}/logs` shows.
+
+Lines come in redacted. They are kept as JSON, a few hundred bytes each.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping, MutableMapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from datetime import UTC, datetime
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from qorzen_obs.current import CURRENT
+from qorzen_obs.telemetry.log_rendering import to_json
+from qorzen_obs.telemetry.redaction import Redactor
+
+MAX_LINE_CHARACTERS: Final = 8_192
+_MAX_TEXT: Final = 2_000
+
+#: What every line of a task would repeat, and what stands under another name.
+_LEFT_OUT: Final = frozenset(
+    {"at", "category", "event", "level", "priority", "task_id", "task_name", "timestamp"}
+)
+
+
+class KeptLines(NamedTuple):
+    """What is kept of one task's lines."""
+
+    items: list[
+        msgspec.Raw
+    ]  #: oldest first, each a JSON object with `at`, `level`, `event` and the line's fields
+    dropped: int  #: how many older ones are not kept
+
+
+NO_LINES: Final = KeptLines([], 0)
+
+
+class _Ring:
+    __slots__ = ("dropped", "lines")
+
+    def __init__(self) -> None:
+        self.lines: deque[tuple[int, str]] = deque()  # (sequence, JSON)
+        self.dropped = 0
+
+
+class TaskLines:
+    """The last lines of each task, at most `per_task` of one and `total` in all; what is over drops the oldest.
+
+    From any thread. `dropped` counts what was written and is not kept, but for the lines of forgotten tasks.
+    """
+
+    def __init__(self, per_task: int = 200, total: int = 20_000) -> None:
+        self._per_task = per_task
+        self._total = total
+        self._lock = threading.RLock()  # a signal's handler may write a line while its thread holds it
+        self._rings: dict[str, _Ring] = {}
+        self._order: deque[tuple[int, str]] = deque()  # of all lines; those that are gone are skipped
+        self._sequence = 0
+        self._kept = 0
+        self.dropped = 0
+
+    def __len__(self) -> int:
+        return self._kept
+
+    def add(
+        self, task_id: str, level: str, event: str, fields: Mapping[str, Any], at: str | None = None
+    ) -> None:
+        """Keep one line; `at` by RFC 3339, now when None. `fields` hold no secrets any more."""
+        line = _encoded(at or utc_now(), level, event, fields)
+        with self._lock:
+            ring = self._rings.get(task_id)
+            if ring is None:
+                ring = self._rings[task_id] = _Ring()
+            self._sequence += 1
+            ring.lines.append((self._sequence, line))
+            self._order.append((self._sequence, task_id))
+            self._kept += 1
+            if len(ring.lines) > self._per_task:
+                self._drop(ring)
+            while self._kept > self._total:
+                self._drop_oldest()
+            if len(self._order) > 2 * self._total + 1_000:
+                self._order = deque(entry for entry in self._order if self._is_kept(entry))
+
+    def of(self, task_id: str) -> KeptLines:
+        """Return the lines of a task; none where it wrote none or is unknown."""
+        with self._lock:
+            ring = self._rings.get(task_id)
+            if ring is None:
+                return NO_LINES
+            lines, dropped = list(ring.lines), ring.dropped
+        return KeptLines([msgspec.Raw(line.encode()) for _, line in lines], dropped)
+
+    def forget(self, task_id: str) -> None:
+        """Let go of the lines of a task that is not remembered any more."""
+        with self._lock:
+            ring = self._rings.pop(task_id, None)
+            if ring is not None:
+                self._kept -= len(ring.lines)
+
+    def _drop(self, ring: _Ring) -> None:
+        ring.lines.popleft()
+        ring.dropped += 1
+        self.dropped += 1
+        self._kept -= 1
+
+    def _drop_oldest(self) -> None:
+        while True:
+            entry = self._order.popleft()
+            if self._is_kept(entry):
+                self._drop(self._rings[entry[1]])
+                return
+
+    def _is_kept(self, entry: tuple[int, str]) -> bool:
+        ring = self._rings.get(entry[1])
+        return ring is not None and bool(ring.lines) and ring.lines[0][0] <= entry[0]
+
+
+_KEPT: ContextVar[bool] = ContextVar("qorzen_line_is_kept", default=False)
+
+
+@contextmanager
+def kept_already() -> Iterator[None]:
+    """Mark the lines that are written inside as kept by whoever writes them, for the task that they are about."""
+    token = _KEPT.set(True)
+    try:
+        yield
+    finally:
+        _KEPT.reset(token)
+
+
+def keep_line(level: str, event: Mapping[str, Any], redactor: Redactor | None = None) -> None:
+    """Keep a line of the running task, if the caller is in one; `redactor` is for what is not redacted yet."""
+    task = CURRENT.get()
+    manager = getattr(task, "manager", None)
+    lines: TaskLines | None = getattr(manager, "task_lines", None)
+    if task is None or lines is None or _KEPT.get():
+        return
+    fields = event if redactor is None else redactor.field("", event)
+    lines.add(task.task_id, level, str(fields.get("event", "")), fields, fields.get("timestamp"))
+
+
+def keep_task_line(_: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Keep the line for `/api/tasks/{id}/logs` where a task writes it. A processor for any structlog configuration.
+
+    Place it before the renderer, behind what formats exceptions. It redacts what it keeps, and changes nothing of
+    the line itself. For lines of the standard library's logging there is `TaskLogHandler`.
+
+        structlog.configure(processors=[add_task_context, format_exc_info, keep_task_line, JSONRenderer()])
+    """
+    manager = getattr(CURRENT.get(), "manager", None)
+    keep_line(method, event, getattr(manager, "redactor", None) or Redactor())
+    return event
+
+
+def utc_now() -> str:
+    """Return this moment by RFC 3339."""
+    moment = datetime.fromtimestamp(time.time(), UTC)
+    return moment.replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
+
+
+def _encoded(at: str, level: str, event: str, fields: Mapping[str, Any]) -> str:
+    line: dict[str, Any] = {"at": at, "level": level, "event": event[:_MAX_TEXT]}
+    line.update(
+        (key, value[:_MAX_TEXT] if isinstance(value, str) else value)
+        for key, value in fields.items()
+        if key not in _LEFT_OUT
+    )
+    text = to_json(line)
+    if len(text) > MAX_LINE_CHARACTERS:
+        text = to_json({"at": at, "level": level, "event": event[:_MAX_TEXT], "shortened": True})
+    return text

@@ -1,0 +1,184 @@
+"""The thread that sees that a loop is overdue while it is so, and what kept it.
+
+It sleeps until the loop would be late, so a loop that turns costs it some twelve wake-ups a second. Whether it could
+itself run tells code from code that held the interpreter; what the collector and the processors' clocks say,
+from garbage collection and from a process that did not get to run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import gc
+import threading
+import time
+from collections.abc import Callable
+from typing import Final, NamedTuple, Protocol
+
+from qorzen_obs.telemetry.culprit import ANOTHER_THREAD, Culprit, find_culprit
+from qorzen_obs.telemetry.gil_watch import GilWatch
+
+NOTICE_SECONDS: Final = 0.075
+"""A loop that is overdue for so long is blocked. With the 25 ms between two beats: within 100 ms of the start."""
+CODE: Final = "code"
+GC: Final = "gc"
+GIL_HELD: Final = "gil_held"
+
+_FOLLOW_SECONDS: Final = 0.05  # between two looks at a blocked loop
+_HELD_SECONDS: Final = 0.15  # oversleeping so long is more than waiting one's turn on a busy machine
+_MOST: Final = 0.5
+_NEARLY_ALL: Final = 0.8
+_SOME: Final = 0.25
+_JOIN_SECONDS: Final = 1.0
+
+
+class Finding(NamedTuple):
+    """What one look at a blocked loop came to."""
+
+    due: float  #: the beat that is overdue, monotonic
+    since: float  #: from when on this holds, monotonic
+    cause: str
+    culprit: Culprit
+
+
+class GcWatch:
+    """How long garbage was collected. Adds a hook to the collector's, which costs it half a microsecond."""
+
+    def __init__(self) -> None:
+        self._seconds = 0.0
+        self._since: float | None = None
+
+    def start(self) -> None:
+        gc.callbacks.append(self._on_gc)
+
+    def stop(self) -> None:
+        if self._on_gc in gc.callbacks:
+            gc.callbacks.remove(self._on_gc)
+
+    def seconds(self) -> float:
+        """Return for how long in all, with what goes on."""
+        since = self._since
+        return self._seconds + (0.0 if since is None else time.monotonic() - since)
+
+    def _on_gc(self, phase: str, _: dict[str, int]) -> None:
+        if phase == "start":
+            self._since = time.monotonic()
+        elif self._since is not None:
+            self._seconds += time.monotonic() - self._since
+            self._since = None
+
+
+class _Reading(NamedTuple):
+    """All clocks at one moment, in seconds."""
+
+    at: float
+    gc: float
+    process_cpu: float
+    loop_cpu: float | None  # None where the system does not tell
+
+
+class Pulse(Protocol):
+    """The loop's side."""
+
+    @property
+    def due(self) -> float | None:
+        """When the next beat should come, monotonic; None when the loop is not watched."""
+        ...
+
+
+class Watchdog:
+    """Watches one loop. Made, started and stopped on the loop's own thread; one watchdog starts once."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        pulse: Pulse,
+        on_blocked: Callable[[Finding], None],
+        on_error: Callable[[Exception], None],
+        gil_watch: GilWatch | None,
+    ) -> None:
+        self._loop = loop
+        self._pulse = pulse
+        self._on_blocked = on_blocked
+        self._on_error = on_error
+        self._gil_watch = gil_watch
+        self._gc = GcWatch()
+        self._loop_thread = threading.get_ident()
+        self._loop_clock = _cpu_clock_of(self._loop_thread)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="qorzen-watchdog", daemon=True)
+
+    def start(self) -> None:
+        self._gc.start()
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Return when the thread has ended; one that a logger holds is left alone after a second."""
+        self._stop.set()
+        self._thread.join(_JOIN_SECONDS)
+        self._gc.stop()
+        if self._gil_watch is not None:
+            self._gil_watch.close()
+
+    def _run(self) -> None:
+        try:
+            self._watch()
+        except Exception as error:  # noqa: BLE001 - a thread's top: what observes must not break what it observes
+            self._on_error(error)
+
+    def _watch(self) -> None:
+        wait, before = NOTICE_SECONDS, self._read()
+        while not self._stop.wait(wait):
+            if self._loop.is_closed():
+                return
+            now, due = self._read(), self._pulse.due
+            late = 0.0 if due is None or not self._loop.is_running() else now.at - due
+            if due is not None and late >= NOTICE_SECONDS:
+                self._on_blocked(self._look(due, before, now, wait))
+                wait = _FOLLOW_SECONDS
+                now = self._read()  # to look takes time of its own
+            else:
+                wait = NOTICE_SECONDS - max(late, -NOTICE_SECONDS)
+            before = now
+            if self._gil_watch is not None:
+                self._gil_watch.push_back()
+
+    def _look(self, due: float, before: _Reading, now: _Reading, wait: float) -> Finding:
+        culprit = find_culprit(self._loop, self._loop_thread)
+        since = max(due, before.at)
+        overslept = now.at - before.at - wait
+        if now.gc - before.gc >= _MOST * (now.at - since):
+            return Finding(due, since, GC, culprit)
+        used = now.process_cpu - before.process_cpu
+        if (
+            overslept < _HELD_SECONDS or used < _SOME * overslept
+        ):  # the latter: the process did not get to run
+            return Finding(due, due, CODE, culprit)
+        if (
+            now.loop_cpu is not None
+            and before.loop_cpu is not None
+            and now.loop_cpu - before.loop_cpu < _MOST * used
+        ):
+            if used < _NEARLY_ALL * overslept:
+                return Finding(due, due, CODE, culprit)
+            culprit = Culprit(ANOTHER_THREAD, None, [])
+        elif self._gil_watch is not None:
+            culprit.dump = functools.partial(self._gil_watch.read, self._loop_thread)
+        return Finding(due, since, GIL_HELD, culprit)
+
+    def _read(self) -> _Reading:
+        return _Reading(
+            time.monotonic(), self._gc.seconds(), time.process_time(), _read_clock(self._loop_clock)
+        )
+
+
+def _cpu_clock_of(thread_id: int) -> int | None:
+    find = getattr(time, "pthread_getcpuclockid", None)
+    return None if find is None else find(thread_id)
+
+
+def _read_clock(clock: int | None) -> float | None:
+    try:
+        return None if clock is None else time.clock_gettime(clock)
+    except OSError:  # the thread has ended
+        return None

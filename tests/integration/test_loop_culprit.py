@@ -1,0 +1,306 @@
+"""F22: who blocks the work loop is named in log, span, metric and /livez?verbose, while it is blocked and after."""
+
+import asyncio
+import gc
+import io
+import threading
+import time
+import urllib.request
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from opentelemetry.sdk.trace import ReadableSpan
+
+from qorzen_obs.app import Service
+from qorzen_obs.settings import ServerSettings, Settings, TelemetrySettings
+from qorzen_obs.tasks import TaskCategory
+from qorzen_obs.telemetry import names
+from tests.program import Running, json_lines, write_files
+from tests.support import metric, settings, until
+
+HERE = Path(__file__).name
+
+
+class Watched:
+    """A real service with its ops plane, and what it leaves in each sink."""
+
+    def __init__(self, service: Service, stream: io.StringIO) -> None:
+        self.service = service
+        self.tasks = service.tasks
+        self._stream = stream
+
+    def lines(self) -> list[dict[str, Any]]:
+        """The log lines about blocks."""
+        return [
+            line for line in json_lines(self._stream.getvalue()) if line["event"] == names.LOG_LOOP_BLOCKED
+        ]
+
+    def seconds(self, category: str) -> float:
+        return metric(self.service.registry, f"{names.LOOP_BLOCKED.name}_total", category=category)
+
+    def span(self, task_id: str) -> ReadableSpan:
+        info = self.tasks.find(task_id)
+        assert info is not None
+        assert info.trace_id is not None
+        (span,) = self.service.tracing.store.trace(info.trace_id)
+        return span
+
+    def ask(self, path: str) -> str:
+        """Ask the ops plane, from a thread."""
+        assert self.tasks.ops_url is not None
+        with urllib.request.urlopen(self.tasks.ops_url + path, timeout=10) as response:
+            text: str = response.read().decode()
+        return text
+
+    def ask_until(self, path: str, containing: str) -> str:
+        """As `ask`, until the answer has it."""
+        while containing not in (answer := self.ask(path)):
+            time.sleep(0.01)
+        return answer
+
+
+@asynccontextmanager
+async def watched(**telemetry: Any) -> AsyncIterator[Watched]:
+    stream = io.StringIO()
+    given = Settings(
+        tasks=settings().tasks, server=ServerSettings(port=0), telemetry=TelemetrySettings(**telemetry)
+    )
+    service = Service(given, http=True, environment={}, log_stream=stream)
+    await service.start()
+    try:
+        yield Watched(service, stream)
+    finally:
+        await service.stop(grace_seconds=0)
+
+
+async def test_f22_a_task_that_blocks_the_loop_is_named_everywhere_while_it_does() -> None:
+    began: list[float] = []
+
+    async def hold_the_loop() -> None:
+        secret = "never shown"  # noqa: F841 - no sink may show the values of locals
+        began.append(time.monotonic())
+        time.sleep(2)  # noqa: ASYNC251 - the fault that this is about
+
+    async with watched() as service:
+        seen: dict[str, Any] = {}
+
+        def look() -> None:
+            while not began:
+                time.sleep(0.001)
+            seen["livez"] = service.ask_until("/livez?verbose", "blocked for")
+            seen["lines"] = service.lines()
+            seen["after"] = time.monotonic() - began[0]
+            seen["health"] = service.ask("/health")
+            seen["seconds"] = service.seconds("plugin")
+
+        looking = threading.Thread(target=look)
+        looking.start()
+        task_id = await service.tasks.submit_task(
+            hold_the_loop, name="hold the loop", category=TaskCategory.PLUGIN
+        )
+        await service.tasks.wait_for_task(task_id)
+        await asyncio.to_thread(looking.join)
+        await until(lambda: len(service.lines()) == 2)
+
+        assert seen["after"] < 0.5
+        assert f"by task hold the loop ({task_id}), at " in seen["livez"]
+        assert "time.sleep(2)" in seen["livez"]
+        assert f"by task hold the loop ({task_id})" in seen["health"]
+        (line,) = seen["lines"]
+        assert (line["task_id"], line["cause"]) == (task_id, "code")
+        assert "trace_id" in line
+        assert HERE in line["stack"]
+        assert "never shown" not in line["stack"]
+        assert 0 < seen["seconds"] <= 2.0 <= service.seconds("plugin") + 0.1
+        assert [service.seconds(other) for other in ("foreign", "gc", "gil_held")] == [0, 0, 0]
+
+        total = service.lines()[1]
+        assert total["over"]
+        assert total["seconds"] == pytest.approx(2.0, abs=0.5)
+        span = service.span(task_id)  # it ended in the very step that blocked
+        (event,) = span.events
+        assert event.name == names.LOOP_BLOCKED_EVENT
+        assert event.attributes is not None
+        assert event.attributes[names.BLOCKED_CAUSE] == "code"
+        assert event.attributes[names.BLOCKED_SECONDS] == pytest.approx(2.0, abs=0.5)
+        assert "time.sleep(2)" in str(event.attributes[names.STACKTRACE])
+        assert span.start_time is not None
+        assert span.end_time is not None
+        assert span.start_time <= event.timestamp < span.start_time + 1e9  # back-dated to where it began
+
+
+async def test_f22_an_asyncio_task_that_a_task_has_started_is_the_task_s() -> None:
+    async def child() -> None:
+        time.sleep(0.3)  # noqa: ASYNC251 - the fault that this is about
+
+    async def parent() -> None:
+        await asyncio.create_task(child())
+
+    async with watched() as service:
+        task_id = await service.tasks.submit_task(parent, category=TaskCategory.IO)
+        await service.tasks.wait_for_task(task_id)
+        (line,) = service.lines()
+        assert line["task_id"] == task_id
+        assert (
+            "in test_f22_an_asyncio_task_that_a_task_has_started_is_the_task_s.<locals>.child"
+            in line["stack"]
+        )
+        assert [event.name for event in service.span(task_id).events] == [names.LOOP_BLOCKED_EVENT]
+        assert service.seconds("io") > 0.1
+
+
+async def test_f22_a_callable_on_the_loop_s_own_thread_is_a_culprit_too() -> None:
+    def draw() -> None:
+        time.sleep(0.3)
+
+    async with watched() as service:
+        task_id = await service.tasks.submit_task(draw, category=TaskCategory.UI)
+        await service.tasks.wait_for_task(task_id)
+        (line,) = service.lines()
+        assert line["task_id"] == task_id
+        assert service.seconds("ui") > 0.1
+
+
+async def test_f22_a_foreign_callback_is_named_and_blamed_on_no_task() -> None:
+    def refresh_the_cache() -> None:
+        time.sleep(0.3)
+
+    async with watched() as service:
+        asyncio.get_running_loop().call_soon(refresh_the_cache)
+        await until(service.lines)
+        (line,) = service.lines()
+        assert line["culprit"].endswith("refresh_the_cache")
+        assert "task_id" not in line
+        assert "time.sleep(0.3)" in line["stack"]
+        assert service.seconds("foreign") > 0.1
+
+
+async def test_f22_garbage_collection_is_told_from_code() -> None:
+    class Slow:
+        """Stands for a collection that takes long: what is collected says when, and lets others run."""
+
+        def __init__(self) -> None:
+            self.itself = self
+
+        def __del__(self) -> None:
+            time.sleep(0.4)
+
+    async def make_garbage() -> None:
+        Slow()
+        gc.collect()
+
+    async with watched() as service:
+        task_id = await service.tasks.submit_task(make_garbage)
+        await service.tasks.wait_for_task(task_id)
+        (line,) = service.lines()
+        assert (line["task_id"], line["cause"]) == (task_id, "gc")
+        (event,) = service.span(task_id).events
+        assert event.attributes is not None
+        assert event.attributes[names.BLOCKED_CAUSE] == "gc"
+        assert service.seconds("gc") > 0.1
+        assert service.seconds("core") == 0
+
+
+async def test_f22_many_blocks_make_few_lines_and_the_rest_is_counted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("qorzen_obs.telemetry.loop_monitor._LINES", 1)
+    monkeypatch.setattr("qorzen_obs.telemetry.loop_monitor._LINE_SECONDS", 0.5)
+
+    async def block() -> None:
+        time.sleep(0.15)  # noqa: ASYNC251 - the fault that this is about
+
+    async with watched() as service:
+        for _ in range(20):
+            await service.tasks.run(block)
+            await asyncio.sleep(0.03)
+        lines = service.lines()
+        assert len(lines) < 12
+        assert sum(line.get("suppressed", 0) for line in lines) > 5
+        assert service.seconds("core") > 1.0
+
+
+async def test_the_watchdog_can_be_switched_off_and_leaves_no_thread() -> None:
+    def watchdogs() -> list[threading.Thread]:
+        return [thread for thread in threading.enumerate() if thread.name == "qorzen-watchdog"]
+
+    async with watched():
+        assert len(watchdogs()) == 1
+    assert watchdogs() == []
+    hooks = len(gc.callbacks)
+    async with watched(watch_loop=False):
+        assert watchdogs() == []
+        assert len(gc.callbacks) <= hooks + 1  # prometheus_client's own
+
+
+async def test_f22_a_block_is_found_on_uvloop_too() -> None:
+    uvloop = pytest.importorskip("uvloop")
+
+    async def child() -> None:
+        time.sleep(0.3)  # noqa: ASYNC251 - the fault that this is about
+
+    async def parent() -> None:
+        await asyncio.create_task(child())
+
+    async def scenario() -> tuple[str, list[dict[str, Any]]]:
+        async with watched() as service:
+            task_id = await service.tasks.submit_task(parent)
+            await service.tasks.wait_for_task(task_id)
+            return task_id, service.lines()
+
+    def run() -> tuple[str, list[dict[str, Any]]]:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(scenario())
+
+    task_id, (line,) = await asyncio.to_thread(run)
+    assert line["task_id"] == task_id
+    assert "time.sleep(0.3)" in line["stack"]
+
+
+GREEDY = """
+import re
+from qorzen_obs import task
+
+@task(at_start=True, name="match")
+async def match():
+    re.match(r"(a*)*b", "a" * LENGTH)
+    print("matched", flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_f22_code_that_lets_no_python_run_is_reported_with_its_stack(tmp_path: Path) -> None:
+    folder = write_files(
+        tmp_path, {"greedy.py": GREEDY.replace("LENGTH", str(_length_that_takes_a_second()))}
+    )
+    with Running("serve", "greedy", cwd=folder) as service:
+        service.line("matched")
+        line = _wait_for(lambda: [line for line in service.log() if line["event"] == names.LOG_LOOP_BLOCKED])[
+            0
+        ]
+    assert (line["task_name"], line["cause"]) == ("match", "gil_held")
+    assert "greedy.py" in line["stack"]
+    assert line["seconds"] > 0.3
+
+
+def _length_that_takes_a_second() -> int:
+    """The time doubles with each character; how long one takes depends on the machine."""
+    import re  # noqa: PLC0415 - used here only
+
+    for length in range(15, 40):
+        started = time.monotonic()
+        re.match(r"(a*)*b", "a" * length)
+        if time.monotonic() - started > 0.25:
+            return length + 2
+    raise AssertionError("this machine's regular expressions do not run away")
+
+
+def _wait_for(condition: Callable[[], list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    deadline = time.monotonic() + 10
+    while not (found := condition()):
+        assert time.monotonic() < deadline, "it never came"
+        time.sleep(0.01)
+    return found

@@ -1,0 +1,78 @@
+"""Log lines at a collector: where OTEL_LOGS_EXPORTER asks for it, redacted, in their trace, and never at any cost."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+import structlog
+from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord, SeverityNumber
+
+from qorzen_obs import current_task
+from qorzen_obs.app import Service
+from qorzen_obs.errors import SettingsError
+from qorzen_obs.settings import Settings
+from qorzen_obs.telemetry import names
+from tests.otlp_receiver import OtlpReceiver
+from tests.support import metric
+
+
+def attribute(record: LogRecord, key: str) -> str:
+    return next((a.value.string_value for a in record.attributes if a.key == key), "")
+
+
+async def speak() -> None:
+    task = current_task()
+    logger = task.manager._logger
+    logger.warning("the gate is open", password="not for the collector", answer=42, big=2**70)
+
+
+async def test_lines_of_a_task_reach_the_collector_redacted_and_in_their_trace(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with OtlpReceiver() as receiver:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.endpoint)
+        service = Service(Settings(), environment={"OTEL_LOGS_EXPORTER": "otlp"}, log_stream=io.StringIO())
+        await service.start()
+        info = await service.tasks.wait_for_task(await service.tasks.submit_task(speak))
+        await service.stop()
+        said = {record.body.string_value: record for record in receiver.log_records}
+        lost = metric(service.registry, f"{names.EVENTS_DROPPED.name}_total", kind="log_record")
+    line, finished = said["the gate is open"], said[names.LOG_FINISHED]
+    assert line.severity_number == SeverityNumber.SEVERITY_NUMBER_WARN
+    assert finished.severity_number == SeverityNumber.SEVERITY_NUMBER_INFO
+    for record in (line, finished):
+        assert (record.trace_id.hex(), record.span_id.hex()) == (info.trace_id, info.span_id)
+        assert attribute(record, "task_id") == info.task_id
+    assert attribute(line, "password") == "[redacted]"
+    assert attribute(line, "big") == str(2**70)
+    assert any(a.key == "answer" and a.value.int_value == 42 for a in line.attributes)
+    assert lost == 0
+
+
+async def test_lines_that_the_collector_does_not_take_are_counted_and_hold_up_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with OtlpReceiver(status=400) as receiver:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.endpoint)
+        lines = io.StringIO()
+        service = Service(Settings(), environment={"OTEL_LOGS_EXPORTER": "otlp"}, log_stream=lines)
+        await service.start()
+        await service.tasks.run(speak)
+        await service.stop()
+    assert "the gate is open" in lines.getvalue()
+    assert metric(service.registry, f"{names.EVENTS_DROPPED.name}_total", kind="log_record") >= 3
+
+
+async def test_nothing_is_exported_where_nobody_asked() -> None:
+    service = Service(Settings(), environment={}, log_stream=io.StringIO())
+    await service.start()
+    assert service.loggers.stream.export is None
+    await service.stop()
+
+
+async def test_an_exporter_that_is_not_there_stops_the_start_with_what_to_install() -> None:
+    service = Service(Settings(), environment={"OTEL_LOGS_EXPORTER": "carrier_pigeon"})
+    with pytest.raises(SettingsError, match=r"OTEL_LOGS_EXPORTER.*carrier_pigeon.*choose among otlp"):
+        await service.start()
+    assert not structlog.is_configured()

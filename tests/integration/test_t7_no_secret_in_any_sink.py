@@ -1,0 +1,139 @@
+"""T7: a canary in every place where a task can put a text, and no sink that shows it."""
+
+import asyncio
+import io
+import json
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import aiohttp
+import pytest
+import structlog
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+from qorzen_obs.app import Service
+from qorzen_obs.core.event_bus_manager import Event
+from qorzen_obs.errors import TaskCancelled
+from qorzen_obs.settings import EngineSettings, ServerSettings, Settings, TaskSettings, TelemetrySettings
+from qorzen_obs.telemetry.log_records import RecordsAsLines
+from qorzen_obs.telemetry.logs import LogStream
+from qorzen_obs.telemetry.redaction import HIDDEN, Redactor
+from qorzen_obs.telemetry.span_redaction import redact_span
+from tests.canary_tasks import BARE, CANARY, Spoken, leak, leak_in_a_process, leak_on_the_loop
+from tests.support import until
+
+PATHS = ("/metrics", "/status", "/health", "/livez?verbose", "/readyz?verbose", "/api/tasks", "/api/traces")
+OF_A_TASK = ("", "/logs", "/trace")
+
+
+class Sinks:
+    """A service and all that it shows of itself."""
+
+    def __init__(self, service: Service, stream: io.StringIO, session: aiohttp.ClientSession) -> None:
+        self.service = service
+        self.tasks = service.tasks
+        self.stream = stream
+        self.events: list[Event] = []
+        self.exported = InMemorySpanExporter()
+        self._session = session
+        service.events.subscribe("*", self._keep)
+        service.tracing.provider.add_span_processor(SimpleSpanProcessor(self.exported))  # type: ignore[attr-defined]  # the SDK's
+
+    async def _keep(self, event: Event) -> None:
+        self.events.append(event)
+
+    async def texts(self, task_id: str) -> dict[str, str]:
+        """Everything that can be seen from outside, by where."""
+        assert self.service.ops is not None
+        shown: dict[str, str] = {}
+        for path in (*PATHS, *(f"/api/tasks/{task_id}{below}" for below in OF_A_TASK)):
+            async with self._session.get(self.service.ops.url + path) as response:
+                shown[path] = await response.text()
+        redactor = Redactor()
+        spans = [redact_span(span, redactor) for span in self.exported.get_finished_spans()]
+        shown["spans"] = "\n".join(span.to_json() for span in spans)
+        shown["log"] = self.stream.getvalue()
+        shown["events"] = repr(self.events)
+        return shown
+
+
+@asynccontextmanager
+async def sinks(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Sinks]:
+    settings = Settings(
+        server=ServerSettings(port=0),
+        engines=EngineSettings(processes=1),
+        tasks=TaskSettings(cancel_grace_seconds=1.0),
+        telemetry=TelemetrySettings(log_level="debug"),
+    )
+    stream = io.StringIO()
+    logs = LogStream(stream)
+    handler, root = RecordsAsLines(logs.logger("logging", "debug")), logging.getLogger()
+    logs.configure_structlog("debug")
+    root.addHandler(handler)
+    service = Service(settings, http=True, environment={"OTEL_TRACES_EXPORTER": "none"}, log_stream=logs)
+    await service.start()
+    monkeypatch.setattr("opentelemetry.trace.get_tracer", service.tracing.provider.get_tracer)
+    try:
+        async with aiohttp.ClientSession() as session:
+            yield Sinks(service, stream, session)
+    finally:
+        await service.stop(grace_seconds=0)
+        root.removeHandler(handler)
+        structlog.reset_defaults()
+
+
+METADATA = {"api_key": CANARY, "url": f"https://me:{CANARY}@host/", "nested": {"password": CANARY}}
+
+
+@pytest.mark.parametrize("func", [leak, leak_on_the_loop, leak_in_a_process])
+async def test_t7_nothing_that_a_task_is_given_or_says_shows_a_secret(
+    func: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with sinks(monkeypatch) as seen:
+        args = (BARE, f"password={CANARY}", *([] if func is leak_in_a_process else [Spoken()]))
+        task_id = await seen.tasks.submit_task(func, *args, bare=BARE, token=CANARY, metadata=METADATA)
+        info = await seen.tasks.wait_for_task(task_id)
+        await until(lambda: any(event.event_type == f"task/{info.status.value}" for event in seen.events))
+        shown = await seen.texts(task_id)
+        for where, text in shown.items():
+            assert CANARY not in text, where
+            assert BARE not in text, where
+        assert CANARY not in f"{info.error}{info.traceback}{info.progress}{info.cancel_reason}"
+        for where in (
+            "log",
+            f"/api/tasks/{task_id}",
+            f"/api/tasks/{task_id}/logs",
+            f"/api/tasks/{task_id}/trace",
+        ):
+            assert HIDDEN in shown[where], f"{where}: the test itself has put something there"
+        lines = json.loads(shown[f"/api/tasks/{task_id}/logs"])["items"]
+        assert len(lines) >= 4
+        if func is leak_in_a_process:
+            assert [line["line"] for line in lines if line["event"] == "task.output"][
+                -1
+            ] == "the rest" or any(line.get("line") == "the rest" for line in lines)
+
+
+async def test_t7_run_raises_the_tasks_own_exception_unchanged(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with sinks(monkeypatch) as seen:
+        with pytest.raises(ValueError, match=CANARY) as caught:
+            await seen.tasks.run(leak)
+        assert CANARY in caught.value.__notes__[0]
+
+
+async def test_t7_a_cancel_reason_is_redacted_for_pending_and_running_tasks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with sinks(monkeypatch) as seen:
+        running = await seen.tasks.submit_task(asyncio.sleep, 60)
+        await seen.tasks.cancel_task(running, reason=f"token={CANARY}")
+        info = await seen.tasks.wait_for_task(running)
+        assert info.cancel_reason == f"token={HIDDEN}"
+        shown = await seen.texts(running)
+        assert not [where for where, text in shown.items() if CANARY in text]
+        with pytest.raises(TaskCancelled) as caught:
+            raise TaskCancelled(running, info.cancel_reason)
+        assert CANARY not in str(caught.value)

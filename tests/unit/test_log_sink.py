@@ -1,0 +1,223 @@
+"""The log's way out: in order, never waited for, lost lines counted and said, and nothing left at the end."""
+
+import asyncio
+import io
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import TextIO
+
+import pytest
+
+from qorzen_obs.telemetry import log_sink
+from qorzen_obs.telemetry.log_sink import LogSink
+from tests.support import until
+
+
+def said(lines: int) -> str:
+    return f"lost {lines}"
+
+
+class Pipe:
+    """A pipe whose reading end reads when it is told to."""
+
+    def __init__(self) -> None:
+        self.reading, writing = os.pipe()
+        self.stream: TextIO = os.fdopen(writing, "w")
+        self.seen = b""
+        self._reader: threading.Thread | None = None
+
+    def read_all(self) -> None:
+        """Begin to read, until every writing end is closed."""
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def _read(self) -> None:
+        while data := os.read(self.reading, 65_536):
+            self.seen += data
+
+    def lines(self) -> list[str]:
+        """Close the writing end and return what has come out."""
+        self.stream.close()
+        assert self._reader is not None
+        self._reader.join()
+        return self.seen.decode().splitlines()
+
+    def close(self) -> None:
+        with suppress(OSError):
+            self.stream.close()
+        if self._reader is not None:
+            self._reader.join()
+        os.close(self.reading)
+
+
+@pytest.fixture
+def pipe() -> Iterator[Pipe]:
+    made = Pipe()
+    yield made
+    made.close()
+
+
+def test_lines_come_out_whole_and_in_order(pipe: Pipe) -> None:
+    pipe.read_all()
+    sink = LogSink(pipe.stream, said)
+    wanted = [f"line {number} größe" for number in range(5_000)]
+    for line in wanted:
+        sink.write(line)
+    sink.close()
+    assert (pipe.lines(), sink.lost) == (wanted, 0)
+
+
+def test_lines_of_many_threads_come_out_whole_and_each_threads_in_order(pipe: Pipe) -> None:
+    pipe.read_all()
+    sink = LogSink(pipe.stream, said)
+
+    def write(name: str) -> None:
+        for number in range(500):
+            sink.write(f"{name} {number}")
+
+    threads = [threading.Thread(target=write, args=(name,)) for name in "abcd"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    sink.close()
+    seen = [line.split() for line in pipe.lines()]
+    for name in "abcd":
+        assert [number for one, number in seen if one == name] == [str(number) for number in range(500)]
+
+
+async def test_f17_a_pipe_that_nobody_reads_loses_lines_and_never_holds_the_loop(pipe: Pipe) -> None:
+    sink = LogSink(pipe.stream, said)
+    gaps = []
+    line = "x" * 1_000
+    for _ in range(300):
+        started = time.monotonic()
+        for _ in range(100):
+            sink.write(line)
+        gaps.append(time.monotonic() - started)
+        await asyncio.sleep(0)
+    gaps.sort()
+    assert sink.lost > 10_000
+    assert gaps[len(gaps) // 2] < 0.02, "a hundred lines at a time, of which a task writes one"
+    assert gaps[-1] < 1.0, "a direct write would wait for ever"
+    started = time.monotonic()
+    await asyncio.to_thread(sink.close, 0.2)
+    assert time.monotonic() - started < 2.0
+    assert sink.lost >= 30_000 - 100 - 66, (
+        "what was queued is lost too: 64 KiB fit into the pipe, and one batch"
+    )
+    pipe.read_all()  # lets the thread go that was left behind
+
+
+async def test_once_the_pipe_flows_again_a_line_says_how_many_are_missing(pipe: Pipe) -> None:
+    sink = LogSink(pipe.stream, said)
+    written = log_sink.MAX_LINES + 3_000
+    for number in range(written):
+        sink.write(f"{number} {'x' * 100}")
+    lost = sink.lost
+    assert lost > 0
+    pipe.read_all()
+    await until(lambda: f"lost {lost}\n".encode() in pipe.seen)
+    sink.write("after")
+    sink.close()
+    *before, note, after = pipe.lines()
+    assert (note, after) == (f"lost {lost}", "after")
+    assert [line.split()[0] for line in before] == [str(number) for number in range(written - lost)]
+
+
+async def test_a_stream_whose_reader_is_gone_costs_nothing_but_lines() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as stream:
+        sink = LogSink(stream, said)
+        sink.write("first")
+        await until(lambda: sink.lost == 1)
+        before = time.process_time()
+        for _ in range(100):
+            sink.write("more")
+        sink.close()
+        assert sink.lost == 101
+        assert time.process_time() - before < 1.0
+
+
+def test_a_closed_stream_is_not_written_by_its_number(pipe: Pipe) -> None:
+    sink = LogSink(pipe.stream, said)
+    pipe.stream.close()
+    with suppress(ValueError):
+        sink.write("lost")
+    sink.close()
+    assert sink.lost <= 1
+
+
+def test_a_stream_without_a_descriptor_is_written_at_once() -> None:
+    stream = io.StringIO()
+    sink = LogSink(stream, said)
+    sink.write("one")
+    assert stream.getvalue() == "one\n"
+    sink.close()
+    sink.write("two")
+    assert stream.getvalue() == "one\ntwo\n"
+
+
+def test_after_close_lines_are_written_directly_and_closing_again_is_harmless(pipe: Pipe) -> None:
+    pipe.read_all()
+    sink = LogSink(pipe.stream, said)
+    sink.write("one")
+    sink.close()
+    sink.close()
+    sink.write("two")
+    assert pipe.lines() == ["one", "two"]
+
+
+def test_a_forked_child_writes_directly(pipe: Pipe) -> None:
+    pipe.read_all()
+    sink = LogSink(pipe.stream, said)
+    sink.write("parent")
+    child = os.fork() if sys.version_info < (3, 12) else 0
+    if sys.version_info >= (
+        3,
+        12,
+    ):  # which warns of a fork with threads: what it registered is called by hand
+        sink._become_child()
+        sink.write("child")
+    elif child == 0:
+        sink.write("child")
+        os._exit(0)
+    else:
+        os.waitpid(child, 0)
+    sink.close()
+    assert sorted(pipe.lines()) == ["child", "parent"]
+
+
+def test_the_exit_of_the_interpreter_flushes() -> None:
+    program = (
+        "import sys\n"
+        "from qorzen_obs.telemetry.log_sink import LogSink\n"
+        "sink = LogSink(sys.stderr, str)\n"
+        "for number in range(1000): sink.write(str(number))\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=True
+    )
+    assert ended.stderr.split() == [str(number) for number in range(1000)]
+
+
+def test_the_exit_of_the_interpreter_does_not_wait_for_a_reader_that_does_not_read() -> None:
+    reading, writing = os.pipe()
+    program = (
+        "import sys\n"
+        "from qorzen_obs.telemetry.log_sink import LogSink\n"
+        "sink = LogSink(sys.stderr, str)\n"
+        "for number in range(1000): sink.write('x' * 1000)\n"
+    )
+    try:
+        ended = subprocess.run([sys.executable, "-c", program], stderr=writing, timeout=20, check=False)
+        assert ended.returncode == 0
+    finally:
+        os.close(reading)
+        os.close(writing)
