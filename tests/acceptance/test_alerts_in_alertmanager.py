@@ -24,7 +24,7 @@ from dashboards.stack import PROVISIONING, alertmanager_command, lay_out, promet
 from tests.acceptance.processes import PROMETHEUS_HINT, eventually, free_port, get_json, program, query
 from tests.conftest import require
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 ALERTMANAGER_HINT = "apt-get install --no-install-recommends prometheus-alertmanager"
 TOKEN = "a-token-of-many-characters"

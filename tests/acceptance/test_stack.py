@@ -20,6 +20,7 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.integration
+@pytest.mark.slow
 def test_the_stack_comes_up_watches_the_demo_and_ends_in_order(tree: Path) -> None:
     require("prometheus", PROMETHEUS_HINT)
     require("prometheus-alertmanager", ALERTMANAGER_HINT)

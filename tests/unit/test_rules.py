@@ -400,6 +400,7 @@ def test_each_alert_has_cases_in_which_it_fires_and_in_which_it_does_not() -> No
         assert fired == {"1h", "6h", "1d", "3d"}, slo
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_an_alert_fires_when_it_should_and_only_then(name: str, tmp_path: Path) -> None:
     file = tmp_path / "cases.yml"
