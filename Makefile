@@ -2,7 +2,7 @@
 # older than its lock file or pyproject.toml only when it has to be brought up to date.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format docs bench lock clean
+.PHONY: help demo stack test lint format docs dashboards bench lock clean
 
 # $(call first,CANDIDATES,CONDITION) prints the first Python that runs (a shim may not), fits and can make
 # environments. The condition holds no comma.
@@ -27,10 +27,13 @@ define install
 endef
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
 
 demo: .venv/.runtime ## run a real workload and serve it; options go in ARGS="--once --path DIR"
 	@.venv/bin/qorzen-obs demo $(ARGS)
+
+stack: .venv/.runtime ## the demo with Prometheus and Alertmanager from the system's packages; ARGS="--port 8081"
+	@.venv/bin/python -m dashboards.stack $(ARGS)
 
 test: lint ## check style and types, then run the tests on each supported Python that is here (slow ones on one)
 	.venv/bin/pytest $(ARGS)
@@ -55,13 +58,17 @@ docs: .venv/.dev ## write docs/metrics.md and docs/traces.md anew
 bench: .venv/.dev ## run the benchmarks
 	.venv/bin/python -m tests.benchmarks $(ARGS)
 
+dashboards: .venv/.dev ## write the Grafana dashboards and the rules anew from their builders
+	.venv/bin/python -m dashboards
+	.venv/bin/python -m dashboards.rules
+
 lock: .venv/.dev ## write the lock files anew; ARGS=--upgrade takes the newest versions
 	$(LOCK) $(ARGS) --group build --output-file requirements.lock
 	$(LOCK) $(ARGS) --group dev --constraint requirements.lock --output-file requirements-dev.lock
 
 clean: ## remove the environments and the caches
 	rm -rf .venv .venv-* build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
-	find qorzen_obs tests -name __pycache__ -prune -exec rm -rf {} +
+	find qorzen_obs tests dashboards -name __pycache__ -prune -exec rm -rf {} +
 
 .venv/.runtime: requirements.lock pyproject.toml | .venv/bin/pip
 	$(call install,.venv,requirements.lock)

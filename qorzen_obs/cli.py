@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import io
+import json
 import os
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -106,15 +107,26 @@ def serve_command(modules: tuple[str, ...], host: str | None, port: int | None, 
     _run(serve(settings, registry, click.echo))
 
 
+def client_options(command: F) -> F:
+    """Add the options of a command that asks a running service."""
+    for option in (
+        click.option(
+            "--token-file",
+            type=click.Path(path_type=Path),
+            metavar="FILE",
+            envvar="QORZEN_SERVER__TOKEN_FILE",
+            help="A file whose first line is the service's token.  [default: QORZEN_SERVER__TOKEN_FILE, else the "
+            "token itself is taken from QORZEN_SERVER__TOKEN, where they are set]",
+        ),
+        click.option("--url", default=DEFAULT_URL, show_default=True, help="Where the service answers."),
+    ):
+        command = option(command)
+    return command
+
+
 @cli.command("cancel")
 @click.argument("task_id", metavar="ID")
-@click.option("--url", default=DEFAULT_URL, show_default=True, help="Where the service answers.")
-@click.option(
-    "--token-file",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="A file with the service's token; else QORZEN_SERVER__TOKEN is sent where it is set.",
-)
+@client_options
 def cancel_command(task_id: str, url: str, token_file: Path | None) -> None:
     """Cancel a pending task of a running service, or ask a running task to stop.
 
@@ -127,13 +139,41 @@ def cancel_command(task_id: str, url: str, token_file: Path | None) -> None:
         raise click.ClickException(str(error)) from error
 
 
+@cli.command("health")
+@click.option("--json", "as_json", is_flag=True, help="Write what the service says, as JSON.")
+@client_options
+def health_command(url: str, token_file: Path | None, as_json: bool) -> None:
+    """Say whether a running service is well, and what is wrong with it.
+
+    Made for containers and scripts: exit status 0 says that it works, also where it warns; 1 that it fails or does not
+    answer.
+    """
+    client = Client(url, _token(token_file))
+    try:
+        health = client.health()
+    except ClientError as error:
+        raise click.ClickException(str(error)) from error
+    click.echo(json.dumps(health, indent=2) if as_json else "\n".join(_describe_health(health)))
+    raise SystemExit(1 if health["status"] == "fail" else 0)
+
+
+def _describe_health(health: Mapping[str, Any]) -> Iterator[str]:
+    yield str(health["status"])
+    for name, findings in health.get("checks", {}).items():
+        for finding in findings:
+            if finding["status"] != "pass":
+                yield f"  {finding['status']}  {name}: {finding.get('output', 'no reason given')}"
+
+
 def _token(file: Path | None) -> str | None:
     if file is None:
         return os.environ.get("QORZEN_SERVER__TOKEN")
     try:
-        return file.read_text(encoding="utf-8").strip()
+        return file.read_text(encoding="utf-8").partition("\n")[0].strip()
     except OSError as error:
         raise WrongUse(f"--token-file {str(file)!r} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise WrongUse(f"--token-file {str(file)!r} is no text") from error
 
 
 def main() -> NoReturn:

@@ -58,6 +58,7 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     host: str = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535)] = 8080
     token: Annotated[str, Meta(min_length=16)] | None = None
+    token_file: str | None = None  #: instead of `token`: a file whose first line it is
     allowed_hosts: tuple[str, ...] = ()
 
 

@@ -27,7 +27,13 @@ from qorzen_obs.server import commands, health, logs, metrics, page, stack, stat
 from qorzen_obs.server.metrics import EXPOSITION, Exposition
 from qorzen_obs.server.problems import answer_problems, problem_response
 from qorzen_obs.server.routes import Handler, Route
-from qorzen_obs.server.security import add_security_headers, check_exposure, guard, secure_response
+from qorzen_obs.server.security import (
+    add_security_headers,
+    check_exposure,
+    guard,
+    secure_response,
+    with_token,
+)
 from qorzen_obs.server.sources import HEALTH, LINES, MANAGER, REDACTOR, SPANS, ManagerSource
 from qorzen_obs.settings import HealthSettings, ServerSettings
 from qorzen_obs.telemetry.redaction import Redactor
@@ -94,7 +100,7 @@ def create_app(
     of each request that was answered; its `route` is the path of one of ROUTES, or "other".
 
     Raises:
-        SettingsError: an entry of `server.allowed_hosts` is no host name.
+        SettingsError: an entry of `server.allowed_hosts` is no host name, or `server.token_file` cannot be used.
     """
     routes: dict[web.AbstractResource, Route] = {}
     middlewares = [answer_problems, guard(settings, routes)]
@@ -198,12 +204,13 @@ class OpsPlane:
         """Return when it listens. When the caller is cancelled meanwhile, it is stopped again.
 
         Raises:
-            SettingsError: the address can be reached from other machines and no token is set, or an entry of
-                `server.allowed_hosts` is no host name.
+            SettingsError: the address can be reached from other machines and no token is set, an entry of
+                `server.allowed_hosts` is no host name, or `server.token_file` cannot be used.
             ManagerInitializationError: it was started before, or cannot listen there.
         """
         if self._thread is not None:
             raise ManagerInitializationError("ops plane", "it was started before; make a new one")
+        self._settings = with_token(self._settings)
         check_exposure(self._settings)
         self._thread = threading.Thread(target=self._run, name="qorzen-ops", daemon=True)
         self._thread.start()

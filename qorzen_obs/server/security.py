@@ -7,12 +7,16 @@ another site can reach a loopback server by letting its own name resolve to it (
 from __future__ import annotations
 
 import hmac
+import os
 import re
+import stat
 from collections.abc import Mapping
 from http import HTTPStatus
 from ipaddress import ip_address
+from pathlib import Path
 from typing import Final
 
+import msgspec
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Middleware
 
@@ -31,6 +35,8 @@ SECURITY_HEADERS: Final[Mapping[str, str]] = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
 }
+_LONGEST_TOKEN: Final = 1_024
+_TOKEN: Final = re.compile(rf"\S{{16,{_LONGEST_TOKEN}}}")
 _SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 _AUTHORITY: Final = re.compile(r"\[([0-9a-f:.]+(?:%[\w.-]+)?)\](?::\d*)?|([a-z0-9._-]+)(?::\d*)?", re.ASCII)
 
@@ -45,8 +51,46 @@ def check_exposure(settings: ServerSettings) -> None:
         raise SettingsError(
             "server.host",
             f"{settings.host!r} can be reached from other machines and no token is set; "
-            "set server.token (QORZEN_SERVER__TOKEN), or listen on 127.0.0.1",
+            "set server.token (QORZEN_SERVER__TOKEN) or server.token_file, or listen on 127.0.0.1",
         )
+
+
+def with_token(settings: ServerSettings) -> ServerSettings:
+    """Return the settings with the token that `server.token_file` holds, where one is named.
+
+    Its group may read the file, as a scraper beside the service has to; everybody may not.
+
+    Raises:
+        SettingsError: `server.token` is set too, or the file cannot be read, can be read by everybody, or does not
+            begin with a line of at least 16 characters without spaces.
+    """
+    if settings.token_file is None:
+        return settings
+    if settings.token is not None:
+        raise SettingsError("server.token_file", "server.token is set too; keep one of them")
+    return msgspec.structs.replace(settings, token=_read_token(Path(settings.token_file)), token_file=None)
+
+
+def _read_token(file: Path) -> str:
+    try:
+        with file.open(encoding="utf-8") as lines:
+            mode = os.fstat(lines.fileno()).st_mode
+            token = lines.readline(_LONGEST_TOKEN + 1).strip()
+    except OSError as error:
+        raise SettingsError("server.token_file", f"{str(file)!r} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise SettingsError("server.token_file", f"{str(file)!r} is no text") from error
+    if os.name == "posix" and mode & stat.S_IRWXO:
+        raise SettingsError(
+            "server.token_file",
+            f"{str(file)!r} is open to everybody on this machine; close it: chmod o-rwx",
+        )
+    if not _TOKEN.fullmatch(token):
+        raise SettingsError(
+            "server.token_file",
+            f"{str(file)!r} must begin with a token: a line of 16 to {_LONGEST_TOKEN} characters without spaces",
+        )
+    return token
 
 
 def read_host(authority: str) -> str | None:
@@ -75,8 +119,9 @@ def guard(settings: ServerSettings, routes: Mapping[web.AbstractResource, Route]
     """Return the middleware that turns away whoever may not call a route.
 
     Raises:
-        SettingsError: an entry of `server.allowed_hosts` is no host name.
+        SettingsError: an entry of `server.allowed_hosts` is no host name, or `server.token_file` cannot be used.
     """
+    settings = with_token(settings)
     allowed_hosts = frozenset(_read_allowed_host(entry) for entry in settings.allowed_hosts)
     token = settings.token.encode() if settings.token is not None else None
 

@@ -28,6 +28,7 @@ def test_the_version_is_the_package_s() -> None:
         (["-h"], ["demo", "serve"]),
         (["demo", "--help"], ["--path DIR", "--once", "--json", "--pause SECONDS", "--host", "--port", "--config"]),
         (["serve", "--help"], ["MODULE...", "--host", "--port", "--config FILE", "at_start"]),
+        (["health", "--help"], ["--url", "--token-file FILE", "--json", "does not answer"]),
     ],
     ids=" ".join,
 )  # fmt: skip

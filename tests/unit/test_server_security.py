@@ -1,9 +1,11 @@
 """Where the server may listen, and which names it goes by."""
 
+from pathlib import Path
+
 import pytest
 
 from qorzen_obs.errors import SettingsError
-from qorzen_obs.server.security import check_exposure, guard, read_host
+from qorzen_obs.server.security import check_exposure, guard, read_host, with_token
 from qorzen_obs.settings import ServerSettings
 
 TOKEN = "a token of many characters"
@@ -67,3 +69,52 @@ def test_a_host_header_is_read_strictly(authority: str, host: str | None) -> Non
 def test_an_allowed_host_that_is_none_stops_the_start() -> None:
     with pytest.raises(SettingsError, match=r"server\.allowed_hosts.*https://tasks"):
         guard(ServerSettings(allowed_hosts=("https://tasks.example.org",)), {})
+
+
+def token_file(folder: Path, content: bytes | None, mode: int = 0o600) -> ServerSettings:
+    file = folder / "token"
+    if content is not None:
+        file.write_bytes(content)
+        file.chmod(mode)
+    return ServerSettings(host="0.0.0.0", token_file=str(file))
+
+
+@pytest.mark.parametrize("mode", [0o400, 0o600, 0o640])
+def test_t2_a_token_is_read_from_the_first_line_of_a_file_that_not_everybody_may_read(
+    tmp_path: Path, mode: int
+) -> None:
+    settings = with_token(token_file(tmp_path, b"a-token-of-many-characters\nanother\n", mode))
+    assert settings.token == "a-token-of-many-characters"
+    check_exposure(settings)
+    assert with_token(settings) == settings
+
+
+@pytest.mark.parametrize(
+    ("content", "mode", "problem"),
+    [
+        (None, 0o600, "cannot be read: No such file"),
+        (b"a-token-of-many-characters", 0o604, "is open to everybody on this machine; close it: chmod o-rwx"),
+        (b"a-token-of-many-characters", 0o602, "is open to everybody"),
+        (b"", 0o600, "must begin with a token"),
+        (b"short", 0o600, "a line of 16 to 1024 characters"),
+        (b"a-token-of-many-characters read", 0o600, "without spaces"),
+        (b"x" * 1025, 0o600, "a line of 16 to 1024 characters"),
+        (b"\xff" * 20, 0o600, "is no text"),
+    ],
+)
+def test_t2_a_token_file_that_cannot_be_used_is_named_and_its_content_is_not(
+    tmp_path: Path, content: bytes | None, mode: int, problem: str
+) -> None:
+    settings = token_file(tmp_path, content, mode)
+    for use in (with_token, lambda settings: guard(settings, {})):
+        with pytest.raises(SettingsError) as refused:
+            use(settings)
+        assert refused.value.key == "server.token_file"
+        assert problem in str(refused.value)
+        assert str(settings.token_file) in str(refused.value)
+        assert "many-characters" not in str(refused.value)
+
+
+def test_t2_a_token_and_a_file_of_it_are_one_too_many(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"server\.token is set too"):
+        with_token(ServerSettings(token=TOKEN, token_file=str(tmp_path / "token")))

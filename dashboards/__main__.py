@@ -1,0 +1,5 @@
+"""Writes the dashboards anew: `python -m dashboards`."""
+
+from dashboards.catalogue import write
+
+write()

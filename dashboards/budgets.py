@@ -1,0 +1,79 @@
+"""The objectives of the categories as PromQL over the base metrics, so that the dashboards need no recording rules.
+
+A burn of 1 uses up exactly what an objective allows; what is left of a budget is 1 less the burn of the shown time.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Final, Protocol
+
+from dashboards.objectives import OBJECTIVES
+from dashboards.promql import in_range, share
+from qorzen_obs.telemetry.names import QUEUE_WAIT, TASKS_FINISHED, MetricName
+
+_DONE: Final = "~completed|failed"
+
+
+class Count(Protocol):
+    """`in_range` of the shown time, or `per_second` of now."""
+
+    def __call__(
+        self, metric: MetricName, /, *by: str, part: str = "", wide: bool = False, **matchers: str
+    ) -> str: ...
+
+
+def completed() -> str:
+    """Return, by category, the share of tasks that completed, of those that completed or failed."""
+    done = in_range(TASKS_FINISHED, "category", status=_DONE)
+    return share(in_range(TASKS_FINISHED, "category", status="completed"), done)
+
+
+def started() -> str:
+    """Return, by category, the share of tasks that waited no longer than its objective says."""
+    return f"1 - {_late(in_range)}"
+
+
+def completion_burn(count: Count) -> str:
+    """Return, by category, how fast failures use up what may fail."""
+    allowed = _constants((each.category.value, 1 - each.completed) for each in OBJECTIVES)
+    return f"{failed(count)} / on (category) ({allowed})"
+
+
+def start_burn(count: Count) -> str:
+    """Return, by category, how fast late starts use up what may start late."""
+    allowed = _constants((each.category.value, 1 - each.started) for each in OBJECTIVES)
+    return f"{_late(count)} / on (category) ({allowed})"
+
+
+def left(burn: str) -> str:
+    """Return what a burn leaves of its budget; below 0 the objective is missed."""
+    return f"1 - {burn}"
+
+
+def failed(count: Count) -> str:
+    """Return, by category, the share of tasks that failed, of those that completed or failed."""
+    return share(
+        count(TASKS_FINISHED, "category", status="failed"), count(TASKS_FINISHED, "category", status=_DONE)
+    )
+
+
+def _late(count: Count) -> str:
+    categories = defaultdict(list)
+    for each in OBJECTIVES:
+        categories[each.wait_seconds].append(each.category.value)
+    # prometheus_client writes bounds as floats, and Prometheus 3 makes floats of what others write.
+    in_time = " or ".join(
+        count(QUEUE_WAIT, "category", part="bucket", category=f"~{'|'.join(names)}", le=str(float(seconds)))
+        for seconds, names in sorted(categories.items())
+    )
+    return f"(1 - {share(f'({in_time})', count(QUEUE_WAIT, 'category', part='count'))})"
+
+
+def _constants(values: Iterable[tuple[str, float]]) -> str:
+    """Return a vector of a number for each category."""
+    return " or ".join(
+        f'label_replace(vector({round(value, 9):g}), "category", "{category}", "", "")'
+        for category, value in values
+    )

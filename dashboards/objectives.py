@@ -1,0 +1,48 @@
+"""What is promised of each category: how many of its tasks complete, and how many start in time.
+
+The one definition behind the recording rules, the alerts and the panels. Cancelled tasks count for neither side:
+somebody asked for their end.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from qorzen_obs.tasks import TaskCategory
+from qorzen_obs.telemetry.names import QUEUE_WAIT
+
+#: So many times faster than allowed burns 2 % of a month's budget in an hour: https://sre.google/workbook/
+FASTEST_BURN: Final = 14.4
+
+
+@dataclass(frozen=True, slots=True)
+class Objective:
+    """What a category promises. Each share is of 3 days; a wait is a bound of QUEUE_WAIT's buckets."""
+
+    category: TaskCategory
+    completed: float  #: share of the tasks that ended and were not cancelled
+    started: float  #: share of the tasks that started within `wait_seconds`
+    wait_seconds: float
+
+    def __post_init__(self) -> None:
+        if self.wait_seconds not in QUEUE_WAIT.buckets:
+            raise ValueError(
+                f"{self.category.value}: {QUEUE_WAIT.name} has no bucket of {self.wait_seconds:g} s"
+            )
+        for share in (self.completed, self.started):
+            if not 0 < (1 - share) * FASTEST_BURN < 1:
+                raise ValueError(
+                    f"{self.category.value}: no failure could burn the budget of {share} fast enough"
+                )
+
+
+#: A task of `ui` is somebody's click, one of `background` can wait: change them to what your users were promised.
+OBJECTIVES: Final = (
+    Objective(TaskCategory.CORE, completed=0.999, started=0.99, wait_seconds=1),
+    Objective(TaskCategory.PLUGIN, completed=0.99, started=0.99, wait_seconds=5),
+    Objective(TaskCategory.UI, completed=0.999, started=0.99, wait_seconds=0.1),
+    Objective(TaskCategory.IO, completed=0.99, started=0.99, wait_seconds=5),
+    Objective(TaskCategory.BACKGROUND, completed=0.95, started=0.95, wait_seconds=300),
+    Objective(TaskCategory.USER, completed=0.99, started=0.99, wait_seconds=1),
+)

@@ -1,0 +1,410 @@
+"""The recording and alert rules of a service, as code: `make dashboards` writes rules/qorzen.yml anew.
+
+Two objectives for each category, of how many tasks complete and how soon they start, give the error budgets; how
+fast those burn is alerted on over four pairs of windows, as the Google SRE workbook has it
+(https://sre.google/workbook/alerting-on-slos/). The other alerts are of states that no budget excuses.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal, TypeAlias
+
+import yaml
+
+from dashboards.objectives import FASTEST_BURN, OBJECTIVES
+from dashboards.promql import label_names, sample_names
+from qorzen_obs.telemetry.names import (
+    ENGINE_SLOTS,
+    ENGINE_SLOTS_BUSY,
+    HEALTH_CHECK,
+    LOOP_BLOCKED,
+    OLDEST_PENDING,
+    QUEUE_LIMIT,
+    QUEUE_WAIT,
+    SPAN_DROPPED_QUEUE_FULL,
+    SPAN_EXPORT_FAILED,
+    SPANS,
+    TASKS,
+    TASKS_ABANDONED,
+    TASKS_FINISHED,
+    TASKS_REJECTED,
+    MetricName,
+)
+
+FILE: Final = Path(__file__).with_name("rules") / "qorzen.yml"
+
+Severity: TypeAlias = Literal["critical", "warning"]  # someone gets up now; someone looks today
+Rule: TypeAlias = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """What differs from one place that runs this to another."""
+
+    job: str = "qorzen"  #: the job_name in Prometheus' configuration
+    grafana: str = "http://localhost:3000"
+    runbooks: str = "docs/runbooks.md"  #: an address of that page, wherever it is published
+
+
+@dataclass(frozen=True, slots=True)
+class Windows:
+    """A pair of windows: the long one says that it matters, the short one that it still goes on."""
+
+    long: str
+    short: str
+    factor: float  #: how many times faster than allowed the budget burns
+    severity: Severity
+    hold: str
+
+
+WINDOWS: Final = (
+    Windows("1h", "5m", FASTEST_BURN, "critical", "2m"),
+    Windows("6h", "30m", 6, "critical", "15m"),
+    Windows("1d", "2h", 3, "warning", "1h"),
+    Windows("3d", "6h", 1, "warning", "3h"),
+)
+
+#: Fewer bad tasks than these burn no budget that is worth an alert: one failure of one task is 100 %.
+FEWEST_BAD_TASKS: Final = 5
+
+COMPLETED: Final = "completed"
+STARTED: Final = "started"
+
+#: Labels slo and category. The share of tasks that may be bad.
+BUDGET: Final = "category:qorzen_slo_budget:ratio"
+
+
+def bad_tasks(window: str) -> str:
+    """Return the name of the recorded number of bad tasks; labels job, category and slo."""
+    return f"job_category:qorzen_slo_bad_tasks:increase{window}"
+
+
+def bad_share(window: str) -> str:
+    """Return the name of the recorded share of bad tasks, absent while there are no tasks; labels as above."""
+    return f"job_category:qorzen_slo_bad_tasks:ratio{window}"
+
+
+@dataclass(frozen=True, slots=True)
+class Alert:
+    """One alert. Its texts are Prometheus templates."""
+
+    name: str
+    expression: str
+    hold: str
+    severity: Severity
+    summary: str
+    description: str
+    dashboard: str
+    variables: tuple[str, ...]  #: labels that the alert carries and the dashboard has as variables
+    labels: Mapping[str, str] | None = None
+
+    def rule(self, site: Site) -> Rule:
+        """Return it as Prometheus reads it."""
+        query = "&".join(f"var-{label}={{{{ $labels.{label} }}}}" for label in self.variables)
+        return {
+            "alert": self.name,
+            "expr": self.expression,
+            "for": self.hold,
+            "labels": {"severity": self.severity, **(self.labels or {})},
+            "annotations": {
+                "summary": self.summary,
+                "description": self.description,
+                "runbook_url": f"{site.runbooks}#{self.name.lower()}",
+                "dashboard_url": f"{site.grafana}/d/{self.dashboard}?{query}",
+            },
+        }
+
+
+def series(metric: MetricName, *, part: str = "", **matchers: str) -> str:
+    """Return a selector of a metric's samples; `part` is `bucket` or `count` of a histogram.
+
+    A matcher that starts with `~` is a regular expression, one with `!` is what the label must not be.
+    """
+    name = f"{metric.name}_{part}" if part else sample_names(metric)[0]
+    if unknown := set(matchers) - set(label_names(metric)):
+        raise ValueError(f"{metric.name} has no label {', '.join(sorted(unknown))}")
+    operators = {"~": "=~", "!": "!="}
+    given = ", ".join(
+        f'{label}{operators.get(value[:1], "=")}"{value.lstrip("~!")}"' for label, value in matchers.items()
+    )
+    return f"{name}{{{given}}}" if given else name
+
+
+def recording_rules() -> Iterator[Rule]:
+    """Yield the budgets, and for each window the number and the share of bad tasks of both objectives."""
+    for objective in OBJECTIVES:
+        for slo, share in ((COMPLETED, objective.completed), (STARTED, objective.started)):
+            labels = {"category": objective.category.value, "slo": slo}
+            yield {"record": BUDGET, "expr": f"vector({1 - share:.6g})", "labels": labels}
+    for window in sorted({w for pair in WINDOWS for w in (pair.long, pair.short)}, key=_window_seconds):
+        ended = _by_category(series(TASKS_FINISHED, status="~completed|failed"), window)
+        failed = _by_category(series(TASKS_FINISHED, status="failed"), window)
+        started = _by_category(series(QUEUE_WAIT, part="count"), window)
+        late = f"{started}\n- (\n{_started_in_time(window)}\n)"
+        for slo, bad, all_ in ((COMPLETED, failed, ended), (STARTED, late, started)):
+            of_slo = f'{bad_tasks(window)}{{slo="{slo}"}}'
+            yield {"record": bad_tasks(window), "expr": bad, "labels": {"slo": slo}}
+            yield {
+                "record": bad_share(window),
+                "expr": f"{of_slo}\n/ on (job, category) group_left ()\n({all_} > 0)",
+                "labels": {"slo": slo},
+            }
+
+
+def alerts(site: Site) -> Iterator[Alert]:
+    """Yield every alert."""
+    yield from _budget_alerts()
+    yield from _queue_alerts()
+    yield from _work_alerts()
+    yield from _service_alerts(site)
+
+
+def groups(site: Site) -> dict[str, Any]:
+    """Return the rules as Prometheus reads them; the rules of a group see what those before them recorded."""
+    return {
+        "groups": [
+            {"name": "qorzen-objectives", "interval": "30s", "rules": list(recording_rules())},
+            {
+                "name": "qorzen-alerts",
+                "interval": "15s",
+                "rules": [alert.rule(site) for alert in alerts(site)],
+            },
+        ]
+    }
+
+
+def text(site: Site) -> str:
+    """Return the file."""
+    head = "# Made by `make dashboards` from dashboards/rules.py: change that, not this.\n"
+    return head + yaml.dump(groups(site), Dumper=_Dumper, sort_keys=True, width=1_000, allow_unicode=True)
+
+
+def _budget_alerts() -> Iterator[Alert]:
+    for name, slo, what in (
+        ("QorzenCompletionBudgetBurn", COMPLETED, "failed"),
+        ("QorzenStartBudgetBurn", STARTED, "started late"),
+    ):
+        for pair in WINDOWS:
+            of_slo = f'{{slo="{slo}"}}'
+            burning = "\nand\n".join(
+                f"{bad_share(window)}{of_slo}"
+                f" > on (slo, category) group_left () ({pair.factor:g} * {BUDGET}{of_slo})"
+                for window in (pair.long, pair.short)
+            )
+            yield Alert(
+                name,
+                f"{burning}\nand\n{bad_tasks(pair.long)}{of_slo} >= {FEWEST_BAD_TASKS}",
+                pair.hold,
+                pair.severity,
+                f"{{{{ $labels.category }}}} tasks {what} {pair.factor:g} times as often as allowed",
+                f"{{{{ $value | humanizePercentage }}}} of the {{{{ $labels.category }}}} tasks of the last {pair.long}"
+                f" {what}, and it goes on: the share of the last {pair.short} is too high as well.",
+                "qorzen-category",
+                ("job", "category"),
+                {"long_window": pair.long, "short_window": pair.short},
+            )
+
+
+def _queue_alerts() -> Iterator[Alert]:
+    oldest = f"max by (job, instance) ({series(OLDEST_PENDING)})"
+    yield Alert(
+        "QorzenQueueStalled",
+        f"{oldest} > 300\nand\nsum by (job, instance) (increase({series(TASKS_FINISHED)}[5m])) == 0",
+        "2m",
+        "critical",
+        "Tasks wait at {{ $labels.instance }} and none ends",
+        "A task has waited for {{ $value | humanizeDuration }}, and for 5 minutes not a single one has ended.",
+        "qorzen-queues",
+        ("job", "instance"),
+    )
+    yield Alert(
+        "QorzenOldestPending",
+        f"max by (job, instance, category, priority) ({series(OLDEST_PENDING)}) > 1800",
+        "5m",
+        "warning",
+        "A {{ $labels.priority }} {{ $labels.category }} task waits for half an hour",
+        "The oldest has waited for {{ $value | humanizeDuration }}. Ageing lets nothing overtake it for more than"
+        " 20 minutes, so there are more tasks than slots for them.",
+        "qorzen-queues",
+        ("job", "instance", "category", "priority"),
+    )
+    yield Alert(
+        "QorzenQueueAlmostFull",
+        f"sum by (job, instance) ({series(TASKS, status='pending')})\n"
+        f"/ sum by (job, instance) ({series(QUEUE_LIMIT)}) > 0.9",
+        "2m",
+        "critical",
+        "The queue of {{ $labels.instance }} is almost full",
+        "{{ $value | humanizePercentage }} of tasks.max_pending are taken; what comes after the last is refused.",
+        "qorzen-queues",
+        ("job", "instance"),
+    )
+    yield Alert(
+        "QorzenTasksRejected",
+        # A service that stops refuses what comes then, as it should.
+        f"sum by (job, instance, category) (increase({series(TASKS_REJECTED, reason='!closed')}[5m])) > 0",
+        "0s",
+        "critical",
+        "{{ $labels.instance }} refuses {{ $labels.category }} tasks",
+        "{{ $value | humanize }} submissions of the last 5 minutes were refused: that work was not accepted.",
+        "qorzen-queues",
+        ("job", "instance", "category"),
+    )
+
+
+def _work_alerts() -> Iterator[Alert]:
+    yield Alert(
+        "QorzenEngineSaturated",
+        f"{series(ENGINE_SLOTS_BUSY)} / {series(ENGINE_SLOTS)} >= 0.95\n"
+        f"and on (job, instance)\nmax by (job, instance) ({series(OLDEST_PENDING)}) > 60",
+        "15m",
+        "warning",
+        "The engine {{ $labels.engine }} of {{ $labels.instance }} has no free slot",
+        "{{ $value | humanizePercentage }} of its slots are taken, and tasks wait for more than a minute.",
+        "qorzen-queues",
+        ("job", "instance"),
+    )
+    yield Alert(
+        "QorzenTasksAbandoned",
+        f"sum by (job, instance, category) ({series(TASKS_ABANDONED)}) > 0",
+        "5m",
+        "warning",
+        "{{ $labels.category }} tasks of {{ $labels.instance }} would not stop",
+        "{{ $value }} tasks have ended for their callers while their code still runs and holds a thread.",
+        "qorzen-queues",
+        ("job", "instance", "category"),
+    )
+    yield Alert(
+        "QorzenLoopBlocked",
+        f"sum by (job, instance, category) (rate({series(LOOP_BLOCKED)}[5m])) > 0.05",
+        "2m",
+        "warning",
+        "{{ $labels.category }} code blocks the event loop of {{ $labels.instance }}",
+        "For {{ $value | humanizePercentage }} of the time nothing else could run on the loop.",
+        "qorzen-runtime",
+        ("job", "instance"),
+    )
+    yield Alert(
+        "QorzenSpansDropped",
+        "sum by (job, instance, outcome) "
+        f"(increase({series(SPANS, outcome=f'~{SPAN_DROPPED_QUEUE_FULL}|{SPAN_EXPORT_FAILED}')}[10m])) > 0",
+        "10m",
+        "warning",
+        "{{ $labels.instance }} loses spans: {{ $labels.outcome }}",
+        "{{ $value | humanize }} spans of the last 10 minutes did not reach the collector. Tasks are not affected.",
+        "qorzen-telemetry",
+        ("job", "instance"),
+    )
+
+
+def _service_alerts(site: Site) -> Iterator[Alert]:
+    target = f'up{{job="{site.job}"}}'
+    yield Alert(
+        "QorzenServiceDown",
+        f"{target} == 0",
+        "1m",
+        "critical",
+        "{{ $labels.instance }} does not answer",
+        "Prometheus cannot scrape it: it is not there, does not answer in time, or refuses the token.",
+        "qorzen-overview",
+        ("job", "instance"),
+    )
+    yield Alert(
+        "QorzenServiceAbsent",
+        f"absent({target})",
+        "5m",
+        "critical",
+        "Prometheus knows of no service {{ $labels.job }}",
+        "No target has this job: nothing is watched, and every other alert is silent for that reason.",
+        "qorzen-overview",
+        ("job",),
+    )
+    for name, probe, hold, summary, description, dashboard in (
+        (
+            "QorzenServiceNotReady",
+            "readyz",
+            "5m",
+            "{{ $labels.instance }} takes no work",
+            "Its probe /readyz fails for the check {{ $labels.check }}.",
+            "qorzen-overview",
+        ),
+        (
+            "QorzenServiceNotLive",
+            "livez",
+            "1m",
+            "{{ $labels.instance }} is stuck",
+            "Its probe /livez fails for the check {{ $labels.check }}.",
+            "qorzen-runtime",
+        ),
+    ):
+        yield Alert(
+            name,
+            f"min by (job, instance, check) ({series(HEALTH_CHECK, probe=probe)}) == 0",
+            hold,
+            "critical",
+            summary,
+            description,
+            dashboard,
+            ("job", "instance"),
+        )
+
+
+def _by_category(selector: str, window: str) -> str:
+    return f"sum by (job, category) (increase({selector}[{window}]))"
+
+
+def _started_in_time(window: str) -> str:
+    """Return how many tasks of each category started within the bound of that category."""
+    by_bound: dict[float, list[str]] = {}
+    for objective in OBJECTIVES:
+        by_bound.setdefault(objective.wait_seconds, []).append(objective.category.value)
+    return "\n  or\n".join(
+        # prometheus_client writes each bound as a float, and Prometheus 3 makes floats of what others write.
+        "  "
+        + _by_category(
+            series(QUEUE_WAIT, part="bucket", category="~" + "|".join(categories), le=str(float(bound))),
+            window,
+        )
+        for bound, categories in sorted(by_bound.items())
+    )
+
+
+def _window_seconds(window: str) -> int:
+    return int(window[:-1]) * {"m": 60, "h": 3_600, "d": 86_400}[window[-1]]
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes an expression of several lines as it is, and repeats what is the same instead of naming it."""
+
+    def ignore_aliases(self, data: Any) -> bool:  # the stubs of yaml say Any
+        return True
+
+
+def _represent(dumper: _Dumper, value: str) -> yaml.ScalarNode:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style="|" if "\n" in value else None)
+
+
+_Dumper.add_representer(str, _represent)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Write the rules for the stack of this repository, or for a site of yours."""
+    here = Site()
+    parser = argparse.ArgumentParser(prog="python -m dashboards.rules", description=main.__doc__)
+    parser.add_argument("--output", type=Path, default=FILE, help="default: %(default)s")
+    parser.add_argument("--job", default=here.job, help="the job_name in Prometheus; default: %(default)s")
+    parser.add_argument("--grafana", default=here.grafana, help="Grafana's address; default: %(default)s")
+    parser.add_argument(
+        "--runbooks", default=here.runbooks, help="the runbooks' address; default: %(default)s"
+    )
+    given = parser.parse_args(arguments)
+    site = Site(given.job, given.grafana.rstrip("/"), given.runbooks)
+    given.output.write_text(text(site), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

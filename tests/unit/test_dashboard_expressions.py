@@ -1,0 +1,165 @@
+"""What the dashboards ask for exists: metrics, labels, buckets and variables."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Final
+
+import promql_parser as promql
+import pytest
+
+from dashboards import library
+from dashboards.promql import label_names, sample_names, select
+from qorzen_obs.telemetry import names
+from qorzen_obs.telemetry.names import MetricName
+from tests.panels import Target, Tree, load, nodes, panels, parse, selectors, substitute, targets, variables
+
+ALL: Final = [
+    metric
+    for module in (names, library)
+    for metric in vars(module).values()
+    if isinstance(metric, MetricName)
+]
+BY_SAMPLE: Final = {sample: metric for metric in ALL for sample in sample_names(metric)}
+OF_GRAFANA: Final = {"__rate_interval", "__range"}
+
+DASHBOARDS: Final = load()
+PROMQL: Final = [target for dashboard in DASHBOARDS for target in targets(dashboard, "prometheus")]
+every_expression = pytest.mark.parametrize("target", PROMQL, ids=str)
+every_dashboard = pytest.mark.parametrize("dashboard", DASHBOARDS, ids=lambda dashboard: dashboard["uid"])
+
+
+def problems(text: str) -> Iterator[str]:
+    """Say what an expression names that does not exist."""
+    expression = parse(text)
+    for selector in selectors(expression):
+        metric = BY_SAMPLE.get(selector.name or "")
+        if metric is None:
+            yield f"no metric is named {selector.name}"
+            continue
+        for matcher in selector.matchers.matchers:
+            if matcher.name not in label_names(metric):
+                yield f"{selector.name} has no label {matcher.name}"
+            bounds = {str(float(bound)) for bound in metric.buckets}
+            if matcher.name == "le" and matcher.value not in bounds:
+                yield f"{selector.name} has no bucket {matcher.value}"
+    for node in nodes(expression):
+        if isinstance(node, promql.AggregateExpr) and node.modifier is not None:
+            below = labels_of(node.expr)
+            yield from (f"{label} is aggregated away" for label in node.modifier.labels if label not in below)
+        if isinstance(node, promql.BinaryExpr) and node.modifier is not None:
+            matched = set(node.modifier.matching.labels) if node.modifier.matching is not None else set()
+            both = labels_of(node.lhs) & labels_of(node.rhs)
+            yield from (f"{label} is not on both sides" for label in matched - both)
+
+
+def labels_of(node: object) -> set[str]:
+    """Return the labels that the result of an expression may have."""
+    if isinstance(node, promql.VectorSelector):
+        return set(label_names(BY_SAMPLE[node.name])) if node.name in BY_SAMPLE else set()
+    if isinstance(node, promql.MatrixSelector):
+        return labels_of(node.vector_selector)
+    if isinstance(node, promql.Call):
+        labels = set().union(*(labels_of(argument) for argument in node.args))
+        if node.func.name == "label_replace":
+            labels.add(node.args[1].val)
+        return labels - {"le"} if node.func.name == "histogram_quantile" else labels
+    if isinstance(node, promql.AggregateExpr):
+        if node.modifier is not None:
+            return set(node.modifier.labels)
+        return labels_of(node.expr) if str(node.op) == "topk" else set()
+    if isinstance(node, promql.BinaryExpr):
+        added = (node.modifier.group_labels or []) if node.modifier is not None else []
+        return (labels_of(node.lhs) or labels_of(node.rhs)) | set(added)
+    if isinstance(node, (promql.ParenExpr, promql.UnaryExpr)):
+        return labels_of(node.expr)
+    return set()
+
+
+@every_expression
+def test_each_expression_parses_and_names_what_exists(target: Target) -> None:
+    assert list(problems(target.text)) == []
+
+
+@every_expression
+def test_the_names_of_series_use_labels_that_they_have(target: Target) -> None:
+    used = set(re.findall(r"\{\{(\w+)\}\}", target.query.get("legendFormat", "")))
+    labels = labels_of(parse(target.text))
+    assert used <= labels
+    single = target.panel["type"] in ("stat", "table") or not labels
+    assert single or used, "the series have labels, and nothing tells them apart"
+
+
+@every_dashboard
+def test_the_columns_of_tables_are_labels_of_their_series(dashboard: Tree) -> None:
+    for panel in panels(dashboard):
+        if panel["type"] != "table" or panel["datasource"]["type"] != "prometheus":
+            continue
+        have = set().union(*(labels_of(parse(query["expr"])) for query in panel["targets"]))
+        values = {"Value", *(f"Value #{query['refId']}" for query in panel["targets"])}
+        shown = panel["transformations"][-1]["options"]["includeByName"]
+        assert set(shown) <= have | values, panel["title"]
+
+
+@every_dashboard
+def test_annotations_parse_and_name_what_exists(dashboard: Tree) -> None:
+    for annotation in dashboard["annotations"]["list"]:
+        assert list(problems(annotation["target"]["expr"])) == []
+        used = set(re.findall(r"\{\{(\w+)\}\}", annotation["textFormat"]))
+        assert used <= labels_of(parse(annotation["target"]["expr"]))
+
+
+@every_dashboard
+def test_each_query_uses_variables_that_the_dashboard_has_and_shows(dashboard: Tree) -> None:
+    shown = {name for name, variable in variables(dashboard).items() if not variable.get("hide")}
+    for target in targets(dashboard):
+        used: set[str] = set()
+        substitute(target.text, _Recorder(used))
+        assert used <= shown | OF_GRAFANA, f"{target} is narrowed by what nobody sees"
+
+
+@pytest.mark.parametrize("dashboard", [d for d in DASHBOARDS if d["uid"] == "qorzen-category"])
+def test_traces_are_searched_by_attributes_that_spans_have(dashboard: Tree) -> None:
+    (target,) = targets(dashboard, "tempo")
+    attributes = set(re.findall(r"span\.([\w.]+)", target.text))
+    assert attributes
+    assert attributes <= set(names.SPAN_ATTRIBUTES)
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ('qorzen_taks{status="x"}', "no metric is named qorzen_taks"),
+        ("qorzen_tasks_finished{}", "no metric is named qorzen_tasks_finished"),
+        ('qorzen_tasks{state="pending"}', "qorzen_tasks has no label state"),
+        ("sum by (engine) (qorzen_tasks)", "engine is aggregated away"),
+        ("sum by (status) (sum by (category) (qorzen_tasks))", "status is aggregated away"),
+        (
+            "qorzen_tasks * on (engine) group_left () qorzen_engine_slots",
+            "engine is not on both sides",
+        ),
+        ('qorzen_task_queue_wait_seconds_bucket{le="7.0"}', "no bucket 7.0"),
+    ],
+)
+def test_a_wrong_expression_is_caught(text: str, problem: str) -> None:
+    assert any(problem in found for found in problems(text))
+
+
+def test_builders_refuse_labels_and_parts_that_do_not_exist() -> None:
+    with pytest.raises(ValueError, match="has no label engine"):
+        select(names.TASKS, engine="loop")
+    with pytest.raises(ValueError, match="has no bucket"):
+        select(names.TASKS, part="bucket")
+
+
+class _Recorder(dict[str, str]):
+    """Remembers which variables were asked for."""
+
+    def __init__(self, asked: set[str]) -> None:
+        super().__init__()
+        self._asked = asked
+
+    def get(self, key: str, default: str | None = None) -> str:  # type: ignore[override] # dict's is generic
+        self._asked.add(key)
+        return default or ""
