@@ -16,7 +16,7 @@ import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from tests.conftest import require
 
@@ -121,8 +121,8 @@ def query(prometheus_url: str, expression: str) -> float | None:
 
 
 @contextmanager
-def collector(forward_to: str) -> Iterator[str]:
-    """Run rotel, an OpenTelemetry collector, in front of another receiver; give its OTLP/HTTP endpoint."""
+def collector(forward_to: str, *, protocol: Literal["http", "grpc"] = "http") -> Iterator[str]:
+    """Run rotel, an OpenTelemetry collector, in front of another receiver; give its endpoint for `protocol`."""
     http, grpc = free_port(), free_port()
     package = importlib.util.find_spec("rotel")
     assert package is not None
@@ -137,8 +137,9 @@ def collector(forward_to: str) -> Iterator[str]:
     )
     libraries = {"LD_LIBRARY_PATH": str(sysconfig.get_config_var("LIBDIR"))}  # it links this Python's library
     with program(agent, "start", *options, environment=libraries):
-        eventually(lambda: _listens(http))
-        yield f"http://127.0.0.1:{http}"
+        port = {"http": http, "grpc": grpc}[protocol]
+        eventually(lambda: _listens(port))
+        yield f"http://127.0.0.1:{port}"
 
 
 def _listens(port: int) -> bool:

@@ -45,3 +45,13 @@ def test_a_real_collector_gets_every_span_and_a_batch_is_one_trace_with_its_chil
     assert len(failed) == summary["tasks"]["failed"]
     assert {attribute(span, "error.type") for span in failed} >= {"SyntaxError"}
     assert {attribute(span, "qorzen.task.status") for span in failed} == {"failed"}
+
+
+def test_spans_arrive_by_grpc_as_well(tree: Path) -> None:
+    with OtlpReceiver() as receiver, collector(receiver.endpoint, protocol="grpc") as endpoint:
+        environment = {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint, "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}
+        with demo_after_one_round(tree, environment) as (_, summary):
+            pass  # leaving the block ends the demo, which flushes its spans
+        started = summary["tasks"]["completed"] + summary["tasks"]["failed"]
+        spans = receiver.wait_for_spans(started)
+    assert len([span for span in spans if span.name.startswith("run ")]) == started
