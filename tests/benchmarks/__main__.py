@@ -1,6 +1,14 @@
 """`python -m tests.benchmarks` runs every benchmark, one after the other."""
 
-from tests.benchmarks import ledger_cost, metrics_cost, processes, scheduler_cost, scrape_lag, task_cost
+from tests.benchmarks import (
+    bad_collector,
+    ledger_cost,
+    metrics_cost,
+    processes,
+    scheduler_cost,
+    scrape_lag,
+    task_cost,
+)
 
 if __name__ == "__main__":  # the pools that stand beside ours import this module in their processes
     task_cost.main()
@@ -10,6 +18,8 @@ if __name__ == "__main__":  # the pools that stand beside ours import this modul
     metrics_cost.main()
     print()
     scrape_lag.main()
+    print()
+    bad_collector.main()
     print()
     scheduler_cost.main()
     print()
