@@ -84,7 +84,8 @@ class ExportQueue(Generic[T]):
     `send` gets a batch and returns how many of it were refused; it may block, raise, or never return. What finds
     the queue full is dropped. Each item ends up in exactly one of `exported`, `failed`, `dropped_full` and
     `dropped_shutdown`. `on_tick` is called before each batch and every `delay_seconds`. `close` runs when nothing
-    more will be sent: in the thread, or in another one when that is stuck in `send`.
+    more will be sent: in the thread, or in another one when that is stuck in `send`. `on_ended` is the last thing that
+    the thread does, however late.
 
     A forked process inherits an empty queue, and a thread with the first item that it puts in.
     """
@@ -97,6 +98,7 @@ class ExportQueue(Generic[T]):
         *,
         clock: Clock,
         close: Callable[[], None] | None = None,
+        on_ended: Callable[[], None] | None = None,
     ) -> None:
         self.name = name
         self.limit = limits.queue_size
@@ -105,6 +107,7 @@ class ExportQueue(Generic[T]):
         self._clock = clock
         self.on_tick: Callable[[], None] | None = None
         self._close = close
+        self._on_ended = on_ended
         self.exported = 0
         self.failed = 0
         self.dropped_full = 0
@@ -207,6 +210,8 @@ class ExportQueue(Generic[T]):
             self._tell_of_drops()
         self._tell_of_drops()
         self._close_once()
+        if self._on_ended is not None:
+            self._on_ended()
 
     def _await_work(self) -> bool:
         """Wait for a full batch, a flush, the end, or the delay; return whether the thread goes on."""

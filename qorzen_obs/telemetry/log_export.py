@@ -53,13 +53,12 @@ class LogExport:
         *,
         limits: BatchLimits,
         clock: Clock,
-        on_closed: Callable[[], None],
+        on_ended: Callable[[], None],
     ) -> None:
         self._exporter = exporter
         self._resource = resource
-        self._on_closed = on_closed
         self.queue: ExportQueue[_Line] = ExportQueue(
-            f"{name}-logs", self._send, limits, clock=clock, close=self._close
+            f"{name}-logs", self._send, limits, clock=clock, close=exporter.shutdown, on_ended=on_ended
         )
 
     def put(self, level: str, fields: Mapping[str, Any]) -> None:
@@ -74,12 +73,6 @@ class LogExport:
     def shutdown(self, deadline_seconds: float) -> bool:
         """Send what waits until the deadline; return whether all of it was taken."""
         return self.queue.shutdown(deadline_seconds)
-
-    def _close(self) -> None:
-        try:
-            self._exporter.shutdown()  # type: ignore[no-untyped-call]  # theirs
-        finally:
-            self._on_closed()
 
     def _send(self, lines: Sequence[_Line]) -> int:
         result = self._exporter.export([self._record(line) for line in lines])

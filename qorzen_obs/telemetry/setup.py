@@ -340,10 +340,10 @@ class _Export:
         self.name = name
         self._exporter = exporter
         self._redactor = redactor
-        self._quiet = ExitStack()
-        self._quiet.enter_context(quieted(_loggers_of(exporter), clock))
+        quiet = ExitStack()  # for as long as the thread lives: what it is stuck in may still complain
+        quiet.enter_context(quieted(_loggers_of(exporter), clock))
         self.queue: ExportQueue[ReadableSpan] = ExportQueue(
-            name, self._send, limits, clock=clock, close=self._close
+            name, self._send, limits, clock=clock, close=exporter.shutdown, on_ended=quiet.close
         )
 
     def put(self, spans: Sequence[ReadableSpan]) -> None:
@@ -353,12 +353,6 @@ class _Export:
         # Of a partial success the SDK's exporters tell nobody: all or nothing.
         shown = [redact_span(span, self._redactor) for span in spans]
         return 0 if self._exporter.export(shown) is SpanExportResult.SUCCESS else len(spans)
-
-    def _close(self) -> None:
-        try:
-            self._exporter.shutdown()
-        finally:
-            self._quiet.close()
 
     def shutdown(self) -> None:
         self.queue.shutdown(_SHUTDOWN_SECONDS)
@@ -445,4 +439,4 @@ def set_up_log_export(environment: Mapping[str, str], *, clock: Clock | None = N
     clock = clock or SystemClock()
     quiet = ExitStack()
     quiet.enter_context(quieted(_loggers_of(exporter), clock))
-    return LogExport(name, exporter, _resource(), limits=limits, clock=clock, on_closed=quiet.close)
+    return LogExport(name, exporter, _resource(), limits=limits, clock=clock, on_ended=quiet.close)

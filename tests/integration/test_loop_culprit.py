@@ -76,6 +76,10 @@ async def watched(**telemetry: Any) -> AsyncIterator[Watched]:
         await service.stop(grace_seconds=0)
 
 
+def of_task(lines: list[dict[str, Any]], task_id: str) -> list[dict[str, Any]]:
+    return [line for line in lines if line.get("task_id") == task_id]
+
+
 async def test_f22_a_task_that_blocks_the_loop_is_named_everywhere_while_it_does() -> None:
     began: list[float] = []
 
@@ -103,21 +107,22 @@ async def test_f22_a_task_that_blocks_the_loop_is_named_everywhere_while_it_does
         )
         await service.tasks.wait_for_task(task_id)
         await asyncio.to_thread(looking.join)
-        await until(lambda: len(service.lines()) == 2)
+        # A machine that stalls blocks the loop as well: what is said of that is of no interest here.
+        await until(lambda: len(of_task(service.lines(), task_id)) == 2)
 
         assert seen["after"] < 0.5
         assert f"by task hold the loop ({task_id}), at " in seen["livez"]
         assert "time.sleep(2)" in seen["livez"]
         assert f"by task hold the loop ({task_id})" in seen["health"]
-        (line,) = seen["lines"]
-        assert (line["task_id"], line["cause"]) == (task_id, "code")
+        (line,) = of_task(seen["lines"], task_id)
+        assert line["cause"] == "code"
         assert "trace_id" in line
         assert HERE in line["stack"]
         assert "never shown" not in line["stack"]
         assert 0 < seen["seconds"] <= 2.0 <= service.seconds("plugin") + 0.1
-        assert [service.seconds(other) for other in ("foreign", "gc", "gil_held")] == [0, 0, 0]
+        assert sum(service.seconds(other) for other in ("foreign", "gc", "gil_held")) < 1.0
 
-        total = service.lines()[1]
+        total = of_task(service.lines(), task_id)[1]
         assert total["over"]
         assert total["seconds"] == pytest.approx(2.0, abs=0.5)
         span = service.span(task_id)  # it ended in the very step that blocked
@@ -142,8 +147,7 @@ async def test_f22_an_asyncio_task_that_a_task_has_started_is_the_task_s() -> No
     async with watched() as service:
         task_id = await service.tasks.submit_task(parent, category=TaskCategory.IO)
         await service.tasks.wait_for_task(task_id)
-        (line,) = service.lines()
-        assert line["task_id"] == task_id
+        (line,) = of_task(service.lines(), task_id)
         assert (
             "in test_f22_an_asyncio_task_that_a_task_has_started_is_the_task_s.<locals>.child"
             in line["stack"]
@@ -159,8 +163,7 @@ async def test_f22_a_callable_on_the_loop_s_own_thread_is_a_culprit_too() -> Non
     async with watched() as service:
         task_id = await service.tasks.submit_task(draw, category=TaskCategory.UI)
         await service.tasks.wait_for_task(task_id)
-        (line,) = service.lines()
-        assert line["task_id"] == task_id
+        assert len(of_task(service.lines(), task_id)) == 1
         assert service.seconds("ui") > 0.1
 
 
@@ -169,10 +172,13 @@ async def test_f22_a_foreign_callback_is_named_and_blamed_on_no_task() -> None:
         time.sleep(0.3)
 
     async with watched() as service:
+
+        def blamed(name: str) -> list[dict[str, Any]]:
+            return [line for line in service.lines() if line["culprit"].endswith(name)]
+
         asyncio.get_running_loop().call_soon(refresh_the_cache)
-        await until(service.lines)
-        (line,) = service.lines()
-        assert line["culprit"].endswith("refresh_the_cache")
+        await until(lambda: blamed("refresh_the_cache"))
+        (line,) = blamed("refresh_the_cache")
         assert "task_id" not in line
         assert "time.sleep(0.3)" in line["stack"]
         assert service.seconds("foreign") > 0.1
@@ -195,8 +201,8 @@ async def test_f22_garbage_collection_is_told_from_code() -> None:
     async with watched() as service:
         task_id = await service.tasks.submit_task(make_garbage)
         await service.tasks.wait_for_task(task_id)
-        (line,) = service.lines()
-        assert (line["task_id"], line["cause"]) == (task_id, "gc")
+        (line,) = of_task(service.lines(), task_id)
+        assert line["cause"] == "gc"
         (event,) = service.span(task_id).events
         assert event.attributes is not None
         assert event.attributes[names.BLOCKED_CAUSE] == "gc"
@@ -255,8 +261,8 @@ async def test_f22_a_block_is_found_on_uvloop_too() -> None:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(scenario())
 
-    task_id, (line,) = await asyncio.to_thread(run)
-    assert line["task_id"] == task_id
+    task_id, lines = await asyncio.to_thread(run)
+    (line,) = of_task(lines, task_id)
     assert "time.sleep(0.3)" in line["stack"]
 
 
