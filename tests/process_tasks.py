@@ -83,6 +83,21 @@ def hold_the_gil() -> None:
 
 
 @process
+def call_functions_for_ever() -> None:
+    """Be in the middle of making a frame as often as can be."""
+    say_pid()
+    while True:
+        sorted(range(5), key=lambda value: -value)
+
+
+@process
+def add_for_ever() -> None:
+    """Never let another line of Python run, nor a handler of signals."""
+    say_pid()
+    sum(range(10**12))
+
+
+@process
 def sleep_for_ever() -> None:
     say_pid()
     time.sleep(600)

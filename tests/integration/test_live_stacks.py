@@ -187,7 +187,13 @@ async def test_a_call_on_the_loop_s_own_thread_shows_its_stack() -> None:
 
 
 @pytest.mark.parametrize(
-    "func", [process_tasks.spin, process_tasks.hold_the_gil, process_tasks.sleep_for_ever]
+    "func",
+    [
+        process_tasks.spin,
+        process_tasks.hold_the_gil,
+        process_tasks.add_for_ever,
+        process_tasks.sleep_for_ever,
+    ],
 )
 async def test_a_worker_process_answers_whatever_its_code_does(func: Callable[..., Any]) -> None:
     async with process_service() as service:
@@ -201,6 +207,21 @@ async def test_a_worker_process_answers_whatever_its_code_does(func: Callable[..
         info = service.tasks.find(task_id)
         assert info is not None
         assert info.status.value == "running"  # to be asked does nothing to it
+
+
+@pytest.mark.slow
+async def test_to_be_asked_over_and_over_does_nothing_to_a_worker_that_runs_python() -> None:
+    async with process_service() as service:
+        task_id, _ = await service.start(process_tasks.call_functions_for_ever)
+
+        def ask_often() -> None:
+            for _ in range(10_000):  # by faulthandler's handler alone it would die within some thousand
+                assert service.tasks.stack_of(task_id) is not None
+
+        await asyncio.to_thread(ask_often)
+        info = service.tasks.find(task_id)
+        assert info is not None
+        assert info.status.value == "running"
 
 
 @task(engine="process", timeout=math.inf)

@@ -22,9 +22,11 @@ from typing import Final
 #: What the guardian reports: the worker's wait status, and how often its memory cgroup has killed meanwhile.
 REPORT: Final = struct.Struct("<ii")
 TERMINATE: Final = b"T"  #: on the lifeline: send SIGTERM to the worker. The lifeline's end means: kill.
-TELL: Final = b"S"  #: on the lifeline: have the worker write where it is
-STACK_SIGNAL: Final = signal.SIGRTMIN + 5 if hasattr(signal, "SIGRTMIN") else signal.SIGUSR2
-"""At which the worker writes its stack; a real-time signal, so that none of what programs use is taken."""
+TELL: Final = b"S"  #: on the lifeline: have the worker write where it is, as soon as it runs Python
+TELL_AT_ONCE: Final = b"N"  #: the same, whatever it does
+STACK_SIGNAL: Final = signal.SIGRTMIN + 5 if hasattr(signal, "SIGRTMIN") else signal.SIGUSR1
+STACK_SIGNAL_AT_ONCE: Final = signal.SIGRTMIN + 6 if hasattr(signal, "SIGRTMIN") else signal.SIGUSR2
+"""At which the worker writes its stack; real-time signals, so that none of what programs use is taken."""
 
 _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_CHILD_SUBREAPER: Final = 36
@@ -77,7 +79,11 @@ def main(arguments: list[str]) -> None:
     os._exit(0)  # the service waits for this end: without the interpreter's own it comes 5 ms sooner
 
 
-_SIGNALS: Final = {TERMINATE: signal.SIGTERM, TELL: STACK_SIGNAL}
+_SIGNALS: Final = {
+    TERMINATE: signal.SIGTERM,
+    TELL: STACK_SIGNAL,
+    TELL_AT_ONCE: STACK_SIGNAL_AT_ONCE,
+}
 
 
 def watch(worker: int, lifeline: int, service_fd: int) -> None:

@@ -16,7 +16,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final, NamedTuple, Protocol
 
-from qorzen_obs.engines.processes.guardian import REPORT, STACK_SIGNAL, TELL, TERMINATE
+from qorzen_obs.engines.processes.guardian import (
+    REPORT,
+    STACK_SIGNAL,
+    STACK_SIGNAL_AT_ONCE,
+    TELL,
+    TELL_AT_ONCE,
+    TERMINATE,
+)
 
 _SCRIPT: Final = str(Path(__file__).with_name("guardian.py"))
 _LOOK_SECONDS: Final = 0.05
@@ -39,8 +46,8 @@ class Keeper(Protocol):
         """Send SIGTERM to the worker."""
         ...
 
-    def tell(self) -> None:
-        """Have the worker write where it is, once it is ready; from any thread."""
+    def tell(self, *, at_once: bool) -> None:
+        """Have the worker write where it is, once it is ready; see teller.Teller. From any thread."""
         ...
 
     def kill(self) -> None:
@@ -85,9 +92,9 @@ class GuardedKeeper:
         with suppress(OSError):  # it is dead or dying
             self._lifeline.send(TERMINATE)
 
-    def tell(self) -> None:
+    def tell(self, *, at_once: bool) -> None:
         with suppress(OSError):  # as above
-            self._lifeline.send(TELL)
+            self._lifeline.send(TELL_AT_ONCE if at_once else TELL)
 
     def kill(self) -> None:
         if self._fallback is None:
@@ -155,8 +162,8 @@ class PlainKeeper:
     def terminate(self) -> None:
         self.process.send_signal(signal.SIGTERM)  # looks whether it has ended first
 
-    def tell(self) -> None:
-        self.process.send_signal(STACK_SIGNAL)
+    def tell(self, *, at_once: bool) -> None:
+        self.process.send_signal(STACK_SIGNAL_AT_ONCE if at_once else STACK_SIGNAL)
 
     def kill(self) -> None:
         _kill_group(self.process)

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
 from contextvars import copy_context
+from types import FrameType
 from typing import Any, Final, NamedTuple, Protocol
 
 from qorzen_obs.current import CURRENT
@@ -25,9 +26,10 @@ from qorzen_obs.engines.processes.channel import Frame, FrameReader, frame_parts
 from qorzen_obs.engines.processes.codec import decode, encode
 from qorzen_obs.engines.processes.failure import failure_of, untransferable
 from qorzen_obs.engines.processes.far_task import FarTask
-from qorzen_obs.engines.processes.guardian import STACK_SIGNAL
+from qorzen_obs.engines.processes.guardian import STACK_SIGNAL, STACK_SIGNAL_AT_ONCE
 from qorzen_obs.engines.processes.reports import Reports
 
+_MAX_FRAMES: Final = 100  # as faulthandler's own
 #: The worker's exit code when it has no memory left to say what happened.
 EXIT_NO_MEMORY: Final = 77
 
@@ -174,15 +176,30 @@ def serve(descriptor: int, stacks: int) -> None:
         stream.reconfigure(line_buffering=True, errors="backslashreplace")  # type: ignore[union-attr]  # text files here
     os.set_inheritable(descriptor, False)
     os.set_inheritable(stacks, False)
-    # In C and in the handler itself: it answers while C code holds the interpreter, and takes no lock and no memory.
-    faulthandler.register(STACK_SIGNAL, file=stacks, all_threads=False)
+    # The one in C answers while C code holds the interpreter; see teller.py for why it is not asked first.
+    signal.signal(STACK_SIGNAL, lambda _, frame: _write_stack(stacks, frame))
+    signal.siginterrupt(STACK_SIGNAL, False)
+    faulthandler.register(STACK_SIGNAL_AT_ONCE, file=stacks, all_threads=False)
     os.register_at_fork(after_in_child=lambda: _leave_stacks(stacks))
     Worker(socket.socket(fileno=descriptor)).serve()
 
 
+def _write_stack(descriptor: int, frame: FrameType | None) -> None:
+    """Write a stack in the form that faulthandler has."""
+    lines = ["Stack (most recent call first):"]
+    while frame is not None and len(lines) <= _MAX_FRAMES:
+        lines.append(f'  File "{frame.f_code.co_filename}", line {frame.f_lineno} in {frame.f_code.co_name}')
+        frame = frame.f_back
+    if frame is not None:
+        lines.append("  ...")
+    with suppress(OSError):  # nobody listens any more
+        os.write(descriptor, "".join(f"{line}\n" for line in lines).encode(errors="replace"))
+
+
 def _leave_stacks(descriptor: int) -> None:
     """In a child that user code has forked: it is nobody's to answer for."""
-    faulthandler.unregister(STACK_SIGNAL)
+    signal.signal(STACK_SIGNAL, lambda *_: None)
+    faulthandler.unregister(STACK_SIGNAL_AT_ONCE)
     os.close(descriptor)
 
 
