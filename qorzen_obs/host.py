@@ -63,7 +63,7 @@ class StopSignals:
     """
 
     def __init__(self, settings: TaskSettings, gil_watch: GilWatch) -> None:
-        self._gil_watch = gil_watch  # it has the same timer, until a stop is asked for
+        self._gil_watch = gil_watch  # whose handlers belong to the main thread, as these do
         self.asked = asyncio.Event()
         self.asked_again = asyncio.Event()
         self._patience = [settings.shutdown_grace_seconds, settings.cancel_grace_seconds]
@@ -92,8 +92,7 @@ class StopSignals:
     def _watch(self, seconds: float) -> None:
         if sys.__stderr__ is not None:
             seconds = min(seconds, _LONGEST_WATCH_SECONDS)
-            with self._gil_watch.retired():
-                faulthandler.dump_traceback_later(seconds, exit=True, file=sys.__stderr__)
+            faulthandler.dump_traceback_later(seconds, exit=True, file=sys.__stderr__)
 
 
 @asynccontextmanager

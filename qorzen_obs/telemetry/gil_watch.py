@@ -1,76 +1,110 @@
-"""The stack of code that lets no Python run: taken by faulthandler's timer, a thread in C that needs no lock.
+"""The stack of code that lets no other thread run: taken by signals, which need no thread of ours.
 
-There is one such timer in a process, so only a program that owns the process uses it (`serve`, `demo`), and
-once that was asked to stop, the timer is its own (host.py). Dumps go to a private file, read afterwards.
+Two timers count the processor time of the process, and the watchdog pushes both back as long as it runs. The first has
+a handler in Python: where the main thread runs Python, or C code that looks for signals, the handler notes the stack
+and pushes the timers back. The second has faulthandler's handler in C, for C code that does neither and so stands
+still. faulthandler's own timer (`dump_traceback_later`) would not do: it counts wall time, so a process that was only
+stopped or starved is walked through while it runs, which brings it down (docs/decisions/0009).
+
+There is one of each timer in a process, so only a program that owns the process uses them (`serve`, `demo`). A forked
+child has neither.
 """
 
 from __future__ import annotations
 
+import atexit
 import faulthandler
 import os
+import signal
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Final
+from types import FrameType
+from typing import Any, Final
 
-from qorzen_obs.stacks import Frames, parse_dump
+from qorzen_obs.stacks import Frames, Place, parse_dump, places_of, shown
 
-AFTER_SECONDS: Final = 0.4
-"""How long after it was last pushed back the timer fires."""
-_PUSH_BACK_SECONDS: Final = 0.2  # each time costs a thread in C
+PYTHON_SECONDS: Final = 0.15
+"""Processor time after which the main thread is asked where it is."""
+DUMP_SECONDS: Final = 0.4
+"""Processor time after which its stack is taken without asking."""
+_PUSH_BACK_SECONDS: Final = 0.05
 _MAX_DUMP_BYTES: Final = 1_000_000
 
 
 class GilWatch:
-    """A timer that the watchdog pushes back as long as it runs. `push_back` and `read` belong to that thread."""
+    """Made and closed on the main thread, where the loop runs too; `push_back` and `read` are the watchdog's.
+
+    Does nothing where the system has no such timers, or another already uses their signals.
+    """
 
     def __init__(self) -> None:
         self._file: int | None = None
         self._pushed_back = float("-inf")
-        self._retired = False
-        # Of the reentrant kind, since the handler of a second signal may interrupt that of the first.
+        self._seen: list[Place] = []
+        self._before: Any = None  # the handler of SIGVTALRM
         self._lock = threading.RLock()
+        if _is_free("SIGVTALRM") and _is_free("SIGPROF"):
+            self._file = _private_file()
+            self._before = signal.signal(signal.SIGVTALRM, self._note)
+            signal.siginterrupt(signal.SIGVTALRM, False)
+            faulthandler.register(signal.SIGPROF, file=self._file, all_threads=False)
+            atexit.register(self.close)  # a timer must not outlive the handlers
 
     def push_back(self) -> None:
-        """Let the timer fire in AFTER_SECONDS, unless it is pushed back again before."""
+        """Let the timers fire only when so much processor time goes by without another call."""
         now = time.monotonic()
         if now - self._pushed_back < _PUSH_BACK_SECONDS:
             return
         with self._lock:
-            if self._retired:
-                return
             if self._file is None:
-                self._file = _private_file()
-            faulthandler.cancel_dump_traceback_later()  # from here on nobody writes to the file
-            os.ftruncate(self._file, 0)
-            os.lseek(self._file, 0, os.SEEK_SET)
-            faulthandler.dump_traceback_later(AFTER_SECONDS, file=self._file)
+                return
+            _arm()
             self._pushed_back = now
+            self._seen = []
+            if os.lseek(self._file, 0, os.SEEK_CUR):
+                os.ftruncate(self._file, 0)
+                os.lseek(self._file, 0, os.SEEK_SET)
 
-    def read(self, thread_id: int) -> Frames:
-        """Return the stack of a thread when the timer last fired; empty when it has not since `push_back`."""
-        if self._file is None:
-            return ()
-        return parse_dump(os.pread(self._file, _MAX_DUMP_BYTES, 0).decode(errors="replace"), thread_id)
-
-    @contextmanager
-    def retired(self) -> Iterator[None]:
-        """Let go of the timer for good; in the block it is the caller's to set. From any thread or handler."""
+    def read(self) -> Frames:
+        """Return the main thread's stack as the last timer found it; empty when none fired since `push_back`."""
         with self._lock:
-            self._retired = True
-            yield
+            if self._file is None:
+                return ()
+            text = os.pread(self._file, _MAX_DUMP_BYTES, 0).decode(errors="replace")
+        return parse_dump(text) or shown(self._seen)
 
     def close(self) -> None:
-        """Stop the timer, unless it is another's by now. Idempotent."""
+        """Stop the timers and give back what was taken. Idempotent; on the main thread."""
         with self._lock:
-            if not self._retired:
-                faulthandler.cancel_dump_traceback_later()
-            self._retired = True
-            if self._file is not None:
-                os.close(self._file)
-                self._file = None
+            file, self._file = self._file, None
+        if file is not None:
+            _disarm()
+            faulthandler.unregister(signal.SIGPROF)
+            signal.signal(signal.SIGVTALRM, self._before)
+            os.close(file)
+            atexit.unregister(self.close)
+
+    def _note(self, _: int, frame: FrameType | None) -> None:
+        """Note where the main thread is, between two bytecodes. It runs, so the second timer has no cause."""
+        if self._file is not None:
+            _arm()
+            self._seen = places_of(frame, lambda _: False)
+
+
+def _arm() -> None:
+    signal.setitimer(signal.ITIMER_VIRTUAL, PYTHON_SECONDS)
+    signal.setitimer(signal.ITIMER_PROF, DUMP_SECONDS)
+
+
+def _disarm() -> None:
+    signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+    signal.setitimer(signal.ITIMER_PROF, 0)
+
+
+def _is_free(name: str) -> bool:
+    number = getattr(signal, name, None)
+    return number is not None and signal.getsignal(number) is signal.SIG_DFL
 
 
 def _private_file() -> int:

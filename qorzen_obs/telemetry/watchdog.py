@@ -8,7 +8,6 @@ from garbage collection and from a process that did not get to run.
 from __future__ import annotations
 
 import asyncio
-import functools
 import gc
 import threading
 import time
@@ -163,7 +162,7 @@ class Watchdog:
                 return Finding(due, due, CODE, culprit)
             culprit = Culprit(ANOTHER_THREAD, None, [])
         elif self._gil_watch is not None:
-            culprit.dump = functools.partial(self._gil_watch.read, self._loop_thread)
+            culprit.dump = self._gil_watch.read
         return Finding(due, since, GIL_HELD, culprit)
 
     def _read(self) -> _Reading:
