@@ -70,8 +70,8 @@ Beside these stand the process, platform and garbage collector metrics of the Pr
 ## Exemplars
 
 {exemplars}: `trace_id` and `span_id` of a task's span, written
-when its trace is decided to be kept, with the value and the time of the observation. So each leads to a trace that is
-there, in `/api/traces/{{trace_id}}` and at the collector.
+when its trace is decided to be kept, with the value and the time of the observation. So each leads to a trace that was
+kept: at the collector, and in `/api/traces/{{trace_id}}` until `telemetry.keep_spans` newer spans have come.
 """
 
 TRACES_PAGE: Final = """\
