@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import re
 from typing import Final
 
 import pytest
 
 from dashboards.board import DASHBOARDS
 from dashboards.catalogue import FOLDER, files
+from qorzen_obs.cli import cli
 from tests.panels import Tree, load, panels, variables
 
 COLUMNS: Final = 24
@@ -120,3 +122,17 @@ def test_histograms_of_tasks_lead_to_their_traces() -> None:
         if any(query.get("exemplar") for query in panel["targets"])
     }
     assert {"Ended by status", "Duration p95 by category", "Queue wait p99 by priority"} <= with_exemplars
+
+
+def test_each_command_that_a_text_names_exists() -> None:
+    texts = [FOLDER.parent / "README.md", *sorted((FOLDER.parent / "docs").glob("*.md"))]
+    texts += [FOLDER / "README.md", FOLDER / "rules" / "qorzen.yml", *sorted(FOLDER.glob("*.json"))]
+    named = {
+        (path.name, command)
+        for path in texts
+        for command in re.findall(
+            r"(?:`|bin/|^ {4,}(?:\$ )?)qorzen-obs\s+([a-z][\w-]*)", path.read_text("utf-8"), re.MULTILINE
+        )
+    }
+    assert {command for _, command in named} >= {"cancel", "health"}, "they are found"
+    assert [(name, command) for name, command in sorted(named) if command not in cli.commands] == []
