@@ -10,6 +10,7 @@ import pytest
 
 from dashboards.board import DASHBOARDS
 from dashboards.catalogue import FOLDER, files
+from dashboards.panels import BAD
 from qorzen_obs.cli import cli
 from tests.panels import Tree, load, panels, variables
 
@@ -136,3 +137,16 @@ def test_each_command_that_a_text_names_exists() -> None:
     }
     assert {command for _, command in named} >= {"cancel", "health"}, "they are found"
     assert [(name, command) for name, command in sorted(named) if command not in cli.commands] == []
+
+
+def _panel(uid: str, title: str) -> Tree:
+    return next(panel for d in load() if d["uid"] == uid for panel in panels(d) if panel["title"] == title)
+
+
+def test_how_busy_the_loop_is_comes_late_and_is_no_reason_for_red() -> None:
+    now, by_category = (_panel("qorzen-runtime", f"Loop busy{by}") for by in ("", " by category"))
+    for panel in (now, by_category):
+        assert "arrives when" in panel["description"]
+    steps = now["fieldConfig"]["defaults"]["thresholds"]["steps"]
+    assert BAD not in {step["color"] for step in steps}
+    assert now["targets"][0]["expr"].startswith("clamp_max(")
