@@ -150,3 +150,10 @@ def test_how_busy_the_loop_is_comes_late_and_is_no_reason_for_red() -> None:
     steps = now["fieldConfig"]["defaults"]["thresholds"]["steps"]
     assert BAD not in {step["color"] for step in steps}
     assert now["targets"][0]["expr"].startswith("clamp_max(")
+
+
+def test_spans_that_the_sampler_or_the_page_has_are_not_called_lost() -> None:
+    description = _panel("qorzen-telemetry", "Spans by fate")["description"]
+    lost, _, others = description.partition("are loss")
+    assert set(re.findall(r"`(\w+)`", lost)) >= {"export_failed"}
+    assert set(re.findall(r"`(\w+)`", others)) == {"kept", "sampled_out"}
