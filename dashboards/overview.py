@@ -9,7 +9,7 @@ from grafana_foundation_sdk.builders.dashboard import Dashboard
 from dashboards import budgets
 from dashboards.board import CATEGORY, OVERVIEW, QUEUES, RUNTIME, Row, board, to_board, to_category
 from dashboards.library import ALERTS, PROCESS_START, UP
-from dashboards.objectives import FASTEST_BURN
+from dashboards.objectives import FASTEST_BURN, PERIOD_DAYS
 from dashboards.panels import (
     BAD,
     GOOD,
@@ -41,8 +41,9 @@ def completion_budget(*, link: Link | None = None) -> Panel:
     """Return the panel of the first objective."""
     return stat(
         "Completion budget",
-        "What is left of the failures that the objective of a category allows, of the worst one, as if the shown time "
-        "were the whole period. Below 0 the objective is missed. Next: Objectives by category, Errors by type.",
+        "What is left of the failures that an objective allows in the shown time, of the worst category. Objectives "
+        f"are of {PERIOD_DAYS} days: below 0, failures are too many for that pace, and over {PERIOD_DAYS} days the "
+        "objective is missed. Next: Objectives by category, Errors by type.",
         f"min({budgets.left(budgets.completion_burn(in_range))})",
         unit="percentunit",
         decimals=0,
@@ -57,8 +58,9 @@ def start_budget(*, link: Link | None = None) -> Panel:
     """Return the panel of the second objective."""
     return stat(
         "Start budget",
-        "What is left of the late starts that the objective of a category allows, of the worst one, as if the shown "
-        "time were the whole period. Below 0 the objective is missed. Next: Queues and saturation.",
+        "What is left of the late starts that an objective allows in the shown time, of the worst category. "
+        f"Objectives are of {PERIOD_DAYS} days: below 0, late starts are too many for that pace, and over "
+        f"{PERIOD_DAYS} days the objective is missed. Next: Queues and saturation.",
         f"min({budgets.left(budgets.start_burn(in_range))})",
         unit="percentunit",
         decimals=0,
@@ -195,8 +197,9 @@ def _details() -> Row:
         [
             table(
                 "Objectives by category",
-                "Which share completed and started in time, and what that leaves of both budgets, in the shown time. "
-                "A category without ended tasks is not listed.",
+                "Which share completed and started in time, and what that leaves of what both objectives allow, all of "
+                f"the shown time alone; objectives are of {PERIOD_DAYS} days. A category without ended tasks is not "
+                "listed.",
                 Query(budgets.completed()),
                 Query(budgets.left(budgets.completion_burn(in_range))),
                 Query(budgets.started()),
@@ -228,8 +231,8 @@ def _details() -> Row:
             ),
             timeseries(
                 "Completion burn by category",
-                f"How fast failures use up what may fail. At 1 the budget lasts its period; at {FASTEST_BURN:g} an "
-                "hour takes 2 % of a month's, and the first alert fires. A series opens its category.",
+                f"How fast failures use up what may fail. At 1 the budget lasts its {PERIOD_DAYS} days; at "
+                f"{FASTEST_BURN:g} an hour takes 2 % of it, and the first alert fires. A series opens its category.",
                 Query(budgets.completion_burn(per_second), "{{category}}"),
                 unit="none",
                 width=12,

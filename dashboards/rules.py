@@ -61,6 +61,7 @@ class Windows:
     hold: str
 
 
+#: Of the workbook, for PERIOD_DAYS: what is critical takes 2 or 5 % of the whole budget, what is a warning 10 %.
 WINDOWS: Final = (
     Windows("1h", "5m", FASTEST_BURN, "critical", "2m"),
     Windows("6h", "30m", 6, "critical", "15m"),

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from dashboards import library, rules
-from dashboards.objectives import OBJECTIVES, Objective
+from dashboards.objectives import OBJECTIVES, PERIOD_DAYS, Objective
 from dashboards.promql import label_names, sample_names
 from dashboards.rules import Alert, Site
 from qorzen_obs.tasks import TaskCategory, TaskStatus
@@ -149,6 +149,23 @@ def _panels(dashboard: Any) -> Iterator[Any]:
 
 def test_there_are_two_objectives_for_each_category() -> None:
     assert [objective.category for objective in OBJECTIVES] == list(TaskCategory)
+
+
+def test_each_pair_of_windows_stands_for_a_round_share_of_the_whole_budget() -> None:
+    hours = {"1h": 1, "6h": 6, "1d": 24, "3d": 72}
+    burnt = [round(pair.factor * hours[pair.long] / (PERIOD_DAYS * 24), 6) for pair in rules.WINDOWS]
+    assert burnt == [0.02, 0.05, 0.1, 0.1]
+
+
+@pytest.mark.parametrize("name", ["QorzenCompletionBudgetBurn", "QorzenStartBudgetBurn"])
+def test_the_runbook_and_the_panels_name_the_period_of_a_budget(name: str) -> None:
+    section = RUNBOOKS.partition(f"\n## {name}\n")[2].partition("\n## ")[0]
+    assert f"for {PERIOD_DAYS} days" in section.replace("\n", " ")
+    overview = json.loads((ROOT / "dashboards" / "qorzen-overview.json").read_text("utf-8"))
+    title = {"QorzenCompletionBudgetBurn": "Completion", "QorzenStartBudgetBurn": "Start"}[name]
+    (budget,) = (panel for panel in _panels(overview) if panel["title"] == f"{title} budget")
+    assert f"{PERIOD_DAYS} days" in budget["description"]
+    assert "month" not in json.dumps(overview)
 
 
 @pytest.mark.parametrize(
