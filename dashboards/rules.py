@@ -185,11 +185,13 @@ def text(site: Site) -> str:
 
 
 def _budget_alerts() -> Iterator[Alert]:
-    for name, slo, what in (
-        ("QorzenCompletionBudgetBurn", COMPLETED, "failed"),
-        ("QorzenStartBudgetBurn", STARTED, "started late"),
+    for name, slo, budget, what in (
+        ("QorzenCompletionBudgetBurn", COMPLETED, "completion", "failed"),
+        ("QorzenStartBudgetBurn", STARTED, "start", "started late"),
     ):
         for pair in WINDOWS:
+            faster = f"burns its {budget} budget {pair.factor:g} times too fast"
+            summary = faster if pair.factor > 1 else f"tasks {what} more often than allowed"
             of_slo = f'{{slo="{slo}"}}'
             burning = "\nand\n".join(
                 f"{bad_share(window)}{of_slo}"
@@ -201,7 +203,7 @@ def _budget_alerts() -> Iterator[Alert]:
                 f"{burning}\nand\n{bad_tasks(pair.long)}{of_slo} >= {FEWEST_BAD_TASKS}",
                 pair.hold,
                 pair.severity,
-                f"{{{{ $labels.category }}}} tasks {what} {pair.factor:g} times as often as allowed",
+                f"{{{{ $labels.category }}}} {summary}",
                 f"{{{{ $value | humanizePercentage }}}} of the {{{{ $labels.category }}}} tasks of the last {pair.long}"
                 f" {what}, and it goes on: the share of the last {pair.short} is too high as well.",
                 "qorzen-category",

@@ -113,6 +113,20 @@ def test_each_alert_says_how_bad_it_is_what_it_means_and_where_to_look(alert: Al
     assert annotations["dashboard_url"].startswith("http://localhost:3000/d/qorzen-")
 
 
+def test_the_summary_of_a_burn_says_how_fast_it_is() -> None:
+    core = [
+        alert.summary.replace("{{ $labels.category }}", "core")
+        for alert in ALERTS
+        if alert.name == "QorzenCompletionBudgetBurn"
+    ]
+    assert core == [
+        "core burns its completion budget 14.4 times too fast",
+        "core burns its completion budget 6 times too fast",
+        "core burns its completion budget 3 times too fast",
+        "core tasks failed more often than allowed",
+    ]
+
+
 def test_there_is_a_section_for_each_alert_and_an_alert_for_each_section() -> None:
     assert sorted(re.findall(r"^## (Qorzen\w+)$", RUNBOOKS, re.MULTILINE)) == NAMES
 
