@@ -131,6 +131,11 @@ def test_there_is_a_section_for_each_alert_and_an_alert_for_each_section() -> No
     assert sorted(re.findall(r"^## (Qorzen\w+)$", RUNBOOKS, re.MULTILINE)) == NAMES
 
 
+def test_the_runbooks_name_the_file_in_which_an_objective_stands() -> None:
+    assert "dashboards/rules.py" not in RUNBOOKS
+    assert " ".join(RUNBOOKS.split()).count("`dashboards/objectives.py`, then `make dashboards`") == 2
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_each_section_says_what_it_means_what_to_look_at_and_what_to_do(name: str) -> None:
     section = re.split(r"^## ", RUNBOOKS.partition(f"\n## {name}\n")[2], maxsplit=1, flags=re.MULTILINE)[0]
