@@ -218,9 +218,10 @@ def _queue_alerts() -> Iterator[Alert]:
         "QorzenQueueStalled",
         f"{oldest} > 300\nand\nsum by (job, instance) (increase({series(TASKS_FINISHED)}[5m])) == 0",
         "2m",
-        "critical",
+        "warning",  # long tasks in every slot are healthy; where they hang, the queue fills, which is critical
         "Tasks wait at {{ $labels.instance }} and none ends",
-        "A task has waited for {{ $value | humanizeDuration }}, and for 5 minutes not a single one has ended.",
+        "A task has waited for {{ $value | humanizeDuration }}, and for 5 minutes not a single one has ended: long"
+        " tasks hold the slots, or tasks hang.",
         "qorzen-queues",
         ("job", "instance"),
     )
@@ -242,18 +243,31 @@ def _queue_alerts() -> Iterator[Alert]:
         "2m",
         "critical",
         "The queue of {{ $labels.instance }} is almost full",
-        "{{ $value | humanizePercentage }} of tasks.max_pending are taken; what comes after the last is refused.",
+        "{{ $value | humanizePercentage }} of tasks.max_pending are taken; what comes after the last is refused or"
+        " waits.",
         "qorzen-queues",
         ("job", "instance"),
     )
+    # A service that stops refuses what comes then, as it should.
+    refused = f"sum by (job, instance, category) (increase({series(TASKS_REJECTED, reason='!closed')}"
     yield Alert(
         "QorzenTasksRejected",
-        # A service that stops refuses what comes then, as it should.
-        f"sum by (job, instance, category) (increase({series(TASKS_REJECTED, reason='!closed')}[5m])) > 0",
+        f"{refused}[5m])) > 0",
         "0s",
+        "warning",
+        "{{ $labels.instance }} refused {{ $labels.category }} tasks",
+        "Refused submissions of the last 5 minutes: {{ $value | humanize }}. That work was not accepted.",
+        "qorzen-queues",
+        ("job", "instance", "category"),
+    )
+    yield Alert(
+        "QorzenTasksRejected",
+        f"{refused}[2m])) > 0",  # a short window: one refusal must not count for 5 minutes
+        "5m",
         "critical",
-        "{{ $labels.instance }} refuses {{ $labels.category }} tasks",
-        "{{ $value | humanize }} submissions of the last 5 minutes were refused: that work was not accepted.",
+        "{{ $labels.instance }} goes on refusing {{ $labels.category }} tasks",
+        "Refused submissions of the last 2 minutes: {{ $value | humanize }}, and it has gone on for 5. That work was"
+        " not accepted.",
         "qorzen-queues",
         ("job", "instance", "category"),
     )
@@ -266,8 +280,9 @@ def _work_alerts() -> Iterator[Alert]:
         f"and on (job, instance)\nmax by (job, instance) ({series(OLDEST_PENDING)}) > 60",
         "15m",
         "warning",
-        "The engine {{ $labels.engine }} of {{ $labels.instance }} has no free slot",
-        "{{ $value | humanizePercentage }} of its slots are taken, and tasks wait for more than a minute.",
+        "Engine {{ $labels.engine }} of {{ $labels.instance }} has almost no free slot",
+        "{{ $value | humanizePercentage }} of its slots are taken, and some task of the instance, of this engine or of"
+        " another, has waited for more than a minute.",
         "qorzen-queues",
         ("job", "instance"),
     )

@@ -136,6 +136,15 @@ def test_the_runbooks_name_the_file_in_which_an_objective_stands() -> None:
     assert " ".join(RUNBOOKS.split()).count("`dashboards/objectives.py`, then `make dashboards`") == 2
 
 
+def test_an_alert_claims_no_more_than_its_expression_asks() -> None:
+    texts = {alert.name: f"{alert.summary} {alert.description}" for alert in ALERTS}
+    assert "is refused or waits" in texts["QorzenQueueAlmostFull"], "tasks.when_full"
+    assert "almost no free slot" in texts["QorzenEngineSaturated"], "95 % are enough"
+    assert "of this engine or of another" in texts["QorzenEngineSaturated"], (
+        "who waits is not known by engine"
+    )
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_each_section_says_what_it_means_what_to_look_at_and_what_to_do(name: str) -> None:
     section = re.split(r"^## ", RUNBOOKS.partition(f"\n## {name}\n")[2], maxsplit=1, flags=re.MULTILINE)[0]
@@ -360,7 +369,10 @@ CASES: Sequence[Case] = (
          starts("background", all_="0+100x30", le_1_0="0x30", le_5_0="0x30", le_0_5="0x30", le_0_1="0x30"), "20m"),
     Case("QorzenQueueStalled", "tasks wait and none ends",
          {**oldest("0+60x20"), **ends("io", completed="5x20", failed="0x20")}, "10m",
-         (Firing("10m 0s", "critical", AT),)),
+         (Firing("10m 0s", "warning", AT),)),
+    Case("QorzenQueueStalled", "long tasks that fill every slot get nobody up",
+         {**oldest("0+60x20"), **ends("io", completed="5x20", failed="0x20"), **slots("io", 32, 32)}, "10m",
+         (Firing("10m 0s", "warning", AT),)),
     Case("QorzenQueueStalled", "tasks wait long while others end",
          {**oldest("0+60x20"), **ends("io", completed="0+1x20", failed="0x20")}, "15m"),
     Case("QorzenQueueStalled", "nothing ends where nothing waits",
@@ -377,9 +389,15 @@ CASES: Sequence[Case] = (
          (Firing("95%", "critical", AT),)),
     Case("QorzenQueueAlmostFull", "90 of 100 places are taken",
          {**labelled("qorzen_tasks", "90x10", status="pending"), **labelled("qorzen_queue_limit", "100x10")}, "5m"),
-    Case("QorzenTasksRejected", "the queue is full",
-         rejected("0 0 0 0 0+4x5", "queue_full"), "9m",
-         (Firing("20", "critical", {**AT, "category": "ui"}),)),
+    Case("QorzenTasksRejected", "a single submission was refused",
+         rejected("0 0 0 0 0 1x5", "queue_full"), "6m",
+         (Firing("1", "warning", {**AT, "category": "ui"}),)),
+    Case("QorzenTasksRejected", "a burst was refused, minutes ago",
+         rejected("0 0 50x20", "queue_full"), "6m",
+         (Firing("50", "warning", {**AT, "category": "ui"}),)),
+    Case("QorzenTasksRejected", "refusals go on",
+         rejected("0 0 0 0 0+4x10", "queue_full"), "13m",
+         (Firing("20", "warning", {**AT, "category": "ui"}), Firing("8", "critical", {**AT, "category": "ui"}))),
     Case("QorzenTasksRejected", "a service that stops refuses, as it should",
          rejected("0 0 0 0 0+4x5", "closed"), "9m"),
     Case("QorzenTasksRejected", "it was long ago",
