@@ -190,7 +190,14 @@ def _state() -> Row:
 
 def _details() -> Row:
     firing = now(
-        ALERTS, "alertname", "severity", "category", wide=True, alertname="~Qorzen.+", alertstate="firing"
+        ALERTS,
+        "alertname",
+        "severity",
+        "instance",
+        "category",
+        wide=True,
+        alertname="~Qorzen.+",
+        alertstate="firing",
     )
     return Row(
         "Objectives and alerts",
@@ -217,13 +224,14 @@ def _details() -> Row:
             ),
             table(
                 "Firing alerts",
-                "Alerts of this project that fire now, whatever the variables say. Each has a section in "
-                "docs/runbooks.md.",
+                "Alerts of this project that fire now, whatever the variables say. An alert without instance is of "
+                "all. Each has a section in docs/runbooks.md.",
                 Query(firing),
                 unit="none",
                 columns={
                     "alertname": "Alert",
                     "severity": "Severity",
+                    "instance": "Instance",
                     "category": "Category",
                     "Value": "Firing",
                 },

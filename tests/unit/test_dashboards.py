@@ -152,6 +152,14 @@ def test_how_busy_the_loop_is_comes_late_and_is_no_reason_for_red() -> None:
     assert now["targets"][0]["expr"].startswith("clamp_max(")
 
 
+def test_a_firing_alert_names_its_instance_and_is_shown_if_it_has_none() -> None:
+    panel = _panel("qorzen-overview", "Firing alerts")
+    assert "instance" in panel["transformations"][-1]["options"]["includeByName"]
+    (query,) = panel["targets"]
+    assert "instance" in query["expr"].partition("by (")[2].partition(")")[0]
+    assert "$instance" not in query["expr"], "a budget's alerts have no instance"
+
+
 def test_spans_that_the_sampler_or_the_page_has_are_not_called_lost() -> None:
     description = _panel("qorzen-telemetry", "Spans by fate")["description"]
     lost, _, others = description.partition("are loss")
