@@ -131,6 +131,14 @@ def test_there_is_a_section_for_each_alert_and_an_alert_for_each_section() -> No
     assert sorted(re.findall(r"^## (Qorzen\w+)$", RUNBOOKS, re.MULTILINE)) == NAMES
 
 
+def test_the_runbooks_say_which_alerts_an_instance_that_is_down_holds_back() -> None:
+    budget, down = (
+        next(alert for alert in ALERTS if name in alert.name) for name in ("BudgetBurn", "NotReady")
+    )
+    assert ("instance" in budget.variables, "instance" in down.variables) == (False, True)
+    assert "its other alerts of that instance are held back" in " ".join(RUNBOOKS.split())
+
+
 def test_the_runbooks_name_the_file_in_which_an_objective_stands() -> None:
     assert "dashboards/rules.py" not in RUNBOOKS
     assert " ".join(RUNBOOKS.split()).count("`dashboards/objectives.py`, then `make dashboards`") == 2
