@@ -152,6 +152,20 @@ def test_only_the_one_shot_may_write_the_token_and_what_it_writes_the_service_ac
     assert services["prometheus"]["group_add"] == ["10001"], "its group may read it"
 
 
+def test_the_collector_s_probe_is_replaced_while_it_runs(services: Mapping[str, Any], tmp_path: Path) -> None:
+    program = require("sleep", "any system has it")
+    command = [
+        word.replace("/bin/busybox", program).replace("/probe", str(tmp_path))
+        for word in services["probe"]["command"]
+    ]
+    subprocess.run(command, check=True)
+    with subprocess.Popen([tmp_path / "wget", "60"]) as busy:
+        try:
+            subprocess.run(command, check=True)
+        finally:
+            busy.kill()
+
+
 def test_hadolint_has_nothing_to_say_about_the_dockerfile() -> None:
     done = tool("hadolint", "--failure-threshold=style", "Dockerfile")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
