@@ -85,6 +85,20 @@ def test_the_service_sends_traces_and_logs_only_where_there_is_a_collector() -> 
     assert full["OTEL_LOGS_EXPORTER"] == "otlp"
 
 
+def test_the_way_to_failures_that_the_documentation_shows_is_one_that_compose_takes(tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "operations.md").read_text("utf-8")
+    override = tmp_path / "docker-compose.override.yml"
+    override.write_text(text.partition("```yaml\n")[2].partition("```")[0])
+    files = ("--file", "docker-compose.yml", "--file", override)
+    done = tool("docker-compose", *files, "config", "--format", "json")
+    assert (done.returncode, done.stderr) == (0, "")
+    service = json.loads(done.stdout)["services"]["service"]
+    assert service["command"][-2:] == ["--path", "/code"]
+    mounts = {mount["target"]: mount for mount in service["volumes"]}
+    assert mounts["/code"]["read_only"]
+    assert set(mounts) == {"/code", "/etc/qorzen/qorzen.toml", "/run/qorzen"}, "the others stay"
+
+
 def test_every_port_is_of_this_machine_only(services: Mapping[str, Any]) -> None:
     published = {name: service.get("ports", []) for name, service in services.items()}
     assert {name for name, ports in published.items() if ports} == FULL

@@ -136,7 +136,7 @@ def test_the_runbooks_say_which_alerts_an_instance_that_is_down_holds_back() -> 
         next(alert for alert in ALERTS if name in alert.name) for name in ("BudgetBurn", "NotReady")
     )
     assert ("instance" in budget.variables, "instance" in down.variables) == (False, True)
-    assert "its other alerts of that instance are held back" in " ".join(RUNBOOKS.split())
+    assert "the other alerts of that instance are held back" in " ".join(RUNBOOKS.split())
 
 
 def test_the_runbooks_name_the_file_in_which_an_objective_stands() -> None:
