@@ -103,7 +103,7 @@ def _state() -> Row:
             stat(
                 "Instances down",
                 "Instances whose last scrape failed. The process is gone, or its ops plane does not answer, which no "
-                "blocked work loop causes.",
+                "blocked work loop causes. Next: Instances.",
                 f"sum({select(UP)} == bool 0)",
                 unit="none",
                 steps=NONE_IS_GOOD,
@@ -111,7 +111,7 @@ def _state() -> Row:
             ),
             stat(
                 "Not ready",
-                "Instances that are up and take no work: they start, drain or have stopped.",
+                "Instances that are up and take no work: they start, drain or have stopped. Next: Instances.",
                 f"sum({select(names.SERVICE_STATE, state='ready')} == bool 0)",
                 unit="none",
                 steps=((None, GOOD), (1, WARN)),
@@ -125,6 +125,7 @@ def _state() -> Row:
                 unit="none",
                 steps=NONE_IS_GOOD,
                 no_value=_NOT_SCRAPED,
+                link=to_board(RUNTIME, "Who blocks the loop"),
             ),
             stat(
                 "Oldest pending",

@@ -152,6 +152,15 @@ def test_how_busy_the_loop_is_comes_late_and_is_no_reason_for_red() -> None:
     assert now["targets"][0]["expr"].startswith("clamp_max(")
 
 
+def test_each_red_number_of_the_overview_leads_on() -> None:
+    (overview,) = (dashboard for dashboard in load() if dashboard["uid"] == "qorzen-overview")
+    titles = {panel["title"] for panel in panels(overview)}
+    for panel in panels(overview):
+        if panel["type"] == "stat":
+            following = re.findall(r"Next: (\w+)", panel["description"])
+            assert panel["fieldConfig"]["defaults"].get("links") or set(following) & titles, panel["title"]
+
+
 def test_a_firing_alert_names_its_instance_and_is_shown_if_it_has_none() -> None:
     panel = _panel("qorzen-overview", "Firing alerts")
     assert "instance" in panel["transformations"][-1]["options"]["includeByName"]

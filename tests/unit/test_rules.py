@@ -139,6 +139,15 @@ def test_the_runbooks_say_which_alerts_an_instance_that_is_down_holds_back() -> 
     assert "the other alerts of that instance are held back" in " ".join(RUNBOOKS.split())
 
 
+def test_a_runbook_address_is_a_path_until_a_site_gives_its_own_and_the_documentation_says_so() -> None:
+    assert Site().runbooks == "docs/runbooks.md"
+    operations = " ".join((ROOT / "docs" / "operations.md").read_text("utf-8").split())
+    assert (
+        "Without `--runbooks`, `runbook_url` of an alert is no address but a path in the checkout"
+        in operations
+    )
+
+
 def test_the_runbooks_name_the_file_in_which_an_objective_stands() -> None:
     assert "dashboards/rules.py" not in RUNBOOKS
     assert " ".join(RUNBOOKS.split()).count("`dashboards/objectives.py`, then `make dashboards`") == 2
