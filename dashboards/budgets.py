@@ -1,6 +1,7 @@
 """The objectives of the categories as PromQL over the base metrics, so that the dashboards need no recording rules.
 
-A burn of 1 uses up exactly what an objective allows; what is left of a budget is 1 less the burn of the shown time.
+A burn of 1 uses up exactly what an objective allows. What is left is 1 less the burn: of what is allowed in the shown
+time, not of the budget of the whole period.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ def start_burn(count: Count) -> str:
 
 
 def left(burn: str) -> str:
-    """Return what a burn leaves of its budget; below 0 the objective is missed."""
+    """Return what a burn leaves of what is allowed; below 0 more was used than that."""
     return f"1 - {burn}"
 
 

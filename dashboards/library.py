@@ -18,7 +18,7 @@ ALERTS: Final = MetricName(
     "gauge",
     "ALERTS",
     "1 for each alert that is pending or firing.",
-    ("alertname", "alertstate", "severity", "category"),
+    ("alertname", "alertstate", "severity", "instance", "category"),
 )
 
 # ProcessCollector and GCCollector of prometheus_client.

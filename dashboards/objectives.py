@@ -12,13 +12,15 @@ from typing import Final
 from qorzen_obs.tasks import TaskCategory
 from qorzen_obs.telemetry.names import QUEUE_WAIT
 
-#: So many times faster than allowed burns 2 % of a month's budget in an hour: https://sre.google/workbook/
+#: What an objective is promised over, and what its error budget has to last for.
+PERIOD_DAYS: Final = 30
+#: So many times faster than allowed burns 2 % of that budget in an hour: https://sre.google/workbook/
 FASTEST_BURN: Final = 14.4
 
 
 @dataclass(frozen=True, slots=True)
 class Objective:
-    """What a category promises. Each share is of 3 days; a wait is a bound of QUEUE_WAIT's buckets."""
+    """What a category promises. Each share is of PERIOD_DAYS; a wait is a bound of QUEUE_WAIT's buckets."""
 
     category: TaskCategory
     completed: float  #: share of the tasks that ended and were not cancelled

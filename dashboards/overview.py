@@ -9,7 +9,7 @@ from grafana_foundation_sdk.builders.dashboard import Dashboard
 from dashboards import budgets
 from dashboards.board import CATEGORY, OVERVIEW, QUEUES, RUNTIME, Row, board, to_board, to_category
 from dashboards.library import ALERTS, PROCESS_START, UP
-from dashboards.objectives import FASTEST_BURN
+from dashboards.objectives import FASTEST_BURN, PERIOD_DAYS
 from dashboards.panels import (
     BAD,
     GOOD,
@@ -41,8 +41,9 @@ def completion_budget(*, link: Link | None = None) -> Panel:
     """Return the panel of the first objective."""
     return stat(
         "Completion budget",
-        "What is left of the failures that the objective of a category allows, of the worst one, as if the shown time "
-        "were the whole period. Below 0 the objective is missed. Next: Objectives by category, Errors by type.",
+        "What is left of the failures that an objective allows in the shown time, of the worst category. Objectives "
+        f"are of {PERIOD_DAYS} days: below 0, failures are too many for that pace, and over {PERIOD_DAYS} days the "
+        "objective is missed. Next: Objectives by category, Errors by type.",
         f"min({budgets.left(budgets.completion_burn(in_range))})",
         unit="percentunit",
         decimals=0,
@@ -57,8 +58,9 @@ def start_budget(*, link: Link | None = None) -> Panel:
     """Return the panel of the second objective."""
     return stat(
         "Start budget",
-        "What is left of the late starts that the objective of a category allows, of the worst one, as if the shown "
-        "time were the whole period. Below 0 the objective is missed. Next: Queues and saturation.",
+        "What is left of the late starts that an objective allows in the shown time, of the worst category. "
+        f"Objectives are of {PERIOD_DAYS} days: below 0, late starts are too many for that pace, and over "
+        f"{PERIOD_DAYS} days the objective is missed. Next: Queues and saturation.",
         f"min({budgets.left(budgets.start_burn(in_range))})",
         unit="percentunit",
         decimals=0,
@@ -101,7 +103,7 @@ def _state() -> Row:
             stat(
                 "Instances down",
                 "Instances whose last scrape failed. The process is gone, or its ops plane does not answer, which no "
-                "blocked work loop causes.",
+                "blocked work loop causes. Next: Instances.",
                 f"sum({select(UP)} == bool 0)",
                 unit="none",
                 steps=NONE_IS_GOOD,
@@ -109,7 +111,7 @@ def _state() -> Row:
             ),
             stat(
                 "Not ready",
-                "Instances that are up and take no work: they start, drain or have stopped.",
+                "Instances that are up and take no work: they start, drain or have stopped. Next: Instances.",
                 f"sum({select(names.SERVICE_STATE, state='ready')} == bool 0)",
                 unit="none",
                 steps=((None, GOOD), (1, WARN)),
@@ -123,6 +125,7 @@ def _state() -> Row:
                 unit="none",
                 steps=NONE_IS_GOOD,
                 no_value=_NOT_SCRAPED,
+                link=to_board(RUNTIME, "Who blocks the loop"),
             ),
             stat(
                 "Oldest pending",
@@ -188,15 +191,23 @@ def _state() -> Row:
 
 def _details() -> Row:
     firing = now(
-        ALERTS, "alertname", "severity", "category", wide=True, alertname="~Qorzen.+", alertstate="firing"
+        ALERTS,
+        "alertname",
+        "severity",
+        "instance",
+        "category",
+        wide=True,
+        alertname="~Qorzen.+",
+        alertstate="firing",
     )
     return Row(
         "Objectives and alerts",
         [
             table(
                 "Objectives by category",
-                "Which share completed and started in time, and what that leaves of both budgets, in the shown time. "
-                "A category without ended tasks is not listed.",
+                "Which share completed and started in time, and what that leaves of what both objectives allow, all of "
+                f"the shown time alone; objectives are of {PERIOD_DAYS} days. A category without ended tasks is not "
+                "listed.",
                 Query(budgets.completed()),
                 Query(budgets.left(budgets.completion_burn(in_range))),
                 Query(budgets.started()),
@@ -214,13 +225,14 @@ def _details() -> Row:
             ),
             table(
                 "Firing alerts",
-                "Alerts of this project that fire now, whatever the variables say. Each has a section in "
-                "docs/runbooks.md.",
+                "Alerts of this project that fire now, whatever the variables say. An alert without instance is of "
+                "all. Each has a section in docs/runbooks.md.",
                 Query(firing),
                 unit="none",
                 columns={
                     "alertname": "Alert",
                     "severity": "Severity",
+                    "instance": "Instance",
                     "category": "Category",
                     "Value": "Firing",
                 },
@@ -228,8 +240,8 @@ def _details() -> Row:
             ),
             timeseries(
                 "Completion burn by category",
-                f"How fast failures use up what may fail. At 1 the budget lasts its period; at {FASTEST_BURN:g} an "
-                "hour takes 2 % of a month's, and the first alert fires. A series opens its category.",
+                f"How fast failures use up what may fail. At 1 the budget lasts its {PERIOD_DAYS} days; at "
+                f"{FASTEST_BURN:g} an hour takes 2 % of it, and the first alert fires. A series opens its category.",
                 Query(budgets.completion_burn(per_second), "{{category}}"),
                 unit="none",
                 width=12,

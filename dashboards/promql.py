@@ -18,7 +18,7 @@ TARGET_LABELS: Final = ("job", "instance")
 NARROWING: Final = ("category", "priority")
 #: Its categories are culprits, `foreign` and `gc` among them, which no category of tasks selects.
 _OWN_CATEGORIES: Final = (LOOP_BLOCKED,)
-#: Rules aggregate over instances, so an alert may have neither of the target's labels.
+#: Rules aggregate over instances, so an alert may have neither of the target's labels: nothing narrows it by them.
 _WITHOUT_TARGET: Final = (ALERTS,)
 
 _SUFFIXES: Final = {
@@ -54,8 +54,9 @@ def select(metric: MetricName, *, part: str = "", wide: bool = False, **matchers
     if metric.type == "stateset" and "state" in matchers:
         matchers[metric.name] = matchers.pop("state")
     _check(metric, matchers)
+    target = () if metric in _WITHOUT_TARGET else TARGET_LABELS
     narrowed = () if wide or metric in _OWN_CATEGORIES else NARROWING
-    parts = [f'{label}=~"${label}"' for label in (*TARGET_LABELS, *narrowed) if label in labels]
+    parts = [f'{label}=~"${label}"' for label in (*target, *narrowed) if label in labels]
     for label, value in matchers.items():
         operator = "=~" if value.startswith("~") else "="
         parts.append(f'{label}{operator}"{value.removeprefix("~")}"')

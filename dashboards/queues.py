@@ -189,8 +189,8 @@ def _fairness() -> Row:
             ),
             timeseries(
                 "Longest running by category",
-                "How long the longest attempt has run. One that outlives all others holds a slot: `qorzen-obs tasks "
-                "--status running` names it, `/api/tasks/{id}/stack` shows where it is.",
+                "How long the longest attempt has run. One that outlives all others holds a slot: "
+                "`/api/tasks?status=running&order=oldest` names it, `/api/tasks/{id}/stack` shows where it is.",
                 Query(now(names.OLDEST_RUNNING, "category", aggregate="max"), "{{category}}"),
                 unit="s",
                 link=to_category(),

@@ -61,6 +61,7 @@ class Windows:
     hold: str
 
 
+#: Of the workbook, for PERIOD_DAYS: what is critical takes 2 or 5 % of the whole budget, what is a warning 10 %.
 WINDOWS: Final = (
     Windows("1h", "5m", FASTEST_BURN, "critical", "2m"),
     Windows("6h", "30m", 6, "critical", "15m"),
@@ -184,11 +185,13 @@ def text(site: Site) -> str:
 
 
 def _budget_alerts() -> Iterator[Alert]:
-    for name, slo, what in (
-        ("QorzenCompletionBudgetBurn", COMPLETED, "failed"),
-        ("QorzenStartBudgetBurn", STARTED, "started late"),
+    for name, slo, budget, what in (
+        ("QorzenCompletionBudgetBurn", COMPLETED, "completion", "failed"),
+        ("QorzenStartBudgetBurn", STARTED, "start", "started late"),
     ):
         for pair in WINDOWS:
+            faster = f"burns its {budget} budget {pair.factor:g} times too fast"
+            summary = faster if pair.factor > 1 else f"tasks {what} more often than allowed"
             of_slo = f'{{slo="{slo}"}}'
             burning = "\nand\n".join(
                 f"{bad_share(window)}{of_slo}"
@@ -200,7 +203,7 @@ def _budget_alerts() -> Iterator[Alert]:
                 f"{burning}\nand\n{bad_tasks(pair.long)}{of_slo} >= {FEWEST_BAD_TASKS}",
                 pair.hold,
                 pair.severity,
-                f"{{{{ $labels.category }}}} tasks {what} {pair.factor:g} times as often as allowed",
+                f"{{{{ $labels.category }}}} {summary}",
                 f"{{{{ $value | humanizePercentage }}}} of the {{{{ $labels.category }}}} tasks of the last {pair.long}"
                 f" {what}, and it goes on: the share of the last {pair.short} is too high as well.",
                 "qorzen-category",
@@ -215,9 +218,10 @@ def _queue_alerts() -> Iterator[Alert]:
         "QorzenQueueStalled",
         f"{oldest} > 300\nand\nsum by (job, instance) (increase({series(TASKS_FINISHED)}[5m])) == 0",
         "2m",
-        "critical",
+        "warning",  # long tasks in every slot are healthy; where they hang, the queue fills, which is critical
         "Tasks wait at {{ $labels.instance }} and none ends",
-        "A task has waited for {{ $value | humanizeDuration }}, and for 5 minutes not a single one has ended.",
+        "A task has waited for {{ $value | humanizeDuration }}, and for 5 minutes not a single one has ended: long"
+        " tasks hold the slots, or tasks hang.",
         "qorzen-queues",
         ("job", "instance"),
     )
@@ -239,18 +243,31 @@ def _queue_alerts() -> Iterator[Alert]:
         "2m",
         "critical",
         "The queue of {{ $labels.instance }} is almost full",
-        "{{ $value | humanizePercentage }} of tasks.max_pending are taken; what comes after the last is refused.",
+        "{{ $value | humanizePercentage }} of tasks.max_pending are taken; what comes after the last is refused or"
+        " waits.",
         "qorzen-queues",
         ("job", "instance"),
     )
+    # A service that stops refuses what comes then, as it should.
+    refused = f"sum by (job, instance, category) (increase({series(TASKS_REJECTED, reason='!closed')}"
     yield Alert(
         "QorzenTasksRejected",
-        # A service that stops refuses what comes then, as it should.
-        f"sum by (job, instance, category) (increase({series(TASKS_REJECTED, reason='!closed')}[5m])) > 0",
+        f"{refused}[5m])) > 0",
         "0s",
+        "warning",
+        "{{ $labels.instance }} refused {{ $labels.category }} tasks",
+        "Refused submissions of the last 5 minutes: {{ $value | humanize }}. That work was not accepted.",
+        "qorzen-queues",
+        ("job", "instance", "category"),
+    )
+    yield Alert(
+        "QorzenTasksRejected",
+        f"{refused}[2m])) > 0",  # a short window: one refusal must not count for 5 minutes
+        "5m",
         "critical",
-        "{{ $labels.instance }} refuses {{ $labels.category }} tasks",
-        "{{ $value | humanize }} submissions of the last 5 minutes were refused: that work was not accepted.",
+        "{{ $labels.instance }} goes on refusing {{ $labels.category }} tasks",
+        "Refused submissions of the last 2 minutes: {{ $value | humanize }}, and it has gone on for 5. That work was"
+        " not accepted.",
         "qorzen-queues",
         ("job", "instance", "category"),
     )
@@ -263,8 +280,9 @@ def _work_alerts() -> Iterator[Alert]:
         f"and on (job, instance)\nmax by (job, instance) ({series(OLDEST_PENDING)}) > 60",
         "15m",
         "warning",
-        "The engine {{ $labels.engine }} of {{ $labels.instance }} has no free slot",
-        "{{ $value | humanizePercentage }} of its slots are taken, and tasks wait for more than a minute.",
+        "Engine {{ $labels.engine }} of {{ $labels.instance }} has almost no free slot",
+        "{{ $value | humanizePercentage }} of its slots are taken, and some task of the instance, of this engine or of"
+        " another, has waited for more than a minute.",
         "qorzen-queues",
         ("job", "instance"),
     )

@@ -44,10 +44,11 @@ def _state() -> Row:
             ),
             stat(
                 "Loop busy",
-                "Share of time in which the work loop ran code of tasks. Above 70 % what comes next waits.",
-                f"max({_busy('job', 'instance')})",
+                "Share of time in which the work loop ran code of tasks, cut off at 100 %. The time of a task arrives "
+                "when its attempt ends, all at once: while a long one runs this is too low, then too high.",
+                f"clamp_max(max({_busy('job', 'instance')}), 1)",
                 unit="percentunit",
-                steps=((None, GOOD), (0.7, WARN), (0.9, BAD)),
+                steps=((None, GOOD), (0.7, WARN)),
                 no_value="The time ledger is off",
             ),
             stat(
@@ -100,7 +101,9 @@ def _loop() -> Row:
             ),
             timeseries(
                 "Loop busy by category",
-                "Share of time in which the work loop ran code of tasks, as their time ledgers have it.",
+                "Share of time in which the work loop ran code of tasks, as their time ledgers have it. The time of a "
+                "task arrives when its attempt ends, all at once: a long one is 0 until then, and may go over 100 % "
+                "there.",
                 Query(_busy("category"), "{{category}}"),
                 unit="percentunit",
                 stacked=True,

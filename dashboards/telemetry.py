@@ -97,8 +97,8 @@ def _traces() -> Row:
         [
             timeseries(
                 "Spans by fate",
-                "Spans that ended a second, by what became of them. `sampled_out` is the sampler's choice, all else "
-                "but `exported` is loss.",
+                "Spans that ended a second, by what became of them. `export_failed` and all `dropped_*` are loss. "
+                "`kept` is kept for the page alone, where no exporter is set; `sampled_out` is the sampler's choice.",
                 Query(per_second(names.SPANS, "outcome"), "{{outcome}}"),
                 unit="ops",
                 stacked=True,

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import itertools
+import re
 from typing import Final
 
 import pytest
 
 from dashboards.board import DASHBOARDS
 from dashboards.catalogue import FOLDER, files
+from dashboards.panels import BAD
+from qorzen_obs.cli import cli
 from tests.panels import Tree, load, panels, variables
 
 COLUMNS: Final = 24
@@ -120,3 +123,54 @@ def test_histograms_of_tasks_lead_to_their_traces() -> None:
         if any(query.get("exemplar") for query in panel["targets"])
     }
     assert {"Ended by status", "Duration p95 by category", "Queue wait p99 by priority"} <= with_exemplars
+
+
+def test_each_command_that_a_text_names_exists() -> None:
+    texts = [FOLDER.parent / "README.md", *sorted((FOLDER.parent / "docs").glob("*.md"))]
+    texts += [FOLDER / "README.md", FOLDER / "rules" / "qorzen.yml", *sorted(FOLDER.glob("*.json"))]
+    named = {
+        (path.name, command)
+        for path in texts
+        for command in re.findall(
+            r"(?:`|bin/|^ {4,}(?:\$ )?)qorzen-obs\s+([a-z][\w-]*)", path.read_text("utf-8"), re.MULTILINE
+        )
+    }
+    assert {command for _, command in named} >= {"cancel", "health"}, "they are found"
+    assert [(name, command) for name, command in sorted(named) if command not in cli.commands] == []
+
+
+def _panel(uid: str, title: str) -> Tree:
+    return next(panel for d in load() if d["uid"] == uid for panel in panels(d) if panel["title"] == title)
+
+
+def test_how_busy_the_loop_is_comes_late_and_is_no_reason_for_red() -> None:
+    now, by_category = (_panel("qorzen-runtime", f"Loop busy{by}") for by in ("", " by category"))
+    for panel in (now, by_category):
+        assert "arrives when" in panel["description"]
+    steps = now["fieldConfig"]["defaults"]["thresholds"]["steps"]
+    assert BAD not in {step["color"] for step in steps}
+    assert now["targets"][0]["expr"].startswith("clamp_max(")
+
+
+def test_each_red_number_of_the_overview_leads_on() -> None:
+    (overview,) = (dashboard for dashboard in load() if dashboard["uid"] == "qorzen-overview")
+    titles = {panel["title"] for panel in panels(overview)}
+    for panel in panels(overview):
+        if panel["type"] == "stat":
+            following = re.findall(r"Next: (\w+)", panel["description"])
+            assert panel["fieldConfig"]["defaults"].get("links") or set(following) & titles, panel["title"]
+
+
+def test_a_firing_alert_names_its_instance_and_is_shown_if_it_has_none() -> None:
+    panel = _panel("qorzen-overview", "Firing alerts")
+    assert "instance" in panel["transformations"][-1]["options"]["includeByName"]
+    (query,) = panel["targets"]
+    assert "instance" in query["expr"].partition("by (")[2].partition(")")[0]
+    assert "$instance" not in query["expr"], "a budget's alerts have no instance"
+
+
+def test_spans_that_the_sampler_or_the_page_has_are_not_called_lost() -> None:
+    description = _panel("qorzen-telemetry", "Spans by fate")["description"]
+    lost, _, others = description.partition("are loss")
+    assert set(re.findall(r"`(\w+)`", lost)) >= {"export_failed"}
+    assert set(re.findall(r"`(\w+)`", others)) == {"kept", "sampled_out"}

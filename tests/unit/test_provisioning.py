@@ -85,6 +85,20 @@ def test_the_service_sends_traces_and_logs_only_where_there_is_a_collector() -> 
     assert full["OTEL_LOGS_EXPORTER"] == "otlp"
 
 
+def test_the_way_to_failures_that_the_documentation_shows_is_one_that_compose_takes(tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "operations.md").read_text("utf-8")
+    override = tmp_path / "docker-compose.override.yml"
+    override.write_text(text.partition("```yaml\n")[2].partition("```")[0])
+    files = ("--file", "docker-compose.yml", "--file", override)
+    done = tool("docker-compose", *files, "config", "--format", "json")
+    assert (done.returncode, done.stderr) == (0, "")
+    service = json.loads(done.stdout)["services"]["service"]
+    assert service["command"][-2:] == ["--path", "/code"]
+    mounts = {mount["target"]: mount for mount in service["volumes"]}
+    assert mounts["/code"]["read_only"]
+    assert set(mounts) == {"/code", "/etc/qorzen/qorzen.toml", "/run/qorzen"}, "the others stay"
+
+
 def test_every_port_is_of_this_machine_only(services: Mapping[str, Any]) -> None:
     published = {name: service.get("ports", []) for name, service in services.items()}
     assert {name for name, ports in published.items() if ports} == FULL
@@ -150,6 +164,20 @@ def test_only_the_one_shot_may_write_the_token_and_what_it_writes_the_service_ac
     assert stat.S_IMODE(token.stat().st_mode) == 0o640
     assert with_token(ServerSettings(token_file=str(token))).token == first.strip()
     assert services["prometheus"]["group_add"] == ["10001"], "its group may read it"
+
+
+def test_the_collector_s_probe_is_replaced_while_it_runs(services: Mapping[str, Any], tmp_path: Path) -> None:
+    program = require("sleep", "any system has it")
+    command = [
+        word.replace("/bin/busybox", program).replace("/probe", str(tmp_path))
+        for word in services["probe"]["command"]
+    ]
+    subprocess.run(command, check=True)
+    with subprocess.Popen([tmp_path / "wget", "60"]) as busy:
+        try:
+            subprocess.run(command, check=True)
+        finally:
+            busy.kill()
 
 
 def test_hadolint_has_nothing_to_say_about_the_dockerfile() -> None:

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from dashboards import library, rules
-from dashboards.objectives import OBJECTIVES, Objective
+from dashboards.objectives import OBJECTIVES, PERIOD_DAYS, Objective
 from dashboards.promql import label_names, sample_names
 from dashboards.rules import Alert, Site
 from qorzen_obs.tasks import TaskCategory, TaskStatus
@@ -113,8 +113,53 @@ def test_each_alert_says_how_bad_it_is_what_it_means_and_where_to_look(alert: Al
     assert annotations["dashboard_url"].startswith("http://localhost:3000/d/qorzen-")
 
 
+def test_the_summary_of_a_burn_says_how_fast_it_is() -> None:
+    core = [
+        alert.summary.replace("{{ $labels.category }}", "core")
+        for alert in ALERTS
+        if alert.name == "QorzenCompletionBudgetBurn"
+    ]
+    assert core == [
+        "core burns its completion budget 14.4 times too fast",
+        "core burns its completion budget 6 times too fast",
+        "core burns its completion budget 3 times too fast",
+        "core tasks failed more often than allowed",
+    ]
+
+
 def test_there_is_a_section_for_each_alert_and_an_alert_for_each_section() -> None:
     assert sorted(re.findall(r"^## (Qorzen\w+)$", RUNBOOKS, re.MULTILINE)) == NAMES
+
+
+def test_the_runbooks_say_which_alerts_an_instance_that_is_down_holds_back() -> None:
+    budget, down = (
+        next(alert for alert in ALERTS if name in alert.name) for name in ("BudgetBurn", "NotReady")
+    )
+    assert ("instance" in budget.variables, "instance" in down.variables) == (False, True)
+    assert "the other alerts of that instance are held back" in " ".join(RUNBOOKS.split())
+
+
+def test_a_runbook_address_is_a_path_until_a_site_gives_its_own_and_the_documentation_says_so() -> None:
+    assert Site().runbooks == "docs/runbooks.md"
+    operations = " ".join((ROOT / "docs" / "operations.md").read_text("utf-8").split())
+    assert (
+        "Without `--runbooks`, `runbook_url` of an alert is no address but a path in the checkout"
+        in operations
+    )
+
+
+def test_the_runbooks_name_the_file_in_which_an_objective_stands() -> None:
+    assert "dashboards/rules.py" not in RUNBOOKS
+    assert " ".join(RUNBOOKS.split()).count("`dashboards/objectives.py`, then `make dashboards`") == 2
+
+
+def test_an_alert_claims_no_more_than_its_expression_asks() -> None:
+    texts = {alert.name: f"{alert.summary} {alert.description}" for alert in ALERTS}
+    assert "is refused or waits" in texts["QorzenQueueAlmostFull"], "tasks.when_full"
+    assert "almost no free slot" in texts["QorzenEngineSaturated"], "95 % are enough"
+    assert "of this engine or of another" in texts["QorzenEngineSaturated"], (
+        "who waits is not known by engine"
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -149,6 +194,23 @@ def _panels(dashboard: Any) -> Iterator[Any]:
 
 def test_there_are_two_objectives_for_each_category() -> None:
     assert [objective.category for objective in OBJECTIVES] == list(TaskCategory)
+
+
+def test_each_pair_of_windows_stands_for_a_round_share_of_the_whole_budget() -> None:
+    hours = {"1h": 1, "6h": 6, "1d": 24, "3d": 72}
+    burnt = [round(pair.factor * hours[pair.long] / (PERIOD_DAYS * 24), 6) for pair in rules.WINDOWS]
+    assert burnt == [0.02, 0.05, 0.1, 0.1]
+
+
+@pytest.mark.parametrize("name", ["QorzenCompletionBudgetBurn", "QorzenStartBudgetBurn"])
+def test_the_runbook_and_the_panels_name_the_period_of_a_budget(name: str) -> None:
+    section = RUNBOOKS.partition(f"\n## {name}\n")[2].partition("\n## ")[0]
+    assert f"for {PERIOD_DAYS} days" in section.replace("\n", " ")
+    overview = json.loads((ROOT / "dashboards" / "qorzen-overview.json").read_text("utf-8"))
+    title = {"QorzenCompletionBudgetBurn": "Completion", "QorzenStartBudgetBurn": "Start"}[name]
+    (budget,) = (panel for panel in _panels(overview) if panel["title"] == f"{title} budget")
+    assert f"{PERIOD_DAYS} days" in budget["description"]
+    assert "month" not in json.dumps(overview)
 
 
 @pytest.mark.parametrize(
@@ -324,7 +386,10 @@ CASES: Sequence[Case] = (
          starts("background", all_="0+100x30", le_1_0="0x30", le_5_0="0x30", le_0_5="0x30", le_0_1="0x30"), "20m"),
     Case("QorzenQueueStalled", "tasks wait and none ends",
          {**oldest("0+60x20"), **ends("io", completed="5x20", failed="0x20")}, "10m",
-         (Firing("10m 0s", "critical", AT),)),
+         (Firing("10m 0s", "warning", AT),)),
+    Case("QorzenQueueStalled", "long tasks that fill every slot get nobody up",
+         {**oldest("0+60x20"), **ends("io", completed="5x20", failed="0x20"), **slots("io", 32, 32)}, "10m",
+         (Firing("10m 0s", "warning", AT),)),
     Case("QorzenQueueStalled", "tasks wait long while others end",
          {**oldest("0+60x20"), **ends("io", completed="0+1x20", failed="0x20")}, "15m"),
     Case("QorzenQueueStalled", "nothing ends where nothing waits",
@@ -341,9 +406,15 @@ CASES: Sequence[Case] = (
          (Firing("95%", "critical", AT),)),
     Case("QorzenQueueAlmostFull", "90 of 100 places are taken",
          {**labelled("qorzen_tasks", "90x10", status="pending"), **labelled("qorzen_queue_limit", "100x10")}, "5m"),
-    Case("QorzenTasksRejected", "the queue is full",
-         rejected("0 0 0 0 0+4x5", "queue_full"), "9m",
-         (Firing("20", "critical", {**AT, "category": "ui"}),)),
+    Case("QorzenTasksRejected", "a single submission was refused",
+         rejected("0 0 0 0 0 1x5", "queue_full"), "6m",
+         (Firing("1", "warning", {**AT, "category": "ui"}),)),
+    Case("QorzenTasksRejected", "a burst was refused, minutes ago",
+         rejected("0 0 50x20", "queue_full"), "6m",
+         (Firing("50", "warning", {**AT, "category": "ui"}),)),
+    Case("QorzenTasksRejected", "refusals go on",
+         rejected("0 0 0 0 0+4x10", "queue_full"), "13m",
+         (Firing("20", "warning", {**AT, "category": "ui"}), Firing("8", "critical", {**AT, "category": "ui"}))),
     Case("QorzenTasksRejected", "a service that stops refuses, as it should",
          rejected("0 0 0 0 0+4x5", "closed"), "9m"),
     Case("QorzenTasksRejected", "it was long ago",
