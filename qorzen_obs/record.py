@@ -278,7 +278,7 @@ class Attempt:
         )
         self.settled = False  #: how it ends is decided
         self.ended = False  #: its code has ended
-        self.driver: Any = None  #: the engine's own handle
+        self.driver: Any = None  #: the engine's own handle; None until it has the attempt
         self.deadline_entry: list[Any] | None = None
         self.reported: tuple[float, str] | None = None  #: the newest progress
         self.reported_at = -inf  #: when progress last reached the record, monotonic
