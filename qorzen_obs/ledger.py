@@ -84,13 +84,13 @@ class Meter:
         if probe is not None:
             used = probe()
         elif since is not None:
-            used += now - since
+            used += max(0.0, now - since)  # another thread may have read the clock before it began
         if engine is not EngineKind.PROCESS:
             used = min(used, elapsed)  # two clocks, or the threads that a call has started
             return {use: used, wait: elapsed - used}
         call = self.call_seconds
         if call is None:  # it runs, or was killed
-            call = 0.0 if self.call_since is None else now - self.call_since
+            call = 0.0 if self.call_since is None else max(0.0, now - self.call_since)
         call = min(call, elapsed)
         used = min(used, call)
         return {use: used, wait: call - used, "transfer": elapsed - call}

@@ -167,10 +167,11 @@ class TaskRecord:
     def info(self, state: TaskState | None = None, progress: TaskProgress | None = None) -> TaskInfo:
         """Return a snapshot, of an earlier `state` and `progress` where they are given; from any thread.
 
-        Its phases reach up to now, those of an earlier state up to the transition that led to it.
+        Its phases reach up to now; those of an earlier state, and those with a `progress` of their own, which are an
+        event's, up to the transition that led to it.
         """
-        phases = self._phases_now() if state is None else state.ledger.seconds if state.ledger else {}
         state = state or self.state
+        phases = self._phases_now(state) if progress is None else state.ledger.seconds if state.ledger else {}
         attempt = self.attempt
         span = state.span
         return TaskInfo(
@@ -205,12 +206,11 @@ class TaskRecord:
             span_id=format_span_id(span.span_id) if span else None,
         )
 
-    def _phases_now(self) -> Seconds:
-        state, attempt = self.state, self.attempt
-        ledger = state.ledger
+    def _phases_now(self, state: TaskState) -> Seconds:
+        attempt, ledger = self.attempt, state.ledger
         if ledger is None:
             return {}
-        if state.status.final or self.clock is None:
+        if state is not self.state or state.status.final or self.clock is None:
             return ledger.seconds
         now = self.clock()
         if state.status is TaskStatus.PENDING:
@@ -278,7 +278,7 @@ class Attempt:
         )
         self.settled = False  #: how it ends is decided
         self.ended = False  #: its code has ended
-        self.driver: Any = None  #: the engine's own handle
+        self.driver: Any = None  #: the engine's own handle; None until it has the attempt
         self.deadline_entry: list[Any] | None = None
         self.reported: tuple[float, str] | None = None  #: the newest progress
         self.reported_at = -inf  #: when progress last reached the record, monotonic

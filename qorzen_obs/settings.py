@@ -30,6 +30,7 @@ class TaskSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """`tasks.*`: how much runs, waits and is remembered."""
 
     max_concurrent_tasks: Count = 100
+    #: ended tasks kept whole: so many that failed, and so many of the others, each the last ones
     keep_completed_tasks: Annotated[int, Meta(ge=0)] = 1000
     default_timeout: Seconds = 300.0  #: seconds an attempt may take; inf is no limit
     max_pending: Count = 10_000

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.machinery import ModuleSpec
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any, Final
 
 Send = Callable[[str, Any], None]
@@ -71,7 +71,9 @@ class FarSide:
     def _set_up_structlog(self) -> None:
         import structlog  # noqa: PLC0415  # see above
 
-        def forward(_: Any, method: str, event: Any) -> Any:
+        def forward(logger: Any, method: str, event: Any) -> Any:
+            if logger.name is not None:
+                event.setdefault("logger_name", str(logger.name))
             if _level_number(method) >= self._surroundings.get("log_level", 0):
                 self._send_log(method, str(event.pop("event", "")), event)
             raise structlog.DropEvent
@@ -85,6 +87,7 @@ class FarSide:
                 structlog.processors.format_exc_info,
                 forward,
             ],
+            logger_factory=lambda *names: SimpleNamespace(name=names[0] if names else None),
             cache_logger_on_first_use=False,
         )
 

@@ -72,7 +72,7 @@ from qorzen_obs.retry import retry_wait_seconds
 from qorzen_obs.scheduling.limits import Limits
 from qorzen_obs.scheduling.scheduler import Explanation, Scheduler
 from qorzen_obs.settings import TaskSettings, convert
-from qorzen_obs.stacks import ABANDONED, RUNNING, LiveStack, redacted
+from qorzen_obs.stacks import ABANDONED, RUNNING, STARTING, LiveStack, redacted
 from qorzen_obs.tasks import (
     ENDED,
     LEGAL_TRANSITIONS,
@@ -980,7 +980,12 @@ class TaskManager(QorzenManager):
             return None
         engine = self._engines[attempt.record.engine]
         # An engine of a foreign concurrency manager need not be able to tell.
-        stack = engine.stack(attempt) if isinstance(engine, StackEngine) else LiveStack(RUNNING)
+        if not isinstance(engine, StackEngine):
+            stack: LiveStack | None = LiveStack(RUNNING)
+        elif attempt.driver is None:  # its start is being announced: the engine does not have it yet
+            stack = LiveStack(STARTING)
+        else:
+            stack = engine.stack(attempt)
         if stack is None:
             return None
         return redacted(replace(stack, state=ABANDONED) if abandoned else stack, self.redactor.text)

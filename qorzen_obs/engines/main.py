@@ -26,9 +26,9 @@ class MainEngine:
         attempt.driver = (handle, ended)
 
     def interrupt(self, attempt: Attempt) -> None:
-        if attempt.driver is not None:  # it has not begun: take it back
+        if attempt.driver:  # it has not begun: take it back
             handle, ended = attempt.driver
-            attempt.driver = None
+            attempt.driver = ()
             handle.cancel()
             ended(attempt, None, asyncio.CancelledError())
 
@@ -40,14 +40,14 @@ class MainEngine:
 
     def stack(self, attempt: Attempt) -> LiveStack | None:
         """Return where the call is; it holds the loop's thread from its start to its end."""
-        if attempt.driver is not None:
+        if attempt.driver:
             return LiveStack(STARTING)
         places = places_of(thread_frame(self._thread_id), is_of_engines)
         return None if attempt.ended else LiveStack(RUNNING, shown(places))
 
 
 def _run(attempt: Attempt, ended: Ended) -> None:
-    attempt.driver = None
+    attempt.driver = ()
     record = attempt.record
     value, error = None, None
     meter = attempt.meter

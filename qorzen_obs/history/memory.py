@@ -1,5 +1,7 @@
 """Ended tasks in memory: the last ones whole, many more as their outline.
 
+Failed tasks have a quota of their own, so that however many others end, what failed can still be looked into.
+
 Only the work loop writes. Reading from another thread copies a dictionary's values in one step.
 """
 
@@ -9,6 +11,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
+from opentelemetry.trace import format_span_id, format_trace_id
+
 from qorzen_obs.record import TaskRecord
 from qorzen_obs.tasks import TaskCategory, TaskInfo, TaskPriority, TaskProgress, TaskStatus
 
@@ -16,7 +20,7 @@ MAX_OUTLINES: Final = 100_000
 
 
 class Outline(NamedTuple):
-    """What is left of a task after retention: status, times, error type, and what it was called."""
+    """What is left of a task after retention: status, times, error type, trace, and what it was called."""
 
     task_id: str
     name: str
@@ -27,18 +31,27 @@ class Outline(NamedTuple):
     created_at: float
     started_at: float | None
     completed_at: float | None
+    queue_wait_seconds: float | None
     duration_seconds: float | None
     error_type: str | None
     attempt: int
     engine: str
+    trace_id: int | None  # as numbers, which take half the room of their text
+    span_id: int | None
 
     def info(self) -> TaskInfo:
         """Return a snapshot that says it was evicted."""
-        return TaskInfo(**self._asdict(), progress=TaskProgress(), evicted=True)
+        fields = self._asdict()
+        if self.trace_id is not None and self.span_id is not None:
+            fields.update(trace_id=format_trace_id(self.trace_id), span_id=format_span_id(self.span_id))
+        return TaskInfo(**fields, progress=TaskProgress(), evicted=True)
 
 
 class MemoryHistory:
-    """The last `keep` records, then up to 100,000 outlines, oldest out first."""
+    """The last `keep` records that failed and the last `keep` of the others, then up to 100,000 outlines.
+
+    Of each the oldest goes first.
+    """
 
     def __init__(self, keep: int, on_evicted: Callable[[TaskRecord], None] | None = None) -> None:
         self.keep = keep
@@ -46,31 +59,34 @@ class MemoryHistory:
         self._records: dict[str, TaskRecord] = {}
         self._outlines: dict[str, Outline] = {}
         # The order stands apart: the first key of a dict costs a walk over all that was deleted before it.
-        self._record_order: deque[str] = deque()
+        self._failed_order: deque[str] = deque()
+        self._other_order: deque[str] = deque()
         self._outline_order: deque[str] = deque()
 
     def __len__(self) -> int:
         return len(self._records)
 
     def add(self, record: TaskRecord) -> None:
-        """Remember an ended task; the oldest beyond `keep` become outlines."""
+        """Remember an ended task; the oldest beyond `keep` of its kind become outlines."""
+        failed = record.state.status is TaskStatus.FAILED
         self._records[record.task_id] = record
-        self._record_order.append(record.task_id)
+        (self._failed_order if failed else self._other_order).append(record.task_id)
         self.shrink()
 
     def shrink(self) -> None:
         """Turn what is beyond `keep` into outlines; call it after lowering `keep`."""
-        while len(self._records) > self.keep:
-            oldest = self._records[self._record_order.popleft()]
-            self._outlines[oldest.task_id] = _outline(
-                oldest
-            )  # first, so that a reader always finds one of them
-            self._outline_order.append(oldest.task_id)
-            del self._records[oldest.task_id]
-            if len(self._outlines) > MAX_OUTLINES:
-                del self._outlines[self._outline_order.popleft()]
-            if self._on_evicted is not None:
-                self._on_evicted(oldest)
+        for order in (self._other_order, self._failed_order):
+            while len(order) > self.keep:
+                self._evict(self._records[order.popleft()])
+
+    def _evict(self, record: TaskRecord) -> None:
+        self._outlines[record.task_id] = _outline(record)  # first, so that a reader always finds one of them
+        self._outline_order.append(record.task_id)
+        del self._records[record.task_id]
+        if len(self._outlines) > MAX_OUTLINES:
+            del self._outlines[self._outline_order.popleft()]
+        if self._on_evicted is not None:
+            self._on_evicted(record)
 
     def record(self, task_id: str) -> TaskRecord | None:
         """Return the whole record while it is kept; from any thread."""
@@ -91,6 +107,7 @@ class MemoryHistory:
 
 def _outline(record: TaskRecord) -> Outline:
     state = record.state
+    span = state.span
     return Outline(
         record.task_id,
         record.name,
@@ -101,8 +118,11 @@ def _outline(record: TaskRecord) -> Outline:
         record.created_at,
         state.started_at,
         state.completed_at,
+        state.queue_wait_seconds,
         state.duration_seconds,
         state.error_type,
         state.attempt,
         record.engine.value,
+        span.trace_id if span else None,
+        span.span_id if span else None,
     )

@@ -64,7 +64,7 @@ def with_token(settings: ServerSettings) -> ServerSettings:
         SettingsError: `server.token` is set too, or the file cannot be read, can be read by everybody, or does not
             begin with a line of at least 16 characters without spaces.
     """
-    if settings.token_file is None:
+    if not settings.token_file:  # a variable of the environment that is set to nothing names none
         return settings
     if settings.token is not None:
         raise SettingsError("server.token_file", "server.token is set too; keep one of them")

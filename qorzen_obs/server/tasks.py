@@ -28,7 +28,7 @@ from qorzen_obs.server.query import (
     refuse,
 )
 from qorzen_obs.server.routes import Access, Route
-from qorzen_obs.server.sources import MANAGER
+from qorzen_obs.server.sources import MANAGER, SPANS
 from qorzen_obs.server.traces import trace_response
 from qorzen_obs.tasks import TaskCategory, TaskInfo, TaskPriority, TaskStatus
 
@@ -185,10 +185,16 @@ async def get_task(request: web.Request) -> web.Response:
 
 async def get_task_trace(request: web.Request) -> web.Response:
     """Answer with the whole trace that a task's last attempt belongs to, as OTLP/JSON."""
-    trace_id = find_task(request).trace_id
-    if trace_id is None:
+    info = find_task(request)
+    if info.trace_id is None:
         raise ProblemError(HTTPStatus.NOT_FOUND, "this task has no trace: it has not started")
-    return trace_response(request, trace_id)
+    try:
+        return trace_response(request, info.trace_id)
+    except ProblemError:
+        if info.status is not TaskStatus.RUNNING or SPANS not in request.app:
+            raise
+        problem = "this task still runs, and no span of its trace has ended yet; ask again when it has ended"
+        raise ProblemError(HTTPStatus.NOT_FOUND, problem) from None
 
 
 def find_task(request: web.Request) -> TaskInfo:

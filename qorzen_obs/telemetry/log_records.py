@@ -17,7 +17,7 @@ _LEVELS: Final = ((50, "critical"), (40, "error"), (30, "warning"), (20, "info")
 #: What every record has; the rest came by `extra`.
 _USUAL: Final = frozenset({*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"})
 #: Parameters of a logger's methods and fields of our own, which `extra` must not replace.
-_TAKEN: Final = frozenset({"event", "level", "logger", "self", "timestamp"})
+_TAKEN: Final = frozenset({"event", "level", "logger_name", "self", "timestamp"})
 
 
 def level_of(record: logging.LogRecord) -> str:
@@ -30,7 +30,7 @@ def fields_of(record: logging.LogRecord) -> dict[str, Any]:
     fields = {
         f"{key}_" if key in _TAKEN else key: value for key, value in vars(record).items() if key not in _USUAL
     }
-    fields["logger"] = record.name
+    fields["logger_name"] = record.name
     if record.stack_info:
         fields["stack"] = record.stack_info
     return fields

@@ -71,13 +71,16 @@ class LogStream(Collector):
 
     def configure_structlog(self, level: str) -> None:
         """Let all loggers of structlog write here; for a program, never for a library."""
-        structlog.configure(**self.options(level), logger_factory=lambda *_: _LineLogger(self._sink))
+        structlog.configure(
+            **self.options(level), logger_factory=lambda *names: _LineLogger(self._sink, *names)
+        )
 
     def options(self, level: str) -> dict[str, Any]:
         """Return how structlog makes such loggers."""
         return {
             "processors": [
                 structlog.contextvars.merge_contextvars,
+                _add_logger_name,
                 add_task_context,
                 structlog.processors.add_log_level,
                 structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -128,11 +131,18 @@ class LogStream(Collector):
 class _LineLogger:
     """What structlog's loggers end in: each method takes a whole line."""
 
-    def __init__(self, sink: LogSink) -> None:
+    def __init__(self, sink: LogSink, name: object = None, *_: object) -> None:
+        self.name = name  #: what `structlog.get_logger` was given, if anything
         self.msg = self.debug = self.info = self.warning = self.warn = sink.write
         self.error = self.critical = self.exception = self.fatal = self.failure = self.err = self.log = (
             sink.write
         )
+
+
+def _add_logger_name(logger: Any, _: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    if isinstance(logger, _LineLogger) and logger.name is not None:
+        event.setdefault("logger_name", str(logger.name))
+    return event
 
 
 def make_logger(name: str, level: str = "info", stream: TextIO | LogStream | None = None) -> Any:

@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,10 @@ import pytest
 
 from qorzen_obs.core.task_manager import TaskManager
 from qorzen_obs.errors import StackUnavailableError, TaskNotFoundError
+from qorzen_obs.record import TaskEvent
 from qorzen_obs.registry import task
-from qorzen_obs.tasks import TaskCategory
+from qorzen_obs.stacks import STARTING, LiveStack
+from qorzen_obs.tasks import EventKind, TaskCategory
 from tests import process_tasks
 from tests.ops_plane import managing, serving
 from tests.process_service import process_service
@@ -94,6 +97,36 @@ async def test_a_task_that_waits_for_another_names_it() -> None:
         await until(lambda: (info := tasks.find(parent)) and info.waiting_for)
         _, document = await ask(tasks, parent)
     assert document["waiting_for"] == child
+
+
+@pytest.mark.parametrize(
+    ("func", "category"),
+    [
+        (functools.partial(asyncio.sleep, 0), TaskCategory.CORE),
+        (os.getpid, TaskCategory.CORE),
+        (os.getpid, TaskCategory.IO),
+        (os.getpid, TaskCategory.UI),
+    ],
+    ids=["loop", "thread", "io", "main"],
+)
+async def test_a_task_is_starting_while_what_observes_its_start_blocks(
+    func: Callable[..., Any], category: TaskCategory
+) -> None:
+    found: list[LiveStack | None] = []
+
+    async with managing() as (tasks, _):
+        with ThreadPoolExecutor(1) as elsewhere:
+
+            def block(event: TaskEvent) -> None:
+                if event.kind is EventKind.STARTED:
+                    found.append(elsewhere.submit(tasks.stack_of, event.record.task_id).result(30))
+
+            tasks._observers.append(("slow", block))
+            task_id = await tasks.submit_task(func, category=category)
+            await tasks.wait_for_task(task_id)
+        assert tasks.metrics.telemetry_errors["slow"] == 0
+
+    assert found == [LiveStack(STARTING)]
 
 
 async def test_f22_stacks_are_shown_while_the_work_loop_is_wedged() -> None:

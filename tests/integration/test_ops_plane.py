@@ -116,6 +116,8 @@ async def test_what_is_not_there_is_not_found(session: aiohttp.ClientSession) ->
         ):
             problem = await get_json(session, plane.url + path, 404)
             assert problem["title"] == "Not Found", path
+        problem = await get_json(session, f"{plane.url}/api/tasks/{running}/trace", 404)
+        assert problem["detail"].startswith("this task still runs, and no span of its trace has ended yet")
         gate.set()
         await manager.wait_for_task(pending)
 

@@ -54,6 +54,20 @@ async def failing(message: str) -> None:
     raise ValueError(message)
 
 
+async def test_a_line_of_a_task_s_name_has_room_for_its_underscores(browser: Browser) -> None:
+    async with managing() as (manager, spans), serving(manager, spans=spans) as plane:
+        task_id = await manager.submit_task(failing, "", name="report_of_a_year")
+        await manager.wait_for_task(task_id)
+        seen = await visit(browser, plane.url, width=1280)
+        name = seen.page.locator("#ended .name > button")
+        await expect(name).to_have_text("report_of_a_year")
+        line, font = await name.evaluate(
+            "node => ['lineHeight', 'fontSize'].map(of => parseFloat(getComputedStyle(node)[of]))"
+        )
+        assert line / font == pytest.approx(1.4, abs=0.01)
+        await seen.page.close()
+
+
 async def test_the_page_shows_what_runs_waits_and_has_failed(browser: Browser) -> None:
     gate, reported = asyncio.Event(), asyncio.Event()
     async with managing(max_concurrent_tasks=1) as (manager, spans), serving(manager, spans=spans) as plane:

@@ -83,7 +83,7 @@ def test_a_program_s_own_log_lines_are_json_with_their_task(shop: Path) -> None:
         assert service.wait(10) == 0
 
     lines = {line["event"]: line for line in service.log()}
-    assert lines["fetched 7"]["logger"] == "shop"
+    assert lines["fetched 7"]["logger_name"] == "shop"
     assert lines["fetched too"]["amount"] == 7
     for event in ("fetched 7", "fetched too"):
         assert lines[event]["task_name"] == "fetch"

@@ -5,7 +5,7 @@ import io
 import logging
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -45,6 +45,11 @@ class Logged:
         return items
 
 
+def loggers(lines: Iterable[dict[str, Any]]) -> list[tuple[str | None, str | None]]:
+    """What the lines that are not ours call their loggers."""
+    return [(line.get("logger_name"), line.get("logger")) for line in lines if line["event"].startswith("by")]
+
+
 @asynccontextmanager
 async def logged(*, telemetry: TelemetrySettings | None = None, **tasks: Any) -> AsyncIterator[Logged]:
     settings = Settings(
@@ -70,7 +75,7 @@ async def logged(*, telemetry: TelemetrySettings | None = None, **tasks: Any) ->
 
 
 def speak() -> None:
-    structlog.get_logger().info("by.structlog", n=1)
+    structlog.get_logger("theirs").info("by.structlog", n=1)
     logging.getLogger("user").warning("by logging", extra={"n": 2})
 
 
@@ -82,6 +87,7 @@ async def speak_on_the_loop() -> None:
 
 @task(engine="process")
 def speak_in_a_process() -> None:
+    structlog.get_logger("theirs").info("by.structlog", n=1)
     logging.getLogger("user").warning("by logging", extra={"n": 2})
     sys.stdout.write("by print\n")
 
@@ -98,6 +104,7 @@ async def test_lines_from_every_engine_are_kept_for_their_task_and_the_canonical
             await service.tasks.wait_for_task(task_id)
             events = [line["event"] for line in await service.lines(task_id)]
             assert events[:2] == ["by.structlog", "by logging"]
+            assert loggers(await service.lines(task_id)) == [("theirs", None), ("user", None)]
             assert events[-1] == names.LOG_FINISHED
             assert events.count(names.LOG_FINISHED) == 1
         first = (await service.lines(ids[0]))[0]
@@ -111,6 +118,7 @@ async def test_lines_and_output_of_a_worker_process_are_kept() -> None:
         task_id = await service.tasks.submit_task(speak_in_a_process)
         await service.tasks.wait_for_task(task_id)
         lines = {line["event"]: line for line in await service.lines(task_id)}
+        assert loggers(lines.values())[:2] == [("theirs", None), ("user", None)]
         assert (lines["by logging"]["n"], lines["by logging"]["level"]) == (2, "warning")
         assert (lines[names.LOG_OUTPUT]["line"], lines[names.LOG_OUTPUT]["stream"]) == ("by print", "stdout")
         assert names.LOG_FINISHED in lines

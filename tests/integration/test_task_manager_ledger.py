@@ -11,8 +11,12 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from qorzen_obs import Retry, TaskInfo, TaskManager, TaskStatus, current_task, task
+from qorzen_obs.ledger import Meter
+from qorzen_obs.record import TaskEvent
 from qorzen_obs.retry import exponential
+from qorzen_obs.server.tasks import Order, TaskFilter, select
 from qorzen_obs.settings import Settings, TelemetrySettings
+from qorzen_obs.tasks import EngineKind
 from qorzen_obs.telemetry import names
 from qorzen_obs.testing import VirtualTimeLoop, open_test_manager
 from tests import process_tasks
@@ -154,6 +158,33 @@ async def test_a_whole_life_phase_by_phase() -> None:
                     names.TASK_PHASE + "loop": pytest.approx(0.75),
                     names.TASK_PHASE + "await": pytest.approx(4),
                 }
+
+
+@virtual_time
+async def test_a_list_of_tasks_shows_the_phases_of_live_ones_up_to_now_and_an_event_those_of_its_moment() -> (
+    None
+):
+    events: list[TaskEvent] = []
+    async with open_test_manager(settings(max_concurrent_tasks=1)) as tasks:
+        tasks._observers.append(("events", events.append))
+        ids = [await tasks.submit_task(asyncio.sleep, 60) for _ in range(2)]
+        await asyncio.sleep(7)
+        (running, waiting), _ = select(tasks.records(), TaskFilter(), Order.OLDEST, None, 10)
+        assert [running.task_id, waiting.task_id] == ids
+        assert running.phases == pytest.approx({"await": 7.0})
+        assert waiting.phases == pytest.approx({"queued": 7.0})
+        assert [event.info.phases for event in events] == [{}] * 3
+
+
+def test_the_clock_may_have_been_read_before_the_use_began_that_another_thread_sees() -> None:
+    meter = Meter(lambda: 0.0)
+    meter.use_since = meter.call_since = 4.5
+    assert meter.phases(EngineKind.LOOP, 4.0, 4.0) == {"loop": 0.0, "await": 4.0}
+    assert meter.phases(EngineKind.PROCESS, 4.0, 4.0) == {
+        "process_cpu": 0.0,
+        "process_wait": 0.0,
+        "transfer": 4.0,
+    }
 
 
 @virtual_time

@@ -2,6 +2,7 @@
 
 import asyncio
 
+import msgspec
 import pytest
 
 from qorzen_obs import TaskStatus, current_task
@@ -44,15 +45,36 @@ async def test_the_last_ended_tasks_are_kept_whole_and_older_ones_as_an_outline(
             "created_at",
             "started_at",
             "completed_at",
+            "queue_wait_seconds",
             "duration_seconds",
             "error_type",
             "attempt",
             "engine",
+            "trace_id",
+            "span_id",
         ):
             assert getattr(info, field) == getattr(whole, field), field
         assert await tasks.wait_for_task(oldest) == info, "waiting for it answers at once"
         assert [task.task_id for task in await tasks.get_tasks()] == newer
         assert tasks.status()["tasks"]["retained"] == 2
+
+
+async def test_a_failure_outlives_any_number_of_successes_with_its_error_and_its_log_lines() -> None:
+    def fail() -> None:
+        raise ValueError("wrong")
+
+    async with open_test_manager(settings(keep_completed_tasks=2)) as tasks:
+        failed = await tasks.submit_task(fail, plugin_id="p")
+        whole = await tasks.wait_for_task(failed)
+        kept = [await end(tasks, number) for number in range(9)][-2:]
+        assert await tasks.get_tasks(status="failed") == [whole]
+        assert (whole.error, whole.evicted) == ("wrong", False)
+        assert "ValueError" in str(whole.traceback)
+        assert [task.task_id for task in await tasks.get_tasks()] == [failed, *kept]
+        lines = tasks.task_lines.of(failed).items
+        assert [msgspec.json.decode(line)["event"] for line in lines] == ["task.finished"]
+        assert tasks.status()["tasks"]["retained"] == 3
+        assert tasks.status()["tasks"]["plugins_with_tasks"] == 1
 
 
 async def test_retention_lowers_no_count() -> None:

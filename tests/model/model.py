@@ -414,10 +414,16 @@ class Model:
         self.retain()
 
     def retain(self) -> None:
-        """Forget the oldest ends beyond `keep_completed_tasks`."""
-        beyond = len(self.retained) - self.settings["keep_completed_tasks"]
-        if beyond > 0:
-            del self.retained[:beyond]
+        """Forget the oldest ends beyond `keep_completed_tasks`, of those that failed and of the others."""
+        left = Counter[bool]()
+        retained = []
+        for life in reversed(self.retained):
+            assert life.final is not None
+            failed = life.final.status is FAILED
+            left[failed] += 1
+            if left[failed] <= self.settings["keep_completed_tasks"]:
+                retained.append(life)
+        self.retained = retained[::-1]
 
     def _expect_end_before_a_start(self, life: Life, end: End) -> None:
         now = self.now()

@@ -230,9 +230,8 @@ class Rest:
                 self.expect(info == final, f"14: {life.actor} ended as {final} and is now {info}")
             else:
                 self.expect(info.evicted and info.result is None, f"27: {life.actor} was evicted: {info}")
-                self.same(
-                    f"14: {life.actor}", (info.status, info.error_type), (final.status, final.error_type)
-                )
+                for left in ("status", "error_type", "queue_wait_seconds", "trace_id", "span_id"):
+                    self.same(f"14: {left} of {life.actor}", getattr(info, left), getattr(final, left))
 
     def _log(self) -> None:
         canonical = ("task.finished", "task.retrying")

@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from opentelemetry.trace import SpanContext
 
 from qorzen_obs.history import memory
 from qorzen_obs.history.memory import MemoryHistory
@@ -10,8 +11,10 @@ from qorzen_obs.record import TaskRecord, TaskState
 from qorzen_obs.tasks import EngineKind, TaskCategory, TaskPriority, TaskStatus
 from tests.support import record
 
+SPAN = SpanContext(0xA, 0xB, is_remote=False)
 
-def ended(number: int) -> TaskRecord:
+
+def ended(number: int, status: TaskStatus = TaskStatus.FAILED) -> TaskRecord:
     one = record(
         task_id=f"id {number}",
         sequence=number,
@@ -24,14 +27,16 @@ def ended(number: int) -> TaskRecord:
         created_at=10.0,
     )
     one.state = TaskState(
-        TaskStatus.FAILED,
+        status,
         attempt=1,
         started_at=11.0,
         completed_at=12.0,
+        queue_wait_seconds=0.5,
         duration_seconds=1.0,
         error="private words",
         error_type="ValueError",
         result=None,
+        span=SPAN,
     )
     return one
 
@@ -57,7 +62,42 @@ def test_a_kept_record_is_whole_and_an_evicted_one_is_an_outline() -> None:
         "thread",
     )
     assert (outline.created_at, outline.started_at, outline.completed_at) == (10.0, 11.0, 12.0)
+    assert outline.queue_wait_seconds == 0.5
+    assert (outline.trace_id, outline.span_id) == (f"{0xA:032x}", f"{0xB:016x}")
     assert history.info("id 3") is None
+
+
+def test_an_outline_of_a_task_that_never_ran_has_no_trace() -> None:
+    history = MemoryHistory(0)
+    never_ran = ended(1, TaskStatus.CANCELLED)
+    never_ran.state = never_ran.state._replace(span=None, queue_wait_seconds=None)
+    history.add(never_ran)
+    outline = history.info("id 1")
+    assert outline is not None
+    assert (outline.evicted, outline.trace_id, outline.span_id, outline.queue_wait_seconds) == (
+        True,
+        None,
+        None,
+        None,
+    )
+
+
+def test_a_failure_is_still_whole_after_any_number_of_others_and_they_after_any_number_of_failures() -> None:
+    evicted: list[TaskRecord] = []
+    history = MemoryHistory(2, evicted.append)
+    statuses = [TaskStatus.FAILED, *[TaskStatus.COMPLETED, TaskStatus.CANCELLED] * 10, TaskStatus.FAILED]
+    for number, status in enumerate(statuses):
+        history.add(ended(number, status))
+    assert [kept.sequence for kept in history.records()] == [0, 19, 20, 21]
+    assert len(history) == 4
+    for number in range(30, 33):
+        history.add(ended(number))
+    assert [kept.sequence for kept in history.records()] == [19, 20, 31, 32]
+    history.keep = 1
+    history.shrink()
+    assert [kept.sequence for kept in history.records()] == [20, 32]
+    gone = {*range(len(statuses)), 30, 31} - {20}
+    assert sorted(record.sequence for record in evicted) == sorted(gone)
 
 
 @given(st.lists(st.integers(0, 6), min_size=1, max_size=30), st.integers(0, 6))

@@ -323,7 +323,13 @@ def test_records_of_the_standard_library_become_lines_with_their_fields() -> Non
             logging.LogRecord("shop", logging.CRITICAL, "f.py", 1, "failed", (), sys.exc_info(), sinfo="S")
         )
     paid, failed = lines(stream)
-    assert (paid["event"], paid["level"], paid["logger"], paid["user"]) == ("paid 3", "info", "shop", "me")
+    assert (paid["event"], paid["level"], paid["logger_name"], paid["user"]) == (
+        "paid 3",
+        "info",
+        "shop",
+        "me",
+    )
+    assert "logger" not in paid
     assert (paid["password"], paid["event_"]) == ("[redacted]", "mine")
     assert (failed["level"], failed["stack"]) == ("critical", "S")
     assert failed["exception"][0]["exc_type"] == "ValueError"

@@ -115,6 +115,11 @@ def test_t2_a_token_file_that_cannot_be_used_is_named_and_its_content_is_not(
         assert "many-characters" not in str(refused.value)
 
 
+def test_a_token_file_named_by_an_empty_variable_is_none() -> None:
+    assert with_token(ServerSettings(token_file="")).token is None
+    assert with_token(ServerSettings(token=TOKEN, token_file="")).token == TOKEN
+
+
 def test_t2_a_token_and_a_file_of_it_are_one_too_many(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"server\.token is set too"):
         with_token(ServerSettings(token=TOKEN, token_file=str(tmp_path / "token")))

@@ -145,7 +145,7 @@ def test_the_handler_keeps_a_tasks_records_with_fields_and_exception(
 
     paid, failed = items(inside_a_task(write), "a")
     assert (paid["event"], paid["iban"], paid["event_"]) == (f"paid token={HIDDEN}", HIDDEN, "mine")
-    assert (paid["level"], paid["logger"], failed["level"]) == ("info", "shop", "critical")
+    assert (paid["level"], paid["logger_name"], failed["level"]) == ("info", "shop", "critical")
     assert f"ValueError: password={HIDDEN}" in failed["exception"]
     assert "abc" not in repr((paid, failed))
     logger.info("outside a task nothing is kept, and nothing fails")
