@@ -436,6 +436,7 @@ def test_after_shutdown_spans_are_dropped_and_the_store_stays_readable(set_up: S
         assert tracing.shutdown() is True
         assert [span.name for span in collector.spans] == ["before"]
     assert kept(tracing) == ["before"]
+    assert tracing.span_outcomes() == {**NO_SPANS, names.SPAN_EXPORTED: 1, names.SPAN_DROPPED_SHUTDOWN: 2}
 
 
 def test_f13_shutdown_returns_at_its_deadline_and_ends_the_retries(set_up: SetUp) -> None:
