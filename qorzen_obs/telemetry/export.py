@@ -103,7 +103,8 @@ class ExportQueue(Generic[T]):
     more will be sent: in the thread, or in another one when that is stuck in `send`. `on_ended` is the last thing that
     the thread does, however late.
 
-    A forked process inherits an empty queue, and a thread with the first item that it puts in.
+    A forked process sends nothing: the connection of the exporter is its parent's as well, and two processes on one
+    would talk across each other. Its queue is empty, and what it puts in is counted as `dropped_shutdown`.
     """
 
     def __init__(
@@ -131,10 +132,15 @@ class ExportQueue(Generic[T]):
         self.last_export_at = 0.0  #: Unix seconds; 0 before the first
         self._told: tuple[int, float] = (0, -_SILENCE_SECONDS)  # drops that were logged, when
         self._raised_at = -_SILENCE_SECONDS
+        self._closing = False
+        self._forked = False
+        self._failed_before_closing = 0
         self._reset()
-        self._start()
+        thread = threading.Thread(target=self._run, name=f"{THREAD_PREFIX}{self.name}", daemon=True)
+        self._thread: threading.Thread | None = thread
+        thread.start()
         if hasattr(os, "register_at_fork"):
-            reset = weakref.WeakMethod(self._reset)
+            reset = weakref.WeakMethod(self._reset_in_child)
             os.register_at_fork(after_in_child=lambda: (method := reset()) and method())
 
     def _reset(self) -> None:
@@ -145,14 +151,12 @@ class ExportQueue(Generic[T]):
         self._handled = 0  # ever taken off the queue and done with
         self._accepted = 0
         self._flush_to = 0
-        self._closing = False
         self._given_up = False
-        self._failed_before_closing = 0
-        self._thread: threading.Thread | None = None
 
-    def _start(self) -> None:
-        self._thread = threading.Thread(target=self._run, name=f"{THREAD_PREFIX}{self.name}", daemon=True)
-        self._thread.start()
+    def _reset_in_child(self) -> None:
+        self._reset()  # a closed queue stays closed
+        self._forked = True
+        self._thread = None
 
     @property
     def size(self) -> int:
@@ -162,7 +166,7 @@ class ExportQueue(Generic[T]):
     def put(self, items: Sequence[T]) -> None:
         """Take as many as there is room for; the others are dropped and counted."""
         with self._changed:
-            if self._closing:
+            if self._closing or self._forked:
                 self.dropped_shutdown += len(items)
                 return
             room = self.limit - len(self._queue) - self._in_flight
@@ -173,8 +177,6 @@ class ExportQueue(Generic[T]):
             self._accepted += len(items)
             if len(self._queue) >= self._limits.batch_size:
                 self._changed.notify_all()
-            if self._thread is None:
-                self._start()
 
     def flush(self, timeout_seconds: float) -> bool:
         """Wait until what was put in so far has been sent or has failed; return False when that took too long."""
