@@ -54,8 +54,8 @@ class RecordAll(Sampler):
 class SpanSink(Protocol):
     """Takes the spans of kept traces."""
 
-    def put(self, spans: Sequence[ReadableSpan]) -> None:
-        """Take ended spans of one trace; at once, from any thread."""
+    def put(self, spans: Sequence[ReadableSpan], must_keep: bool) -> None:
+        """Take ended spans of one trace, kept for a reason of its own or by the budget; at once, from any thread."""
         ...
 
     def shutdown(self) -> None: ...
@@ -186,12 +186,12 @@ class TailSampler(SpanProcessor):
                 return names.BY_SLOW
         return None
 
-    def _hand_on(self, spans: Sequence[ReadableSpan], partial: bool) -> None:
+    def _hand_on(self, spans: Sequence[ReadableSpan], partial: bool, must_keep: bool) -> None:
         self.kept += len(spans)
         if partial:
             spans = [_marked_partial(span) for span in spans]
         for sink in self._sinks:
-            sink.put(spans)
+            sink.put(spans, must_keep)
 
     # ------------------------------------------------------------------ what is known
 

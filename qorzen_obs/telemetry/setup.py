@@ -354,7 +354,7 @@ class _Export:
             name, self._send, limits, clock=clock, close=exporter.shutdown, on_ended=quiet.close
         )
 
-    def put(self, spans: Sequence[ReadableSpan]) -> None:
+    def put(self, spans: Sequence[ReadableSpan], must_keep: bool) -> None:
         self.queue.put(spans)
 
     def _send(self, spans: Sequence[ReadableSpan]) -> int:

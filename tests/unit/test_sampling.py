@@ -197,7 +197,7 @@ def test_a_span_that_ends_while_another_is_being_filed_is_filed_after_it() -> No
     inner = tracer(tracing).start_span("inner")
 
     class EndsASpan:
-        def put(self, spans: object) -> None:
+        def put(self, spans: object, must_keep: bool) -> None:
             inner.end()
             gc.collect()
 
