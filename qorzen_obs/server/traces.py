@@ -10,7 +10,7 @@ from aiohttp import web
 
 from qorzen_obs.server.documents import json_response, timestamp
 from qorzen_obs.server.problems import ProblemError
-from qorzen_obs.server.query import check_parameters, read_limit
+from qorzen_obs.server.query import check_parameters, read_limit, read_one, refuse
 from qorzen_obs.server.routes import Access, Route
 from qorzen_obs.server.sources import REDACTOR, SPANS
 from qorzen_obs.telemetry.otlp_json import to_otlp_json
@@ -36,8 +36,15 @@ def trace_response(request: web.Request, trace_id: str) -> web.Response:
 
 
 async def get_traces(request: web.Request) -> web.Response:
-    """Answer with the traces in which a span ended last, a line each."""
-    check_parameters(request.query, ("limit",))
+    """Answer with the traces in which a span ended last, a line each; `errors=true` asks for those with a failed one.
+
+    Raises:
+        ProblemError: a parameter is unknown, or takes something else.
+    """
+    check_parameters(request.query, ("limit", "errors"))
+    errors = read_one(request.query, "errors")
+    if errors not in {None, "true"}:
+        refuse("errors", "true")
     limit = read_limit(request.query)
     store = request.app.get(SPANS)
     redactor = request.app[REDACTOR]
@@ -51,7 +58,7 @@ async def get_traces(request: web.Request) -> web.Response:
             "errors": trace.errors,
             "dropped": trace.dropped,
         }
-        for trace in (store.summaries(limit) if store is not None else [])
+        for trace in (store.summaries(limit, errors=errors is not None) if store is not None else [])
     ]
     return json_response({"items": items})
 

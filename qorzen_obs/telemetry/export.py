@@ -34,6 +34,9 @@ DEFAULT_QUEUE_SIZE: Final = 8_192
 _DEFAULT_BATCH_SIZE: Final = 512
 _DEFAULT_DELAY_MILLIS: Final = 5_000
 _SILENCE_SECONDS: Final = 60.0
+#: Of a batch on which an exporter raised, for how long the items are tried without the guilty ones.
+_SEARCH_SECONDS: Final = 5.0
+THREAD_PREFIX: Final = "qorzen-export-"  #: how the names of the threads of queues begin
 
 _log = logging.getLogger(__name__)
 
@@ -65,6 +68,18 @@ class BatchLimits:
         return cls(queue_size=size, batch_size=batch, delay_seconds=delay / 1000)
 
 
+def encodable(text: str) -> str:
+    """Return `text` as UTF-8 can hold it, lone surrogates as their escapes; the same object where it is fit.
+
+    >>> encodable("caf\\udce9")
+    'caf\\\\udce9'
+    """
+    if text.isascii():
+        return text
+    fit = text.encode(errors="backslashreplace").decode()
+    return text if fit == text else fit
+
+
 def _whole_number(environment: Mapping[str, str], variable: str, default: int, least: int) -> int:
     text = environment.get(variable, "").strip()
     if not text:
@@ -81,13 +96,15 @@ def _whole_number(environment: Mapping[str, str], variable: str, default: int, l
 class ExportQueue(Generic[T]):
     """Sends what is put in, in batches, from a daemon thread; all methods from any thread.
 
-    `send` gets a batch and returns how many of it were refused; it may block, raise, or never return. What finds
+    `send` gets a batch and returns how many of it were refused; it may block, raise, or never return. Where it
+    raises, the halves are tried by themselves, so that one bad item does not take the others with it. What finds
     the queue full is dropped. Each item ends up in exactly one of `exported`, `failed`, `dropped_full` and
     `dropped_shutdown`. `on_tick` is called before each batch and every `delay_seconds`. `close` runs when nothing
     more will be sent: in the thread, or in another one when that is stuck in `send`. `on_ended` is the last thing that
     the thread does, however late.
 
-    A forked process inherits an empty queue, and a thread with the first item that it puts in.
+    A forked process sends nothing: the connection of the exporter is its parent's as well, and two processes on one
+    would talk across each other. Its queue is empty, and what it puts in is counted as `dropped_shutdown`.
     """
 
     def __init__(
@@ -115,10 +132,15 @@ class ExportQueue(Generic[T]):
         self.last_export_at = 0.0  #: Unix seconds; 0 before the first
         self._told: tuple[int, float] = (0, -_SILENCE_SECONDS)  # drops that were logged, when
         self._raised_at = -_SILENCE_SECONDS
+        self._closing = False
+        self._forked = False
+        self._failed_before_closing = 0
         self._reset()
-        self._start()
+        thread = threading.Thread(target=self._run, name=f"{THREAD_PREFIX}{self.name}", daemon=True)
+        self._thread: threading.Thread | None = thread
+        thread.start()
         if hasattr(os, "register_at_fork"):
-            reset = weakref.WeakMethod(self._reset)
+            reset = weakref.WeakMethod(self._reset_in_child)
             os.register_at_fork(after_in_child=lambda: (method := reset()) and method())
 
     def _reset(self) -> None:
@@ -129,14 +151,12 @@ class ExportQueue(Generic[T]):
         self._handled = 0  # ever taken off the queue and done with
         self._accepted = 0
         self._flush_to = 0
-        self._closing = False
         self._given_up = False
-        self._failed_before_closing = 0
-        self._thread: threading.Thread | None = None
 
-    def _start(self) -> None:
-        self._thread = threading.Thread(target=self._run, name=f"qorzen-export-{self.name}", daemon=True)
-        self._thread.start()
+    def _reset_in_child(self) -> None:
+        self._reset()  # a closed queue stays closed
+        self._forked = True
+        self._thread = None
 
     @property
     def size(self) -> int:
@@ -146,7 +166,7 @@ class ExportQueue(Generic[T]):
     def put(self, items: Sequence[T]) -> None:
         """Take as many as there is room for; the others are dropped and counted."""
         with self._changed:
-            if self._closing:
+            if self._closing or self._forked:
                 self.dropped_shutdown += len(items)
                 return
             room = self.limit - len(self._queue) - self._in_flight
@@ -157,8 +177,6 @@ class ExportQueue(Generic[T]):
             self._accepted += len(items)
             if len(self._queue) >= self._limits.batch_size:
                 self._changed.notify_all()
-            if self._thread is None:
-                self._start()
 
     def flush(self, timeout_seconds: float) -> bool:
         """Wait until what was put in so far has been sent or has failed; return False when that took too long."""
@@ -195,7 +213,7 @@ class ExportQueue(Generic[T]):
                 self._changed.notify_all()
             sent_all = not self._given_up and self.failed == self._failed_before_closing
         if late:  # ends its retries; a request in flight ends with the exporter's own timeout
-            threading.Thread(target=self._close_once, name="qorzen-export-abort", daemon=True).start()
+            threading.Thread(target=self._close_once, name=f"{THREAD_PREFIX}abort", daemon=True).start()
         return sent_all
 
     # ------------------------------------------------------------------ the thread
@@ -242,11 +260,7 @@ class ExportQueue(Generic[T]):
             return batch
 
     def _export(self, batch: list[T]) -> None:
-        try:
-            refused = self._send(batch)
-        except Exception:  # noqa: BLE001  # whatever an exporter does, it does to this batch alone
-            refused = len(batch)
-            self._log_exception("the exporter of the queue %r failed")
+        refused = self._refused(batch, None)
         with self._changed:
             if self._given_up:  # counted already, as lost by the shutdown
                 return
@@ -257,6 +271,19 @@ class ExportQueue(Generic[T]):
             if refused < len(batch):
                 self.last_export_at = self._clock.now()
             self._changed.notify_all()
+
+    def _refused(self, batch: list[T], until: float | None) -> int:
+        """Send the batch, or as much of it as can be by then, and return how many were not taken."""
+        try:
+            return self._send(batch)
+        except Exception:  # noqa: BLE001  # whatever an exporter does, it does to this batch alone
+            self._log_exception("the exporter of the queue %r failed")
+        now = self._clock.monotonic()
+        until = now + _SEARCH_SECONDS if until is None else until
+        if len(batch) == 1 or now >= until or self._given_up:
+            return len(batch)
+        middle = len(batch) // 2
+        return self._refused(batch[:middle], until) + self._refused(batch[middle:], until)
 
     def _close_once(self) -> None:
         with self._changed:
@@ -291,7 +318,7 @@ class OneLineAMinute(logging.Filter):
         self._let_at = -_SILENCE_SECONDS
 
     def filter(self, record: logging.LogRecord) -> bool:
-        if not (record.threadName or "").startswith("qorzen-export-"):
+        if not (record.threadName or "").startswith(THREAD_PREFIX):
             return True
         now = self._clock.monotonic()
         if now - self._let_at < _SILENCE_SECONDS:

@@ -6,6 +6,7 @@ queue, so that whoever logs pays for an append.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
@@ -22,7 +23,7 @@ from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 
 from qorzen_obs.clock import Clock
 from qorzen_obs.telemetry import names
-from qorzen_obs.telemetry.export import BatchLimits, ExportQueue
+from qorzen_obs.telemetry.export import THREAD_PREFIX, BatchLimits, ExportQueue, encodable
 
 _SCOPE: Final = InstrumentationScope(names.SCOPE)
 _SEVERITIES: Final = {
@@ -62,7 +63,12 @@ class LogExport:
         )
 
     def put(self, level: str, fields: Mapping[str, Any]) -> None:
-        """Take one line; it must not be changed any more. A full queue drops and counts it."""
+        """Take one line; it must not be changed any more. A full queue drops and counts it.
+
+        Lines of the threads that export are not taken: what is said about the sending of a line would be the next.
+        """
+        if threading.current_thread().name.startswith(THREAD_PREFIX):
+            return
         self.queue.put((_Line(time.time_ns(), level, fields),))
 
     @property
@@ -84,11 +90,11 @@ class LogExport:
             timestamp=line.at,
             observed_timestamp=line.at,
             context=_context(fields.get("trace_id"), fields.get("span_id")),
-            severity_text=line.level,
+            severity_text=encodable(line.level),
             severity_number=_SEVERITIES.get(line.level, SeverityNumber.UNSPECIFIED),
-            body=str(fields.get("event", "")),
+            body=encodable(str(fields.get("event", ""))),
             attributes={
-                str(key): _plain(value)
+                encodable(str(key)): _plain(value)
                 for key, value in fields.items()
                 if key not in _PLACED and value is not None
             },
@@ -97,17 +103,21 @@ class LogExport:
 
 
 def _context(trace_id: object, span_id: object) -> Context:
-    """Return a context with the span that a line names, empty where it names none."""
+    """Return a context with the span that a line names, empty where it names none; user code may name anything."""
     try:
         span = SpanContext(int(str(trace_id), 16), int(str(span_id), 16), False, TraceFlags(1))
     except ValueError:
+        return Context()
+    if not span.is_valid:  # the encoder raises on ids out of range
         return Context()
     return trace.set_span_in_context(NonRecordingSpan(span), Context())
 
 
 def _plain(value: Any) -> Any:
     """Return a value that OTLP knows: numbers beyond 64 bits and objects as text."""
-    if isinstance(value, (str, bool, float)):
+    if isinstance(value, str):
+        return encodable(value)
+    if isinstance(value, (bool, float)):
         return value
     if isinstance(value, int):
         return value if -(2**63) <= value < 2**63 else str(value)

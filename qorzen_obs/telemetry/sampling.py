@@ -54,8 +54,8 @@ class RecordAll(Sampler):
 class SpanSink(Protocol):
     """Takes the spans of kept traces."""
 
-    def put(self, spans: Sequence[ReadableSpan]) -> None:
-        """Take ended spans of one trace; at once, from any thread."""
+    def put(self, spans: Sequence[ReadableSpan], must_keep: bool) -> None:
+        """Take ended spans of one trace, kept for a reason of its own or by the budget; at once, from any thread."""
         ...
 
     def shutdown(self) -> None: ...
@@ -88,6 +88,7 @@ class TailSampler(SpanProcessor):
         self._bounds = bounds
         self._taking = True
         self.kept = 0  #: spans of kept traces
+        self.dropped_shutdown = 0  #: spans that ended after the rest was decided
         self._reset()
         if hasattr(
             os, "register_at_fork"
@@ -104,8 +105,6 @@ class TailSampler(SpanProcessor):
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
         """Count an open span. One that is marked, or whose caller elsewhere was sampled, decides at once."""
-        if not self._taking:
-            return
         parent = span.parent
         must_keep = None
         if parent is not None and parent.is_remote and parent.trace_flags.sampled:
@@ -113,15 +112,29 @@ class TailSampler(SpanProcessor):
         elif span.kind is SpanKind.CONSUMER and _has(span, names.TRACE_KEEP):
             must_keep = names.BY_MARK
         context: SpanContext = span.context
-        self._do(self._buffer.start, context.trace_id, context.span_id, must_keep, self._clock.monotonic())
+        self._do(self._start, context.trace_id, context.span_id, must_keep, self._clock.monotonic())
 
     def on_end(self, span: ReadableSpan) -> None:
-        """Take an ended span."""
+        """Take an ended span; after `close` it is counted alone."""
+        context: SpanContext = span.context
+        why = self._must_keep(span)
+        now = self._clock.monotonic()
+        self._do(self._end, context.trace_id, context.span_id, span, why, now)
+
+    # Whether spans are still taken is asked here, where nobody else is at work: a thread that asked before would
+    # put its span behind the last decision.
+
+    def _start(self, trace_id: int, span_id: int, must_keep: str | None, now: float) -> None:
         if self._taking:
-            context: SpanContext = span.context
-            why = self._must_keep(span)
-            now = self._clock.monotonic()
-            self._do(self._buffer.end, context.trace_id, context.span_id, span, why, now)
+            self._buffer.start(trace_id, span_id, must_keep, now)
+
+    def _end(
+        self, trace_id: int, span_id: int, span: ReadableSpan, must_keep: str | None, now: float
+    ) -> None:
+        if self._taking:
+            self._buffer.end(trace_id, span_id, span, must_keep, now)
+        else:
+            self.dropped_shutdown += 1
 
     def offer(self, span: SpanContext, observations: Sequence[tuple[ExemplarSlot, float]], at: float) -> None:
         """Write these exemplars when the span's trace is kept."""
@@ -173,12 +186,12 @@ class TailSampler(SpanProcessor):
                 return names.BY_SLOW
         return None
 
-    def _hand_on(self, spans: Sequence[ReadableSpan], partial: bool) -> None:
+    def _hand_on(self, spans: Sequence[ReadableSpan], partial: bool, must_keep: bool) -> None:
         self.kept += len(spans)
         if partial:
             spans = [_marked_partial(span) for span in spans]
         for sink in self._sinks:
-            sink.put(spans)
+            sink.put(spans, must_keep)
 
     # ------------------------------------------------------------------ what is known
 
@@ -216,10 +229,10 @@ class TailSampler(SpanProcessor):
     # ------------------------------------------------------------------ how it ends
 
     def close(self) -> None:
-        """Decide about everything that waits, by the budget, and take no more spans. Idempotent."""
-        self._taking = False
+        """Decide about everything that waits, by the budget, and count what comes later. Idempotent."""
         self._work()
         with self._alone():
+            self._taking = False
             self._buffer.decide_all(self._clock.monotonic())
 
     def shutdown(self) -> None:

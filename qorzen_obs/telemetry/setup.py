@@ -111,6 +111,7 @@ class Tracing:
         found[names.SPAN_DROPPED_QUEUE_FULL] = sum(queue.dropped_full for queue in queues)
         found[names.SPAN_DROPPED_SHUTDOWN] = sum(queue.dropped_shutdown for queue in queues)
         if self._sampler is not None:
+            found[names.SPAN_DROPPED_SHUTDOWN] += self._sampler.dropped_shutdown
             found[names.SPAN_SAMPLED_OUT] = self._sampler.sampled_out
             found[names.SPAN_KEPT] = 0 if queues else self._sampler.kept
         return found
@@ -158,15 +159,18 @@ class Tracing:
         Returns by the deadline whatever a collector does: what it has not taken by then is given up, and no
         thread left behind keeps the process alive. Blocks, so call it off the loop. What the store holds
         stays readable. Idempotent: a second call waits for the first and returns the same. A foreign provider
-        goes on working; ours makes spans that nobody sees until the next `set_up_tracing`.
+        goes on working; spans of ours are counted as dropped until the next `set_up_tracing`.
         """
         with self._closing:
             if self._flushed is None:
-                if self._chain is not None:
-                    self._chain.clear()
-                    self._chain = None  # somebody else's from now on
                 if self._sampler is not None:
-                    self._sampler.close()  # decides the rest, which is then sent
+                    self._sampler.close()  # decides the rest, which is then sent, and counts what comes later
+                if self._chain is not None:
+                    if self._sampler is not None:
+                        self._chain.release()
+                    else:
+                        self._chain.clear()
+                    self._chain = None  # somebody else's from now on
                 self.store.shutdown()
                 self._flushed = _close(self._exports, deadline_seconds)
             return self._flushed
@@ -217,7 +221,7 @@ def set_up_tracing(
     try:
         exports = _make_exports(environment, clock, redactor or Redactor())
     except BaseException:
-        provider.chain.clear()
+        provider.chain.release()
         raise
     sampler = TailSampler(
         (store, *exports),
@@ -268,7 +272,7 @@ class _Chain(SpanProcessor):
         self._claim = threading.Lock()
 
     def claim(self) -> bool:
-        """Take the chain until `clear`; return whether it was free."""
+        """Take the chain until `release` or `clear`; return whether it was free."""
         return self._claim.acquire(blocking=False)
 
     def fill(self, *processors: SpanProcessor) -> None:
@@ -276,6 +280,10 @@ class _Chain(SpanProcessor):
 
     def clear(self) -> None:
         self._processors = ()
+        self.release()
+
+    def release(self) -> None:
+        """Let the next one fill the chain; until then the processors see what still ends, to count it."""
         if self._claim.locked():
             self._claim.release()
 
@@ -346,7 +354,7 @@ class _Export:
             name, self._send, limits, clock=clock, close=exporter.shutdown, on_ended=quiet.close
         )
 
-    def put(self, spans: Sequence[ReadableSpan]) -> None:
+    def put(self, spans: Sequence[ReadableSpan], must_keep: bool) -> None:
         self.queue.put(spans)
 
     def _send(self, spans: Sequence[ReadableSpan]) -> int:

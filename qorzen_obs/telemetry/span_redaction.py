@@ -8,8 +8,10 @@ from typing import Any, TypeVar
 from opentelemetry.attributes import BoundedAttributes
 from opentelemetry.sdk.trace import Event, ReadableSpan
 from opentelemetry.sdk.util import BoundedList
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, Status
 
+from qorzen_obs.telemetry.export import encodable
 from qorzen_obs.telemetry.redaction import Redactor
 
 T = TypeVar("T")
@@ -18,18 +20,21 @@ T = TypeVar("T")
 def redact_span(span: ReadableSpan, redactor: Redactor) -> ReadableSpan:
     """Return the ended span without secrets in name, attributes, events, links and status; itself where it has none.
 
+    Names and the description also without lone surrogates, on which the encoder of OTLP raises.
     For the thread that exports and for whoever reads kept spans; not for the work loop.
     """
-    name, seen = redactor.text(span.name), span.attributes
+    name, seen = encodable(redactor.text(span.name)), span.attributes
     attributes = _attributes(seen, span.dropped_attributes, redactor)
     events = [_event(event, redactor) for event in span.events]
     links = [_link(link, redactor) for link in span.links]
     description = span.status.description
-    shown = None if description is None else redactor.text(description)
+    scope = _scope(span.instrumentation_scope)
+    shown = None if description is None else encodable(redactor.text(description))
     if (
         name is span.name
         and attributes is seen
         and shown is description
+        and scope is span.instrumentation_scope
         and all(new is old for new, old in zip(events, span.events, strict=True))
         and all(new is old for new, old in zip(links, span.links, strict=True))
     ):
@@ -43,7 +48,7 @@ def redact_span(span: ReadableSpan, redactor: Redactor) -> ReadableSpan:
         events=_bounded(events, span.dropped_events),
         links=_bounded(links, span.dropped_links),
         kind=span.kind,
-        instrumentation_scope=span.instrumentation_scope,
+        instrumentation_scope=scope,
         status=Status(span.status.status_code, shown),
         start_time=span.start_time,
         end_time=span.end_time,
@@ -71,9 +76,15 @@ def _bounded(items: list[T], dropped: int) -> BoundedList[T]:
 
 
 def _event(event: Event, redactor: Redactor) -> Event:
-    name, seen = redactor.text(event.name), event.attributes
+    name, seen = encodable(redactor.text(event.name)), event.attributes
     attributes = _attributes(seen, event.dropped_attributes, redactor)
     return event if name is event.name and attributes is seen else Event(name, attributes, event.timestamp)
+
+
+def _scope(scope: InstrumentationScope | None) -> InstrumentationScope | None:
+    if scope is None or (name := encodable(scope.name)) is scope.name:
+        return scope
+    return InstrumentationScope(name, scope.version, scope.schema_url, scope.attributes)
 
 
 def _link(link: Link, redactor: Redactor) -> Link:

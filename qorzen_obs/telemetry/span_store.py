@@ -32,11 +32,12 @@ class TraceSummary:
 
 
 class _Trace:
-    __slots__ = ("dropped", "spans", "summary")
+    __slots__ = ("dropped", "must_keep", "spans", "summary")
 
     def __init__(self) -> None:
         self.spans: list[ReadableSpan] = []  # in the order in which they ended
         self.dropped = 0
+        self.must_keep = False
         self.summary: TraceSummary | None = None  # as of the last reading
 
 
@@ -53,7 +54,8 @@ class SpanStore(SpanProcessor):
     What `undecided` holds is shown too, beside and before what is kept.
 
     Holds at most `keep_traces` traces of at most `keep_spans_per_trace` spans, `keep_spans` in all (a span takes
-    some 2.6 kB). What is over evicts the trace in which no span has ended for longest. In a full trace later
+    some 2.6 kB). What is over evicts the trace in which no span has ended for longest, and one that was kept for a
+    reason of its own, such as an error, only where there is no other. In a full trace later
     spans are dropped and counted, but one without a parent in this process takes the last place: the root ends
     last, and nobody wants to miss it.
     """
@@ -79,13 +81,14 @@ class SpanStore(SpanProcessor):
         self._lock = threading.RLock()
         self._spans = 0  # in all traces
         self._traces: OrderedDict[int, _Trace] = OrderedDict()  # by the last end of a span, oldest first
+        self._ordinary: OrderedDict[int, None] = OrderedDict()  # those that go first, in the same order
 
     def on_end(self, span: ReadableSpan) -> None:
         """Take an ended span. Does no more than file it, since the work loop waits; readers sum up."""
-        self.put((span,))
+        self.put((span,), span.status.status_code is StatusCode.ERROR)
 
-    def put(self, spans: Sequence[ReadableSpan]) -> None:
-        """Take ended spans of one trace, as on_end takes one."""
+    def put(self, spans: Sequence[ReadableSpan], must_keep: bool) -> None:
+        """Take ended spans of one trace, as on_end takes one; `must_keep` holds for the trace from then on."""
         if not self._taking or not spans:
             return
         trace_id: int = spans[0].context.trace_id
@@ -95,6 +98,12 @@ class SpanStore(SpanProcessor):
                 trace = self._traces.setdefault(trace_id, _Trace())
             else:
                 self._traces.move_to_end(trace_id)
+            if must_keep or trace.must_keep:
+                trace.must_keep = True
+                self._ordinary.pop(trace_id, None)
+            else:
+                self._ordinary.pop(trace_id, None)
+                self._ordinary[trace_id] = None
             room = self.keep_spans_per_trace - len(trace.spans)
             taken = spans if len(spans) <= room else spans[:room]
             trace.spans.extend(taken)
@@ -112,7 +121,14 @@ class SpanStore(SpanProcessor):
         while len(self._traces) > 1 and (
             self._spans > self.keep_spans or len(self._traces) > self.keep_traces
         ):
-            _, oldest = self._traces.popitem(last=False)
+            # Each step whole, since a span that the garbage collector ends in between comes here as well.
+            try:
+                oldest_id, _ = self._ordinary.popitem(last=False)
+                oldest = self._traces.pop(oldest_id, None)
+            except KeyError:
+                _, oldest = self._traces.popitem(last=False)
+            if oldest is None:
+                continue
             self._spans -= len(oldest.spans)
             self.evicted_traces += 1
             evicted.append(oldest)
@@ -142,11 +158,17 @@ class SpanStore(SpanProcessor):
         known = {span.context.span_id for span in kept}  # some may have been decided between the two readings
         return kept + [span for span in waiting if span.context.span_id not in known]
 
-    def summaries(self, limit: int = 100) -> list[TraceSummary]:
-        """Return at most `limit` traces; first the one in which a span ended last.
+    def summaries(self, limit: int = 100, *, errors: bool = False) -> list[TraceSummary]:
+        """Return at most `limit` traces, with `errors` of those with a failed span; first where one ended last.
 
         Walks the spans of those traces only in which something happened since the last call.
         """
+        if errors:  # a failed span decides about its trace, so none is undecided
+            with self._lock:
+                newest_first = list(reversed(self._traces.items()))
+            kept = (self._summary(*item) for item in newest_first if item[1].must_keep)
+            failed = (summary for summary in kept if summary.errors)
+            return list(itertools.islice(failed, limit))
         waiting = self.undecided.newest(limit) if self.undecided is not None else []
         with self._lock:
             newest = dict(itertools.islice(reversed(self._traces.items()), limit))

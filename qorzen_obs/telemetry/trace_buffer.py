@@ -112,18 +112,19 @@ class TraceBuffer(Generic[S]):
     budget. What comes later follows the decision, except that a span that must be kept turns a drop into a
     partial trace. A trace so old that its decision is forgotten is decided anew.
 
-    `keep` is called with spans of one trace, in the order in which they ended, and whether they are of a
-    partial one.
+    `keep` is called with spans of one trace, in the order in which they ended, whether they are of a partial one,
+    and whether the trace is kept for a reason of its own, not by the budget.
     """
 
     def __init__(
-        self, budget: Budget, keep: Callable[[Sequence[S], bool], None], bounds: Bounds | None = None
+        self, budget: Budget, keep: Callable[[Sequence[S], bool, bool], None], bounds: Bounds | None = None
     ) -> None:
         self._budget = budget
         self._keep = keep
         self._bounds = bounds or Bounds()
         self._undecided: OrderedDict[int, _Undecided[S]] = OrderedDict()  # by age, oldest first
         self._decided: OrderedDict[int, Verdict] = OrderedDict()  # by last use
+        self._by_budget: set[int] = set()  # those of them that nothing but the budget has spoken for
         self._tick_at = 0.0  # when a span looks for old traces next; a tick from outside always does
         self._spans = 0  # open and ended ones of all undecided traces
         self.dropped_spans = 0
@@ -146,6 +147,8 @@ class TraceBuffer(Generic[S]):
             self._decided.move_to_end(trace_id)
             if must_keep is not None and verdict is Verdict.DROP:
                 self._record(trace_id, Verdict.PARTIAL, must_keep)
+            elif must_keep is not None:
+                self._by_budget.discard(trace_id)
             return
         trace = self._find(trace_id, now)
         trace.open.add(span_id)
@@ -165,7 +168,9 @@ class TraceBuffer(Generic[S]):
             if verdict is Verdict.DROP:
                 self.dropped_spans += 1
             else:
-                self._keep((span,), verdict is Verdict.PARTIAL)
+                if must_keep is not None:
+                    self._by_budget.discard(trace_id)
+                self._keep((span,), verdict is Verdict.PARTIAL, trace_id not in self._by_budget)
             return
         trace = self._find(trace_id, now)
         if span_id in trace.open:
@@ -244,6 +249,8 @@ class TraceBuffer(Generic[S]):
 
     def _ask_budget(self, trace_id: int, trace: _Undecided[S], reason: str, now: float) -> None:
         kept = self._budget.admit(trace_id, now)
+        if kept:
+            self._by_budget.add(trace_id)
         self._decide(trace_id, trace, Verdict.KEEP if kept else Verdict.DROP, reason)
 
     def _decide(self, trace_id: int, trace: _Undecided[S], verdict: Verdict, reason: str) -> None:
@@ -254,7 +261,7 @@ class TraceBuffer(Generic[S]):
             self.dropped_spans += len(trace.ended)
             return
         if trace.ended:
-            self._keep(trace.ended, False)
+            self._keep(trace.ended, False, trace_id not in self._by_budget)
         for slot, exemplar in (trace.exemplars or {}).items():
             slot.put(*exemplar)
 
@@ -263,5 +270,6 @@ class TraceBuffer(Generic[S]):
         self._decided[trace_id] = verdict
         self._decided.move_to_end(trace_id)
         if len(self._decided) > self._bounds.decisions:
-            self._decided.popitem(last=False)
+            forgotten, _ = self._decided.popitem(last=False)
+            self._by_budget.discard(forgotten)
         return verdict

@@ -99,6 +99,12 @@ async def test_a_task_is_found_with_its_trace(session: aiohttp.ClientSession) ->
         assert summary["started_at"].endswith("Z")
         assert (summary["root_name"], summary["spans"], summary["errors"]) == ("run mail.send", 1, 1)
 
+        await manager.run(nothing)
+        assert len((await get_json(session, f"{plane.url}/api/traces"))["items"]) == 2
+        assert (await get_json(session, f"{plane.url}/api/traces?errors=true"))["items"] == [summary]
+        problem = await get_json(session, f"{plane.url}/api/traces?errors=yes", 422)
+        assert problem["parameter"] == "errors"
+
 
 async def test_what_is_not_there_is_not_found(session: aiohttp.ClientSession) -> None:
     async with managing(max_concurrent_tasks=1) as (manager, spans), serving(manager, spans=spans) as plane:

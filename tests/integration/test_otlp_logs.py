@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import threading
 
 import pytest
 import structlog
@@ -76,3 +77,43 @@ async def test_an_exporter_that_is_not_there_stops_the_start_with_what_to_instal
     with pytest.raises(SettingsError, match=r"OTEL_LOGS_EXPORTER.*carrier_pigeon.*choose among otlp"):
         await service.start()
     assert not structlog.is_configured()
+
+
+async def test_lines_with_what_otlp_cannot_hold_arrive_beside_the_good_ones(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ids = [("f" * 40, "1"), ("-1", "1"), ("0", "0"), ("1", "f" * 17)]
+    with OtlpReceiver() as receiver:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.endpoint)
+        service = Service(Settings(), environment={"OTEL_LOGS_EXPORTER": "otlp"}, log_stream=io.StringIO())
+        await service.start()
+        logger = service.tasks._logger
+        logger.warning("good")
+        logger.warning("caf\udce9", detail="\ud800")
+        for number, (trace_id, span_id) in enumerate(ids):
+            logger.warning("odd", number=number, trace_id=trace_id, span_id=span_id)
+        await service.stop()
+        said = {record.body.string_value: record for record in receiver.log_records}
+        odd = [record for record in receiver.log_records if record.body.string_value == "odd"]
+    assert {"good", "caf\\udce9"} <= said.keys()
+    assert attribute(said["caf\\udce9"], "detail") == "\\ud800"
+    assert [record.trace_id for record in odd] == [b""] * len(ids)
+    assert service.loggers.stream.lost()["log_record"] == 0
+
+
+async def test_what_is_said_about_sending_a_line_is_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    with OtlpReceiver() as receiver:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.endpoint)
+        lines = io.StringIO()
+        service = Service(Settings(), environment={"OTEL_LOGS_EXPORTER": "otlp"}, log_stream=lines)
+        await service.start()
+        logger = service.tasks._logger
+        for name in ("qorzen-export-otlp", "another"):
+            thread = threading.Thread(target=logger.warning, args=(f"said by {name}",), name=name)
+            thread.start()
+            thread.join()
+        await service.stop()
+        said = {record.body.string_value for record in receiver.log_records}
+    assert "said by another" in said
+    assert "said by qorzen-export-otlp" not in said
+    assert "said by qorzen-export-otlp" in lines.getvalue()

@@ -163,7 +163,10 @@ def test_every_item_has_exactly_one_fate(puts: list[list[int]], answers: list[st
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
-def test_a_forked_process_sends_its_own_items_and_not_the_parents(make: Make) -> None:
+@pytest.mark.parametrize("closed", [False, True])
+def test_a_forked_process_sends_nothing_by_its_parents_connection_and_counts_it(
+    make: Make, closed: bool
+) -> None:
     sent: list[int] = []
 
     def send(batch: Sequence[int]) -> int:
@@ -172,10 +175,15 @@ def test_a_forked_process_sends_its_own_items_and_not_the_parents(make: Make) ->
 
     queue = make(send)
     queue.put([1, 2])
+    if closed:
+        assert queue.shutdown(PATIENCE_SECONDS)
     child = os.fork()
     if child == 0:
+        before = list(sent)
         queue.put([3])
-        os._exit(0 if queue.flush(PATIENCE_SECONDS) and sent == [3] else 1)
+        good = queue.flush(PATIENCE_SECONDS) and queue.shutdown(PATIENCE_SECONDS)
+        good = good and (sent, queue.size, queue.dropped_shutdown) == (before, 0, 1) and queue._closing
+        os._exit(0 if good else 1)
     _, status = os.waitpid(child, 0)
     assert os.waitstatus_to_exitcode(status) == 0
     assert queue.flush(PATIENCE_SECONDS)

@@ -146,6 +146,29 @@ def test_at_the_end_what_is_undecided_is_decided_by_the_budget() -> None:
     assert poor.span_outcomes()[names.SPAN_SAMPLED_OUT] == 1
 
 
+def test_a_span_that_ends_while_the_rest_is_decided_has_a_fate_all_the_same() -> None:
+    """Of a thread that ends a span of a trace with an open one, and stands in the line when the end comes."""
+    tracing = set_up(float("inf"))
+    sampler = tracing.exemplars
+    assert isinstance(sampler, TailSampler)
+    root = tracer(tracing).start_span("root")
+    child = tracer(tracing).start_span("child", trace.set_span_in_context(root))
+    decide_all = sampler._buffer.decide_all
+
+    def decide_and_end(now: float) -> None:
+        decide_all(now)
+        late = tracer(tracing).start_span("late root")
+        tracer(tracing).start_span("late child", trace.set_span_in_context(late)).end()
+        child.end()
+
+    sampler._buffer.decide_all = decide_and_end  # type: ignore[method-assign]
+    tracing.shutdown()
+    root.end()
+    assert tracing.span_outcomes()[names.SPAN_DROPPED_SHUTDOWN] == 3
+    assert sum(tracing.span_outcomes().values()) == 3
+    assert tracing.status()["undecided_traces"] == 0
+
+
 def test_threads_that_end_spans_at_once_lose_none() -> None:
     tracing, each, threads = set_up(0.0), 500, 4
 
@@ -174,7 +197,7 @@ def test_a_span_that_ends_while_another_is_being_filed_is_filed_after_it() -> No
     inner = tracer(tracing).start_span("inner")
 
     class EndsASpan:
-        def put(self, spans: object) -> None:
+        def put(self, spans: object, must_keep: bool) -> None:
             inner.end()
             gc.collect()
 

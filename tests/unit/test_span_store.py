@@ -9,6 +9,8 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace import ReadableSpan, Tracer, TracerProvider
@@ -126,6 +128,59 @@ def test_the_spans_of_all_traces_together_are_bounded_and_the_newest_trace_stays
         tracer.start_span("child", below(large)).end()
     assert [(summary.root_name, summary.spans) for summary in store.summaries()] == [("child", 6)]
     assert store.evicted_traces == 3
+
+
+@pytest.mark.parametrize("bounds", [{"keep_traces": 3}, {"keep_spans": 3}])
+def test_traces_kept_for_a_reason_of_their_own_are_evicted_last(bounds: dict[str, int]) -> None:
+    store = SpanStore(**bounds)
+    tracer = tracer_into(store)
+
+    def end(name: str, *, failed: bool = False) -> None:
+        span = tracer.start_span(name)
+        if failed:
+            span.set_status(StatusCode.ERROR)
+        span.end()
+
+    def roots(**query: bool) -> list[str]:
+        return [summary.root_name for summary in store.summaries(**query)]
+
+    end("failed 0", failed=True)
+    for number in range(5):
+        end(f"good {number}")
+    assert roots() == ["good 4", "good 3", "failed 0"]
+    assert roots(errors=True) == ["failed 0"]
+    for number in (1, 2, 3):
+        end(f"failed {number}", failed=True)
+    assert roots() == roots(errors=True) == ["failed 3", "failed 2", "failed 1"], "of these the oldest goes"
+    assert (store.traces_kept, store.evicted_traces) == (3, 6)
+    assert [summary.root_name for summary in store.summaries(1, errors=True)] == ["failed 3"]
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 7), st.booleans()), max_size=40), st.integers(1, 4), st.integers(1, 8)
+)
+def test_the_bounds_hold_and_no_ordinary_trace_outlives_one_that_must_be_kept(
+    ends: list[tuple[int, bool]], keep_traces: int, keep_spans: int
+) -> None:
+    store = SpanStore(keep_traces=keep_traces, keep_spans=keep_spans)
+    tracer = tracer_into(store)
+    roots = [tracer.start_span(f"root {number}") for number in range(8)]
+    must: set[str] = set()
+    for number, failed in ends:
+        before = {summary.trace_id for summary in store.summaries()}
+        must &= before  # what is evicted is known no more
+        span = tracer.start_span("child", below(roots[number]))
+        if failed:
+            span.set_status(StatusCode.ERROR)
+            must.add(trace_id(span))
+        span.end()
+        after = {summary.trace_id: summary for summary in store.summaries()}
+        evicted = (before | {trace_id(span)}) - after.keys()
+        if evicted & must:
+            assert after.keys() <= must
+        assert len(after) <= keep_traces
+        assert len(after) == 1 or sum(summary.spans for summary in after.values()) <= keep_spans
+        assert store.traces_kept == len(after)
 
 
 def test_a_full_trace_drops_and_counts_later_spans_but_not_its_root() -> None:

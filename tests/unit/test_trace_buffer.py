@@ -22,12 +22,14 @@ class Kept:
 
     def __init__(self, per_second: float = math.inf, ratio: float = 1.0, **bounds: Any) -> None:
         self.spans: list[tuple[object, bool]] = []
+        self.must_keep: list[bool] = []  # for each of them, whether its trace is kept for a reason of its own
         self.buffer: TraceBuffer[object] = TraceBuffer(
             Budget(per_second, ratio), self._keep, Bounds(**bounds)
         )
 
-    def _keep(self, spans: Sequence[object], partial: bool) -> None:
+    def _keep(self, spans: Sequence[object], partial: bool, must_keep: bool) -> None:
         self.spans += [(span, partial) for span in spans]
+        self.must_keep += [must_keep] * len(spans)
 
     def whole(self, trace_id: int, span_id: int, must_keep: str | None = None, now: float = 0.0) -> None:
         """The life of a span."""
@@ -82,6 +84,22 @@ def test_a_span_that_was_not_seen_to_start_is_part_of_the_trace_that_is_open() -
     assert [span for span, _ in kept.spans] == ["of a worker", "run"]
     kept.buffer.end(2, 78, "of a trace that is unknown", None, 0.0)
     assert kept.buffer.waiting_spans == 0
+
+
+def test_a_reason_of_its_own_is_told_with_all_spans_from_then_on() -> None:
+    kept = Kept()
+    kept.whole(1, 1)
+    kept.whole(1, 2, names.BY_ERROR)
+    kept.whole(1, 3)
+    kept.buffer.start(2, 1, names.BY_UPSTREAM, 0.0)
+    kept.buffer.end(2, 1, "root", None, 0.0)
+    kept.whole(3, 1)
+    assert kept.must_keep == [False, True, True, True, False]
+    partial = Kept(per_second=0)
+    partial.whole(1, 1)
+    partial.whole(1, 2, names.BY_SLOW)
+    partial.whole(1, 3)
+    assert partial.must_keep == [True, True]
 
 
 def test_an_upstream_decision_holds_from_the_start() -> None:
@@ -192,7 +210,9 @@ def test_every_span_is_kept_or_dropped_once_and_nothing_grows(
 ) -> None:
     bounds = Bounds(traces=4, spans_per_trace=6, spans=12, seconds=60.0, decisions=5)
     kept: list[object] = []
-    buffer: TraceBuffer[object] = TraceBuffer(Budget(per_second), lambda spans, _: kept.extend(spans), bounds)
+    buffer: TraceBuffer[object] = TraceBuffer(
+        Budget(per_second), lambda spans, *_: kept.extend(spans), bounds
+    )
     running: dict[int, list[int]] = defaultdict(list)
     ended: list[tuple[int, int]] = []
     now = 0.0

@@ -272,6 +272,43 @@ def test_spans_arrive_over_http(set_up: SetUp, environment: dict[str, str]) -> N
     assert {pair.key: pair.value.string_value for pair in resource.attributes}["service.name"] == "qorzen-obs"
 
 
+def test_spans_with_text_that_utf8_cannot_hold_arrive_beside_the_good_ones(set_up: SetUp) -> None:
+    with OtlpReceiver() as collector:
+        tracing = set_up(OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint)
+        end_span(tracing, "good")
+        with tracing.provider.get_tracer("scope \ud800").start_as_current_span("caf\udce9") as odd:
+            odd.add_event("\ud800")
+            odd.set_status(StatusCode.ERROR, "\udfff")
+        assert tracing.shutdown(10.0) is True
+        spans = {span.name: span for span in collector.spans}
+    assert spans.keys() == {"good", "caf\\udce9"}
+    assert spans["caf\\udce9"].events[0].name == "\\ud800"
+    assert spans["caf\\udce9"].status.message == "\\udfff"
+
+
+def test_a_span_on_which_an_exporter_raises_fails_alone(
+    set_up: SetUp, offer: Offer, caplog: pytest.LogCaptureFixture
+) -> None:
+    taken: list[str] = []
+
+    class Picky(SpanExporter):
+        def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+            if any(span.name == "poison" for span in spans):
+                raise ValueError("cannot encode")
+            taken.extend(span.name for span in spans)
+            return SpanExportResult.SUCCESS
+
+    offer("picky", Picky)
+    tracing = set_up(OTEL_TRACES_EXPORTER="picky")
+    for number in range(21):
+        end_span(tracing, "poison" if number == 13 else f"good {number}")
+    assert tracing.shutdown(10.0) is False
+    assert taken == [f"good {number}" for number in range(21) if number != 13]
+    outcomes = tracing.span_outcomes()
+    assert (outcomes[names.SPAN_EXPORTED], outcomes[names.SPAN_EXPORT_FAILED]) == (20, 1)
+    assert caplog.text.count("cannot encode") <= 3, "one line, with its traceback, a minute"
+
+
 def test_spans_arrive_while_the_manager_runs(set_up: SetUp) -> None:
     with OtlpReceiver() as collector:
         tracing = set_up(OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint, OTEL_BSP_SCHEDULE_DELAY="10")
@@ -399,6 +436,7 @@ def test_after_shutdown_spans_are_dropped_and_the_store_stays_readable(set_up: S
         assert tracing.shutdown() is True
         assert [span.name for span in collector.spans] == ["before"]
     assert kept(tracing) == ["before"]
+    assert tracing.span_outcomes() == {**NO_SPANS, names.SPAN_EXPORTED: 1, names.SPAN_DROPPED_SHUTDOWN: 2}
 
 
 def test_f13_shutdown_returns_at_its_deadline_and_ends_the_retries(set_up: SetUp) -> None:
