@@ -82,7 +82,7 @@ class StopSignals:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._gil_watch.close()
-        faulthandler.cancel_dump_traceback_later()
+        self._gil_watch.call_off_end()
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self._events:
@@ -91,9 +91,7 @@ class StopSignals:
 
     def _watch(self, seconds: float) -> None:
         if sys.__stderr__ is not None:
-            seconds = min(seconds, _LONGEST_WATCH_SECONDS)
-            with self._gil_watch.retired():
-                faulthandler.dump_traceback_later(seconds, exit=True, file=sys.__stderr__)
+            self._gil_watch.end_process_in(min(seconds, _LONGEST_WATCH_SECONDS), sys.__stderr__)
 
 
 @asynccontextmanager

@@ -1,6 +1,9 @@
 """faulthandler's timer, which one program has once: pushed back, read, and handed over to who stops the process."""
 
 import faulthandler
+import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -10,6 +13,7 @@ import pytest
 from qorzen_obs.stacks import parse_dump, users_frames
 from qorzen_obs.telemetry import gil_watch
 from qorzen_obs.telemetry.gil_watch import GilWatch
+from tests.program import ROOT
 
 
 @pytest.fixture
@@ -19,7 +23,7 @@ def watch(monkeypatch: pytest.MonkeyPatch) -> Iterator[GilWatch]:
     made = GilWatch()
     yield made
     made.close()
-    faulthandler.cancel_dump_traceback_later()
+    made.call_off_end()
 
 
 def test_the_timer_leaves_a_stack_where_it_is_not_pushed_back(watch: GilWatch) -> None:
@@ -36,14 +40,58 @@ def test_who_stops_the_process_has_the_timer_for_good(
     watch: GilWatch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     watch.push_back()
-    with watch.retired():
-        pass
+    assert sys.__stderr__ is not None
+    watch.end_process_in(600, sys.__stderr__)
     touched: list[str] = []
     monkeypatch.setattr(faulthandler, "dump_traceback_later", lambda *_, **__: touched.append("set"))
     monkeypatch.setattr(faulthandler, "cancel_dump_traceback_later", lambda: touched.append("cancelled"))
     watch.push_back()
     watch.close()
     assert touched == []
+    watch.call_off_end()
+    assert touched == ["cancelled"]
+
+
+FORK = """
+import faulthandler, os, sys, time
+from qorzen_obs.telemetry.gil_watch import GilWatch
+
+watch = GilWatch()
+SET
+child = os.fork()
+if child == 0:
+    sys.exit(0)
+deadline = time.monotonic() + 10
+while (ended := os.waitpid(child, os.WNOHANG)) == (0, 0) and time.monotonic() < deadline:
+    time.sleep(0.01)
+if ended == (0, 0):
+    os.kill(child, 9)
+    os.waitpid(child, 0)
+print("ended" if ended == (child, 0) else "hung", flush=True)
+watch.push_back()
+AFTER
+"""
+LASTS = "while True: time.sleep(0.01)"
+
+
+def _run(script: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=30, check=False
+    )
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+def test_f24_a_child_forked_while_the_timer_is_set_ends_as_any_other_does() -> None:
+    after = "while not watch.read(__import__('threading').get_ident()): time.sleep(0.01)\nprint('set again')"
+    ran = _run(FORK.replace("SET", "watch.push_back()").replace("AFTER", after))
+    assert (ran.returncode, ran.stdout) == (0, "ended\nset again\n"), ran.stderr
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+def test_f24_a_fork_puts_off_neither_its_own_exit_nor_the_end_of_a_process_that_does_not_stop() -> None:
+    ran = _run(FORK.replace("SET", "watch.end_process_in(1, sys.__stderr__)").replace("AFTER", LASTS))
+    assert (ran.returncode, ran.stdout) == (1, "ended\n"), ran.stderr
+    assert "Timeout" in ran.stderr
 
 
 DUMP = """Timeout (0:00:00.400000)!
