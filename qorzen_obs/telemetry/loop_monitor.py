@@ -19,7 +19,15 @@ from qorzen_obs.stacks import text_of
 from qorzen_obs.telemetry import names
 from qorzen_obs.telemetry.culprit import Culprit
 from qorzen_obs.telemetry.gil_watch import GilWatch
-from qorzen_obs.telemetry.watchdog import CODE, GIL_HELD, NOTICE_SECONDS, Finding, Watchdog
+from qorzen_obs.telemetry.watchdog import (
+    CODE,
+    GIL_HELD,
+    HELD_SECONDS,
+    NOTICE_SECONDS,
+    SOME,
+    Finding,
+    Watchdog,
+)
 
 INTERVAL_SECONDS: Final = 0.025
 """Between two beats of a watched loop."""
@@ -101,6 +109,7 @@ class LoopMonitor:
         self._timer: asyncio.TimerHandle | None = None
         self._lock = threading.Lock()  # held for a few assignments at a time
         self.due: float | None = None  #: when the next beat should come, monotonic
+        self._cpu = 0.0  # the process's, at the last beat
         self._block: Block | None = None
         self._unread: Block | None = None  # the watchdog is making its stack's text; it may be over by now
         self._seconds = dict.fromkeys(names.LOOP_BLOCKED_BY, 0.0)
@@ -164,12 +173,18 @@ class LoopMonitor:
     def _schedule(self, loop: asyncio.AbstractEventLoop) -> None:
         due = self._clock.monotonic() + self._interval
         self._turned(due)
+        self._cpu = time.process_time()
         self._timer = loop.call_later(self._interval, self._beat, loop)
 
     def _beat(self, loop: asyncio.AbstractEventLoop) -> None:
         late = self.blocked_seconds()
         self._on_lag(late)
-        if late >= NOTICE_SECONDS and self._watchdog is not None and self._block is None:
+        if (
+            late >= NOTICE_SECONDS + HELD_SECONDS
+            and self._watchdog is not None
+            and self._block is None
+            and time.process_time() - self._cpu >= SOME * late  # or the whole process did not get to run
+        ):
             with self._lock:  # the watchdog could not run meanwhile, nor before us afterwards
                 self._seconds[GIL_HELD] += late
         self._schedule(loop)

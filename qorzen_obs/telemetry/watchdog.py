@@ -25,10 +25,12 @@ GC: Final = "gc"
 GIL_HELD: Final = "gil_held"
 
 _FOLLOW_SECONDS: Final = 0.05  # between two looks at a blocked loop
-_HELD_SECONDS: Final = 0.15  # oversleeping so long is more than waiting one's turn on a busy machine
+HELD_SECONDS: Final = 0.15
+"""Oversleeping so long is more than waiting one's turn on a busy machine."""
 _MOST: Final = 0.5
 _NEARLY_ALL: Final = 0.8
-_SOME: Final = 0.25
+SOME: Final = 0.25
+"""The share of a stall that the process must have computed, or it did not get to run."""
 _JOIN_SECONDS: Final = 1.0
 
 
@@ -150,9 +152,7 @@ class Watchdog:
         if now.gc - before.gc >= _MOST * (now.at - since):
             return Finding(due, since, GC, culprit)
         used = now.process_cpu - before.process_cpu
-        if (
-            overslept < _HELD_SECONDS or used < _SOME * overslept
-        ):  # the latter: the process did not get to run
+        if overslept < HELD_SECONDS or used < SOME * overslept:  # the latter: the process did not get to run
             return Finding(due, due, CODE, culprit)
         if (
             now.loop_cpu is not None

@@ -13,9 +13,9 @@ from qorzen_obs.record import Attempt
 from qorzen_obs.stacks import Place
 from qorzen_obs.telemetry import loop_monitor, names
 from qorzen_obs.telemetry.culprit import Culprit
-from qorzen_obs.telemetry.loop_monitor import LoopMonitor
+from qorzen_obs.telemetry.loop_monitor import INTERVAL_SECONDS, LoopMonitor
 from qorzen_obs.telemetry.watchdog import CODE, Finding
-from tests.support import attempt, record
+from tests.support import attempt, record, until
 
 
 def fail(error: Exception) -> None:
@@ -116,3 +116,37 @@ def test_a_span_that_ends_before_the_stack_is_read_shows_the_place_without_sourc
     go_on.set()
     held.watchdog.join()
     assert held.stacks() == [f'File "{__file__}", line 30, in Held.__init__']
+
+
+class Skipping(SystemClock):
+    """A clock that can be set forward, which makes a beat late that the watchdog saw in time."""
+
+    ahead = 0.0
+
+    def monotonic(self) -> float:
+        return super().monotonic() + self.ahead
+
+
+@pytest.mark.parametrize(
+    ("late", "cpu", "booked"),
+    [
+        (0.1, 0.1, False),  # waiting one's turn
+        (3.0, 0.3, False),  # the process was stopped, or starved
+        (3.0, 1.0, True),
+    ],
+)
+async def test_a_stall_that_the_watchdog_did_not_see_is_booked_only_where_the_process_computed(
+    late: float, cpu: float, booked: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used, lags = [0.0], list[float]()
+    monkeypatch.setattr(time, "process_time", lambda: used[0])
+    clock = Skipping()
+    monitor = LoopMonitor(clock, lags.append, log=lambda event, **fields: None, on_error=fail)
+    monitor.start()
+    try:
+        clock.ahead += late - INTERVAL_SECONDS
+        used[0] += cpu
+        await until(lambda: lags)
+        assert (monitor.seconds_by_category()["gil_held"] > 0) is booked
+    finally:
+        monitor.stop()
