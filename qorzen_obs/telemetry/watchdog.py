@@ -8,6 +8,7 @@ from garbage collection and from a process that did not get to run.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import gc
 import threading
@@ -54,7 +55,7 @@ class GcWatch:
         gc.callbacks.append(self._on_gc)
 
     def stop(self) -> None:
-        if self._on_gc in gc.callbacks:
+        with contextlib.suppress(ValueError):  # it is not there any more
             gc.callbacks.remove(self._on_gc)
 
     def seconds(self) -> float:
@@ -118,6 +119,10 @@ class Watchdog:
         """Return when the thread has ended; one that a logger holds is left alone after a second."""
         self._stop.set()
         self._thread.join(_JOIN_SECONDS)
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Leave neither the hook nor the timer behind. Idempotent."""
         self._gc.stop()
         if self._gil_watch is not None:
             self._gil_watch.close()
@@ -127,6 +132,8 @@ class Watchdog:
             self._watch()
         except Exception as error:  # noqa: BLE001 - a thread's top: what observes must not break what it observes
             self._on_error(error)
+        finally:  # who closes a loop without a word stops nothing
+            self._let_go()
 
     def _watch(self) -> None:
         wait, before = NOTICE_SECONDS, self._read()

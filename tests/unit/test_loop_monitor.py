@@ -1,8 +1,12 @@
 """What a block comes to: which thread reads its stack, and what a late beat is booked as."""
 
+import asyncio
+import gc
 import linecache
+import os
 import threading
 import time
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -13,6 +17,7 @@ from qorzen_obs.record import Attempt
 from qorzen_obs.stacks import Place
 from qorzen_obs.telemetry import loop_monitor, names
 from qorzen_obs.telemetry.culprit import Culprit
+from qorzen_obs.telemetry.gil_watch import GilWatch
 from qorzen_obs.telemetry.loop_monitor import INTERVAL_SECONDS, LoopMonitor
 from qorzen_obs.telemetry.watchdog import CODE, Finding
 from tests.support import attempt, record, until
@@ -150,3 +155,28 @@ async def test_a_stall_that_the_watchdog_did_not_see_is_booked_only_where_the_pr
         assert (monitor.seconds_by_category()["gil_held"] > 0) is booked
     finally:
         monitor.stop()
+
+
+@pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="looks for the file by its name")
+def test_a_watchdog_whose_loop_was_closed_leaves_neither_hook_nor_timer_nor_file() -> None:
+    def dumps() -> list[Path]:
+        return [link for link in Path("/proc/self/fd").iterdir() if "qorzen-stacks" in os.path.realpath(link)]
+
+    async def start_and_forget() -> None:
+        monitor = LoopMonitor(
+            SystemClock(),
+            lambda _: None,
+            log=lambda event, **fields: None,
+            on_error=fail,
+            gil_watch=GilWatch(),
+        )
+        monitor.start()
+        await until(dumps)
+
+    hooks, files = list(gc.callbacks), dumps()
+    asyncio.run(start_and_forget())
+    for thread in threading.enumerate():
+        if thread.name == "qorzen-watchdog":
+            thread.join(10)
+    assert gc.callbacks == hooks
+    assert dumps() == files == []
