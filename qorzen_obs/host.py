@@ -9,8 +9,12 @@ from __future__ import annotations
 import asyncio
 import faulthandler
 import logging
+import os
 import signal
 import sys
+import threading
+import time
+import weakref
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from types import FrameType, TracebackType
@@ -64,6 +68,7 @@ class StopSignals:
 
     def __init__(self, settings: TaskSettings, gil_watch: GilWatch) -> None:
         self._gil_watch = gil_watch  # whose handlers belong to the main thread, as these do
+        self._end = _EndTimer()
         self.asked = asyncio.Event()
         self.asked_again = asyncio.Event()
         self._patience = [settings.shutdown_grace_seconds, settings.cancel_grace_seconds]
@@ -82,7 +87,7 @@ class StopSignals:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._gil_watch.close()
-        faulthandler.cancel_dump_traceback_later()
+        self._end.call_off()
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self._events:
@@ -91,8 +96,63 @@ class StopSignals:
 
     def _watch(self, seconds: float) -> None:
         if sys.__stderr__ is not None:
-            seconds = min(seconds, _LONGEST_WATCH_SECONDS)
-            faulthandler.dump_traceback_later(seconds, exit=True, file=sys.__stderr__)
+            self._end.come_in(min(seconds, _LONGEST_WATCH_SECONDS), sys.__stderr__)
+
+
+class _EndTimer:
+    """faulthandler's timer, a thread in C: it writes all stacks and ends the process with status 1.
+
+    It is called off for the moment of a fork: a child that inherits it armed, without its thread, hangs at its exit.
+    """
+
+    def __init__(self) -> None:
+        self._end: tuple[float, TextIO] | None = None  # when, monotonic, and where to
+        self._forking = False
+        self._lock = threading.RLock()  # reentrant, since a signal's handler may interrupt another, or a fork
+        if hasattr(os, "register_at_fork"):
+            # Weak references, for what is registered stays for good.
+            before = weakref.WeakMethod(self._before_fork)
+            in_parent = weakref.WeakMethod(self._after_fork_in_parent)
+            in_child = weakref.WeakMethod(self._after_fork_in_child)
+            os.register_at_fork(
+                before=lambda: (method := before()) and method(),
+                after_in_parent=lambda: (method := in_parent()) and method(),
+                after_in_child=lambda: (method := in_child()) and method(),
+            )
+
+    def come_in(self, seconds: float, file: TextIO) -> None:
+        """End the process in `seconds`; another call moves the end. From any thread or signal handler."""
+        with self._lock:
+            self._end = (time.monotonic() + seconds, file)
+            if not self._forking:
+                self._set()
+
+    def call_off(self) -> None:
+        """Let the process live."""
+        with self._lock:
+            if self._end is not None:
+                faulthandler.cancel_dump_traceback_later()
+            self._end = None
+
+    def _set(self) -> None:
+        if self._end is not None:
+            at, file = self._end
+            faulthandler.dump_traceback_later(max(at - time.monotonic(), 0.001), exit=True, file=file)
+
+    def _before_fork(self) -> None:
+        self._lock.acquire()
+        self._forking = True
+        if self._end is not None:
+            faulthandler.cancel_dump_traceback_later()
+
+    def _after_fork_in_parent(self) -> None:
+        if self._forking:  # or it was made while another thread was about to fork
+            self._forking = False
+            self._set()
+            self._lock.release()
+
+    def _after_fork_in_child(self) -> None:
+        self._end, self._forking, self._lock = None, False, threading.RLock()
 
 
 @asynccontextmanager

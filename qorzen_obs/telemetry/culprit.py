@@ -47,6 +47,14 @@ class Culprit:
         return users_frames(self.dump()) or shown(self._places)
 
     @property
+    def place(self) -> str:
+        """Where it was seen, without the text of the line: reads no file. Empty when that is not known."""
+        if not self._places:
+            return ""
+        code, line = self._places[0]
+        return f'File "{code.co_filename}", line {line}, in {code.co_qualname}'
+
+    @property
     def category(self) -> str | None:
         """The task's category, None for what is no task's."""
         return None if self.attempt is None else self.attempt.category.value

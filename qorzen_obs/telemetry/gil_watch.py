@@ -33,7 +33,7 @@ _MAX_DUMP_BYTES: Final = 1_000_000
 
 
 class GilWatch:
-    """Made and closed on the main thread, where the loop runs too; `push_back` and `read` are the watchdog's.
+    """Made on the main thread, where the loop runs too; `push_back` and `read` are the watchdog's.
 
     Does nothing where the system has no such timers, or another already uses their signals.
     """
@@ -75,13 +75,16 @@ class GilWatch:
         return parse_dump(text) or shown(self._seen)
 
     def close(self) -> None:
-        """Stop the timers and give back what was taken. Idempotent; on the main thread."""
+        """Stop the timers and give back what was taken. Idempotent; from another thread than the main one the handler
+        in Python stays, and does nothing.
+        """
         with self._lock:
             file, self._file = self._file, None
         if file is not None:
             _disarm()
             faulthandler.unregister(signal.SIGPROF)
-            signal.signal(signal.SIGVTALRM, self._before)
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGVTALRM, self._before)
             os.close(file)
             atexit.unregister(self.close)
 

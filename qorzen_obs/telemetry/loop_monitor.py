@@ -19,7 +19,15 @@ from qorzen_obs.stacks import text_of
 from qorzen_obs.telemetry import names
 from qorzen_obs.telemetry.culprit import Culprit
 from qorzen_obs.telemetry.gil_watch import GilWatch
-from qorzen_obs.telemetry.watchdog import CODE, GIL_HELD, NOTICE_SECONDS, Finding, Watchdog
+from qorzen_obs.telemetry.watchdog import (
+    CODE,
+    GIL_HELD,
+    HELD_SECONDS,
+    NOTICE_SECONDS,
+    SOME,
+    Finding,
+    Watchdog,
+)
 
 INTERVAL_SECONDS: Final = 0.025
 """Between two beats of a watched loop."""
@@ -34,7 +42,7 @@ _LINE_SECONDS: Final = 10.0
 class Block:
     """A stretch of time in which one culprit held the loop. `seconds` of one that goes on are up to now."""
 
-    __slots__ = ("_redact", "cause", "culprit", "ended", "logged", "since", "told")
+    __slots__ = ("_redact", "cause", "culprit", "ended", "logged", "since", "stack", "told")
 
     def __init__(
         self, culprit: Culprit, cause: str, since: float, redact: Callable[[str], str] = str
@@ -44,6 +52,7 @@ class Block:
         self.cause = cause
         self.since = since  #: monotonic
         self.ended: float | None = None  #: monotonic
+        self.stack: str | None = None  #: as text, once the watchdog has made it
         self.told = False  #: its span has the event
         self.logged = False
 
@@ -100,7 +109,9 @@ class LoopMonitor:
         self._timer: asyncio.TimerHandle | None = None
         self._lock = threading.Lock()  # held for a few assignments at a time
         self.due: float | None = None  #: when the next beat should come, monotonic
+        self._cpu = 0.0  # the process's, at the last beat
         self._block: Block | None = None
+        self._unread: Block | None = None  # the watchdog is making its stack's text; it may be over by now
         self._seconds = dict.fromkeys(names.LOOP_BLOCKED_BY, 0.0)
         self._scraped_at = 0.0  # monotonic
         self._lines_left = float(_LINES)
@@ -154,20 +165,26 @@ class LoopMonitor:
     # ------------------------------------------------------------------ on the loop
 
     def settle(self, attempt: Attempt) -> None:
-        """Put the present block on the attempt's span, which is about to end, if it is the attempt's. O(1)."""
-        block = self._block
-        if block is not None and block.culprit.attempt is attempt:
-            self._tell_span(block)
+        """Put a block that is not told yet on the attempt's span, which is about to end. O(1): reads no file."""
+        for block in (self._block, self._unread):
+            if block is not None and block.culprit.attempt is attempt:
+                self._tell_span(block, at_once=True)
 
     def _schedule(self, loop: asyncio.AbstractEventLoop) -> None:
         due = self._clock.monotonic() + self._interval
         self._turned(due)
+        self._cpu = time.process_time()
         self._timer = loop.call_later(self._interval, self._beat, loop)
 
     def _beat(self, loop: asyncio.AbstractEventLoop) -> None:
         late = self.blocked_seconds()
         self._on_lag(late)
-        if late >= NOTICE_SECONDS and self._watchdog is not None and self._block is None:
+        if (
+            late >= NOTICE_SECONDS + HELD_SECONDS
+            and self._watchdog is not None
+            and self._block is None
+            and time.process_time() - self._cpu >= SOME * late  # or the whole process did not get to run
+        ):
             with self._lock:  # the watchdog could not run meanwhile, nor before us afterwards
                 self._seconds[GIL_HELD] += late
         self._schedule(loop)
@@ -196,7 +213,7 @@ class LoopMonitor:
                 if before is not None:
                     since = max(before.since, self._scraped_at, since if cause != CODE else time.monotonic())
                     self._end(before, since)
-                block = self._block = Block(culprit, cause, since, self._redact)
+                block = self._block = self._unread = Block(culprit, cause, since, self._redact)
         if block is not None:
             if before is not None:
                 self._tell_end(before)
@@ -209,10 +226,17 @@ class LoopMonitor:
         self._seconds[block.label] += block.seconds
 
     def _tell_begin(self, block: Block) -> None:
+        stack = self.stack_text(
+            block.culprit
+        )  # here, for the loop has better things to do than to read files
+        with self._lock:
+            block.stack, self._unread = stack, None
+            over = block.ended is not None
+        if over:
+            self._tell_span(block)
         if self._may_log():
             block.logged = True
             suppressed, self._suppressed = self._suppressed, 0
-            stack = self.stack_text(block.culprit)
             self._write(block, stack=stack, **({"suppressed": suppressed} if suppressed else {}))
         else:
             self._suppressed += 1
@@ -242,9 +266,13 @@ class LoopMonitor:
         except Exception as error:  # noqa: BLE001 - what observes must not break what it observes
             self._on_error(error)
 
-    def _tell_span(self, block: Block) -> None:
+    def _tell_span(self, block: Block, *, at_once: bool = False) -> None:
+        """Unless `at_once`, a block whose stack is not there yet is left to the watchdog, which is making it."""
         attempt = block.culprit.attempt
         with self._lock:
+            stack = block.stack
+            if stack is None and not at_once:
+                return
             told, block.told = block.told, True
         if told or attempt is None or attempt.span is None:
             return
@@ -252,7 +280,7 @@ class LoopMonitor:
         attributes: dict[str, str | float] = {
             names.BLOCKED_SECONDS: round(block.seconds, 6),
             names.BLOCKED_CAUSE: block.cause,
-            names.STACKTRACE: self.stack_text(block.culprit),
+            names.STACKTRACE: self._redact(block.culprit.place) if stack is None else stack,
         }
         try:
             attempt.span.add_event(names.LOOP_BLOCKED_EVENT, attributes, int(began * 1e9))

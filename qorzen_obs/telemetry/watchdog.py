@@ -8,6 +8,7 @@ from garbage collection and from a process that did not get to run.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import threading
 import time
@@ -24,10 +25,12 @@ GC: Final = "gc"
 GIL_HELD: Final = "gil_held"
 
 _FOLLOW_SECONDS: Final = 0.05  # between two looks at a blocked loop
-_HELD_SECONDS: Final = 0.15  # oversleeping so long is more than waiting one's turn on a busy machine
+HELD_SECONDS: Final = 0.15
+"""Oversleeping so long is more than waiting one's turn on a busy machine."""
 _MOST: Final = 0.5
 _NEARLY_ALL: Final = 0.8
-_SOME: Final = 0.25
+SOME: Final = 0.25
+"""The share of a stall that the process must have computed, or it did not get to run."""
 _JOIN_SECONDS: Final = 1.0
 
 
@@ -51,7 +54,7 @@ class GcWatch:
         gc.callbacks.append(self._on_gc)
 
     def stop(self) -> None:
-        if self._on_gc in gc.callbacks:
+        with contextlib.suppress(ValueError):  # it is not there any more
             gc.callbacks.remove(self._on_gc)
 
     def seconds(self) -> float:
@@ -115,6 +118,10 @@ class Watchdog:
         """Return when the thread has ended; one that a logger holds is left alone after a second."""
         self._stop.set()
         self._thread.join(_JOIN_SECONDS)
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Leave neither the hook nor the timer behind. Idempotent."""
         self._gc.stop()
         if self._gil_watch is not None:
             self._gil_watch.close()
@@ -124,6 +131,9 @@ class Watchdog:
             self._watch()
         except Exception as error:  # noqa: BLE001 - a thread's top: what observes must not break what it observes
             self._on_error(error)
+        finally:
+            if self._loop.is_closed():  # without a word, so nobody stops anything
+                self._let_go()
 
     def _watch(self) -> None:
         wait, before = NOTICE_SECONDS, self._read()
@@ -149,9 +159,7 @@ class Watchdog:
         if now.gc - before.gc >= _MOST * (now.at - since):
             return Finding(due, since, GC, culprit)
         used = now.process_cpu - before.process_cpu
-        if (
-            overslept < _HELD_SECONDS or used < _SOME * overslept
-        ):  # the latter: the process did not get to run
+        if overslept < HELD_SECONDS or used < SOME * overslept:  # the latter: the process did not get to run
             return Finding(due, due, CODE, culprit)
         if (
             now.loop_cpu is not None

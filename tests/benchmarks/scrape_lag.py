@@ -135,7 +135,7 @@ def main() -> None:
                 lags[name].append(asyncio.run(_timed(run)))
         shares = {
             "watchdog": asyncio.run(watchdog_share(None)),
-            "watchdog and faulthandler's timer": asyncio.run(watchdog_share(GilWatch())),
+            "watchdog and its timers": asyncio.run(watchdog_share(GilWatch())),
         }
     finally:
         sys.setswitchinterval(before)

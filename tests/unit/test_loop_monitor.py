@@ -1,0 +1,182 @@
+"""What a block comes to: which thread reads its stack, and what a late beat is booked as."""
+
+import asyncio
+import gc
+import linecache
+import os
+import threading
+import time
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+
+from qorzen_obs.clock import SystemClock
+from qorzen_obs.record import Attempt
+from qorzen_obs.stacks import Place
+from qorzen_obs.telemetry import loop_monitor, names
+from qorzen_obs.telemetry.culprit import Culprit
+from qorzen_obs.telemetry.gil_watch import GilWatch
+from qorzen_obs.telemetry.loop_monitor import INTERVAL_SECONDS, LoopMonitor
+from qorzen_obs.telemetry.watchdog import CODE, Finding
+from tests.support import attempt, record, until
+
+
+def fail(error: Exception) -> None:
+    raise error
+
+
+def a_monitor(clock: SystemClock | None = None) -> LoopMonitor:
+    return LoopMonitor(
+        clock or SystemClock(), lambda _: None, log=lambda event, **fields: None, on_error=fail
+    )
+
+
+class Held:
+    """A loop that an attempt of a task holds, and the watchdog's thread that has found it."""
+
+    def __init__(self) -> None:
+        self.monitor = a_monitor()
+        self.monitor.due = time.monotonic() - 0.1
+        self.attempt: Attempt = attempt(record())
+        self.attempt.span = cast("Any", TracerProvider().get_tracer("test").start_span("task"))
+        self.culprit = Culprit("task", self.attempt, [Place(Held.__init__.__code__, 30)])
+        finding = Finding(self.monitor.due, self.monitor.due, CODE, self.culprit)
+        self.watchdog = threading.Thread(target=self.monitor._blocked, args=(finding,))
+
+    def stacks(self) -> list[str]:
+        """What the span's events show."""
+        events = cast("ReadableSpan", self.attempt.span).events
+        return [str((event.attributes or {})[names.STACKTRACE]) for event in events]
+
+
+@pytest.fixture
+def readers(monkeypatch: pytest.MonkeyPatch) -> list[threading.Thread]:
+    """The threads that have read source."""
+    threads: list[threading.Thread] = []
+
+    def getline(file: str, line: int) -> str:
+        threads.append(threading.current_thread())
+        return "the source"
+
+    monkeypatch.setattr(linecache, "getline", getline)
+    return threads
+
+
+def test_a_block_whose_line_is_suppressed_never_reads_source_on_the_loop_s_thread(
+    monkeypatch: pytest.MonkeyPatch, readers: list[threading.Thread]
+) -> None:
+    monkeypatch.setattr(loop_monitor, "_LINES", 0)
+    held = Held()
+    held.watchdog.start()
+    held.watchdog.join()
+    held.culprit.dump = lambda: pytest.fail("the dump is gone by now")
+    held.monitor._turned(None)
+    (stack,) = held.stacks()
+    assert "the source" in stack
+    assert set(readers) == {held.watchdog}
+
+
+def test_a_loop_that_turns_before_the_stack_is_read_leaves_the_span_to_the_watchdog(
+    readers: list[threading.Thread],
+) -> None:
+    held, reading, go_on = Held(), threading.Event(), threading.Event()
+
+    def dump() -> tuple[()]:
+        reading.set()
+        go_on.wait(10)
+        return ()
+
+    held.culprit.dump = dump
+    held.watchdog.start()
+    assert reading.wait(10)
+    held.monitor._turned(None)
+    assert held.stacks() == []
+    go_on.set()
+    held.watchdog.join()
+    (stack,) = held.stacks()
+    assert "the source" in stack
+    assert set(readers) == {held.watchdog}
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_span_that_ends_before_the_stack_is_read_shows_the_place_without_source(
+    turned: bool, readers: list[threading.Thread]
+) -> None:
+    held, reading, go_on = Held(), threading.Event(), threading.Event()
+
+    def dump() -> tuple[()]:
+        reading.set()
+        go_on.wait(10)
+        return ()
+
+    held.culprit.dump = dump
+    held.watchdog.start()
+    assert reading.wait(10)
+    if turned:
+        held.monitor._turned(None)
+    held.monitor.settle(held.attempt)
+    assert readers == []
+    go_on.set()
+    held.watchdog.join()
+    assert held.stacks() == [f'File "{__file__}", line 30, in Held.__init__']
+
+
+class Skipping(SystemClock):
+    """A clock that can be set forward, which makes a beat late that the watchdog saw in time."""
+
+    ahead = 0.0
+
+    def monotonic(self) -> float:
+        return super().monotonic() + self.ahead
+
+
+@pytest.mark.parametrize(
+    ("late", "cpu", "booked"),
+    [
+        (0.1, 0.1, False),  # waiting one's turn
+        (3.0, 0.3, False),  # the process was stopped, or starved
+        (3.0, 1.0, True),
+    ],
+)
+async def test_a_stall_that_the_watchdog_did_not_see_is_booked_only_where_the_process_computed(
+    late: float, cpu: float, booked: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used, lags = [0.0], list[float]()
+    monkeypatch.setattr(time, "process_time", lambda: used[0])
+    clock = Skipping()
+    monitor = LoopMonitor(clock, lags.append, log=lambda event, **fields: None, on_error=fail)
+    monitor.start()
+    try:
+        clock.ahead += late - INTERVAL_SECONDS
+        used[0] += cpu
+        await until(lambda: lags)
+        assert (monitor.seconds_by_category()["gil_held"] > 0) is booked
+    finally:
+        monitor.stop()
+
+
+@pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="looks for the file by its name")
+def test_a_watchdog_whose_loop_was_closed_leaves_neither_hook_nor_timer_nor_file() -> None:
+    def dumps() -> list[Path]:
+        return [link for link in Path("/proc/self/fd").iterdir() if "qorzen-stacks" in os.path.realpath(link)]
+
+    async def start_and_forget() -> None:
+        monitor = LoopMonitor(
+            SystemClock(),
+            lambda _: None,
+            log=lambda event, **fields: None,
+            on_error=fail,
+            gil_watch=GilWatch(),
+        )
+        monitor.start()
+        await until(dumps)
+
+    hooks, files = list(gc.callbacks), dumps()
+    asyncio.run(start_and_forget())
+    for thread in threading.enumerate():
+        if thread.name == "qorzen-watchdog":
+            thread.join(10)
+    assert gc.callbacks == hooks
+    assert dumps() == files == []
