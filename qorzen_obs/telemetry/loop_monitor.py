@@ -274,8 +274,8 @@ class LoopMonitor:
             if stack is None and not at_once:
                 return
             told, block.told = block.told, True
-        if told or attempt is None or attempt.span is None:
-            return
+        if told or attempt is None or attempt.span is None or not attempt.span.is_recording():
+            return  # the last: the loop was held in the attempt's context after its end, by what follows it
         began = attempt.started_wall + max(0.0, block.since - attempt.started_at)
         attributes: dict[str, str | float] = {
             names.BLOCKED_SECONDS: round(block.seconds, 6),
