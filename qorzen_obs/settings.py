@@ -79,7 +79,7 @@ class TelemetrySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     #: traces kept of those that nothing speaks for; above it by their ids
     traces_per_second: Annotated[float, Meta(ge=0)] = 100.0
     slow_task_seconds: Seconds = 10.0  #: from here on a task's trace is kept whatever the rate; inf is never
-    time_ledger: bool = True  #: where the time of each task went; costs less than half a microsecond a step
+    time_ledger: bool = True  #: where the time of each task went; costs about half a microsecond a step
     watch_loop: bool = True  #: a thread that says who blocks the work loop
     keep_log_lines_per_task: Count = 200
     keep_log_lines: Count = 20_000  #: in all

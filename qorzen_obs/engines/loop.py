@@ -115,7 +115,7 @@ class _Driver:
 
 @types.coroutine
 def _measured(coroutine: Coroutine[Any, Any, Any], meter: Meter) -> Generator[Any, Any, Any]:
-    """Await `coroutine` step by step, and count the time of each step; 0.2 us a step (tests/benchmarks).
+    """Await `coroutine` step by step, and count the time of each step (tests/benchmarks/ledger_cost.py).
 
     A generator, since only one can yield what a coroutine waits for. What `await` does when it is resumed, thrown
     into or closed is PEP 380's; this is its text, with a clock.
