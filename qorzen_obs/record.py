@@ -9,7 +9,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from contextvars import Context
-from dataclasses import dataclass
 from enum import Enum
 from math import inf
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
@@ -41,6 +40,19 @@ class Ask(Enum):
     DEADLINE = "deadline"
 
 
+class Decision(NamedTuple):
+    """The end of an attempt. Fields as in TaskInfo."""
+
+    status: TaskStatus
+    result: object = None
+    error: str | None = None
+    error_type: str | None = None
+    traceback: str | None = None
+    exception: BaseException | None = None
+    cancel_reason: str | None = None
+    abandoned: bool = False
+
+
 class TaskState(NamedTuple):
     """Where a task stands; replaced whole by each transition. Fields as in TaskInfo."""
 
@@ -59,6 +71,56 @@ class TaskState(NamedTuple):
     abandoned: bool = False
     span: SpanContext | None = None  #: of the last attempt
     ledger: Ledger | None = None  #: None where the time ledger is off
+
+    def started(
+        self,
+        started_at: float,
+        queue_wait_seconds: float,
+        span: SpanContext | None,
+        ledger: Ledger | None,
+    ) -> TaskState:
+        """Return the state of a pending task whose next attempt begins."""
+        # By position: a NamedTuple's `_replace` takes as long as the rest of a start.
+        return TaskState(
+            TaskStatus.RUNNING,
+            self.attempt + 1,
+            started_at,
+            None,
+            queue_wait_seconds,
+            None,
+            None,
+            None,
+            None,
+            None,
+            None,
+            None,
+            False,
+            span,
+            ledger,
+        )
+
+    def decided(
+        self, decision: Decision, completed_at: float, duration_seconds: float, ledger: Ledger | None
+    ) -> TaskState:
+        """Return the state of a running task whose attempt ends so."""
+        status, result, error, error_type, traceback, exception, cancel_reason, abandoned = decision
+        return TaskState(
+            status,
+            self.attempt,
+            self.started_at,
+            completed_at,
+            self.queue_wait_seconds,
+            duration_seconds,
+            error,
+            error_type,
+            traceback,
+            result,
+            exception,
+            cancel_reason,
+            abandoned,
+            self.span,
+            ledger,
+        )
 
 
 ACCEPTED: Final = TaskState(TaskStatus.PENDING)
@@ -102,7 +164,6 @@ class TaskRecord:
     def __init__(
         self,
         task_id: str,
-        sequence: int,
         name: str,
         func: Callable[..., Any],
         args: tuple[Any, ...],
@@ -119,12 +180,15 @@ class TaskRecord:
         wants_progress: bool,
         engine: EngineKind,
         context: Context,
-        created_at: float,
-        eligible_at: float,
-        eligible_wall: float,
+        sequence: int = 0,
+        created_at: float = 0.0,
+        eligible_at: float = 0.0,
+        eligible_wall: float = 0.0,
     ) -> None:
         self.task_id = task_id
-        self.sequence = sequence  #: order of acceptance
+        self.sequence = (
+            sequence  #: order of acceptance, from 1; this and the times are set when it is accepted
+        )
         self.name = name
         self.func: Callable[..., Any] | None = (
             func  #: dropped, as args, kwargs and context, when the task ends
@@ -156,8 +220,7 @@ class TaskRecord:
     @property
     def new_trace(self) -> bool:
         """Whether its spans start a trace of their own: where asked for, and for what does not start at once."""
-        definition = self.definition
-        return definition.new_trace or definition.delay > 0 or definition.run_at is not None
+        return self.definition.new_trace or self.definition.waits
 
     def release(self) -> None:
         """Let go of the callable and what it was given: nothing will run again."""
@@ -238,7 +301,6 @@ class Attempt:
         "asked",
         "asked_at",
         "context",
-        "deadline_entry",
         "driver",
         "ended",
         "kwargs",
@@ -259,7 +321,15 @@ class Attempt:
         "waits",
     )
 
-    def __init__(self, record: TaskRecord, number: int, context: Context, manager: AttemptOwner) -> None:
+    def __init__(
+        self,
+        record: TaskRecord,
+        number: int,
+        context: Context,
+        manager: AttemptOwner,
+        started_at: float = 0.0,
+        started_wall: float = 0.0,
+    ) -> None:
         self.record = record
         self.number = number
         self.context = context
@@ -268,8 +338,8 @@ class Attempt:
         self.span: Span | None = None
         self.meter: Meter | None = None  #: None where the time ledger is off
         self.phases: Seconds = {}  #: where its time went, once it is settled
-        self.started_at = 0.0  #: monotonic
-        self.started_wall = 0.0  #: Unix seconds
+        self.started_at = started_at  #: monotonic
+        self.started_wall = started_wall  #: Unix seconds
         self.asked: Ask | None = None  #: the first ask wins
         self.asked_at = 0.0  #: monotonic
         self.reason: str | None = None
@@ -279,7 +349,6 @@ class Attempt:
         self.settled = False  #: how it ends is decided
         self.ended = False  #: its code has ended
         self.driver: Any = None  #: the engine's own handle; None until it has the attempt
-        self.deadline_entry: list[Any] | None = None
         self.reported: tuple[float, str] | None = None  #: the newest progress
         self.reported_at = -inf  #: when progress last reached the record, monotonic
         self.progress_waits = False  #: `reported` is on its way to the record
@@ -374,8 +443,7 @@ class Wait:
         return True
 
 
-@dataclass(frozen=True, slots=True)
-class TaskEvent:
+class TaskEvent(NamedTuple):
     """One fact about one task, announced exactly once, in order of `sequence`."""
 
     sequence: int  #: rises by one with each event of a manager

@@ -38,7 +38,10 @@ class TaskPriority(IntEnum):
     @property
     def label(self) -> str:
         """The name shown in labels, attributes, logs and JSON: low, normal, high, critical."""
-        return self.name.lower()
+        return _LABELS[self]
+
+
+_LABELS: Final = {priority: priority.name.lower() for priority in TaskPriority}
 
 
 class TaskStatus(str, Enum):
@@ -55,8 +58,10 @@ class TaskStatus(str, Enum):
     @property
     def final(self) -> bool:
         """Whether no transition leads out of this state."""
-        return not LEGAL_TRANSITIONS[self]
+        return self in FINAL
 
+
+FINAL: Final = frozenset({TaskStatus.COMPLETED, TaskStatus.FAILED, TaskStatus.CANCELLED})
 
 #: running -> pending is an attempt that will be retried, pending -> failed a deadline that passed before a start.
 LEGAL_TRANSITIONS: Final[Mapping[TaskStatus, frozenset[TaskStatus]]] = {
@@ -171,6 +176,9 @@ class TaskInfo:
         """Return a copy with these fields changed."""
         return dataclasses.replace(self, **changes)
 
+
+#: The events at which an attempt has ended, or a task without one.
+ATTEMPT_ENDS: Final = (EventKind.RETRYING, EventKind.COMPLETED, EventKind.FAILED, EventKind.CANCELLED)
 
 #: The event that announces each final status.
 ENDED: Final[Mapping[TaskStatus, EventKind]] = {

@@ -10,10 +10,10 @@ from typing import Final
 
 from qorzen_obs.clock import Clock
 from qorzen_obs.core.deadlines import Deadlines
-from qorzen_obs.core.decision import Decision, decide, decide_abandoned
+from qorzen_obs.core.decision import decide, decide_abandoned
 from qorzen_obs.engines.base import Engine, KillingEngine
 from qorzen_obs.errors import InvalidTaskError
-from qorzen_obs.record import Ask, Attempt
+from qorzen_obs.record import Ask, Attempt, Decision
 from qorzen_obs.tasks import TIMEOUT, EngineKind
 from qorzen_obs.telemetry.redaction import Redactor
 
@@ -48,7 +48,7 @@ class Runner:
         self._on_late_end = on_late_end
         self._on_progress = on_progress
         self._redactor = redactor or Redactor()
-        self._deadlines: Deadlines[Attempt] = Deadlines(loop, clock, self._pass_deadline)
+        self._deadlines: Deadlines[Attempt] = Deadlines(loop, clock, self._pass_deadline, _is_settled)
 
     def start(self, attempt: Attempt) -> None:
         """Start `attempt` on its engine; its end arrives by `on_decided`, always later than this call."""
@@ -59,13 +59,12 @@ class Runner:
             self._loop.call_soon(self._ended, attempt, None, error)
             return
         if record.timeout is not None:
-            attempt.deadline_entry = self._deadlines.add(attempt.started_at + record.timeout, attempt)
+            self._deadlines.add(attempt.started_at + record.timeout, attempt)
 
     def ask(self, attempt: Attempt, why: Ask, reason: str) -> None:
         """Ask `attempt` to stop. The first ask wins; a later one changes nothing."""
         if attempt.asked is not None or attempt.settled:
             return
-        self._forget_deadline(attempt)
         attempt.ask(why, reason, self._clock.monotonic())
         grace = self._grace_seconds()
         for share in _AGAIN:
@@ -82,7 +81,6 @@ class Runner:
             self._engines[attempt.record.engine].interrupt(attempt)
 
     def _pass_deadline(self, attempt: Attempt) -> None:
-        attempt.deadline_entry = None
         self.ask(attempt, Ask.DEADLINE, TIMEOUT)
 
     def _end_grace(self, attempt: Attempt) -> None:
@@ -118,15 +116,9 @@ class Runner:
 
     def _settle(self, attempt: Attempt, decision: Decision) -> None:
         attempt.settled = True
-        self._forget_deadline(attempt)
         if attempt.progress_waits:  # the last value is never lost
             self._flush_progress(attempt)
         self._on_decided(attempt, decision)
-
-    def _forget_deadline(self, attempt: Attempt) -> None:
-        if attempt.deadline_entry is not None:
-            self._deadlines.remove(attempt.deadline_entry)
-            attempt.deadline_entry = None
 
     def report_progress(self, attempt: Attempt, percent: object, message: str) -> None:
         """Take a progress report, from any thread; at most ten a second reach the record.
@@ -161,3 +153,7 @@ class Runner:
         attempt.progress_waits = False  # before reading: a report from now on schedules again
         attempt.reported_at = self._clock.monotonic()
         self._on_progress(attempt)
+
+
+def _is_settled(attempt: Attempt) -> bool:
+    return attempt.settled

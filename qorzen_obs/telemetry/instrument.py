@@ -11,7 +11,16 @@ from typing import Any, Final
 from opentelemetry import context as otel_context
 from opentelemetry import trace
 from opentelemetry.context import Context
-from opentelemetry.trace import Link, Span, SpanKind, Status, StatusCode, TracerProvider
+from opentelemetry.trace import (
+    Link,
+    NoOpTracerProvider,
+    Span,
+    SpanContext,
+    SpanKind,
+    Status,
+    StatusCode,
+    TracerProvider,
+)
 
 from qorzen_obs.current import CURRENT
 from qorzen_obs.record import Attempt, TaskRecord, TaskState
@@ -38,11 +47,14 @@ class SpanInstrument:
         redactor: Redactor | None = None,
     ) -> None:
         self._redactor = redactor or Redactor()
+        self._off = isinstance(provider, NoOpTracerProvider)
         self._tracer = provider.get_tracer(names.SCOPE, version)
         self._on_error = on_error
 
     def submitted(self, record: TaskRecord) -> None:
         """Mark the submission inside the caller's span, if there is one, and make it the parent of the run."""
+        if self._off:
+            return
         try:
             self._mark(record)
         except Exception as error:  # noqa: BLE001 - what observes must not break what it observes
@@ -57,12 +69,20 @@ class SpanInstrument:
             if not record.new_trace:
                 record.context.run(otel_context.attach, trace.set_span_in_context(span))
 
-    def begin(self, attempt: Attempt, started_at: float) -> None:
-        """Start the attempt's span (`started_at` in Unix seconds) and make it current in the attempt's context."""
+    def begin(self, attempt: Attempt, started_at: float) -> SpanContext | None:
+        """Make the attempt current in its context, and so its span, which starts `started_at` (Unix seconds).
+
+        Return what leads to the span, None where there is none.
+        """
+        if self._off:
+            attempt.context.run(CURRENT.set, attempt)
+            return None
         try:
             attempt.context.run(self._enter, attempt, started_at)
         except Exception as error:  # noqa: BLE001 - as in submitted
             self._on_error(error)
+        span = None if attempt.span is None else attempt.span.get_span_context()
+        return span if span is not None and span.is_valid else None
 
     def _enter(self, attempt: Attempt, started_at: float) -> None:
         CURRENT.set(attempt)

@@ -72,7 +72,7 @@ class TaskLines:
         self, task_id: str, level: str, event: str, fields: Mapping[str, Any], at: str | None = None
     ) -> None:
         """Keep one line; `at` by RFC 3339, now when None. `fields` hold no secrets any more."""
-        line = _encoded(at or utc_now(), level, event, fields)
+        line = encoded_line(at or utc_now(), level, event, fields)
         with self._lock:
             ring = self._rings.get(task_id)
             if ring is None:
@@ -99,6 +99,8 @@ class TaskLines:
 
     def forget(self, task_id: str) -> None:
         """Let go of the lines of a task that is not remembered any more."""
+        if task_id not in self._rings:
+            return
         with self._lock:
             ring = self._rings.pop(task_id, None)
             if ring is not None:
@@ -161,11 +163,20 @@ def keep_task_line(_: Any, method: str, event: MutableMapping[str, Any]) -> Muta
 
 def utc_now() -> str:
     """Return this moment by RFC 3339."""
-    moment = datetime.fromtimestamp(time.time(), UTC)
-    return moment.replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
+    return rfc_3339(time.time())
 
 
-def _encoded(at: str, level: str, event: str, fields: Mapping[str, Any]) -> str:
+def rfc_3339(at: float) -> str:
+    """Return a moment in Unix seconds by RFC 3339.
+
+    >>> rfc_3339(1.5)
+    '1970-01-01T00:00:01.500000Z'
+    """
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="microseconds")[:-6] + "Z"
+
+
+def encoded_line(at: str, level: str, event: str, fields: Mapping[str, Any]) -> str:
+    """Return a line as it is kept: JSON with `at`, `level`, `event` and the fields that it does not repeat."""
     line: dict[str, Any] = {"at": at, "level": level, "event": event[:_MAX_TEXT]}
     line.update(
         (key, value[:_MAX_TEXT] if isinstance(value, str) else value)
