@@ -155,6 +155,7 @@ class TaskRecord:
         "queue_entry",
         "sequence",
         "state",
+        "submitter",
         "task_id",
         "timeout",
         "waiters",
@@ -214,6 +215,7 @@ class TaskRecord:
         self.state = ACCEPTED
         self.progress = NO_PROGRESS
         self.attempt: Attempt | None = None
+        self.submitter: SpanContext | None = None  #: the span that it was submitted in, or its mark there
         self.queue_entry: list[Any] | None = None  #: the queue's handle while it is pending
         self.waiters: list[tuple[asyncio.Future[None], Wait | None]] | None = None
 

@@ -660,7 +660,7 @@ class TaskManager(QorzenManager):
         state = before.started(
             wall if before.started_at is None else before.started_at,
             now - record.eligible_at,
-            self._instrument.begin(attempt, wall),
+            self._instrument.begin(attempt),
             self._account_wait(record, now),
         )
         self._change(record, state, EventKind.STARTED, wall)

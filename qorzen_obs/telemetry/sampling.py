@@ -24,6 +24,7 @@ from opentelemetry.util.types import Attributes
 from qorzen_obs.clock import Clock
 from qorzen_obs.telemetry import names
 from qorzen_obs.telemetry.exemplars import ExemplarSlot
+from qorzen_obs.telemetry.task_span import AnySpan, TaskSpan, readable
 from qorzen_obs.telemetry.trace_buffer import Bounds, Budget, TraceBuffer
 
 
@@ -54,7 +55,7 @@ class RecordAll(Sampler):
 class SpanSink(Protocol):
     """Takes the spans of kept traces."""
 
-    def put(self, spans: Sequence[ReadableSpan], must_keep: bool) -> None:
+    def put(self, spans: Sequence[AnySpan], must_keep: bool) -> None:
         """Take ended spans of one trace, kept for a reason of its own or by the budget; at once, from any thread."""
         ...
 
@@ -99,7 +100,7 @@ class TailSampler(SpanProcessor):
     def _reset(self) -> None:
         self._lock = threading.Lock()
         self._line: deque[_Call] = deque()
-        self._buffer: TraceBuffer[ReadableSpan] = TraceBuffer(self._budget, self._hand_on, self._bounds)
+        self._buffer: TraceBuffer[AnySpan] = TraceBuffer(self._budget, self._hand_on, self._bounds)
 
     # ------------------------------------------------------------------ what happens
 
@@ -121,6 +122,27 @@ class TailSampler(SpanProcessor):
         now = self._clock.monotonic()
         self._do(self._end, context.trace_id, context.span_id, span, why, now)
 
+    def on_task_start(self, span: TaskSpan) -> None:
+        """As on_start, for the span of an attempt."""
+        must_keep = None
+        if span.parent is not None and span.parent.is_remote and span.parent.trace_flags.sampled:
+            must_keep = names.BY_UPSTREAM
+        elif span.marked:
+            must_keep = names.BY_MARK
+        self._do(self._start, span.context.trace_id, span.context.span_id, must_keep, self._clock.monotonic())
+
+    def on_task_end(self, span: TaskSpan) -> None:
+        """As on_end, for the span of an attempt."""
+        why = None
+        if span.failed:
+            why = names.BY_ERROR
+        elif span.marked:
+            why = names.BY_MARK
+        elif span.seconds >= self._slow_task_seconds:
+            why = names.BY_SLOW
+        now = self._clock.monotonic()
+        self._do(self._end, span.context.trace_id, span.context.span_id, span, why, now)
+
     # Whether spans are still taken is asked here, where nobody else is at work: a thread that asked before would
     # put its span behind the last decision.
 
@@ -128,9 +150,7 @@ class TailSampler(SpanProcessor):
         if self._taking:
             self._buffer.start(trace_id, span_id, must_keep, now)
 
-    def _end(
-        self, trace_id: int, span_id: int, span: ReadableSpan, must_keep: str | None, now: float
-    ) -> None:
+    def _end(self, trace_id: int, span_id: int, span: AnySpan, must_keep: str | None, now: float) -> None:
         if self._taking:
             self._buffer.end(trace_id, span_id, span, must_keep, now)
         else:
@@ -186,10 +206,10 @@ class TailSampler(SpanProcessor):
                 return names.BY_SLOW
         return None
 
-    def _hand_on(self, spans: Sequence[ReadableSpan], partial: bool, must_keep: bool) -> None:
+    def _hand_on(self, spans: Sequence[AnySpan], partial: bool, must_keep: bool) -> None:
         self.kept += len(spans)
         if partial:
-            spans = [_marked_partial(span) for span in spans]
+            spans = [_marked_partial(readable(span)) for span in spans]
         for sink in self._sinks:
             sink.put(spans, must_keep)
 
@@ -210,12 +230,12 @@ class TailSampler(SpanProcessor):
         """How many traces wait for their decision."""
         return self._buffer.undecided
 
-    def ended_spans(self, trace_id: int) -> list[ReadableSpan]:
+    def ended_spans(self, trace_id: int) -> list[AnySpan]:
         """Return the spans of an undecided trace that have ended."""
         with self._alone():
             return self._buffer.ended_spans(trace_id)
 
-    def newest(self, limit: int) -> list[tuple[int, list[ReadableSpan]]]:
+    def newest(self, limit: int) -> list[tuple[int, list[AnySpan]]]:
         """Return at most `limit` undecided traces with their ended spans, the youngest first."""
         with self._alone():
             return self._buffer.newest(limit)
