@@ -303,6 +303,7 @@ class Attempt:
         "asked",
         "asked_at",
         "context",
+        "deadline",
         "driver",
         "ended",
         "kwargs",
@@ -351,6 +352,7 @@ class Attempt:
         self.settled = False  #: how it ends is decided
         self.ended = False  #: its code has ended
         self.driver: Any = None  #: the engine's own handle; None until it has the attempt
+        self.deadline: list[Any] | None = None  #: the entry by which it can be removed
         self.reported: tuple[float, str] | None = None  #: the newest progress
         self.reported_at = -inf  #: when progress last reached the record, monotonic
         self.progress_waits = False  #: `reported` is on its way to the record

@@ -48,7 +48,7 @@ class Runner:
         self._on_late_end = on_late_end
         self._on_progress = on_progress
         self._redactor = redactor or Redactor()
-        self._deadlines: Deadlines[Attempt] = Deadlines(loop, clock, self._pass_deadline, _is_settled)
+        self._deadlines: Deadlines[Attempt] = Deadlines(loop, clock, self._pass_deadline)
 
     def start(self, attempt: Attempt) -> None:
         """Start `attempt` on its engine; its end arrives by `on_decided`, always later than this call."""
@@ -59,7 +59,7 @@ class Runner:
             self._loop.call_soon(self._ended, attempt, None, error)
             return
         if record.timeout is not None:
-            self._deadlines.add(attempt.started_at + record.timeout, attempt)
+            attempt.deadline = self._deadlines.add(attempt.started_at + record.timeout, attempt)
 
     def ask(self, attempt: Attempt, why: Ask, reason: str) -> None:
         """Ask `attempt` to stop. The first ask wins; a later one changes nothing."""
@@ -116,6 +116,8 @@ class Runner:
 
     def _settle(self, attempt: Attempt, decision: Decision) -> None:
         attempt.settled = True
+        if attempt.deadline is not None:
+            self._deadlines.remove(attempt.deadline)
         if attempt.progress_waits:  # the last value is never lost
             self._flush_progress(attempt)
         self._on_decided(attempt, decision)
@@ -153,7 +155,3 @@ class Runner:
         attempt.progress_waits = False  # before reading: a report from now on schedules again
         attempt.reported_at = self._clock.monotonic()
         self._on_progress(attempt)
-
-
-def _is_settled(attempt: Attempt) -> bool:
-    return attempt.settled

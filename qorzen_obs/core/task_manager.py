@@ -200,6 +200,7 @@ class TaskManager(QorzenManager):
         self._dispatching = False
         # By name; a limit lives as long as a task of it is live or kept, or made-up names would pile up.
         self._definition_limits: WeakValueDictionary[str, DefinitionLimit] = WeakValueDictionary()
+        self._deadline_entries: dict[int, list[Any]] = {}  # of whole tasks, by sequence
         self._alarm: asyncio.TimerHandle | None = None
         self._alarm_at: float | None = None
         self._nothing_lives = asyncio.Event()
@@ -269,9 +270,7 @@ class TaskManager(QorzenManager):
             on_progress=self._progressed,
             redactor=self.redactor,
         )
-        self._task_deadlines: Deadlines[TaskRecord] = Deadlines(
-            loop, self._clock, self._task_deadline_passed, lambda record: record.state.status.final
-        )
+        self._task_deadlines: Deadlines[TaskRecord] = Deadlines(loop, self._clock, self._task_deadline_passed)
         self._feed = EventFeed(self._bus, self._logger, self.metrics.dropped)
         self.observe("metrics", self.metrics.on_event, ATTEMPT_ENDS)
         self.observe("log", TaskLog(self._logger, self.task_lines, self._task_log).on_event, ATTEMPT_ENDS)
@@ -600,7 +599,8 @@ class TaskManager(QorzenManager):
         if record.plugin_id is not None:
             self._plugins[record.plugin_id] += 1
         if definition.deadline is not None:
-            self._task_deadlines.add(now + definition.deadline, record)
+            when = now + definition.deadline
+            self._deadline_entries[record.sequence] = self._task_deadlines.add(when, record)
         self.counts.accept(record.cell)
         starts = self._scheduler.enter(record, now)
         self._announce(EventKind.SUBMITTED, record, None, wall)
@@ -763,6 +763,10 @@ class TaskManager(QorzenManager):
         self._end(record, record.state._replace(completed_at=wall, ledger=ledger, **outcome), wall)
 
     def _end(self, record: TaskRecord, state: TaskState, wall: float) -> None:
+        if self._deadline_entries:
+            deadline = self._deadline_entries.pop(record.sequence, None)
+            if deadline is not None:
+                self._task_deadlines.remove(deadline)
         self._change(record, state, ENDED[state.status], wall)
         record.attempt = None
         record.release()
@@ -938,13 +942,12 @@ class TaskManager(QorzenManager):
 
     def log_of(self, task_id: str) -> KeptLines:
         """Return the kept log lines of a task, the canonical one last where it has ended; from any thread."""
-        kept = self.task_lines.of(task_id)
         record = self._history.record(task_id)
         at = None if record is None else record.state.completed_at
         if record is None or at is None:
-            return kept
-        line = encoded_line(rfc_3339(at), *canonical_line(record, record.state, at))
-        return KeptLines([*kept.items, msgspec.Raw(line.encode())], kept.dropped)
+            return self.task_lines.of(task_id)
+        last = encoded_line(rfc_3339(at), *canonical_line(record, record.state, at))
+        return self.task_lines.of(task_id, last)
 
     def why_pending(self, task_id: str) -> Explanation | None:
         """Return why a task is pending, None when it is not; for the work loop. O(n) in what is pending.

@@ -38,9 +38,6 @@ class KeptLines(NamedTuple):
     dropped: int  #: how many older ones are not kept
 
 
-NO_LINES: Final = KeptLines([], 0)
-
-
 class _Ring:
     __slots__ = ("dropped", "lines")
 
@@ -88,14 +85,16 @@ class TaskLines:
             if len(self._order) > 2 * self._total + 1_000:
                 self._order = deque(entry for entry in self._order if self._is_kept(entry))
 
-    def of(self, task_id: str) -> KeptLines:
-        """Return the lines of a task; none where it wrote none or is unknown."""
+    def of(self, task_id: str, last: str | None = None) -> KeptLines:
+        """Return the lines of a task; none where it wrote none or is unknown. `last` counts as one more."""
         with self._lock:
             ring = self._rings.get(task_id)
-            if ring is None:
-                return NO_LINES
-            lines, dropped = list(ring.lines), ring.dropped
-        return KeptLines([msgspec.Raw(line.encode()) for _, line in lines], dropped)
+            lines = [line for _, line in ring.lines] if ring is not None else []
+            dropped = ring.dropped if ring is not None else 0
+        if last is not None:
+            lines.append(last)
+        over = max(0, len(lines) - self._per_task)
+        return KeptLines([msgspec.Raw(line.encode()) for line in lines[over:]], dropped + over)
 
     def forget(self, task_id: str) -> None:
         """Let go of the lines of a task that is not remembered any more."""
