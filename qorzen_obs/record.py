@@ -419,6 +419,11 @@ class Attempt:
         if self._on_ask is not None:
             self._on_ask()
 
+    def release(self) -> None:
+        """Let go of what runs it: its code has ended. Its context leads back to it, and would keep all of it alive."""
+        self.driver = None
+        self.context = Context()
+
     def when_asked(self, call: Callable[[], object] | None) -> None:
         """Call `call` when the attempt is asked to stop, at once if it was; None takes that back."""
         self._on_ask = call

@@ -102,10 +102,11 @@ class Runner:
         attempt.ended = True
         if attempt.settled:
             self._on_late_end(attempt)
-            return
-        if attempt.asked is None and self._overran_unseen(attempt):
-            attempt.ask(Ask.DEADLINE, TIMEOUT, self._clock.monotonic())
-        self._settle(attempt, decide(attempt, value, error, self._redactor))
+        else:
+            if attempt.asked is None and self._overran_unseen(attempt):
+                attempt.ask(Ask.DEADLINE, TIMEOUT, self._clock.monotonic())
+            self._settle(attempt, decide(attempt, value, error, self._redactor))
+        attempt.release()
 
     def _overran_unseen(self, attempt: Attempt) -> bool:
         """On the loop's own thread the timer cannot fire during the call, so the overrun is reported afterwards."""

@@ -1009,7 +1009,7 @@ class TaskManager(QorzenManager):
         if not isinstance(engine, StackEngine):
             stack: LiveStack | None = LiveStack(RUNNING)
         elif attempt.driver is None:  # its start is being announced: the engine does not have it yet
-            stack = LiveStack(STARTING)
+            stack = None if attempt.ended else LiveStack(STARTING)
         else:
             stack = engine.stack(attempt)
         if stack is None:

@@ -53,7 +53,7 @@ class LoopEngine:
     def stack(self, attempt: Attempt) -> LiveStack | None:
         """Return where the coroutine is, what it awaits, and the asyncio tasks that it has started."""
         driver = attempt.driver
-        if driver.task.done():
+        if driver is None or driver.task.done():
             return None
         coroutine = driver.coroutine
         if coroutine is None:

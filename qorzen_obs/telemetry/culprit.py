@@ -38,6 +38,9 @@ class Culprit:
     def __init__(self, name: str, attempt: Attempt | None, places: list[Place]) -> None:
         self.name = name
         self.attempt = attempt
+        self.context = (
+            None if attempt is None else attempt.context
+        )  #: which the attempt lets go of at its end
         self.dump: Callable[[], Frames] = tuple  #: gives a better stack, where there is one
         self._places = places
 
