@@ -20,6 +20,8 @@ from qorzen_obs.ledger import Ledger, Meter, Seconds
 from qorzen_obs.registry import DefinitionLimit, TaskDefinition
 from qorzen_obs.tasks import (
     GUARANTEES,
+    PENDING,
+    RUNNING,
     EngineKind,
     EventKind,
     TaskCategory,
@@ -82,7 +84,7 @@ class TaskState(NamedTuple):
         """Return the state of a pending task whose next attempt begins."""
         # By position: a NamedTuple's `_replace` takes as long as the rest of a start.
         return TaskState(
-            TaskStatus.RUNNING,
+            RUNNING,
             self.attempt + 1,
             started_at,
             None,
@@ -123,7 +125,7 @@ class TaskState(NamedTuple):
         )
 
 
-ACCEPTED: Final = TaskState(TaskStatus.PENDING)
+ACCEPTED: Final = TaskState(PENDING)
 NO_KWARGS: Final[dict[str, Any]] = {}  # shared, and never changed
 NO_PROGRESS: Final = TaskProgress()
 
@@ -278,7 +280,7 @@ class TaskRecord:
         if state is not self.state or state.status.final or self.clock is None:
             return ledger.seconds
         now = self.clock()
-        if state.status is TaskStatus.PENDING:
+        if state.status is PENDING:
             waits = ledger.waiting(max(now, ledger.until), self.eligible_at, before=state.attempt)
             return ledger.plus(now, waits).seconds
         if attempt is None or attempt.meter is None:  # it starts or ends at this moment

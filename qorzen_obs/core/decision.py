@@ -13,7 +13,11 @@ from typing import Final
 
 from qorzen_obs.errors import FarTaskError, TaskCancelled, TaskLostError
 from qorzen_obs.record import Ask, Attempt, Decision
-from qorzen_obs.tasks import TIMEOUT, TaskStatus
+from qorzen_obs.tasks import (
+    COMPLETED,
+    TIMEOUT,
+    TaskStatus,
+)
 from qorzen_obs.telemetry.redaction import Redactor
 
 #: The reason of an ask by the deadline of the whole task, not of one attempt.
@@ -41,7 +45,7 @@ def decide(
         if isinstance(value, Coroutine):
             value.close()
             return _failed(_forgotten_await(attempt), redactor)
-        return Decision(TaskStatus.COMPLETED, value)
+        return Decision(COMPLETED, value)
     if attempt.asked is Ask.CANCEL and isinstance(error, (CancelledError, TaskCancelled)):
         return Decision(TaskStatus.CANCELLED, cancel_reason=attempt.reason)
     return _failed(error, redactor)

@@ -78,6 +78,7 @@ from qorzen_obs.stacks import ABANDONED, RUNNING, STARTING, LiveStack, redacted
 from qorzen_obs.tasks import (
     ATTEMPT_ENDS,
     ENDED,
+    FAILED,
     TIMEOUT,
     EngineKind,
     EventKind,
@@ -117,6 +118,15 @@ class ManagerState(Enum):
     READY = "ready"  #: takes work
     DRAINING = "draining"  #: refuses new work, lets accepted work end
     STOPPED = "stopped"  #: nothing runs but what would not stop
+
+
+# As in tasks.py: what is needed for each task, by names that Python finds at once.
+_READY: Final = ManagerState.READY
+_CORE: Final = TaskCategory.CORE
+_NORMAL: Final = TaskPriority.NORMAL
+_LOOP: Final = EngineKind.LOOP
+_SUBMITTED: Final = EventKind.SUBMITTED
+_STARTED: Final = EventKind.STARTED
 
 
 class TaskManager(QorzenManager):
@@ -508,11 +518,11 @@ class TaskManager(QorzenManager):
         """Check what was submitted; the record of it is not accepted yet."""
         traits = traits_of(func)
         definition = traits.definition
-        if category is TaskCategory.CORE:
+        if category is _CORE:
             category = definition.category or category
         elif type(category) is not TaskCategory:
             category = parse_category(category)
-        if priority is TaskPriority.NORMAL:
+        if priority is _NORMAL:
             priority = definition.priority if definition.priority is not None else priority
         elif type(priority) is not TaskPriority:
             priority = parse_priority(priority)
@@ -561,7 +571,7 @@ class TaskManager(QorzenManager):
     def _has_room(self) -> bool:
         """Return whether a task may be accepted at once; `_admit` says why not."""
         return (
-            self._state is ManagerState.READY
+            self._state is _READY
             and asyncio.get_running_loop() is self._loop
             and len(self._scheduler) < self._settings.max_pending
         )
@@ -603,7 +613,7 @@ class TaskManager(QorzenManager):
             self._deadline_entries[record.sequence] = self._task_deadlines.add(when, record)
         self.counts.accept(record.cell)
         starts = self._scheduler.enter(record, now)
-        self._announce(EventKind.SUBMITTED, record, None, wall)
+        self._announce(_SUBMITTED, record, None, wall)
         if starts:
             self._start(record, now, wall)
         else:
@@ -663,7 +673,7 @@ class TaskManager(QorzenManager):
             self._instrument.begin(attempt),
             self._account_wait(record, now),
         )
-        self._change(record, state, EventKind.STARTED, wall)
+        self._change(record, state, _STARTED, wall)
         self._runner.start(attempt)
 
     def _decided(self, attempt: Attempt, decision: Decision) -> None:
@@ -682,7 +692,7 @@ class TaskManager(QorzenManager):
             self._scheduler.finish(record)
         else:
             self._zombies[attempt] = True
-        retry_in = self._retry_in(attempt, decision) if decision.status is TaskStatus.FAILED else None
+        retry_in = self._retry_in(attempt, decision) if decision.status is FAILED else None
         state = running.decided(decision, wall, duration, ledger)
         self._loop_monitor.settle(attempt)
         self._instrument.end(attempt, state, will_retry=retry_in is not None)
@@ -1109,8 +1119,8 @@ _DEFAULT_ENGINES: Final = {TaskCategory.IO: EngineKind.IO, TaskCategory.UI: Engi
 
 
 def _wanted_engine(category: TaskCategory, traits: CallableTraits) -> EngineKind:
-    if traits.is_async and traits.definition.engine is not EngineKind.PROCESS:
-        return EngineKind.LOOP
+    if traits.is_async and traits.definition.engine in (None, _LOOP):
+        return _LOOP
     return traits.definition.engine or _DEFAULT_ENGINES.get(category, EngineKind.THREAD)
 
 

@@ -39,6 +39,10 @@ class ExemplarSlot:
 class Exemplars(Protocol):
     """Who decides which observations become exemplars."""
 
+    def may_keep(self, span: SpanContext) -> bool:
+        """Return whether an offer for this span would not be in vain."""
+        ...
+
     def offer(self, span: SpanContext, observations: Sequence[tuple[ExemplarSlot, float]], at: float) -> None:
         """Take observations of the task whose span this is, made `at` (Unix seconds): each slot with its value."""
         ...
@@ -46,6 +50,9 @@ class Exemplars(Protocol):
 
 class IfSampled:
     """Writes at once where the span is sampled: all that can be known without a tail sampler."""
+
+    def may_keep(self, span: SpanContext) -> bool:
+        return span.trace_flags.sampled
 
     def offer(self, span: SpanContext, observations: Sequence[tuple[ExemplarSlot, float]], at: float) -> None:
         if span.trace_flags.sampled:

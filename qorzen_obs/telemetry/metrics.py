@@ -17,7 +17,15 @@ from prometheus_client.registry import Collector
 
 from qorzen_obs.counts import CATEGORIES, CELL_OF, CELLS, TaskCounts
 from qorzen_obs.record import Ask, TaskEvent
-from qorzen_obs.tasks import EngineKind, EventKind, TaskCategory, TaskPriority, TaskStatus
+from qorzen_obs.tasks import (
+    COMPLETED,
+    FAILED,
+    EngineKind,
+    EventKind,
+    TaskCategory,
+    TaskPriority,
+    TaskStatus,
+)
 from qorzen_obs.telemetry import names
 from qorzen_obs.telemetry.cells import CappedCounter, HistogramCell
 from qorzen_obs.telemetry.exemplars import Exemplars, ExemplarSlot, IfSampled
@@ -25,6 +33,7 @@ from qorzen_obs.telemetry.families import add_histogram, counter, gauge, histogr
 
 #: A bound for each label whose values users choose, and for the routes and codes of HTTP.
 LABEL_CAP: Final = 200
+_RETRYING: Final = EventKind.RETRYING
 FINAL: Final = tuple(status for status in TaskStatus if status.final)
 REJECTION_REASONS: Final = ("queue_full", "closed")
 DROP_KINDS: Final = ("event", "progress", "late_result", "worker_report", "log_line", "log_record")
@@ -75,24 +84,23 @@ class TaskMetrics(Collector):
     def on_event(self, event: TaskEvent) -> None:
         """Count one transition; O(1)."""
         record, state = event.record, event.state
-        if event.kind is EventKind.RETRYING:
-            self._retries[record.cell] += 1
         if not state.status.final:
+            self._retries[record.cell] += event.kind is _RETRYING
             return
         if state.duration_seconds is not None and state.queue_wait_seconds is not None:
             duration, wait = self._run_duration[state.status][record.cell], self._queue_wait[record.cell]
             duration.observe(state.duration_seconds)
             wait.observe(state.queue_wait_seconds)
-            if state.span is not None:
+            if state.span is not None and self._exemplars.may_keep(state.span):
                 observations = (
                     (duration.slot(state.duration_seconds), state.duration_seconds),
                     (wait.slot(state.queue_wait_seconds), state.queue_wait_seconds),
                     (self._finished_exemplars[state.status][record.cell], 1.0),
                 )
                 self._exemplars.offer(state.span, observations, event.at)
-        if state.status is TaskStatus.COMPLETED:
+        if state.status is COMPLETED:
             self._last_success[record.category] = event.at
-        elif state.status is TaskStatus.FAILED:
+        elif state.status is FAILED:
             self._errors.add((record.category.value,), state.error_type or "unknown")
 
     def on_stopped(self, engine: EngineKind, ask: Ask, seconds: float) -> None:

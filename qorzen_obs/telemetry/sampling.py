@@ -156,6 +156,10 @@ class TailSampler(SpanProcessor):
         else:
             self.dropped_shutdown += 1
 
+    def may_keep(self, span: SpanContext) -> bool:
+        """Return whether the span's trace is not dropped already."""
+        return self._buffer.may_keep(span.trace_id)
+
     def offer(self, span: SpanContext, observations: Sequence[tuple[ExemplarSlot, float]], at: float) -> None:
         """Write these exemplars when the span's trace is kept."""
         self._do(self._buffer.offer, span, observations, at)

@@ -15,13 +15,18 @@ from opentelemetry.trace import format_span_id, format_trace_id
 
 from qorzen_obs.counts import CELL_LABELS
 from qorzen_obs.record import TaskEvent, TaskRecord, TaskState
-from qorzen_obs.tasks import EventKind, TaskStatus
+from qorzen_obs.tasks import (
+    FAILED,
+    PENDING,
+    EventKind,
+)
 from qorzen_obs.telemetry import names
 from qorzen_obs.telemetry.log_rendering import redact_line
 from qorzen_obs.telemetry.logs import LEVELS, LogStream, add_task_context
 from qorzen_obs.telemetry.task_lines import TaskLines, kept_already, rfc_3339
 
 _MAX_ERROR: Final = 300
+_RETRYING: Final = EventKind.RETRYING
 #: What of a line users choose, but for the name and what their context variables add.
 _FREE: Final = frozenset({"cancel_reason", "error", "error_type", "plugin_id"})
 
@@ -60,10 +65,10 @@ def canonical_line(record: TaskRecord, state: TaskState, at: float) -> Canonical
     if state.error_type is not None:
         fields["error_type"] = state.error_type
         fields["error"] = (state.error or "")[:_MAX_ERROR]
-    if state.status is TaskStatus.PENDING:
+    if state.status is PENDING:
         fields["eligible_in_seconds"] = round(record.eligible_wall - at, 6)
         return CanonicalLine("warning", names.LOG_RETRYING, fields)
-    level = "warning" if state.status is TaskStatus.FAILED else "info"
+    level = "warning" if state.status is FAILED else "info"
     return CanonicalLine(level, names.LOG_FINISHED, fields)
 
 
@@ -81,7 +86,7 @@ class StreamTaskLog:
     def write(self, event: TaskEvent) -> None:
         """Take the event at which an attempt ended; O(1), for the work loop."""
         record, state = event.record, event.state
-        warns = state.status is TaskStatus.FAILED or event.kind is EventKind.RETRYING
+        warns = state.status is FAILED or event.kind is _RETRYING
         if self._warning if warns else self._info:
             line = partial(self._make, record, state, event.at, record.context)
             self._stream.write_later("warning" if warns else "info", line)
@@ -123,7 +128,7 @@ class TaskLog:
 
     def on_event(self, event: TaskEvent) -> None:
         """Write `task.finished`, failures as warnings, or `task.retrying`."""
-        retrying = event.kind is EventKind.RETRYING
+        retrying = event.kind is _RETRYING
         if not retrying and not event.state.status.final:
             return
         if retrying and self._lines is not None:  # whatever the level of the log is

@@ -31,7 +31,10 @@ from opentelemetry.trace import (
 
 from qorzen_obs.counts import CELL_LABELS
 from qorzen_obs.record import Attempt, TaskRecord, TaskState
-from qorzen_obs.tasks import TaskStatus
+from qorzen_obs.tasks import (
+    FAILED,
+    TaskStatus,
+)
 from qorzen_obs.telemetry import names
 from qorzen_obs.telemetry.source import source_of
 
@@ -144,7 +147,7 @@ class Facts:
             attributes[names.ERROR_TYPE] = self.error_type
         attributes |= {names.TASK_PHASE + phase: value for phase, value in self.phases.items() if value}
         span.set_attributes(attributes)
-        if self.status is TaskStatus.FAILED:
+        if self.status is FAILED:
             description = f"{self.error_type}: {self.error}"[:_MAX_DESCRIPTION]
             span.set_status(Status(StatusCode.ERROR, description))
         span.end(end_time)
@@ -189,7 +192,7 @@ class TaskSpan(Span):
         real = self._real
         if real is not None:
             return bool(real.status.status_code is StatusCode.ERROR)
-        return self.facts.status is TaskStatus.FAILED
+        return self.facts.status is FAILED
 
     @property
     def marked(self) -> bool:

@@ -32,6 +32,9 @@ class Verdict(Enum):
     PARTIAL = "partial"  #: dropped at first, then one of its spans had to be kept: the rest is
 
 
+_DROP: Final = Verdict.DROP  # as in tasks.py: a name that Python finds at once
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bounds:
     """How much may wait for a decision, and how long."""
@@ -184,6 +187,10 @@ class TraceBuffer(Generic[S]):
             self._ask_budget(trace_id, trace, names.BY_BUDGET, now)
         else:
             self._hold_bounds(trace_id, trace, now)
+
+    def may_keep(self, trace_id: int) -> bool:
+        """Return whether the trace is not known to be dropped; from any thread."""
+        return self._decided.get(trace_id) is not _DROP
 
     def offer(self, span: SpanContext, observations: Sequence[tuple[ExemplarSlot, float]], at: float) -> None:
         """Write exemplars that lead to `span` if its trace is kept, once that is known."""
