@@ -6,7 +6,7 @@ has not changed keeps its text.
 
 from __future__ import annotations
 
-from functools import cached_property, lru_cache
+from functools import cached_property
 from itertools import accumulate
 from typing import Final, NamedTuple
 
@@ -40,7 +40,6 @@ def escape(text: str) -> str:
     return text.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
 
 
-@lru_cache(maxsize=16_384)
 def line_start(sample: str, label_names: tuple[str, ...], labels: tuple[str, ...]) -> str:
     """Return a sample's line up to its number.
 
@@ -102,19 +101,19 @@ class HistogramText:
         return text
 
     def _text(self, reading: HistogramReading, exemplars: list[WrittenExemplar | None]) -> str:
-        starts = self._starts
-        if starts is None:
-            starts = self._starts = self._line_starts()
+        if self._starts is None:
+            self._starts = self._line_starts()
+        *of_counts, of_sum = self._starts
         counts = list(accumulate(reading.counts))
         counts.append(counts[-1])  # for the line that says how many there were
         if counts[-1] < EXPONENT_FROM:
-            lines = [f"{start}{n}.0" for start, n in zip(starts, counts, strict=False)]
+            lines = [f"{start}{n}.0" for start, n in zip(of_counts, counts, strict=True)]
         else:
-            lines = [f"{start}{number(n)}" for start, n in zip(starts, counts, strict=False)]
+            lines = [f"{start}{number(n)}" for start, n in zip(of_counts, counts, strict=True)]
         for index, exemplar in enumerate(exemplars):
             if exemplar is not None:
                 lines[index] += exemplar.text
-        lines.append(f"{starts[-1]}{number(reading.total)}\n")
+        lines.append(f"{of_sum}{number(reading.total)}\n")
         return "\n".join(lines)
 
     def _line_starts(self) -> list[str]:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from functools import lru_cache
 from itertools import accumulate
+from typing import Final
 
 from prometheus_client import Metric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
@@ -24,6 +26,9 @@ from qorzen_obs.telemetry.exposition import (
     shown_bounds,
 )
 from qorzen_obs.telemetry.names import MetricName
+
+#: The catalogue has some thousand lines that are no histogram's, the capped ones at their caps.
+_kept_start: Final = lru_cache(maxsize=8_192)(line_start)
 
 
 class Family(Metric, ABC):
@@ -75,7 +80,7 @@ class ValueFamily(Family):
         sample = f"{name}_total" if self._metric.type == "counter" else name
         for labels, value, exemplar in self._values:
             end = exemplar.text if openmetrics and exemplar is not None else ""
-            yield f"{line_start(sample, label_names, labels)}{number(value)}{end}\n"
+            yield f"{_kept_start(sample, label_names, labels)}{number(value)}{end}\n"
 
     def _make_samples(self) -> list[Sample]:
         name, text, label_names = self._metric.name, self._metric.help, self._metric.labels
