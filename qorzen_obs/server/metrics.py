@@ -84,13 +84,13 @@ def render(registry: Collector, variant: Variant) -> bytes:
 
 def _text(registry: Collector, *, openmetrics: bool) -> bytes:
     client, end = (openmetrics_exposition, END) if openmetrics else (exposition, b"")
-    parts = [
-        family.text(openmetrics=openmetrics).encode()
-        if isinstance(family, Family)
-        else client.generate_latest(_Alone(family)).removesuffix(end)
-        for family in registry.collect()
-    ]
-    return b"".join([*parts, end])
+    pieces: list[bytes] = []  # joined once: copies in between took twice as long as all the rest
+    for family in registry.collect():
+        if isinstance(family, Family):
+            pieces += family.write(openmetrics=openmetrics)
+        else:
+            pieces.append(client.generate_latest(_Alone(family)).removesuffix(end))
+    return b"".join([*pieces, end])
 
 
 class _Alone(NamedTuple):

@@ -52,14 +52,14 @@ def line_start(sample: str, label_names: tuple[str, ...], labels: tuple[str, ...
     return f"{sample}{{{pairs}}} " if pairs else f"{sample} "
 
 
-def head(metric: MetricName, *, openmetrics: bool) -> str:
+def head(metric: MetricName, *, openmetrics: bool) -> bytes:
     """Return the lines above a metric's samples."""
     if openmetrics:
         name, text = metric.name, escape(metric.help)
     else:
         name = f"{metric.name}_total" if metric.type == "counter" else metric.name
         text = metric.help.replace("\\", r"\\").replace("\n", r"\n")
-    return f"# HELP {name} {text}\n# TYPE {name} {metric.type}\n"
+    return f"# HELP {name} {text}\n# TYPE {name} {metric.type}\n".encode()
 
 
 class WrittenExemplar(Exemplar):
@@ -89,9 +89,9 @@ class HistogramText:
         self._metric, self._labels = metric, labels
         self._starts: list[str] | None = None
         #: What the last text was made of, and that text; without and with exemplars.
-        self._kept: list[tuple[object, str]] = [((), ""), ((), "")]
+        self._kept: list[tuple[object, bytes]] = [((), b""), ((), b"")]
 
-    def write(self, reading: HistogramReading, *, exemplars: bool) -> str:
+    def write(self, reading: HistogramReading, *, exemplars: bool) -> bytes:
         """Return the lines, those of the last time if nothing has changed."""
         source = reading if exemplars else reading[:2]
         kept, text = self._kept[exemplars]
@@ -100,7 +100,7 @@ class HistogramText:
             self._kept[exemplars] = (source, text)
         return text
 
-    def _text(self, reading: HistogramReading, exemplars: list[WrittenExemplar | None]) -> str:
+    def _text(self, reading: HistogramReading, exemplars: list[WrittenExemplar | None]) -> bytes:
         if self._starts is None:
             self._starts = self._line_starts()
         *of_counts, of_sum = self._starts
@@ -114,7 +114,7 @@ class HistogramText:
             if exemplar is not None:
                 lines[index] += exemplar.text
         lines.append(f"{of_sum}{number(reading.total)}\n")
-        return "\n".join(lines)
+        return "\n".join(lines).encode()
 
     def _line_starts(self) -> list[str]:
         """Return the beginnings: of each bucket's line, of the count's and of the sum's."""

@@ -51,15 +51,16 @@ class Family(Metric, ABC):
     def samples(self, samples: list[Sample]) -> None:
         self._samples = samples  # the client's constructor sets an empty list
 
-    def text(self, *, openmetrics: bool) -> str:
-        """Return what the client's generate_latest writes of this family."""
-        return head(self._metric, openmetrics=openmetrics) + "".join(self._texts(openmetrics))
+    def write(self, *, openmetrics: bool) -> Iterator[bytes]:
+        """Yield the pieces of what the client's generate_latest writes of this family."""
+        yield head(self._metric, openmetrics=openmetrics)
+        yield from self._write_samples(openmetrics)
 
     @abstractmethod
     def _make_samples(self) -> list[Sample]: ...
 
     @abstractmethod
-    def _texts(self, openmetrics: bool) -> Iterator[str]: ...
+    def _write_samples(self, openmetrics: bool) -> Iterator[bytes]: ...
 
 
 class ValueFamily(Family):
@@ -75,12 +76,12 @@ class ValueFamily(Family):
         """Add a series; only a counter's has an exemplar."""
         self._values.append((labels, value, exemplar))
 
-    def _texts(self, openmetrics: bool) -> Iterator[str]:
+    def _write_samples(self, openmetrics: bool) -> Iterator[bytes]:
         name, label_names = self._metric.name, self._metric.labels
         sample = f"{name}_total" if self._metric.type == "counter" else name
         for labels, value, exemplar in self._values:
             end = exemplar.text if openmetrics and exemplar is not None else ""
-            yield f"{_kept_start(sample, label_names, labels)}{number(value)}{end}\n"
+            yield f"{_kept_start(sample, label_names, labels)}{number(value)}{end}\n".encode()
 
     def _make_samples(self) -> list[Sample]:
         name, text, label_names = self._metric.name, self._metric.help, self._metric.labels
@@ -106,7 +107,7 @@ class HistogramFamily(Family):
         """Add what a cell has counted."""
         self._readings.append((cell, cell.read()))
 
-    def _texts(self, openmetrics: bool) -> Iterator[str]:
+    def _write_samples(self, openmetrics: bool) -> Iterator[bytes]:
         return (cell.text.write(reading, exemplars=openmetrics) for cell, reading in self._readings)
 
     def _make_samples(self) -> list[Sample]:
