@@ -219,7 +219,7 @@ def _scrape_row(
         f"median {statistics.median(column):6.2f} min {min(column):6.2f}"
         for column in zip(*pairs, strict=True)
     ]
-    print(f"{what:32}{columns[0]}   the client {columns[1]}   ratio {ratio:.3f}")
+    print(f"{what:36}{columns[0]}   the client {columns[1]}   ratio {ratio:.3f}")
 
 
 def _render(registry: CollectorRegistry, media_type: MediaType) -> bytes:
