@@ -34,11 +34,18 @@ def readings(
     rss: Callable[[int], int] = lambda number: 70_000_000,
     blocks: Callable[[int], int] = lambda number: 360_000,
     objects: Callable[[int], int] = lambda number: 1_000,
+    threads: Callable[[int], int] = lambda number: 12,
     seconds: float = 5.0,
 ) -> list[soak.Reading]:
     """Readings of which these go as told by the number of each."""
     return [
-        soak.Reading(number * seconds, rss(number), blocks(number), Counter(Span=objects(number)))
+        soak.Reading(
+            number * seconds,
+            rss(number),
+            blocks(number),
+            Counter(Span=objects(number)),
+            {what: Counter(one=threads(number) if what == "threads" else 3) for what in soak.HELD},
+        )
         for number in range(12)
     ]
 
@@ -78,8 +85,7 @@ def test_memory_is_told_by_its_slope_which_is_held_to_more_the_longer_it_was_wat
     assert soak.grown(readings(rss=a_little_each, seconds=180.0))[0].startswith("memory: 2.00 MB an hour")
 
 
-def test_what_is_held_besides_is_told_by_name() -> None:
-    before = {"threads": Counter(["MainThread"])}
-    now = {"threads": Counter(["MainThread", "qorzen-log"])}
-    assert soak.more(now, before) == ["threads: 2 and before 1; new are {'qorzen-log': 1}"]
-    assert soak.more(before, now) == []
+def test_what_is_held_is_told_by_name_where_there_is_more_and_more() -> None:
+    assert soak.grown(readings(threads=lambda number: 12 + number % 3)) == []
+    (line,) = soak.grown(readings(threads=lambda number: 12 + number))
+    assert line == "threads: 23 and before 12; new are {'one': 11}"
