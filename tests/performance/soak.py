@@ -311,9 +311,12 @@ def slope(readings: Sequence[Reading]) -> float:
 def grown(readings: Sequence[Reading]) -> list[str]:
     """Return a line for each thing of which there is more and more."""
     seconds = readings[-1].at - readings[0].at
-    allowed = RSS_SLOPE if seconds >= USUAL_SECONDS else RSS_NOISE / seconds
     found = []
-    if (steep := slope(readings)) > allowed:
+    if seconds >= USUAL_SECONDS:  # in its first half the allocator settles
+        steep, allowed = slope(readings[len(readings) // 2 :]), RSS_SLOPE
+    else:
+        steep, allowed = slope(readings), RSS_NOISE / seconds
+    if steep > allowed:
         found.append(f"memory: {steep * 3600 / 1e6:.2f} MB an hour")
     if (blocks := growth(readings, lambda reading: reading.blocks)) > BLOCKS:
         found.append(f"blocks of memory: {blocks:+,.0f}")
@@ -345,7 +348,10 @@ async def soak(seconds: float, log: Any) -> list[str]:
         readings = await Soak(service, seconds).run()
     finally:
         await service.stop()
-    say(f"memory: {slope(readings) * 3600 / 1e6:+.2f} MB an hour")
+    half = readings[len(readings) // 2 :]
+    say(
+        f"memory: {slope(readings) * 3600 / 1e6:+.2f} MB an hour, {slope(half) * 3600 / 1e6:+.2f} in the second half"
+    )
     wrong = grown(readings)
     await asyncio.get_running_loop().shutdown_default_executor()
     wrong += [f"after the stop, {line}" for line in more(held(), before)]
