@@ -60,7 +60,7 @@ PATHS: Final = (
 )
 
 RSS_SLOPE: Final = 1e6 / 3600  #: bytes a second that are no growth, of a soak as long as the usual one
-RSS_NOISE: Final = 3e6  #: bytes that are none in a shorter one: the allocator takes some 0.6 MB at a time
+RSS_NOISE: Final = 5e6  #: bytes that are none in a shorter one: the allocator takes 0.6 MB at a time, until it has settled
 BLOCKS: Final = (
     5_000  #: of memory that are none: what is forgotten in heaps of deadlines goes by the thousand
 )
