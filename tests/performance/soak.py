@@ -60,10 +60,8 @@ PATHS: Final = (
 )
 
 RSS_SLOPE: Final = 1e6 / 3600  #: bytes a second that are no growth, of a soak as long as the usual one
-RSS_NOISE: Final = 5e6  #: bytes that are none in a shorter one: the allocator takes 0.6 MB at a time, until it has settled
-BLOCKS: Final = (
-    5_000  #: of memory that are none: what is forgotten in heaps of deadlines goes by the thousand
-)
+RSS_NOISE: Final = 5e6  #: bytes that are none in a shorter one: the allocator settles, 0.6 MB at a time
+BLOCKS: Final = 5_000  #: of memory that are none: some are forgotten by the thousand
 OBJECTS: Final = 100  #: of one type that are none
 HELD: Final = {"descriptors": 10, "threads": 2, "asyncio tasks": 0, "worker processes": 1}
 """How many more are none: the pools grow up to their limits, and a spare worker process comes and goes."""
