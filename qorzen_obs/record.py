@@ -358,7 +358,7 @@ class Attempt:
         self.reported: tuple[float, str] | None = None  #: the newest progress
         self.reported_at = -inf  #: when progress last reached the record, monotonic
         self.progress_waits = False  #: `reported` is on its way to the record
-        self.waits: list[str] = []  #: the tasks that it waits for right now
+        self.waits: list[str] | tuple[()] = ()  #: the tasks that it waits for right now
         self._stop_event: threading.Event | None = None
         self._on_ask: Callable[[], object] | None = None
 
@@ -443,14 +443,16 @@ class Wait:
         self.waits_for = waits_for
         self.resumed: asyncio.Future[None] | None = None  #: done when the task has its slot back
         self._over = False
-        attempt.waits.append(waits_for)
+        attempt.waits = [*attempt.waits, waits_for]
 
     def end(self) -> bool:
         """Note that it is over; return False when that was known."""
         if self._over:
             return False
         self._over = True
-        self.attempt.waits.remove(self.waits_for)
+        waits = list(self.attempt.waits)
+        waits.remove(self.waits_for)
+        self.attempt.waits = waits
         return True
 
 

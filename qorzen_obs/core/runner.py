@@ -20,6 +20,7 @@ from qorzen_obs.telemetry.redaction import Redactor
 #: When, within the grace, an attempt that still runs is interrupted again: it may have swallowed the first time.
 _AGAIN: Final = (0.5, 0.75, 0.9)
 _PROGRESS_SECONDS: Final = 0.1
+_MAIN: Final = EngineKind.MAIN
 #: How long a kill may take. The process engine tries a second way after 1 s.
 _KILL_SECONDS: Final = 2.0
 
@@ -103,7 +104,7 @@ class Runner:
         if attempt.settled:
             self._on_late_end(attempt)
         else:
-            if attempt.asked is None and self._overran_unseen(attempt):
+            if attempt.record.engine is _MAIN and attempt.asked is None and self._overran_unseen(attempt):
                 attempt.ask(Ask.DEADLINE, TIMEOUT, self._clock.monotonic())
             self._settle(attempt, decide(attempt, value, error, self._redactor))
         attempt.release()
@@ -111,9 +112,7 @@ class Runner:
     def _overran_unseen(self, attempt: Attempt) -> bool:
         """On the loop's own thread the timer cannot fire during the call, so the overrun is reported afterwards."""
         timeout = attempt.record.timeout
-        if attempt.record.engine is not EngineKind.MAIN or timeout is None:
-            return False
-        return self._clock.monotonic() - attempt.started_at > timeout
+        return timeout is not None and self._clock.monotonic() - attempt.started_at > timeout
 
     def _settle(self, attempt: Attempt, decision: Decision) -> None:
         attempt.settled = True

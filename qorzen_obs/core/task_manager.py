@@ -58,7 +58,7 @@ from qorzen_obs.errors import (
 )
 from qorzen_obs.history.memory import MemoryHistory
 from qorzen_obs.ledger import Ledger, Meter, Seconds
-from qorzen_obs.record import ACCEPTED, Ask, Attempt, Decision, TaskEvent, TaskRecord, TaskState
+from qorzen_obs.record import Ask, Attempt, Decision, TaskEvent, TaskRecord, TaskState
 from qorzen_obs.registry import (
     MAX_NAME_LENGTH,
     CallableTraits,
@@ -79,6 +79,7 @@ from qorzen_obs.tasks import (
     ATTEMPT_ENDS,
     ENDED,
     FAILED,
+    PENDING,
     TIMEOUT,
     EngineKind,
     EventKind,
@@ -602,7 +603,7 @@ class TaskManager(QorzenManager):
         record.eligible_at, record.eligible_wall = now + wait, wall + wait
         if self._ledger_clock is not None:
             record.clock = self._ledger_clock
-            record.state = ACCEPTED._replace(ledger=Ledger(now))
+            record.state = TaskState(PENDING, ledger=Ledger(now))
         self._instrument.submitted(record)
         self._live[record.task_id] = record
         self._nothing_lives.clear()
@@ -634,8 +635,9 @@ class TaskManager(QorzenManager):
                     self._start(record, self._clock.monotonic(), self._clock.now())
             finally:
                 self._dispatching = False
-        if self._waiting.submitters:
-            self._wake_submitters()
+        elif self._alarm_at is None and not self._waiting.submitters:
+            return
+        self._wake_submitters()
         if self._scheduler.next_eligible_at != self._alarm_at:
             self._await_next_eligible()
 
@@ -660,7 +662,9 @@ class TaskManager(QorzenManager):
     def _start(self, record: TaskRecord, now: float, wall: float) -> None:
         assert record.context is not None, "a record keeps its context until it ends"
         before = record.state
-        attempt = Attempt(record, before.attempt + 1, record.context.copy(), self, now, wall)
+        # The next attempt begins with the submitter's variables, whatever this one makes of them.
+        context = record.context if record.definition.retry is None else record.context.copy()
+        attempt = Attempt(record, before.attempt + 1, context, self, now, wall)
         if self._ledger_clock is not None:
             attempt.meter = Meter(self._ledger_clock)
         if record.wants_progress:
@@ -704,8 +708,8 @@ class TaskManager(QorzenManager):
     def _account_wait(self, record: TaskRecord, now: float) -> Ledger | None:
         """Settle in the time ledger how long a pending task has waited."""
         ledger = record.state.ledger
-        if ledger is None:
-            return None
+        if ledger is None or ledger.until == now:
+            return ledger
         return self._account(
             record, now, ledger.waiting(now, record.eligible_at, before=record.state.attempt)
         )

@@ -91,7 +91,7 @@ class Scheduler(Generic[S]):
 
     def __len__(self) -> int:
         """Return how many tasks wait, for a slot or for their time."""
-        return self._depth + len(self._scheduled)
+        return self._depth + len(self._scheduled_ids)
 
     @property
     def wants_slots(self) -> bool:
@@ -188,6 +188,8 @@ class Scheduler(Generic[S]):
 
     def _is_due(self, now: float) -> bool:
         """Return whether the time of a task has come that is still kept with those that wait for theirs."""
+        if not self._scheduled_ids:
+            return False
         eligible_at = self._scheduled.first_key
         return eligible_at is not None and eligible_at <= now
 

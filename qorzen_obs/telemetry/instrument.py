@@ -108,7 +108,7 @@ class SpanInstrument:
             span = self._maker.start(attempt, started_at, sink)
         else:
             context = Context() if attempt.record.new_trace else None
-            span = Facts(attempt, started_at).start(self._tracer, context, self._user_attributes)
+            span = Facts(attempt, started_at).start_by(self._tracer, context, self._user_attributes)
         attempt.span = span
         otel_context.attach(trace.set_span_in_context(span))
         found = span.get_span_context()
@@ -146,6 +146,6 @@ class SpanInstrument:
             else:
                 facts = Facts(attempt, 0)
                 facts.decide(state, attempt.phases, will_retry)
-                facts.end(span, end_time)
+                facts.end_by(span, end_time)
         except Exception as error:  # noqa: BLE001 - as in submitted
             self._on_error(error)

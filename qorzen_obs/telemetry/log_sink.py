@@ -53,7 +53,8 @@ class LogSink:
 
     def _reset(self) -> None:
         # Re-entrant: a signal's handler, or the garbage collector, may write a line while its thread holds it.
-        self._changed = threading.Condition(threading.RLock())
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
         self._lines: deque[Line] = deque()
         self._characters = 0
         self._unsaid = 0  # lost, and no line says so yet
@@ -76,7 +77,7 @@ class LogSink:
         if self._descriptor is None:
             self._write_directly(line)
             return
-        with self._changed:
+        with self._lock:  # the condition's own, without its detour by Python
             if self._direct:
                 self._write_directly(line)
                 return

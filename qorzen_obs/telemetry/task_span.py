@@ -85,7 +85,7 @@ class Facts:
     def __init__(self, attempt: Attempt, start_time: int) -> None:
         record = attempt.record
         self.task_id = record.task_id
-        self.name = record.name
+        self.task_name = record.name
         self.cell = record.cell
         self.plugin_id = record.plugin_id
         self.engine = record.engine
@@ -101,7 +101,7 @@ class Facts:
 
     def decide(self, state: TaskState, phases: Mapping[str, float], will_retry: bool) -> None:
         """Add how it ended."""
-        self.status = state.status
+        self.outcome = state.status
         self.queue_wait = state.queue_wait_seconds
         self.cancel_reason = state.cancel_reason
         self.abandoned = state.abandoned
@@ -110,9 +110,9 @@ class Facts:
         self.phases = phases
         self.will_retry = will_retry
 
-    def start(self, tracer: Tracer, context: Context | None, users: UserAttributes) -> Span:
+    def start_by(self, tracer: Tracer, context: Context | None, users: UserAttributes) -> Span:
         """Start the span by the API."""
-        attributes = _identity(self.task_id, self.name, self.cell, self.plugin_id)
+        attributes = _identity(self.task_id, self.task_name, self.cell, self.plugin_id)
         attributes[names.TASK_ATTEMPT] = self.number
         attributes[names.TASK_ENGINE] = self.engine.value
         attributes.update(self.source)
@@ -121,7 +121,7 @@ class Facts:
         if self.keep:
             attributes[names.TRACE_KEEP] = True
         return tracer.start_span(
-            f"run {self.name}",
+            f"run {self.task_name}",
             context=context,
             kind=SpanKind.CONSUMER,
             attributes=attributes,
@@ -131,10 +131,10 @@ class Facts:
             set_status_on_exception=False,
         )
 
-    def end(self, span: Span, end_time: int) -> None:
+    def end_by(self, span: Span, end_time: int) -> None:
         """End a span by the API, as it was decided."""
         attributes: dict[str, Any] = {
-            names.TASK_STATUS: self.status.value,
+            names.TASK_STATUS: self.outcome.value,
             names.TASK_QUEUE_WAIT: self.queue_wait or 0.0,
         }
         if self.cancel_reason is not None:
@@ -147,7 +147,7 @@ class Facts:
             attributes[names.ERROR_TYPE] = self.error_type
         attributes |= {names.TASK_PHASE + phase: value for phase, value in self.phases.items() if value}
         span.set_attributes(attributes)
-        if self.status is FAILED:
+        if self.outcome is FAILED:
             description = f"{self.error_type}: {self.error}"[:_MAX_DESCRIPTION]
             span.set_status(Status(StatusCode.ERROR, description))
         span.end(end_time)
@@ -160,23 +160,24 @@ class TaskSpanSink(Protocol):
     def on_task_end(self, span: TaskSpan) -> None: ...
 
 
-class TaskSpan(Span):
+class TaskSpan(Facts, Span):
     """The span of one attempt: the API's Span, and by `readable` the SDK's ReadableSpan. From any thread."""
 
-    __slots__ = ("_maker", "_real", "_sink", "context", "end_time", "facts", "parent")
+    __slots__ = ("_maker", "_real", "_sink", "context", "end_time", "parent")
 
     def __init__(
         self,
         maker: SpanMaker,
         sink: TaskSpanSink,
-        facts: Facts,
+        attempt: Attempt,
+        start_time: int,
         context: SpanContext,
         parent: SpanContext | None,
     ) -> None:
+        Facts.__init__(self, attempt, start_time)
         self._maker = maker
         self._sink = sink
         self._real: Any = None  # the SDK's, once there is one
-        self.facts = facts
         self.context = context
         self.parent = parent
         self.end_time: int | None = None  #: Unix nanoseconds
@@ -184,7 +185,7 @@ class TaskSpan(Span):
     @property
     def seconds(self) -> float:
         """How long it took, once it has ended."""
-        return ((self.end_time or 0) - self.facts.start_time) / 1e9
+        return ((self.end_time or 0) - self.start_time) / 1e9
 
     @property
     def failed(self) -> bool:
@@ -192,23 +193,23 @@ class TaskSpan(Span):
         real = self._real
         if real is not None:
             return bool(real.status.status_code is StatusCode.ERROR)
-        return self.facts.status is FAILED
+        return self.outcome is FAILED
 
     @property
     def marked(self) -> bool:
         """Whether its trace is to be kept whatever the budget."""
         real = self._real
-        return self.facts.keep if real is None else bool((real.attributes or {}).get(names.TRACE_KEEP))
+        return self.keep if real is None else bool((real.attributes or {}).get(names.TRACE_KEEP))
 
     def finish(self, state: TaskState, phases: Mapping[str, float], will_retry: bool, end_time: int) -> None:
         """End it with what was decided; of no effect when the task's code has ended it."""
         with _LOCK:
             if self.end_time is not None:
                 return
-            self.facts.decide(state, phases, will_retry)
+            self.decide(state, phases, will_retry)
             self.end_time = end_time
             if self._real is not None:
-                self.facts.end(self._real, end_time)
+                self.end_by(self._real, end_time)
         self._sink.on_task_end(self)
 
     def readable(self) -> ReadableSpan:
@@ -221,7 +222,7 @@ class TaskSpan(Span):
             if self._real is None:
                 self._real = self._maker.make(self)
                 if self.end_time is not None:
-                    self.facts.end(self._real, self.end_time)
+                    self.end_by(self._real, self.end_time)
             return self._real
 
     # What the API asks for. Everything but the identity is the SDK's.
@@ -239,7 +240,7 @@ class TaskSpan(Span):
             real = self._sdk_span()
             real.end(end_time)
             self.end_time = real.end_time
-            self.facts.status = TaskStatus.RUNNING
+            self.outcome = TaskStatus.RUNNING
         self._sink.on_task_end(self)
 
     def set_attributes(self, attributes: Mapping[str, Any]) -> None:
@@ -323,7 +324,7 @@ class SpanMaker:
         else:
             flags = _SAMPLED if parent.trace_flags.sampled else _NOT_SAMPLED
             context = SpanContext(parent.trace_id, span_id, False, flags, parent.trace_state)
-        span = TaskSpan(self, sink, Facts(attempt, start_time), context, parent)
+        span = TaskSpan(self, sink, attempt, start_time, context, parent)
         sink.on_task_start(span)
         return span
 
@@ -333,7 +334,7 @@ class SpanMaker:
         context = Context()
         if span.parent is not None:
             context = trace.set_span_in_context(NonRecordingSpan(span.parent), context)
-        return span.facts.start(self._tracer, context, self._users)
+        return span.start_by(self._tracer, context, self._users)
 
 
 _NOT_SAMPLED: Final = TraceFlags(TraceFlags.DEFAULT)
