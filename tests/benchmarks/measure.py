@@ -18,6 +18,7 @@ from typing import Final
 from tests.benchmarks.script import Measured
 
 WARM_UP: Final = 500
+_TIMEOUT_SECONDS: Final = 1_800  # a million tasks take minutes; more is a peer that hangs
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +80,10 @@ def measure_apart(name: str, times: int) -> Measured:
         MeasurementFailedError: it did not end well.
     """
     command = [sys.executable, "-m", __name__, name, str(times)]
-    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    try:
+        ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_TIMEOUT_SECONDS)
+    except subprocess.TimeoutExpired as error:
+        raise MeasurementFailedError(f"{name} did not end within {_TIMEOUT_SECONDS} s") from error
     if ended.returncode:
         raise MeasurementFailedError(f"{name}: {ended.stdout}{ended.stderr}")
     return Measured(**json.loads(ended.stdout.splitlines()[-1]))

@@ -8,14 +8,17 @@ from __future__ import annotations
 import asyncio
 import atexit
 import functools
+import math
 import shutil
 import tempfile
 import threading
 from pathlib import Path
 from typing import Any
 
+from opentelemetry.sdk.trace import TracerProvider
+
 from tests.benchmarks.script import OUTSTANDING, Measured, Script, Stopwatch
-from tests.benchmarks.spans import batching_provider
+from tests.benchmarks.spans import Nowhere, batching_provider
 
 
 async def aiojobs(tasks: int) -> Measured:
@@ -58,7 +61,7 @@ def _prometheus_middleware() -> Any:
 
 
 def _received(middleware: Any) -> float:
-    return sum(
+    return math.fsum(
         sample.value
         for metric in middleware.received_tasks.collect()
         for sample in metric.samples
@@ -82,33 +85,41 @@ async def _taskiq(tasks: int, middleware: Any) -> Stopwatch:
 
 async def celery(tasks: int) -> Measured:
     """Run the tasks through Celery's transport in memory and a worker of one thread, with two spans each."""
-    return await asyncio.to_thread(_celery, tasks)
+    task, gate, provider, exporter = _celery()
+    before = exporter.spans
 
-
-def _celery(tasks: int) -> Measured:
-    from celery import Celery  # noqa: PLC0415
-    from celery.contrib.testing.worker import start_worker  # noqa: PLC0415
-    from opentelemetry.instrumentation.celery import CeleryInstrumentor  # noqa: PLC0415
-
-    provider, exporter = batching_provider()
-    instrumentor = CeleryInstrumentor()
-    instrumentor.instrument(tracer_provider=provider)
-    app = Celery("benchmark", broker="memory://", set_as_current=False)
-    app.conf.task_ignore_result = True
-    gate = threading.Semaphore(OUTSTANDING)
-
-    def no_op() -> None:
-        gate.release()
-
-    task = app.task(no_op, name="no_op")
-    try:
-        with start_worker(app, pool="solo", perform_ping_check=False), Stopwatch() as watch:
+    def run() -> Stopwatch:
+        with Stopwatch() as watch:
+            gate.release(OUTSTANDING)
             for _ in range(tasks):
                 gate.acquire()
                 task.delay()
             for _ in range(OUTSTANDING):
                 gate.acquire()
-    finally:
-        instrumentor.uninstrument()
-    provider.shutdown()
-    return watch.each(tasks, spans_exported=exporter.spans)
+        return watch
+
+    watch = await asyncio.to_thread(run)
+    provider.force_flush()
+    return watch.each(tasks, spans_exported=exporter.spans - before)
+
+
+@functools.cache  # of a second worker in the process, the transport in memory takes no notice
+def _celery() -> tuple[Any, threading.Semaphore, TracerProvider, Nowhere]:
+    from celery import Celery  # noqa: PLC0415
+    from celery.contrib.testing.worker import start_worker  # noqa: PLC0415
+    from opentelemetry.instrumentation.celery import CeleryInstrumentor  # noqa: PLC0415
+
+    provider, exporter = batching_provider()
+    CeleryInstrumentor().instrument(tracer_provider=provider)
+    app = Celery("benchmark", broker="memory://", set_as_current=False)
+    app.conf.task_ignore_result = True
+    gate = threading.Semaphore(0)
+
+    def no_op() -> None:
+        gate.release()
+
+    task = app.task(no_op, name="no_op")
+    worker = start_worker(app, pool="solo", perform_ping_check=False)
+    worker.__enter__()
+    atexit.register(worker.__exit__, None, None, None)
+    return task, gate, provider, exporter
