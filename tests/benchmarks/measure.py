@@ -53,6 +53,11 @@ MEASUREMENTS: Final[Mapping[str, Measurement]] = {
     "threads": Measurement("ours, sync on worker threads, full, awaited", "ours.threads", 20_000),
     "drain": Measurement("ours, drain of 10 thousand, full", "ours.drain", 10_000),
     "drain_million": Measurement("ours, drain of a million, full", "ours.drain", 1_000_000, most_rounds=3),
+    "scrape": Measurement("ours, a scrape", "scrape.ours", 50),
+    "scrape_client": Measurement("generate_latest of plain client objects", "scrape.client", 50),
+    "spans_lost": Measurement("ours, spans without an outcome", "full_load.spans_lost", 20_000, ""),
+    "lag_alone": Measurement("ours, loop lag p99 at full load", "full_load.lag_alone", 20_000, "ms"),
+    "lag_watched": Measurement("the same, watched and exported", "full_load.lag_watched", 20_000, "ms"),
 }
 
 
