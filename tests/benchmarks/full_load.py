@@ -30,7 +30,7 @@ STREAMS: Final = 4
 TIMER_SECONDS: Final = 0.001
 SLOW_SECONDS: Final = 0.5
 
-#: Scrapes and follows the events, until its standard input ends; then says how much it got.
+#: Scrapes and follows the events, and says so once it does; says how much it got when its standard input ends.
 _WATCHER: Final = """
 import json, sys, threading, time, urllib.error, urllib.request
 url, streams, pause = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
@@ -38,12 +38,13 @@ got = {"scrapes": 0, "stream_lines": 0}
 def scrape():
     while True:
         urllib.request.urlopen(url + "/metrics").read()
+        if not got["scrapes"]: print("ready", flush=True)
         got["scrapes"] += 1
         time.sleep(pause)
 def follow():
     for _ in urllib.request.urlopen(url + "/api/events"):
         got["stream_lines"] += 1
-for target in [scrape] + [follow] * streams:
+for target in [follow] * streams + [scrape]:
     threading.Thread(target=target, daemon=True).start()
 sys.stdin.read()
 print(json.dumps(got))
@@ -70,8 +71,10 @@ async def lag_watched(tasks: int) -> Measured:
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.DEVNULL,  # where there are no streams, it says so
             )
+            assert watcher.stdout is not None
+            await watcher.stdout.readline()
             lag = await _lag_p99(service, tasks)
-            said, _ = await watcher.communicate()
+            said, _ = await watcher.communicate(b"")  # without input, 3.11 would not close the pipe
         got: dict[str, Any] = json.loads(said)
         outcomes = service.tracing.span_outcomes()
         return Measured(lag, facts={**got, "spans_exported": outcomes["exported"]})

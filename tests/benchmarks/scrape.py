@@ -77,4 +77,4 @@ def _scrape(scrapes: int, observe: Sequence[Callable[[float], None]], make: Call
         seconds += watch.seconds
         cpu_seconds += watch.cpu_seconds
     facts = {"bytes": len(text), "series": text.count(b"\n") - text.count(b"\n#")}
-    return Measured(seconds / scrapes * 1e6, cpu_seconds / scrapes * 1e6, facts)
+    return Measured(seconds / scrapes * 1e3, cpu_seconds / scrapes * 1e3, facts)
