@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tests.benchmarks.goals import COST_HEAD, GOAL_HEAD, GOALS, Rounds, cost_row, in_markdown
-from tests.benchmarks.measure import MEASUREMENTS, measure_apart
+from tests.benchmarks.measure import MEASUREMENTS, MeasurementFailedError, measure_apart
 from tests.benchmarks.script import OUTSTANDING, Measured
 
 DOCUMENT: Final = Path(__file__).parents[2] / "docs" / "performance.md"
@@ -35,12 +35,21 @@ PACKAGES: Final = (
 
 
 def take_rounds(names: Sequence[str], rounds: int, scale: float) -> Iterator[tuple[str, Measured]]:
-    """Yield each measurement as it is taken; in a round all take their turn, so a busy moment hits all."""
+    """Yield each measurement as it is taken; in a round all take their turn, so a busy moment hits all.
+
+    One that fails is told of and left out from then on.
+    """
+    failed: set[str] = set()
     for number in range(rounds):
         for name in names:
             what = MEASUREMENTS[name]
-            if number < what.most_rounds:
+            if number >= what.most_rounds or name in failed:
+                continue
+            try:
                 yield name, measure_apart(name, max(1, round(what.times * scale)))
+            except MeasurementFailedError as error:
+                failed.add(name)
+                print(error, file=sys.stderr, flush=True)
 
 
 def head(rounds: int, scale: float) -> dict[str, Any]:
@@ -113,7 +122,9 @@ def write_between_marks(document: str, text: str) -> str:
 
 def main(arguments: Sequence[str]) -> None:
     """Measure what the command line asks for."""
-    parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="make bench", description=__doc__, epilog="--only NAME runs another benchmark, see __main__.py"
+    )
     parser.add_argument("--rounds", type=int, default=5, help="how often each takes its turn")
     parser.add_argument("--scale", type=float, default=1.0, help="times the usual number of tasks")
     parser.add_argument("--measure", nargs="+", choices=MEASUREMENTS, metavar="NAME", help="these alone")
@@ -130,7 +141,8 @@ def main(arguments: Sequence[str]) -> None:
     print(text)
     if asked.json:
         kept = {name: [asdict(one) for one in measured] for name, measured in rounds.items()}
-        asked.json.write_text(json.dumps({"head": about, "measured": kept}, indent=1) + "\n")
+        goals = [dict(zip(GOAL_HEAD, goal.row(rounds), strict=True)) for goal in GOALS]
+        asked.json.write_text(json.dumps({"head": about, "goals": goals, "measured": kept}, indent=1) + "\n")
     if asked.write_docs:
         DOCUMENT.write_text(write_between_marks(DOCUMENT.read_text(), text))
 

@@ -5,9 +5,9 @@ import operator
 import pytest
 
 from tests.benchmarks.goals import GOAL_HEAD, GOALS, Goal, cost_row
-from tests.benchmarks.measure import MEASUREMENTS, MeasurementFailedError, measure_apart
+from tests.benchmarks.measure import MEASUREMENTS, Measurement, MeasurementFailedError, measure_apart
 from tests.benchmarks.script import Measured
-from tests.benchmarks.table import DOCUMENT, MARKS, show, write_between_marks
+from tests.benchmarks.table import DOCUMENT, MARKS, show, take_rounds, write_between_marks
 
 COST = Goal("cost", 6, 4, "ours", "bare")
 GAIN = Goal("gain", 4, 6, "peer", "ours")
@@ -115,6 +115,12 @@ def test_full_observation_has_a_fate_for_each_span(name: str) -> None:
     assert facts["spans"] >= 3
     assert facts["lines_lost"] == facts["events_lost"] == 0
     assert facts.get("events_delivered", 9) == 9
+
+
+def test_what_fails_is_left_out_and_the_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(MEASUREMENTS, "broken", Measurement("broken", "plain.nothing", 1))
+    taken = [name for name, _ in take_rounds(["broken", "bare"], rounds=2, scale=0.0001)]
+    assert taken == ["bare", "bare"]
 
 
 def test_a_measurement_that_fails_says_why() -> None:
