@@ -55,8 +55,8 @@ format: .venv/.dev ## bring the code into shape
 docs: .venv/.dev ## write docs/metrics.md and docs/traces.md anew
 	.venv/bin/python docs/reference.py
 
-bench: .venv/.dev ## run the benchmarks
-	.venv/bin/python -m tests.benchmarks $(ARGS)
+bench: .venv-bench/.bench ## measure beside other task systems; ARGS="--rounds 3 --json FILE", "--only NAME", "--help"
+	@.venv-bench/bin/python -m tests.benchmarks $(ARGS)
 
 baseline: .venv/.dev ## count the calls a task anew, on each supported Python that is here, and accept them
 	.venv/bin/python -m tests.performance --write
@@ -75,6 +75,7 @@ dashboards: .venv/.dev ## write the Grafana dashboards and the rules anew from t
 lock: .venv/.dev ## write the lock files anew; ARGS=--upgrade takes the newest versions
 	$(LOCK) $(ARGS) --group build --output-file requirements.lock
 	$(LOCK) $(ARGS) --group dev --constraint requirements.lock --output-file requirements-dev.lock
+	$(LOCK) $(ARGS) --group bench --constraint requirements-dev.lock --output-file tests/benchmarks/requirements.lock
 
 clean: ## remove the environments and the caches
 	rm -rf .venv .venv-* build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
@@ -88,9 +89,16 @@ clean: ## remove the environments and the caches
 	$(call install,.venv,requirements-dev.lock)
 	@touch $@ .venv/.runtime
 
+.venv-bench/.bench: tests/benchmarks/requirements.lock pyproject.toml | .venv-bench/bin/pip
+	$(call install,.venv-bench,tests/benchmarks/requirements.lock)
+	@touch $@
+
 .venv-%/.dev: requirements-dev.lock pyproject.toml | .venv-%/bin/pip
 	$(call install,.venv-$*,requirements-dev.lock)
 	@touch $@
+
+.venv-bench/bin/pip: | .venv/bin/pip
+	@.venv/bin/python -m venv --clear .venv-bench
 
 .venv-%/bin/pip:
 	@python=$$($(call numbered,$*)); \

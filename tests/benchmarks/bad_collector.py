@@ -11,15 +11,15 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from math import inf
 
 from qorzen_obs.app import Service
 from qorzen_obs.host import SWITCH_SECONDS
 from qorzen_obs.settings import Settings, TelemetrySettings
 from qorzen_obs.telemetry import names
-from tests.acceptance.processes import program
+from tests.benchmarks.collector import collector
 from tests.integration.test_export_faults import MODES
 
 ROUNDS = 3
@@ -31,35 +31,9 @@ OUTSTANDING = 100
 
 ENVIRONMENT = {"OTEL_BSP_SCHEDULE_DELAY": "200", "OTEL_EXPORTER_OTLP_TIMEOUT": "1"}
 
-#: A collector in a process of its own: it reads a request and says that all is well.
-_GOOD = """
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    def do_POST(self):
-        self.rfile.read(int(self.headers["Content-Length"]))
-        self.send_response(200)
-        self.send_header("Content-Type", "application/x-protobuf")
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-    def log_message(self, *_): pass
-server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-print(server.server_port, flush=True)
-server.serve_forever()
-"""
-
-
-@contextmanager
-def good() -> Iterator[str]:
-    """Run a collector that takes everything."""
-    with program(sys.executable, "-c", _GOOD) as collector:
-        assert collector.stdout is not None
-        yield f"http://127.0.0.1:{collector.stdout.readline().strip()}"
-
-
 COLLECTORS: dict[str, Callable[[], AbstractContextManager[str | None]]] = {
     "no exporter": nullcontext,
-    "takes everything": good,
+    "takes everything": collector,
     **MODES,
 }
 
@@ -121,8 +95,8 @@ def main() -> None:
     sys.setswitchinterval(SWITCH_SECONDS)  # as serve and demo do
     seen: dict[str, list[tuple[float, float, float]]] = {name: [] for name in COLLECTORS}
     for _ in range(ROUNDS):
-        for name, collector in COLLECTORS.items():
-            with collector() as endpoint:
+        for name, collect in COLLECTORS.items():
+            with collect() as endpoint:
                 seen[name].append(asyncio.run(measure(endpoint)))
     print(
         f"A service before a collector, {TASKS_PER_SECOND} tasks a second and at full load: "
