@@ -341,6 +341,9 @@ class TaskManager(QorzenManager):
         self._scheduler.ageing_seconds = settings.ageing_seconds
         self._history.keep = settings.keep_completed_tasks
         self._history.shrink()
+        if not settings.keep_arguments:
+            for record in self._history.records():
+                record.release()
         self._dispatch()
 
     async def shutdown(self, *, grace_seconds: float | None = None) -> None:
@@ -1080,7 +1083,8 @@ class TaskManager(QorzenManager):
         return {state.value: state is self._state for state in ManagerState}
 
     def _forget(self, record: TaskRecord) -> None:
-        record.release()
+        if record.func is not None:
+            record.release()
         self._keys.forget(record.task_id)
         self.task_lines.forget(record.task_id)
         if record.plugin_id is not None:
@@ -1184,7 +1188,7 @@ class TaskManager(QorzenManager):
         if any(zombie.record is record for zombie in self._zombies):
             raise TaskNotRerunnableError(task_id, "its code would not stop and still runs; wait for its end")
         if record.func is None:
-            problem = "tasks.keep_arguments was off when it ended; submit it anew"
+            problem = "its arguments were not kept, see tasks.keep_arguments; submit it anew"
             raise TaskNotRerunnableError(task_id, problem)
         again = await self._submit(
             record.func,
