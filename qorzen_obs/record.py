@@ -125,6 +125,13 @@ class TaskState(NamedTuple):
         )
 
 
+class Rerun(NamedTuple):
+    """The ended task that a task runs again."""
+
+    task_id: str
+    span: SpanContext | None  #: of its last attempt
+
+
 ACCEPTED: Final = TaskState(PENDING)
 NO_KWARGS: Final[dict[str, Any]] = {}  # shared, and never changed
 NO_PROGRESS: Final = TaskProgress()
@@ -155,6 +162,7 @@ class TaskRecord:
         "priority",
         "progress",
         "queue_entry",
+        "rerun",
         "sequence",
         "state",
         "submitter",
@@ -193,9 +201,7 @@ class TaskRecord:
             sequence  #: order of acceptance, from 1; this and the times are set when it is accepted
         )
         self.name = name
-        self.func: Callable[..., Any] | None = (
-            func  #: dropped, as args, kwargs and context, when the task ends
-        )
+        self.func: Callable[..., Any] | None = func  #: dropped with args and kwargs, see `release`
         self.args = args
         self.kwargs = kwargs or NO_KWARGS
         self.category = category
@@ -209,13 +215,14 @@ class TaskRecord:
         self.limit = limit  #: of its definition, shared with the other tasks of it
         self.wants_progress = wants_progress
         self.engine = engine
-        self.context: Context | None = context  #: the submitter's
+        self.context: Context | None = context  #: the submitter's; dropped when the task ends
         self.created_at = created_at  #: Unix seconds
         self.eligible_at = eligible_at  #: monotonic; moves when an attempt is to be followed by another
         self.eligible_wall = eligible_wall  #: Unix seconds
         self.clock: Callable[[], float] | None = None  #: monotonic; up to when `info` accounts for its time
         self.state = ACCEPTED
         self.progress = NO_PROGRESS
+        self.rerun: Rerun | None = None  #: what it runs again, if it does
         self.attempt: Attempt | None = None
         self.submitter: SpanContext | None = None  #: the span that it was submitted in, or its mark there
         self.queue_entry: list[Any] | None = None  #: the queue's handle while it is pending
@@ -226,10 +233,12 @@ class TaskRecord:
         """Whether its spans start a trace of their own: where asked for, and for what does not start at once."""
         return self.definition.new_trace or self.definition.waits
 
-    def release(self) -> None:
-        """Let go of the callable and what it was given: nothing will run again."""
-        self.func = self.context = self.queue_entry = None
-        self.args, self.kwargs = (), NO_KWARGS
+    def release(self, *, keep_call: bool = False) -> None:
+        """Let go of what the ended task needed; `keep_call` keeps its callable and arguments, to be run again."""
+        self.context = self.queue_entry = None
+        if not keep_call:
+            self.func = None
+            self.args, self.kwargs = (), NO_KWARGS
 
     def info(self, state: TaskState | None = None, progress: TaskProgress | None = None) -> TaskInfo:
         """Return a snapshot, of an earlier `state` and `progress` where they are given; from any thread.
@@ -271,6 +280,7 @@ class TaskRecord:
             abandoned=state.abandoned,
             trace_id=format_trace_id(span.trace_id) if span else None,
             span_id=format_span_id(span.span_id) if span else None,
+            rerun_of=self.rerun.task_id if self.rerun else None,
         )
 
     def _phases_now(self, state: TaskState) -> Seconds:

@@ -58,6 +58,8 @@ def canonical_line(record: TaskRecord, state: TaskState, at: float) -> Canonical
         fields["span_id"] = format_span_id(state.span.span_id)
     if record.plugin_id is not None:
         fields["plugin_id"] = record.plugin_id
+    if record.rerun is not None:
+        fields["rerun_of"] = record.rerun.task_id
     if state.cancel_reason is not None:
         fields["cancel_reason"] = state.cancel_reason
     if state.abandoned:
@@ -109,7 +111,7 @@ class StreamTaskLog:
 _FIELDS: Final = (
     *("task_id", "task_name", "category", "priority", "attempt", "status", "duration_seconds"),
     *("queue_wait_seconds", "trace_id", "span_id", "plugin_id", "cancel_reason", "abandoned", "error_type"),
-    *("error", "eligible_in_seconds"),
+    *("error", "eligible_in_seconds", "rerun_of"),
 )
 
 

@@ -30,7 +30,7 @@ from opentelemetry.trace import (
 )
 
 from qorzen_obs.counts import CELL_LABELS
-from qorzen_obs.record import Attempt, TaskRecord, TaskState
+from qorzen_obs.record import Attempt, Rerun, TaskRecord, TaskState
 from qorzen_obs.tasks import (
     FAILED,
     TaskStatus,
@@ -48,10 +48,12 @@ UserAttributes = Callable[[Mapping[str, Any]], Iterator[tuple[str, Any]]]
 
 def identity(record: TaskRecord) -> dict[str, Any]:
     """Return the attributes that say which task it is."""
-    return _identity(record.task_id, record.name, record.cell, record.plugin_id)
+    return _identity(record.task_id, record.name, record.cell, record.plugin_id, record.rerun)
 
 
-def _identity(task_id: str, name: str, cell: int, plugin_id: str | None) -> dict[str, Any]:
+def _identity(
+    task_id: str, name: str, cell: int, plugin_id: str | None, rerun: Rerun | None
+) -> dict[str, Any]:
     category, priority = CELL_LABELS[cell]
     attributes: dict[str, Any] = {
         names.TASK_ID: task_id,
@@ -61,6 +63,8 @@ def _identity(task_id: str, name: str, cell: int, plugin_id: str | None) -> dict
     }
     if plugin_id is not None:
         attributes[names.TASK_PLUGIN_ID] = plugin_id
+    if rerun is not None:
+        attributes[names.TASK_RERUN_OF] = rerun.task_id
     return attributes
 
 
@@ -68,18 +72,10 @@ class Facts:
     """What a span says of an attempt. Holds no record: a span may outlive by far what the task has returned."""
 
     __slots__ = (
-        *("cell", "engine", "keep", "metadata", "name", "number", "plugin_id", "previous", "source"),
-        *("start_time", "submitter", "task_id"),
-        *(
-            "abandoned",
-            "cancel_reason",
-            "error",
-            "error_type",
-            "phases",
-            "queue_wait",
-            "status",
-            "will_retry",
-        ),
+        *("cell", "engine", "keep", "metadata", "number", "plugin_id", "previous", "rerun", "source"),
+        *("start_time", "submitter", "task_id", "task_name"),
+        *("abandoned", "cancel_reason", "error", "error_type", "outcome", "phases", "queue_wait"),
+        "will_retry",
     )
 
     def __init__(self, attempt: Attempt, start_time: int) -> None:
@@ -88,6 +84,7 @@ class Facts:
         self.task_name = record.name
         self.cell = record.cell
         self.plugin_id = record.plugin_id
+        self.rerun = record.rerun
         self.engine = record.engine
         self.metadata = record.metadata
         self.keep = record.definition.keep_trace
@@ -112,7 +109,7 @@ class Facts:
 
     def start_by(self, tracer: Tracer, context: Context | None, users: UserAttributes) -> Span:
         """Start the span by the API."""
-        attributes = _identity(self.task_id, self.task_name, self.cell, self.plugin_id)
+        attributes = _identity(self.task_id, self.task_name, self.cell, self.plugin_id, self.rerun)
         attributes[names.TASK_ATTEMPT] = self.number
         attributes[names.TASK_ENGINE] = self.engine.value
         attributes.update(self.source)
@@ -120,12 +117,13 @@ class Facts:
             attributes.update(users(self.metadata))
         if self.keep:
             attributes[names.TRACE_KEEP] = True
+        linked = (self.submitter, self.previous, self.rerun and self.rerun.span)
         return tracer.start_span(
             f"run {self.task_name}",
             context=context,
             kind=SpanKind.CONSUMER,
             attributes=attributes,
-            links=[Link(one) for one in (self.submitter, self.previous) if one is not None],
+            links=[Link(one) for one in linked if one is not None],
             start_time=self.start_time,
             record_exception=False,
             set_status_on_exception=False,
