@@ -6,6 +6,7 @@ the line of it: the same line, without the detour (docs/decisions/0012-canonical
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextvars import Context
 from functools import lru_cache, partial
 from typing import Any, Final, NamedTuple
@@ -90,22 +91,37 @@ class StreamTaskLog:
         record, state = event.record, event.state
         warns = state.status is FAILED or event.kind is _RETRYING
         if self._warning if warns else self._info:
-            line = partial(self._make, record, state, event.at, record.context)
+            # Not with the context: it would keep the whole attempt alive until the line is written.
+            line = partial(self._make, record, state, event.at, _surroundings(record.context, state))
             self._stream.write_later("warning" if warns else "info", line)
 
-    def _make(self, record: TaskRecord, state: TaskState, at: float, context: Context | None) -> str:
+    def _make(self, record: TaskRecord, state: TaskState, at: float, surroundings: Mapping[str, Any]) -> str:
         level, name, fields = canonical_line(record, state, at)
         line = {"logger_name": self._logger_name, **fields, "event": name}
         clean = self._is_clean(record.name) and not self._hides_fields and _FREE.isdisjoint(fields)
-        variables = {} if context is None else context.run(structlog.contextvars.get_contextvars)
-        if variables:
-            line, clean = {**line, **{k: v for k, v in variables.items() if k not in line}}, False
-        if state.span is None and context is not None:
-            context.run(add_task_context, None, level, line)
+        if surroundings:
+            line.update((key, value) for key, value in surroundings.items() if key not in line)
+            clean = False
         line["level"] = level
         line["timestamp"] = rfc_3339(at)
         return self._stream.finish(level, line if clean else redact_line(self._stream.redactor, line))
 
+
+def _surroundings(context: Context | None, state: TaskState) -> Mapping[str, Any]:
+    """Return what the submitter's context adds to a line: its variables, and its span where there is none of ours."""
+    if context is None or (len(context) <= _OWN_VARIABLES and state.span is not None):
+        return _NOTHING
+    found = {
+        variable.name.removeprefix(_PREFIX): value
+        for variable, value in context.items()
+        if variable.name.startswith(_PREFIX) and value is not Ellipsis
+    }
+    return found if state.span is not None else context.run(add_task_context, None, "", found)
+
+
+_PREFIX: Final = structlog.contextvars.STRUCTLOG_KEY_PREFIX
+_OWN_VARIABLES: Final = 2  # the attempt, and OpenTelemetry's one
+_NOTHING: Final[Mapping[str, Any]] = {}
 
 #: All that a canonical line may have.
 _FIELDS: Final = (
