@@ -7,12 +7,16 @@ that durations and eligibility come from. What is measured is what a task uses; 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Final, NamedTuple
+from types import MappingProxyType
+from typing import Final
+
+import msgspec
 
 from qorzen_obs.tasks import EngineKind
 
 #: Seconds by phase; what each phase means stands in telemetry/names.py. Never changed once it is made.
 Seconds = Mapping[str, float]
+NO_SECONDS: Final[Seconds] = MappingProxyType({})
 
 #: What an attempt's time is by engine: in use, and not.
 _USE_AND_WAIT: Final[Mapping[EngineKind, tuple[str, str]]] = {
@@ -25,11 +29,11 @@ _USE_AND_WAIT: Final[Mapping[EngineKind, tuple[str, str]]] = {
 }
 
 
-class Ledger(NamedTuple):
+class Ledger(msgspec.Struct, frozen=True, gc=False):
     """Where the time of one task went, up to its last transition."""
 
     until: float  #: monotonic
-    seconds: Seconds = {}  # noqa: RUF012 - shared, and never changed
+    seconds: Seconds = NO_SECONDS
 
     def waiting(self, now: float, eligible_at: float, *, before: int) -> Seconds:
         """Return where the time since then went of a task that was pending, after `before` attempts.
@@ -53,23 +57,18 @@ class Ledger(NamedTuple):
         return Ledger(now, total)
 
 
-class Meter:
+class Meter(msgspec.Struct, eq=False):
     """What one attempt uses, as its engine tells it.
 
     One thread writes, any reads: a reader that meets a change half done is wrong by one step at most.
     """
 
-    __slots__ = ("call_seconds", "call_since", "clock", "probe", "use_seconds", "use_since")
-
-    def __init__(self, clock: Callable[[], float]) -> None:
-        self.clock = clock  #: monotonic, of the manager
-        self.use_seconds = 0.0  #: on the loop, or of a processor
-        self.use_since: float | None = (
-            None  #: since when it is on the loop, which is not in `use_seconds` yet
-        )
-        self.probe: Callable[[], float] | None = None  #: asks how much a call has used that still runs
-        self.call_since: float | None = None  #: when its call began in a worker process
-        self.call_seconds: float | None = None  #: how long that took
+    clock: Callable[[], float]  #: monotonic, of the manager
+    use_seconds: float = 0.0  #: on the loop, or of a processor
+    use_since: float | None = None  #: since when it is on the loop, which is not in `use_seconds` yet
+    probe: Callable[[], float] | None = None  #: asks how much a call has used that still runs
+    call_since: float | None = None  #: when its call began in a worker process
+    call_seconds: float | None = None  #: how long that took
 
     def phases(self, engine: EngineKind, elapsed: float, now: float) -> dict[str, float]:
         """Return where `elapsed` seconds of the attempt went, up to `now`.

@@ -13,10 +13,11 @@ from enum import Enum
 from math import inf
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
+import msgspec
 from opentelemetry.trace import Span, SpanContext, format_span_id, format_trace_id
 
 from qorzen_obs.errors import TaskCancelled
-from qorzen_obs.ledger import Ledger, Meter, Seconds
+from qorzen_obs.ledger import NO_SECONDS, Ledger, Meter, Seconds
 from qorzen_obs.registry import DefinitionLimit, TaskDefinition
 from qorzen_obs.tasks import (
     GUARANTEES,
@@ -42,7 +43,7 @@ class Ask(Enum):
     DEADLINE = "deadline"
 
 
-class Decision(NamedTuple):
+class Decision(msgspec.Struct, frozen=True):
     """The end of an attempt. Fields as in TaskInfo."""
 
     status: TaskStatus
@@ -55,7 +56,7 @@ class Decision(NamedTuple):
     abandoned: bool = False
 
 
-class TaskState(NamedTuple):
+class TaskState(msgspec.Struct, frozen=True):
     """Where a task stands; replaced whole by each transition. Fields as in TaskInfo."""
 
     status: TaskStatus
@@ -82,7 +83,6 @@ class TaskState(NamedTuple):
         ledger: Ledger | None,
     ) -> TaskState:
         """Return the state of a pending task whose next attempt begins."""
-        # By position: a NamedTuple's `_replace` takes as long as the rest of a start.
         return TaskState(
             RUNNING,
             self.attempt + 1,
@@ -105,24 +105,27 @@ class TaskState(NamedTuple):
         self, decision: Decision, completed_at: float, duration_seconds: float, ledger: Ledger | None
     ) -> TaskState:
         """Return the state of a running task whose attempt ends so."""
-        status, result, error, error_type, traceback, exception, cancel_reason, abandoned = decision
         return TaskState(
-            status,
+            decision.status,
             self.attempt,
             self.started_at,
             completed_at,
             self.queue_wait_seconds,
             duration_seconds,
-            error,
-            error_type,
-            traceback,
-            result,
-            exception,
-            cancel_reason,
-            abandoned,
+            decision.error,
+            decision.error_type,
+            decision.traceback,
+            decision.result,
+            decision.exception,
+            decision.cancel_reason,
+            decision.abandoned,
             self.span,
             ledger,
         )
+
+    def but(self, **changes: Any) -> TaskState:
+        """Return the state with these fields changed."""
+        return msgspec.structs.replace(self, **changes)
 
 
 class Rerun(NamedTuple):
@@ -137,96 +140,39 @@ NO_KWARGS: Final[dict[str, Any]] = {}  # shared, and never changed
 NO_PROGRESS: Final = TaskProgress()
 
 
-class TaskRecord:
+class TaskRecord(msgspec.Struct, eq=False):
     """One accepted task. What it was submitted with is fixed; `state` and `progress` are replaced."""
 
-    __slots__ = (
-        "args",
-        "attempt",
-        "cancellable",
-        "category",
-        "cell",
-        "clock",
-        "context",
-        "created_at",
-        "definition",
-        "eligible_at",
-        "eligible_wall",
-        "engine",
-        "func",
-        "kwargs",
-        "limit",
-        "metadata",
-        "name",
-        "plugin_id",
-        "priority",
-        "progress",
-        "queue_entry",
-        "rerun",
-        "sequence",
-        "state",
-        "submitter",
-        "task_id",
-        "timeout",
-        "waiters",
-        "wants_progress",
-    )
-
-    def __init__(
-        self,
-        task_id: str,
-        name: str,
-        func: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        category: TaskCategory,
-        priority: TaskPriority,
-        cell: int,
-        plugin_id: str | None,
-        metadata: dict[str, Any] | None,
-        timeout: float | None,
-        cancellable: bool,
-        definition: TaskDefinition,
-        limit: DefinitionLimit | None,
-        wants_progress: bool,
-        engine: EngineKind,
-        context: Context,
-        sequence: int = 0,
-        created_at: float = 0.0,
-        eligible_at: float = 0.0,
-        eligible_wall: float = 0.0,
-    ) -> None:
-        self.task_id = task_id
-        self.sequence = (
-            sequence  #: order of acceptance, from 1; this and the times are set when it is accepted
-        )
-        self.name = name
-        self.func: Callable[..., Any] | None = func  #: dropped with args and kwargs, see `release`
-        self.args = args
-        self.kwargs = kwargs or NO_KWARGS
-        self.category = category
-        self.priority = priority
-        self.cell = cell  #: index of its counters
-        self.plugin_id = plugin_id
-        self.metadata = metadata
-        self.timeout = timeout  #: seconds of an attempt; None is no limit
-        self.cancellable = cancellable
-        self.definition = definition
-        self.limit = limit  #: of its definition, shared with the other tasks of it
-        self.wants_progress = wants_progress
-        self.engine = engine
-        self.context: Context | None = context  #: the submitter's; dropped when the task ends
-        self.created_at = created_at  #: Unix seconds
-        self.eligible_at = eligible_at  #: monotonic; moves when an attempt is to be followed by another
-        self.eligible_wall = eligible_wall  #: Unix seconds
-        self.clock: Callable[[], float] | None = None  #: monotonic; up to when `info` accounts for its time
-        self.state = ACCEPTED
-        self.progress = NO_PROGRESS
-        self.rerun: Rerun | None = None  #: what it runs again, if it does
-        self.attempt: Attempt | None = None
-        self.submitter: SpanContext | None = None  #: the span that it was submitted in, or its mark there
-        self.queue_entry: list[Any] | None = None  #: the queue's handle while it is pending
-        self.waiters: list[tuple[asyncio.Future[None], Wait | None]] | None = None
+    task_id: str
+    name: str
+    func: Callable[..., Any] | None  #: dropped with args and kwargs, see `release`
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    category: TaskCategory
+    priority: TaskPriority
+    cell: int  #: index of its counters
+    plugin_id: str | None
+    metadata: dict[str, Any] | None
+    timeout: float | None  #: seconds of an attempt; None is no limit
+    cancellable: bool
+    definition: TaskDefinition
+    limit: DefinitionLimit | None  #: of its definition, shared with the other tasks of it
+    wants_progress: bool
+    engine: EngineKind
+    context: Context | None  #: the submitter's; dropped when the task ends
+    # Set when it is accepted.
+    sequence: int = 0  #: order of acceptance, from 1
+    created_at: float = 0.0  #: Unix seconds
+    eligible_at: float = 0.0  #: monotonic; moves when an attempt is to be followed by another
+    eligible_wall: float = 0.0  #: Unix seconds
+    clock: Callable[[], float] | None = None  #: monotonic; up to when `info` accounts for its time
+    state: TaskState = ACCEPTED
+    progress: TaskProgress = NO_PROGRESS
+    rerun: Rerun | None = None  #: what it runs again, if it does
+    attempt: Attempt | None = None
+    submitter: SpanContext | None = None  #: the span that it was submitted in, or its mark there
+    queue_entry: list[Any] | None = None  #: the queue's handle while it is pending
+    waiters: list[tuple[asyncio.Future[None], Wait | None]] | None = None
 
     @property
     def new_trace(self) -> bool:
@@ -306,71 +252,35 @@ class AttemptOwner(Protocol):
     def keep_trace(self, attempt: Attempt) -> None: ...
 
 
-class Attempt:
+class Attempt(msgspec.Struct, eq=False):
     """One run of a task's callable. It is also what `current_task()` gives to the code inside."""
 
-    __slots__ = (
-        "_on_ask",
-        "_stop_event",
-        "asked",
-        "asked_at",
-        "context",
-        "deadline",
-        "driver",
-        "ended",
-        "kwargs",
-        "last",
-        "manager",
-        "meter",
-        "number",
-        "phases",
-        "progress_waits",
-        "reason",
-        "record",
-        "reported",
-        "reported_at",
-        "settled",
-        "span",
-        "started_at",
-        "started_wall",
-        "waits",
+    record: TaskRecord
+    number: int
+    context: Context
+    manager: Any  #: an AttemptOwner
+    kwargs: dict[str, Any]
+    started_at: float = 0.0  #: monotonic
+    started_wall: float = 0.0  #: Unix seconds
+    span: Span | None = None
+    meter: Meter | None = None  #: None where the time ledger is off
+    phases: Seconds = NO_SECONDS  #: where its time went, once it is settled
+    asked: Ask | None = None  #: the first ask wins
+    asked_at: float = 0.0  #: monotonic
+    reason: str | None = None
+    last: bool = (
+        False  #: none will follow: the task was cancelled or passed its deadline, whoever asked first
     )
-
-    def __init__(
-        self,
-        record: TaskRecord,
-        number: int,
-        context: Context,
-        manager: AttemptOwner,
-        started_at: float = 0.0,
-        started_wall: float = 0.0,
-    ) -> None:
-        self.record = record
-        self.number = number
-        self.context = context
-        self.manager: Any = manager
-        self.kwargs = record.kwargs
-        self.span: Span | None = None
-        self.meter: Meter | None = None  #: None where the time ledger is off
-        self.phases: Seconds = {}  #: where its time went, once it is settled
-        self.started_at = started_at  #: monotonic
-        self.started_wall = started_wall  #: Unix seconds
-        self.asked: Ask | None = None  #: the first ask wins
-        self.asked_at = 0.0  #: monotonic
-        self.reason: str | None = None
-        self.last = (
-            False  #: none will follow: the task was cancelled or passed its deadline, whoever asked first
-        )
-        self.settled = False  #: how it ends is decided
-        self.ended = False  #: its code has ended
-        self.driver: Any = None  #: the engine's own handle; None until it has the attempt
-        self.deadline: list[Any] | None = None  #: the entry by which it can be removed
-        self.reported: tuple[float, str] | None = None  #: the newest progress
-        self.reported_at = -inf  #: when progress last reached the record, monotonic
-        self.progress_waits = False  #: `reported` is on its way to the record
-        self.waits: list[str] | tuple[()] = ()  #: the tasks that it waits for right now
-        self._stop_event: threading.Event | None = None
-        self._on_ask: Callable[[], object] | None = None
+    settled: bool = False  #: how it ends is decided
+    ended: bool = False  #: its code has ended
+    driver: Any = None  #: the engine's own handle; None until it has the attempt, and when its code has ended
+    deadline: list[Any] | None = None  #: the entry by which it can be removed
+    reported: tuple[float, str] | None = None  #: the newest progress
+    reported_at: float = -inf  #: when progress last reached the record, monotonic
+    progress_waits: bool = False  #: `reported` is on its way to the record
+    waits: tuple[str, ...] = ()  #: the tasks that it waits for right now
+    _stop_event: threading.Event | None = None
+    _on_ask: Callable[[], object] | None = None
 
     @property
     def task_id(self) -> str:
@@ -391,7 +301,7 @@ class Attempt:
     @property
     def waiting_for(self) -> str | None:
         """The first of the tasks that this one waits for."""
-        waits = list(self.waits)
+        waits = self.waits
         return waits[0] if waits else None
 
     @property
@@ -453,7 +363,7 @@ class Wait:
         self.waits_for = waits_for
         self.resumed: asyncio.Future[None] | None = None  #: done when the task has its slot back
         self._over = False
-        attempt.waits = [*attempt.waits, waits_for]
+        attempt.waits = (*attempt.waits, waits_for)
 
     def end(self) -> bool:
         """Note that it is over; return False when that was known."""
@@ -462,11 +372,11 @@ class Wait:
         self._over = True
         waits = list(self.attempt.waits)
         waits.remove(self.waits_for)
-        self.attempt.waits = waits
+        self.attempt.waits = tuple(waits)
         return True
 
 
-class TaskEvent(NamedTuple):
+class TaskEvent(msgspec.Struct, frozen=True, gc=False):
     """One fact about one task, announced exactly once, in order of `sequence`."""
 
     sequence: int  #: rises by one with each event of a manager

@@ -95,7 +95,7 @@ def record(func: Callable[..., Any] = print, *args: Any, **fields: Any) -> TaskR
 def attempt(of: TaskRecord) -> Attempt:
     """The first attempt of a task, as the manager makes it."""
     assert of.context is not None
-    made = Attempt(of, 1, of.context.copy(), Owner())
+    made = Attempt(of, 1, of.context.copy(), Owner(), of.kwargs)
     of.attempt = made
     return made
 

@@ -11,6 +11,8 @@ from collections.abc import Coroutine
 from types import FrameType, TracebackType
 from typing import Final
 
+import msgspec
+
 from qorzen_obs.errors import FarTaskError, TaskCancelled, TaskLostError
 from qorzen_obs.record import Ask, Attempt, Decision
 from qorzen_obs.tasks import (
@@ -54,7 +56,7 @@ def decide(
 def decide_abandoned(attempt: Attempt) -> Decision:
     """Return how an attempt ended whose code would not stop within the grace."""
     if attempt.asked is Ask.DEADLINE:
-        return _timed_out(attempt)._replace(abandoned=True)
+        return msgspec.structs.replace(_timed_out(attempt), abandoned=True)
     return Decision(TaskStatus.CANCELLED, cancel_reason=attempt.reason, abandoned=True)
 
 

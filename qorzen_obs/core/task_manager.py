@@ -60,7 +60,7 @@ from qorzen_obs.errors import (
 )
 from qorzen_obs.history.memory import MemoryHistory
 from qorzen_obs.ledger import Ledger, Meter, Seconds
-from qorzen_obs.record import Ask, Attempt, Decision, Rerun, TaskEvent, TaskRecord, TaskState
+from qorzen_obs.record import NO_KWARGS, Ask, Attempt, Decision, Rerun, TaskEvent, TaskRecord, TaskState
 from qorzen_obs.registry import (
     MAX_NAME_LENGTH,
     CallableTraits,
@@ -547,7 +547,7 @@ class TaskManager(QorzenManager):
             name,
             func,
             args,
-            kwargs,
+            kwargs or NO_KWARGS,
             category,
             priority,
             CELL_OF[category, priority],
@@ -672,7 +672,7 @@ class TaskManager(QorzenManager):
         before = record.state
         # The next attempt begins with the submitter's variables, whatever this one makes of them.
         context = record.context if record.definition.retry is None else record.context.copy()
-        attempt = Attempt(record, before.attempt + 1, context, self, now, wall)
+        attempt = Attempt(record, before.attempt + 1, context, self, record.kwargs, now, wall)
         if self._ledger_clock is not None:
             attempt.meter = Meter(self._ledger_clock)
         if record.wants_progress:
@@ -759,7 +759,7 @@ class TaskManager(QorzenManager):
         """Let an attempt that failed `now` be followed by another; the task holds no slot until then."""
         record.attempt = None
         record.eligible_at, record.eligible_wall = now + wait_seconds, wall + wait_seconds
-        state = state._replace(status=TaskStatus.PENDING, completed_at=None, exception=None, traceback=None)
+        state = state.but(status=TaskStatus.PENDING, completed_at=None, exception=None, traceback=None)
         self._scheduler.push(record, now)
         self._change(record, state, EventKind.RETRYING, wall)
         self._dispatch()
@@ -782,7 +782,7 @@ class TaskManager(QorzenManager):
     def _end_pending(self, record: TaskRecord, **outcome: Any) -> None:
         """End a task that was taken out of the queue."""
         wall, ledger = self._clock.now(), self._account_wait(record, self._clock.monotonic())
-        self._end(record, record.state._replace(completed_at=wall, ledger=ledger, **outcome), wall)
+        self._end(record, record.state.but(completed_at=wall, ledger=ledger, **outcome), wall)
 
     def _end(self, record: TaskRecord, state: TaskState, wall: float) -> None:
         if self._deadline_entries:

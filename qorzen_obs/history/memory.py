@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import Final, NamedTuple
+from typing import Final
 
+import msgspec
 from opentelemetry.trace import format_span_id, format_trace_id
 
 from qorzen_obs.record import TaskRecord
@@ -26,7 +27,7 @@ from qorzen_obs.tasks import (
 MAX_OUTLINES: Final = 100_000
 
 
-class Outline(NamedTuple):
+class Outline(msgspec.Struct, frozen=True, gc=False):
     """What is left of a task after retention: status, times, error type, trace, and what it was called."""
 
     task_id: str
@@ -48,7 +49,7 @@ class Outline(NamedTuple):
 
     def info(self) -> TaskInfo:
         """Return a snapshot that says it was evicted."""
-        fields = self._asdict()
+        fields = msgspec.structs.asdict(self)
         if self.trace_id is not None and self.span_id is not None:
             fields.update(trace_id=format_trace_id(self.trace_id), span_id=format_span_id(self.span_id))
         return TaskInfo(**fields, progress=TaskProgress(), evicted=True)

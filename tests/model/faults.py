@@ -98,7 +98,7 @@ def a_label_is_outside_its_set(patch: pytest.MonkeyPatch) -> None:
         def on_event(self: Any, event: Any) -> None:
             state = event.state
             if state.status is TaskStatus.FAILED:
-                event = event._replace(state=state._replace(error_type=event.record.task_id))
+                event = msgspec.structs.replace(event, state=state.but(error_type=event.record.task_id))
             real(self, event)
 
         return on_event
@@ -470,7 +470,7 @@ def one_attempt_too_many(patch: pytest.MonkeyPatch) -> None:
 def the_number_of_the_attempt_does_not_rise(patch: pytest.MonkeyPatch) -> None:
     def make(real: Any) -> Any:
         def start(self: Any, record: Any) -> None:
-            record.state = record.state._replace(attempt=0)
+            record.state = record.state.but(attempt=0)
             real(self, record)
 
         return start
@@ -520,7 +520,7 @@ def a_cancellation_that_nobody_asked_for_counts(patch: pytest.MonkeyPatch) -> No
 @fault
 def a_failure_keeps_a_result(patch: pytest.MonkeyPatch) -> None:
     def make(real: Any) -> Any:
-        return lambda *given: real(*given)._replace(result="something")
+        return lambda *given: msgspec.structs.replace(real(*given), result="something")
 
     instead(patch, runner, "decide", make)
 
@@ -565,7 +565,7 @@ def a_late_result_overwrites_the_end(patch: pytest.MonkeyPatch) -> None:
     def make(real: Any) -> Any:
         def gone(self: Any, attempt: Attempt) -> None:
             record = attempt.record
-            record.state = record.state._replace(status=TaskStatus.COMPLETED, result="late")
+            record.state = record.state.but(status=TaskStatus.COMPLETED, result="late")
             real(self, attempt)
 
         return gone
@@ -734,7 +734,7 @@ def an_attempt_is_not_linked_to_the_one_before(patch: pytest.MonkeyPatch) -> Non
     def make(real: Any) -> Any:
         def begin(self: Any, attempt: Attempt, started_at: float) -> None:
             record = attempt.record
-            state, record.state = record.state, record.state._replace(span=None)
+            state, record.state = record.state, record.state.but(span=None)
             real(self, attempt, started_at)
             record.state = state
 

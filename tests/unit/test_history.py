@@ -70,7 +70,7 @@ def test_a_kept_record_is_whole_and_an_evicted_one_is_an_outline() -> None:
 def test_an_outline_of_a_task_that_never_ran_has_no_trace() -> None:
     history = MemoryHistory(0)
     never_ran = ended(1, TaskStatus.CANCELLED)
-    never_ran.state = never_ran.state._replace(span=None, queue_wait_seconds=None)
+    never_ran.state = never_ran.state.but(span=None, queue_wait_seconds=None)
     history.add(never_ran)
     outline = history.info("id 1")
     assert outline is not None

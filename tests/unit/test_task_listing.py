@@ -57,7 +57,7 @@ def a_record(
         eligible_at=0.0,
         eligible_wall=0.0,
     )
-    record.state = ACCEPTED._replace(status=status, completed_at=completed_at, error=error)
+    record.state = ACCEPTED.but(status=status, completed_at=completed_at, error=error)
     return record
 
 
