@@ -57,7 +57,7 @@ class Ledger(msgspec.Struct, frozen=True, gc=False):
         return Ledger(now, total)
 
 
-class Meter(msgspec.Struct, eq=False):
+class Meter(msgspec.Struct, eq=False, gc=False):
     """What one attempt uses, as its engine tells it.
 
     One thread writes, any reads: a reader that meets a change half done is wrong by one step at most.

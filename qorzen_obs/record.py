@@ -102,7 +102,12 @@ class TaskState(msgspec.Struct, frozen=True):
         )
 
     def decided(
-        self, decision: Decision, completed_at: float, duration_seconds: float, ledger: Ledger | None
+        self,
+        decision: Decision,
+        span: SpanContext | None,
+        completed_at: float,
+        duration_seconds: float,
+        ledger: Ledger | None,
     ) -> TaskState:
         """Return the state of a running task whose attempt ends so."""
         return TaskState(
@@ -119,7 +124,7 @@ class TaskState(msgspec.Struct, frozen=True):
             decision.exception,
             decision.cancel_reason,
             decision.abandoned,
-            self.span,
+            span,
             ledger,
         )
 
@@ -195,7 +200,7 @@ class TaskRecord(msgspec.Struct, eq=False):
         state = state or self.state
         phases = self._phases_now(state) if progress is None else state.ledger.seconds if state.ledger else {}
         attempt = self.attempt
-        span = state.span
+        span = state.span or (attempt.span_context if attempt and state is self.state else None)
         return TaskInfo(
             task_id=self.task_id,
             name=self.name,
@@ -248,6 +253,8 @@ class TaskRecord(msgspec.Struct, eq=False):
 class AttemptOwner(Protocol):
     """What an attempt asks of the manager that runs it."""
 
+    def enter(self, attempt: Attempt) -> None: ...
+    def suspended(self, attempt: Attempt) -> None: ...
     def report_progress(self, attempt: Attempt, percent: float, message: str) -> None: ...
     def keep_trace(self, attempt: Attempt) -> None: ...
 
@@ -262,7 +269,11 @@ class Attempt(msgspec.Struct, eq=False):
     kwargs: dict[str, Any]
     started_at: float = 0.0  #: monotonic
     started_wall: float = 0.0  #: Unix seconds
+    entered: bool = (
+        False  #: it is current in its context; its meter and its span are there, where they will be
+    )
     span: Span | None = None
+    span_context: SpanContext | None = None  #: None where it leads nowhere
     meter: Meter | None = None  #: None where the time ledger is off
     phases: Seconds = NO_SECONDS  #: where its time went, once it is settled
     asked: Ask | None = None  #: the first ask wins
@@ -340,6 +351,14 @@ class Attempt(msgspec.Struct, eq=False):
             self._stop_event.set()
         if self._on_ask is not None:
             self._on_ask()
+
+    def enter(self) -> None:
+        """Be current in the context from here on; before its code begins, and in no other context."""
+        self.manager.enter(self)
+
+    def suspended(self) -> None:
+        """Say that its code waits for the first time, on the loop."""
+        self.manager.suspended(self)
 
     def release(self) -> None:
         """Let go of what runs it: its code has ended. Its context leads back to it, and would keep all of it alive."""

@@ -21,6 +21,7 @@ from qorzen_obs.telemetry.redaction import Redactor
 _AGAIN: Final = (0.5, 0.75, 0.9)
 _PROGRESS_SECONDS: Final = 0.1
 _MAIN: Final = EngineKind.MAIN
+_LOOP: Final = EngineKind.LOOP
 #: How long a kill may take. The process engine tries a second way after 1 s.
 _KILL_SECONDS: Final = 2.0
 
@@ -49,18 +50,25 @@ class Runner:
         self._on_late_end = on_late_end
         self._on_progress = on_progress
         self._redactor = redactor or Redactor()
+        self._on_ended = self._ended  # one method object for all attempts
         self._deadlines: Deadlines[Attempt] = Deadlines(loop, clock, self._pass_deadline)
 
     def start(self, attempt: Attempt) -> None:
         """Start `attempt` on its engine; its end arrives by `on_decided`, always later than this call."""
         record = attempt.record
         try:
-            self._engines[record.engine].start(attempt, self._ended)
+            self._engines[record.engine].start(attempt, self._on_ended)
         except RuntimeError as error:  # no thread to be had
             self._loop.call_soon(self._ended, attempt, None, error)
             return
-        if record.timeout is not None:
-            attempt.deadline = self._deadlines.add(attempt.started_at + record.timeout, attempt)
+        if record.engine is not _LOOP:
+            self.set_deadline(attempt)
+
+    def set_deadline(self, attempt: Attempt) -> None:
+        """Ask `attempt` to stop when its timeout has passed. On the loop nothing can before it waits."""
+        timeout = attempt.record.timeout
+        if timeout is not None and not attempt.settled:
+            attempt.deadline = self._deadlines.add(attempt.started_at + timeout, attempt)
 
     def ask(self, attempt: Attempt, why: Ask, reason: str) -> None:
         """Ask `attempt` to stop. The first ask wins; a later one changes nothing."""
@@ -101,6 +109,7 @@ class Runner:
     def _ended(self, attempt: Attempt, value: object, error: BaseException | None) -> None:
         """The engine says that the code has ended: decide, or drop the result when that is done already."""
         attempt.ended = True
+        attempt.enter()  # it was asked to stop before it began
         if attempt.settled:
             self._on_late_end(attempt)
         else:

@@ -673,20 +673,36 @@ class TaskManager(QorzenManager):
         # The next attempt begins with the submitter's variables, whatever this one makes of them.
         context = record.context if record.definition.retry is None else record.context.copy()
         attempt = Attempt(record, before.attempt + 1, context, self, record.kwargs, now, wall)
-        if self._ledger_clock is not None:
-            attempt.meter = Meter(self._ledger_clock)
         if record.wants_progress:
             attempt.kwargs = {**record.kwargs, "progress_reporter": attempt.progress}
         record.attempt = attempt
         self._running[record.task_id] = attempt
+        if record.engine is not _LOOP or before.attempt or self._observers[_STARTED]:
+            self.enter(attempt)
         state = before.started(
             wall if before.started_at is None else before.started_at,
             now - record.eligible_at,
-            self._instrument.begin(attempt),
+            attempt.span_context,
             self._account_wait(record, now),
         )
         self._change(record, state, _STARTED, wall)
         self._runner.start(attempt)
+
+    def enter(self, attempt: Attempt) -> None:
+        """Make the attempt current in its context, with a span of its own; a second call changes nothing.
+
+        On the loop, where nobody looks, this waits until the code begins, in this turn of the loop or the next: what
+        it takes is made, used and gone before the next attempt's, and stays in the processor's cache.
+        """
+        if not attempt.entered:
+            attempt.entered = True
+            if self._ledger_clock is not None:
+                attempt.meter = Meter(self._ledger_clock)
+            attempt.span_context = self._instrument.begin(attempt)
+
+    def suspended(self, attempt: Attempt) -> None:
+        """An attempt on the loop waits for the first time: from now on its deadline can be met."""
+        self._runner.set_deadline(attempt)
 
     def _decided(self, attempt: Attempt, decision: Decision) -> None:
         """The end of an attempt is decided, and with it the task's."""
@@ -705,7 +721,7 @@ class TaskManager(QorzenManager):
         else:
             self._zombies[attempt] = True
         retry_in = self._retry_in(attempt, decision) if decision.status is FAILED else None
-        state = running.decided(decision, wall, duration, ledger)
+        state = running.decided(decision, attempt.span_context, wall, duration, ledger)
         self._loop_monitor.settle(attempt)
         self._instrument.end(attempt, state, will_retry=retry_in is not None)
         if retry_in is None:

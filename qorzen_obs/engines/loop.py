@@ -16,6 +16,8 @@ from contextvars import Context
 from dataclasses import replace
 from typing import Any, Final
 
+import msgspec
+
 from qorzen_obs.current import CURRENT
 from qorzen_obs.engines.base import Ended
 from qorzen_obs.record import Attempt
@@ -108,6 +110,7 @@ class LoopEngine:
             run.task = task
             waits_for = run.begin()
             if waits_for is not _ENDED:
+                run.attempt.suspended()
                 self._hand_over()
                 await _go_on(run, waits_for)
                 return
@@ -116,20 +119,18 @@ class LoopEngine:
         self._hand_over()
 
 
-class _Run:
+class _Run(msgspec.Struct, eq=False):
     """One attempt on its way through the engine."""
 
-    __slots__ = ("attempt", "coroutine", "ended", "task")
-
-    def __init__(self, attempt: Attempt, ended: Ended) -> None:
-        self.attempt = attempt
-        self.ended = ended
-        self.task: asyncio.Task[None] | None = None  #: that runs it, from its first step on
-        self.coroutine: Any = None  #: the callable's own, or what awaits what else it gave, while it runs
+    attempt: Attempt
+    ended: Ended
+    task: asyncio.Task[None] | None = None  #: that runs it, from its first step on
+    coroutine: Any = None  #: the callable's own, or what awaits what else it gave, while it runs
 
     def begin(self) -> object:
         """Call the callable and take its first step; return what it waits for, _ENDED where it does not."""
         attempt = self.attempt
+        attempt.enter()
         record, context, meter = attempt.record, attempt.context, attempt.meter
         began = 0.0
         if meter is not None:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextvars import Context
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
+import msgspec
 import structlog
 from opentelemetry.trace import format_span_id, format_trace_id
 
@@ -92,10 +93,10 @@ class StreamTaskLog:
         warns = state.status is FAILED or event.kind is _RETRYING
         if self._warning if warns else self._info:
             # Not with the context: it would keep the whole attempt alive until the line is written.
-            line = partial(self._make, record, state, event.at, _surroundings(record.context, state))
+            line = _Line(self, record, state, event.at, _surroundings(record.context, state))
             self._stream.write_later("warning" if warns else "info", line)
 
-    def _make(self, record: TaskRecord, state: TaskState, at: float, surroundings: Mapping[str, Any]) -> str:
+    def make(self, record: TaskRecord, state: TaskState, at: float, surroundings: Mapping[str, Any]) -> str:
         level, name, fields = canonical_line(record, state, at)
         line = {"logger_name": self._logger_name, **fields, "event": name}
         clean = self._is_clean(record.name) and not self._hides_fields and _FREE.isdisjoint(fields)
@@ -107,6 +108,19 @@ class StreamTaskLog:
         return self._stream.finish(level, line if clean else redact_line(self._stream.redactor, line))
 
 
+class _Line(msgspec.Struct, frozen=True, gc=False):
+    """A line that is not made yet."""
+
+    log: StreamTaskLog
+    record: TaskRecord
+    state: TaskState
+    at: float
+    surroundings: Mapping[str, Any]
+
+    def __call__(self) -> str:
+        return self.log.make(self.record, self.state, self.at, self.surroundings)
+
+
 def _surroundings(context: Context | None, state: TaskState) -> Mapping[str, Any]:
     """Return what the submitter's context adds to a line: its variables, and its span where there is none of ours."""
     if context is None or (len(context) <= _OWN_VARIABLES and state.span is not None):
@@ -116,7 +130,7 @@ def _surroundings(context: Context | None, state: TaskState) -> Mapping[str, Any
         for variable, value in context.items()
         if variable.name.startswith(_PREFIX) and value is not Ellipsis
     }
-    return found if state.span is not None else context.run(add_task_context, None, "", found)
+    return found if state.span is not None else context.copy().run(add_task_context, None, "", found)
 
 
 _PREFIX: Final = structlog.contextvars.STRUCTLOG_KEY_PREFIX
@@ -156,7 +170,7 @@ class TaskLog:
             self._stream.write(event)
         else:
             assert event.record.context is not None, "a record keeps its context until it ends"
-            event.record.context.run(self._write, event)
+            event.record.context.copy().run(self._write, event)  # the loop may be in it
 
     def _write(self, event: TaskEvent) -> None:
         level, name, fields = canonical_line(event.record, event.state, event.at)
