@@ -556,7 +556,7 @@ class TaskManager(QorzenManager):
             None if timeout == inf else timeout,
             cancellable,
             definition,
-            None if definition.max_concurrent is None else self._limit_of(name, definition),
+            None,
             traits.wants_progress,
             wanted if wanted in self._engines else self._stand_in(traits),
             copy_context(),
@@ -617,6 +617,8 @@ class TaskManager(QorzenManager):
         self._nothing_lives.clear()
         if record.plugin_id is not None:
             self._plugins[record.plugin_id] += 1
+        if definition.max_concurrent is not None:
+            record.limit = self._limit_of(record.name, definition)
         if definition.deadline is not None:
             when = now + definition.deadline
             self._deadline_entries[record.sequence] = self._task_deadlines.add(when, record)

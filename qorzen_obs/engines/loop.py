@@ -73,8 +73,8 @@ class LoopEngine:
         run: _Run | None = attempt.driver
         if run is None:
             return None
-        task, coroutine = run.task, run.coroutine
-        if task is None or coroutine is None:
+        own, coroutine = run.task, run.coroutine
+        if own is None or coroutine is None:
             return LiveStack(STARTING)
 
         def is_of_attempt(context: Context) -> bool:
@@ -82,10 +82,9 @@ class LoopEngine:
 
         tasks: list[AsyncioTask] = []
         for task in asyncio_tasks_of(self._loop, is_of_attempt):
-            if task is not task and len(tasks) < MAX_TASKS:
+            if len(tasks) < MAX_TASKS:
                 tasks.append(show_asyncio_task(task, self._thread_id))
-        stack = asyncio_stack(task, self._thread_id, coroutine)
-        return replace(stack, tasks=tuple(tasks))
+        return replace(asyncio_stack(own, self._thread_id, coroutine), tasks=tuple(tasks))
 
     def _make_taker(self) -> None:
         # Not by the loop's own task factory: an eager one would begin the attempt before it is started.

@@ -85,7 +85,7 @@ async def test_what_is_awaited_need_not_be_a_coroutine(measured: bool) -> None:
     assert (await end_of(measured, subject)).result == [None, "awaited", "generated"]
 
 
-async def test_a_failure_shows_the_users_code_after_one_frame_of_ours(measured: bool) -> None:
+async def test_a_failure_shows_the_users_code_and_no_frame_of_the_engines(measured: bool) -> None:
     async def inner() -> None:
         await asyncio.sleep(0)
         raise ValueError("on purpose")
@@ -98,11 +98,10 @@ async def test_a_failure_shows_the_users_code_after_one_frame_of_ours(measured: 
         with pytest.raises(ValueError, match="on purpose") as caught:
             await tasks.run(subject)
         frames = [frame.name for frame in traceback.extract_tb(caught.value.__traceback__)]
-        assert frames[-3:] == ["run", "subject", "inner"]
+        assert frames[-3:] == ["_value_of", "subject", "inner"]
         (info,) = await tasks.get_tasks()
         assert info.traceback is not None
         assert [line.split(" in ")[-1] for line in info.traceback.splitlines() if ", line " in line] == [
-            "run",
             "subject",
             "inner",
         ]
@@ -117,7 +116,7 @@ async def test_cancellation_arrives_where_it_waits_and_may_be_handled(measured: 
             await asyncio.Event().wait()
         except asyncio.CancelledError as error:
             frames = traceback.extract_tb(error.__traceback__)
-            seen.append((frames[0].name, "_measured" in [frame.name for frame in frames], error.__context__))
+            seen.append((frames[0].name, "_go_on" in [frame.name for frame in frames], error.__context__))
             raise
 
     async def subject() -> str:
