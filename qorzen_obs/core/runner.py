@@ -109,7 +109,8 @@ class Runner:
     def _ended(self, attempt: Attempt, value: object, error: BaseException | None) -> None:
         """The engine says that the code has ended: decide, or drop the result when that is done already."""
         attempt.ended = True
-        attempt.enter()  # it was asked to stop before it began
+        if not attempt.entered:  # it was asked to stop before it began
+            attempt.enter()
         if attempt.settled:
             self._on_late_end(attempt)
         else:

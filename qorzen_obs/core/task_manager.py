@@ -19,7 +19,7 @@ from dataclasses import replace
 from enum import Enum
 from importlib import metadata as package_metadata
 from math import inf
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 from weakref import WeakValueDictionary
 
 import msgspec
@@ -287,7 +287,8 @@ class TaskManager(QorzenManager):
         self._task_deadlines: Deadlines[TaskRecord] = Deadlines(loop, self._clock, self._task_deadline_passed)
         self._feed = EventFeed(self._bus, self._logger, self.metrics.dropped)
         self.observe("metrics", self.metrics.on_event, ATTEMPT_ENDS)
-        self.observe("log", TaskLog(self._logger, self.task_lines, self._task_log).on_event, ATTEMPT_ENDS)
+        log = TaskLog(self._logger, self.task_lines, self._task_log)
+        self.observe("log", log.on_event, log.kinds)
         self._feed.when_wanted(self._observe_for_bus)
         self._register_metrics()
         try:
@@ -535,8 +536,9 @@ class TaskManager(QorzenManager):
             priority = definition.priority if definition.priority is not None else priority
         elif type(priority) is not TaskPriority:
             priority = parse_priority(priority)
-        assert isinstance(category, TaskCategory)
-        assert isinstance(priority, TaskPriority)
+        if TYPE_CHECKING:
+            assert isinstance(category, TaskCategory)
+            assert isinstance(priority, TaskPriority)
         timeout = check_timeout(timeout) or definition.timeout or self._settings.default_timeout
         name = traits.name[:MAX_NAME_LENGTH] if name is None else check_name("name", name)
         if plugin_id is not None:
@@ -624,7 +626,8 @@ class TaskManager(QorzenManager):
             self._deadline_entries[record.sequence] = self._task_deadlines.add(when, record)
         self.counts.accept(record.cell)
         starts = self._scheduler.enter(record, now)
-        self._announce(_SUBMITTED, record, None, wall)
+        if self._observers[_SUBMITTED]:
+            self._announce(_SUBMITTED, record, None, wall)
         if starts:
             self._start(record, now, wall)
         else:
@@ -822,16 +825,14 @@ class TaskManager(QorzenManager):
         before = record.state.status
         record.state = state
         self.counts.move(record.cell, before, state.status)  # raises for a transition that is not legal
-        self._announce(kind, record, before, wall)
+        if self._observers[kind]:
+            self._announce(kind, record, before, wall)
 
     def _announce(self, kind: EventKind, record: TaskRecord, before: TaskStatus | None, wall: float) -> None:
-        observers = self._observers[kind]
-        if not observers:
-            return
         event = TaskEvent(
             next(self._event_sequence), kind, wall, record, record.state, record.progress, before
         )
-        for observer in observers:
+        for observer in self._observers[kind]:
             try:
                 observer[1](event)
             except Exception as error:  # noqa: BLE001 - what observes must not break what it observes

@@ -62,10 +62,10 @@ class Limits:
         self, category: TaskCategory, engine: EngineKind, own: DefinitionLimit | None = None
     ) -> bool:
         """Hold one more slot where that is admitted, and return whether it is."""
-        if not self.admits(category, engine, own):
-            return False
-        self.take(category, engine, own)
-        return True
+        admitted = self.admits(category, engine, own)
+        if admitted:
+            self.take(category, engine, own)
+        return admitted
 
     def take(self, category: TaskCategory, engine: EngineKind, own: DefinitionLimit | None = None) -> None:
         """Hold one more slot."""

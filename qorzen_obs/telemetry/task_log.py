@@ -6,7 +6,7 @@ the line of it: the same line, without the detour (docs/decisions/0012-canonical
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextvars import Context
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
@@ -18,6 +18,7 @@ from opentelemetry.trace import format_span_id, format_trace_id
 from qorzen_obs.counts import CELL_LABELS
 from qorzen_obs.record import TaskEvent, TaskRecord, TaskState
 from qorzen_obs.tasks import (
+    ATTEMPT_ENDS,
     FAILED,
     PENDING,
     EventKind,
@@ -82,7 +83,8 @@ class StreamTaskLog:
     def __init__(self, stream: LogStream, logger_name: str, level: str) -> None:
         self._stream = stream
         self._logger_name = logger_name
-        self._info, self._warning = LEVELS[level] <= LEVELS["info"], LEVELS[level] <= LEVELS["warning"]
+        self.writes_info = LEVELS[level] <= LEVELS["info"]
+        self._writes_warnings = LEVELS[level] <= LEVELS["warning"]
         redactor = stream.redactor
         self._is_clean = lru_cache(4_096)(lambda name: not redactor.may_match(name))
         self._hides_fields = any(redactor.hides(name) for name in _FIELDS)
@@ -91,7 +93,7 @@ class StreamTaskLog:
         """Take the event at which an attempt ended; O(1), for the work loop."""
         record, state = event.record, event.state
         warns = state.status is FAILED or event.kind is _RETRYING
-        if self._warning if warns else self._info:
+        if self._writes_warnings if warns else self.writes_info:
             # Not with the context: it would keep the whole attempt alive until the line is written.
             line = _Line(self, record, state, event.at, _surroundings(record.context, state))
             self._stream.write_later("warning" if warns else "info", line)
@@ -157,6 +159,13 @@ class TaskLog:
         self._logger = logger
         self._lines = lines
         self._stream = stream
+
+    @property
+    def kinds(self) -> Iterable[EventKind]:
+        """The events that it does something with, at the level of our own stream."""
+        if self._stream is None or self._stream.writes_info:
+            return ATTEMPT_ENDS
+        return (EventKind.RETRYING, EventKind.FAILED)
 
     def on_event(self, event: TaskEvent) -> None:
         """Write `task.finished`, failures as warnings, or `task.retrying`."""
