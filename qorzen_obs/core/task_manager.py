@@ -630,6 +630,8 @@ class TaskManager(QorzenManager):
             self._announce(_SUBMITTED, record, None, wall)
         if starts:
             self._start(record, now, wall)
+            if self._waiting.submitters:  # it has left the room to the next
+                self._wake_submitters()
         else:
             self._dispatch()
 
