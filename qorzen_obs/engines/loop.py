@@ -2,7 +2,7 @@
 
 An asyncio task takes what is ready, one attempt after the other, as long as each ends in its first step; most short
 ones do, and cost the loop nothing. Once one waits for something, the asyncio task is its alone until it ends, and
-another takes what is left. So an attempt that has waited never shares its asyncio task.
+others take what is left. So an attempt that has waited never shares its asyncio task.
 """
 
 from __future__ import annotations
@@ -46,12 +46,14 @@ class LoopEngine:
         self._loop = loop
         self._thread_id = threading.get_ident()
         self._ready: deque[_Run] = deque()
-        self._taker: asyncio.Task[None] | None = None  # who takes what is ready
+        self._takers: set[asyncio.Task[None]] = set()  # who will take what is ready, and has not begun
+        self._taking = False  # one of them is at it
+        self._waited = False  # the last attempt that began had to wait: the next may have to as well
 
     def start(self, attempt: Attempt, ended: Ended) -> None:
         attempt.driver = run = _Run(attempt, ended)
         self._ready.append(run)
-        if self._taker is None:
+        if self._waited or not (self._taking or self._takers):
             self._make_taker()
 
     def interrupt(self, attempt: Attempt) -> None:
@@ -88,33 +90,41 @@ class LoopEngine:
 
     def _make_taker(self) -> None:
         # Not by the loop's own task factory: an eager one would begin the attempt before it is started.
-        self._taker = asyncio.Task(self._take(), loop=self._loop, context=Context())
-        self._taker.add_done_callback(self._taker_ended)
+        taker = asyncio.Task(self._take(), loop=self._loop, context=Context())
+        self._takers.add(taker)
+        taker.add_done_callback(self._taker_ended)
 
-    def _taker_ended(self, task: asyncio.Task[None]) -> None:
-        if task is self._taker:  # somebody has cancelled it before it began
+    def _taker_ended(self, taker: asyncio.Task[None]) -> None:
+        if taker in self._takers:  # somebody has cancelled it before it began
+            self._takers.remove(taker)
             self._hand_over()
 
     def _hand_over(self) -> None:
-        self._taker = None
-        if self._ready:
+        """Let what is ready be taken by others: by one for each where they may have to wait, else by one for all."""
+        wanted = len(self._ready) if self._waited else min(1, len(self._ready))
+        for _ in range(wanted - len(self._takers)):
             self._make_taker()
 
     async def _take(self) -> None:
-        task = self._taker
+        task = asyncio.current_task()
         assert task is not None, "it is made to run this"
+        self._takers.discard(task)
         until = self._loop.time() + _SLICE_SECONDS
+        self._taking = True
         while self._ready:
             run = self._ready.popleft()
             run.task = task
             waits_for = run.begin()
-            if waits_for is not _ENDED:
+            self._waited = waits_for is not _ENDED
+            if self._waited:
                 run.attempt.suspended()
+                self._taking = False
                 self._hand_over()
                 await _go_on(run, waits_for)
                 return
             if task.cancelling() or self._loop.time() >= until:
                 break
+        self._taking = False
         self._hand_over()
 
 

@@ -85,7 +85,7 @@ async def test_never_more_than_max_concurrent_tasks_run_and_no_slot_is_left_idle
         nonlocal now, peak
         now += 1
         peak = max(peak, now)
-        await asyncio.sleep(0)
+        await turns(3)
         seen[tasks.status()["tasks"]["by_status"]["running"]] += 1
         now -= 1
 
@@ -198,6 +198,7 @@ async def test_a_full_queue_refuses_at_once_with_a_typed_error_and_is_counted() 
             "depth": 2,
             "scheduled": 0,
             "limit": 2,
+            "paused": [],
             "oldest_pending_age_seconds": pytest.approx(0, abs=5),
         }
         labels = {"category": "io", "priority": "high", "reason": "queue_full"}

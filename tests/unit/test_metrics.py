@@ -232,7 +232,8 @@ def test_the_whole_catalogue_is_written_as_the_client_writes_it(media_type: Medi
                 span=SpanContext(7, number + 1, is_remote=False, trace_flags=TraceFlags(number % 2)),
             )
             source.counts.accept(cell)
-            source.counts.move(cell, TaskStatus.PENDING, one.state.status)
+            source.counts.move(cell, TaskStatus.PENDING, TaskStatus.RUNNING)
+            source.counts.move(cell, TaskStatus.RUNNING, one.state.status)
             metrics.on_event(
                 TaskEvent(
                     number, ENDED[one.state.status], chance.random() * 1e9, one, one.state, one.progress
