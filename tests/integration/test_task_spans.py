@@ -73,7 +73,7 @@ def shown(spans: list[ReadableSpan]) -> list[dict[str, Any]]:
     for number, span in enumerate(spans):
         text = text.replace(f"{span.context.trace_id:032x}", "the trace")
         text = text.replace(f"{span.context.span_id:016x}", f"span {number}")
-    text = re.sub("[0-9a-f]{32}|[0-9a-f]{16}", "of another trace", text)
+    text = re.sub("0x([0-9a-f]{32}|[0-9a-f]{16})", "of another trace", text)
     documents: list[dict[str, Any]] = json.loads(text)
     for document in documents:
         document["attributes"].pop(names.TASK_ID, None)
