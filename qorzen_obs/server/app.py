@@ -23,8 +23,21 @@ from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.typedefs import Middleware
 
 from qorzen_obs.errors import ManagerInitializationError
-from qorzen_obs.server import commands, health, logs, metrics, page, stack, status, tasks, traces, why
+from qorzen_obs.server import (
+    commands,
+    health,
+    logs,
+    metrics,
+    openapi,
+    page,
+    stack,
+    status,
+    tasks,
+    traces,
+    why,
+)
 from qorzen_obs.server.metrics import EXPOSITION, Exposition
+from qorzen_obs.server.openapi import OPENAPI, OpenApi
 from qorzen_obs.server.problems import answer_problems, problem_response
 from qorzen_obs.server.routes import Handler, Route
 from qorzen_obs.server.security import (
@@ -53,6 +66,7 @@ ROUTES: Final[tuple[Route, ...]] = (
     *stack.ROUTES,
     *why.ROUTES,
     *commands.ROUTES,
+    *openapi.ROUTES,
 )
 MAX_BODY_BYTES: Final = 64 * 1024
 MAX_CONNECTIONS: Final = 512
@@ -116,6 +130,7 @@ def create_app(
     app[HEALTH] = health
     app[page.FILES] = page.read_files()
     app[EXPOSITION] = Exposition(manager.registry)
+    app[OPENAPI] = OpenApi(ROUTES, secured=settings.token is not None)
     if spans is not None:
         app[SPANS] = spans
     if lines is not None:
