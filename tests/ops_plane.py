@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,8 +16,9 @@ from qorzen_obs.core.config_manager import ConfigManager
 from qorzen_obs.core.event_bus_manager import EventBusManager
 from qorzen_obs.core.logger_manager import LoggerManager
 from qorzen_obs.core.task_manager import TaskManager
-from qorzen_obs.errors import TaskNotFoundError
+from qorzen_obs.errors import TaskManagerClosedError, TaskNotFoundError
 from qorzen_obs.record import TaskRecord
+from qorzen_obs.registry import TaskRegistry
 from qorzen_obs.scheduling.scheduler import Explanation
 from qorzen_obs.server.app import OnRequest, OpsPlane
 from qorzen_obs.server.sources import ManagerSource
@@ -26,8 +27,10 @@ from qorzen_obs.stacks import LiveStack
 from qorzen_obs.tasks import TaskInfo
 from qorzen_obs.telemetry.loop_monitor import Block
 from qorzen_obs.telemetry.parts import TelemetryParts
+from qorzen_obs.telemetry.redaction import Redactor
 from qorzen_obs.telemetry.setup import set_up_tracing
 from qorzen_obs.telemetry.span_store import SpanStore
+from qorzen_obs.telemetry.task_lines import TaskLines
 
 TOKEN = "a token of many characters"
 
@@ -46,7 +49,7 @@ async def managing(**tasks: Any) -> AsyncIterator[tuple[TaskManager, SpanStore]]
         loggers,
         ConfigManager(settings),
         tracer_provider=tracing.provider,
-        telemetry=TelemetryParts(status=tracing.status),
+        telemetry=TelemetryParts(status=tracing.status, spans=tracing.store),
     )
     await manager.initialize()
     try:
@@ -61,6 +64,7 @@ async def managing(**tasks: Any) -> AsyncIterator[tuple[TaskManager, SpanStore]]
 async def serving(
     manager: ManagerSource,
     *,
+    tasks: TaskRegistry | None = None,
     spans: SpanStore | None = None,
     settings: ServerSettings | None = None,
     health: HealthSettings | None = None,
@@ -69,6 +73,7 @@ async def serving(
     """An ops plane that listens; on any free port where the settings name none."""
     plane = OpsPlane(
         manager,
+        tasks=tasks,
         spans=spans,
         settings=settings or ServerSettings(port=0),
         health=health or HealthSettings(),
@@ -105,7 +110,14 @@ class SaidManager:
     abandoned: int = 0
     registry: CollectorRegistry = field(default_factory=CollectorRegistry)
 
+    redactor: Redactor = field(default_factory=Redactor)
+    task_lines: TaskLines | None = None
+    span_store: SpanStore | None = None
     loop: asyncio.AbstractEventLoop | None = None
+
+    async def submit_task(self, func: Callable[..., Any], **options: Any) -> str:
+        """It takes none."""
+        raise TaskManagerClosedError(self.state.value)
 
     async def cancel_task(self, task_id: str, *, reason: str = "") -> bool:
         """There are no tasks."""

@@ -51,3 +51,12 @@ class Route(NamedTuple):
     answers: Mapping[int, Answer] = {}  #: by status
     parameters: tuple[Parameter, ...] = ()
     body: Any = None  #: the type of the JSON that it takes; None: none is read
+
+
+RouteKey = tuple[web.AbstractResource, str]  #: a path of the router, and a method
+
+
+def route_of(request: web.Request, routes: Mapping[RouteKey, Route]) -> Route | None:
+    """Return the route that a request has found; None where there is nothing, or not by this method."""
+    resource = request.match_info.route.resource
+    return None if resource is None else routes.get((resource, request.method))
