@@ -115,6 +115,10 @@ class Follower:
         """Return once the event of this number has come."""
         await until(lambda: self.last >= sequence)
 
+    async def at_its_end(self) -> None:
+        """Return once the server has ended the stream, in order."""
+        await until(lambda: self.ended)
+
     async def has(self, event: str, number: int = 1) -> Message:
         """Return the n-th message of one kind once it has come."""
         await until(lambda: len(self.of(event)) >= number)
@@ -123,11 +127,19 @@ class Follower:
 
 @asynccontextmanager
 async def following(
-    url: str, *, gapless: bool = True, query: str = "", last_event_id: str | None = None, **headers: str
+    url: str,
+    *,
+    gapless: bool = True,
+    query: str = "",
+    last_event_id: str | None = None,
+    token: str | None = None,
 ) -> AsyncIterator[Follower]:
     """A follower of the stream of a server; it hangs up at the end of the block."""
+    headers = {}
     if last_event_id is not None:
         headers["Last-Event-ID"] = last_event_id
+    if token is not None:
+        headers["Authorization"] = f"Bearer {token}"
     timeout = aiohttp.ClientTimeout(total=None)
     async with (
         aiohttp.ClientSession(timeout=timeout) as session,

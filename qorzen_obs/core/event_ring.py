@@ -91,7 +91,7 @@ class EventRing:
     def __init__(self, counts: TaskCounts, capacity: int = CAPACITY) -> None:
         self.instance = secrets.token_hex(4)  #: tells the numbers of this manager from another's
         self._counts = counts
-        self._capacity = capacity
+        self.capacity = capacity
         self._slots: list[tuple[Any, ...] | None] = [None] * capacity
         self._newest = (0, counts.version)  # in one object, so that a reader sees both or neither
         self._listeners: set[Hashable] = set()
@@ -116,7 +116,7 @@ class EventRing:
             record, state = event.record, event.state
             if state.result is not None or state.exception is not None or state.traceback is not None:
                 state = state._replace(result=None, exception=None, traceback=None)
-            self._slots[sequence % self._capacity] = (
+            self._slots[sequence % self.capacity] = (
                 sequence,
                 event.kind,
                 event.at,
@@ -144,7 +144,7 @@ class EventRing:
         wanted = range(sequence + 1, min(sequence + limit, self.last) + 1)
         found = []
         for number in wanted:
-            slot = self._slots[number % self._capacity]
+            slot = self._slots[number % self.capacity]
             if slot is None or slot[0] != number:
                 return None
             found.append(EventOutline._make(slot))
