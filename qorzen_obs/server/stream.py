@@ -18,6 +18,8 @@ from typing import Final
 
 from aiohttp import hdrs, web
 from msgspec import Struct
+from prometheus_client import Metric
+from prometheus_client.registry import Collector
 
 from qorzen_obs.core.event_ring import EventOutline
 from qorzen_obs.counts import CountsView
@@ -29,6 +31,8 @@ from qorzen_obs.server.query import check_parameters, read_choices, read_names
 from qorzen_obs.server.routes import ANSWERED_AT, Access, Answer, Parameter, Route
 from qorzen_obs.server.sources import MANAGER, ManagerSource
 from qorzen_obs.tasks import EventKind, TaskCategory, TaskStatus
+from qorzen_obs.telemetry import names
+from qorzen_obs.telemetry.families import counter, gauge
 
 BATCH_SECONDS: Final = 0.1
 HEARTBEAT_SECONDS: Final = 15.0
@@ -112,15 +116,11 @@ class Streams:
         self.state = ""
         self.beat = 0  #: rises when every stream shall be written to
         self.closing = False
-        self.evicted = 0
         self._open: set[Stream] = set()
         self._changed = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
         self._beat_at = 0.0
         self._shared: dict[tuple[int | None, Wanted], Place | None] = {}  # made since the last tick
-
-    def __len__(self) -> int:
-        return len(self._open)
 
     @contextlib.contextmanager
     def opened(self, stream: Stream) -> Iterator[None]:
@@ -135,6 +135,7 @@ class Streams:
             )
             raise ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, problem, headers={hdrs.RETRY_AFTER: "5"})
         self._open.add(stream)
+        self.ring.streams += 1
         if len(self._open) == 1:
             self.ring.listen(self)
             self._beat_at = asyncio.get_running_loop().time() + HEARTBEAT_SECONDS
@@ -143,6 +144,7 @@ class Streams:
             yield
         finally:
             self._open.discard(stream)
+            self.ring.streams -= 1
             if not self._open and not self.closing:
                 self._set_timer(LINGER_SECONDS)
 
@@ -259,7 +261,7 @@ class Streams:
             if stream.writing:
                 stream.unread_ticks += 1
                 if stream.unread_ticks == STALLED_TICKS:
-                    self.evicted += 1
+                    self.ring.evicted += 1
                     stream.abort()
             gone = gone or stream.gone
         if gone or self.closing or before != (self.position, self.state, self.beat):
@@ -351,6 +353,20 @@ class Stream:
             await self._response.write(data[start : start + MAX_PIECE_BYTES])
             await self._request.writer.drain()
             self.writing = False
+
+
+class StreamCollector(Collector):
+    """How many streams there are, and how many were cut off. Register it with the manager's registry."""
+
+    def __init__(self, manager: ManagerSource) -> None:
+        self._ring = manager.event_ring
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield both families; from any thread."""
+        streams, evicted = gauge(names.HTTP_STREAMS), counter(names.HTTP_STREAMS_EVICTED)
+        streams.add_metric((), self._ring.streams)
+        evicted.add_metric((), self._ring.evicted)
+        yield from (streams, evicted)
 
 
 def _counts_of(counts: CountsView, categories: frozenset[TaskCategory]) -> Counts:
