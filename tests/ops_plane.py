@@ -86,6 +86,21 @@ async def serving(
         await plane.stop()
 
 
+async def exchange(plane: OpsPlane, request: bytes) -> tuple[int, dict[str, str], bytes]:
+    """Send raw bytes; return the status, the headers and the body of the answer."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", plane.port)
+    try:
+        writer.write(request)
+        head = (await reader.readuntil(b"\r\n\r\n")).decode()
+        status_line, *lines = head.strip().split("\r\n")
+        headers = dict(line.split(": ", 1) for line in lines)
+        body = await reader.readexactly(int(headers.get("Content-Length", 0)))
+        return int(status_line.split()[1]), headers, body
+    finally:
+        writer.close()
+        await writer.wait_closed()
+
+
 class State(enum.Enum):
     """The states of a manager."""
 
