@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry
 from qorzen_obs.core.concurrency_manager import ConcurrencyManager
 from qorzen_obs.core.config_manager import ConfigManager
 from qorzen_obs.core.event_bus_manager import EventBusManager
+from qorzen_obs.core.idempotency import Submission
 from qorzen_obs.core.logger_manager import LoggerManager
 from qorzen_obs.core.task_manager import TaskManager
 from qorzen_obs.errors import TaskManagerClosedError, TaskNotFoundError
@@ -24,7 +25,7 @@ from qorzen_obs.server.app import OnRequest, OpsPlane
 from qorzen_obs.server.sources import ManagerSource
 from qorzen_obs.settings import HealthSettings, ServerSettings, Settings, TaskSettings, TelemetrySettings
 from qorzen_obs.stacks import LiveStack
-from qorzen_obs.tasks import TaskInfo
+from qorzen_obs.tasks import TaskCategory, TaskInfo
 from qorzen_obs.telemetry.loop_monitor import Block
 from qorzen_obs.telemetry.parts import TelemetryParts
 from qorzen_obs.telemetry.redaction import Redactor
@@ -133,6 +134,22 @@ class SaidManager:
     async def submit_task(self, func: Callable[..., Any], **options: Any) -> str:
         """It takes none."""
         raise TaskManagerClosedError(self.state.value)
+
+    async def submit_once(
+        self, submit: Callable[[], Awaitable[str]], *, name: str, key: str, digest: bytes
+    ) -> Submission:
+        """It takes none."""
+        return Submission(await submit(), first=True)
+
+    async def rerun(self, task_id: str) -> str:
+        """There are no tasks."""
+        raise TaskNotFoundError(task_id)
+
+    async def pause(self, category: TaskCategory | str) -> None:
+        """There is nothing to pause."""
+
+    async def resume(self, category: TaskCategory | str) -> None:
+        """There is nothing to resume."""
 
     async def cancel_task(self, task_id: str, *, reason: str = "") -> bool:
         """There are no tasks."""

@@ -25,6 +25,7 @@ from aiohttp.typedefs import Middleware
 from qorzen_obs.errors import ManagerInitializationError
 from qorzen_obs.registry import TaskRegistry
 from qorzen_obs.server import (
+    categories,
     commands,
     health,
     logs,
@@ -72,6 +73,7 @@ ROUTES: Final[tuple[Route, ...]] = (
     *submit.ROUTES,
     *registry.ROUTES,
     *commands.ROUTES,
+    *categories.ROUTES,
     *openapi.ROUTES,
 )
 MAX_BODY_BYTES: Final = 64 * 1024

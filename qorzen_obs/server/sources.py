@@ -6,13 +6,14 @@ All of them answer from any thread and without the work loop, but for those that
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from enum import Enum
 from typing import Any, Final, Protocol
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 
+from qorzen_obs.core.idempotency import Submission
 from qorzen_obs.record import TaskRecord
 from qorzen_obs.scheduling.scheduler import Explanation
 from qorzen_obs.settings import HealthSettings
@@ -70,6 +71,24 @@ class ManagerSource(Protocol):
         timeout: float | None = ...,
     ) -> str:
         """Accept a task; for the work loop."""
+        ...
+
+    async def submit_once(
+        self, submit: Callable[[], Awaitable[str]], *, name: str, key: str, digest: bytes
+    ) -> Submission:
+        """Await `submit()` unless the key was used before; for the work loop."""
+        ...
+
+    async def rerun(self, task_id: str) -> str:
+        """Submit again what a failed or cancelled task was submitted with; for the work loop."""
+        ...
+
+    async def pause(self, category: TaskCategory | str) -> None:
+        """Start no task of a category; for the work loop."""
+        ...
+
+    async def resume(self, category: TaskCategory | str) -> None:
+        """Let tasks of a category start again; for the work loop."""
         ...
 
     async def cancel_task(self, task_id: str, *, reason: str = ...) -> bool:

@@ -43,6 +43,9 @@ CLASSIFIED = {
     "GET /api/traces/{trace_id}": Access.READ,
     "POST /api/tasks": Access.CONTROL,
     "POST /api/tasks/{task_id}/cancel": Access.CONTROL,
+    "POST /api/tasks/{task_id}/rerun": Access.CONTROL,
+    "POST /api/categories/{category}/pause": Access.CONTROL,
+    "POST /api/categories/{category}/resume": Access.CONTROL,
 }
 READ_TOKEN = "a-token-that-reads-only"
 #: What a request brings, and what that opens.
