@@ -23,6 +23,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from qorzen_obs.core.idempotency import MAX_KEY_LENGTH
 from qorzen_obs.core.idempotency import Submission as Accepted
+from qorzen_obs.core.task_manager import MAX_METADATA_BYTES
 from qorzen_obs.errors import (
     IdempotencyConflictError,
     InvalidTaskError,
@@ -47,6 +48,7 @@ from qorzen_obs.tasks import TaskCategory
 DRAINED_SECONDS: Final = 10
 """When to ask again while the service stops: another one may answer by then."""
 
+_TAKES: Final = {"metadata": f"takes an object of at most {MAX_METADATA_BYTES} bytes of JSON"}
 _PROPAGATORS: Final = (TraceContextTextMapPropagator(), W3CBaggagePropagator())
 
 IdempotencyKey = Annotated[str, Meta(min_length=1, max_length=MAX_KEY_LENGTH)]
@@ -168,7 +170,7 @@ def _refusals_as_problems() -> Iterator[None]:
     except IdempotencyConflictError:
         raise unprocessable("idempotency_key", "it was used with another body") from None
     except InvalidTaskError as error:  # its text may repeat the value
-        raise unprocessable(error.argument, "takes something else, or less of it") from None
+        raise unprocessable(error.argument, _TAKES.get(error.argument, "takes something else")) from None
 
 
 def _accepted(request: web.Request, task_id: str, status: HTTPStatus) -> web.Response:
