@@ -14,9 +14,11 @@ from prometheus_client import CollectorRegistry
 from qorzen_obs.core.concurrency_manager import ConcurrencyManager
 from qorzen_obs.core.config_manager import ConfigManager
 from qorzen_obs.core.event_bus_manager import EventBusManager
+from qorzen_obs.core.event_ring import EventRing
 from qorzen_obs.core.idempotency import Submission
 from qorzen_obs.core.logger_manager import LoggerManager
 from qorzen_obs.core.task_manager import TaskManager
+from qorzen_obs.counts import TaskCounts
 from qorzen_obs.errors import TaskManagerClosedError, TaskNotFoundError
 from qorzen_obs.record import TaskRecord
 from qorzen_obs.registry import TaskRegistry
@@ -125,6 +127,7 @@ class SaidManager:
     limit: int = 100
     abandoned: int = 0
     registry: CollectorRegistry = field(default_factory=CollectorRegistry)
+    event_ring: EventRing = field(default_factory=lambda: EventRing(TaskCounts()))
 
     redactor: Redactor = field(default_factory=Redactor)
     task_lines: TaskLines | None = None

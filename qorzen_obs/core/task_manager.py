@@ -31,6 +31,7 @@ from qorzen_obs.core.base import QorzenManager
 from qorzen_obs.core.deadlines import Deadlines
 from qorzen_obs.core.decision import TASK_DEADLINE, Decision, shown_text
 from qorzen_obs.core.event_feed import EventFeed
+from qorzen_obs.core.event_ring import EventRing
 from qorzen_obs.core.from_thread import FromThread
 from qorzen_obs.core.idempotency import IdempotencyKeys, Submission
 from qorzen_obs.core.remote import RemoteTelemetry
@@ -161,6 +162,7 @@ class TaskManager(QorzenManager):
             self._telemetry.settings.keep_log_lines_per_task, self._telemetry.settings.keep_log_lines
         )
         self.counts = TaskCounts()
+        self.event_ring = EventRing(self.counts)
         self.metrics = TaskMetrics(
             self, self._telemetry.exemplars, time_ledger=self._ledger_clock is not None
         )
@@ -270,6 +272,7 @@ class TaskManager(QorzenManager):
         self._task_deadlines: Deadlines[TaskRecord] = Deadlines(loop, self._clock, self._task_deadline_passed)
         self._feed = EventFeed(self._bus, self._logger, self.metrics.dropped)
         self._observers = [
+            ("stream", self.event_ring.on_event),
             ("metrics", self.metrics.on_event),
             ("log", TaskLog(self._logger, self.task_lines).on_event),
             ("event_bus", self._feed.on_event),

@@ -13,6 +13,7 @@ from typing import Any, Final, Protocol
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 
+from qorzen_obs.core.event_ring import EventRing
 from qorzen_obs.core.idempotency import Submission
 from qorzen_obs.record import TaskRecord
 from qorzen_obs.scheduling.scheduler import Explanation
@@ -57,6 +58,11 @@ class ManagerSource(Protocol):
     @property
     def loop(self) -> asyncio.AbstractEventLoop | None:
         """The work loop, where commands run; None before it is known."""
+        ...
+
+    @property
+    def event_ring(self) -> EventRing:
+        """The last events, and the counts after them."""
         ...
 
     def status(self) -> dict[str, Any]: ...
