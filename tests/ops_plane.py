@@ -17,6 +17,7 @@ from qorzen_obs.core.event_bus_manager import EventBusManager
 from qorzen_obs.core.logger_manager import LoggerManager
 from qorzen_obs.core.task_manager import TaskManager
 from qorzen_obs.errors import TaskNotFoundError
+from qorzen_obs.health import HealthChecks
 from qorzen_obs.record import TaskRecord
 from qorzen_obs.scheduling.scheduler import Explanation
 from qorzen_obs.server.app import OnRequest, OpsPlane
@@ -103,6 +104,9 @@ class SaidManager:
     scheduled: int = 0
     limit: int = 100
     abandoned: int = 0
+    stalled: float = 0.0
+    trouble: list[str] = field(default_factory=list)
+    health: HealthChecks = field(default_factory=HealthChecks)
     registry: CollectorRegistry = field(default_factory=CollectorRegistry)
 
     loop: asyncio.AbstractEventLoop | None = None
@@ -117,6 +121,7 @@ class SaidManager:
             "state": self.state.value,
             "queue": {"depth": self.depth, "scheduled": self.scheduled, "limit": self.limit},
             "slots": {"loop": {"abandoned": 0}, "thread": {"abandoned": self.abandoned}},
+            "telemetry": {"trouble": self.trouble},
         }
 
     def find(self, task_id: str) -> TaskInfo | None:
@@ -125,6 +130,10 @@ class SaidManager:
     def records(self) -> list[TaskRecord]:
         """There are no tasks."""
         return []
+
+    def stalled_seconds(self) -> float:
+        """What it was told."""
+        return self.stalled
 
     def loop_block(self) -> Block | None:
         """What it was told."""

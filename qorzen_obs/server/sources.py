@@ -13,6 +13,7 @@ from typing import Any, Final, Protocol
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 
+from qorzen_obs.health import HealthChecks
 from qorzen_obs.record import TaskRecord
 from qorzen_obs.scheduling.scheduler import Explanation
 from qorzen_obs.settings import HealthSettings
@@ -39,6 +40,11 @@ class ManagerSource(Protocol):
     def registry(self) -> CollectorRegistry: ...
 
     @property
+    def health(self) -> HealthChecks:
+        """The checks of the program's own."""
+        ...
+
+    @property
     def loop(self) -> asyncio.AbstractEventLoop | None:
         """The work loop, where commands run; None before it is known."""
         ...
@@ -57,6 +63,10 @@ class ManagerSource(Protocol):
 
     def blocked_seconds(self) -> float:
         """Return for how long the work loop has not turned; 0.0 when it does."""
+        ...
+
+    def stalled_seconds(self) -> float:
+        """Return for how long a task has waited that nothing keeps from starting; 0.0 when none does."""
         ...
 
     def loop_block(self) -> Block | None:
