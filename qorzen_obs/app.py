@@ -118,6 +118,10 @@ class Service:
             self._parts.push_async_callback(self.tasks.shutdown)
             self._parts = self._parts.pop_all()
 
+    def refuse_traffic(self) -> None:
+        """Have /readyz say no from now on, before `stop` and while the work loop is wedged; from any thread."""
+        self.tasks.health.stopping = True
+
     async def stop(self, *, grace_seconds: float | None = None) -> None:
         """Stop the manager, which may take `grace_seconds`, and send what is observed, then stop every part.
 

@@ -244,6 +244,7 @@ class HealthChecks:
         self._make = functools.partial(
             UserCheck, work_loop=work_loop, clock=clock or SystemClock(), redact=redact
         )
+        self.stopping = False  #: the process was told to stop, of which the work loop may not have heard yet
         self._checks: dict[str, UserCheck] = {}
         self._lock = threading.Lock()
 

@@ -99,6 +99,10 @@ def _look_at_start(manager: ManagerSource, settings: HealthSettings) -> Finding:
 
 def _look_at_state(manager: ManagerSource, settings: HealthSettings) -> Finding:
     state = manager.state.value
+    if state == "ready" and manager.health.stopping:
+        return Finding(
+            Outcome.FAIL, "the service was told to stop, and its work loop has not heard of it", state
+        )
     if state == "ready":
         return Finding(Outcome.PASS, observed=state)
     return Finding(Outcome.FAIL, f"the manager is {state} and takes no work", state)
