@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 FORKS = """
-import os, sys, time
+import os, signal, sys, threading, time
 from qorzen_obs.host import _EndTimer
 
 end = _EndTimer()
@@ -28,7 +28,8 @@ if ended == (0, 0):
 print("ended" if ended == (child, 0) else "hung", flush=True)
 if CALLED_OFF:
     end.call_off()
-    time.sleep(5.5)
+    armed = signal.getitimer(signal.ITIMER_REAL)[0] or "qorzen-end" in [t.name for t in threading.enumerate()]
+    sys.exit(3 if armed else 0)
 else:
     time.sleep(60)
 """
