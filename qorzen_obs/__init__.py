@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from qorzen_obs.core.task_manager import TaskManager
     from qorzen_obs.current import current_task, track
     from qorzen_obs.errors import RetryLater
+    from qorzen_obs.health import health_check
     from qorzen_obs.registry import task, with_options
     from qorzen_obs.retry import Retry, exponential
     from qorzen_obs.settings import Settings
@@ -36,6 +37,7 @@ __all__ = [
     "TaskStatus",
     "current_task",
     "exponential",
+    "health_check",
     "open_task_manager",
     "task",
     "track",
@@ -55,6 +57,7 @@ _HOMES: Final = {
     "TaskStatus": "tasks",
     "current_task": "current",
     "exponential": "retry",
+    "health_check": "health",
     "open_task_manager": "app",
     "task": "registry",
     "track": "current",

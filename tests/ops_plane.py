@@ -20,6 +20,7 @@ from qorzen_obs.core.logger_manager import LoggerManager
 from qorzen_obs.core.task_manager import TaskManager
 from qorzen_obs.counts import TaskCounts
 from qorzen_obs.errors import TaskManagerClosedError, TaskNotFoundError
+from qorzen_obs.health import HealthChecks
 from qorzen_obs.record import TaskRecord
 from qorzen_obs.registry import TaskRegistry
 from qorzen_obs.scheduling.scheduler import Explanation
@@ -126,6 +127,9 @@ class SaidManager:
     scheduled: int = 0
     limit: int = 100
     abandoned: int = 0
+    stalled: float = 0.0
+    trouble: list[str] = field(default_factory=list)
+    health: HealthChecks = field(default_factory=HealthChecks)
     registry: CollectorRegistry = field(default_factory=CollectorRegistry)
     event_ring: EventRing = field(default_factory=lambda: EventRing(TaskCounts()))
 
@@ -164,6 +168,7 @@ class SaidManager:
             "state": self.state.value,
             "queue": {"depth": self.depth, "scheduled": self.scheduled, "limit": self.limit},
             "slots": {"loop": {"abandoned": 0}, "thread": {"abandoned": self.abandoned}},
+            "telemetry": {"trouble": self.trouble},
         }
 
     def find(self, task_id: str) -> TaskInfo | None:
@@ -172,6 +177,10 @@ class SaidManager:
     def records(self) -> list[TaskRecord]:
         """There are no tasks."""
         return []
+
+    def stalled_seconds(self) -> float:
+        """What it was told."""
+        return self.stalled
 
     def loop_block(self) -> Block | None:
         """What it was told."""

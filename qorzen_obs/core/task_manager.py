@@ -58,6 +58,7 @@ from qorzen_obs.errors import (
     TaskQueueFullError,
     TaskTimeoutError,
 )
+from qorzen_obs.health import HealthChecks
 from qorzen_obs.history.memory import MemoryHistory
 from qorzen_obs.ledger import Ledger, Meter, Seconds
 from qorzen_obs.record import ACCEPTED, Ask, Attempt, Rerun, TaskEvent, TaskRecord, TaskState
@@ -74,6 +75,7 @@ from qorzen_obs.registry import (
 from qorzen_obs.retry import retry_wait_seconds
 from qorzen_obs.scheduling.limits import Limits
 from qorzen_obs.scheduling.scheduler import Explanation, Scheduler
+from qorzen_obs.scheduling.stall import StallWatch
 from qorzen_obs.settings import TaskSettings, convert
 from qorzen_obs.stacks import ABANDONED, RUNNING, STARTING, LiveStack, redacted
 from qorzen_obs.tasks import (
@@ -95,6 +97,7 @@ from qorzen_obs.telemetry.loop_monitor import Block, LoopMonitor
 from qorzen_obs.telemetry.metrics import TaskMetrics
 from qorzen_obs.telemetry.parts import TelemetryParts
 from qorzen_obs.telemetry.task_lines import TaskLines
+from qorzen_obs.telemetry.watchdog import NOTICE_SECONDS
 
 __all__ = ["TaskCategory", "TaskInfo", "TaskManager", "TaskPriority", "TaskProgress", "TaskStatus"]
 
@@ -161,6 +164,7 @@ class TaskManager(QorzenManager):
         self.task_lines = TaskLines(
             self._telemetry.settings.keep_log_lines_per_task, self._telemetry.settings.keep_log_lines
         )
+        self.health = HealthChecks(lambda: self.loop, clock=self._clock, redact=self.redactor.head)
         self.counts = TaskCounts()
         self.event_ring = EventRing(self.counts)
         self.metrics = TaskMetrics(
@@ -181,6 +185,7 @@ class TaskManager(QorzenManager):
         self._scheduler: Scheduler[TaskRecord] = Scheduler(
             self._limits, ageing_seconds=self._settings.ageing_seconds
         )
+        self._stall = StallWatch()
         self._history = MemoryHistory(self._settings.keep_completed_tasks, self._forget)
         self._keys = IdempotencyKeys(self._is_kept)
         self._engines: dict[EngineKind, Engine] = {}
@@ -961,6 +966,15 @@ class TaskManager(QorzenManager):
     def blocked_seconds(self) -> float:
         """Return for how long the work loop has not turned, 0 when it does; from any thread."""
         return self._loop_monitor.blocked_seconds()
+
+    def stalled_seconds(self) -> float:
+        """Return for how long a task has waited that nothing keeps from starting, as far as this was asked before.
+
+        0 as well while the work loop does not turn, which `blocked_seconds` tells. From any thread.
+        """
+        now = self._clock.monotonic()
+        turns = self.blocked_seconds() < NOTICE_SECONDS
+        return self._stall.seconds(self._scheduler.startable(now) if turns else None, now)
 
     def loop_block(self) -> Block | None:
         """Return what holds the work loop right now, once it was noticed; from any thread."""

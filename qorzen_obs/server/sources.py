@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry
 
 from qorzen_obs.core.event_ring import EventRing
 from qorzen_obs.core.idempotency import Submission
+from qorzen_obs.health import HealthChecks
 from qorzen_obs.record import TaskRecord
 from qorzen_obs.scheduling.scheduler import Explanation
 from qorzen_obs.settings import HealthSettings
@@ -53,6 +54,11 @@ class ManagerSource(Protocol):
     @property
     def span_store(self) -> SpanStore | None:
         """The kept traces; None where none are."""
+        ...
+
+    @property
+    def health(self) -> HealthChecks:
+        """The checks of the program's own."""
         ...
 
     @property
@@ -109,6 +115,10 @@ class ManagerSource(Protocol):
 
     def blocked_seconds(self) -> float:
         """Return for how long the work loop has not turned; 0.0 when it does."""
+        ...
+
+    def stalled_seconds(self) -> float:
+        """Return for how long a task has waited that nothing keeps from starting; 0.0 when none does."""
         ...
 
     def loop_block(self) -> Block | None:
