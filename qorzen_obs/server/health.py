@@ -12,16 +12,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Final
 
 from aiohttp import web
+from msgspec import Struct
 from prometheus_client import Metric
 from prometheus_client.registry import Collector
 
 from qorzen_obs.health import UserCheck
-from qorzen_obs.server.documents import json_response, now, timestamp
-from qorzen_obs.server.problems import ProblemError
-from qorzen_obs.server.routes import Access, Handler, Route
+from qorzen_obs.server.documents import Moment, json_response, now, timestamp
+from qorzen_obs.server.problems import ProblemError, problem
+from qorzen_obs.server.routes import Access, Answer, Handler, Parameter, Route
 from qorzen_obs.server.sources import HEALTH, MANAGER, ManagerSource
 from qorzen_obs.settings import HealthSettings
 from qorzen_obs.telemetry import names
@@ -151,6 +152,13 @@ READYZ: Final = "readyz"
 STARTUPZ: Final = "startupz"
 WARNING: Final = "health"
 """In the metrics the probe of checks that belong to none, and of which /health only warns."""
+_MEANINGS: Final = {
+    LIVEZ: "the service answers and its work loop turns",
+    READYZ: "the service takes work",
+    STARTUPZ: "the service has started",
+}
+HEALTH_JSON: Final = "application/health+json"
+
 PROBES: Final[Mapping[str, tuple[Check, ...]]] = {
     LIVEZ: (OPS_PLANE, WORK_LOOP),
     READYZ: (INITIALIZED, ACCEPTING, SCHEDULER),
@@ -239,32 +247,57 @@ def _line(check: Check | UserCheck, finding: Finding) -> str:
     return f"[+]{check.name} ok" + (f": {finding.output}" if finding.output else "")
 
 
+class Measured(Struct, frozen=True, kw_only=True, omit_defaults=True, rename="camel"):
+    """What one check found."""
+
+    status: Outcome
+    observed_value: float | str | None = None
+    observed_unit: str | None = None
+    output: str | None = None
+    time: Moment
+
+
+class Health(Struct, frozen=True, kw_only=True):
+    """The worst that the checks found, and each of them by what it measures."""
+
+    status: Outcome
+    checks: dict[str, list[Measured]]
+
+
 async def get_health(request: web.Request) -> web.Response:
     """Answer with every check (https://datatracker.ietf.org/doc/html/draft-inadarei-api-health-check)."""
     at = now()
     findings = await _look_at([*HEALTH_CHECKS, *request.app[MANAGER].health], request)
     worst = max((finding.outcome for _, finding in findings), key=list(Outcome).index)
-    document = {
-        "status": worst.value,
-        "checks": {
+    document = Health(
+        status=worst,
+        checks={
             check.key if isinstance(check, Check) else check.name: [_describe(finding, at)]
             for check, finding in findings
         },
-    }
+    )
     status = HTTPStatus.SERVICE_UNAVAILABLE if worst is Outcome.FAIL else HTTPStatus.OK
-    return json_response(document, content_type="application/health+json", status=status)
+    return json_response(document, content_type=HEALTH_JSON, status=status)
 
 
-def _describe(finding: Finding, at: str) -> dict[str, Any]:
-    fields = {
-        "status": finding.outcome.value,
-        "observedValue": finding.observed,
-        "observedUnit": finding.unit,
-        "output": finding.output or None,
-        "time": finding.at or at,
-    }
-    return {name: value for name, value in fields.items() if value is not None}
+def _describe(finding: Finding, at: str) -> Measured:
+    return Measured(
+        status=finding.outcome,
+        observed_value=finding.observed,
+        observed_unit=finding.unit,
+        output=finding.output or None,
+        time=finding.at or at,
+    )
 
+
+_PROBE_ANSWERS: Final = {
+    200: Answer("It passes.", media_types=("text/plain",)),
+    503: Answer("A check fails: its name, or with `verbose` a line of each.", media_types=("text/plain",)),
+}
+_PROBE_PARAMETERS: Final = (
+    Parameter("verbose", str, "Whatever it says: a line of each check. Needs a token where one is set."),
+    Parameter("exclude", list[str], "Checks that are left out."),
+)
 
 ROUTES: Final = (
     *(
@@ -276,9 +309,32 @@ ROUTES: Final = (
             ("/startupz", STARTUPZ),
         )
         for route in (
-            Route(path, _probe(probe), Access.PROBE),
-            Route(path + "/{check}", _probe(probe), Access.PROBE),
+            Route(
+                path,
+                _probe(probe),
+                Access.PROBE,
+                summary=f"Whether {_MEANINGS[probe]}.",
+                parameters=_PROBE_PARAMETERS,
+                answers=_PROBE_ANSWERS,
+            ),
+            Route(
+                path + "/{check}",
+                _probe(probe),
+                Access.PROBE,
+                summary=f"One check of whether {_MEANINGS[probe]}.",
+                parameters=_PROBE_PARAMETERS,
+                answers={**_PROBE_ANSWERS, 404: problem("The probe has no such check.")},
+            ),
         )
     ),
-    Route("/health", get_health, Access.READ),
+    Route(
+        "/health",
+        get_health,
+        Access.READ,
+        summary="Every check, for people and tools.",
+        answers={
+            200: Answer("None fails; some may warn.", Health, (HEALTH_JSON,)),
+            503: Answer("One fails, and so does a probe.", Health, (HEALTH_JSON,)),
+        },
+    ),
 )
