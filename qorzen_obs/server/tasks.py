@@ -45,7 +45,7 @@ class Order(Enum):
     ENDED = "ended"  #: ended last first; only tasks that have ended
 
 
-Cursor = Annotated[str, Meta(pattern="^[A-Za-z0-9_-]+$")]
+Cursor = Annotated[str, Meta(pattern="^[A-Za-z0-9_-]*$")]
 PARAMETERS: Final = (
     Parameter("status", list[TaskStatus], "One of these statuses. Several may also stand behind commas."),
     Parameter("category", list[TaskCategory], "One of these categories, as for status."),
