@@ -41,6 +41,7 @@ from qorzen_obs.server import (
     traces,
     why,
 )
+from qorzen_obs.server.body import MAX_BODY_BYTES
 from qorzen_obs.server.metrics import EXPOSITION, Exposition
 from qorzen_obs.server.openapi import OPENAPI, OpenApi
 from qorzen_obs.server.problems import answer_problems, problem_response
@@ -78,7 +79,6 @@ ROUTES: Final[tuple[Route, ...]] = (
     *categories.ROUTES,
     *openapi.ROUTES,
 )
-MAX_BODY_BYTES: Final = 64 * 1024
 MAX_CONNECTIONS: Final = 512
 """Open connections; one more is closed at once."""
 IDLE_SECONDS: Final = 15.0

@@ -11,6 +11,8 @@ from aiohttp import hdrs, web
 
 from qorzen_obs.server.problems import ProblemError
 
+MAX_BODY_BYTES: Final = 64 * 1024
+
 T = TypeVar("T")
 
 #: Those of msgspec's words that come from the types alone. Others may repeat a value, or are a user's own.
@@ -25,18 +27,29 @@ async def read_body(request: web.Request, model: type[T]) -> T:
 
     Raises:
         ProblemError: it is compressed, no JSON, or not as the model has it.
+        HTTPRequestEntityTooLarge: it is.
     """
     if hdrs.CONTENT_ENCODING in request.headers:
         raise ProblemError(
             HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "send the body as it is, without compressing it"
         )
-    body = await request.read()
+    body = await _read(request)
     try:
         return msgspec.json.decode(body, type=model)
     except msgspec.ValidationError as error:
         raise unprocessable(*explain(error, "the body")) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise ProblemError(HTTPStatus.BAD_REQUEST, "the body is no JSON that can be read") from None
+
+
+async def _read(request: web.Request) -> bytes:
+    """Return the body. The limit is held here, since a mounted application has that of its host."""
+    body = bytearray()
+    async for chunk in request.content.iter_any():
+        body += chunk
+        if len(body) > MAX_BODY_BYTES:
+            raise web.HTTPRequestEntityTooLarge(MAX_BODY_BYTES, len(body))
+    return bytes(body)
 
 
 def convert(value: object, kind: Any, place: str) -> Any:

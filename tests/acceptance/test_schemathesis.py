@@ -75,9 +75,8 @@ async def busy(manager: TaskManager) -> AsyncIterator[None]:
 
     async def work() -> None:
         while True:
-            await asyncio.gather(
-                *(manager.wait_for_task(await manager.submit_task(func)) for func in (failing, rest))
-            )
+            for func in (failing, rest):
+                await manager.wait_for_task(await manager.submit_task(func))
             await asyncio.sleep(0.02)
 
     working = asyncio.create_task(work())
