@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from http import HTTPStatus
 from typing import Any, Final, TypeVar
@@ -12,6 +13,8 @@ from aiohttp import hdrs, web
 from qorzen_obs.server.problems import ProblemError
 
 MAX_BODY_BYTES: Final = 64 * 1024
+BODY_SECONDS: Final = 10.0
+"""How long a body may take to come; as long as its headers, it keeps a connection from others."""
 
 T = TypeVar("T")
 
@@ -26,7 +29,7 @@ async def read_body(request: web.Request, model: type[T]) -> T:
     """Return the body of a request as `model`.
 
     Raises:
-        ProblemError: it is compressed, no JSON, or not as the model has it.
+        ProblemError: it is compressed, late, no JSON, or not as the model has it.
         HTTPRequestEntityTooLarge: it is.
     """
     if hdrs.CONTENT_ENCODING in request.headers:
@@ -45,10 +48,18 @@ async def read_body(request: web.Request, model: type[T]) -> T:
 async def _read(request: web.Request) -> bytes:
     """Return the body. The limit is held here, since a mounted application has that of its host."""
     body = bytearray()
-    async for chunk in request.content.iter_any():
-        body += chunk
-        if len(body) > MAX_BODY_BYTES:
-            raise web.HTTPRequestEntityTooLarge(MAX_BODY_BYTES, len(body))
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            async for chunk in request.content.iter_any():
+                body += chunk
+                if len(body) > MAX_BODY_BYTES:
+                    raise web.HTTPRequestEntityTooLarge(MAX_BODY_BYTES, len(body))
+    except TimeoutError:
+        raise ProblemError(
+            HTTPStatus.REQUEST_TIMEOUT,
+            f"the body did not come within {BODY_SECONDS:g} s",
+            headers={"Connection": "close"},
+        ) from None
     return bytes(body)
 
 

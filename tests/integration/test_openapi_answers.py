@@ -21,6 +21,7 @@ from tests.ops_plane import SaidManager, State, managing, serving
 NOT_PROVOKED = {
     ("GET", "/metrics", 503): "a collector must hang for 10 s",
     ("GET", "/api/tasks/{task_id}/stack", 504): "a worker process must not answer",
+    ("POST", "/api/tasks", 408): "a body must not come",
     ("GET", "/api/events", 503): "the test of the stream fills it",
 }
 #: Added to every route, and shown for all of them by the tests of the server's security.
