@@ -23,6 +23,18 @@ class SettingsError(QorzenError, ValueError):
         return f"setting {self.key!r}: {self.problem}"
 
 
+class InvalidHealthCheckError(QorzenError, ValueError):
+    """A health check of the program's own cannot be used as it is; nothing was added."""
+
+    def __init__(self, argument: str, problem: str) -> None:
+        super().__init__(argument, problem)
+        self.argument = argument
+        self.problem = problem
+
+    def __str__(self) -> str:
+        return f"health check, {self.argument}: {self.problem}"
+
+
 class ManagerError(QorzenError):
     """A manager could not do what its life cycle asked of it."""
 
@@ -81,6 +93,33 @@ class TaskNotCancellableError(TaskError):
     def __str__(self) -> str:
         return (
             f"task {self.name!r} ({self.task_id}) was submitted with cancellable=False; wait for it instead"
+        )
+
+
+class TaskNotRerunnableError(TaskError):
+    """A task cannot be run again: it has not failed and was not cancelled, or what it needs is not kept."""
+
+    def __init__(self, task_id: str, reason: str) -> None:
+        super().__init__(task_id, reason)
+        self.task_id = task_id
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"task {self.task_id} cannot be run again: {self.reason}"
+
+
+class IdempotencyConflictError(TaskError):
+    """An idempotency key was used for the same task with another body; nothing was accepted."""
+
+    def __init__(self, name: str, key: str) -> None:
+        super().__init__(name, key)
+        self.name = name
+        self.key = key
+
+    def __str__(self) -> str:
+        return (
+            f"the idempotency key {self.key!r} was used for task {self.name!r} with another body; "
+            "send the first one again, or use a new key"
         )
 
 

@@ -13,7 +13,7 @@ import itertools
 import platform
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextvars import copy_context
 from dataclasses import replace
 from enum import Enum
@@ -33,6 +33,7 @@ from qorzen_obs.core.decision import TASK_DEADLINE, Decision, shown_text
 from qorzen_obs.core.event_feed import EventFeed
 from qorzen_obs.core.event_ring import EventRing
 from qorzen_obs.core.from_thread import FromThread
+from qorzen_obs.core.idempotency import IdempotencyKeys, Submission
 from qorzen_obs.core.remote import RemoteTelemetry
 from qorzen_obs.core.runner import Runner
 from qorzen_obs.core.waiting import Waiting
@@ -53,12 +54,14 @@ from qorzen_obs.errors import (
     TaskManagerClosedError,
     TaskNotCancellableError,
     TaskNotFoundError,
+    TaskNotRerunnableError,
     TaskQueueFullError,
     TaskTimeoutError,
 )
+from qorzen_obs.health import HealthChecks
 from qorzen_obs.history.memory import MemoryHistory
 from qorzen_obs.ledger import Ledger, Meter, Seconds
-from qorzen_obs.record import ACCEPTED, Ask, Attempt, TaskEvent, TaskRecord, TaskState
+from qorzen_obs.record import ACCEPTED, Ask, Attempt, Rerun, TaskEvent, TaskRecord, TaskState
 from qorzen_obs.registry import (
     CallableTraits,
     DefinitionLimit,
@@ -72,6 +75,7 @@ from qorzen_obs.registry import (
 from qorzen_obs.retry import retry_wait_seconds
 from qorzen_obs.scheduling.limits import Limits
 from qorzen_obs.scheduling.scheduler import Explanation, Scheduler
+from qorzen_obs.scheduling.stall import StallWatch
 from qorzen_obs.settings import TaskSettings, convert
 from qorzen_obs.stacks import ABANDONED, RUNNING, STARTING, LiveStack, redacted
 from qorzen_obs.tasks import (
@@ -93,6 +97,7 @@ from qorzen_obs.telemetry.loop_monitor import Block, LoopMonitor
 from qorzen_obs.telemetry.metrics import TaskMetrics
 from qorzen_obs.telemetry.parts import TelemetryParts
 from qorzen_obs.telemetry.task_lines import TaskLines
+from qorzen_obs.telemetry.watchdog import NOTICE_SECONDS
 
 __all__ = ["TaskCategory", "TaskInfo", "TaskManager", "TaskPriority", "TaskProgress", "TaskStatus"]
 
@@ -159,6 +164,7 @@ class TaskManager(QorzenManager):
         self.task_lines = TaskLines(
             self._telemetry.settings.keep_log_lines_per_task, self._telemetry.settings.keep_log_lines
         )
+        self.health = HealthChecks(lambda: self.loop, clock=self._clock, redact=self.redactor.head)
         self.counts = TaskCounts()
         self.event_ring = EventRing(self.counts)
         self.metrics = TaskMetrics(
@@ -179,7 +185,9 @@ class TaskManager(QorzenManager):
         self._scheduler: Scheduler[TaskRecord] = Scheduler(
             self._limits, ageing_seconds=self._settings.ageing_seconds
         )
+        self._stall = StallWatch()
         self._history = MemoryHistory(self._settings.keep_completed_tasks, self._forget)
+        self._keys = IdempotencyKeys(self._is_kept)
         self._engines: dict[EngineKind, Engine] = {}
         self._observers: list[tuple[str, Callable[[TaskEvent], None]]] = []
 
@@ -347,6 +355,7 @@ class TaskManager(QorzenManager):
     async def shutdown(self, *, grace_seconds: float | None = None) -> None:
         """Refuse new work, let accepted work end for `grace_seconds` (`tasks.shutdown_grace_seconds`), cancel the rest.
 
+        What cannot start any more, because its category is paused or its time is past the grace, is cancelled at once.
         Complete when it returns: what would not stop is abandoned and shown so. Safe before `initialize`. A second
         call awaits the first and, with `grace_seconds=0`, ends its patience. Cancelling it does that too.
 
@@ -380,6 +389,7 @@ class TaskManager(QorzenManager):
         for record in list(self._live.values()):
             if record.eligible_at > horizon:  # its time will not come any more
                 self._cancel(record, "shutdown")
+        self._cancel_paused()
         if grace_seconds > 0:
             patience = [self._loop.create_task(event.wait()) for event in (self._nothing_lives, self._hurry)]
             await asyncio.wait(patience, timeout=grace_seconds, return_when=asyncio.FIRST_COMPLETED)
@@ -494,6 +504,7 @@ class TaskManager(QorzenManager):
         metadata: object,
         timeout: float | None,
         cancellable: bool,
+        rerun: Rerun | None = None,
     ) -> TaskRecord:
         traits = traits_of(func)
         definition = traits.definition
@@ -541,6 +552,7 @@ class TaskManager(QorzenManager):
             eligible_at=now + wait if wait else now,
             eligible_wall=wall + wait if wait else wall,
         )
+        record.rerun = rerun
         if self._ledger_clock is not None:
             record.clock = self._ledger_clock
             record.state = ACCEPTED._replace(ledger=Ledger(now))
@@ -764,7 +776,7 @@ class TaskManager(QorzenManager):
         state = state._replace(completed_at=self._clock.now())
         self._change(record, state, ENDED[state.status])
         record.attempt = None
-        record.release()
+        record.release(keep_call=state.status is not TaskStatus.COMPLETED and self._settings.keep_arguments)
         self._history.add(record)  # before it leaves the live ones, so that a reader always finds it
         del self._live[record.task_id]
         self._waiting.ended(record)
@@ -955,6 +967,15 @@ class TaskManager(QorzenManager):
         """Return for how long the work loop has not turned, 0 when it does; from any thread."""
         return self._loop_monitor.blocked_seconds()
 
+    def stalled_seconds(self) -> float:
+        """Return for how long a task has waited that nothing keeps from starting, as far as this was asked before.
+
+        0 as well while the work loop does not turn, which `blocked_seconds` tells. From any thread.
+        """
+        now = self._clock.monotonic()
+        turns = self.blocked_seconds() < NOTICE_SECONDS
+        return self._stall.seconds(self._scheduler.startable(now) if turns else None, now)
+
     def loop_block(self) -> Block | None:
         """Return what holds the work loop right now, once it was noticed; from any thread."""
         return self._loop_monitor.block
@@ -1017,6 +1038,7 @@ class TaskManager(QorzenManager):
                 "depth": self._scheduler.depth,
                 "scheduled": self._scheduler.scheduled,
                 "limit": settings.max_pending,
+                "paused": [category.value for category in TaskCategory if category in self.paused],
                 "oldest_pending_age_seconds": 0.0 if oldest is None else max(0.0, now - oldest),
             },
             "slots": self.slots(),
@@ -1076,11 +1098,126 @@ class TaskManager(QorzenManager):
         return {state.value: state is self._state for state in ManagerState}
 
     def _forget(self, record: TaskRecord) -> None:
+        record.release()
+        self._keys.forget(record.task_id)
         self.task_lines.forget(record.task_id)
         if record.plugin_id is not None:
             self._plugins[record.plugin_id] -= 1
             if not self._plugins[record.plugin_id]:
                 del self._plugins[record.plugin_id]
+
+    # ------------------------------------------------------------------ pausing
+
+    @property
+    def paused(self) -> frozenset[TaskCategory]:
+        """The categories whose pending tasks wait until `resume`; from any thread."""
+        return self._scheduler.paused
+
+    async def pause(self, category: TaskCategory | str) -> None:
+        """Start no task of `category` until `resume`. Running ones go on; again changes nothing.
+
+        What is pending then, and is submitted, delayed or to be retried, waits: it ages, counts against
+        `tasks.max_pending`, and passes its `deadline`. A draining manager cancels it, for it will not run any more.
+
+        Raises:
+            InvalidTaskError: the category is unknown.
+        """
+        category = parse_category(category)
+        if category in self.paused:
+            return
+        self._scheduler.paused |= {category}
+        self._say(self._logger.info, names.LOG_PAUSED, category=category.value)
+        if self._state is ManagerState.DRAINING:
+            self._cancel_paused()
+
+    async def resume(self, category: TaskCategory | str) -> None:
+        """Let tasks of a paused category start again, in their order; of no effect on one that is not paused.
+
+        Raises:
+            InvalidTaskError: the category is unknown.
+        """
+        category = parse_category(category)
+        if category not in self.paused:
+            return
+        self._scheduler.paused -= {category}
+        self._say(self._logger.info, names.LOG_RESUMED, category=category.value)
+        if self.loop is not None:
+            self._dispatch()
+
+    def _cancel_paused(self) -> None:
+        for record in list(self._live.values()):
+            if record.attempt is None and record.category in self.paused:
+                self._cancel(record, "shutdown")
+
+    # ------------------------------------------------------------------ submitting once
+
+    async def submit_once(
+        self, submit: Callable[[], Awaitable[str]], *, name: str, key: str, digest: bytes
+    ) -> Submission:
+        """Await `submit()`, which submits a task and returns its id, unless `key` was used for this `name` before.
+
+        While that first task is live or kept whole, the same key with the same `digest`, of all that makes two
+        requests the same, answers with its id and submits nothing; also when the queue is full, or draining. One that
+        comes while the first is being submitted waits for it. A submission that raised has used no key.
+
+            await tasks.submit_once(lambda: tasks.submit_task(resize, path), name="resize", key=key, digest=digest)
+
+        Raises:
+            IdempotencyConflictError: the key was used with another digest.
+            InvalidTaskError: `name` or `key` is unusable; a key has 1 to 128 printable characters.
+        """
+        return await self._keys.submit(name, key, digest, submit)
+
+    def _is_kept(self, task_id: str) -> bool:
+        return task_id in self._live or self._history.record(task_id) is not None
+
+    # ------------------------------------------------------------------ running again
+
+    async def rerun(self, task_id: str) -> str:
+        """Submit what a failed or cancelled task was submitted with once more, and return the new task's id.
+
+        The same callable runs with the same argument objects, as the first run has left them: an iterator that it
+        has used up is used up. Name, category, priority, metadata, timeout and plugin are the first task's, what
+        `@task` says of a delay, retries and limits holds anew, and the context variables are the caller's. The new
+        span links to the last one of the first task, whose id is `TaskInfo.rerun_of`.
+
+        Raises:
+            TaskNotFoundError: the id is unknown.
+            TaskNotRerunnableError: it is live, completed, not kept whole any more, or without its arguments.
+            TaskQueueFullError, TaskManagerClosedError: as `submit_task`.
+        """
+        record = self._live.get(task_id) or self._history.record(task_id)
+        if record is None and self._history.info(task_id) is None:
+            raise TaskNotFoundError(task_id)
+        if record is None:
+            raise TaskNotRerunnableError(
+                task_id, "only its outline is kept; submit it anew, and see tasks.keep_completed_tasks"
+            )
+        state = record.state
+        if not state.status.final:
+            problem = f"it is {state.status.value}; wait for its end, or cancel it first"
+            raise TaskNotRerunnableError(task_id, problem)
+        if state.status is TaskStatus.COMPLETED:
+            raise TaskNotRerunnableError(task_id, "it completed; submit it anew")
+        if any(zombie.record is record for zombie in self._zombies):
+            raise TaskNotRerunnableError(task_id, "its code would not stop and still runs; wait for its end")
+        if record.func is None:
+            problem = "tasks.keep_arguments was off when it ended; submit it anew"
+            raise TaskNotRerunnableError(task_id, problem)
+        again = await self._submit(
+            record.func,
+            record.args,
+            record.kwargs,
+            name=record.name,
+            category=record.category.value,  # as text: CORE and NORMAL themselves would mean the definition's
+            plugin_id=record.plugin_id,
+            priority=int(record.priority),
+            metadata=record.metadata,
+            timeout=float("inf") if record.timeout is None else record.timeout,
+            cancellable=record.cancellable,
+            rerun=Rerun(task_id, state.span),
+        )
+        return again.task_id
 
 
 _DEFAULT_ENGINES: Final = {TaskCategory.IO: EngineKind.IO, TaskCategory.UI: EngineKind.MAIN}

@@ -25,6 +25,7 @@ from aiohttp.typedefs import Middleware
 from qorzen_obs.errors import ManagerInitializationError
 from qorzen_obs.registry import TaskRegistry
 from qorzen_obs.server import (
+    categories,
     commands,
     health,
     logs,
@@ -40,6 +41,7 @@ from qorzen_obs.server import (
     traces,
     why,
 )
+from qorzen_obs.server.body import MAX_BODY_BYTES
 from qorzen_obs.server.metrics import EXPOSITION, Exposition
 from qorzen_obs.server.openapi import OPENAPI, OpenApi
 from qorzen_obs.server.problems import answer_problems, problem_response
@@ -74,9 +76,9 @@ ROUTES: Final[tuple[Route, ...]] = (
     *registry.ROUTES,
     *stream.ROUTES,
     *commands.ROUTES,
+    *categories.ROUTES,
     *openapi.ROUTES,
 )
-MAX_BODY_BYTES: Final = 64 * 1024
 MAX_CONNECTIONS: Final = 512
 """Open connections; one more is closed at once."""
 IDLE_SECONDS: Final = 15.0

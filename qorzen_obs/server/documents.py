@@ -117,6 +117,7 @@ class Task(Struct, frozen=True, kw_only=True):
     evicted: bool
     trace_id: str | None
     span_id: str | None
+    rerun_of: str | None
 
 
 def task_document(info: TaskInfo) -> Task:
@@ -154,6 +155,7 @@ def task_document(info: TaskInfo) -> Task:
         evicted=info.evicted,
         trace_id=info.trace_id,
         span_id=info.span_id,
+        rerun_of=info.rerun_of,
     )
 
 

@@ -36,6 +36,7 @@ DESCRIPTION: Final = (
     "What scrapers, probes, scripts and people ask of a running service. Times are RFC 3339, durations are seconds, "
     "errors are application/problem+json (RFC 9457). Each GET answers HEAD too."
 )
+_UNREAD_BODY: Final = "Is not read. That it is said to be JSON keeps the forms of other sites out."
 _REFERENCE: Final = "#/components/schemas/{name}"
 
 
@@ -118,6 +119,8 @@ def _operation(route: Route, schemas: _Schemas, secured: bool) -> dict[str, Any]
         operation["security"] = _security(route.access)
     if route.body is not None:
         operation["requestBody"] = {"required": True, "content": {JSON: {"schema": schemas.of(route.body)}}}
+    elif route.access is Access.CONTROL:
+        operation["requestBody"] = {"required": True, "description": _UNREAD_BODY, "content": {JSON: {}}}
     return operation
 
 

@@ -6,7 +6,7 @@ All of them answer from any thread and without the work loop, but for those that
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from enum import Enum
 from typing import Any, Final, Protocol
 
@@ -14,6 +14,8 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry
 
 from qorzen_obs.core.event_ring import EventRing
+from qorzen_obs.core.idempotency import Submission
+from qorzen_obs.health import HealthChecks
 from qorzen_obs.record import TaskRecord
 from qorzen_obs.scheduling.scheduler import Explanation
 from qorzen_obs.settings import HealthSettings
@@ -55,6 +57,11 @@ class ManagerSource(Protocol):
         ...
 
     @property
+    def health(self) -> HealthChecks:
+        """The checks of the program's own."""
+        ...
+
+    @property
     def loop(self) -> asyncio.AbstractEventLoop | None:
         """The work loop, where commands run; None before it is known."""
         ...
@@ -78,6 +85,24 @@ class ManagerSource(Protocol):
         """Accept a task; for the work loop."""
         ...
 
+    async def submit_once(
+        self, submit: Callable[[], Awaitable[str]], *, name: str, key: str, digest: bytes
+    ) -> Submission:
+        """Await `submit()` unless the key was used before; for the work loop."""
+        ...
+
+    async def rerun(self, task_id: str) -> str:
+        """Submit again what a failed or cancelled task was submitted with; for the work loop."""
+        ...
+
+    async def pause(self, category: TaskCategory | str) -> None:
+        """Start no task of a category; for the work loop."""
+        ...
+
+    async def resume(self, category: TaskCategory | str) -> None:
+        """Let tasks of a category start again; for the work loop."""
+        ...
+
     async def cancel_task(self, task_id: str, *, reason: str = ...) -> bool:
         """Cancel a task; for the work loop."""
         ...
@@ -90,6 +115,10 @@ class ManagerSource(Protocol):
 
     def blocked_seconds(self) -> float:
         """Return for how long the work loop has not turned; 0.0 when it does."""
+        ...
+
+    def stalled_seconds(self) -> float:
+        """Return for how long a task has waited that nothing keeps from starting; 0.0 when none does."""
         ...
 
     def loop_block(self) -> Block | None:

@@ -10,6 +10,7 @@ from msgspec import Struct
 from qorzen_obs.server.documents import json_response, with_timestamps
 from qorzen_obs.server.routes import Access, Answer, Route
 from qorzen_obs.server.sources import MANAGER
+from qorzen_obs.tasks import TaskCategory
 
 
 class TaskNumbers(Struct, frozen=True, kw_only=True):
@@ -30,6 +31,7 @@ class QueueNumbers(Struct, frozen=True, kw_only=True):
     depth: int
     scheduled: int
     limit: int
+    paused: list[TaskCategory]
     oldest_pending_age_seconds: float
 
 

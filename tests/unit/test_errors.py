@@ -10,6 +10,8 @@ import pytest
 from qorzen_obs import errors
 from qorzen_obs.errors import (
     FarTaskError,
+    IdempotencyConflictError,
+    InvalidHealthCheckError,
     InvalidTaskError,
     ManagerError,
     ManagerInitializationError,
@@ -25,6 +27,7 @@ from qorzen_obs.errors import (
     TaskManagerClosedError,
     TaskNotCancellableError,
     TaskNotFoundError,
+    TaskNotRerunnableError,
     TaskQuarantinedError,
     TaskQueueFullError,
     TaskTimeoutError,
@@ -36,6 +39,7 @@ from qorzen_obs.errors import (
 EXAMPLES: list[tuple[QorzenError, str]] = [
     (QorzenError("said on purpose"), "said on purpose"),
     (SettingsError("tasks.max_pending", "Expected `int` >= 1"), "setting 'tasks.max_pending': Expected"),
+    (InvalidHealthCheckError("name", "two checks are named 'db'; give one another"), "give one another"),
     (ManagerError("config_manager", "has no such thing; make one"), "config_manager: has no such thing"),
     (ManagerInitializationError("task_manager", "is ready already; make a new one"), "make a new one"),
     (ManagerShutdownError("task_manager", "is starting; await it first"), "await it first"),
@@ -43,6 +47,8 @@ EXAMPLES: list[tuple[QorzenError, str]] = [
     (InvalidTaskError("timeout", "0 must be a positive number of seconds"), "timeout: 0 must be"),
     (TaskNotFoundError("ab12"), "use the id that submit_task returned"),
     (TaskNotCancellableError("ab12", "payment"), "wait for it instead"),
+    (TaskNotRerunnableError("ab12", "it is running; wait for its end"), "again: it is running; wait for"),
+    (IdempotencyConflictError("resize", "k1"), "send the first one again, or use a new key"),
     (
         TaskWaitTimeoutError("ab12", 2.5),
         "did not end within 2.5 s of waiting; it goes on: wait again or cancel",
