@@ -31,6 +31,8 @@ class Document:
         where = f"{method} {template}"
         assert str(status) in answers, f"{where} answers {status}, which is not documented"
         described = answers[str(status)]
+        if "$ref" in described:
+            described = self.components["responses"][described["$ref"].rpartition("/")[2]]
         media_type = headers["Content-Type"].partition(";")[0]
         assert media_type in described["content"], f"{where} answers {media_type}, which is not documented"
         for name in described["headers"]:

@@ -31,6 +31,14 @@ UNAUTHORIZED: Final = problem("No token, or one that is not known.", hdrs.WWW_AU
 FORBIDDEN: Final = problem("The token is for reading only, or a page of another site asks.")
 UNSUPPORTED: Final = problem("The request does not say that its body is JSON, as it is.")
 MISDIRECTED: Final = problem("The Host is none that this service goes by.")
+#: What many routes answer, by the name under which it is described once.
+SHARED: Final = {
+    UNREADABLE: "Unreadable",
+    UNAUTHORIZED: "Unauthorized",
+    FORBIDDEN: "Forbidden",
+    UNSUPPORTED: "Unsupported",
+    MISDIRECTED: "Misdirected",
+}
 
 DESCRIPTION: Final = (
     "What scrapers, probes, scripts and people ask of a running service. Times are RFC 3339, durations are seconds, "
@@ -86,6 +94,7 @@ def openapi_document(routes: Iterable[Route], prefix: str = "", *, secured: bool
         "paths": paths,
         "components": {
             "schemas": schemas.components,
+            "responses": {name: _described(answer, schemas) for answer, name in SHARED.items()},
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
         },
     }
@@ -147,6 +156,12 @@ def _parameters(parameters: Iterable[Parameter], schemas: _Schemas) -> Iterator[
 
 
 def _response(answer: Answer, schemas: _Schemas) -> dict[str, Any]:
+    if answer in SHARED:
+        return {"$ref": f"#/components/responses/{SHARED[answer]}"}
+    return _described(answer, schemas)
+
+
+def _described(answer: Answer, schemas: _Schemas) -> dict[str, Any]:
     schema = {"type": "string"} if answer.model is None else schemas.of(answer.model)
     return {
         "description": answer.description,
