@@ -57,7 +57,8 @@ class Follower:
         self.statuses: dict[str, str] = {}
         self.last = -1
         self.last_id: str | None = None
-        self.ended = False
+        self.ended = False  #: in order, by the server
+        self.cut_off = False
         self.problem: str | None = None
         self._gapless = gapless
 
@@ -77,11 +78,15 @@ class Follower:
     async def read(self, content: aiohttp.StreamReader) -> None:
         """Take everything until the end."""
         text = b""
-        async for chunk in content.iter_any():
-            *blocks, text = (text + chunk).split(b"\n\n")
-            for block in blocks:
-                self.take(parse(block.decode()))
-        self.ended = True
+        try:
+            async for chunk in content.iter_any():
+                *blocks, text = (text + chunk).split(b"\n\n")
+                for block in blocks:
+                    self.take(parse(block.decode()))
+        except aiohttp.ClientError:
+            self.cut_off = True
+        else:
+            self.ended = True
 
     def take(self, message: Message) -> None:
         """Fold one message in."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import socket
 import time
 from collections.abc import Iterator
@@ -33,6 +34,8 @@ from qorzen_obs.server.sources import MANAGER, ManagerSource
 from qorzen_obs.tasks import EventKind, TaskCategory, TaskStatus
 from qorzen_obs.telemetry import names
 from qorzen_obs.telemetry.families import counter, gauge
+
+logger = logging.getLogger(__name__)
 
 BATCH_SECONDS: Final = 0.1
 HEARTBEAT_SECONDS: Final = 15.0
@@ -420,8 +423,13 @@ async def get_events(request: web.Request) -> web.StreamResponse:
         _bound_send_buffer(request.transport)
         await response.prepare(request)
         request[ANSWERED_AT] = time.monotonic()
-        with contextlib.suppress(ConnectionError):
+        try:
             await stream.follow()
+        except ConnectionError:
+            pass  # the client has gone
+        except Exception:  # no problem document can follow what was sent already
+            logger.exception("a stream of events failed and is cut off")
+            stream.abort()
     return response
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 from collections import Counter
 from contextlib import AsyncExitStack
@@ -13,12 +14,15 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from qorzen_obs import current_task
+from qorzen_obs.app import Service
 from qorzen_obs.core.task_manager import TaskManager
 from qorzen_obs.registry import task
 from qorzen_obs.retry import Retry
 from qorzen_obs.server import stream
 from qorzen_obs.server.app import create_app
-from qorzen_obs.settings import ServerSettings
+from qorzen_obs.server.documents import Task
+from qorzen_obs.settings import ServerSettings, Settings, TelemetrySettings
+from qorzen_obs.tasks import TaskInfo
 from tests.event_stream import Follower, following
 from tests.ops_plane import TOKEN, SaidManager, State, managing, serving
 from tests.support import Gate, until
@@ -244,6 +248,25 @@ async def test_an_id_that_the_ring_has_left_behind_is_answered_with_a_reset() ->
             await agrees(late, manager)
 
 
+async def test_events_are_kept_no_longer_when_nobody_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream, "LINGER_SECONDS", 0.0)
+    async with managing() as (manager, _), serving(manager) as plane:
+        ring = manager.event_ring
+        async with following(plane.url) as follower:
+            await follower.has("snapshot")
+            await manager.run(nothing)
+            assert ring.since(ring.last - 1, 1)
+        await until(lambda: not ring.streams)
+        async with asyncio.timeout(5):
+            while ring.since(ring.last - 1, 1):
+                await manager.run(nothing)
+        async with following(plane.url, last_event_id=follower.last_id) as late:
+            assert (await late.has("reset")).data == {"reason": "lost"}
+            await late.has("snapshot")
+            await manager.run(nothing)
+            await agrees(late, manager)
+
+
 # ---------------------------------------------------------------------------- filters
 
 
@@ -375,6 +398,42 @@ async def test_it_ends_in_order_after_the_last_event_when_the_server_stops() -> 
         for follower in followers:
             await follower.at_its_end()
             await agrees(follower, manager)
+
+
+async def test_a_service_tells_how_it_stops_and_ends_the_stream_last() -> None:
+    settings = Settings(server=ServerSettings(port=0), telemetry=TelemetrySettings(log_level="off"))
+    service = Service(settings, http=True, environment={})
+    await service.start()
+    assert service.ops is not None
+    async with following(service.ops.url) as follower:
+        await follower.has("snapshot")
+        gate = Gate()
+        await service.tasks.submit_task(gate)
+        await gate.holds(1)
+        stopping = asyncio.create_task(service.stop(grace_seconds=30))
+        assert (await follower.has("state")).data["state"] == "draining"
+        gate.open()
+        await stopping
+        await follower.at_its_end()
+        assert [message.data["state"] for message in follower.of("state")] == ["draining", "stopped"]
+        await agrees(follower, service.tasks)
+
+
+async def test_a_stream_that_fails_is_cut_off_and_says_so_in_the_log(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(info: TaskInfo) -> Task:
+        raise RuntimeError("cannot be shown")
+
+    async with managing() as (manager, _), serving(manager) as plane:
+        with caplog.at_level(logging.ERROR, logger=stream.logger.name):
+            async with following(plane.url) as follower:
+                await follower.has("snapshot")
+                monkeypatch.setattr(stream, "task_line", fail)
+                await manager.run(nothing)
+                await until(lambda: follower.cut_off)
+                await until(lambda: not manager.event_ring.streams)
+    assert caplog.records[0].getMessage() == "a stream of events failed and is cut off"
 
 
 async def test_it_is_served_where_the_application_is_mounted() -> None:

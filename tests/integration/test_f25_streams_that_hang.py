@@ -19,7 +19,7 @@ from qorzen_obs.server import stream
 from qorzen_obs.settings import ServerSettings, Settings, TaskSettings, TelemetrySettings
 from qorzen_obs.telemetry import names
 from tests.event_stream import Follower, following, parse
-from tests.support import metric, until
+from tests.support import PATIENCE_SECONDS, metric, until
 
 RECEIVE_BUFFER = 4_096
 MOST_QUEUED = 256 * 1024
@@ -126,9 +126,9 @@ async def test_a_client_that_reads_again_in_time_is_not_cut_off(monkeypatch: pyt
         await until(lambda: streams(running) == 1)
         for _ in range(400):  # more than the connection and the ring hold
             await running.tasks.run(nothing)
-        reading = asyncio.create_task(asyncio.to_thread(read_all, slow))
-        await running.stop(grace_seconds=0)
-        text = await reading
+        ring = running.tasks.event_ring
+        slow.settimeout(30)
+        text = await asyncio.to_thread(_read_until, slow, f"id: {ring.instance}-{ring.last}\n".encode())
         follower = Follower()
         for block in _body(text).split(b"\n\n")[:-1]:
             follower.take(parse(block.decode()))
@@ -145,6 +145,14 @@ def _body(answer: bytes) -> bytes:
         size, _, rest = rest.partition(b"\r\n")
         body, rest = body + rest[: int(size, 16)], rest[int(size, 16) + 2 :]
     return body
+
+
+async def test_a_stream_begins_while_the_work_loop_is_held_up() -> None:
+    async with service() as running:
+        await running.tasks.run(nothing)
+        with connect(running) as connection:
+            connection.settimeout(PATIENCE_SECONDS)
+            _read_until(connection, b"event: snapshot")  # on the work loop itself
 
 
 async def test_a_thousand_reconnects_leave_nothing() -> None:
@@ -183,11 +191,14 @@ async def test_three_hundred_idle_clients_are_written_to_when_there_is_something
         assert evicted(running) == 0
 
 
-def _read_until(connection: socket.socket, end: bytes) -> None:
-    """Read what comes up to the end of the message that contains `end`."""
+def _read_until(connection: socket.socket, end: bytes) -> bytes:
+    """Return what comes, up to the end of the message that contains `end`."""
     text = b""
     while end not in text or not text.endswith(b"\n\n\r\n"):
-        text += connection.recv(65_536)
+        chunk = connection.recv(65_536)
+        assert chunk, "the connection has ended"
+        text += chunk
+    return text
 
 
 def _has_more(connection: socket.socket) -> bool:
