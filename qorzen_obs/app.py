@@ -18,6 +18,7 @@ from qorzen_obs.core.task_manager import TaskManager
 from qorzen_obs.registry import TaskRegistry
 from qorzen_obs.server.app import OpsPlane
 from qorzen_obs.server.health import HealthCollector
+from qorzen_obs.server.stream import StreamCollector
 from qorzen_obs.settings import Settings, load_settings
 from qorzen_obs.telemetry.export import TracingMetrics
 from qorzen_obs.telemetry.gil_watch import GilWatch
@@ -113,6 +114,7 @@ class Service:
                     on_request=self.tasks.metrics.on_request,
                 )
                 self.registry.register(HealthCollector(self.tasks, self.settings.health))
+                self.registry.register(StreamCollector(self.tasks))
                 await self.ops.start()
                 self._parts.push_async_callback(self.ops.stop)
                 self.tasks.ops_url = self.ops.url

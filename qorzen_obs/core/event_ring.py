@@ -90,6 +90,8 @@ class EventRing:
 
     def __init__(self, counts: TaskCounts, capacity: int = CAPACITY) -> None:
         self.instance = secrets.token_hex(4)  #: tells the numbers of this manager from another's
+        self.streams = 0  #: those that are open; the server counts, here and in the next line
+        self.evicted = 0  #: those that were cut off, because their client did not read
         self._counts = counts
         self.capacity = capacity
         self._slots: list[tuple[Any, ...] | None] = [None] * capacity

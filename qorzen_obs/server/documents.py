@@ -12,7 +12,6 @@ from typing import Annotated, Any, Final
 import msgspec
 from aiohttp import web
 from msgspec import UNSET, Meta, Struct, UnsetType
-from msgspec.structs import replace
 
 from qorzen_obs.tasks import CancelGuarantee, EngineKind, TaskCategory, TaskInfo, TaskPriority, TaskStatus
 
@@ -122,6 +121,15 @@ class Task(Struct, frozen=True, kw_only=True):
 
 def task_document(info: TaskInfo) -> Task:
     """Return everything that is shown of one task."""
+    return _task(info, info.progress.message, info.error, info.traceback)
+
+
+def task_line(info: TaskInfo) -> Task:
+    """Return what a list shows of one task: no traceback, and long texts cut."""
+    return _task(info, _cut(info.progress.message), None if info.error is None else _cut(info.error), UNSET)
+
+
+def _task(info: TaskInfo, message: str, error: str | None, traceback: str | UnsetType | None) -> Task:
     return Task(
         task_id=info.task_id,
         name=info.name,
@@ -131,7 +139,7 @@ def task_document(info: TaskInfo) -> Task:
         status=info.status,
         progress=Progress(
             percent=info.progress.percent,
-            message=info.progress.message,
+            message=message,
             updated_at=timestamp(info.progress.updated_at),
         ),
         created_at=moment(info.created_at),
@@ -141,9 +149,9 @@ def task_document(info: TaskInfo) -> Task:
         queue_wait_seconds=info.queue_wait_seconds,
         duration_seconds=info.duration_seconds,
         phases=info.phases,
-        error=info.error,
+        error=error,
         error_type=info.error_type,
-        traceback=info.traceback,
+        traceback=traceback,
         cancellable=info.cancellable,
         cancel_guarantee=CancelGuarantee(info.cancel_guarantee),
         cancel_reason=info.cancel_reason,
@@ -159,20 +167,12 @@ def task_document(info: TaskInfo) -> Task:
     )
 
 
-def task_line(info: TaskInfo) -> Task:
-    """Return what a list shows of one task: no traceback, and long texts cut."""
-    task = task_document(info)
-    progress = replace(task.progress, message=_cut(task.progress.message))
-    error = None if task.error is None else _cut(task.error)
-    return replace(task, traceback=UNSET, error=error, progress=progress)
-
-
 def _cut(text: str) -> str:
     return text if len(text) <= MAX_LISTED_TEXT else text[: MAX_LISTED_TEXT - 1] + "…"
 
 
 def _rfc3339(moment: datetime) -> str:
-    return moment.replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
+    return moment.isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
 
 
 def _encodable(value: object) -> Any:

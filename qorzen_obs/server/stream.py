@@ -18,6 +18,8 @@ from typing import Final
 
 from aiohttp import hdrs, web
 from msgspec import Struct
+from prometheus_client import Metric
+from prometheus_client.registry import Collector
 
 from qorzen_obs.core.event_ring import EventOutline
 from qorzen_obs.counts import CountsView
@@ -29,6 +31,8 @@ from qorzen_obs.server.query import check_parameters, read_choices, read_names
 from qorzen_obs.server.routes import ANSWERED_AT, Access, Answer, Parameter, Route
 from qorzen_obs.server.sources import MANAGER, ManagerSource
 from qorzen_obs.tasks import EventKind, TaskCategory, TaskStatus
+from qorzen_obs.telemetry import names
+from qorzen_obs.telemetry.families import counter, gauge
 
 BATCH_SECONDS: Final = 0.1
 HEARTBEAT_SECONDS: Final = 15.0
@@ -65,15 +69,17 @@ class Counts(Struct, frozen=True, kw_only=True):
 
 
 class Snapshot(Struct, frozen=True, kw_only=True):
-    """Where a stream begins. The counts are those right after the event that its id names."""
+    """Where a stream begins.
+
+    The counts are those right after the event that its id names. A task may be further already: the next events
+    tell how it got there.
+    """
 
     state: str  #: the manager's
     at: Moment
     counts: Counts | None  #: None where tasks were asked for by their id
-    running: list[
-        Task
-    ]  #: the newest MAX_RUNNING of them; may be ahead of the counts, which the next events tell
-    newest: list[Task]  #: the newest NEWEST tasks, but for those above
+    running: list[Task]  #: the newest MAX_RUNNING of them
+    newest: list[Task]  #: those of the newest NEWEST tasks that do not run
 
 
 class Happened(Struct, frozen=True, kw_only=True):
@@ -112,15 +118,13 @@ class Streams:
         self.state = ""
         self.beat = 0  #: rises when every stream shall be written to
         self.closing = False
-        self.evicted = 0
         self._open: set[Stream] = set()
         self._changed = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
         self._beat_at = 0.0
-        self._shared: dict[tuple[int | None, Wanted], Place | None] = {}  # made since the last tick
-
-    def __len__(self) -> int:
-        return len(self._open)
+        # What was made since the last tick, for the next stream that asks.
+        self._shared: dict[tuple[int | None, Wanted], Place | None] = {}
+        self._frames: dict[int, bytes] = {}  # of events, by sequence
 
     @contextlib.contextmanager
     def opened(self, stream: Stream) -> Iterator[None]:
@@ -130,11 +134,10 @@ class Streams:
             ProblemError: there are MAX_STREAMS, or the server stops.
         """
         if self.closing or len(self._open) >= MAX_STREAMS:
-            problem = (
-                "the server stops" if self.closing else f"{MAX_STREAMS} streams are open, which is the most"
-            )
-            raise ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, problem, headers={hdrs.RETRY_AFTER: "5"})
+            detail = "the server stops" if self.closing else f"no more than {MAX_STREAMS} streams may be open"
+            raise ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, detail, headers={hdrs.RETRY_AFTER: "5"})
         self._open.add(stream)
+        self.ring.streams += 1
         if len(self._open) == 1:
             self.ring.listen(self)
             self._beat_at = asyncio.get_running_loop().time() + HEARTBEAT_SECONDS
@@ -143,6 +146,7 @@ class Streams:
             yield
         finally:
             self._open.discard(stream)
+            self.ring.streams -= 1
             if not self._open and not self.closing:
                 self._set_timer(LINGER_SECONDS)
 
@@ -199,21 +203,23 @@ class Streams:
         self._shared[key] = place
 
     def _encoded(self, events: list[EventOutline], wanted: Wanted) -> Place:
-        frames = [
-            self.frame(
-                event.kind.value,
-                Happened(
-                    kind=event.kind,
-                    at=moment(event.at),
-                    previous=event.previous,
-                    task=task_line(event.info()),
-                ),
-                event.sequence,
-            )
-            for event in events
-            if wanted.matches(event)
-        ]
+        frames = (self._frame_of(event) for event in events if wanted.matches(event))
         return events[-1].sequence, b"".join(frames)
+
+    def _frame_of(self, event: EventOutline) -> bytes:
+        frame = self._frames.get(event.sequence)
+        if frame is None:
+            document = Happened(
+                kind=event.kind,
+                at=moment(event.at),
+                previous=event.previous,
+                task=task_line(event.info()),
+            )
+            frame = self.frame(event.kind.value, document, event.sequence)
+            if len(self._frames) >= _MOST_SHARED * MAX_BATCH_EVENTS:
+                self._frames.clear()
+            self._frames[event.sequence] = frame
+        return frame
 
     def _snapshot(self, counts: CountsView, wanted: Wanted) -> Snapshot:
         records = [record for record in self.manager.records() if wanted.matches(record)]
@@ -243,10 +249,15 @@ class Streams:
     def _rest(self) -> None:
         """Nobody has come back: the manager need keep no events any more."""
         self.ring.leave(self)
+        self._forget()
+
+    def _forget(self) -> None:
         self._shared.clear()
+        self._frames.clear()
 
     def _look(self) -> None:
-        self._shared.clear()
+        """Move on to what has happened, cut off who does not read, and wake who waits."""
+        self._forget()
         time_now = asyncio.get_running_loop().time()
         before = (self.position, self.state, self.beat)
         self.position = self.ring.last
@@ -259,7 +270,7 @@ class Streams:
             if stream.writing:
                 stream.unread_ticks += 1
                 if stream.unread_ticks == STALLED_TICKS:
-                    self.evicted += 1
+                    self.ring.evicted += 1
                     stream.abort()
             gone = gone or stream.gone
         if gone or self.closing or before != (self.position, self.state, self.beat):
@@ -345,12 +356,27 @@ class Stream:
         await self._write(frame)
 
     async def _write(self, data: bytes) -> None:
-        """Return when the client has little left to read."""
+        """Return when the client has read, or the system has taken, all but a little."""
         for start in range(0, len(data), MAX_PIECE_BYTES):
             self.writing, self.unread_ticks = True, 0
             await self._response.write(data[start : start + MAX_PIECE_BYTES])
             await self._request.writer.drain()
             self.writing = False
+            await asyncio.sleep(0)  # a client that reads fast must not keep the loop for itself
+
+
+class StreamCollector(Collector):
+    """How many streams there are, and how many were cut off. Register it with the manager's registry."""
+
+    def __init__(self, manager: ManagerSource) -> None:
+        self._ring = manager.event_ring
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield both families; from any thread."""
+        streams, evicted = gauge(names.HTTP_STREAMS), counter(names.HTTP_STREAMS_EVICTED)
+        streams.add_metric((), self._ring.streams)
+        evicted.add_metric((), self._ring.evicted)
+        yield from (streams, evicted)
 
 
 def _counts_of(counts: CountsView, categories: frozenset[TaskCategory]) -> Counts:

@@ -7,6 +7,7 @@ from tests.benchmarks import (
     processes,
     scheduler_cost,
     scrape_lag,
+    streams,
     task_cost,
 )
 
@@ -18,6 +19,8 @@ if __name__ == "__main__":  # the pools that stand beside ours import this modul
     metrics_cost.main()
     print()
     scrape_lag.main()
+    print()
+    streams.main()
     print()
     bad_collector.main()
     print()

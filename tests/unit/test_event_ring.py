@@ -7,14 +7,15 @@ import random
 import threading
 import weakref
 from collections import Counter
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from qorzen_obs.core.event_ring import CAPACITY, EventOutline, EventRing
-from qorzen_obs.counts import CELLS, TaskCounts
-from qorzen_obs.record import ACCEPTED, NO_PROGRESS, TaskEvent, TaskState
+from qorzen_obs.counts import CELLS, CountsView, TaskCounts
+from qorzen_obs.record import ACCEPTED, NO_PROGRESS, TaskEvent, TaskRecord, TaskState
 from qorzen_obs.tasks import ENDED, LEGAL_TRANSITIONS, EventKind, TaskStatus
 from tests.support import record
 
@@ -29,7 +30,7 @@ class Announcer:
         self._counts = counts
         self._random = random.Random(seed)
         self._sequence = 0
-        self._live = {}  # type: ignore[var-annotated]  # records by id
+        self._live: dict[str, TaskRecord] = {}
         self._made = 0
 
     def go_on(self) -> None:
@@ -49,7 +50,7 @@ class Announcer:
         self._counts.accept(one.cell)
         self._announce(EventKind.SUBMITTED, one, None)
 
-    def _move(self, one) -> None:  # type: ignore[no-untyped-def]  # a record
+    def _move(self, one: TaskRecord) -> None:
         before = one.state.status
         status = self._random.choice(sorted(LEGAL_TRANSITIONS[before]))
         one.state = TaskState(status)
@@ -58,7 +59,7 @@ class Announcer:
         if status.final:
             del self._live[one.task_id]
 
-    def _announce(self, kind: EventKind, one, previous: TaskStatus | None) -> None:  # type: ignore[no-untyped-def]
+    def _announce(self, kind: EventKind, one: TaskRecord, previous: TaskStatus | None) -> None:
         self._sequence += 1
         self._ring.on_event(TaskEvent(self._sequence, kind, 0.0, one, one.state, NO_PROGRESS, previous))
 
@@ -158,6 +159,32 @@ def test_readers_on_other_threads_add_up_to_the_counts(seed: int) -> None:
     for thread in threads:
         thread.join()
     assert [folder.counts for folder in folders] == [sums(counts)] * 3
+
+
+class MetHalfWay(TaskCounts):
+    """Counters that a reader meets when a task was counted and not yet announced, and then once more."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.announce: Callable[[], None] = lambda: None
+        self._readings = 0
+
+    def read(self) -> CountsView:
+        self._readings += 1
+        if self._readings == 1:
+            self.accept(0)
+        elif self._readings == 2:
+            self.announce()
+        return super().read()
+
+
+def test_a_reader_that_meets_a_transition_half_way_reads_again() -> None:
+    counts = MetHalfWay()
+    ring = EventRing(counts)
+    event = TaskEvent(1, EventKind.SUBMITTED, 0.0, record(), ACCEPTED, NO_PROGRESS, None)
+    counts.announce = lambda: ring.on_event(event)
+    sequence, view = ring.counted()
+    assert (sequence, view.total) == (1, 1)
 
 
 def test_what_is_overwritten_is_gone_and_the_rest_is_there() -> None:
