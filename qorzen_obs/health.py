@@ -47,7 +47,7 @@ class CheckDefinition:
     name: str | None = None  #: in probes, /health and metrics; the function's own when None
     critical: bool = False  #: the service is not ready while it fails; else /health warns
     timeout: float = 1.0  #: seconds after which it has failed, whatever it does
-    max_age: float = 5.0  #: seconds from the start of a run in which its result is used again
+    max_age: float = 5.0  #: seconds in which a result is used again before the next run
 
 
 class CheckOptions(TypedDict, total=False):
@@ -147,7 +147,10 @@ class UserCheck:
         with self._lock:
             last = self._run
             if last is not None:
-                if last.result is None or self._clock.monotonic() - last.began < self.max_age:
+                if last.result is None:
+                    return
+                ended = last.began + last.result.seconds
+                if self._clock.monotonic() - ended < self.max_age:
                     return
                 self._before = last.result
             run = self._run = _Run(self._clock)

@@ -8,6 +8,7 @@ from tests.benchmarks import (
     scheduler_cost,
     scrape_lag,
     task_cost,
+    wedged,
 )
 
 if __name__ == "__main__":  # the pools that stand beside ours import this module in their processes
@@ -18,6 +19,8 @@ if __name__ == "__main__":  # the pools that stand beside ours import this modul
     metrics_cost.main()
     print()
     scrape_lag.main()
+    print()
+    wedged.main()
     print()
     bad_collector.main()
     print()
