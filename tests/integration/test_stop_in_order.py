@@ -56,7 +56,20 @@ async def drains():
     while not Path("go").exists():
         await asyncio.sleep(0.01)
 """
+EXECUTOR = """
+import asyncio, math, threading
+from qorzen_obs import task
+
+def never_ends():
+    print("begun", flush=True)
+    threading.Event().wait()
+
+@task(at_start=True, timeout=math.inf)
+async def takes_all_threads():
+    await asyncio.gather(*(asyncio.to_thread(never_ends) for _ in range(40)))
+"""
 MODULES = {
+    "executor.py": EXECUTOR,
     "idle.py": TASKS.format(name="short", body=""),
     "busy.py": TASKS.format(name="long", body="await asyncio.Event().wait()"),
     "stuck_thread.py": THREAD.format(engine="thread"),
@@ -130,6 +143,18 @@ def test_f3_it_stops_in_order(
 
     states = [line["state"] for line in service.log() if line["event"] == "manager.state"]
     assert states == ["ready", "draining", "stopped"]
+
+
+def test_f3_a_thread_that_asyncio_waits_for_is_named_and_keeps_the_process_no_longer(tmp_path: Path) -> None:
+    with Running("serve", "executor", cwd=write_files(tmp_path, MODULES), variables=GRACES) as service:
+        service.line("begun")
+        service.signal(signal.SIGTERM)
+        assert service.wait(20) == 1
+
+    assert '"state":"stopped"' in service.errors()  # all that is the service's own ended in order
+    assert "Timeout" in service.errors()
+    assert "in never_ends\n" in service.errors()
+    assert "shutdown_default_executor" in service.errors(), "what waits for them"
 
 
 def test_f3_while_it_drains_it_is_alive_and_not_ready_refuses_work_and_lets_its_tasks_end(
