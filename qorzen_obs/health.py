@@ -126,6 +126,7 @@ class UserCheck:
         work_loop: Callable[[], asyncio.AbstractEventLoop | None],
         clock: Clock,
         redact: Callable[[str, int], str],
+        on_change: Callable[[str, CheckResult], None],
     ) -> None:
         traits = traits_of(func)
         self.func = func
@@ -137,6 +138,8 @@ class UserCheck:
         self._work_loop = work_loop
         self._clock = clock
         self._redact = redact
+        self._on_change = on_change
+        self._passes = True  # what was told
         self._lock = threading.Lock()
         self._run: _Run | None = None  # the last that began
         self._before: CheckResult | None = None  # of the run before it
@@ -173,6 +176,9 @@ class UserCheck:
                 await asyncio.wrap_future(run.ended)
         except TimeoutError:
             run.overdue = True
+            result = self.result()
+            if result is not None:
+                self._tell(result)
 
     def result(self) -> CheckResult | None:
         """Return what is known: of the last run, or of the one before while that has time left; None at first."""
@@ -232,10 +238,23 @@ class UserCheck:
         line = "".join(character if character.isprintable() else " " for character in shown)
         run.result = CheckResult(passed, line, seconds, run.at)
         run.ended.set_result(None)
+        self._tell(run.result)
+
+    def _tell(self, result: CheckResult) -> None:
+        with self._lock:
+            changed, self._passes = result.passed is not self._passes, result.passed
+        if changed:
+            self._on_change(self.name, result)
 
 
 class HealthChecks:
-    """`manager.health`: the checks of the program's own, by name. From any thread."""
+    """`manager.health`: the checks of the program's own, by name. From any thread.
+
+    Args:
+        work_loop: where coroutine functions run; None while there is none.
+        redact: what each text of a check goes through before it leaves, with the number of characters to keep.
+        on_change: is told when a check begins to fail and when it passes again; from any thread.
+    """
 
     def __init__(
         self,
@@ -243,9 +262,14 @@ class HealthChecks:
         *,
         clock: Clock | None = None,
         redact: Callable[[str, int], str] = lambda text, limit: text[:limit],
+        on_change: Callable[[str, CheckResult], None] = lambda name, result: None,
     ) -> None:
         self._make = functools.partial(
-            UserCheck, work_loop=work_loop, clock=clock or SystemClock(), redact=redact
+            UserCheck,
+            work_loop=work_loop,
+            clock=clock or SystemClock(),
+            redact=redact,
+            on_change=on_change,
         )
         self.stopping = False  #: the process was told to stop, of which the work loop may not have heard yet
         self._checks: dict[str, UserCheck] = {}

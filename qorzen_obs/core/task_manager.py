@@ -55,7 +55,7 @@ from qorzen_obs.errors import (
     TaskQueueFullError,
     TaskTimeoutError,
 )
-from qorzen_obs.health import HealthChecks
+from qorzen_obs.health import CheckResult, HealthChecks
 from qorzen_obs.history.memory import MemoryHistory
 from qorzen_obs.ledger import Ledger, Meter, Seconds
 from qorzen_obs.record import ACCEPTED, Ask, Attempt, TaskEvent, TaskRecord, TaskState
@@ -160,7 +160,12 @@ class TaskManager(QorzenManager):
         self.task_lines = TaskLines(
             self._telemetry.settings.keep_log_lines_per_task, self._telemetry.settings.keep_log_lines
         )
-        self.health = HealthChecks(lambda: self.loop, clock=self._clock, redact=self.redactor.head)
+        self.health = HealthChecks(
+            lambda: self.loop,
+            clock=self._clock,
+            redact=self.redactor.head,
+            on_change=self._health_check_changed,
+        )
         self.counts = TaskCounts()
         self.metrics = TaskMetrics(
             self, self._telemetry.exemplars, time_ledger=self._ledger_clock is not None
@@ -410,6 +415,17 @@ class TaskManager(QorzenManager):
             except Exception as error:
                 problem = f"config_manager failed with {type(error).__name__}: {error}"
                 raise ManagerShutdownError(self.name, problem) from error
+
+    def _health_check_changed(self, check: str, result: CheckResult) -> None:
+        write = self._logger.info if result.passed else self._logger.warning
+        self._say(
+            write,
+            names.LOG_HEALTH_CHECK,
+            check=check,
+            passed=result.passed,
+            output=result.output,
+            seconds=round(result.seconds, 6),
+        )
 
     def _say(self, write: Callable[..., object], event: str, **fields: object) -> None:
         """Write a line of the manager's own; a logger that fails is counted, and stops nothing."""
