@@ -32,6 +32,7 @@ from qorzen_obs.core.deadlines import Deadlines
 from qorzen_obs.core.decision import TASK_DEADLINE, Decision, shown_text
 from qorzen_obs.core.event_feed import EventFeed
 from qorzen_obs.core.from_thread import FromThread
+from qorzen_obs.core.health_checks import CheckResult, HealthChecks
 from qorzen_obs.core.remote import RemoteTelemetry
 from qorzen_obs.core.runner import Runner
 from qorzen_obs.core.waiting import Waiting
@@ -55,7 +56,6 @@ from qorzen_obs.errors import (
     TaskQueueFullError,
     TaskTimeoutError,
 )
-from qorzen_obs.health import CheckResult, HealthChecks
 from qorzen_obs.history.memory import MemoryHistory
 from qorzen_obs.ledger import Ledger, Meter, Seconds
 from qorzen_obs.record import ACCEPTED, Ask, Attempt, TaskEvent, TaskRecord, TaskState

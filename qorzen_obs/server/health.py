@@ -18,7 +18,7 @@ from aiohttp import web
 from prometheus_client import Metric
 from prometheus_client.registry import Collector
 
-from qorzen_obs.health import UserCheck
+from qorzen_obs.core.health_checks import UserCheck
 from qorzen_obs.server.documents import json_response, now, timestamp
 from qorzen_obs.server.problems import ProblemError
 from qorzen_obs.server.routes import Access, Handler, Route

@@ -13,7 +13,7 @@ from typing import Any, Final, Protocol
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 
-from qorzen_obs.health import HealthChecks
+from qorzen_obs.core.health_checks import HealthChecks
 from qorzen_obs.record import TaskRecord
 from qorzen_obs.scheduling.scheduler import Explanation
 from qorzen_obs.settings import HealthSettings

@@ -16,8 +16,8 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from qorzen_obs import TaskManager, health_check
+from qorzen_obs.core.health_checks import MAX_CHECKS, HealthChecks
 from qorzen_obs.errors import InvalidHealthCheckError
-from qorzen_obs.health import MAX_CHECKS, HealthChecks
 from qorzen_obs.server.app import OpsPlane
 from qorzen_obs.server.health import HealthCollector
 from qorzen_obs.settings import HealthSettings
