@@ -103,10 +103,11 @@ class UserCheck:
         if self._is_async:
             self._begin_on_loop(run)
         else:
-            thread = threading.Thread(
-                target=self._run_in_thread, args=(run,), name=f"qorzen-check-{self.name}", daemon=True
-            )
-            thread.start()
+            name = f"qorzen-check-{self.name}"
+            try:
+                threading.Thread(target=self._run_in_thread, args=(run,), name=name, daemon=True).start()
+            except RuntimeError as error:  # the system has no more
+                self._end(run, False, str(error))
 
     async def refresh(self) -> None:
         """See that `result` is not too old; returns by the timeout, whatever the check does."""
@@ -114,31 +115,32 @@ class UserCheck:
         run = self._run
         assert run is not None, "one has begun"
         left = run.began + self.timeout - self._clock.monotonic()
-        try:
-            async with asyncio.timeout(max(0.0, left)):
-                await asyncio.wrap_future(run.ended)
-        except TimeoutError:
+        if run.result is None and left > 0:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(left):
+                    await asyncio.wrap_future(run.ended)
+        if run.result is None:
             run.overdue = True
-            result = self.result()
-            if result is not None:
-                self._tell(result)
+            self._tell(self._overdue(run))
 
     def result(self) -> CheckResult | None:
         """Return what is known: of the last run, or of the one before while that has time left; None at first."""
         run = self._run
         if run is None or run.result is not None:
             return None if run is None else run.result
-        seconds = self._clock.monotonic() - run.began
-        if not run.overdue and seconds < self.timeout:
-            return self._before
-        problem = f"did not end within {self.timeout:g} s and still runs, after {seconds:.1f} s"
-        return CheckResult(False, problem, seconds, run.at)
+        is_overdue = run.overdue or self._clock.monotonic() - run.began >= self.timeout
+        return self._overdue(run) if is_overdue else self._before
 
     def cancel(self) -> asyncio.Task[None] | None:
         """Ask a run on the work loop to stop and return it; on that loop."""
         if self._task is not None:
             self._task.cancel()
         return self._task
+
+    def _overdue(self, run: _Run) -> CheckResult:
+        seconds = self._clock.monotonic() - run.began
+        problem = f"did not end within {self.timeout:g} s and still runs, after {seconds:.1f} s"
+        return CheckResult(False, problem, seconds, run.at)
 
     def _begin_on_loop(self, run: _Run) -> None:
         loop = self._work_loop()
