@@ -33,6 +33,7 @@ from qorzen_obs.core.decision import TASK_DEADLINE, Decision, shown_text
 from qorzen_obs.core.event_feed import EventFeed
 from qorzen_obs.core.event_ring import EventRing
 from qorzen_obs.core.from_thread import FromThread
+from qorzen_obs.core.health_checks import CheckResult, HealthChecks
 from qorzen_obs.core.idempotency import IdempotencyKeys, Submission
 from qorzen_obs.core.remote import RemoteTelemetry
 from qorzen_obs.core.runner import Runner
@@ -58,7 +59,6 @@ from qorzen_obs.errors import (
     TaskQueueFullError,
     TaskTimeoutError,
 )
-from qorzen_obs.health import HealthChecks
 from qorzen_obs.history.memory import MemoryHistory
 from qorzen_obs.ledger import Ledger, Meter, Seconds
 from qorzen_obs.record import ACCEPTED, Ask, Attempt, Rerun, TaskEvent, TaskRecord, TaskState
@@ -164,7 +164,12 @@ class TaskManager(QorzenManager):
         self.task_lines = TaskLines(
             self._telemetry.settings.keep_log_lines_per_task, self._telemetry.settings.keep_log_lines
         )
-        self.health = HealthChecks(lambda: self.loop, clock=self._clock, redact=self.redactor.head)
+        self.health = HealthChecks(
+            lambda: self.loop,
+            clock=self._clock,
+            redact=self.redactor.head,
+            on_change=self._health_check_changed,
+        )
         self.counts = TaskCounts()
         self.event_ring = EventRing(self.counts)
         self.metrics = TaskMetrics(
@@ -422,6 +427,17 @@ class TaskManager(QorzenManager):
             except Exception as error:
                 problem = f"config_manager failed with {type(error).__name__}: {error}"
                 raise ManagerShutdownError(self.name, problem) from error
+
+    def _health_check_changed(self, check: str, result: CheckResult) -> None:
+        write = self._logger.info if result.passed else self._logger.warning
+        self._say(
+            write,
+            names.LOG_HEALTH_CHECK,
+            check=check,
+            passed=result.passed,
+            output=result.output,
+            seconds=round(result.seconds, 6),
+        )
 
     def _say(self, write: Callable[..., object], event: str, **fields: object) -> None:
         """Write a line of the manager's own; a logger that fails is counted, and stops nothing."""
