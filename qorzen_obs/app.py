@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -18,6 +19,7 @@ from qorzen_obs.core.task_manager import TaskManager
 from qorzen_obs.registry import TaskRegistry
 from qorzen_obs.server.app import OpsPlane
 from qorzen_obs.server.health import HealthCollector
+from qorzen_obs.server.in_thread import run_in_daemon_thread
 from qorzen_obs.server.stream import StreamCollector
 from qorzen_obs.settings import Settings, load_settings
 from qorzen_obs.telemetry.export import TracingMetrics
@@ -145,10 +147,14 @@ class Service:
     async def _flush(self) -> None:
         """Send what waits, spans and log lines side by side, for a second at most. Again, it finds nothing to send."""
         logs = self.loggers.stream.export
-        flushes = [asyncio.to_thread(self.tracing.shutdown, _FLUSH_SECONDS)]
-        if logs is not None:
-            flushes.append(asyncio.to_thread(logs.shutdown, _FLUSH_SECONDS))
-        await asyncio.gather(*flushes)
+        shutdowns = [self.tracing.shutdown] if logs is None else [self.tracing.shutdown, logs.shutdown]
+        # In threads of their own: those of asyncio's pool may all be held by the program.
+        await asyncio.gather(
+            *(
+                run_in_daemon_thread(functools.partial(shutdown, _FLUSH_SECONDS), name="qorzen-flush")
+                for shutdown in shutdowns
+            )
+        )
 
     def _collect_process(self) -> None:
         ProcessCollector(registry=self.registry)

@@ -65,7 +65,7 @@ class StopSignals:
     """SIGINT and SIGTERM as events: the first asks to stop, the second to stop at once.
 
     A context manager for the main thread, on a running loop. Each signal also sets a watchdog, which writes the stacks
-    of all threads and asyncio tasks and ends the process with status 1 when it has not stopped by then. So these are
+    of all threads and asyncio tasks and ends the process with status 1 when it is still there by then. So these are
     plain signal handlers: the loop's own would wait as long as a task holds the loop.
     """
 
@@ -73,7 +73,7 @@ class StopSignals:
         self._gil_watch = gil_watch  # whose handlers belong to the main thread, as these do
         self.asked = asyncio.Event()
         self.asked_again = asyncio.Event()
-        self.when_asked: Callable[[], object] = lambda: None  #: called in the signal's handler, once
+        self.when_asked: Callable[[], object] = lambda: None  #: called in the signals' handler
         self._patience = [settings.shutdown_grace_seconds, settings.cancel_grace_seconds]
         self._events = [self.asked, self.asked_again]
         self._loop = asyncio.get_running_loop()
@@ -92,7 +92,7 @@ class StopSignals:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._gil_watch.close()
-        self._end.call_off()
+        self._end.close()
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self._events:
@@ -111,6 +111,7 @@ class _EndTimer:
 
     def __init__(self, loop: asyncio.AbstractEventLoop | None = None) -> None:
         self._loop = loop
+        self._at = math.inf  # monotonic
         self._ends: SimpleQueue[float] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="qorzen-end", daemon=True)
         self._armed = False
@@ -122,17 +123,19 @@ class _EndTimer:
     def come_in(self, seconds: float) -> None:
         """End the process in `seconds`; another call moves the end. From a signal's handler on the main thread."""
         seconds = min(seconds, _LONGEST_WATCH_SECONDS)
-        self._ends.put(time.monotonic() + seconds - _WRITING_SECONDS)
+        self._at = time.monotonic() + seconds
+        self._ends.put(self._at - _WRITING_SECONDS)
         if self._armed or _may_set_alarm():
             self._armed = True
             signal.setitimer(signal.ITIMER_REAL, seconds)
 
-    def call_off(self) -> None:
-        """Let the process live; returns when the thread has ended."""
-        if self._armed:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-        self._ends.put(math.inf)
-        self._thread.join(_WRITING_SECONDS)
+    def close(self) -> None:
+        """Let the process live, or where its end was set: have it exit soon, which a thread of its own may hinder."""
+        if self._at < math.inf:
+            self.come_in(min(STOP_SECONDS, max(_WRITING_SECONDS, self._at - time.monotonic())))
+        else:
+            self._ends.put(math.inf)
+            self._thread.join(_WRITING_SECONDS)
 
     def _run(self) -> None:
         end: float | None = None

@@ -10,8 +10,9 @@ from pathlib import Path
 from types import ModuleType
 
 from qorzen_obs.app import Service
+from qorzen_obs.core.health_checks import HealthChecks
 from qorzen_obs.errors import InvalidHealthCheckError, InvalidTaskError, QorzenError
-from qorzen_obs.health import HealthChecks, checks_in
+from qorzen_obs.health import checks_in
 from qorzen_obs.host import StopSignals, hosted, set_up_process, stop_message
 from qorzen_obs.registry import TaskRegistry
 from qorzen_obs.settings import Settings

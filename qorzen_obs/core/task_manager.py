@@ -33,6 +33,7 @@ from qorzen_obs.core.decision import TASK_DEADLINE, Decision, shown_text
 from qorzen_obs.core.event_feed import EventFeed
 from qorzen_obs.core.event_ring import EventRing
 from qorzen_obs.core.from_thread import FromThread
+from qorzen_obs.core.health_checks import CheckResult, HealthChecks
 from qorzen_obs.core.idempotency import IdempotencyKeys, Submission
 from qorzen_obs.core.remote import RemoteTelemetry
 from qorzen_obs.core.runner import Runner
@@ -58,7 +59,6 @@ from qorzen_obs.errors import (
     TaskQueueFullError,
     TaskTimeoutError,
 )
-from qorzen_obs.health import HealthChecks
 from qorzen_obs.history.memory import MemoryHistory
 from qorzen_obs.ledger import Ledger, Meter, Seconds
 from qorzen_obs.record import ACCEPTED, Ask, Attempt, Rerun, TaskEvent, TaskRecord, TaskState
@@ -164,7 +164,12 @@ class TaskManager(QorzenManager):
         self.task_lines = TaskLines(
             self._telemetry.settings.keep_log_lines_per_task, self._telemetry.settings.keep_log_lines
         )
-        self.health = HealthChecks(lambda: self.loop, clock=self._clock, redact=self.redactor.head)
+        self.health = HealthChecks(
+            lambda: self.loop,
+            clock=self._clock,
+            redact=self.redactor.head,
+            on_change=self._health_check_changed,
+        )
         self.counts = TaskCounts()
         self.event_ring = EventRing(self.counts)
         self.metrics = TaskMetrics(
@@ -350,6 +355,9 @@ class TaskManager(QorzenManager):
         self._scheduler.ageing_seconds = settings.ageing_seconds
         self._history.keep = settings.keep_completed_tasks
         self._history.shrink()
+        if not settings.keep_arguments:
+            for record in self._history.records():
+                record.release()
         self._dispatch()
 
     async def shutdown(self, *, grace_seconds: float | None = None) -> None:
@@ -419,6 +427,17 @@ class TaskManager(QorzenManager):
             except Exception as error:
                 problem = f"config_manager failed with {type(error).__name__}: {error}"
                 raise ManagerShutdownError(self.name, problem) from error
+
+    def _health_check_changed(self, check: str, result: CheckResult) -> None:
+        write = self._logger.info if result.passed else self._logger.warning
+        self._say(
+            write,
+            names.LOG_HEALTH_CHECK,
+            check=check,
+            passed=result.passed,
+            output=result.output,
+            seconds=round(result.seconds, 6),
+        )
 
     def _say(self, write: Callable[..., object], event: str, **fields: object) -> None:
         """Write a line of the manager's own; a logger that fails is counted, and stops nothing."""
@@ -1098,7 +1117,8 @@ class TaskManager(QorzenManager):
         return {state.value: state is self._state for state in ManagerState}
 
     def _forget(self, record: TaskRecord) -> None:
-        record.release()
+        if record.func is not None:
+            record.release()
         self._keys.forget(record.task_id)
         self.task_lines.forget(record.task_id)
         if record.plugin_id is not None:
@@ -1189,21 +1209,11 @@ class TaskManager(QorzenManager):
         record = self._live.get(task_id) or self._history.record(task_id)
         if record is None and self._history.info(task_id) is None:
             raise TaskNotFoundError(task_id)
-        if record is None:
-            raise TaskNotRerunnableError(
-                task_id, "only its outline is kept; submit it anew, and see tasks.keep_completed_tasks"
-            )
-        state = record.state
-        if not state.status.final:
-            problem = f"it is {state.status.value}; wait for its end, or cancel it first"
+        problem = self._why_not_again(record)
+        if problem is not None:
             raise TaskNotRerunnableError(task_id, problem)
-        if state.status is TaskStatus.COMPLETED:
-            raise TaskNotRerunnableError(task_id, "it completed; submit it anew")
-        if any(zombie.record is record for zombie in self._zombies):
-            raise TaskNotRerunnableError(task_id, "its code would not stop and still runs; wait for its end")
-        if record.func is None:
-            problem = "tasks.keep_arguments was off when it ended; submit it anew"
-            raise TaskNotRerunnableError(task_id, problem)
+        assert record is not None
+        assert record.func is not None
         again = await self._submit(
             record.func,
             record.args,
@@ -1215,9 +1225,23 @@ class TaskManager(QorzenManager):
             metadata=record.metadata,
             timeout=float("inf") if record.timeout is None else record.timeout,
             cancellable=record.cancellable,
-            rerun=Rerun(task_id, state.span),
+            rerun=Rerun(task_id, record.state.span),
         )
         return again.task_id
+
+    def _why_not_again(self, record: TaskRecord | None) -> str | None:
+        if record is None:
+            return "only its outline is kept; submit it anew, and see tasks.keep_completed_tasks"
+        status = record.state.status
+        if not status.final:
+            return f"it is {status.value}; wait for its end, or cancel it first"
+        if status is TaskStatus.COMPLETED:
+            return "it completed; submit it anew"
+        if any(zombie.record is record for zombie in self._zombies):
+            return "its code would not stop and still runs; wait for its end"
+        if record.func is None:
+            return "its arguments were not kept, see tasks.keep_arguments; submit it anew"
+        return None
 
 
 _DEFAULT_ENGINES: Final = {TaskCategory.IO: EngineKind.IO, TaskCategory.UI: EngineKind.MAIN}

@@ -69,9 +69,7 @@ class Scheduler(Generic[S]):
 
     def __init__(self, limits: Limits, *, ageing_seconds: float) -> None:
         self.limits = limits
-        self.paused: frozenset[TaskCategory] = (
-            frozenset()
-        )  #: categories whose tasks do not start; replaced whole
+        self.paused: frozenset[TaskCategory] = frozenset()  #: no task of these starts; replaced whole
         self._ageing_seconds = ageing_seconds
         self.lent: Counter[EngineKind] = Counter()
         self._groups: dict[_Kind, _Group[S]] = {}  # none of them empty

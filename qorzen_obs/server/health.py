@@ -19,7 +19,7 @@ from msgspec import Struct
 from prometheus_client import Metric
 from prometheus_client.registry import Collector
 
-from qorzen_obs.health import UserCheck
+from qorzen_obs.core.health_checks import UserCheck
 from qorzen_obs.server.documents import Moment, json_response, now, timestamp
 from qorzen_obs.server.problems import ProblemError, problem
 from qorzen_obs.server.routes import Access, Answer, Handler, Parameter, Route

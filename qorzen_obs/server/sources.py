@@ -14,8 +14,8 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry
 
 from qorzen_obs.core.event_ring import EventRing
+from qorzen_obs.core.health_checks import HealthChecks
 from qorzen_obs.core.idempotency import Submission
-from qorzen_obs.health import HealthChecks
 from qorzen_obs.record import TaskRecord
 from qorzen_obs.scheduling.scheduler import Explanation
 from qorzen_obs.settings import HealthSettings

@@ -17,9 +17,7 @@ import msgspec
 from aiohttp import hdrs, web
 from msgspec import Meta, Struct
 from opentelemetry import context as otel_context
-from opentelemetry.baggage.propagation import W3CBaggagePropagator
 from opentelemetry.context import Context
-from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from qorzen_obs.core.idempotency import MAX_KEY_LENGTH
 from qorzen_obs.core.idempotency import Submission as Accepted
@@ -35,6 +33,7 @@ from qorzen_obs.errors import (
 from qorzen_obs.registry import parse_priority
 from qorzen_obs.server.arguments import UnreadableHintsError
 from qorzen_obs.server.body import read_body, unprocessable
+from qorzen_obs.server.caller import caller_of
 from qorzen_obs.server.commands import busy, on_work_loop
 from qorzen_obs.server.documents import json_response
 from qorzen_obs.server.problems import ProblemError, problem
@@ -49,7 +48,6 @@ DRAINED_SECONDS: Final = 10
 """When to ask again while the service stops: another one may answer by then."""
 
 _TAKES: Final = {"metadata": f"takes an object of at most {MAX_METADATA_BYTES} bytes of JSON"}
-_PROPAGATORS: Final = (TraceContextTextMapPropagator(), W3CBaggagePropagator())
 
 IdempotencyKey = Annotated[str, Meta(min_length=1, max_length=MAX_KEY_LENGTH)]
 
@@ -89,7 +87,7 @@ async def submit_task(request: web.Request) -> web.Response:
     # A partial, since a task may have parameters that are named as the options of submit_task are.
     call = functools.partial(known.func, *args, **kwargs)
     key = _idempotency_key(request, submission)
-    command = _submit(request.app[MANAGER], call, submission, key, _caller(request))
+    command = _submit(request.app[MANAGER], call, submission, key, caller_of(request.headers))
     with _refusals_as_problems():
         accepted = await on_work_loop(request, command)
     return _accepted(request, accepted.task_id, HTTPStatus.ACCEPTED if accepted.first else HTTPStatus.OK)
@@ -100,7 +98,7 @@ async def rerun_task(request: web.Request) -> web.Response:
     manager, task_id = request.app[MANAGER], request.match_info["task_id"]
     with _refusals_as_problems():
         try:
-            again = await on_work_loop(request, _rerun(manager, task_id, _caller(request)))
+            again = await on_work_loop(request, _rerun(manager, task_id, caller_of(request.headers)))
         except TaskNotFoundError:
             raise ProblemError(HTTPStatus.NOT_FOUND, "no live, kept or remembered task has this id") from None
         except TaskNotRerunnableError as error:
@@ -177,19 +175,6 @@ def _accepted(request: web.Request, task_id: str, status: HTTPStatus) -> web.Res
     response = json_response(Submitted(task_id), status=status)
     response.headers[hdrs.LOCATION] = location_of(request, task_id)
     return response
-
-
-def _caller(request: web.Request) -> Context:
-    """Return the trace and the baggage that a request comes with, by the W3C's headers; what is malformed is none."""
-    carrier = {
-        name: request.headers.getall(name)
-        for name in ("traceparent", "tracestate", "baggage")
-        if name in request.headers
-    }
-    context = Context()
-    for propagator in _PROPAGATORS:
-        context = propagator.extract(carrier, context)
-    return context
 
 
 _TRACE_PARAMETERS: Final = (

@@ -91,7 +91,9 @@ async def busy(manager: TaskManager) -> AsyncIterator[None]:
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("with_token", [False, True], ids=["none", "control"])
-async def test_no_request_is_answered_by_what_is_not_documented(tmp_path: Path, with_token: bool) -> None:
+async def test_no_request_is_answered_by_what_is_not_documented(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, with_token: bool
+) -> None:
     registry = TaskRegistry()
     registry.add(add)
     registry.add(rest)
@@ -127,6 +129,7 @@ async def test_no_request_is_answered_by_what_is_not_documented(tmp_path: Path, 
             stderr=subprocess.STDOUT,
         )
         output, _ = await process.communicate()
+    assert not caplog.records, "a request has written into the log"
     report = output.decode()
     assert process.returncode == 0, report
     counted = re.search(r"(\d+) generated, (\d+) passed", report)

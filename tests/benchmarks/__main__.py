@@ -9,6 +9,7 @@ from tests.benchmarks import (
     scrape_lag,
     streams,
     task_cost,
+    wedged,
 )
 
 if __name__ == "__main__":  # the pools that stand beside ours import this module in their processes
@@ -21,6 +22,8 @@ if __name__ == "__main__":  # the pools that stand beside ours import this modul
     scrape_lag.main()
     print()
     streams.main()
+    print()
+    wedged.main()
     print()
     bad_collector.main()
     print()

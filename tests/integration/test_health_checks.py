@@ -16,12 +16,13 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from qorzen_obs import TaskManager, health_check
+from qorzen_obs.core.health_checks import MAX_CHECKS, HealthChecks
 from qorzen_obs.errors import InvalidHealthCheckError
-from qorzen_obs.health import MAX_CHECKS, HealthChecks
 from qorzen_obs.server.app import OpsPlane
 from qorzen_obs.server.health import HealthCollector
 from qorzen_obs.settings import HealthSettings
 from qorzen_obs.telemetry import names
+from qorzen_obs.testing import CapturedLogs, open_test_manager
 from tests.ops_plane import SaidManager, managing, serving
 from tests.program import Running, write_files
 from tests.support import PATIENCE_SECONDS, ThreadGate, metric, until
@@ -381,6 +382,46 @@ def test_a_name_that_is_taken_is_told_before_anything_starts(tmp_path: Path) -> 
             "Error: module 'checks' cannot be hosted: health check, name: two checks are named 'database'"
             in (service.errors())
         )
+
+
+async def test_a_check_that_begins_to_fail_and_one_that_passes_again_is_a_log_line_and_no_other_is() -> None:
+    logs, failing = CapturedLogs(), False
+
+    def flips() -> None:
+        if failing:
+            raise ConnectionError("no such host")
+
+    async with (
+        open_test_manager(logs=logs) as tasks,
+        serving(tasks) as plane,
+        aiohttp.ClientSession(plane.url) as session,
+    ):
+        tasks.health.add(flips, critical=True, max_age=0.1, timeout=PATIENCE_SECONDS)
+        for failing in (False, True, False):
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                for _ in range(2):
+                    while (await session.get("/readyz")).ok is failing:
+                        pass
+        await until(lambda: len(logs.of(names.LOG_HEALTH_CHECK)) == 2)
+    failed, passed = logs.of(names.LOG_HEALTH_CHECK)
+    assert (failed["level"], failed["check"], failed["output"]) == (
+        "warning",
+        "flips",
+        "ConnectionError: no such host",
+    )
+    assert (passed["level"], passed["passed"]) == ("info", True)
+
+
+async def test_a_check_that_hangs_is_a_log_line_while_it_does() -> None:
+    logs = CapturedLogs()
+    async with open_test_manager(logs=logs) as tasks, serving(tasks) as plane:
+        with ThreadGate() as gate:
+            tasks.health.add(gate, name="stuck", timeout=0.05)
+            async with aiohttp.ClientSession(plane.url) as session, session.get("/health"):
+                pass
+            (line,) = logs.of(names.LOG_HEALTH_CHECK)
+            assert line["output"].startswith("did not end within 0.05 s and still runs")
+            gate.open()
 
 
 async def test_a_slow_task_is_no_unhealthy_service(probed: Probed) -> None:

@@ -23,6 +23,7 @@ from qorzen_obs.settings import ServerSettings, Settings
 from qorzen_obs.tasks import TaskCategory, TaskPriority, TaskStatus
 from tests.ops_plane import SaidManager, exchange, managing, serving
 
+CANARY = "canary-5d0b"
 ALLOWED = ServerSettings(port=0, allow_submit=True)
 
 
@@ -50,6 +51,11 @@ async def fail() -> None:
     raise ValueError("as it always does")
 
 
+@task(name="log in")
+async def log_in(password: str, more: dict[str, str], salt: str = CANARY) -> str:
+    return password
+
+
 @task(name="not over HTTP")
 def call_back(callback: asyncio.Event) -> None: ...
 
@@ -57,7 +63,7 @@ def call_back(callback: asyncio.Event) -> None: ...
 @pytest.fixture
 def registry() -> TaskRegistry:
     registry = TaskRegistry()
-    for func in (double, wait, who_calls, fail, call_back):
+    for func in (double, wait, who_calls, fail, log_in, call_back):
         registry.add(func)
     return registry
 
@@ -317,6 +323,27 @@ async def test_a_service_without_its_work_loop_says_so(
             assert (status, headers["Retry-After"]) == (503, "1"), path
 
 
+async def test_t7_what_a_task_was_submitted_with_is_shown_nowhere(
+    session: aiohttp.ClientSession, manager: TaskManager, plane: OpsPlane
+) -> None:
+    body = {
+        "task": "log in",
+        "args": [CANARY],
+        "kwargs": {"more": {CANARY: CANARY}},
+        "metadata": {"password": CANARY},
+        "idempotency_key": CANARY,
+    }
+    status, document, _ = await post(session, f"{plane.url}/api/tasks", body)
+    assert status == 202
+    assert (await manager.wait_for_task(document["task_id"])).result == CANARY
+    task = f"/api/tasks/{document['task_id']}"
+    shown = ["/api/tasks", task, f"{task}/logs", f"{task}/why", f"{task}/trace", "/api/registry"]
+    for path in (*shown, "/api/traces", "/status", "/metrics", "/openapi.json"):
+        async with session.get(plane.url + path) as response:
+            assert response.status == 200, path
+            assert CANARY not in (await response.text()), path
+
+
 # ---------------------------------------------------------------------------- what can be submitted
 
 
@@ -329,11 +356,12 @@ async def test_the_registry_tells_what_each_task_takes(
     assert [item["name"] for item in document["items"]] == [
         "double",
         "fail",
+        "log in",
         "not over HTTP",
         "wait",
         "who calls",
     ]
-    double, _, closed, wait, _ = document["items"]
+    double, _, _, closed, wait, _ = document["items"]
     assert double["description"] == "Double a number."
     assert (double["category"], double["priority"], double["engine"]) == ("io", "high", None)
     assert double["positional"] == ["value"]
