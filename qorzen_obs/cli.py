@@ -16,7 +16,7 @@ import click
 from qorzen_obs.client import DEFAULT_URL, Client, ClientError
 from qorzen_obs.demo.rounds import Workload, run_demo, standard_library
 from qorzen_obs.errors import ManagerInitializationError, SettingsError
-from qorzen_obs.serve import BrokenModuleError, UnusableModuleError, load_tasks, serve
+from qorzen_obs.serve import BrokenModuleError, UnusableModuleError, load_checks, load_tasks, serve
 from qorzen_obs.settings import Settings, load_settings
 
 T = TypeVar("T")
@@ -100,11 +100,12 @@ def serve_command(modules: tuple[str, ...], host: str | None, port: int | None, 
     settings = _settings(config, host, port, {})
     try:
         registry = load_tasks(modules)
+        checks = load_checks(modules)
     except UnusableModuleError as error:
         raise WrongUse(str(error)) from error
     except BrokenModuleError as error:
         raise click.ClickException(str(error)) from error
-    _run(serve(settings, registry, click.echo))
+    _run(serve(settings, registry, click.echo, checks))
 
 
 def client_options(command: F) -> F:
