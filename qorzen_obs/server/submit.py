@@ -7,11 +7,11 @@ crosses to the work loop.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from hashlib import sha256
 from http import HTTPStatus
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 import msgspec
 from aiohttp import hdrs, web
@@ -20,7 +20,6 @@ from opentelemetry import context as otel_context
 from opentelemetry.context import Context
 
 from qorzen_obs.core.idempotency import MAX_KEY_LENGTH
-from qorzen_obs.core.idempotency import Submission as Accepted
 from qorzen_obs.core.task_manager import MAX_METADATA_BYTES
 from qorzen_obs.errors import (
     IdempotencyConflictError,
@@ -38,11 +37,13 @@ from qorzen_obs.server.commands import busy, on_work_loop
 from qorzen_obs.server.documents import json_response
 from qorzen_obs.server.problems import ProblemError, problem
 from qorzen_obs.server.query import PriorityChoice
-from qorzen_obs.server.registry import ALLOW_SUBMIT, CATALOGUE
+from qorzen_obs.server.registry import ALLOW_SUBMIT, CATALOGUE, Catalogue
 from qorzen_obs.server.routes import Access, Answer, Parameter, Route
-from qorzen_obs.server.sources import MANAGER, ManagerSource
+from qorzen_obs.server.sources import MANAGER
 from qorzen_obs.server.tasks import UNKNOWN_TASK, location_of
 from qorzen_obs.tasks import TaskCategory
+
+T = TypeVar("T")
 
 DRAINED_SECONDS: Final = 10
 """When to ask again while the service stops: another one may answer by then."""
@@ -78,19 +79,20 @@ async def submit_task(request: web.Request) -> web.Response:
             HTTPStatus.FORBIDDEN, "submitting over HTTP is off; server.allow_submit switches it on"
         )
     submission = await read_body(request, Submission)
-    known = request.app[CATALOGUE].find(submission.task)
-    if known is None:
-        raise ProblemError(HTTPStatus.NOT_FOUND, "no task is registered by this name; see /api/registry")
-    if isinstance(known.arguments, UnreadableHintsError):
-        raise unprocessable("task", f"cannot be submitted over HTTP: {known.arguments}")
-    args, kwargs = known.arguments.bind(submission.args, submission.kwargs)
-    # A partial, since a task may have parameters that are named as the options of submit_task are.
-    call = functools.partial(known.func, *args, **kwargs)
+    manager, caller = request.app[MANAGER], caller_of(request.headers)
+    call = _call(request.app[CATALOGUE], submission)
+    submit = functools.partial(manager.submit_task, call, **_options(submission))
     key = _idempotency_key(request, submission)
-    command = _submit(request.app[MANAGER], call, submission, key, caller_of(request.headers))
     with _refusals_as_problems():
-        accepted = await on_work_loop(request, command)
-    return _accepted(request, accepted.task_id, HTTPStatus.ACCEPTED if accepted.first else HTTPStatus.OK)
+        if key is None:
+            task_id, first = await on_work_loop(request, _as_caller(caller, submit)), True
+        else:
+            digest = _digest(submission)  # here, and not on the work loop
+            once = functools.partial(
+                manager.submit_once, submit, name=submission.task, key=key, digest=digest
+            )
+            task_id, first = await on_work_loop(request, _as_caller(caller, once))
+    return _accepted(request, task_id, HTTPStatus.ACCEPTED if first else HTTPStatus.OK)
 
 
 async def rerun_task(request: web.Request) -> web.Response:
@@ -98,7 +100,8 @@ async def rerun_task(request: web.Request) -> web.Response:
     manager, task_id = request.app[MANAGER], request.match_info["task_id"]
     with _refusals_as_problems():
         try:
-            again = await on_work_loop(request, _rerun(manager, task_id, caller_of(request.headers)))
+            rerun = functools.partial(manager.rerun, task_id)
+            again = await on_work_loop(request, _as_caller(caller_of(request.headers), rerun))
         except TaskNotFoundError:
             raise ProblemError(HTTPStatus.NOT_FOUND, "no live, kept or remembered task has this id") from None
         except TaskNotRerunnableError as error:
@@ -107,34 +110,36 @@ async def rerun_task(request: web.Request) -> web.Response:
     return _accepted(request, again, HTTPStatus.ACCEPTED)
 
 
-async def _submit(
-    manager: ManagerSource,
-    call: functools.partial[Any],
-    submission: Submission,
-    key: str | None,
-    caller: Context,
-) -> Accepted:
-    otel_context.attach(caller)  # in this asyncio task's own context, which the submitted one takes over
-    options: dict[str, Any] = {}
+def _call(catalogue: Catalogue, submission: Submission) -> functools.partial[Any]:
+    """Return the task with its arguments, each as its type hint has it.
+
+    A partial, since a task may have parameters that are named as the options of submit_task are.
+    """
+    known = catalogue.find(submission.task)
+    if known is None:
+        raise ProblemError(HTTPStatus.NOT_FOUND, "no task is registered by this name; see /api/registry")
+    if isinstance(known.arguments, UnreadableHintsError):
+        raise unprocessable("task", f"cannot be submitted over HTTP: {known.arguments}")
+    args, kwargs = known.arguments.bind(submission.args, submission.kwargs)
+    return functools.partial(known.func, *args, **kwargs)
+
+
+def _options(submission: Submission) -> dict[str, Any]:
+    """Return what goes before the definition's own options."""
+    options: dict[str, Any] = {"metadata": submission.metadata or None}
+    if submission.timeout is not None:
+        options["timeout"] = float(submission.timeout)
     if submission.category is not None:
         options["category"] = submission.category.value  # CORE itself would mean the definition's
     if submission.priority is not None:
         options["priority"] = int(parse_priority(submission.priority))  # as would NORMAL
-    submit = functools.partial(
-        manager.submit_task,
-        call,
-        timeout=None if submission.timeout is None else float(submission.timeout),
-        metadata=submission.metadata or None,
-        **options,
-    )
-    if key is None:
-        return Accepted(await submit(), first=True)
-    return await manager.submit_once(submit, name=submission.task, key=key, digest=_digest(submission))
+    return options
 
 
-async def _rerun(manager: ManagerSource, task_id: str, caller: Context) -> str:
-    otel_context.attach(caller)  # as in _submit
-    return await manager.rerun(task_id)
+async def _as_caller(caller: Context, command: Callable[[], Awaitable[T]]) -> T:
+    """Run a command in the trace and with the baggage of who asks for it; a submitted task takes them over."""
+    otel_context.attach(caller)  # in the context of this asyncio task, which ends with it
+    return await command()
 
 
 def _idempotency_key(request: web.Request, submission: Submission) -> str | None:
