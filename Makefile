@@ -2,7 +2,7 @@
 # older than its lock file or pyproject.toml only when it has to be brought up to date.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo stack test lint format docs dashboards bench lock clean
+.PHONY: help demo stack test lint format docs dashboards bench baseline soak lock clean
 
 # $(call first,CANDIDATES,CONDITION) prints the first Python that runs (a shim may not), fits and can make
 # environments. The condition holds no comma.
@@ -57,6 +57,16 @@ docs: .venv/.dev ## write docs/metrics.md and docs/traces.md anew
 
 bench: .venv/.dev ## run the benchmarks
 	.venv/bin/python -m tests.benchmarks $(ARGS)
+
+baseline: .venv/.dev ## count the calls a task anew, on each supported Python that is here, and accept them
+	.venv/bin/python -m tests.performance --write
+	@set -e; for version in $(others); do $(MAKE) --no-print-directory baseline-$$version; done
+
+baseline-%: .venv-%/.dev
+	.venv-$*/bin/python -m tests.performance --write
+
+soak: .venv/.dev ## run everything at once for 30 minutes and see that nothing grows; ARGS=60 for so many seconds
+	.venv/bin/python -m tests.performance.soak $(ARGS)
 
 dashboards: .venv/.dev ## write the Grafana dashboards and the rules anew from their builders
 	.venv/bin/python -m dashboards

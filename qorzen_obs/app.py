@@ -106,7 +106,6 @@ class Service:
                 self.ops = OpsPlane(
                     self.tasks,
                     spans=self.tracing.store,
-                    lines=self.tasks.task_lines,
                     redactor=self.redactor,
                     settings=self.settings.server,
                     health=self.settings.health,

@@ -1,16 +1,15 @@
 """The exact task counters: the one set of cells that `status()` and the metrics both read.
 
-Only the work loop writes; any thread reads. A write marks itself by an odd version, so that a reader that met one
-half done reads again: what it returns was true at one moment.
+Only the work loop writes; any thread reads. What is counted are transitions, each by one number, so there is no
+moment at which a task has left one state and is in no other.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable
 from typing import Final, NamedTuple, TypeVar
 
-from qorzen_obs.tasks import TaskCategory, TaskPriority, TaskStatus
+from qorzen_obs.tasks import LEGAL_TRANSITIONS, TaskCategory, TaskPriority, TaskStatus
 
 K = TypeVar("K")
 
@@ -20,9 +19,14 @@ STATUSES: Final = tuple(TaskStatus)
 
 #: What a cell is for: the position in CELLS is the index that a task keeps for its counters.
 CELLS: Final = tuple((category, priority) for category in CATEGORIES for priority in PRIORITIES)
+CELL_LABELS: Final = tuple((category.value, priority.label) for category, priority in CELLS)
 CELL_OF: Final = {cell: index for index, cell in enumerate(CELLS)}
-_STATUS_OFFSET: Final = {status: index * len(CELLS) for index, status in enumerate(STATUSES)}
-_PENDING: Final = _STATUS_OFFSET[TaskStatus.PENDING]
+#: None is where a task comes from that is accepted, the first of them.
+_MOVES: Final[tuple[tuple[TaskStatus | None, TaskStatus], ...]] = (
+    (None, TaskStatus.PENDING),
+    *((before, after) for before, all_after in LEGAL_TRANSITIONS.items() for after in sorted(all_after)),
+)
+_OFFSET: Final = {move: index * len(CELLS) for index, move in enumerate(_MOVES)}
 
 
 class CountsView(NamedTuple):
@@ -51,43 +55,34 @@ class CountsView(NamedTuple):
 class TaskCounts:
     """How many tasks are in each state: pending and running are now, the final ones since the start."""
 
-    __slots__ = ("_cells", "_version")
+    __slots__ = ("_moves",)
 
     def __init__(self) -> None:
-        self._cells = [0] * (len(CELLS) * len(STATUSES))
-        self._version = 0
+        self._moves = [0] * (len(CELLS) * len(_MOVES))
 
     def accept(self, cell: int) -> None:
         """Count one more pending task."""
-        self._version += 1
-        self._cells[_PENDING + cell] += 1
-        self._version += 1
+        self._moves[cell] += 1
 
     def move(self, cell: int, before: TaskStatus, after: TaskStatus) -> None:
         """Count one transition."""
-        cells = self._cells
-        self._version += 1
-        cells[_STATUS_OFFSET[before] + cell] -= 1
-        cells[_STATUS_OFFSET[after] + cell] += 1
-        self._version += 1
+        self._moves[_OFFSET[before, after] + cell] += 1
 
     def get(self, status: TaskStatus) -> int:
-        """Return how many tasks have this status; for the work loop."""
-        start = _STATUS_OFFSET[status]
-        return sum(self._cells[start : start + len(CELLS)])
+        """Return how many tasks have this status; from any thread."""
+        return self.read().by_status()[status]
 
     def read(self) -> CountsView:
         """Return all counters as they were at one moment; from any thread."""
-        while True:
-            version = self._version
-            cells = list(self._cells)
-            if version == self._version and not version & 1:
-                break
-            time.sleep(0)  # the writer was interrupted within two assignments: let it go on
-        values = iter(cells)
-        return CountsView(
-            {(category, priority, s): next(values) for s in STATUSES for category, priority in CELLS}
-        )
+        moves = list(self._moves)  # one step of the interpreter
+        cells = {(category, priority, status): 0 for status in STATUSES for category, priority in CELLS}
+        for (before, after), offset in _OFFSET.items():
+            for (category, priority), n in zip(CELLS, moves[offset : offset + len(CELLS)], strict=True):
+                if n:
+                    cells[category, priority, after] += n
+                    if before is not None:
+                        cells[category, priority, before] -= n
+        return CountsView(cells)
 
 
 def _sums(keys: tuple[K, ...], pairs: Iterable[tuple[K, int]]) -> dict[K, int]:

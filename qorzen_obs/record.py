@@ -9,7 +9,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from contextvars import Context
-from dataclasses import dataclass
 from enum import Enum
 from math import inf
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
@@ -21,6 +20,8 @@ from qorzen_obs.ledger import Ledger, Meter, Seconds
 from qorzen_obs.registry import DefinitionLimit, TaskDefinition
 from qorzen_obs.tasks import (
     GUARANTEES,
+    PENDING,
+    RUNNING,
     EngineKind,
     EventKind,
     TaskCategory,
@@ -39,6 +40,19 @@ class Ask(Enum):
 
     CANCEL = "cancel"
     DEADLINE = "deadline"
+
+
+class Decision(NamedTuple):
+    """The end of an attempt. Fields as in TaskInfo."""
+
+    status: TaskStatus
+    result: object = None
+    error: str | None = None
+    error_type: str | None = None
+    traceback: str | None = None
+    exception: BaseException | None = None
+    cancel_reason: str | None = None
+    abandoned: bool = False
 
 
 class TaskState(NamedTuple):
@@ -60,8 +74,58 @@ class TaskState(NamedTuple):
     span: SpanContext | None = None  #: of the last attempt
     ledger: Ledger | None = None  #: None where the time ledger is off
 
+    def started(
+        self,
+        started_at: float,
+        queue_wait_seconds: float,
+        span: SpanContext | None,
+        ledger: Ledger | None,
+    ) -> TaskState:
+        """Return the state of a pending task whose next attempt begins."""
+        # By position: a NamedTuple's `_replace` takes as long as the rest of a start.
+        return TaskState(
+            RUNNING,
+            self.attempt + 1,
+            started_at,
+            None,
+            queue_wait_seconds,
+            None,
+            None,
+            None,
+            None,
+            None,
+            None,
+            None,
+            False,
+            span,
+            ledger,
+        )
 
-ACCEPTED: Final = TaskState(TaskStatus.PENDING)
+    def decided(
+        self, decision: Decision, completed_at: float, duration_seconds: float, ledger: Ledger | None
+    ) -> TaskState:
+        """Return the state of a running task whose attempt ends so."""
+        status, result, error, error_type, traceback, exception, cancel_reason, abandoned = decision
+        return TaskState(
+            status,
+            self.attempt,
+            self.started_at,
+            completed_at,
+            self.queue_wait_seconds,
+            duration_seconds,
+            error,
+            error_type,
+            traceback,
+            result,
+            exception,
+            cancel_reason,
+            abandoned,
+            self.span,
+            ledger,
+        )
+
+
+ACCEPTED: Final = TaskState(PENDING)
 NO_KWARGS: Final[dict[str, Any]] = {}  # shared, and never changed
 NO_PROGRESS: Final = TaskProgress()
 
@@ -93,6 +157,7 @@ class TaskRecord:
         "queue_entry",
         "sequence",
         "state",
+        "submitter",
         "task_id",
         "timeout",
         "waiters",
@@ -102,7 +167,6 @@ class TaskRecord:
     def __init__(
         self,
         task_id: str,
-        sequence: int,
         name: str,
         func: Callable[..., Any],
         args: tuple[Any, ...],
@@ -119,12 +183,15 @@ class TaskRecord:
         wants_progress: bool,
         engine: EngineKind,
         context: Context,
-        created_at: float,
-        eligible_at: float,
-        eligible_wall: float,
+        sequence: int = 0,
+        created_at: float = 0.0,
+        eligible_at: float = 0.0,
+        eligible_wall: float = 0.0,
     ) -> None:
         self.task_id = task_id
-        self.sequence = sequence  #: order of acceptance
+        self.sequence = (
+            sequence  #: order of acceptance, from 1; this and the times are set when it is accepted
+        )
         self.name = name
         self.func: Callable[..., Any] | None = (
             func  #: dropped, as args, kwargs and context, when the task ends
@@ -150,14 +217,14 @@ class TaskRecord:
         self.state = ACCEPTED
         self.progress = NO_PROGRESS
         self.attempt: Attempt | None = None
+        self.submitter: SpanContext | None = None  #: the span that it was submitted in, or its mark there
         self.queue_entry: list[Any] | None = None  #: the queue's handle while it is pending
         self.waiters: list[tuple[asyncio.Future[None], Wait | None]] | None = None
 
     @property
     def new_trace(self) -> bool:
         """Whether its spans start a trace of their own: where asked for, and for what does not start at once."""
-        definition = self.definition
-        return definition.new_trace or definition.delay > 0 or definition.run_at is not None
+        return self.definition.new_trace or self.definition.waits
 
     def release(self) -> None:
         """Let go of the callable and what it was given: nothing will run again."""
@@ -213,7 +280,7 @@ class TaskRecord:
         if state is not self.state or state.status.final or self.clock is None:
             return ledger.seconds
         now = self.clock()
-        if state.status is TaskStatus.PENDING:
+        if state.status is PENDING:
             waits = ledger.waiting(max(now, ledger.until), self.eligible_at, before=state.attempt)
             return ledger.plus(now, waits).seconds
         if attempt is None or attempt.meter is None:  # it starts or ends at this moment
@@ -238,7 +305,7 @@ class Attempt:
         "asked",
         "asked_at",
         "context",
-        "deadline_entry",
+        "deadline",
         "driver",
         "ended",
         "kwargs",
@@ -259,7 +326,15 @@ class Attempt:
         "waits",
     )
 
-    def __init__(self, record: TaskRecord, number: int, context: Context, manager: AttemptOwner) -> None:
+    def __init__(
+        self,
+        record: TaskRecord,
+        number: int,
+        context: Context,
+        manager: AttemptOwner,
+        started_at: float = 0.0,
+        started_wall: float = 0.0,
+    ) -> None:
         self.record = record
         self.number = number
         self.context = context
@@ -268,8 +343,8 @@ class Attempt:
         self.span: Span | None = None
         self.meter: Meter | None = None  #: None where the time ledger is off
         self.phases: Seconds = {}  #: where its time went, once it is settled
-        self.started_at = 0.0  #: monotonic
-        self.started_wall = 0.0  #: Unix seconds
+        self.started_at = started_at  #: monotonic
+        self.started_wall = started_wall  #: Unix seconds
         self.asked: Ask | None = None  #: the first ask wins
         self.asked_at = 0.0  #: monotonic
         self.reason: str | None = None
@@ -279,11 +354,11 @@ class Attempt:
         self.settled = False  #: how it ends is decided
         self.ended = False  #: its code has ended
         self.driver: Any = None  #: the engine's own handle; None until it has the attempt
-        self.deadline_entry: list[Any] | None = None
+        self.deadline: list[Any] | None = None  #: the entry by which it can be removed
         self.reported: tuple[float, str] | None = None  #: the newest progress
         self.reported_at = -inf  #: when progress last reached the record, monotonic
         self.progress_waits = False  #: `reported` is on its way to the record
-        self.waits: list[str] = []  #: the tasks that it waits for right now
+        self.waits: list[str] | tuple[()] = ()  #: the tasks that it waits for right now
         self._stop_event: threading.Event | None = None
         self._on_ask: Callable[[], object] | None = None
 
@@ -346,6 +421,11 @@ class Attempt:
         if self._on_ask is not None:
             self._on_ask()
 
+    def release(self) -> None:
+        """Let go of what runs it: its code has ended. Its context leads back to it, and would keep all of it alive."""
+        self.driver = None
+        self.context = Context()
+
     def when_asked(self, call: Callable[[], object] | None) -> None:
         """Call `call` when the attempt is asked to stop, at once if it was; None takes that back."""
         self._on_ask = call
@@ -363,19 +443,20 @@ class Wait:
         self.waits_for = waits_for
         self.resumed: asyncio.Future[None] | None = None  #: done when the task has its slot back
         self._over = False
-        attempt.waits.append(waits_for)
+        attempt.waits = [*attempt.waits, waits_for]
 
     def end(self) -> bool:
         """Note that it is over; return False when that was known."""
         if self._over:
             return False
         self._over = True
-        self.attempt.waits.remove(self.waits_for)
+        waits = list(self.attempt.waits)
+        waits.remove(self.waits_for)
+        self.attempt.waits = waits
         return True
 
 
-@dataclass(frozen=True, slots=True)
-class TaskEvent:
+class TaskEvent(NamedTuple):
     """One fact about one task, announced exactly once, in order of `sequence`."""
 
     sequence: int  #: rises by one with each event of a manager

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from types import FunctionType, ModuleType
+from types import CodeType, FunctionType, ModuleType
 from typing import Any, Final, TypedDict, TypeVar, Unpack, overload
 
 from qorzen_obs.errors import InvalidTaskError
@@ -51,6 +51,11 @@ class TaskDefinition:
     new_trace: bool = False  #: start a trace of its own, linked to the submitter's
     keep_trace: bool = False  #: keep its traces whatever the rate at which traces are sampled
     at_start: bool = False  #: `serve` submits it once, when the service has started
+
+    @property
+    def waits(self) -> bool:
+        """Whether a task of it may not start at once."""
+        return self.delay > 0 or self.run_at is not None
 
 
 NO_DEFINITION: Final = TaskDefinition()
@@ -159,12 +164,14 @@ def traits_of(func: Callable[..., Any]) -> CallableTraits:
     """
     if type(func) is FunctionType:  # the usual case, without inspect's 4 µs
         code = func.__code__
-        named = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
-        definition = _definition_of(func)
-        is_async = bool(code.co_flags & inspect.CO_COROUTINE) or inspect.iscoroutinefunction(func)
-        return CallableTraits(
-            definition.name or func.__qualname__, is_async, "progress_reporter" in named, definition
-        )
+        if func.__dict__:  # a definition, a mark, or what another decorator has left
+            return _traits_of_function(func)
+        known = _KNOWN.get(id(code))
+        if known is None or known[0] is not code or known[1].name != func.__qualname__:
+            if len(_KNOWN) >= _MAX_KNOWN:
+                _KNOWN.clear()
+            known = _KNOWN[id(code)] = (code, _traits_of_function(func))
+        return known[1]
     if not callable(func):
         raise InvalidTaskError(
             "func", f"{func!r} is not callable; pass a function and its arguments after it"
@@ -181,6 +188,21 @@ def traits_of(func: Callable[..., Any]) -> CallableTraits:
         getattr(type(inner), "__call__", None)  # noqa: B004 - not a test for being callable: the method is wanted
     )
     return CallableTraits(name, is_async, _has_parameter(func, "progress_reporter"), definition)
+
+
+#: Of functions without attributes, by the id of their code, which is held so that the id stays its own.
+_KNOWN: Final[dict[int, tuple[CodeType, CallableTraits]]] = {}
+_MAX_KNOWN: Final = 10_000
+
+
+def _traits_of_function(func: FunctionType) -> CallableTraits:
+    code = func.__code__
+    named = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+    definition = _definition_of(func)
+    is_async = bool(code.co_flags & inspect.CO_COROUTINE) or inspect.iscoroutinefunction(func)
+    return CallableTraits(
+        definition.name or func.__qualname__, is_async, "progress_reporter" in named, definition
+    )
 
 
 def _definition_of(func: object) -> TaskDefinition:

@@ -38,7 +38,10 @@ class TaskPriority(IntEnum):
     @property
     def label(self) -> str:
         """The name shown in labels, attributes, logs and JSON: low, normal, high, critical."""
-        return self.name.lower()
+        return _LABELS[self]
+
+
+_LABELS: Final = {priority: priority.name.lower() for priority in TaskPriority}
 
 
 class TaskStatus(str, Enum):
@@ -55,8 +58,17 @@ class TaskStatus(str, Enum):
     @property
     def final(self) -> bool:
         """Whether no transition leads out of this state."""
-        return not LEGAL_TRANSITIONS[self]
+        return self in FINAL
 
+
+# For what runs for each task: Python 3.11 takes 120 ns to find `TaskStatus.FAILED`, and 10 for one of these.
+PENDING: Final = TaskStatus.PENDING
+RUNNING: Final = TaskStatus.RUNNING
+COMPLETED: Final = TaskStatus.COMPLETED
+FAILED: Final = TaskStatus.FAILED
+CANCELLED: Final = TaskStatus.CANCELLED
+
+FINAL: Final = frozenset({COMPLETED, FAILED, CANCELLED})
 
 #: running -> pending is an attempt that will be retried, pending -> failed a deadline that passed before a start.
 LEGAL_TRANSITIONS: Final[Mapping[TaskStatus, frozenset[TaskStatus]]] = {
@@ -171,6 +183,9 @@ class TaskInfo:
         """Return a copy with these fields changed."""
         return dataclasses.replace(self, **changes)
 
+
+#: The events at which an attempt has ended, or a task without one.
+ATTEMPT_ENDS: Final = (EventKind.RETRYING, EventKind.COMPLETED, EventKind.FAILED, EventKind.CANCELLED)
 
 #: The event that announces each final status.
 ENDED: Final[Mapping[TaskStatus, EventKind]] = {

@@ -29,6 +29,7 @@ from qorzen_obs.telemetry.loop_monitor import Block
 from qorzen_obs.telemetry.parts import TelemetryParts
 from qorzen_obs.telemetry.setup import set_up_tracing
 from qorzen_obs.telemetry.span_store import SpanStore
+from qorzen_obs.telemetry.task_lines import KeptLines
 
 TOKEN = "a token of many characters"
 
@@ -142,6 +143,9 @@ class SaidManager:
     def stack_of(self, task_id: str) -> LiveStack | None:
         """There are no tasks."""
         raise TaskNotFoundError(task_id)
+
+    def log_of(self, task_id: str) -> KeptLines:
+        return KeptLines([], 0)
 
     def why_pending(self, task_id: str) -> Explanation | None:
         """There are no tasks."""

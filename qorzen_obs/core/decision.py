@@ -9,11 +9,15 @@ import traceback
 from asyncio import CancelledError
 from collections.abc import Coroutine
 from types import FrameType, TracebackType
-from typing import Final, NamedTuple
+from typing import Final
 
 from qorzen_obs.errors import FarTaskError, TaskCancelled, TaskLostError
-from qorzen_obs.record import Ask, Attempt
-from qorzen_obs.tasks import TIMEOUT, TaskStatus
+from qorzen_obs.record import Ask, Attempt, Decision
+from qorzen_obs.tasks import (
+    COMPLETED,
+    TIMEOUT,
+    TaskStatus,
+)
 from qorzen_obs.telemetry.redaction import Redactor
 
 #: The reason of an ask by the deadline of the whole task, not of one attempt.
@@ -24,19 +28,6 @@ _MAX_TRACEBACK: Final = 20_000
 _GENERATORS: Final = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
 _USUAL_REDACTOR: Final = Redactor()
 _YIELD: Final = dis.opmap["YIELD_VALUE"]
-
-
-class Decision(NamedTuple):
-    """The end of an attempt. Fields as in TaskInfo."""
-
-    status: TaskStatus
-    result: object = None
-    error: str | None = None
-    error_type: str | None = None
-    traceback: str | None = None
-    exception: BaseException | None = None
-    cancel_reason: str | None = None
-    abandoned: bool = False
 
 
 def decide(
@@ -54,7 +45,7 @@ def decide(
         if isinstance(value, Coroutine):
             value.close()
             return _failed(_forgotten_await(attempt), redactor)
-        return Decision(TaskStatus.COMPLETED, value)
+        return Decision(COMPLETED, value)
     if attempt.asked is Ask.CANCEL and isinstance(error, (CancelledError, TaskCancelled)):
         return Decision(TaskStatus.CANCELLED, cancel_reason=attempt.reason)
     return _failed(error, redactor)

@@ -28,24 +28,37 @@ class EventBusManager(QorzenManager):
         super().__init__("event_bus_manager")
         self._logger = logger
         self._subscribers: list[tuple[str, Subscriber]] = []
+        self._publishers: list[Callable[[bool], None]] = []
 
     async def initialize(self) -> None:
         self._become_ready()
 
     async def shutdown(self) -> None:
         self._subscribers.clear()
+        self._tell_publishers()
         self._become_stopped()
 
     def subscribe(self, event_type: str, subscriber: Subscriber) -> Callable[[], None]:
         """Await `subscriber(event)` for each event of this type, or of any with '*'; return what unsubscribes it."""
         entry = (event_type, subscriber)
         self._subscribers.append(entry)
+        self._tell_publishers()
 
         def unsubscribe() -> None:
             if entry in self._subscribers:
                 self._subscribers.remove(entry)
+                self._tell_publishers()
 
         return unsubscribe
+
+    def when_subscribed(self, tell: Callable[[bool], None]) -> None:
+        """Call `tell` with whether anybody subscribes, now and at each change: events need not be made for nobody."""
+        self._publishers.append(tell)
+        tell(bool(self._subscribers))
+
+    def _tell_publishers(self) -> None:
+        for tell in self._publishers:
+            tell(bool(self._subscribers))
 
     async def publish(self, *, event_type: str, source: str, payload: dict[str, Any]) -> None:
         """Deliver one event. A subscriber's exception is logged and goes no further."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter, deque
+from collections.abc import Callable
 from typing import Any, Final, Protocol
 
 from qorzen_obs.record import TaskEvent
@@ -36,6 +37,17 @@ class EventFeed:
         self._complained = False
         self._closing = False
         self._task: asyncio.Task[None] | None = None
+
+    def when_wanted(self, tell: Callable[[bool], None]) -> None:
+        """Call `tell(True)` when events are wanted, now or later, and `tell(False)` when no longer.
+
+        They always are on a bus that cannot say it.
+        """
+        when_subscribed = getattr(self._bus, "when_subscribed", None)
+        if when_subscribed is None:
+            tell(True)
+        else:
+            when_subscribed(tell)
 
     def start(self) -> None:
         """Begin to publish."""

@@ -10,6 +10,7 @@ import structlog
 from qorzen_obs.core.base import QorzenManager
 from qorzen_obs.telemetry.logs import LogStream
 from qorzen_obs.telemetry.redaction import Redactor
+from qorzen_obs.telemetry.task_log import StreamTaskLog
 
 
 class LoggerManager(QorzenManager):
@@ -40,3 +41,9 @@ class LoggerManager(QorzenManager):
         if self._users_first and structlog.is_configured():
             return structlog.get_logger(name)
         return self.stream.logger(name, self._level)
+
+    def task_log(self, name: str) -> StreamTaskLog | None:
+        """Return what takes the canonical lines of tasks in place of such a logger; None where that is the user's."""
+        if self._users_first and structlog.is_configured():
+            return None
+        return StreamTaskLog(self.stream, name, self._level)

@@ -10,16 +10,17 @@ from typing import Final
 
 from qorzen_obs.clock import Clock
 from qorzen_obs.core.deadlines import Deadlines
-from qorzen_obs.core.decision import Decision, decide, decide_abandoned
+from qorzen_obs.core.decision import decide, decide_abandoned
 from qorzen_obs.engines.base import Engine, KillingEngine
 from qorzen_obs.errors import InvalidTaskError
-from qorzen_obs.record import Ask, Attempt
+from qorzen_obs.record import Ask, Attempt, Decision
 from qorzen_obs.tasks import TIMEOUT, EngineKind
 from qorzen_obs.telemetry.redaction import Redactor
 
 #: When, within the grace, an attempt that still runs is interrupted again: it may have swallowed the first time.
 _AGAIN: Final = (0.5, 0.75, 0.9)
 _PROGRESS_SECONDS: Final = 0.1
+_MAIN: Final = EngineKind.MAIN
 #: How long a kill may take. The process engine tries a second way after 1 s.
 _KILL_SECONDS: Final = 2.0
 
@@ -59,13 +60,12 @@ class Runner:
             self._loop.call_soon(self._ended, attempt, None, error)
             return
         if record.timeout is not None:
-            attempt.deadline_entry = self._deadlines.add(attempt.started_at + record.timeout, attempt)
+            attempt.deadline = self._deadlines.add(attempt.started_at + record.timeout, attempt)
 
     def ask(self, attempt: Attempt, why: Ask, reason: str) -> None:
         """Ask `attempt` to stop. The first ask wins; a later one changes nothing."""
         if attempt.asked is not None or attempt.settled:
             return
-        self._forget_deadline(attempt)
         attempt.ask(why, reason, self._clock.monotonic())
         grace = self._grace_seconds()
         for share in _AGAIN:
@@ -82,7 +82,6 @@ class Runner:
             self._engines[attempt.record.engine].interrupt(attempt)
 
     def _pass_deadline(self, attempt: Attempt) -> None:
-        attempt.deadline_entry = None
         self.ask(attempt, Ask.DEADLINE, TIMEOUT)
 
     def _end_grace(self, attempt: Attempt) -> None:
@@ -104,29 +103,24 @@ class Runner:
         attempt.ended = True
         if attempt.settled:
             self._on_late_end(attempt)
-            return
-        if attempt.asked is None and self._overran_unseen(attempt):
-            attempt.ask(Ask.DEADLINE, TIMEOUT, self._clock.monotonic())
-        self._settle(attempt, decide(attempt, value, error, self._redactor))
+        else:
+            if attempt.record.engine is _MAIN and attempt.asked is None and self._overran_unseen(attempt):
+                attempt.ask(Ask.DEADLINE, TIMEOUT, self._clock.monotonic())
+            self._settle(attempt, decide(attempt, value, error, self._redactor))
+        attempt.release()
 
     def _overran_unseen(self, attempt: Attempt) -> bool:
         """On the loop's own thread the timer cannot fire during the call, so the overrun is reported afterwards."""
         timeout = attempt.record.timeout
-        if attempt.record.engine is not EngineKind.MAIN or timeout is None:
-            return False
-        return self._clock.monotonic() - attempt.started_at > timeout
+        return timeout is not None and self._clock.monotonic() - attempt.started_at > timeout
 
     def _settle(self, attempt: Attempt, decision: Decision) -> None:
         attempt.settled = True
-        self._forget_deadline(attempt)
+        if attempt.deadline is not None:
+            self._deadlines.remove(attempt.deadline)
         if attempt.progress_waits:  # the last value is never lost
             self._flush_progress(attempt)
         self._on_decided(attempt, decision)
-
-    def _forget_deadline(self, attempt: Attempt) -> None:
-        if attempt.deadline_entry is not None:
-            self._deadlines.remove(attempt.deadline_entry)
-            attempt.deadline_entry = None
 
     def report_progress(self, attempt: Attempt, percent: object, message: str) -> None:
         """Take a progress report, from any thread; at most ten a second reach the record.

@@ -18,6 +18,7 @@ from contextvars import copy_context
 from dataclasses import replace
 from enum import Enum
 from importlib import metadata as package_metadata
+from math import inf
 from typing import Any, Final, TypeVar
 from weakref import WeakValueDictionary
 
@@ -29,7 +30,7 @@ from prometheus_client import CollectorRegistry
 from qorzen_obs.clock import Clock, SystemClock
 from qorzen_obs.core.base import QorzenManager
 from qorzen_obs.core.deadlines import Deadlines
-from qorzen_obs.core.decision import TASK_DEADLINE, Decision, shown_text
+from qorzen_obs.core.decision import TASK_DEADLINE, shown_text
 from qorzen_obs.core.event_feed import EventFeed
 from qorzen_obs.core.from_thread import FromThread
 from qorzen_obs.core.health_checks import CheckResult, HealthChecks
@@ -58,8 +59,9 @@ from qorzen_obs.errors import (
 )
 from qorzen_obs.history.memory import MemoryHistory
 from qorzen_obs.ledger import Ledger, Meter, Seconds
-from qorzen_obs.record import ACCEPTED, Ask, Attempt, TaskEvent, TaskRecord, TaskState
+from qorzen_obs.record import Ask, Attempt, Decision, TaskEvent, TaskRecord, TaskState
 from qorzen_obs.registry import (
+    MAX_NAME_LENGTH,
     CallableTraits,
     DefinitionLimit,
     TaskDefinition,
@@ -76,8 +78,10 @@ from qorzen_obs.scheduling.stall import StallWatch
 from qorzen_obs.settings import TaskSettings, convert
 from qorzen_obs.stacks import ABANDONED, RUNNING, STARTING, LiveStack, redacted
 from qorzen_obs.tasks import (
+    ATTEMPT_ENDS,
     ENDED,
-    LEGAL_TRANSITIONS,
+    FAILED,
+    PENDING,
     TIMEOUT,
     EngineKind,
     EventKind,
@@ -89,16 +93,19 @@ from qorzen_obs.tasks import (
 )
 from qorzen_obs.telemetry import names
 from qorzen_obs.telemetry.instrument import SpanInstrument
-from qorzen_obs.telemetry.logs import TaskLog, accept_logger
+from qorzen_obs.telemetry.logs import accept_logger
 from qorzen_obs.telemetry.loop_monitor import Block, LoopMonitor
 from qorzen_obs.telemetry.metrics import TaskMetrics
 from qorzen_obs.telemetry.parts import TelemetryParts
-from qorzen_obs.telemetry.task_lines import TaskLines
+from qorzen_obs.telemetry.task_lines import KeptLines, TaskLines, encoded_line, rfc_3339
+from qorzen_obs.telemetry.task_log import StreamTaskLog, TaskLog, canonical_line
 from qorzen_obs.telemetry.watchdog import NOTICE_SECONDS
 
 __all__ = ["TaskCategory", "TaskInfo", "TaskManager", "TaskPriority", "TaskProgress", "TaskStatus"]
 
 E = TypeVar("E", bound=Enum)
+
+OnEvent = Callable[[TaskEvent], None]
 
 MAX_METADATA_BYTES: Final = 16_384
 _SETTING_NAMES: Final = frozenset(TaskSettings.__struct_fields__)
@@ -115,6 +122,15 @@ class ManagerState(Enum):
     READY = "ready"  #: takes work
     DRAINING = "draining"  #: refuses new work, lets accepted work end
     STOPPED = "stopped"  #: nothing runs but what would not stop
+
+
+# As in tasks.py: what is needed for each task, by names that Python finds at once.
+_READY: Final = ManagerState.READY
+_CORE: Final = TaskCategory.CORE
+_NORMAL: Final = TaskPriority.NORMAL
+_LOOP: Final = EngineKind.LOOP
+_SUBMITTED: Final = EventKind.SUBMITTED
+_STARTED: Final = EventKind.STARTED
 
 
 class TaskManager(QorzenManager):
@@ -148,6 +164,8 @@ class TaskManager(QorzenManager):
         self._bus = event_bus_manager
         self._config = config_manager
         self._logger = accept_logger(logger_manager.get_logger(self.name))
+        task_log = getattr(logger_manager, "task_log", None)
+        self._task_log: StreamTaskLog | None = None if task_log is None else task_log(self.name)
         self._tracer_provider = tracer_provider
         self._clock = clock or SystemClock()
         self._telemetry = telemetry or TelemetryParts()
@@ -188,7 +206,7 @@ class TaskManager(QorzenManager):
         self._stall = StallWatch()
         self._history = MemoryHistory(self._settings.keep_completed_tasks, self._forget)
         self._engines: dict[EngineKind, Engine] = {}
-        self._observers: list[tuple[str, Callable[[TaskEvent], None]]] = []
+        self._observers: dict[EventKind, tuple[tuple[str, OnEvent], ...]] = dict.fromkeys(EventKind, ())
 
         self.loop: asyncio.AbstractEventLoop | None = None  #: the work loop, from initialize on
         self.ops_url: str | None = None  #: where the ops plane answers, if there is one
@@ -203,7 +221,7 @@ class TaskManager(QorzenManager):
         self._dispatching = False
         # By name; a limit lives as long as a task of it is live or kept, or made-up names would pile up.
         self._definition_limits: WeakValueDictionary[str, DefinitionLimit] = WeakValueDictionary()
-        self._deadline_entries: dict[int, list[object]] = {}  # of whole tasks, by sequence
+        self._deadline_entries: dict[int, list[Any]] = {}  # of whole tasks, by sequence
         self._alarm: asyncio.TimerHandle | None = None
         self._alarm_at: float | None = None
         self._nothing_lives = asyncio.Event()
@@ -275,11 +293,9 @@ class TaskManager(QorzenManager):
         )
         self._task_deadlines: Deadlines[TaskRecord] = Deadlines(loop, self._clock, self._task_deadline_passed)
         self._feed = EventFeed(self._bus, self._logger, self.metrics.dropped)
-        self._observers = [
-            ("metrics", self.metrics.on_event),
-            ("log", TaskLog(self._logger, self.task_lines).on_event),
-            ("event_bus", self._feed.on_event),
-        ]
+        self.observe("metrics", self.metrics.on_event, ATTEMPT_ENDS)
+        self.observe("log", TaskLog(self._logger, self.task_lines, self._task_log).on_event, ATTEMPT_ENDS)
+        self._feed.when_wanted(self._observe_for_bus)
         self._register_metrics()
         try:
             await self._config.register_listener("tasks", self._settings_changed)
@@ -288,6 +304,11 @@ class TaskManager(QorzenManager):
             raise
         self._feed.start()
         self._loop_monitor.start()
+
+    def _observe_for_bus(self, wanted: bool) -> None:
+        self.stop_observing(self._feed.on_event)
+        if wanted:
+            self.observe("event_bus", self._feed.on_event)
 
     def _register_metrics(self) -> None:
         try:
@@ -464,7 +485,11 @@ class TaskManager(QorzenManager):
             TaskManagerClosedError: not initialized, draining or stopped.
         """
         options = (name, category, plugin_id, priority, metadata, timeout, cancellable)
-        return (await self._submit(func, args, kwargs, *options)).task_id
+        record = self._new_record(func, args, kwargs, *options)
+        if not self._has_room():
+            await self._admit(record.cell)
+        self._accept(record)
+        return record.task_id
 
     async def submit_async_task(self, func: Callable[..., Any], *args: Any, **options: Any) -> str:
         """As `submit_task`, for async callables only.
@@ -499,7 +524,7 @@ class TaskManager(QorzenManager):
             raise
         return _value_of(record)
 
-    async def _submit(
+    def _new_record(
         self,
         func: Callable[..., Any],
         args: tuple[Any, ...],
@@ -512,57 +537,43 @@ class TaskManager(QorzenManager):
         timeout: float | None,
         cancellable: bool,
     ) -> TaskRecord:
+        """Check what was submitted; the record of it is not accepted yet."""
         traits = traits_of(func)
         definition = traits.definition
-        if category is TaskCategory.CORE:
+        if category is _CORE:
             category = definition.category or category
         elif type(category) is not TaskCategory:
             category = parse_category(category)
-        if priority is TaskPriority.NORMAL:
+        if priority is _NORMAL:
             priority = definition.priority if definition.priority is not None else priority
         elif type(priority) is not TaskPriority:
             priority = parse_priority(priority)
         assert isinstance(category, TaskCategory)
         assert isinstance(priority, TaskPriority)
-        cell = CELL_OF[category, priority]
         timeout = check_timeout(timeout) or definition.timeout or self._settings.default_timeout
-        name = traits.name[:200] if name is None else check_name("name", name)
+        name = traits.name[:MAX_NAME_LENGTH] if name is None else check_name("name", name)
         if plugin_id is not None:
             check_name("plugin_id", plugin_id)
-        kept_metadata = _as_json("metadata", metadata)
         wanted = _wanted_engine(category, traits)
-        await self._admit(cell)
-
-        now, wall = self._clock.monotonic(), self._clock.now()
-        wait = max(definition.delay, (definition.run_at or 0.0) - wall, 0.0)
-        record = TaskRecord(
-            task_id=f"{self._random.getrandbits(128):032x}",
-            sequence=next(self._task_sequence),
-            name=name,
-            func=func,
-            args=args,
-            kwargs=kwargs,
-            category=category,
-            priority=priority,
-            cell=cell,
-            plugin_id=plugin_id,
-            metadata=kept_metadata,
-            timeout=None if timeout == float("inf") else timeout,
-            cancellable=cancellable,
-            definition=definition,
-            limit=self._limit_of(name, definition),
-            wants_progress=traits.wants_progress,
-            engine=wanted if wanted in self._engines else self._stand_in(traits),
-            context=copy_context(),
-            created_at=wall,
-            eligible_at=now + wait if wait else now,
-            eligible_wall=wall + wait if wait else wall,
+        return TaskRecord(
+            f"{self._random.getrandbits(128):032x}",
+            name,
+            func,
+            args,
+            kwargs,
+            category,
+            priority,
+            CELL_OF[category, priority],
+            plugin_id,
+            None if metadata is None else _as_json("metadata", metadata),
+            None if timeout == inf else timeout,
+            cancellable,
+            definition,
+            None if definition.max_concurrent is None else self._limit_of(name, definition),
+            traits.wants_progress,
+            wanted if wanted in self._engines else self._stand_in(traits),
+            copy_context(),
         )
-        if self._ledger_clock is not None:
-            record.clock = self._ledger_clock
-            record.state = ACCEPTED._replace(ledger=Ledger(now))
-        self._accept(record)
-        return record
 
     def _stand_in(self, traits: CallableTraits) -> EngineKind:
         """Return what runs a callable whose own engine a foreign concurrency manager does not have."""
@@ -570,15 +581,22 @@ class TaskManager(QorzenManager):
             return EngineKind.LOOP
         return EngineKind.EXTERNAL if EngineKind.EXTERNAL in self._engines else EngineKind.THREAD
 
-    def _limit_of(self, name: str, definition: TaskDefinition) -> DefinitionLimit | None:
-        if definition.max_concurrent is None:
-            return None
+    def _limit_of(self, name: str, definition: TaskDefinition) -> DefinitionLimit:
+        assert definition.max_concurrent is not None, "asked for where there is a limit"
         key = definition.name or name
         limit = self._definition_limits.get(key)
         if limit is None:
             limit = self._definition_limits[key] = DefinitionLimit(key, definition.max_concurrent)
         limit.maximum = definition.max_concurrent
         return limit
+
+    def _has_room(self) -> bool:
+        """Return whether a task may be accepted at once; `_admit` says why not."""
+        return (
+            self._state is _READY
+            and asyncio.get_running_loop() is self._loop
+            and len(self._scheduler) < self._settings.max_pending
+        )
 
     async def _admit(self, cell: int) -> None:
         """Return once there is room for one more pending task."""
@@ -590,27 +608,38 @@ class TaskManager(QorzenManager):
                 raise InvalidTaskError(
                     "event loop", "is not the manager's; use manager.from_thread in other threads"
                 )
-            limit = self._settings.max_pending
-            if len(self._scheduler) < limit:
+            if self._has_room():
                 return
             if self._settings.when_full == "refuse":
                 self.metrics.on_rejected(cell, "queue_full")
-                raise TaskQueueFullError(limit)
+                raise TaskQueueFullError(self._settings.max_pending)
             await self._waiting.for_room()
 
     def _accept(self, record: TaskRecord) -> None:
+        now, wall = self._clock.monotonic(), self._clock.now()
+        definition = record.definition
+        wait = max(definition.delay, (definition.run_at or 0.0) - wall, 0.0) if definition.waits else 0.0
+        record.sequence = next(self._task_sequence)
+        record.created_at = wall
+        record.eligible_at, record.eligible_wall = now + wait, wall + wait
+        if self._ledger_clock is not None:
+            record.clock = self._ledger_clock
+            record.state = TaskState(PENDING, ledger=Ledger(now))
         self._instrument.submitted(record)
         self._live[record.task_id] = record
         self._nothing_lives.clear()
         if record.plugin_id is not None:
             self._plugins[record.plugin_id] += 1
-        self.counts.accept(record.cell)
-        self._scheduler.push(record, self._clock.monotonic())
-        if record.definition.deadline is not None:
-            when = self._clock.monotonic() + record.definition.deadline
+        if definition.deadline is not None:
+            when = now + definition.deadline
             self._deadline_entries[record.sequence] = self._task_deadlines.add(when, record)
-        self._announce(EventKind.SUBMITTED, record, None)
-        self._dispatch()
+        self.counts.accept(record.cell)
+        starts = self._scheduler.enter(record, now)
+        self._announce(_SUBMITTED, record, None, wall)
+        if starts:
+            self._start(record, now, wall)
+        else:
+            self._dispatch()
 
     # ------------------------------------------------------------------ running
 
@@ -618,16 +647,20 @@ class TaskManager(QorzenManager):
         """Start and resume whatever may run now."""
         if self._dispatching:
             return  # a start ended at once: the outer loop sees the slot
-        self._dispatching = True
-        try:
-            while (lender := self._scheduler.resume_next()) is not None:
-                self._waiting.resume(lender)
-            while (record := self._scheduler.start_next(self._clock.monotonic())) is not None:
-                self._start(record)
-        finally:
-            self._dispatching = False
+        if self._scheduler.wants_slots:
+            self._dispatching = True
+            try:
+                while (lender := self._scheduler.resume_next()) is not None:
+                    self._waiting.resume(lender)
+                while (record := self._scheduler.start_next(self._clock.monotonic())) is not None:
+                    self._start(record, self._clock.monotonic(), self._clock.now())
+            finally:
+                self._dispatching = False
+        elif self._alarm_at is None and not self._waiting.submitters:
+            return
         self._wake_submitters()
-        self._await_next_eligible()
+        if self._scheduler.next_eligible_at != self._alarm_at:
+            self._await_next_eligible()
 
     def _wake_submitters(self) -> None:
         ready = self._state is ManagerState.READY
@@ -636,54 +669,45 @@ class TaskManager(QorzenManager):
     def _await_next_eligible(self) -> None:
         """Let the loop dispatch again when the next scheduled task's time comes."""
         when = self._scheduler.next_eligible_at
-        if when != self._alarm_at:
-            if self._alarm is not None:
-                self._alarm.cancel()
-            self._alarm_at, self._alarm = when, None
-            if when is not None:
-                wait = max(0.0, when - self._clock.monotonic())
-                self._alarm = self._loop.call_later(wait, self._ring)
+        if self._alarm is not None:
+            self._alarm.cancel()
+        self._alarm_at, self._alarm = when, None
+        if when is not None:
+            wait = max(0.0, when - self._clock.monotonic())
+            self._alarm = self._loop.call_later(wait, self._ring)
 
     def _ring(self) -> None:
         self._alarm_at = self._alarm = None
         self._dispatch()
 
-    def _start(self, record: TaskRecord) -> None:
+    def _start(self, record: TaskRecord, now: float, wall: float) -> None:
         assert record.context is not None, "a record keeps its context until it ends"
-        now, wall = self._clock.monotonic(), self._clock.now()
-        number = record.state.attempt + 1
-        attempt = Attempt(record, number, record.context.copy(), self)
-        attempt.started_at, attempt.started_wall = now, wall
+        before = record.state
+        # The next attempt begins with the submitter's variables, whatever this one makes of them.
+        context = record.context if record.definition.retry is None else record.context.copy()
+        attempt = Attempt(record, before.attempt + 1, context, self, now, wall)
         if self._ledger_clock is not None:
             attempt.meter = Meter(self._ledger_clock)
         if record.wants_progress:
             attempt.kwargs = {**record.kwargs, "progress_reporter": attempt.progress}
         record.attempt = attempt
         self._running[record.task_id] = attempt
-        self._instrument.begin(attempt, wall)
-        span = attempt.span.get_span_context() if attempt.span is not None else None
-        state = TaskState(
-            TaskStatus.RUNNING,
-            attempt=number,
-            started_at=record.state.started_at or wall,
-            queue_wait_seconds=now - record.eligible_at,
-            ledger=self._account_wait(record, now),
-            span=span if span is not None and span.is_valid else None,
+        state = before.started(
+            wall if before.started_at is None else before.started_at,
+            now - record.eligible_at,
+            self._instrument.begin(attempt),
+            self._account_wait(record, now),
         )
-        self._change(record, state, EventKind.STARTED)
+        self._change(record, state, _STARTED, wall)
         self._runner.start(attempt)
 
     def _decided(self, attempt: Attempt, decision: Decision) -> None:
         """The end of an attempt is decided, and with it the task's."""
         record, running = attempt.record, attempt.record.state
-        now = self._clock.monotonic()
+        now, wall = self._clock.monotonic(), self._clock.now()
         if attempt.asked is not None:
             self.metrics.on_stopped(record.engine, attempt.asked, now - attempt.asked_at)
-        state = running._replace(
-            **decision._asdict(),
-            duration_seconds=now - attempt.started_at,
-            ledger=self._account_attempt(attempt, now),
-        )
+        duration, ledger = now - attempt.started_at, self._account_attempt(attempt, now)
         del self._running[record.task_id]
         self._waiting.give_up_return(record)
         if not decision.abandoned:
@@ -693,19 +717,20 @@ class TaskManager(QorzenManager):
             self._scheduler.finish(record)
         else:
             self._zombies[attempt] = True
-        retry_in = self._retry_in(record, state)
+        retry_in = self._retry_in(attempt, decision) if decision.status is FAILED else None
+        state = running.decided(decision, wall, duration, ledger)
         self._loop_monitor.settle(attempt)
         self._instrument.end(attempt, state, will_retry=retry_in is not None)
         if retry_in is None:
-            self._end(record, state)
+            self._end(record, state, wall)
         else:
-            self._retry(record, state, retry_in, now)
+            self._retry(record, state, retry_in, now, wall)
 
     def _account_wait(self, record: TaskRecord, now: float) -> Ledger | None:
         """Settle in the time ledger how long a pending task has waited."""
         ledger = record.state.ledger
-        if ledger is None:
-            return None
+        if ledger is None or ledger.until == now:
+            return ledger
         return self._account(
             record, now, ledger.waiting(now, record.eligible_at, before=record.state.attempt)
         )
@@ -723,31 +748,33 @@ class TaskManager(QorzenManager):
         self.metrics.on_phases(record.cell, seconds)
         return ledger.plus(now, seconds)
 
-    def _retry_in(self, record: TaskRecord, state: TaskState) -> float | None:
-        """Return after how many seconds the task is tried again, or None when this is its end."""
-        if state.status is not TaskStatus.FAILED or state.abandoned or self._state is not ManagerState.READY:
+    def _retry_in(self, attempt: Attempt, decision: Decision) -> float | None:
+        """Return after how many seconds a task that failed is tried again, or None when this is its end."""
+        if decision.abandoned or attempt.last or self._state is not ManagerState.READY:
             return None
-        if record.attempt is None or record.attempt.last:
-            return None
-        policy = record.definition.retry
+        policy = attempt.record.definition.retry
         try:
-            return retry_wait_seconds(policy, state.attempt, state.exception, state.error_type, self._random)
+            return retry_wait_seconds(
+                policy, attempt.number, decision.exception, decision.error_type, self._random
+            )
         except Exception as error:  # noqa: BLE001 - the backoff is the user's, and may fail: the task's own error stands
             self._say(
                 self._logger.error,
                 names.LOG_BACKOFF_FAILED,
-                task_id=record.task_id,
+                task_id=attempt.task_id,
                 error=self.redactor.text(repr(error)),
             )
             return None
 
-    def _retry(self, record: TaskRecord, state: TaskState, wait_seconds: float, now: float) -> None:
+    def _retry(
+        self, record: TaskRecord, state: TaskState, wait_seconds: float, now: float, wall: float
+    ) -> None:
         """Let an attempt that failed `now` be followed by another; the task holds no slot until then."""
         record.attempt = None
-        record.eligible_at, record.eligible_wall = now + wait_seconds, self._clock.now() + wait_seconds
-        state = state._replace(status=TaskStatus.PENDING, exception=None, traceback=None)
+        record.eligible_at, record.eligible_wall = now + wait_seconds, wall + wait_seconds
+        state = state._replace(status=TaskStatus.PENDING, completed_at=None, exception=None, traceback=None)
         self._scheduler.push(record, now)
-        self._change(record, state, EventKind.RETRYING)
+        self._change(record, state, EventKind.RETRYING, wall)
         self._dispatch()
 
     def _zombie_gone(self, attempt: Attempt) -> None:
@@ -758,28 +785,24 @@ class TaskManager(QorzenManager):
             self._dispatch()
 
     def _task_deadline_passed(self, record: TaskRecord) -> None:
-        del self._deadline_entries[record.sequence]
         if record.attempt is not None:
             record.attempt.last = True
             self._runner.ask(record.attempt, Ask.DEADLINE, TASK_DEADLINE)
         elif self._scheduler.remove(record):
             message = f"the task had not ended {record.definition.deadline:g} s after it was accepted"
-            self._end(
-                record,
-                record.state._replace(
-                    status=TaskStatus.FAILED,
-                    error=message,
-                    error_type=TIMEOUT,
-                    ledger=self._account_wait(record, self._clock.monotonic()),
-                ),
-            )
+            self._end_pending(record, status=TaskStatus.FAILED, error=message, error_type=TIMEOUT)
 
-    def _end(self, record: TaskRecord, state: TaskState) -> None:
-        deadline = self._deadline_entries.pop(record.sequence, None)
-        if deadline is not None:
-            self._task_deadlines.remove(deadline)
-        state = state._replace(completed_at=self._clock.now())
-        self._change(record, state, ENDED[state.status])
+    def _end_pending(self, record: TaskRecord, **outcome: Any) -> None:
+        """End a task that was taken out of the queue."""
+        wall, ledger = self._clock.now(), self._account_wait(record, self._clock.monotonic())
+        self._end(record, record.state._replace(completed_at=wall, ledger=ledger, **outcome), wall)
+
+    def _end(self, record: TaskRecord, state: TaskState, wall: float) -> None:
+        if self._deadline_entries:
+            deadline = self._deadline_entries.pop(record.sequence, None)
+            if deadline is not None:
+                self._task_deadlines.remove(deadline)
+        self._change(record, state, ENDED[state.status], wall)
         record.attempt = None
         record.release()
         self._history.add(record)  # before it leaves the live ones, so that a reader always finds it
@@ -789,26 +812,41 @@ class TaskManager(QorzenManager):
             self._nothing_lives.set()
         self._dispatch()
 
-    def _change(self, record: TaskRecord, state: TaskState, kind: EventKind) -> None:
+    def _change(self, record: TaskRecord, state: TaskState, kind: EventKind, wall: float) -> None:
         """The one place where a task's status changes: the record, the counters, the announcement."""
         before = record.state.status
-        assert state.status in LEGAL_TRANSITIONS[before], f"{before} -> {state.status}"
         record.state = state
-        self.counts.move(record.cell, before, state.status)
-        self._announce(kind, record, before)
+        self.counts.move(record.cell, before, state.status)  # raises for a transition that is not legal
+        self._announce(kind, record, before, wall)
 
-    def _announce(self, kind: EventKind, record: TaskRecord, before: TaskStatus | None) -> None:
+    def _announce(self, kind: EventKind, record: TaskRecord, before: TaskStatus | None, wall: float) -> None:
+        observers = self._observers[kind]
+        if not observers:
+            return
         event = TaskEvent(
-            next(self._event_sequence), kind, self._clock.now(), record, record.state, record.progress, before
+            next(self._event_sequence), kind, wall, record, record.state, record.progress, before
         )
-        for observer in self._observers:
+        for observer in observers:
             try:
                 observer[1](event)
             except Exception as error:  # noqa: BLE001 - what observes must not break what it observes
                 self._dismiss(observer, error)
 
-    def _dismiss(self, observer: tuple[str, Callable[[TaskEvent], None]], error: Exception) -> None:
-        self._observers = [other for other in self._observers if other is not observer]
+    def observe(self, name: str, on_event: OnEvent, kinds: Iterable[EventKind] = EventKind) -> None:
+        """Call `on_event` with each event of these kinds, on the work loop, as the last of those that are called.
+
+        It must return at once. One that raises is dismissed, which `healthy` and `qorzen_telemetry_errors` tell.
+        """
+        for kind in kinds:
+            self._observers[kind] = (*self._observers[kind], (name, on_event))
+
+    def stop_observing(self, on_event: OnEvent) -> None:
+        """Take back an `observe`; of no effect without one."""
+        for kind, observers in self._observers.items():
+            self._observers[kind] = tuple(one for one in observers if one[1] != on_event)
+
+    def _dismiss(self, observer: tuple[str, OnEvent], error: Exception) -> None:
+        self.stop_observing(observer[1])
         self._healthy = False
         self._telemetry_failed(observer[0], error)
 
@@ -845,7 +883,7 @@ class TaskManager(QorzenManager):
             shown_text(self.redactor.head(message, _MAX_PROGRESS_MESSAGE), _MAX_PROGRESS_MESSAGE),
             self._clock.now(),
         )
-        self._announce(EventKind.PROGRESS, record, record.state.status)
+        self._announce(EventKind.PROGRESS, record, record.state.status, self._clock.now())
 
     # ------------------------------------------------------------------ cancelling
 
@@ -874,15 +912,8 @@ class TaskManager(QorzenManager):
             record.attempt.last = True
             self._runner.ask(record.attempt, Ask.CANCEL, reason)
         elif self._scheduler.remove(record):
-            self._end(
-                record,
-                record.state._replace(
-                    status=TaskStatus.CANCELLED,
-                    cancel_reason=reason,
-                    error=None,
-                    error_type=None,
-                    ledger=self._account_wait(record, self._clock.monotonic()),
-                ),
+            self._end_pending(
+                record, status=TaskStatus.CANCELLED, cancel_reason=reason, error=None, error_type=None
             )
 
     # ------------------------------------------------------------------ waiting
@@ -943,6 +974,15 @@ class TaskManager(QorzenManager):
         """As `get_task_info`; from any thread."""
         record = self._live.get(task_id)
         return record.info() if record is not None else self._history.info(task_id)
+
+    def log_of(self, task_id: str) -> KeptLines:
+        """Return the kept log lines of a task, the canonical one last where it has ended; from any thread."""
+        record = self._history.record(task_id)
+        at = None if record is None else record.state.completed_at
+        if record is None or at is None:
+            return self.task_lines.of(task_id)
+        last = encoded_line(rfc_3339(at), *canonical_line(record, record.state, at))
+        return self.task_lines.of(task_id, last)
 
     def why_pending(self, task_id: str) -> Explanation | None:
         """Return why a task is pending, None when it is not; for the work loop. O(n) in what is pending.
@@ -1013,7 +1053,7 @@ class TaskManager(QorzenManager):
         if not isinstance(engine, StackEngine):
             stack: LiveStack | None = LiveStack(RUNNING)
         elif attempt.driver is None:  # its start is being announced: the engine does not have it yet
-            stack = LiveStack(STARTING)
+            stack = None if attempt.ended else LiveStack(STARTING)
         else:
             stack = engine.stack(attempt)
         if stack is None:
@@ -1113,8 +1153,8 @@ _DEFAULT_ENGINES: Final = {TaskCategory.IO: EngineKind.IO, TaskCategory.UI: Engi
 
 
 def _wanted_engine(category: TaskCategory, traits: CallableTraits) -> EngineKind:
-    if traits.is_async and traits.definition.engine is not EngineKind.PROCESS:
-        return EngineKind.LOOP
+    if traits.is_async and traits.definition.engine in (None, _LOOP):
+        return _LOOP
     return traits.definition.engine or _DEFAULT_ENGINES.get(category, EngineKind.THREAD)
 
 

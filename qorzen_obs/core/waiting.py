@@ -71,6 +71,11 @@ class Waiting:
             if wait is not None:
                 await self._end(wait)
 
+    @property
+    def submitters(self) -> int:
+        """How many wait for room in the queue."""
+        return len(self._room)
+
     async def for_room(self) -> None:
         """Return when there may be room for one more pending task."""
         room = self._loop.create_future()

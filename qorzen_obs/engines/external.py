@@ -42,7 +42,7 @@ class ExternalEngine:
     def stack(self, attempt: Attempt) -> LiveStack | None:
         """Return where the foreign manager waits for its thread: which one that is it does not say."""
         task = attempt.driver
-        return None if task.done() else asyncio_stack(task, self._thread_id)
+        return None if task is None or task.done() else asyncio_stack(task, self._thread_id)
 
     async def _run(self, attempt: Attempt, ended: Ended) -> None:
         record = attempt.record

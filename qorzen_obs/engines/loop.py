@@ -1,18 +1,23 @@
-"""Coroutines on the work loop: one asyncio task for each attempt, in the attempt's own context."""
+"""Coroutines on the work loop, each in the attempt's own context, by asyncio tasks that the engine makes as needed.
+
+An asyncio task takes what is ready, one attempt after the other, as long as each ends in its first step; most short
+ones do, and cost the loop nothing. Once one waits for something, the asyncio task is its alone until it ends, and
+another takes what is left. So an attempt that has waited never shares its asyncio task.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import threading
 import types
-from collections.abc import Awaitable, Coroutine, Generator
+from collections import deque
+from collections.abc import Awaitable, Generator
 from contextvars import Context
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 from qorzen_obs.current import CURRENT
-from qorzen_obs.engines.base import Ended, is_running, make_task
-from qorzen_obs.ledger import Meter
+from qorzen_obs.engines.base import Ended
 from qorzen_obs.record import Attempt
 from qorzen_obs.stacks import (
     MAX_TASKS,
@@ -25,6 +30,9 @@ from qorzen_obs.stacks import (
 )
 from qorzen_obs.tasks import EngineKind
 
+_SLICE_SECONDS: Final = 0.001  # then the loop gets its turn before the next attempt begins
+_ENDED: Final = object()
+
 
 class LoopEngine:
     """Runs async callables. Cancelling interrupts them at their next await."""
@@ -35,14 +43,22 @@ class LoopEngine:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._thread_id = threading.get_ident()
+        self._ready: deque[_Run] = deque()
+        self._taker: asyncio.Task[None] | None = None  # who takes what is ready
 
     def start(self, attempt: Attempt, ended: Ended) -> None:
-        driver = _Driver(attempt, ended)
-        driver.task = make_task(self._loop, driver.run(), attempt)
-        attempt.driver = driver
+        attempt.driver = run = _Run(attempt, ended)
+        self._ready.append(run)
+        if self._taker is None:
+            self._make_taker()
 
     def interrupt(self, attempt: Attempt) -> None:
-        attempt.driver.cancel()
+        run: _Run = attempt.driver
+        if run.task is not None:
+            run.task.cancel()
+        elif run in self._ready:
+            self._ready.remove(run)
+            run.ended(attempt, None, asyncio.CancelledError())
 
     def abandon(self, attempt: Attempt) -> None:
         pass
@@ -52,11 +68,11 @@ class LoopEngine:
 
     def stack(self, attempt: Attempt) -> LiveStack | None:
         """Return where the coroutine is, what it awaits, and the asyncio tasks that it has started."""
-        driver = attempt.driver
-        if driver.task.done():
+        run: _Run | None = attempt.driver
+        if run is None:
             return None
-        coroutine = driver.coroutine
-        if coroutine is None:
+        task, coroutine = run.task, run.coroutine
+        if task is None or coroutine is None:
             return LiveStack(STARTING)
 
         def is_of_attempt(context: Context) -> bool:
@@ -64,107 +80,133 @@ class LoopEngine:
 
         tasks: list[AsyncioTask] = []
         for task in asyncio_tasks_of(self._loop, is_of_attempt):
-            if task is not driver.task and len(tasks) < MAX_TASKS:
+            if task is not task and len(tasks) < MAX_TASKS:
                 tasks.append(show_asyncio_task(task, self._thread_id))
-        stack = asyncio_stack(driver.task, self._thread_id, coroutine)
+        stack = asyncio_stack(task, self._thread_id, coroutine)
         return replace(stack, tasks=tuple(tasks))
 
+    def _make_taker(self) -> None:
+        # Not by the loop's own task factory: an eager one would begin the attempt before it is started.
+        self._taker = asyncio.Task(self._take(), loop=self._loop, context=Context())
+        self._taker.add_done_callback(self._taker_ended)
 
-class _Driver:
-    """The coroutine around the callable's own, and its asyncio task."""
+    def _taker_ended(self, task: asyncio.Task[None]) -> None:
+        if task is self._taker:  # somebody has cancelled it before it began
+            self._hand_over()
 
-    __slots__ = ("_attempt", "_ended", "_entered", "coroutine", "task")
+    def _hand_over(self) -> None:
+        self._taker = None
+        if self._ready:
+            self._make_taker()
 
-    task: asyncio.Task[None]
+    async def _take(self) -> None:
+        task = self._taker
+        assert task is not None, "it is made to run this"
+        until = self._loop.time() + _SLICE_SECONDS
+        while self._ready:
+            run = self._ready.popleft()
+            run.task = task
+            waits_for = run.begin()
+            if waits_for is not _ENDED:
+                self._hand_over()
+                await _go_on(run, waits_for)
+                return
+            if task.cancelling() or self._loop.time() >= until:
+                break
+        self._hand_over()
+
+
+class _Run:
+    """One attempt on its way through the engine."""
+
+    __slots__ = ("attempt", "coroutine", "ended", "task")
 
     def __init__(self, attempt: Attempt, ended: Ended) -> None:
-        self._attempt = attempt
-        self._ended = ended
-        self._entered = False
-        self.coroutine: Any = None  #: the callable's own, or what else it gave to await, while it runs
+        self.attempt = attempt
+        self.ended = ended
+        self.task: asyncio.Task[None] | None = None  #: that runs it, from its first step on
+        self.coroutine: Any = None  #: the callable's own, or what awaits what else it gave, while it runs
 
-    async def run(self) -> None:
-        self._entered = True
-        attempt, value, error = self._attempt, None, None
-        record = attempt.record
-        meter = attempt.meter
-        assert record.func is not None, "a record keeps its callable until it ends"
+    def begin(self) -> object:
+        """Call the callable and take its first step; return what it waits for, _ENDED where it does not."""
+        attempt = self.attempt
+        record, context, meter = attempt.record, attempt.context, attempt.meter
+        began = 0.0
+        if meter is not None:
+            meter.use_since = began = meter.clock()
         try:
-            if meter is None:
-                self.coroutine = record.func(*record.args, **attempt.kwargs)
-                value = await self.coroutine
-            else:
-                meter.use_since = meter.clock()
-                self.coroutine = record.func(*record.args, **attempt.kwargs)
-                value = await _measured(_as_coroutine(self.coroutine), meter)
-        except BaseException as caught:
-            if isinstance(caught, GeneratorExit) and not is_running(self.task):
-                raise  # the loop is gone and the coroutine is being collected
-            error = _without_our_frame(caught)
-        self.coroutine = None
-        self._ended(attempt, value, error)
+            coroutine = context.run(record.func, *record.args, **attempt.kwargs)  # type: ignore[arg-type]  # func is set while the attempt runs
+            if type(coroutine) is not types.CoroutineType:
+                coroutine = _await(coroutine)
+            self.coroutine = coroutine
+        except BaseException as caught:  # noqa: BLE001 - the run boundary: a task's exception is data
+            return self.end(None, _inside(caught))
+        value, error = None, None
+        try:
+            return context.run(coroutine.send, None)
+        except StopIteration as end:
+            value = end.value
+        except BaseException as caught:  # noqa: BLE001 - as above
+            error = _inside(caught)
+        finally:
+            if meter is not None:
+                meter.use_since = None  # first, or a reader might count the step twice
+                meter.use_seconds += meter.clock() - began
+        return self.end(value, error)
 
-    def cancel(self) -> None:
-        self.task.cancel()
-        if (
-            not self._entered
-        ):  # asyncio will throw into a coroutine that has not begun: nobody else would report it
-            self._entered = True
-            self._ended(self._attempt, None, asyncio.CancelledError())
+    def end(self, value: object, error: BaseException | None) -> object:
+        """Report how it ended; return _ENDED."""
+        self.coroutine = None
+        self.ended(self.attempt, value, error)
+        return _ENDED
 
 
 @types.coroutine
-def _measured(coroutine: Coroutine[Any, Any, Any], meter: Meter) -> Generator[Any, Any, Any]:
-    """Await `coroutine` step by step, and count the time of each step (tests/benchmarks/ledger_cost.py).
+def _go_on(run: _Run, waits_for: Any) -> Generator[Any, Any, None]:
+    """Take the steps after the first, in the attempt's context, and count the time of each.
 
     A generator, since only one can yield what a coroutine waits for. What `await` does when it is resumed, thrown
-    into or closed is PEP 380's; this is its text, with a clock.
+    into or closed is PEP 380's; this is its text, with a context and a clock (tests/benchmarks/ledger_cost.py).
     """
-    clock, send = meter.clock, coroutine.send
-    step: Any = send
-    argument: Any = None
-    began = (
-        meter.use_since or clock()
-    )  # the callable's own call counts, where it does more than make a coroutine
-    try:
-        while True:
-            meter.use_since = began
-            try:
-                waits_for = step(argument)
-            finally:
-                meter.use_since = None  # first, or a reader might count the step twice
-                meter.use_seconds += clock() - began
-            step, argument = send, None
-            try:
-                argument = yield waits_for
-            except GeneratorExit:
-                coroutine.close()
-                raise
-            except BaseException as error:  # noqa: BLE001 - all that is thrown in is for the coroutine
-                step, argument = coroutine.throw, error
-                if error.__traceback__ is not None:  # it has passed through here, and nobody needs to know
-                    error.__traceback__ = error.__traceback__.tb_next
-            began = clock()
-    except StopIteration as end:
-        return end.value
+    attempt, coroutine = run.attempt, run.coroutine
+    enter, meter, send = attempt.context.run, attempt.meter, coroutine.send
+    step: Any
+    began = 0.0
+    while True:
+        try:
+            argument = yield waits_for
+            step = send
+        except GeneratorExit:
+            enter(coroutine.close)
+            raise
+        except BaseException as thrown:  # noqa: BLE001 - all that is thrown in is for the coroutine
+            step, argument = coroutine.throw, thrown
+            if thrown.__traceback__ is not None:  # it has passed through here, and nobody needs to know
+                thrown.__traceback__ = thrown.__traceback__.tb_next
+        if meter is not None:
+            meter.use_since = began = meter.clock()
+        value, error = None, None
+        try:
+            waits_for = enter(step, argument)
+            continue
+        except StopIteration as end:
+            value = end.value
+        except BaseException as caught:  # noqa: BLE001 - as above
+            error = _inside(caught)
+        finally:
+            if meter is not None:
+                meter.use_since = None
+                meter.use_seconds += meter.clock() - began
+        run.end(value, error)
+        return
 
 
-def _as_coroutine(awaitable: Awaitable[Any]) -> Coroutine[Any, Any, Any]:
-    if type(awaitable) is types.CoroutineType:
-        return awaitable
-    return _await(awaitable)
+def _inside(error: BaseException) -> BaseException:
+    """Take the engine's frame off the traceback: it shows the user's code, and no cycle keeps its data alive."""
+    assert error.__traceback__ is not None, "it was caught here"
+    error.__traceback__ = error.__traceback__.tb_next
+    return error
 
 
 async def _await(awaitable: Awaitable[Any]) -> Any:
     return await awaitable
-
-
-def _without_our_frame(error: BaseException) -> BaseException:
-    """Take what measures out of the traceback: it shows the driver, then the user's code, measured or not."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None and trace.tb_next.tb_frame.f_code in _OURS:
-        trace.tb_next = trace.tb_next.tb_next
-    return error
-
-
-_OURS = frozenset((_measured.__code__, _await.__code__))

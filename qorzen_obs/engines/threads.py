@@ -123,7 +123,9 @@ class ThreadEngine:
 
     def stack(self, attempt: Attempt) -> LiveStack | None:
         """Return where the call is."""
-        job: _Job = attempt.driver
+        job: _Job | None = attempt.driver
+        if job is None:
+            return None
         thread_id = job.thread_id
         if thread_id is None:
             return None if attempt.ended or job in self._done else LiveStack(STARTING)

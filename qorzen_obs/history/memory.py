@@ -14,7 +14,14 @@ from typing import Final, NamedTuple
 from opentelemetry.trace import format_span_id, format_trace_id
 
 from qorzen_obs.record import TaskRecord
-from qorzen_obs.tasks import TaskCategory, TaskInfo, TaskPriority, TaskProgress, TaskStatus
+from qorzen_obs.tasks import (
+    FAILED,
+    TaskCategory,
+    TaskInfo,
+    TaskPriority,
+    TaskProgress,
+    TaskStatus,
+)
 
 MAX_OUTLINES: Final = 100_000
 
@@ -68,10 +75,11 @@ class MemoryHistory:
 
     def add(self, record: TaskRecord) -> None:
         """Remember an ended task; the oldest beyond `keep` of its kind become outlines."""
-        failed = record.state.status is TaskStatus.FAILED
+        order = self._failed_order if record.state.status is FAILED else self._other_order
         self._records[record.task_id] = record
-        (self._failed_order if failed else self._other_order).append(record.task_id)
-        self.shrink()
+        order.append(record.task_id)
+        if len(order) > self.keep:
+            self._evict(self._records[order.popleft()])
 
     def shrink(self) -> None:
         """Turn what is beyond `keep` into outlines; call it after lowering `keep`."""

@@ -59,6 +59,15 @@ class Limits:
             return f"max_concurrent of {own.name}"
         return None
 
+    def try_take(
+        self, category: TaskCategory, engine: EngineKind, own: DefinitionLimit | None = None
+    ) -> bool:
+        """Hold one more slot where that is admitted, and return whether it is."""
+        if not self.admits(category, engine, own):
+            return False
+        self.take(category, engine, own)
+        return True
+
     def take(self, category: TaskCategory, engine: EngineKind, own: DefinitionLimit | None = None) -> None:
         """Hold one more slot."""
         if own is not None:

@@ -91,7 +91,12 @@ class Scheduler(Generic[S]):
 
     def __len__(self) -> int:
         """Return how many tasks wait, for a slot or for their time."""
-        return self._depth + len(self._scheduled)
+        return self._depth + len(self._scheduled_ids)
+
+    @property
+    def wants_slots(self) -> bool:
+        """Whether anything waits: without, `start_next` and `resume_next` give None."""
+        return bool(self._depth or self._returning or self._scheduled_ids)
 
     @property
     def depth(self) -> int:
@@ -107,6 +112,22 @@ class Scheduler(Generic[S]):
     def next_eligible_at(self) -> float | None:
         """When the next task's time comes; None when none waits for it."""
         return self._scheduled.first_key
+
+    def enter(self, task: S, now: float) -> bool:
+        """Give a slot to a new task where nothing waits for one and the limits admit it; else `push` it.
+
+        Return whether it has a slot. The same as `push` and `start_next`, without the detour over the queue.
+        """
+        if (
+            not self._depth
+            and not self._returning
+            and task.eligible_at <= now
+            and not self._is_due(now)
+            and self.limits.try_take(task.category, task.engine, task.limit)
+        ):
+            return True
+        self.push(task, now)
+        return False
 
     def push(self, task: S, now: float) -> None:
         """Let `task` wait for a slot, or first for its time where `eligible_at` is after `now`. O(log n)."""
@@ -165,8 +186,15 @@ class Scheduler(Generic[S]):
         strict = 0 if seconds_per_point else -task.priority
         return (strict, task.eligible_at - task.priority * seconds_per_point, task.sequence)
 
+    def _is_due(self, now: float) -> bool:
+        """Return whether the time of a task has come that is still kept with those that wait for theirs."""
+        if not self._scheduled_ids:
+            return False
+        eligible_at = self._scheduled.first_key
+        return eligible_at is not None and eligible_at <= now
+
     def _promote(self, now: float) -> None:
-        while (eligible_at := self._scheduled.first_key) is not None and eligible_at <= now:
+        while self._is_due(now):
             task = self._scheduled.pop()
             self._scheduled_ids.remove(task.sequence)
             self._enqueue(task)

@@ -34,11 +34,10 @@ from qorzen_obs.server.security import (
     secure_response,
     with_token,
 )
-from qorzen_obs.server.sources import HEALTH, LINES, MANAGER, REDACTOR, SPANS, ManagerSource
+from qorzen_obs.server.sources import HEALTH, MANAGER, REDACTOR, SPANS, ManagerSource
 from qorzen_obs.settings import HealthSettings, ServerSettings
 from qorzen_obs.telemetry.redaction import Redactor
 from qorzen_obs.telemetry.span_store import SpanStore
-from qorzen_obs.telemetry.task_lines import TaskLines
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +87,6 @@ def create_app(
     manager: ManagerSource,
     *,
     spans: SpanStore | None = None,
-    lines: TaskLines | None = None,
     redactor: Redactor | None = None,
     settings: ServerSettings,
     health: HealthSettings,
@@ -118,8 +116,6 @@ def create_app(
     app[EXPOSITION] = Exposition(manager.registry)
     if spans is not None:
         app[SPANS] = spans
-    if lines is not None:
-        app[LINES] = lines
     app[REDACTOR] = redactor or Redactor()
     app.on_response_prepare.append(secure_response)
     app.cleanup_ctx.append(_close_exposition)
@@ -170,7 +166,6 @@ class OpsPlane:
         manager: ManagerSource,
         *,
         spans: SpanStore | None = None,
-        lines: TaskLines | None = None,
         redactor: Redactor | None = None,
         settings: ServerSettings,
         health: HealthSettings,
@@ -178,7 +173,6 @@ class OpsPlane:
     ) -> None:
         self._manager = manager
         self._spans = spans
-        self._lines = lines
         self._redactor = redactor
         self._settings = settings
         self._health = health
@@ -251,7 +245,6 @@ class OpsPlane:
         app = create_app(
             self._manager,
             spans=self._spans,
-            lines=self._lines,
             redactor=self._redactor,
             settings=self._settings,
             health=self._health,

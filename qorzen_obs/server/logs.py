@@ -8,16 +8,13 @@ from aiohttp import web
 
 from qorzen_obs.server.documents import json_response
 from qorzen_obs.server.routes import Access, Route
-from qorzen_obs.server.sources import LINES
+from qorzen_obs.server.sources import MANAGER
 from qorzen_obs.server.tasks import find_task
-from qorzen_obs.telemetry.task_lines import NO_LINES
 
 
 async def get_task_logs(request: web.Request) -> web.Response:
     """Answer with the kept lines, oldest first, and how many older ones are not kept."""
-    task_id = find_task(request).task_id
-    lines = request.app.get(LINES)
-    kept = NO_LINES if lines is None else lines.of(task_id)
+    kept = request.app[MANAGER].log_of(find_task(request).task_id)
     return json_response({"items": kept.items, "dropped": kept.dropped})
 
 

@@ -12,16 +12,20 @@ from http import HTTPStatus
 from typing import Final, NamedTuple
 
 from aiohttp import hdrs, web
-from prometheus_client import CollectorRegistry, exposition
-from prometheus_client.openmetrics import exposition as openmetrics
+from prometheus_client import CollectorRegistry, Metric, exposition
+from prometheus_client.openmetrics import exposition as openmetrics_exposition
+from prometheus_client.registry import Collector
 
 from qorzen_obs.server.in_thread import run_in_daemon_thread
 from qorzen_obs.server.negotiation import OPENMETRICS, MediaType, accepts_gzip, choose_exposition
 from qorzen_obs.server.problems import ProblemError
 from qorzen_obs.server.routes import Access, Route
+from qorzen_obs.telemetry.families import Family
 
 RENDER_TIMEOUT_SECONDS: Final = 10.0
 """How long a scrape waits; Prometheus itself gives up after 10 s."""
+END: Final = b"# EOF\n"
+"""The last line of OpenMetrics."""
 
 
 class Variant(NamedTuple):
@@ -71,12 +75,31 @@ class Exposition:
             return await run_in_daemon_thread(lambda: render(self._registry, variant), name="qorzen-render")
 
 
-def render(registry: CollectorRegistry, variant: Variant) -> bytes:
-    """Return the metrics of `registry`."""
-    write = openmetrics.generate_latest if variant.media_type is OPENMETRICS else exposition.generate_latest
-    text = write(registry)
+def render(registry: Collector, variant: Variant) -> bytes:
+    """Return the metrics of `registry`, what the client's generate_latest writes of them."""
+    text = _text(registry, openmetrics=variant.media_type is OPENMETRICS)
     # Measured: level 1 makes 147 kB 16 times smaller in 0.4 ms, level 9 22 times in 2.9 ms.
     return gzip.compress(text, compresslevel=1, mtime=0) if variant.compressed else text
+
+
+def _text(registry: Collector, *, openmetrics: bool) -> bytes:
+    client, end = (openmetrics_exposition, END) if openmetrics else (exposition, b"")
+    pieces: list[bytes] = []  # joined once: copies in between took twice as long as all the rest
+    for family in registry.collect():
+        if isinstance(family, Family):
+            pieces += family.write(openmetrics=openmetrics)
+        else:
+            pieces.append(client.generate_latest(_Alone(family)).removesuffix(end))
+    return b"".join([*pieces, end])
+
+
+class _Alone(NamedTuple):
+    """A registry of the one family of somebody else's."""
+
+    family: Metric
+
+    def collect(self) -> tuple[Metric]:
+        return (self.family,)
 
 
 EXPOSITION: Final = web.AppKey("exposition", Exposition)

@@ -22,7 +22,7 @@ from qorzen_obs.tasks import TaskInfo
 from qorzen_obs.telemetry.loop_monitor import Block
 from qorzen_obs.telemetry.redaction import Redactor
 from qorzen_obs.telemetry.span_store import SpanStore
-from qorzen_obs.telemetry.task_lines import TaskLines
+from qorzen_obs.telemetry.task_lines import KeptLines
 
 
 class ManagerSource(Protocol):
@@ -77,6 +77,10 @@ class ManagerSource(Protocol):
         """Return where a task is; None when no code of it runs. For a process task it may take a second."""
         ...
 
+    def log_of(self, task_id: str) -> KeptLines:
+        """Return the kept log lines of a task."""
+        ...
+
     def why_pending(self, task_id: str) -> Explanation | None:
         """Return why a task is pending, None when it is not; for the work loop."""
         ...
@@ -84,6 +88,5 @@ class ManagerSource(Protocol):
 
 MANAGER: Final = web.AppKey("manager", ManagerSource)
 SPANS: Final = web.AppKey("spans", SpanStore)  #: missing where no traces are kept
-LINES: Final = web.AppKey("lines", TaskLines)  #: missing where no log lines are kept
 REDACTOR: Final = web.AppKey("redactor", Redactor)  #: for kept spans, which user code has filled
 HEALTH: Final = web.AppKey("health", HealthSettings)

@@ -9,21 +9,19 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Sequence
 
-from prometheus_client.samples import Exemplar
-
 from qorzen_obs.telemetry.exemplars import ExemplarSlot
+from qorzen_obs.telemetry.exposition import HistogramReading, HistogramText
 from qorzen_obs.telemetry.names import MetricName
-
-#: Upper bound, cumulative count, and an exemplar where there is one.
-Bucket = tuple[str, float] | tuple[str, float, Exemplar]
 
 
 class HistogramCell:
-    """One histogram without labels. `observe` belongs to one thread; `read` to any."""
+    """The histogram of one set of labels. `observe` belongs to one thread; `read` to any."""
 
-    __slots__ = ("_bounds", "_counts", "_exemplars", "_sum")
+    __slots__ = ("_bounds", "_counts", "_exemplars", "_sum", "labels", "text")
 
-    def __init__(self, metric: MetricName) -> None:
+    def __init__(self, metric: MetricName, labels: tuple[str, ...] = ()) -> None:
+        self.labels = labels
+        self.text = HistogramText(metric, labels)
         self._bounds = metric.buckets
         self._counts = [0] * (len(metric.buckets) + 1)
         self._sum = 0.0
@@ -49,18 +47,10 @@ class HistogramCell:
         """How many values were observed."""
         return sum(self._counts)
 
-    def read(self) -> tuple[list[Bucket], float]:
-        """Return cumulative buckets `(upper bound, count, exemplar)` and the sum."""
-        counts, exemplars = list(self._counts), list(self._exemplars or ())
-        buckets: list[Bucket] = []
-        total = 0
-        for index, bound in enumerate([*self._bounds, float("inf")]):
-            total += counts[index]
-            slot = exemplars[index] if exemplars else None
-            exemplar = None if slot is None else slot.read()
-            shown = "+Inf" if bound == float("inf") else repr(float(bound))
-            buckets.append((shown, total) if exemplar is None else (shown, total, exemplar))
-        return buckets, self._sum
+    def read(self) -> HistogramReading:
+        """Return what was counted until now. The exemplars come first: none is of a value that is not counted."""
+        exemplars = [None if slot is None else slot.read() for slot in self._exemplars or ()]
+        return HistogramReading(list(self._counts), self._sum, exemplars)
 
 
 class CappedCounter:

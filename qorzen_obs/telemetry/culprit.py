@@ -38,6 +38,9 @@ class Culprit:
     def __init__(self, name: str, attempt: Attempt | None, places: list[Place]) -> None:
         self.name = name
         self.attempt = attempt
+        self.context = (
+            None if attempt is None else attempt.context
+        )  #: which the attempt lets go of at its end
         self.dump: Callable[[], Frames] = tuple  #: gives a better stack, where there is one
         self._places = places
 
@@ -75,7 +78,7 @@ def find_culprit(loop: asyncio.AbstractEventLoop, thread_id: int) -> Culprit:
         attempt, name = _attempt_in(handle._context), _name_of(handle._callback)
     else:  # uvloop shows no frame of its own
         attempt, name = _of_current_task(loop)
-        attempt = attempt or _of_main_engine(innermost)
+    attempt = _of_engine(innermost) or attempt
     places = places_of(innermost, _is_outside)
     del innermost, handle  # or they would live as long as this thread sleeps
     if attempt is not None:
@@ -107,8 +110,8 @@ def _of_current_task(loop: asyncio.AbstractEventLoop) -> tuple[Attempt | None, s
     return _attempt_in(context_of(task)), describe_task(task)
 
 
-def _of_main_engine(frame: FrameType | None) -> Attempt | None:
-    """A callable that the main engine runs is in no asyncio task."""
+def _of_engine(frame: FrameType | None) -> Attempt | None:
+    """Return whom an engine runs on the loop's thread: its asyncio task is the engine's own, if there is one."""
     while frame is not None:
         if is_of_engines(frame):
             attempt = frame.f_locals.get("attempt")

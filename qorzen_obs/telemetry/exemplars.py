@@ -9,16 +9,18 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from opentelemetry.trace import SpanContext, format_span_id, format_trace_id
-from prometheus_client.samples import Exemplar
+
+from qorzen_obs.telemetry.exposition import WrittenExemplar
 
 
 class ExemplarSlot:
     """The exemplar of one bucket or counter: the newest of those put. Writers take turns; any thread reads."""
 
-    __slots__ = ("_held",)
+    __slots__ = ("_held", "_shown")
 
     def __init__(self) -> None:
         self._held: tuple[SpanContext, float, float] | None = None
+        self._shown: tuple[object, WrittenExemplar] | None = None  #: what was held when it was made
 
     def put(self, span: SpanContext, value: float, at: float) -> None:
         """Show `span` for a `value` that was observed `at` (Unix seconds), unless a newer one is shown."""
@@ -26,18 +28,24 @@ class ExemplarSlot:
         if held is None or held[2] <= at:
             self._held = (span, value, at)
 
-    def read(self) -> Exemplar | None:
-        """Return what the exposition takes."""
-        held = self._held
+    def read(self) -> WrittenExemplar | None:
+        """Return what the exposition takes; the same object until another is put."""
+        held, shown = self._held, self._shown
         if held is None:
             return None
-        span, value, at = held
-        labels = {"trace_id": format_trace_id(span.trace_id), "span_id": format_span_id(span.span_id)}
-        return Exemplar(labels, value, at)
+        if shown is None or shown[0] is not held:
+            span, value, at = held
+            labels = {"trace_id": format_trace_id(span.trace_id), "span_id": format_span_id(span.span_id)}
+            shown = self._shown = (held, WrittenExemplar(labels, value, at))
+        return shown[1]
 
 
 class Exemplars(Protocol):
     """Who decides which observations become exemplars."""
+
+    def may_keep(self, span: SpanContext) -> bool:
+        """Return whether an offer for this span would not be in vain."""
+        ...
 
     def offer(self, span: SpanContext, observations: Sequence[tuple[ExemplarSlot, float]], at: float) -> None:
         """Take observations of the task whose span this is, made `at` (Unix seconds): each slot with its value."""
@@ -46,6 +54,9 @@ class Exemplars(Protocol):
 
 class IfSampled:
     """Writes at once where the span is sampled: all that can be known without a tail sampler."""
+
+    def may_keep(self, span: SpanContext) -> bool:
+        return span.trace_flags.sampled
 
     def offer(self, span: SpanContext, observations: Sequence[tuple[ExemplarSlot, float]], at: float) -> None:
         if span.trace_flags.sampled:

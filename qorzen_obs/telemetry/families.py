@@ -1,29 +1,135 @@
-"""Metric families made at scrape from declared names, so that no collector spells a name, a label or a bucket."""
+"""Metric families made at scrape from declared names, so that no collector spells a name, a label or a bucket.
+
+The client's registry passes them on like its own: whoever asks one for its samples gets them, made by the client's
+classes, and `/metrics` takes the text instead.
+"""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from functools import lru_cache
+from itertools import accumulate
+from typing import Final
+
+from prometheus_client import Metric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.samples import Sample
 
 from qorzen_obs.telemetry.cells import HistogramCell
+from qorzen_obs.telemetry.exposition import (
+    HistogramReading,
+    WrittenExemplar,
+    head,
+    line_start,
+    number,
+    shown_bounds,
+)
 from qorzen_obs.telemetry.names import MetricName
 
+#: The catalogue has some thousand lines that are no histogram's, the capped ones at their caps.
+_kept_start: Final = lru_cache(maxsize=8_192)(line_start)
 
-def gauge(metric: MetricName) -> GaugeMetricFamily:
+
+class Family(Metric, ABC):
+    """A metric as it was at one moment."""
+
+    _samples: list[Sample]
+
+    def __init__(self, metric: MetricName) -> None:
+        super().__init__(metric.name, metric.help, metric.type)
+        self._metric = metric
+
+    @property
+    def samples(self) -> list[Sample]:
+        """The client's samples, made when somebody first asks."""
+        if not self._samples:
+            self._samples = self._make_samples()
+        return self._samples
+
+    @samples.setter
+    def samples(self, samples: list[Sample]) -> None:
+        self._samples = samples  # the client's constructor sets an empty list
+
+    def write(self, *, openmetrics: bool) -> Iterator[bytes]:
+        """Yield the pieces of what the client's generate_latest writes of this family."""
+        yield head(self._metric, openmetrics=openmetrics)
+        yield from self._write_samples(openmetrics)
+
+    @abstractmethod
+    def _make_samples(self) -> list[Sample]: ...
+
+    @abstractmethod
+    def _write_samples(self, openmetrics: bool) -> Iterator[bytes]: ...
+
+
+class ValueFamily(Family):
+    """A gauge or a counter."""
+
+    def __init__(self, metric: MetricName) -> None:
+        super().__init__(metric)
+        self._values: list[tuple[tuple[str, ...], float, WrittenExemplar | None]] = []
+
+    def add_metric(
+        self, labels: tuple[str, ...], value: float, exemplar: WrittenExemplar | None = None
+    ) -> None:
+        """Add a series; only a counter's has an exemplar."""
+        self._values.append((labels, value, exemplar))
+
+    def _write_samples(self, openmetrics: bool) -> Iterator[bytes]:
+        name, label_names = self._metric.name, self._metric.labels
+        sample = f"{name}_total" if self._metric.type == "counter" else name
+        for labels, value, exemplar in self._values:
+            end = exemplar.text if openmetrics and exemplar is not None else ""
+            yield f"{_kept_start(sample, label_names, labels)}{number(value)}{end}\n".encode()
+
+    def _make_samples(self) -> list[Sample]:
+        name, text, label_names = self._metric.name, self._metric.help, self._metric.labels
+        if self._metric.type == "counter":
+            counter = CounterMetricFamily(name, text, labels=label_names)
+            for labels, value, exemplar in self._values:
+                counter.add_metric(labels, value, exemplar=exemplar)
+            return counter.samples
+        gauge = GaugeMetricFamily(name, text, labels=label_names)
+        for labels, value, _ in self._values:
+            gauge.add_metric(labels, value)
+        return gauge.samples
+
+
+class HistogramFamily(Family):
+    """Histograms, each read when it is added."""
+
+    def __init__(self, metric: MetricName) -> None:
+        super().__init__(metric)
+        self._readings: list[tuple[HistogramCell, HistogramReading]] = []
+
+    def add(self, cell: HistogramCell) -> None:
+        """Add what a cell has counted."""
+        self._readings.append((cell, cell.read()))
+
+    def _write_samples(self, openmetrics: bool) -> Iterator[bytes]:
+        return (cell.text.write(reading, exemplars=openmetrics) for cell, reading in self._readings)
+
+    def _make_samples(self) -> list[Sample]:
+        family = HistogramMetricFamily(self.name, self.documentation, labels=self._metric.labels)
+        bounds = shown_bounds(self._metric)
+        for cell, (counts, total, exemplars) in self._readings:
+            shown = zip(bounds, accumulate(counts), exemplars or [None] * len(bounds), strict=True)
+            buckets = [(le, n) if exemplar is None else (le, n, exemplar) for le, n, exemplar in shown]
+            family.add_metric(cell.labels, buckets=buckets, sum_value=total)
+        return family.samples
+
+
+def gauge(metric: MetricName) -> ValueFamily:
     """Return an empty gauge family."""
-    return GaugeMetricFamily(metric.name, metric.help, labels=metric.labels)
+    return ValueFamily(metric)
 
 
-def counter(metric: MetricName) -> CounterMetricFamily:
+def counter(metric: MetricName) -> ValueFamily:
     """Return an empty counter family."""
-    return CounterMetricFamily(metric.name, metric.help, labels=metric.labels)
+    return ValueFamily(metric)
 
 
-def histogram(metric: MetricName) -> HistogramMetricFamily:
+def histogram(metric: MetricName) -> HistogramFamily:
     """Return an empty histogram family."""
-    return HistogramMetricFamily(metric.name, metric.help, labels=metric.labels)
-
-
-def add_histogram(family: HistogramMetricFamily, labels: tuple[str, ...], cell: HistogramCell) -> None:
-    """Add what a cell has counted."""
-    buckets, total = cell.read()
-    family.add_metric(labels, buckets=buckets, sum_value=total)
+    return HistogramFamily(metric)

@@ -1,6 +1,6 @@
 """Log lines: JSON on a pipe, coloured on a terminal, with the task and the trace that each line belongs to.
 
-`task_log` writes the canonical line of each task. Nothing here touches structlog's or logging's global
+The canonical line of each task is task_log.py's. Nothing here touches structlog's or logging's global
 configuration.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import sys
 import threading
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from typing import Any, Final, TextIO
 
 import structlog
@@ -19,17 +19,14 @@ from prometheus_client import Metric
 from prometheus_client.registry import Collector
 
 from qorzen_obs.current import CURRENT
-from qorzen_obs.record import TaskEvent
-from qorzen_obs.tasks import EventKind, TaskStatus
 from qorzen_obs.telemetry import names
 from qorzen_obs.telemetry.families import counter
 from qorzen_obs.telemetry.log_export import LogExport
 from qorzen_obs.telemetry.log_rendering import JsonLines, TerminalLines, redact_line
 from qorzen_obs.telemetry.log_sink import LogSink
 from qorzen_obs.telemetry.redaction import Redactor
-from qorzen_obs.telemetry.task_lines import TaskLines, keep_line, kept_already, utc_now
+from qorzen_obs.telemetry.task_lines import keep_line, utc_now
 
-_MAX_ERROR: Final = 300
 _OFF: Final = logging.CRITICAL  # the package writes nothing at this level
 _COUNTED_LEVELS: Final = ("debug", "info", "warning", "error", "critical")
 LEVELS: Final = {"off": _OFF, "debug": 10, "info": 20, "warning": 30, "error": 40}
@@ -61,6 +58,7 @@ class LogStream(Collector):
         self.redactor = redactor or Redactor()
         self._sink = LogSink(stream or sys.stderr, self._say_lost)
         self._terminal = self._sink.isatty()
+        self._render: Any = TerminalLines() if self._terminal else JsonLines()
         self._lock = threading.RLock()  # a signal's handler may log while its thread holds it
         self._lines = dict.fromkeys(_COUNTED_LEVELS, 0)
         self.export: LogExport | None = None  #: where lines go besides
@@ -87,12 +85,23 @@ class LogStream(Collector):
                 structlog.processors.StackInfoRenderer(),
                 structlog.processors.format_exc_info if self._terminal else _EXCEPTION_AS_DATA,
                 self._redact_and_keep,
-                TerminalLines() if self._terminal else JsonLines(),
+                self._render,
             ],
             "wrapper_class": structlog.make_filtering_bound_logger(LEVELS[level]),
             "context_class": dict,
             "cache_logger_on_first_use": True,
         }
+
+    def write_later(self, level: str, make: Callable[[], str]) -> None:
+        """Take a line that is not made yet: whoever writes it calls `make`, which ends in `finish`."""
+        self._count(level)
+        self._sink.write(make)
+
+    def finish(self, level: str, line: Mapping[str, Any]) -> str:
+        """Return a redacted line as it is written, and hand it to the export."""
+        if self.export is not None:
+            self.export.put(level, dict(line))
+        return str(self._render(None, level, dict(line) if self._terminal else line))
 
     def lost(self) -> dict[str, int]:
         """Return how many lines the stream did not take, and how many records the collector did not."""
@@ -116,16 +125,19 @@ class LogStream(Collector):
     def _redact_and_keep(self, _: Any, __: str, event: MutableMapping[str, Any]) -> Mapping[str, Any]:
         clean = redact_line(self.redactor, event)
         level = str(clean.get("level", "info"))
-        with self._lock:
-            self._lines[level if level in self._lines else "info"] += 1
+        self._count(level if level in self._lines else "info")
         keep_line(level, clean)
         if self.export is not None:
             self.export.put(level, dict(clean))
         return clean
 
+    def _count(self, level: str) -> None:
+        with self._lock:
+            self._lines[level] += 1
+
     def _say_lost(self, lines: int) -> str:
         event = {"event": names.LOG_LINES_LOST, "level": "warning", "timestamp": utc_now(), "lines": lines}
-        return str((TerminalLines() if self._terminal else JsonLines())(None, "warning", event))
+        return str(self._render(None, "warning", event))
 
 
 class _LineLogger:
@@ -160,62 +172,6 @@ def accept_logger(logger: Any) -> Any:
             wrapper_class=structlog.stdlib.BoundLogger,
         )
     return logger
-
-
-class TaskLog:
-    """Writes the canonical line of each task that ended, in its submitter's context: it belongs to that trace."""
-
-    def __init__(self, logger: Any, lines: TaskLines | None = None) -> None:
-        self._logger = logger
-        self._lines = lines
-
-    def on_event(self, event: TaskEvent) -> None:
-        """Write `task.finished`, failures as warnings, or `task.retrying`; in the submitter's context."""
-        if event.state.status.final or event.kind is EventKind.RETRYING:
-            assert event.record.context is not None, "a record keeps its context until it ends"
-            event.record.context.run(self._write, event)
-
-    def _write(self, event: TaskEvent) -> None:
-        record, state = event.record, event.state
-        fields: dict[str, Any] = {
-            "task_id": record.task_id,
-            "task_name": record.name,
-            "category": record.category.value,
-            "priority": record.priority.label,
-            "attempt": state.attempt,
-            "status": state.status.value,
-            "duration_seconds": _rounded(state.duration_seconds),
-            "queue_wait_seconds": _rounded(state.queue_wait_seconds),
-        }
-        if state.span is not None:
-            fields["trace_id"] = format_trace_id(state.span.trace_id)
-            fields["span_id"] = format_span_id(state.span.span_id)
-        if record.plugin_id is not None:
-            fields["plugin_id"] = record.plugin_id
-        if state.cancel_reason is not None:
-            fields["cancel_reason"] = state.cancel_reason
-        if state.abandoned:
-            fields["abandoned"] = True
-        if state.error_type is not None:
-            fields["error_type"] = state.error_type
-            fields["error"] = (state.error or "")[:_MAX_ERROR]
-        if event.kind is EventKind.RETRYING:
-            fields["eligible_in_seconds"] = _rounded(record.eligible_wall - event.at)
-            self._say("warning", names.LOG_RETRYING, fields)
-        elif state.status is TaskStatus.FAILED:
-            self._say("warning", names.LOG_FINISHED, fields)
-        else:
-            self._say("info", names.LOG_FINISHED, fields)
-
-    def _say(self, level: str, event: str, fields: dict[str, Any]) -> None:
-        if self._lines is not None:  # whatever the level of the log is
-            self._lines.add(fields["task_id"], level, event, fields)
-        with kept_already():
-            getattr(self._logger, level)(event, **fields)
-
-
-def _rounded(seconds: float | None) -> float | None:
-    return None if seconds is None else round(seconds, 6)
 
 
 def _filter_by_level(logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

@@ -256,13 +256,13 @@ class LoopMonitor:
         return True
 
     def _write(self, block: Block, **fields: Any) -> None:
-        attempt, culprit = block.culprit.attempt, block.culprit
+        context, culprit = block.culprit.context, block.culprit
         fields = {"seconds": round(block.seconds, 3), "cause": block.cause, "culprit": culprit.name, **fields}
         try:
-            if attempt is None:
+            if context is None:
                 self._log(names.LOG_LOOP_BLOCKED, **fields)
             else:  # in a copy of its context, which the loop may be in: the line is the task's, with its trace
-                attempt.context.copy().run(self._log, names.LOG_LOOP_BLOCKED, **fields)
+                context.copy().run(self._log, names.LOG_LOOP_BLOCKED, **fields)
         except Exception as error:  # noqa: BLE001 - what observes must not break what it observes
             self._on_error(error)
 

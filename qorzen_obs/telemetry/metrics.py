@@ -17,14 +17,23 @@ from prometheus_client.registry import Collector
 
 from qorzen_obs.counts import CATEGORIES, CELL_OF, CELLS, TaskCounts
 from qorzen_obs.record import Ask, TaskEvent
-from qorzen_obs.tasks import EngineKind, EventKind, TaskCategory, TaskPriority, TaskStatus
+from qorzen_obs.tasks import (
+    COMPLETED,
+    FAILED,
+    EngineKind,
+    EventKind,
+    TaskCategory,
+    TaskPriority,
+    TaskStatus,
+)
 from qorzen_obs.telemetry import names
 from qorzen_obs.telemetry.cells import CappedCounter, HistogramCell
 from qorzen_obs.telemetry.exemplars import Exemplars, ExemplarSlot, IfSampled
-from qorzen_obs.telemetry.families import add_histogram, counter, gauge, histogram
+from qorzen_obs.telemetry.families import counter, gauge, histogram
 
 #: A bound for each label whose values users choose, and for the routes and codes of HTTP.
 LABEL_CAP: Final = 200
+_RETRYING: Final = EventKind.RETRYING
 FINAL: Final = tuple(status for status in TaskStatus if status.final)
 REJECTION_REASONS: Final = ("queue_full", "closed")
 DROP_KINDS: Final = ("event", "progress", "late_result", "worker_report", "log_line", "log_record")
@@ -58,10 +67,16 @@ class TaskMetrics(Collector):
         self._exemplars = exemplars or IfSampled()
         phases = names.PHASES if time_ledger else ()
         self._phase_seconds = [dict.fromkeys(phases, 0.0) for _ in CELLS]
-        self._run_duration = {status: [HistogramCell(names.RUN_DURATION) for _ in CELLS] for status in FINAL}
-        self._queue_wait = [HistogramCell(names.QUEUE_WAIT) for _ in CELLS]
+        kinds = [(category.value, priority.label) for category, priority in CELLS]
+        self._run_duration = {
+            status: [HistogramCell(names.RUN_DURATION, (*kind, status.value)) for kind in kinds]
+            for status in FINAL
+        }
+        self._queue_wait = [HistogramCell(names.QUEUE_WAIT, kind) for kind in kinds]
         self._finished_exemplars = {status: [ExemplarSlot() for _ in CELLS] for status in FINAL}
-        self._cancel_latency = {kind: HistogramCell(names.CANCEL_LATENCY) for kind in EngineKind}
+        self._cancel_latency = {
+            kind: HistogramCell(names.CANCEL_LATENCY, (kind.value,)) for kind in EngineKind
+        }
         self._http: dict[tuple[str, str, str], HistogramCell] = {}
         self._rejected = {(cell, reason): 0 for cell in range(len(CELLS)) for reason in REJECTION_REASONS}
         self._retries = [0] * len(CELLS)
@@ -75,24 +90,23 @@ class TaskMetrics(Collector):
     def on_event(self, event: TaskEvent) -> None:
         """Count one transition; O(1)."""
         record, state = event.record, event.state
-        if event.kind is EventKind.RETRYING:
-            self._retries[record.cell] += 1
         if not state.status.final:
+            self._retries[record.cell] += event.kind is _RETRYING
             return
         if state.duration_seconds is not None and state.queue_wait_seconds is not None:
             duration, wait = self._run_duration[state.status][record.cell], self._queue_wait[record.cell]
             duration.observe(state.duration_seconds)
             wait.observe(state.queue_wait_seconds)
-            if state.span is not None:
+            if state.span is not None and self._exemplars.may_keep(state.span):
                 observations = (
                     (duration.slot(state.duration_seconds), state.duration_seconds),
                     (wait.slot(state.queue_wait_seconds), state.queue_wait_seconds),
                     (self._finished_exemplars[state.status][record.cell], 1.0),
                 )
                 self._exemplars.offer(state.span, observations, event.at)
-        if state.status is TaskStatus.COMPLETED:
+        if state.status is COMPLETED:
             self._last_success[record.category] = event.at
-        elif state.status is TaskStatus.FAILED:
+        elif state.status is FAILED:
             self._errors.add((record.category.value,), state.error_type or "unknown")
 
     def on_stopped(self, engine: EngineKind, ask: Ask, seconds: float) -> None:
@@ -123,7 +137,7 @@ class TaskMetrics(Collector):
         if cell is None:
             if len(self._http) >= LABEL_CAP:
                 key = ("other", "other", "other")
-            cell = self._http.setdefault(key, HistogramCell(names.HTTP_DURATION))
+            cell = self._http.setdefault(key, HistogramCell(names.HTTP_DURATION, key))
         cell.observe(seconds)
 
     def describe(self) -> Iterator[Metric]:
@@ -162,20 +176,20 @@ class TaskMetrics(Collector):
         retries, phases = counter(names.TASK_RETRIES), counter(names.PHASE_SECONDS)
         for index, (category, priority) in enumerate(CELLS):
             labels = (category.value, priority.label)
-            add_histogram(wait, labels, self._queue_wait[index])
+            wait.add(self._queue_wait[index])
             retries.add_metric(labels, self._retries[index])
             for phase, seconds in list(self._phase_seconds[index].items()):
                 phases.add_metric((*labels, phase), seconds)
             for status in FINAL:
-                add_histogram(duration, (*labels, status.value), self._run_duration[status][index])
+                duration.add(self._run_duration[status][index])
         errors = counter(names.TASK_ERRORS)
         for error_labels, n in self._errors.read():
             errors.add_metric(error_labels, n)
         overflow = counter(names.LABEL_OVERFLOW)
         overflow.add_metric(("error_type",), self._errors.overflowed)
         latency = histogram(names.CANCEL_LATENCY)
-        for kind, cell in self._cancel_latency.items():
-            add_histogram(latency, (kind.value,), cell)
+        for cell in self._cancel_latency.values():
+            latency.add(cell)
         success = gauge(names.LAST_SUCCESS)
         for category, at in list(self._last_success.items()):
             success.add_metric((category.value,), at)
@@ -208,7 +222,7 @@ class TaskMetrics(Collector):
 
     def _collect_observation(self) -> Iterator[Metric]:
         lag = histogram(names.LOOP_LAG)
-        add_histogram(lag, (), self.loop_lag)
+        lag.add(self.loop_lag)
         blocked = counter(names.LOOP_BLOCKED)
         for category, seconds in self._source.loop_blocked_by_category().items():
             blocked.add_metric((category,), seconds)
@@ -218,6 +232,6 @@ class TaskMetrics(Collector):
         for component, n in list(self.telemetry_errors.items()):
             errors.add_metric((component,), n)
         http = histogram(names.HTTP_DURATION)
-        for labels, cell in list(self._http.items()):
-            add_histogram(http, labels, cell)
+        for cell in list(self._http.values()):
+            http.add(cell)
         yield from (lag, blocked, dropped, errors, http)

@@ -24,6 +24,7 @@ from opentelemetry.util.types import Attributes
 from qorzen_obs.clock import Clock
 from qorzen_obs.telemetry import names
 from qorzen_obs.telemetry.exemplars import ExemplarSlot
+from qorzen_obs.telemetry.task_span import AnySpan, TaskSpan, readable
 from qorzen_obs.telemetry.trace_buffer import Bounds, Budget, TraceBuffer
 
 
@@ -54,7 +55,7 @@ class RecordAll(Sampler):
 class SpanSink(Protocol):
     """Takes the spans of kept traces."""
 
-    def put(self, spans: Sequence[ReadableSpan], must_keep: bool) -> None:
+    def put(self, spans: Sequence[AnySpan], must_keep: bool) -> None:
         """Take ended spans of one trace, kept for a reason of its own or by the budget; at once, from any thread."""
         ...
 
@@ -99,7 +100,8 @@ class TailSampler(SpanProcessor):
     def _reset(self) -> None:
         self._lock = threading.Lock()
         self._line: deque[_Call] = deque()
-        self._buffer: TraceBuffer[ReadableSpan] = TraceBuffer(self._budget, self._hand_on, self._bounds)
+        self._alone: dict[int, int] = {}  # open spans of attempts, by trace: nothing else of it was seen
+        self._buffer: TraceBuffer[AnySpan] = TraceBuffer(self._budget, self._hand_on, self._bounds)
 
     # ------------------------------------------------------------------ what happens
 
@@ -119,22 +121,61 @@ class TailSampler(SpanProcessor):
         context: SpanContext = span.context
         why = self._must_keep(span)
         now = self._clock.monotonic()
-        self._do(self._end, context.trace_id, context.span_id, span, why, now)
+        self._do(self._end, context, span, why, now)
+
+    def on_task_start(self, span: TaskSpan) -> None:
+        """As on_start, for the span of an attempt. The usual one is alone in its trace: it is looked at when it ends.
+
+        Any other span of its trace that comes meanwhile lets it be counted first.
+        """
+        context = span.context
+        if span.parent is None and not span.marked and self._taking:
+            self._alone[context.trace_id] = context.span_id
+            return
+        must_keep = None
+        if span.parent is not None and span.parent.is_remote and span.parent.trace_flags.sampled:
+            must_keep = names.BY_UPSTREAM
+        elif span.marked:
+            must_keep = names.BY_MARK
+        self._do(self._start, context.trace_id, context.span_id, must_keep, self._clock.monotonic())
+
+    def on_task_end(self, span: TaskSpan) -> None:
+        """As on_end, for the span of an attempt."""
+        why = None
+        if span.failed:
+            why = names.BY_ERROR
+        elif span.marked:
+            why = names.BY_MARK
+        elif span.seconds >= self._slow_task_seconds:
+            why = names.BY_SLOW
+        self._do(self._end, span.context, span, why, self._clock.monotonic())
 
     # Whether spans are still taken is asked here, where nobody else is at work: a thread that asked before would
     # put its span behind the last decision.
 
     def _start(self, trace_id: int, span_id: int, must_keep: str | None, now: float) -> None:
         if self._taking:
+            self._count_root(trace_id, now)
             self._buffer.start(trace_id, span_id, must_keep, now)
 
-    def _end(
-        self, trace_id: int, span_id: int, span: ReadableSpan, must_keep: str | None, now: float
-    ) -> None:
-        if self._taking:
-            self._buffer.end(trace_id, span_id, span, must_keep, now)
-        else:
+    def _end(self, context: SpanContext, span: AnySpan, must_keep: str | None, now: float) -> None:
+        if not self._taking:
             self.dropped_shutdown += 1
+        elif self._alone.get(context.trace_id) == context.span_id:
+            del self._alone[context.trace_id]
+            self._buffer.end_alone(context.trace_id, span, must_keep, now)
+        else:
+            self._count_root(context.trace_id, now)
+            self._buffer.end(context.trace_id, context.span_id, span, must_keep, now)
+
+    def _count_root(self, trace_id: int, now: float) -> None:
+        """Let the span of an attempt be counted that is alone in its trace no more."""
+        if trace_id in self._alone:
+            self._buffer.start(trace_id, self._alone.pop(trace_id), None, now)
+
+    def may_keep(self, span: SpanContext) -> bool:
+        """Return whether the span's trace is not dropped already."""
+        return self._buffer.may_keep(span.trace_id)
 
     def offer(self, span: SpanContext, observations: Sequence[tuple[ExemplarSlot, float]], at: float) -> None:
         """Write these exemplars when the span's trace is kept."""
@@ -186,10 +227,10 @@ class TailSampler(SpanProcessor):
                 return names.BY_SLOW
         return None
 
-    def _hand_on(self, spans: Sequence[ReadableSpan], partial: bool, must_keep: bool) -> None:
+    def _hand_on(self, spans: Sequence[AnySpan], partial: bool, must_keep: bool) -> None:
         self.kept += len(spans)
         if partial:
-            spans = [_marked_partial(span) for span in spans]
+            spans = [_marked_partial(readable(span)) for span in spans]
         for sink in self._sinks:
             sink.put(spans, must_keep)
 
@@ -210,18 +251,18 @@ class TailSampler(SpanProcessor):
         """How many traces wait for their decision."""
         return self._buffer.undecided
 
-    def ended_spans(self, trace_id: int) -> list[ReadableSpan]:
+    def ended_spans(self, trace_id: int) -> list[AnySpan]:
         """Return the spans of an undecided trace that have ended."""
-        with self._alone():
+        with self._exclusively():
             return self._buffer.ended_spans(trace_id)
 
-    def newest(self, limit: int) -> list[tuple[int, list[ReadableSpan]]]:
+    def newest(self, limit: int) -> list[tuple[int, list[AnySpan]]]:
         """Return at most `limit` undecided traces with their ended spans, the youngest first."""
-        with self._alone():
+        with self._exclusively():
             return self._buffer.newest(limit)
 
     @contextmanager
-    def _alone(self) -> Iterator[None]:
+    def _exclusively(self) -> Iterator[None]:
         with self._lock:
             yield
         self._work()  # what the others have put in the line meanwhile
@@ -231,7 +272,7 @@ class TailSampler(SpanProcessor):
     def close(self) -> None:
         """Decide about everything that waits, by the budget, and count what comes later. Idempotent."""
         self._work()
-        with self._alone():
+        with self._exclusively():
             self._taking = False
             self._buffer.decide_all(self._clock.monotonic())
 

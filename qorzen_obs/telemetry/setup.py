@@ -39,6 +39,7 @@ from qorzen_obs.telemetry.remote_spans import RemoteSpans
 from qorzen_obs.telemetry.sampling import RecordAll, TailSampler, base_ratio
 from qorzen_obs.telemetry.span_redaction import redact_span
 from qorzen_obs.telemetry.span_store import SpanStore
+from qorzen_obs.telemetry.task_span import AnySpan, SpanMaker, TaskSpanSink, UserAttributes, readable
 from qorzen_obs.telemetry.trace_buffer import Budget
 
 #: Whose the provider is: ours, somebody else's, or nobody's since the environment says so.
@@ -270,6 +271,7 @@ class _Chain(SpanProcessor):
 
     def __init__(self) -> None:
         self._processors: tuple[SpanProcessor, ...] = ()
+        self.task_sink: TaskSpanSink | None = None  #: the one processor, where it takes TaskSpans
         self._claim = threading.Lock()
 
     def claim(self) -> bool:
@@ -278,9 +280,10 @@ class _Chain(SpanProcessor):
 
     def fill(self, *processors: SpanProcessor) -> None:
         self._processors = processors
+        self.task_sink = next((one for one in processors if isinstance(one, TailSampler)), None)
 
     def clear(self) -> None:
-        self._processors = ()
+        self._processors, self.task_sink = (), None
         self.release()
 
     def release(self) -> None:
@@ -317,7 +320,22 @@ class _Provider(TracerProvider):
         )
         self.sampling = "tail" if tail else self.sampler.get_description()
         self.chain = _Chain()
+        self._others = False
+        self._limits = _span_limits()
         self.add_span_processor(self.chain)
+
+    def add_span_processor(self, span_processor: SpanProcessor) -> None:
+        self._others = self._others or span_processor is not self.chain
+        super().add_span_processor(span_processor)
+
+    @property
+    def task_sink(self) -> TaskSpanSink | None:
+        """Where spans go that the SDK need not make; None where the user's own processors look at each."""
+        return None if self._others else self.chain.task_sink
+
+    def span_maker(self, scope: str, version: str, users: UserAttributes) -> SpanMaker:
+        """Return what makes such spans."""
+        return SpanMaker(self.sampler, self.resource, self._limits, self.id_generator, scope, version, users)
 
 
 def _resource() -> Resource:
@@ -351,16 +369,16 @@ class _Export:
         self._redactor = redactor
         quiet = ExitStack()  # for as long as the thread lives: what it is stuck in may still complain
         quiet.enter_context(quieted(_loggers_of(exporter), clock))
-        self.queue: ExportQueue[ReadableSpan] = ExportQueue(
+        self.queue: ExportQueue[AnySpan] = ExportQueue(
             name, self._send, limits, clock=clock, close=exporter.shutdown, on_ended=quiet.close
         )
 
-    def put(self, spans: Sequence[ReadableSpan], must_keep: bool) -> None:
+    def put(self, spans: Sequence[AnySpan], must_keep: bool) -> None:
         self.queue.put(spans)
 
-    def _send(self, spans: Sequence[ReadableSpan]) -> int:
+    def _send(self, spans: Sequence[AnySpan]) -> int:
         # Of a partial success the SDK's exporters tell nobody: all or nothing.
-        shown = [redact_span(span, self._redactor) for span in spans]
+        shown = [redact_span(readable(span), self._redactor) for span in spans]
         return 0 if self._exporter.export(shown) is SpanExportResult.SUCCESS else len(spans)
 
     def shutdown(self) -> None:

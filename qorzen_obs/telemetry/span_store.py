@@ -17,6 +17,8 @@ from typing import Protocol
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 from opentelemetry.trace import StatusCode, format_trace_id
 
+from qorzen_obs.telemetry.task_span import AnySpan, readable
+
 
 @dataclass(frozen=True, slots=True)
 class TraceSummary:
@@ -35,7 +37,7 @@ class _Trace:
     __slots__ = ("dropped", "must_keep", "spans", "summary")
 
     def __init__(self) -> None:
-        self.spans: list[ReadableSpan] = []  # in the order in which they ended
+        self.spans: list[AnySpan] = []  # in the order in which they ended
         self.dropped = 0
         self.must_keep = False
         self.summary: TraceSummary | None = None  # as of the last reading
@@ -44,8 +46,8 @@ class _Trace:
 class Undecided(Protocol):
     """Who holds the ended spans of traces of which it is not known yet whether they are kept."""
 
-    def ended_spans(self, trace_id: int) -> list[ReadableSpan]: ...
-    def newest(self, limit: int) -> list[tuple[int, list[ReadableSpan]]]: ...
+    def ended_spans(self, trace_id: int) -> list[AnySpan]: ...
+    def newest(self, limit: int) -> list[tuple[int, list[AnySpan]]]: ...
 
 
 class SpanStore(SpanProcessor):
@@ -87,7 +89,7 @@ class SpanStore(SpanProcessor):
         """Take an ended span. Does no more than file it, since the work loop waits; readers sum up."""
         self.put((span,), span.status.status_code is StatusCode.ERROR)
 
-    def put(self, spans: Sequence[ReadableSpan], must_keep: bool) -> None:
+    def put(self, spans: Sequence[AnySpan], must_keep: bool) -> None:
         """Take ended spans of one trace, as on_end takes one; `must_keep` holds for the trace from then on."""
         if not self._taking or not spans:
             return
@@ -156,7 +158,8 @@ class SpanStore(SpanProcessor):
             trace = self._traces.get(key)
             kept = list(trace.spans) if trace else []
         known = {span.context.span_id for span in kept}  # some may have been decided between the two readings
-        return kept + [span for span in waiting if span.context.span_id not in known]
+        waiting = [span for span in waiting if span.context.span_id not in known]
+        return [readable(span) for span in (*kept, *waiting)]
 
     def summaries(self, limit: int = 100, *, errors: bool = False) -> list[TraceSummary]:
         """Return at most `limit` traces, with `errors` of those with a failed span; first where one ended last.
@@ -189,11 +192,12 @@ class SpanStore(SpanProcessor):
         return summary
 
 
-def _is_root(span: ReadableSpan) -> bool:
+def _is_root(span: AnySpan) -> bool:
     return span.parent is None or span.parent.is_remote
 
 
-def _summarize(trace_id: str, spans: Sequence[ReadableSpan], dropped: int) -> TraceSummary:
+def _summarize(trace_id: str, ended: Sequence[AnySpan], dropped: int) -> TraceSummary:
+    spans = [readable(span) for span in ended]
     root = min(spans, key=lambda span: (not _is_root(span), span.start_time))
     start = min(span.start_time or 0 for span in spans)
     return TraceSummary(

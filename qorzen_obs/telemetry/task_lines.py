@@ -38,9 +38,6 @@ class KeptLines(NamedTuple):
     dropped: int  #: how many older ones are not kept
 
 
-NO_LINES: Final = KeptLines([], 0)
-
-
 class _Ring:
     __slots__ = ("dropped", "lines")
 
@@ -72,7 +69,7 @@ class TaskLines:
         self, task_id: str, level: str, event: str, fields: Mapping[str, Any], at: str | None = None
     ) -> None:
         """Keep one line; `at` by RFC 3339, now when None. `fields` hold no secrets any more."""
-        line = _encoded(at or utc_now(), level, event, fields)
+        line = encoded_line(at or utc_now(), level, event, fields)
         with self._lock:
             ring = self._rings.get(task_id)
             if ring is None:
@@ -88,17 +85,21 @@ class TaskLines:
             if len(self._order) > 2 * self._total + 1_000:
                 self._order = deque(entry for entry in self._order if self._is_kept(entry))
 
-    def of(self, task_id: str) -> KeptLines:
-        """Return the lines of a task; none where it wrote none or is unknown."""
+    def of(self, task_id: str, last: str | None = None) -> KeptLines:
+        """Return the lines of a task; none where it wrote none or is unknown. `last` counts as one more."""
         with self._lock:
             ring = self._rings.get(task_id)
-            if ring is None:
-                return NO_LINES
-            lines, dropped = list(ring.lines), ring.dropped
-        return KeptLines([msgspec.Raw(line.encode()) for _, line in lines], dropped)
+            lines = [line for _, line in ring.lines] if ring is not None else []
+            dropped = ring.dropped if ring is not None else 0
+        if last is not None:
+            lines.append(last)
+        over = max(0, len(lines) - self._per_task)
+        return KeptLines([msgspec.Raw(line.encode()) for line in lines[over:]], dropped + over)
 
     def forget(self, task_id: str) -> None:
         """Let go of the lines of a task that is not remembered any more."""
+        if task_id not in self._rings:
+            return
         with self._lock:
             ring = self._rings.pop(task_id, None)
             if ring is not None:
@@ -161,11 +162,20 @@ def keep_task_line(_: Any, method: str, event: MutableMapping[str, Any]) -> Muta
 
 def utc_now() -> str:
     """Return this moment by RFC 3339."""
-    moment = datetime.fromtimestamp(time.time(), UTC)
-    return moment.replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
+    return rfc_3339(time.time())
 
 
-def _encoded(at: str, level: str, event: str, fields: Mapping[str, Any]) -> str:
+def rfc_3339(at: float) -> str:
+    """Return a moment in Unix seconds by RFC 3339.
+
+    >>> rfc_3339(1.5)
+    '1970-01-01T00:00:01.500000Z'
+    """
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="microseconds")[:-6] + "Z"
+
+
+def encoded_line(at: str, level: str, event: str, fields: Mapping[str, Any]) -> str:
+    """Return a line as it is kept: JSON with `at`, `level`, `event` and the fields that it does not repeat."""
     line: dict[str, Any] = {"at": at, "level": level, "event": event[:_MAX_TEXT]}
     line.update(
         (key, value[:_MAX_TEXT] if isinstance(value, str) else value)

@@ -32,6 +32,9 @@ class Verdict(Enum):
     PARTIAL = "partial"  #: dropped at first, then one of its spans had to be kept: the rest is
 
 
+_DROP: Final = Verdict.DROP  # as in tasks.py: a name that Python finds at once
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bounds:
     """How much may wait for a decision, and how long."""
@@ -185,6 +188,25 @@ class TraceBuffer(Generic[S]):
         else:
             self._hold_bounds(trace_id, trace, now)
 
+    def end_alone(self, trace_id: int, span: S, must_keep: str | None, now: float) -> None:
+        """Take the only span of a trace, which was not announced by `start`: the short way of `start` and `end`."""
+        kept = must_keep is not None
+        if not kept and self._budget.admit(trace_id, now):
+            kept = True
+            self._by_budget.add(trace_id)
+        self._record(trace_id, Verdict.KEEP if kept else _DROP, must_keep or names.BY_BUDGET)
+        if kept:
+            self._keep((span,), False, must_keep is not None)
+        else:
+            self.dropped_spans += 1
+        if now >= self._tick_at:
+            self._tick_at = now + _TICK_SECONDS
+            self.tick(now)
+
+    def may_keep(self, trace_id: int) -> bool:
+        """Return whether the trace is not known to be dropped; from any thread."""
+        return self._decided.get(trace_id) is not _DROP
+
     def offer(self, span: SpanContext, observations: Sequence[tuple[ExemplarSlot, float]], at: float) -> None:
         """Write exemplars that lead to `span` if its trace is kept, once that is known."""
         verdict = self._decided.get(span.trace_id)
@@ -267,8 +289,9 @@ class TraceBuffer(Generic[S]):
 
     def _record(self, trace_id: int, verdict: Verdict, reason: str) -> Verdict:
         self.decisions[verdict.value, reason] += 1
+        if trace_id in self._decided:
+            self._decided.move_to_end(trace_id)
         self._decided[trace_id] = verdict
-        self._decided.move_to_end(trace_id)
         if len(self._decided) > self._bounds.decisions:
             forgotten, _ = self._decided.popitem(last=False)
             self._by_budget.discard(forgotten)

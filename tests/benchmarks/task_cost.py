@@ -77,7 +77,7 @@ async def managed(
     )
     await tasks.initialize()
     if not metrics:  # there is no setting that does without
-        tasks._observers = [observer for observer in tasks._observers if observer[0] != "metrics"]
+        tasks.stop_observing(tasks.metrics.on_event)
     gate = asyncio.Semaphore(OUTSTANDING)
 
     async def one() -> None:

@@ -118,10 +118,9 @@ async def test_a_task_is_starting_while_what_observes_its_start_blocks(
         with ThreadPoolExecutor(1) as elsewhere:
 
             def block(event: TaskEvent) -> None:
-                if event.kind is EventKind.STARTED:
-                    found.append(elsewhere.submit(tasks.stack_of, event.record.task_id).result(30))
+                found.append(elsewhere.submit(tasks.stack_of, event.record.task_id).result(30))
 
-            tasks._observers.append(("slow", block))
+            tasks.observe("slow", block, [EventKind.STARTED])
             task_id = await tasks.submit_task(func, category=category)
             await tasks.wait_for_task(task_id)
         assert tasks.metrics.telemetry_errors["slow"] == 0

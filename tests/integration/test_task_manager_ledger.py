@@ -166,7 +166,7 @@ async def test_a_list_of_tasks_shows_the_phases_of_live_ones_up_to_now_and_an_ev
 ):
     events: list[TaskEvent] = []
     async with open_test_manager(settings(max_concurrent_tasks=1)) as tasks:
-        tasks._observers.append(("events", events.append))
+        tasks.observe("events", events.append)
         ids = [await tasks.submit_task(asyncio.sleep, 60) for _ in range(2)]
         await asyncio.sleep(7)
         (running, waiting), _ = select(tasks.records(), TaskFilter(), Order.OLDEST, None, 10)

@@ -12,20 +12,20 @@ import pytest
 from opentelemetry import context as otel_context
 from opentelemetry.trace import Status, StatusCode
 
-from qorzen_obs.core import decision, runner, task_manager
+from qorzen_obs.core import runner, task_manager
 from qorzen_obs.core.deadlines import Deadlines
 from qorzen_obs.core.runner import Runner
 from qorzen_obs.core.task_manager import TaskManager
 from qorzen_obs.counts import TaskCounts
 from qorzen_obs.history.memory import MemoryHistory
-from qorzen_obs.record import Ask, Attempt
+from qorzen_obs.record import Ask, Attempt, Decision
 from qorzen_obs.scheduling.limits import Limits
 from qorzen_obs.scheduling.queue import RemovableHeap
 from qorzen_obs.scheduling.scheduler import Scheduler
 from qorzen_obs.tasks import EventKind, TaskProgress, TaskStatus
 from qorzen_obs.telemetry.instrument import SpanInstrument
-from qorzen_obs.telemetry.logs import TaskLog
 from qorzen_obs.telemetry.metrics import TaskMetrics
+from qorzen_obs.telemetry.task_log import TaskLog
 
 Seed = Callable[[pytest.MonkeyPatch], None]
 FAULTS: Final[dict[str, Seed]] = {}
@@ -98,10 +98,7 @@ def a_label_is_outside_its_set(patch: pytest.MonkeyPatch) -> None:
         def on_event(self: Any, event: Any) -> None:
             state = event.state
             if state.status is TaskStatus.FAILED:
-                event = type(event)(
-                    **{name: getattr(event, name) for name in event.__slots__ if name != "state"},
-                    state=state._replace(error_type=event.record.task_id),
-                )
+                event = event._replace(state=state._replace(error_type=event.record.task_id))
             real(self, event)
 
         return on_event
@@ -438,10 +435,10 @@ def the_last_ask_wins(patch: pytest.MonkeyPatch) -> None:
 @fault
 def a_timeout_that_is_obeyed_is_a_cancellation(patch: pytest.MonkeyPatch) -> None:
     def make(real: Any) -> Any:
-        def decide(attempt: Attempt, value: object, error: BaseException | None) -> Any:
+        def decide(attempt: Attempt, value: object, error: BaseException | None, *rest: Any) -> Any:
             if attempt.asked is not None and isinstance(error, asyncio.CancelledError):
-                return decision.Decision(TaskStatus.CANCELLED, cancel_reason=attempt.reason)
-            return real(attempt, value, error)
+                return Decision(TaskStatus.CANCELLED, cancel_reason=attempt.reason)
+            return real(attempt, value, error, *rest)
 
         return decide
 
@@ -451,10 +448,10 @@ def a_timeout_that_is_obeyed_is_a_cancellation(patch: pytest.MonkeyPatch) -> Non
 @fault
 def a_cancellation_that_nobody_asked_for_counts(patch: pytest.MonkeyPatch) -> None:
     def make(real: Any) -> Any:
-        def decide(attempt: Attempt, value: object, error: BaseException | None) -> Any:
+        def decide(attempt: Attempt, value: object, error: BaseException | None, *rest: Any) -> Any:
             if isinstance(error, asyncio.CancelledError) and attempt.asked is None:
-                return decision.Decision(TaskStatus.CANCELLED)
-            return real(attempt, value, error)
+                return Decision(TaskStatus.CANCELLED)
+            return real(attempt, value, error, *rest)
 
         return decide
 

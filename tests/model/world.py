@@ -30,7 +30,7 @@ from qorzen_obs.errors import (
     TaskWaitTimeoutError,
 )
 from qorzen_obs.settings import Settings, TaskSettings
-from qorzen_obs.tasks import EngineKind, TaskStatus
+from qorzen_obs.tasks import EngineKind, EventKind, TaskStatus
 from qorzen_obs.testing import CapturedEvents
 from tests.model.actors import Actor, GatedThreads, Line, Plan, Show, error_of, run_and_tell
 from tests.model.ends import qualified
@@ -153,14 +153,14 @@ class World:
         )
         await self.manager.initialize()
         self.manager._loop_monitor.stop()  # its pulse would be most of what happens in an hour
-        self.manager._observers.append(("model", self.model.on_event))
+        self.manager.observe("model", self.model.on_event)
         if self.telemetry.observer is not None:
-            self.manager._observers.append(("broken", self.telemetry.observer))
+            self.manager.observe("broken", self.telemetry.observer)
 
     def look_for_problems(self) -> None:
         """Fail when something did not go as the model says, or went wrong where nobody saw it."""
         problems = self.model.problems + self.loop.complaints
-        if any(name == "model" for name, _ in self.manager._observers) is False:
+        if not any(name == "model" for name, _ in self.manager._observers[EventKind.SUBMITTED]):
             problems = [*problems, "the model itself failed and was dismissed"]
         if problems:
             self.model.problems, self.loop.complaints = [], []

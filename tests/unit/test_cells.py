@@ -1,24 +1,30 @@
 """The cells: histograms and capped counters, as Prometheus reads them."""
 
 import math
+from itertools import accumulate
 
 from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry.trace import SpanContext, TraceFlags
 
 from qorzen_obs.telemetry.cells import CappedCounter, HistogramCell
+from qorzen_obs.telemetry.exposition import shown_bounds
 from qorzen_obs.telemetry.names import MetricName
 
 SECONDS = MetricName("histogram", "seconds", "For these tests.", (), (0.1, 1, 10))
 
 
 def buckets(cell: HistogramCell) -> dict[str, float]:
-    return {bucket[0]: bucket[1] for bucket in cell.read()[0]}
+    return dict(zip(shown_bounds(SECONDS), accumulate(cell.read().counts), strict=True))
 
 
 def test_an_empty_histogram_has_all_its_buckets() -> None:
     cell = HistogramCell(SECONDS)
-    assert (buckets(cell), cell.read()[1], cell.count) == ({"0.1": 0, "1.0": 0, "10.0": 0, "+Inf": 0}, 0.0, 0)
+    assert (buckets(cell), cell.read().total, cell.count) == (
+        {"0.1": 0, "1.0": 0, "10.0": 0, "+Inf": 0},
+        0.0,
+        0,
+    )
 
 
 def test_a_value_on_a_bound_belongs_below_it() -> None:
@@ -34,9 +40,8 @@ def test_buckets_are_cumulative_and_count_everything(values: list[float]) -> Non
     for value in values:
         cell.observe(value)
     assert cell.count == len(values)
-    shown, total = cell.read()
-    assert math.isclose(total, math.fsum(values), abs_tol=1e-6)
-    for bound, n in ((bucket[0], bucket[1]) for bucket in shown):
+    assert math.isclose(cell.read().total, math.fsum(values), abs_tol=1e-6)
+    for bound, n in buckets(cell).items():
         assert n == sum(value <= float(bound.replace("+Inf", "inf")) for value in values)
 
 
@@ -47,10 +52,13 @@ def test_each_bucket_keeps_the_newest_span_with_its_value_and_time() -> None:
         cell.observe(value)
         cell.slot(value).put(span, value, at)
     cell.observe(0.07)
-    shown = {bucket[0]: bucket[2] for bucket in cell.read()[0] if len(bucket) == 3}
-    assert set(shown) == {"0.1", "10.0"}
-    assert shown["0.1"].labels == {"trace_id": f"{0xABC:032x}", "span_id": f"{2:016x}"}
-    assert (shown["0.1"].value, shown["0.1"].timestamp) == (0.06, 1002.0)
+    first, second, *others = cell.read().exemplars
+    assert (second, others[1:]) == (None, [None])
+    assert first is not None
+    assert first.labels == {"trace_id": f"{0xABC:032x}", "span_id": f"{2:016x}"}
+    assert (first.value, first.timestamp) == (0.06, 1002.0)
+    assert others[0] is not None
+    assert others[0].value == 5.0
 
 
 def test_a_capped_counter_folds_what_is_too_much_into_other_and_counts_the_folding() -> None:

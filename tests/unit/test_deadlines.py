@@ -83,3 +83,12 @@ async def test_ten_thousand_deadlines_take_one_timer() -> None:
         deadlines.add(100 + number, "item")
     assert len(loop._scheduled) - before == 1  # type: ignore[attr-defined]  # as above
     deadlines.close()
+
+
+@watched_virtual_time
+async def test_what_is_removed_is_not_held_for_long() -> None:
+    _, deadlines = make([])
+    for number in range(10_000):
+        deadlines.remove(deadlines.add(100, str(number)))
+    assert len(deadlines) < 200
+    deadlines.close()

@@ -8,14 +8,13 @@ import pytest
 
 from qorzen_obs.core.decision import (
     TASK_DEADLINE,
-    Decision,
     decide,
     decide_abandoned,
     error_type_of,
     shown_text,
 )
 from qorzen_obs.errors import TaskCancelled
-from qorzen_obs.record import Ask, Attempt
+from qorzen_obs.record import Ask, Attempt, Decision
 from qorzen_obs.registry import TaskDefinition
 from qorzen_obs.tasks import TIMEOUT, TaskStatus
 from tests import support

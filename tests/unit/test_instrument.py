@@ -28,7 +28,7 @@ def run(made: SpanInstrument, of: TaskRecord, **state: Any) -> Attempt:
     made.submitted(of)
     running = attempt(of)
     running.started_wall = 100.0
-    made.begin(running, 100.0)
+    made.begin(running)
     ended = TaskState(**{"status": TaskStatus.COMPLETED, "duration_seconds": 2.5, **state})
     made.end(running, ended)
     return running
@@ -45,7 +45,7 @@ def test_a_span_begins_and_ends_when_it_is_told_to() -> None:
 def test_it_is_current_in_the_attempts_context_and_nowhere_else() -> None:
     spans = Spans()
     made, running = instrument(spans.provider), attempt(record())
-    made.begin(running, 1.0)
+    made.begin(running)
     assert running.context.run(trace.get_current_span) is running.span
     assert running.context.run(CURRENT.get) is running
     assert trace.get_current_span() is trace.INVALID_SPAN
@@ -74,10 +74,9 @@ def test_an_unsampled_span_costs_no_attributes_and_still_carries_its_ids() -> No
     assert running.span.get_span_context().is_valid
 
 
-def test_without_an_sdk_the_span_is_no_valid_one() -> None:
+def test_without_an_sdk_there_is_no_span_and_the_attempt_is_current_all_the_same() -> None:
     running = run(instrument(trace.NoOpTracerProvider()), record())
-    assert running.span is not None
-    assert not running.span.get_span_context().is_valid
+    assert running.span is None
     assert running.context.run(CURRENT.get) is running
 
 

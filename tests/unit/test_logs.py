@@ -18,7 +18,8 @@ from qorzen_obs.record import TaskEvent, TaskState
 from qorzen_obs.tasks import ENDED, TaskCategory, TaskPriority, TaskStatus
 from qorzen_obs.telemetry import names
 from qorzen_obs.telemetry.log_records import RecordsAsLines
-from qorzen_obs.telemetry.logs import LogStream, TaskLog, accept_logger, add_task_context, make_logger
+from qorzen_obs.telemetry.logs import LogStream, accept_logger, add_task_context, make_logger
+from qorzen_obs.telemetry.task_log import TaskLog
 from qorzen_obs.testing import CapturedLogs
 from tests.support import Spans, attempt, metric, record
 

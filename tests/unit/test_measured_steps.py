@@ -3,13 +3,16 @@
 import asyncio
 import time
 import types
-from collections.abc import Generator
+from collections.abc import Callable, Generator
+from typing import Any
 
 import pytest
 
-from qorzen_obs.engines.loop import _as_coroutine, _measured
+from qorzen_obs.engines.loop import _go_on, _Run
 from qorzen_obs.ledger import Meter
+from qorzen_obs.record import Attempt
 from qorzen_obs.tasks import EngineKind
+from tests.support import attempt, record
 
 
 @types.coroutine
@@ -17,7 +20,23 @@ def pause() -> Generator[str, None, None]:
     yield "paused"
 
 
-def test_closing_it_closes_the_coroutine_within() -> None:
+class Steps:
+    """What the engine does with an attempt of `func`, one step after the other."""
+
+    def __init__(self, func: Callable[[], Any], meter: Meter | None = None) -> None:
+        of = attempt(record(func))
+        of.meter = meter or Meter(time.monotonic)
+        self.outcome: tuple[object, BaseException | None] | None = None
+        self.run = _Run(of, self._ended)
+        self.first = self.run.begin()
+        self.rest = _go_on(self.run, self.first)
+        assert next(self.rest) == self.first == "paused"
+
+    def _ended(self, _: Attempt, value: object, error: BaseException | None) -> None:
+        self.outcome = value, error
+
+
+def test_closing_it_closes_the_coroutine_within_and_reports_no_end() -> None:
     async def subject() -> None:
         try:
             await pause()
@@ -26,10 +45,10 @@ def test_closing_it_closes_the_coroutine_within() -> None:
             raise
 
     seen: list[str] = []
-    steps = _measured(subject(), Meter(time.monotonic))
-    assert next(steps) == "paused"
-    steps.close()
+    steps = Steps(subject)
+    steps.rest.close()
     assert seen == ["closed"]
+    assert steps.outcome is None
 
 
 def test_a_coroutine_that_will_not_be_closed_is_told_of_as_python_does() -> None:
@@ -39,10 +58,9 @@ def test_a_coroutine_that_will_not_be_closed_is_told_of_as_python_does() -> None
         except GeneratorExit:
             await pause()
 
-    steps = _measured(subject(), Meter(time.monotonic))
-    next(steps)
+    steps = Steps(subject)
     with pytest.raises(RuntimeError, match="ignored GeneratorExit"):
-        steps.close()
+        steps.rest.close()
 
 
 def test_only_its_own_steps_count_also_those_that_end_by_an_exception() -> None:
@@ -60,13 +78,14 @@ def test_only_its_own_steps_count_also_those_that_end_by_an_exception() -> None:
             raise OSError("broken") from None
 
     meter = Meter(lambda: now)
-    steps = _measured(subject(), meter)
-    next(steps)
+    steps = Steps(subject, meter)
     now += 100
-    steps.throw(asyncio.CancelledError())
+    assert steps.rest.throw(asyncio.CancelledError()) == "paused"
     now += 100
-    with pytest.raises(OSError, match="broken"):
-        next(steps)
+    with pytest.raises(StopIteration):
+        next(steps.rest)
+    assert steps.outcome is not None
+    assert isinstance(steps.outcome[1], OSError)
     assert meter.phases(EngineKind.LOOP, now, now) == {"loop": 7.0, "await": 200.0}
 
 
@@ -76,11 +95,10 @@ def test_what_is_awaited_and_is_no_coroutine_is_driven_by_one() -> None:
             yield "paused"
             return 3
 
-    steps = _measured(_as_coroutine(Subject()), Meter(time.monotonic))
-    assert next(steps) == "paused"
-    with pytest.raises(StopIteration) as ended:
-        next(steps)
-    assert ended.value.value == 3
+    steps = Steps(Subject)
+    with pytest.raises(StopIteration):
+        next(steps.rest)
+    assert steps.outcome == (3, None)
 
 
 def test_use_is_never_more_than_the_attempt_took() -> None:

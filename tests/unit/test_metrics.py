@@ -2,21 +2,25 @@
 
 import collections
 import inspect
+import random
 import re
 from collections.abc import Mapping
 from typing import Any
 
 import pytest
+from opentelemetry.trace import SpanContext, TraceFlags
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse
 
-from qorzen_obs.counts import CELL_OF, TaskCounts
+from qorzen_obs.counts import CELL_OF, CELLS, TaskCounts
 from qorzen_obs.record import Ask, TaskEvent, TaskState
+from qorzen_obs.server.negotiation import OPENMETRICS, TEXT, MediaType
 from qorzen_obs.tasks import ENDED, EngineKind, EventKind, TaskCategory, TaskPriority, TaskStatus
 from qorzen_obs.telemetry import names
 from qorzen_obs.telemetry.metrics import LABEL_CAP, TaskMetrics
+from tests.both_texts import assert_same
 from tests.support import metric, record
 
 IO_HIGH = (TaskCategory.IO, TaskPriority.HIGH)
@@ -207,6 +211,34 @@ def test_both_formats_can_be_read_back_with_the_same_values(
 
     plain = parse(text.decode())
     assert values(plain) == values(parse_openmetrics(modern.decode()))  # type: ignore[no-untyped-call]  # as above
+
+
+@pytest.mark.parametrize("media_type", [TEXT, OPENMETRICS], ids=lambda media_type: media_type.name)
+def test_the_whole_catalogue_is_written_as_the_client_writes_it(media_type: MediaType) -> None:
+    source, chance = Source(), random.Random(6)
+    metrics = TaskMetrics(source)
+    assert_same(metrics.collect(), media_type)
+    for ends in (1, 10, 1000):
+        for number in range(ends):
+            cell = chance.randrange(len(CELLS))
+            category, priority = CELLS[cell]
+            one = record(category=category, priority=priority, cell=cell)
+            one.state = TaskState(
+                chance.choice([status for status in TaskStatus if status.final]),
+                error_type=chance.choice(["ValueError", 'a "quoted" \\ name\nof two lines', "%d.0 {}"]),
+                duration_seconds=chance.choice([None, chance.expovariate(0.1)]),
+                queue_wait_seconds=chance.expovariate(0.1),
+                span=SpanContext(7, number + 1, is_remote=False, trace_flags=TraceFlags(number % 2)),
+            )
+            source.counts.accept(cell)
+            source.counts.move(cell, TaskStatus.PENDING, one.state.status)
+            metrics.on_event(
+                TaskEvent(
+                    number, ENDED[one.state.status], chance.random() * 1e9, one, one.state, one.progress
+                )
+            )
+            metrics.on_request("GET", f"/{number % 7}", 200, chance.expovariate(0.1))
+        assert_same(metrics.collect(), media_type)
 
 
 def test_a_second_manager_cannot_take_the_same_registry(registry: CollectorRegistry) -> None:

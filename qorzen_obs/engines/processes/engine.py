@@ -136,7 +136,9 @@ class ProcessEngine:
 
     def stack(self, attempt: Attempt) -> LiveStack | None:
         """Return where the worker's main thread is. Blocks, a second at most: for a thread that is not the loop's."""
-        job: Job = attempt.driver
+        job: Job | None = attempt.driver
+        if job is None:
+            return None
         worker = job.worker
         if worker is None or not job.started:
             return None if job.over else LiveStack(STARTING)

@@ -1,0 +1,350 @@
+"""The span of an attempt, of which most of the work waits until somebody wants to see it.
+
+A busy service records each attempt and keeps a few traces a second. Here a span is an identity and references to
+facts; the SDK's own span is made of them when user code writes to it, or when its trace is kept. So limits, events
+and all that is shown are the SDK's, and what is dropped costs next to nothing (docs/decisions/0013-task-spans.md).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final, Protocol
+
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import ReadableSpan, SpanLimits, TracerProvider
+from opentelemetry.sdk.trace.id_generator import IdGenerator
+from opentelemetry.trace import (
+    Link,
+    NonRecordingSpan,
+    Span,
+    SpanContext,
+    SpanKind,
+    Status,
+    StatusCode,
+    TraceFlags,
+    Tracer,
+    TraceState,
+)
+
+from qorzen_obs.counts import CELL_LABELS
+from qorzen_obs.record import Attempt, TaskRecord, TaskState
+from qorzen_obs.tasks import (
+    FAILED,
+    TaskStatus,
+)
+from qorzen_obs.telemetry import names
+from qorzen_obs.telemetry.source import source_of
+
+_MAX_DESCRIPTION: Final = 256
+_SAMPLED: Final = TraceFlags(TraceFlags.SAMPLED)
+_NO_STATE: Final = TraceState()
+
+#: Yields the attributes that a user's metadata becomes.
+UserAttributes = Callable[[Mapping[str, Any]], Iterator[tuple[str, Any]]]
+
+
+def identity(record: TaskRecord) -> dict[str, Any]:
+    """Return the attributes that say which task it is."""
+    return _identity(record.task_id, record.name, record.cell, record.plugin_id)
+
+
+def _identity(task_id: str, name: str, cell: int, plugin_id: str | None) -> dict[str, Any]:
+    category, priority = CELL_LABELS[cell]
+    attributes: dict[str, Any] = {
+        names.TASK_ID: task_id,
+        names.TASK_NAME: name,
+        names.TASK_CATEGORY: category,
+        names.TASK_PRIORITY: priority,
+    }
+    if plugin_id is not None:
+        attributes[names.TASK_PLUGIN_ID] = plugin_id
+    return attributes
+
+
+class Facts:
+    """What a span says of an attempt. Holds no record: a span may outlive by far what the task has returned."""
+
+    __slots__ = (
+        *("cell", "engine", "keep", "metadata", "name", "number", "plugin_id", "previous", "source"),
+        *("start_time", "submitter", "task_id"),
+        *(
+            "abandoned",
+            "cancel_reason",
+            "error",
+            "error_type",
+            "phases",
+            "queue_wait",
+            "status",
+            "will_retry",
+        ),
+    )
+
+    def __init__(self, attempt: Attempt, start_time: int) -> None:
+        record = attempt.record
+        self.task_id = record.task_id
+        self.task_name = record.name
+        self.cell = record.cell
+        self.plugin_id = record.plugin_id
+        self.engine = record.engine
+        self.metadata = record.metadata
+        self.keep = record.definition.keep_trace
+        self.source = source_of(record.func)
+        self.number = attempt.number
+        self.previous = record.state.span  #: of the attempt before this one
+        self.submitter = (
+            record.submitter if record.new_trace else None
+        )  #: what a trace of its own is linked to
+        self.start_time = start_time  #: Unix nanoseconds
+
+    def decide(self, state: TaskState, phases: Mapping[str, float], will_retry: bool) -> None:
+        """Add how it ended."""
+        self.outcome = state.status
+        self.queue_wait = state.queue_wait_seconds
+        self.cancel_reason = state.cancel_reason
+        self.abandoned = state.abandoned
+        self.error_type = state.error_type
+        self.error = state.error
+        self.phases = phases
+        self.will_retry = will_retry
+
+    def start_by(self, tracer: Tracer, context: Context | None, users: UserAttributes) -> Span:
+        """Start the span by the API."""
+        attributes = _identity(self.task_id, self.task_name, self.cell, self.plugin_id)
+        attributes[names.TASK_ATTEMPT] = self.number
+        attributes[names.TASK_ENGINE] = self.engine.value
+        attributes.update(self.source)
+        if self.metadata:
+            attributes.update(users(self.metadata))
+        if self.keep:
+            attributes[names.TRACE_KEEP] = True
+        return tracer.start_span(
+            f"run {self.task_name}",
+            context=context,
+            kind=SpanKind.CONSUMER,
+            attributes=attributes,
+            links=[Link(one) for one in (self.submitter, self.previous) if one is not None],
+            start_time=self.start_time,
+            record_exception=False,
+            set_status_on_exception=False,
+        )
+
+    def end_by(self, span: Span, end_time: int) -> None:
+        """End a span by the API, as it was decided."""
+        attributes: dict[str, Any] = {
+            names.TASK_STATUS: self.outcome.value,
+            names.TASK_QUEUE_WAIT: self.queue_wait or 0.0,
+        }
+        if self.cancel_reason is not None:
+            attributes[names.TASK_CANCEL_REASON] = self.cancel_reason
+        if self.abandoned:
+            attributes[names.TASK_ABANDONED] = True
+        if self.will_retry:
+            attributes[names.TASK_WILL_RETRY] = True
+        if self.error_type is not None:
+            attributes[names.ERROR_TYPE] = self.error_type
+        attributes |= {names.TASK_PHASE + phase: value for phase, value in self.phases.items() if value}
+        span.set_attributes(attributes)
+        if self.outcome is FAILED:
+            description = f"{self.error_type}: {self.error}"[:_MAX_DESCRIPTION]
+            span.set_status(Status(StatusCode.ERROR, description))
+        span.end(end_time)
+
+
+class TaskSpanSink(Protocol):
+    """Takes the spans of attempts; see TailSampler."""
+
+    def on_task_start(self, span: TaskSpan) -> None: ...
+    def on_task_end(self, span: TaskSpan) -> None: ...
+
+
+class TaskSpan(Facts, Span):
+    """The span of one attempt: the API's Span, and by `readable` the SDK's ReadableSpan. From any thread."""
+
+    __slots__ = ("_maker", "_real", "_sink", "context", "end_time", "parent")
+
+    def __init__(
+        self,
+        maker: SpanMaker,
+        sink: TaskSpanSink,
+        attempt: Attempt,
+        start_time: int,
+        context: SpanContext,
+        parent: SpanContext | None,
+    ) -> None:
+        Facts.__init__(self, attempt, start_time)
+        self._maker = maker
+        self._sink = sink
+        self._real: Any = None  # the SDK's, once there is one
+        self.context = context
+        self.parent = parent
+        self.end_time: int | None = None  #: Unix nanoseconds
+
+    @property
+    def seconds(self) -> float:
+        """How long it took, once it has ended."""
+        return ((self.end_time or 0) - self.start_time) / 1e9
+
+    @property
+    def failed(self) -> bool:
+        """Whether its status is ERROR: by the attempt's end, or because the task's code has set it."""
+        real = self._real
+        if real is not None:
+            return bool(real.status.status_code is StatusCode.ERROR)
+        return self.outcome is FAILED
+
+    @property
+    def marked(self) -> bool:
+        """Whether its trace is to be kept whatever the budget."""
+        real = self._real
+        return self.keep if real is None else bool((real.attributes or {}).get(names.TRACE_KEEP))
+
+    def finish(self, state: TaskState, phases: Mapping[str, float], will_retry: bool, end_time: int) -> None:
+        """End it with what was decided; of no effect when the task's code has ended it."""
+        with _LOCK:
+            if self.end_time is not None:
+                return
+            self.decide(state, phases, will_retry)
+            self.end_time = end_time
+            if self._real is not None:
+                self.end_by(self._real, end_time)
+        self._sink.on_task_end(self)
+
+    def readable(self) -> ReadableSpan:
+        """Return the ended span as the SDK has it."""
+        span: ReadableSpan = self._sdk_span()
+        return span
+
+    def _sdk_span(self) -> Any:
+        with _LOCK:
+            if self._real is None:
+                self._real = self._maker.make(self)
+                if self.end_time is not None:
+                    self.end_by(self._real, self.end_time)
+            return self._real
+
+    # What the API asks for. Everything but the identity is the SDK's.
+
+    def get_span_context(self) -> SpanContext:
+        return self.context
+
+    def is_recording(self) -> bool:
+        return self.end_time is None
+
+    def end(self, end_time: int | None = None) -> None:
+        with _LOCK:
+            if self.end_time is not None:
+                return
+            real = self._sdk_span()
+            real.end(end_time)
+            self.end_time = real.end_time
+            self.outcome = TaskStatus.RUNNING
+        self._sink.on_task_end(self)
+
+    def set_attributes(self, attributes: Mapping[str, Any]) -> None:
+        self._sdk_span().set_attributes(attributes)
+
+    def set_attribute(self, key: str, value: Any) -> None:
+        self._sdk_span().set_attribute(key, value)
+
+    def add_event(self, name: str, attributes: Any = None, timestamp: int | None = None) -> None:
+        self._sdk_span().add_event(name, attributes, timestamp)
+
+    def add_link(self, context: SpanContext, attributes: Any = None) -> None:
+        self._sdk_span().add_link(context, attributes)
+
+    def update_name(self, name: str) -> None:
+        self._sdk_span().update_name(name)
+
+    def set_status(self, status: Status | StatusCode, description: str | None = None) -> None:
+        self._sdk_span().set_status(status, description)
+
+    def record_exception(
+        self,
+        exception: BaseException,
+        attributes: Any = None,
+        timestamp: int | None = None,
+        escaped: bool = False,
+    ) -> None:
+        self._sdk_span().record_exception(exception, attributes, timestamp, escaped)
+
+    def __getattr__(self, name: str) -> Any:
+        """Give whatever else the SDK's span has."""
+        return getattr(self._sdk_span(), name)
+
+
+#: Of all spans: it is held for the little while in which one becomes the SDK's. Re-entrant, for the garbage collector
+#: may run user code that writes to a span.
+_LOCK: Final = threading.RLock()
+
+
+AnySpan = ReadableSpan | TaskSpan
+
+
+def readable(span: AnySpan) -> ReadableSpan:
+    """Return a span as the SDK has it."""
+    return span.readable() if isinstance(span, TaskSpan) else span
+
+
+class SpanMaker:
+    """Makes the spans of attempts for one provider of the SDK that samples at the tail."""
+
+    def __init__(
+        self,
+        sampler: Any,
+        resource: Resource,
+        limits: SpanLimits,
+        ids: IdGenerator,
+        scope: str,
+        version: str,
+        users: UserAttributes,
+    ) -> None:
+        self._ids = ids
+        self._users = users
+        self._given = _GivenIds()
+        # Without a processor: what is made here is offered as a TaskSpan.
+        provider = TracerProvider(
+            sampler=sampler,
+            resource=resource,
+            span_limits=limits,
+            id_generator=self._given,
+            shutdown_on_exit=False,
+        )
+        self._tracer = provider.get_tracer(scope, version)
+
+    def start(self, attempt: Attempt, start_time: int, sink: TaskSpanSink) -> TaskSpan:
+        """Start the span of an attempt, as a child of the span that the task was submitted in."""
+        record = attempt.record
+        parent = None if record.new_trace else record.submitter
+        span_id = self._ids.generate_span_id()
+        if parent is None:
+            context = SpanContext(self._ids.generate_trace_id(), span_id, False, _SAMPLED, _NO_STATE)
+        else:
+            flags = _SAMPLED if parent.trace_flags.sampled else _NOT_SAMPLED
+            context = SpanContext(parent.trace_id, span_id, False, flags, parent.trace_state)
+        span = TaskSpan(self, sink, attempt, start_time, context, parent)
+        sink.on_task_start(span)
+        return span
+
+    def make(self, span: TaskSpan) -> Span:
+        """Start the SDK's span with the identity of ours; under the lock of all spans."""
+        self._given.trace_id, self._given.span_id = span.context.trace_id, span.context.span_id
+        context = Context()
+        if span.parent is not None:
+            context = trace.set_span_in_context(NonRecordingSpan(span.parent), context)
+        return span.start_by(self._tracer, context, self._users)
+
+
+_NOT_SAMPLED: Final = TraceFlags(TraceFlags.DEFAULT)
+
+
+class _GivenIds(IdGenerator):
+    trace_id = span_id = 0
+
+    def generate_trace_id(self) -> int:
+        return self.trace_id
+
+    def generate_span_id(self) -> int:
+        return self.span_id
