@@ -84,6 +84,33 @@ class TaskNotCancellableError(TaskError):
         )
 
 
+class TaskNotRerunnableError(TaskError):
+    """A task cannot be run again: it has not failed and was not cancelled, or what it needs is not kept."""
+
+    def __init__(self, task_id: str, reason: str) -> None:
+        super().__init__(task_id, reason)
+        self.task_id = task_id
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"task {self.task_id} cannot be run again: {self.reason}"
+
+
+class IdempotencyConflictError(TaskError):
+    """An idempotency key was used for the same task with another body; nothing was accepted."""
+
+    def __init__(self, name: str, key: str) -> None:
+        super().__init__(name, key)
+        self.name = name
+        self.key = key
+
+    def __str__(self) -> str:
+        return (
+            f"the idempotency key {self.key!r} was used for task {self.name!r} with another body; "
+            "send the first one again, or use a new key"
+        )
+
+
 class TaskWaitTimeoutError(TaskError, TimeoutError):
     """The wait was over before the task was; the task goes on."""
 

@@ -61,6 +61,13 @@ class TaskState(NamedTuple):
     ledger: Ledger | None = None  #: None where the time ledger is off
 
 
+class Rerun(NamedTuple):
+    """The ended task that a task runs again."""
+
+    task_id: str
+    span: SpanContext | None  #: of its last attempt
+
+
 ACCEPTED: Final = TaskState(TaskStatus.PENDING)
 NO_KWARGS: Final[dict[str, Any]] = {}  # shared, and never changed
 NO_PROGRESS: Final = TaskProgress()
@@ -91,6 +98,7 @@ class TaskRecord:
         "priority",
         "progress",
         "queue_entry",
+        "rerun",
         "sequence",
         "state",
         "task_id",
@@ -126,9 +134,7 @@ class TaskRecord:
         self.task_id = task_id
         self.sequence = sequence  #: order of acceptance
         self.name = name
-        self.func: Callable[..., Any] | None = (
-            func  #: dropped, as args, kwargs and context, when the task ends
-        )
+        self.func: Callable[..., Any] | None = func  #: dropped with args and kwargs, see `release`
         self.args = args
         self.kwargs = kwargs or NO_KWARGS
         self.category = category
@@ -142,13 +148,14 @@ class TaskRecord:
         self.limit = limit  #: of its definition, shared with the other tasks of it
         self.wants_progress = wants_progress
         self.engine = engine
-        self.context: Context | None = context  #: the submitter's
+        self.context: Context | None = context  #: the submitter's; dropped when the task ends
         self.created_at = created_at  #: Unix seconds
         self.eligible_at = eligible_at  #: monotonic; moves when an attempt is to be followed by another
         self.eligible_wall = eligible_wall  #: Unix seconds
         self.clock: Callable[[], float] | None = None  #: monotonic; up to when `info` accounts for its time
         self.state = ACCEPTED
         self.progress = NO_PROGRESS
+        self.rerun: Rerun | None = None  #: what it runs again, if it does
         self.attempt: Attempt | None = None
         self.queue_entry: list[Any] | None = None  #: the queue's handle while it is pending
         self.waiters: list[tuple[asyncio.Future[None], Wait | None]] | None = None
@@ -159,10 +166,12 @@ class TaskRecord:
         definition = self.definition
         return definition.new_trace or definition.delay > 0 or definition.run_at is not None
 
-    def release(self) -> None:
-        """Let go of the callable and what it was given: nothing will run again."""
-        self.func = self.context = self.queue_entry = None
-        self.args, self.kwargs = (), NO_KWARGS
+    def release(self, *, keep_call: bool = False) -> None:
+        """Let go of what the ended task needed; `keep_call` keeps its callable and arguments, to be run again."""
+        self.context = self.queue_entry = None
+        if not keep_call:
+            self.func = None
+            self.args, self.kwargs = (), NO_KWARGS
 
     def info(self, state: TaskState | None = None, progress: TaskProgress | None = None) -> TaskInfo:
         """Return a snapshot, of an earlier `state` and `progress` where they are given; from any thread.
@@ -204,6 +213,7 @@ class TaskRecord:
             abandoned=state.abandoned,
             trace_id=format_trace_id(span.trace_id) if span else None,
             span_id=format_span_id(span.span_id) if span else None,
+            rerun_of=self.rerun.task_id if self.rerun else None,
         )
 
     def _phases_now(self, state: TaskState) -> Seconds:

@@ -41,6 +41,7 @@ class TaskSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     cancel_grace_seconds: Seconds = 1.0
     max_abandoned: Annotated[int, Meta(ge=0)] = 16
     shutdown_grace_seconds: Annotated[float, Meta(ge=0)] = 30.0
+    keep_arguments: bool = True  #: of failed and cancelled tasks while they are kept whole, to run them again
 
 
 class EngineSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

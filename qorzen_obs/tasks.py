@@ -166,6 +166,7 @@ class TaskInfo:
     evicted: bool = False  #: retention has dropped its result, error, metadata and progress
     trace_id: str | None = None  #: 32 hexadecimal digits
     span_id: str | None = None  #: 16 hexadecimal digits, of the last attempt
+    rerun_of: str | None = None  #: the id of the ended task that it runs again
 
     def replace(self, **changes: Any) -> TaskInfo:
         """Return a copy with these fields changed."""

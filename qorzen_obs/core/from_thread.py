@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from qorzen_obs.current import CURRENT
 from qorzen_obs.errors import InvalidTaskError, TaskCancelled, TaskManagerClosedError
 from qorzen_obs.record import Attempt
-from qorzen_obs.tasks import TaskInfo
+from qorzen_obs.tasks import TaskCategory, TaskInfo
 
 if TYPE_CHECKING:
     from qorzen_obs.core.task_manager import TaskManager
@@ -43,6 +43,18 @@ class FromThread:
     def cancel(self, task_id: str) -> bool:
         """As `cancel_task`."""
         return self._call(self._manager.cancel_task(task_id))
+
+    def rerun(self, task_id: str) -> str:
+        """As `rerun`."""
+        return self._call(self._manager.rerun(task_id))
+
+    def pause(self, category: TaskCategory | str) -> None:
+        """As `pause`."""
+        self._call(self._manager.pause(category))
+
+    def resume(self, category: TaskCategory | str) -> None:
+        """As `resume`."""
+        self._call(self._manager.resume(category))
 
     def _call(self, coroutine: Coroutine[Any, Any, T]) -> T:
         loop = self._manager.loop

@@ -52,12 +52,13 @@ from qorzen_obs.errors import (
     TaskManagerClosedError,
     TaskNotCancellableError,
     TaskNotFoundError,
+    TaskNotRerunnableError,
     TaskQueueFullError,
     TaskTimeoutError,
 )
 from qorzen_obs.history.memory import MemoryHistory
 from qorzen_obs.ledger import Ledger, Meter, Seconds
-from qorzen_obs.record import ACCEPTED, Ask, Attempt, TaskEvent, TaskRecord, TaskState
+from qorzen_obs.record import ACCEPTED, Ask, Attempt, Rerun, TaskEvent, TaskRecord, TaskState
 from qorzen_obs.registry import (
     CallableTraits,
     DefinitionLimit,
@@ -343,6 +344,7 @@ class TaskManager(QorzenManager):
     async def shutdown(self, *, grace_seconds: float | None = None) -> None:
         """Refuse new work, let accepted work end for `grace_seconds` (`tasks.shutdown_grace_seconds`), cancel the rest.
 
+        What cannot start any more, because its category is paused or its time is past the grace, is cancelled at once.
         Complete when it returns: what would not stop is abandoned and shown so. Safe before `initialize`. A second
         call awaits the first and, with `grace_seconds=0`, ends its patience. Cancelling it does that too.
 
@@ -376,6 +378,7 @@ class TaskManager(QorzenManager):
         for record in list(self._live.values()):
             if record.eligible_at > horizon:  # its time will not come any more
                 self._cancel(record, "shutdown")
+        self._cancel_paused()
         if grace_seconds > 0:
             patience = [self._loop.create_task(event.wait()) for event in (self._nothing_lives, self._hurry)]
             await asyncio.wait(patience, timeout=grace_seconds, return_when=asyncio.FIRST_COMPLETED)
@@ -490,6 +493,7 @@ class TaskManager(QorzenManager):
         metadata: object,
         timeout: float | None,
         cancellable: bool,
+        rerun: Rerun | None = None,
     ) -> TaskRecord:
         traits = traits_of(func)
         definition = traits.definition
@@ -537,6 +541,7 @@ class TaskManager(QorzenManager):
             eligible_at=now + wait if wait else now,
             eligible_wall=wall + wait if wait else wall,
         )
+        record.rerun = rerun
         if self._ledger_clock is not None:
             record.clock = self._ledger_clock
             record.state = ACCEPTED._replace(ledger=Ledger(now))
@@ -760,7 +765,7 @@ class TaskManager(QorzenManager):
         state = state._replace(completed_at=self._clock.now())
         self._change(record, state, ENDED[state.status])
         record.attempt = None
-        record.release()
+        record.release(keep_call=state.status is not TaskStatus.COMPLETED and self._settings.keep_arguments)
         self._history.add(record)  # before it leaves the live ones, so that a reader always finds it
         del self._live[record.task_id]
         self._waiting.ended(record)
@@ -1013,6 +1018,7 @@ class TaskManager(QorzenManager):
                 "depth": self._scheduler.depth,
                 "scheduled": self._scheduler.scheduled,
                 "limit": settings.max_pending,
+                "paused": [category.value for category in TaskCategory if category in self.paused],
                 "oldest_pending_age_seconds": 0.0 if oldest is None else max(0.0, now - oldest),
             },
             "slots": self.slots(),
@@ -1072,11 +1078,103 @@ class TaskManager(QorzenManager):
         return {state.value: state is self._state for state in ManagerState}
 
     def _forget(self, record: TaskRecord) -> None:
+        record.release()
         self.task_lines.forget(record.task_id)
         if record.plugin_id is not None:
             self._plugins[record.plugin_id] -= 1
             if not self._plugins[record.plugin_id]:
                 del self._plugins[record.plugin_id]
+
+    # ------------------------------------------------------------------ pausing
+
+    @property
+    def paused(self) -> frozenset[TaskCategory]:
+        """The categories whose pending tasks wait until `resume`; from any thread."""
+        return self._scheduler.paused
+
+    async def pause(self, category: TaskCategory | str) -> None:
+        """Start no task of `category` until `resume`. Running ones go on; again changes nothing.
+
+        What is pending then, and is submitted, delayed or to be retried, waits: it ages, counts against
+        `tasks.max_pending`, and passes its `deadline`. A draining manager cancels it, for it will not run any more.
+
+        Raises:
+            InvalidTaskError: the category is unknown.
+        """
+        category = parse_category(category)
+        if category in self.paused:
+            return
+        self._scheduler.paused |= {category}
+        self._say(self._logger.info, names.LOG_PAUSED, category=category.value)
+        if self._state is ManagerState.DRAINING:
+            self._cancel_paused()
+
+    async def resume(self, category: TaskCategory | str) -> None:
+        """Let tasks of a paused category start again, in their order; of no effect on one that is not paused.
+
+        Raises:
+            InvalidTaskError: the category is unknown.
+        """
+        category = parse_category(category)
+        if category not in self.paused:
+            return
+        self._scheduler.paused -= {category}
+        self._say(self._logger.info, names.LOG_RESUMED, category=category.value)
+        if self.loop is not None:
+            self._dispatch()
+
+    def _cancel_paused(self) -> None:
+        for record in list(self._live.values()):
+            if record.attempt is None and record.category in self.paused:
+                self._cancel(record, "shutdown")
+
+    # ------------------------------------------------------------------ running again
+
+    async def rerun(self, task_id: str) -> str:
+        """Submit what a failed or cancelled task was submitted with once more, and return the new task's id.
+
+        The same callable runs with the same argument objects, as the first run has left them: an iterator that it
+        has used up is used up. Name, category, priority, metadata, timeout and plugin are the first task's, what
+        `@task` says of a delay, retries and limits holds anew, and the context variables are the caller's. The new
+        span links to the last one of the first task, whose id is `TaskInfo.rerun_of`.
+
+        Raises:
+            TaskNotFoundError: the id is unknown.
+            TaskNotRerunnableError: it is live, completed, not kept whole any more, or without its arguments.
+            TaskQueueFullError, TaskManagerClosedError: as `submit_task`.
+        """
+        record = self._live.get(task_id) or self._history.record(task_id)
+        if record is None and self._history.info(task_id) is None:
+            raise TaskNotFoundError(task_id)
+        if record is None:
+            raise TaskNotRerunnableError(
+                task_id, "only its outline is kept; submit it anew, and see tasks.keep_completed_tasks"
+            )
+        state = record.state
+        if not state.status.final:
+            problem = f"it is {state.status.value}; wait for its end, or cancel it first"
+            raise TaskNotRerunnableError(task_id, problem)
+        if state.status is TaskStatus.COMPLETED:
+            raise TaskNotRerunnableError(task_id, "it completed; submit it anew")
+        if any(zombie.record is record for zombie in self._zombies):
+            raise TaskNotRerunnableError(task_id, "its code would not stop and still runs; wait for its end")
+        if record.func is None:
+            problem = "tasks.keep_arguments was off when it ended; submit it anew"
+            raise TaskNotRerunnableError(task_id, problem)
+        again = await self._submit(
+            record.func,
+            record.args,
+            record.kwargs,
+            name=record.name,
+            category=record.category.value,  # as text: CORE and NORMAL themselves would mean the definition's
+            plugin_id=record.plugin_id,
+            priority=int(record.priority),
+            metadata=record.metadata,
+            timeout=float("inf") if record.timeout is None else record.timeout,
+            cancellable=record.cancellable,
+            rerun=Rerun(task_id, state.span),
+        )
+        return again.task_id
 
 
 _DEFAULT_ENGINES: Final = {TaskCategory.IO: EngineKind.IO, TaskCategory.UI: EngineKind.MAIN}

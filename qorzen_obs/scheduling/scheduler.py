@@ -43,8 +43,8 @@ _Order = tuple[int, float, int]
 class Explanation:
     """Why a task is pending."""
 
-    held_by: str | None  #: the limit that is full, or `eligible_at`; None when only others are ahead
-    ahead: int  #: pending tasks that would start before it were there no limits
+    held_by: str | None  #: the limit that is full, a pause, or `eligible_at`; None when only others are ahead
+    ahead: int  #: pending tasks that would start before it were there no limits and no pauses
     eligible_in_seconds: float  #: 0 when its time has come
 
 
@@ -69,6 +69,9 @@ class Scheduler(Generic[S]):
 
     def __init__(self, limits: Limits, *, ageing_seconds: float) -> None:
         self.limits = limits
+        self.paused: frozenset[TaskCategory] = (
+            frozenset()
+        )  #: categories whose tasks do not start; replaced whole
         self._ageing_seconds = ageing_seconds
         self.lent: Counter[EngineKind] = Counter()
         self._groups: dict[_Kind, _Group[S]] = {}  # none of them empty
@@ -141,7 +144,11 @@ class Scheduler(Generic[S]):
             return None
         best: _Group[S] | None = None
         for group in self._groups.values():
-            if (best is None or group.order < best.order) and self.limits.admits(*group.kind):
+            if (
+                (best is None or group.order < best.order)
+                and group.kind[0] not in self.paused
+                and self.limits.admits(*group.kind)
+            ):
                 best = group
         if best is None:
             return None
@@ -157,6 +164,8 @@ class Scheduler(Generic[S]):
             return Explanation("eligible_at", 0, max(0.0, task.eligible_at - now))
         order = self._order(task)
         ahead = sum(self._order(other) < order for queue in self._all_queues() for other in queue)
+        if task.category in self.paused:
+            return Explanation(f"the pause of category {task.category.value}", ahead, 0.0)
         return Explanation(self.limits.blocking(task.category, task.engine, task.limit), ahead, 0.0)
 
     def _order(self, task: S) -> _Order:

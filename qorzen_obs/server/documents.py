@@ -102,6 +102,7 @@ def task_document(info: TaskInfo) -> dict[str, Any]:
         "evicted": info.evicted,
         "trace_id": info.trace_id,
         "span_id": info.span_id,
+        "rerun_of": info.rerun_of,
     }
 
 

@@ -82,6 +82,8 @@ class SpanInstrument:
             parent = Context()
         if record.state.span is not None:  # of the attempt before this one
             links.append(Link(record.state.span))
+        if record.rerun is not None and record.rerun.span is not None:
+            links.append(Link(record.rerun.span))
         attempt.span = span = self._tracer.start_span(
             f"run {record.name}",
             context=parent,
@@ -155,6 +157,8 @@ def _identity(record: TaskRecord) -> dict[str, Any]:
     }
     if record.plugin_id is not None:
         attributes[names.TASK_PLUGIN_ID] = record.plugin_id
+    if record.rerun is not None:
+        attributes[names.TASK_RERUN_OF] = record.rerun.task_id
     return attributes
 
 

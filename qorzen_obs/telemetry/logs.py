@@ -192,6 +192,8 @@ class TaskLog:
             fields["span_id"] = format_span_id(state.span.span_id)
         if record.plugin_id is not None:
             fields["plugin_id"] = record.plugin_id
+        if record.rerun is not None:
+            fields["rerun_of"] = record.rerun.task_id
         if state.cancel_reason is not None:
             fields["cancel_reason"] = state.cancel_reason
         if state.abandoned:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import platform
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Final, Protocol
 
 from prometheus_client import Metric
@@ -44,6 +44,8 @@ class MetricsSource(Protocol):
     def abandoned_by_category(self) -> Mapping[TaskCategory, int]: ...
     def slots(self) -> Mapping[str, Mapping[str, int]]: ...
     def queue_limit(self) -> int: ...
+    @property
+    def paused(self) -> Collection[TaskCategory]: ...
     def service_states(self) -> Mapping[str, bool]: ...
     def loop_blocked_by_category(self) -> Mapping[str, float]: ...
 
@@ -200,11 +202,14 @@ class TaskMetrics(Collector):
             busy.add_metric((engine,), facts["busy"])
         limit = gauge(names.QUEUE_LIMIT)
         limit.add_metric((), source.queue_limit())
+        paused, categories = gauge(names.CATEGORY_PAUSED), source.paused
+        for category in CATEGORIES:
+            paused.add_metric((category.value,), category in categories)
         state = StateSetMetricFamily(names.SERVICE_STATE.name, names.SERVICE_STATE.help)
         state.add_metric((), dict(source.service_states()))
         build = InfoMetricFamily(names.BUILD_INFO.name, names.BUILD_INFO.help)
         build.add_metric((), {"version": source.version, "python": platform.python_version()})
-        yield from (abandoned, slots, busy, limit, state, build)
+        yield from (abandoned, slots, busy, limit, paused, state, build)
 
     def _collect_observation(self) -> Iterator[Metric]:
         lag = histogram(names.LOOP_LAG)

@@ -100,6 +100,12 @@ LAST_SUCCESS: Final = MetricName(
 ENGINE_SLOTS: Final = MetricName("gauge", "qorzen_engine_slots", "Slots of an engine.", ("engine",))
 ENGINE_SLOTS_BUSY: Final = MetricName("gauge", "qorzen_engine_slots_busy", "Slots in use.", ("engine",))
 QUEUE_LIMIT: Final = MetricName("gauge", "qorzen_queue_limit", "Pending tasks allowed.")
+CATEGORY_PAUSED: Final = MetricName(
+    "gauge",
+    "qorzen_category_paused",
+    "1 where the category is paused: its pending tasks wait until it is resumed.",
+    ("category",),
+)
 LOOP_LAG: Final = MetricName(
     "histogram",
     "qorzen_event_loop_lag_seconds",
@@ -230,6 +236,7 @@ TASK_PHASE: Final = "qorzen.task.phase."
 TASK_CANCEL_REASON: Final = "qorzen.task.cancel_reason"
 TASK_WILL_RETRY: Final = "qorzen.task.will_retry"
 TASK_ABANDONED: Final = "qorzen.task.abandoned"
+TASK_RERUN_OF: Final = "qorzen.task.rerun_of"
 FUNCTION_NAME: Final = "code.function.name"
 CODE_FILE: Final = "code.file.path"
 CODE_LINE: Final = "code.line.number"
@@ -246,6 +253,7 @@ SPAN_ATTRIBUTES: Final[Mapping[str, str]] = {
     TASK_ATTEMPT: "the attempt, from 1",
     TASK_ENGINE: "loop, io, thread, process, main or external",
     TASK_PLUGIN_ID: "the plugin that the task belongs to, where there is one",
+    TASK_RERUN_OF: "the id of the ended task that it runs again, where it does",
     TASK_ATTR: "an entry of the metadata that the task was submitted with: numbers, booleans and texts, capped",
     FUNCTION_NAME: "the callable, with its module",
     CODE_FILE: "the file of its source, where it is written in Python",
@@ -297,4 +305,6 @@ LOG_LINES_LOST: Final = "log.lines_lost"
 LOG_OBSERVER_FAILED: Final = "telemetry.observer_failed"
 LOG_LISTENER_FAILED: Final = "event_bus.publish_failed"
 LOG_MANAGER_STATE: Final = "manager.state"
+LOG_PAUSED: Final = "category.paused"
+LOG_RESUMED: Final = "category.resumed"
 LOG_LOOP_BLOCKED: Final = "loop.blocked"

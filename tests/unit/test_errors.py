@@ -10,6 +10,7 @@ import pytest
 from qorzen_obs import errors
 from qorzen_obs.errors import (
     FarTaskError,
+    IdempotencyConflictError,
     InvalidTaskError,
     ManagerError,
     ManagerInitializationError,
@@ -25,6 +26,7 @@ from qorzen_obs.errors import (
     TaskManagerClosedError,
     TaskNotCancellableError,
     TaskNotFoundError,
+    TaskNotRerunnableError,
     TaskQuarantinedError,
     TaskQueueFullError,
     TaskTimeoutError,
@@ -43,6 +45,8 @@ EXAMPLES: list[tuple[QorzenError, str]] = [
     (InvalidTaskError("timeout", "0 must be a positive number of seconds"), "timeout: 0 must be"),
     (TaskNotFoundError("ab12"), "use the id that submit_task returned"),
     (TaskNotCancellableError("ab12", "payment"), "wait for it instead"),
+    (TaskNotRerunnableError("ab12", "it is running; wait for its end"), "again: it is running; wait for"),
+    (IdempotencyConflictError("resize", "k1"), "send the first one again, or use a new key"),
     (
         TaskWaitTimeoutError("ab12", 2.5),
         "did not end within 2.5 s of waiting; it goes on: wait again or cancel",

@@ -26,6 +26,7 @@ class Source:
     """A task manager as the metrics see it."""
 
     version = "1.2.3"
+    paused = frozenset({TaskCategory.IO})
 
     def __init__(self) -> None:
         self.counts = TaskCounts()
