@@ -83,6 +83,7 @@ class Task(msgspec.Struct, frozen=True):
     abandoned: bool = False
     evicted: bool = False
     trace_id: str | None = None
+    rerun_of: str | None = None
 
     @property
     def ended(self) -> bool:
@@ -125,6 +126,7 @@ class Queue(msgspec.Struct, frozen=True):
     limit: int
     scheduled: int = 0
     oldest_pending_age_seconds: float | None = None
+    paused: list[str] = []  #: categories whose pending tasks wait
 
 
 class Status(msgspec.Struct, frozen=True):
@@ -228,7 +230,9 @@ class Client:
     Every method raises ClientError where the service refuses, does not answer, or what answers is no such service.
     """
 
-    def __init__(self, url: str, token: str | None = None, *, timeout_seconds: float = TIMEOUT_SECONDS) -> None:
+    def __init__(
+        self, url: str, token: str | None = None, *, timeout_seconds: float = TIMEOUT_SECONDS
+    ) -> None:
         self.url = url.rstrip("/")
         self._token = token
         self._timeout_seconds = timeout_seconds
@@ -239,8 +243,15 @@ class Client:
         return value
 
     def document(self, path: str, query: Query | None = None, *, also: tuple[int, ...] = ()) -> Any:
-        """As `get`, as plain JSON: for passing it on."""
+        """As `get`, as plain JSON: for passing it on, or for `read`."""
         return self._decode(self._ask(_with_query(path, query or {}), also=also), Any)
+
+    def read(self, document: Any, kind: type[T]) -> T:
+        """Return a document read as `kind`."""
+        try:
+            return msgspec.convert(document, kind)
+        except msgspec.ValidationError as error:
+            raise self._no_such_service(error) from error
 
     def post(self, path: str, kind: type[T], document: Mapping[str, Any] | None = None) -> T:
         """Give a command and return the answer, read as `kind`."""
@@ -291,7 +302,10 @@ class Client:
         try:
             return msgspec.json.decode(body, type=kind)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise ClientError(f"{self.url} is no such service ({error}); is it the service's --url?") from error
+            raise self._no_such_service(error) from error
+
+    def _no_such_service(self, error: Exception) -> ClientError:
+        return ClientError(f"{self.url} is no such service ({error}); is it the service's --url?")
 
     def _ask(self, path: str, body: bytes | None = None, *, also: tuple[int, ...] = ()) -> bytes:
         """Return the body of a good answer, or of one whose status is among `also`. A body makes it a POST."""

@@ -52,7 +52,6 @@ def client_options(command: F) -> F:
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Write what the service says, as JSON.")
-category_argument = click.argument("category")
 
 
 def make_client(url: str, token_file: Path | None, **options: Any) -> Client:

@@ -1,4 +1,7 @@
-"""How values look on a terminal. Whatever comes from a service is shown and does nothing: no escape sequence gets through."""
+"""How values look on a terminal.
+
+Whatever comes from a service is shown and does nothing: no escape sequence gets through.
+"""
 
 from __future__ import annotations
 
@@ -17,9 +20,7 @@ def printable(text: str) -> str:
     """
     if text.isprintable():
         return text
-    return "".join(
-        character if character.isprintable() else f"\\u{ord(character):04x}" for character in text
-    )
+    return "".join(character if character.isprintable() else f"\\u{ord(character):04x}" for character in text)
 
 
 def short_id(task_id: str) -> str:
@@ -34,7 +35,7 @@ def seconds(value: float | None) -> str:
     ['0 ms', '250 µs', '31.2 ms', '2.50 s', '60.0 s', '3m20s', '1d01h']
     """
     if value is None or not math.isfinite(value):
-        return "–"
+        return "-"
     if value <= 0:
         return "0 ms"
     if value < 0.001:
@@ -56,7 +57,7 @@ def _three_digits(value: float) -> str:
 
 def moment(value: datetime | None) -> str:
     """Return a time of the day here, with the date."""
-    return "–" if value is None else value.astimezone().strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
+    return "-" if value is None else value.astimezone().strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
 
 
 def clock(value: datetime) -> str:
