@@ -13,7 +13,7 @@ import itertools
 import platform
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextvars import copy_context
 from dataclasses import replace
 from enum import Enum
@@ -32,6 +32,7 @@ from qorzen_obs.core.deadlines import Deadlines
 from qorzen_obs.core.decision import TASK_DEADLINE, Decision, shown_text
 from qorzen_obs.core.event_feed import EventFeed
 from qorzen_obs.core.from_thread import FromThread
+from qorzen_obs.core.idempotency import IdempotencyKeys, Submission
 from qorzen_obs.core.remote import RemoteTelemetry
 from qorzen_obs.core.runner import Runner
 from qorzen_obs.core.waiting import Waiting
@@ -178,6 +179,7 @@ class TaskManager(QorzenManager):
             self._limits, ageing_seconds=self._settings.ageing_seconds
         )
         self._history = MemoryHistory(self._settings.keep_completed_tasks, self._forget)
+        self._keys = IdempotencyKeys(self._is_kept)
         self._engines: dict[EngineKind, Engine] = {}
         self._observers: list[tuple[str, Callable[[TaskEvent], None]]] = []
 
@@ -339,6 +341,9 @@ class TaskManager(QorzenManager):
         self._scheduler.ageing_seconds = settings.ageing_seconds
         self._history.keep = settings.keep_completed_tasks
         self._history.shrink()
+        if not settings.keep_arguments:
+            for record in self._history.records():
+                record.release()
         self._dispatch()
 
     async def shutdown(self, *, grace_seconds: float | None = None) -> None:
@@ -1078,7 +1083,9 @@ class TaskManager(QorzenManager):
         return {state.value: state is self._state for state in ManagerState}
 
     def _forget(self, record: TaskRecord) -> None:
-        record.release()
+        if record.func is not None:
+            record.release()
+        self._keys.forget(record.task_id)
         self.task_lines.forget(record.task_id)
         if record.plugin_id is not None:
             self._plugins[record.plugin_id] -= 1
@@ -1128,6 +1135,28 @@ class TaskManager(QorzenManager):
             if record.attempt is None and record.category in self.paused:
                 self._cancel(record, "shutdown")
 
+    # ------------------------------------------------------------------ submitting once
+
+    async def submit_once(
+        self, submit: Callable[[], Awaitable[str]], *, name: str, key: str, digest: bytes
+    ) -> Submission:
+        """Await `submit()`, which submits a task and returns its id, unless `key` was used for this `name` before.
+
+        While that first task is live or kept whole, the same key with the same `digest`, of all that makes two
+        requests the same, answers with its id and submits nothing; also when the queue is full, or draining. One that
+        comes while the first is being submitted waits for it. A submission that raised has used no key.
+
+            await tasks.submit_once(lambda: tasks.submit_task(resize, path), name="resize", key=key, digest=digest)
+
+        Raises:
+            IdempotencyConflictError: the key was used with another digest.
+            InvalidTaskError: `name` or `key` is unusable; a key has 1 to 128 printable characters.
+        """
+        return await self._keys.submit(name, key, digest, submit)
+
+    def _is_kept(self, task_id: str) -> bool:
+        return task_id in self._live or self._history.record(task_id) is not None
+
     # ------------------------------------------------------------------ running again
 
     async def rerun(self, task_id: str) -> str:
@@ -1159,7 +1188,7 @@ class TaskManager(QorzenManager):
         if any(zombie.record is record for zombie in self._zombies):
             raise TaskNotRerunnableError(task_id, "its code would not stop and still runs; wait for its end")
         if record.func is None:
-            problem = "tasks.keep_arguments was off when it ended; submit it anew"
+            problem = "its arguments were not kept, see tasks.keep_arguments; submit it anew"
             raise TaskNotRerunnableError(task_id, problem)
         again = await self._submit(
             record.func,

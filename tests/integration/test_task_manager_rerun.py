@@ -10,6 +10,7 @@ import pytest
 from opentelemetry.trace import format_span_id
 
 from qorzen_obs import TaskCategory, TaskInfo, TaskManager, TaskPriority, TaskStatus, task
+from qorzen_obs.core.config_manager import ConfigManager
 from qorzen_obs.errors import (
     TaskManagerClosedError,
     TaskNotFoundError,
@@ -193,7 +194,24 @@ async def test_without_kept_arguments_nothing_is_run_again() -> None:
         del data
         gc.collect()
         assert seen() is None
-        with pytest.raises(TaskNotRerunnableError, match=r"tasks\.keep_arguments was off"):
+        with pytest.raises(TaskNotRerunnableError, match=r"not kept, see tasks\.keep_arguments"):
+            await tasks.rerun(first.task_id)
+
+
+async def test_turning_it_off_lets_go_of_what_was_kept() -> None:
+    config = ConfigManager(settings())
+    async with open_test_manager(config=config) as tasks:
+        data = Data()
+        seen = weakref.ref(data)
+        work = Flaky()
+        first = await failed(tasks, work, data)
+        work.calls.clear()
+        del data
+        await config.set("tasks.keep_arguments", False)
+        gc.collect()
+        assert seen() is None
+        assert tasks.find(first.task_id) == first
+        with pytest.raises(TaskNotRerunnableError, match="not kept"):
             await tasks.rerun(first.task_id)
 
 

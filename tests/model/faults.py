@@ -220,6 +220,65 @@ def an_alarm_is_not_set(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(TaskManager, "_await_next_eligible", lambda self: None)
 
 
+# ---------------------------------------------------------------------- pausing
+
+
+@fault
+def a_paused_task_starts(patch: pytest.MonkeyPatch) -> None:
+    def start_next(self: Any, now: float) -> Any:
+        paused, self.paused = self.paused, frozenset()
+        try:
+            return real(self, now)
+        finally:
+            self.paused = paused
+
+    real = Scheduler.start_next
+    patch.setattr(Scheduler, "start_next", start_next)
+
+
+@fault
+def a_pause_holds_up_the_others(patch: pytest.MonkeyPatch) -> None:
+    instead(
+        patch,
+        Scheduler,
+        "start_next",
+        lambda real: lambda self, now: None if self.paused else real(self, now),
+    )
+
+
+@fault
+def a_paused_lender_has_no_slot_back(patch: pytest.MonkeyPatch) -> None:
+    def resume_next(self: Any) -> Any:
+        returning = self._returning
+        self._returning = {key: task for key, task in returning.items() if task.category not in self.paused}
+        task = real(self)
+        self._returning = returning
+        if task is not None:
+            del returning[task.sequence]
+        return task
+
+    real = Scheduler.resume_next
+    patch.setattr(Scheduler, "resume_next", resume_next)
+
+
+@fault
+def a_resumed_category_starts_nobody(patch: pytest.MonkeyPatch) -> None:
+    def make(real: Any) -> Any:
+        async def resume(self: Any, category: Any) -> None:
+            self._dispatching = True
+            await real(self, category)
+            self._dispatching = False
+
+        return resume
+
+    instead(patch, TaskManager, "resume", make)
+
+
+@fault
+def a_shutdown_waits_for_what_is_paused(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(TaskManager, "_cancel_paused", lambda self: None)
+
+
 # ---------------------------------------------------------------------- slots
 
 

@@ -274,6 +274,18 @@ class TaskManagerMachine(RuleBasedStateMachine):
     def configure(self, change: tuple[str, Any]) -> None:
         self.do("configure", *change)
 
+    @rule(category=CATEGORIES, seconds=st.sampled_from([0.0, 0.0, 1.0]))
+    def pause(self, category: TaskCategory, seconds: float) -> None:
+        self.do("pause", category)
+        if seconds:
+            self.do("advance", seconds)
+
+    @precondition(lambda self: self.world and self.world.model.paused)
+    @rule(pick=PICKS)
+    def resume(self, pick: int) -> None:
+        paused = sorted(self._world.model.paused)
+        self.do("resume", paused[pick % len(paused)])
+
     @precondition(lambda self: self.world and self.world.script.count(("look", ())) < 2)
     @rule()
     def look(self) -> None:

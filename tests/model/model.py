@@ -118,6 +118,7 @@ class Model:
         self.sequence = 0
         self.ready = True
         self.stop_asked_at = math.inf  #: when a shutdown cancels what is left
+        self.paused: set[TaskCategory] = set()
         self.sure_lent: set[int] = set()  #: actors that had lent their slot when all was quiet
         self.highest_limits: dict[str, int] = {}  #: of definitions, since all was last quiet
         self.ends_since_rest = 0
@@ -172,6 +173,9 @@ class Model:
 
     def admits(self, plan: Plan, held: Limited) -> bool:
         return all(n < self.limit(name, plan) for name, n in held.of(plan))
+
+    def may_start(self, plan: Plan, held: Limited) -> bool:
+        return plan.category not in self.paused and self.admits(plan, held)
 
     def returning(self, life: Life) -> bool:
         """Whether a lender's waiting is over, so that it wants its slot back."""
@@ -313,6 +317,7 @@ class Model:
         self.expect(life.eligible_at <= now + EPSILON, f"12: {life.actor} starts before its time")
         self.expect(not life.cancel_wanted, f"9: {life.actor} was cancelled, and starts")
         self.expect(now < self.stop_asked_at + EPSILON, f"23: {life.actor} starts after all was cancelled")
+        self.expect(life.plan.category not in self.paused, f"6: {life.actor} is paused, and starts")
         waited = info.queue_wait_seconds
         self.expect(
             waited is not None and abs(waited - (now - life.eligible_at)) < EPSILON,
@@ -333,7 +338,7 @@ class Model:
                 other is not life
                 and waits
                 and self.precedes(other, life)
-                and self.admits(other.plan, at_most)
+                and self.may_start(other.plan, at_most)
             ):
                 self.expect(False, f"7: {life.actor} starts before {other.actor}")
         if self.ends_since_rest > 1:
@@ -428,7 +433,8 @@ class Model:
     def _expect_end_before_a_start(self, life: Life, end: End) -> None:
         now = self.now()
         allowed = [End(CANCELLED, cancel_reason=ask.reason) for ask in life.asks[:1]]
-        if now >= self.stop_asked_at - EPSILON or (not self.ready and life.eligible_at > self.stop_asked_at):
+        hopeless = life.eligible_at > self.stop_asked_at or life.plan.category in self.paused
+        if now >= self.stop_asked_at - EPSILON or (not self.ready and hopeless):
             allowed.append(End(CANCELLED, cancel_reason="shutdown"))
         if life.actor.deadline is not None and now >= life.accepted_at + life.actor.deadline - EPSILON:
             allowed.append(End(FAILED, "timeout"))

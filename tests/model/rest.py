@@ -91,6 +91,7 @@ class Rest:
 
     def _queue(self, queue: dict[str, Any]) -> None:
         now, pending = self.model.now(), self.model.pending
+        self.same("3: paused", set(queue["paused"]), {category.value for category in self.model.paused})
         self.same("3: waiting", queue["depth"] + queue["scheduled"], len(pending))
         if any(abs(life.eligible_at - now) < EPSILON and life.actor.delay for life in pending):
             return  # one rounding away from either side
@@ -141,7 +142,9 @@ class Rest:
         held = self.model.held()
         for life in self.model.pending:
             if life.eligible_at < self.model.now() - EPSILON or life.eligible_at == life.accepted_at:
-                self.expect(not self.model.admits(life.plan, held), f"6: {life.actor} could start")
+                self.expect(not self.model.may_start(life.plan, held), f"6: {life.actor} could start")
+            if not self.model.ready and life.plan.category in self.model.paused:
+                self.expect(False, f"23: {life.actor} is paused, and holds up the shutdown")
         for life in self.model.running:
             if self.model.returning(life):
                 self.expect(
@@ -298,6 +301,7 @@ class Rest:
             "qorzen_task_queue_wait_seconds_count": len(started),
             "qorzen_events_dropped_total": self.model.late_results,
             "qorzen_queue_limit": self.model.settings["max_pending"],
+            "qorzen_category_paused": len(self.model.paused),
         }
         for name, n in expected.items():
             self.same(f"3: {name}", sums[name], n)

@@ -30,7 +30,7 @@ from qorzen_obs.errors import (
     TaskWaitTimeoutError,
 )
 from qorzen_obs.settings import Settings, TaskSettings
-from qorzen_obs.tasks import EngineKind, TaskStatus
+from qorzen_obs.tasks import EngineKind, TaskCategory, TaskStatus
 from qorzen_obs.testing import CapturedEvents
 from tests.model.actors import Actor, GatedThreads, Line, Plan, Show, error_of, run_and_tell
 from tests.model.ends import qualified
@@ -321,6 +321,16 @@ class World:
         self.settings[name] = value
         self.model.retain()
         self._now(self.config.set(f"tasks.{name}", value))
+
+    @operation
+    def pause(self, category: TaskCategory) -> None:
+        self.model.paused.add(category)
+        self._now(self.manager.pause(category))
+
+    @operation
+    def resume(self, category: TaskCategory) -> None:
+        self.model.paused.discard(category)
+        self._now(self.manager.resume(category))
 
     @operation
     def shutdown(self, grace_seconds: float) -> None:

@@ -52,6 +52,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.holding: list[Task] = []
         self.lending: list[Task] = []
         self.returning: list[Task] = []
+        self.paused: set[TaskCategory] = set()
         self.accepted = self.left = 0
 
     @initialize(
@@ -81,6 +82,9 @@ class SchedulerMachine(RuleBasedStateMachine):
             and len(same_engine) < self.limits.engines.get(task.engine, math.inf)
             and (task.limit is None or len([o for o in self.holding if o.limit]) < self.own.maximum)
         )
+
+    def startable(self) -> list[Task]:
+        return [task for task in self.eligible() if task.category not in self.paused and self.admitted(task)]
 
     def eligible(self) -> list[Task]:
         return [task for task in self.pending if task.eligible_at <= self.now]
@@ -126,11 +130,11 @@ class SchedulerMachine(RuleBasedStateMachine):
     @rule()
     def start_all(self) -> None:
         while (task := self.scheduler.start_next(self.now)) is not None:
-            candidates = [other for other in self.eligible() if self.admitted(other)]
-            assert task is min(candidates, key=lambda other: other.key(self.ageing)), "no inversion"
+            assert task.category not in self.paused
+            assert task is min(self.startable(), key=lambda other: other.key(self.ageing)), "no inversion"
             self.pending.remove(task)
             self.holding.append(task)
-        assert not any(self.admitted(task) for task in self.eligible()), "work-conserving"
+        assert not self.startable(), "work-conserving"
         self.nothing_eligible_is_left_among_the_scheduled()
 
     def nothing_eligible_is_left_among_the_scheduled(self) -> None:
@@ -151,6 +155,8 @@ class SchedulerMachine(RuleBasedStateMachine):
             else:
                 mine = task.key(self.ageing)
                 assert why.held_by is not None, "else it would have started"
+                paused = f"the pause of category {task.category.value}"
+                assert (why.held_by == paused) is (task.category in self.paused)
                 assert why.ahead == sum(other.key(self.ageing) < mine for other in self.eligible())
 
     @precondition(lambda self: self.holding)
@@ -205,6 +211,11 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.limits.total = total
         self.limits.categories = categories
 
+    @rule(category=st.sampled_from(CATEGORIES), resume=st.booleans())
+    def pause(self, category: TaskCategory, resume: bool) -> None:
+        (self.paused.discard if resume else self.paused.add)(category)
+        self.scheduler.paused = frozenset(self.paused)
+
     @rule(ageing=st.sampled_from([0.0, 1.0, 300.0]))
     def change_ageing(self, ageing: float) -> None:
         self.ageing = self.scheduler.ageing_seconds = ageing
@@ -249,10 +260,7 @@ def order(tasks: list[Task], ageing: float) -> list[int]:
     pending = scheduler(len(tasks) + 1, ageing)
     for task in tasks:
         pending.push(task, math.inf)
-    started = []
-    while (task_ := pending.start_next(math.inf)) is not None:
-        started.append(task_.sequence)
-    return started
+    return [task.sequence for task in start_all(pending)]
 
 
 waiting = st.lists(
@@ -331,3 +339,46 @@ def test_a_returning_task_that_is_blocked_by_its_category_lets_the_next_one_thro
     assert tasks.resume_next() is None
     tasks.finish(other)
     assert tasks.resume_next() is blocked
+
+
+@given(waiting, st.sets(st.sampled_from(CATEGORIES)), st.randoms(use_true_random=False))
+def test_a_pause_takes_nothing_from_the_order_and_loses_nobody(
+    tasks: list[Task], paused: set[TaskCategory], random: Any
+) -> None:
+    for task in tasks:
+        task.category = random.choice(CATEGORIES)
+    pending = scheduler(len(tasks) + 1)
+    for task in tasks:
+        pending.push(task, math.inf)
+    in_order = sorted(tasks, key=lambda task: task.key(300.0))
+    pending.paused = frozenset(paused)
+    assert start_all(pending) == [task for task in in_order if task.category not in paused]
+    assert pending.depth == len([task for task in tasks if task.category in paused])
+    pending.paused = frozenset()
+    assert start_all(pending) == [task for task in in_order if task.category in paused]
+
+
+def start_all(pending: Scheduler[Task]) -> list[Task]:
+    started = []
+    while (task := pending.start_next(math.inf)) is not None:
+        started.append(task)
+    return started
+
+
+def test_a_task_whose_time_has_not_come_is_held_by_that_first_and_by_the_pause_then() -> None:
+    tasks, task = scheduler(), Task(1, eligible_at=5.0)
+    tasks.paused = frozenset({TaskCategory.CORE})
+    tasks.push(task, 0.0)
+    assert tasks.explain(task, 1.0).held_by == "eligible_at"
+    assert tasks.start_next(6.0) is None
+    assert tasks.explain(task, 6.0).held_by == "the pause of category core"
+
+
+def test_a_lender_of_a_paused_category_has_its_slot_back() -> None:
+    tasks, task = scheduler(), Task(1)
+    tasks.push(task, 0.0)
+    assert tasks.start_next(0.0) is task
+    tasks.lend(task)
+    tasks.paused = frozenset({TaskCategory.CORE})
+    tasks.take_back(task)
+    assert tasks.resume_next() is task

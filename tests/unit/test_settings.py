@@ -28,6 +28,7 @@ def test_the_defaults_are_those_of_the_contract() -> None:
         "cancel_grace_seconds": 1.0,
         "max_abandoned": 16,
         "shutdown_grace_seconds": 30.0,
+        "keep_arguments": True,
     }
     assert (settings.engines.io_threads, settings.engines.worker_threads >= 5) == (32, True)
     assert (settings.server.host, settings.server.port, settings.server.token) == ("127.0.0.1", 8080, None)

@@ -1,0 +1,91 @@
+"""Submitting a thing once however often it is asked for: which task a key was first used for.
+
+Keys belong to the name of a task. One is remembered as long as its task is live or kept whole, so there are never more
+keys than tasks. Who keeps tasks, and how they are submitted, is told from outside.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Final, NamedTuple
+
+from qorzen_obs.errors import IdempotencyConflictError, InvalidTaskError
+from qorzen_obs.registry import check_name
+
+MAX_KEY_LENGTH: Final = 128
+
+
+class Submission(NamedTuple):
+    """What became of a submission with a key."""
+
+    task_id: str
+    first: bool  #: False: the key was known, nothing was submitted, and this is what it was used for
+
+
+class _Use:
+    __slots__ = ("decided", "digest", "task_id")
+
+    def __init__(self, digest: bytes) -> None:
+        self.digest = digest
+        self.task_id: str | None = None  #: None while it is being submitted
+        self.decided = asyncio.Event()
+
+
+class IdempotencyKeys:
+    """The keys of one manager; for its work loop.
+
+    Args:
+        is_kept: tells of a task's id whether that task is live or kept whole; `forget` must follow when no more.
+    """
+
+    def __init__(self, is_kept: Callable[[str], bool]) -> None:
+        self._is_kept = is_kept
+        self._uses: dict[tuple[str, str], _Use] = {}
+        self._used_for: dict[str, tuple[str, str]] = {}  # by the task's id
+
+    def __len__(self) -> int:
+        return len(self._uses)
+
+    async def submit(
+        self, name: str, key: str, digest: bytes, submit: Callable[[], Awaitable[str]]
+    ) -> Submission:
+        """Await `submit` for a new key of `name`, else return what a known one with this `digest` was used for.
+
+        While the first use is still being submitted the next one waits for it. A use that raised, or was cancelled,
+        is none.
+
+        Raises:
+            IdempotencyConflictError: the key was used with another digest.
+            InvalidTaskError: `name` or `key` is unusable.
+        """
+        used = (check_name("name", name), _check_key(key))
+        while (use := self._uses.get(used)) is not None:
+            if use.digest != digest:
+                raise IdempotencyConflictError(name, key)
+            if use.task_id is not None:
+                return Submission(use.task_id, first=False)
+            await use.decided.wait()
+        use = self._uses[used] = _Use(digest)
+        try:
+            task_id = await submit()
+            if self._is_kept(task_id):
+                use.task_id = task_id
+                self._used_for[task_id] = used
+        finally:
+            if use.task_id is None:
+                del self._uses[used]
+            use.decided.set()
+        return Submission(task_id, first=True)
+
+    def forget(self, task_id: str) -> None:
+        """Free the key that was used for a task that is kept no more, if there was one."""
+        used = self._used_for.pop(task_id, None)
+        if used is not None:
+            del self._uses[used]
+
+
+def _check_key(key: object) -> str:
+    if not isinstance(key, str) or not 0 < len(key) <= MAX_KEY_LENGTH or not key.isprintable():
+        raise InvalidTaskError("key", f"must be a text of 1 to {MAX_KEY_LENGTH} printable characters")
+    return key
