@@ -196,7 +196,7 @@ def _log_line(line: Mapping[str, Any]) -> Text:
 
 
 def _label(name: str) -> Text:
-    return Text(f"  {name:<{_LABEL_WIDTH - 2}}", "dim")
+    return Text.assemble((f"  {name:<{_LABEL_WIDTH - 2}}", "dim"))
 
 
 def _field(name: str, value: str) -> Text:

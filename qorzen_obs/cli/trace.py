@@ -30,8 +30,8 @@ def trace_command(
 ) -> None:
     """Draw the trace of a task as a waterfall. ID is a task's or a trace's.
 
-    A thin line is waiting in the queue, a thick one running. Retries, failures and spans of worker processes are
-    marked. With --json the trace as OTLP/JSON, which trace viewers import.
+    A thin line is waiting in the queue, a thick one running. Retries, failures, spans of worker processes and the
+    asked task itself are marked. With --json the trace as OTLP/JSON, which trace viewers import.
     """
     client = make_client(url, token_file)
     with refusals_told():
@@ -42,7 +42,7 @@ def trace_command(
         return give_json(document)
     console = open_console()
     columns = width or (console.width if console.is_terminal else _PIPE_WIDTH)
-    print_lines(waterfall(spans, columns), console)
+    print_lines(waterfall(spans, columns, trace_or_task_id), console)
     if running is not None:
         print_lines([running_note(running, trace_or_task_id)], console)
     return None

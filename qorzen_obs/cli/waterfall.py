@@ -20,6 +20,7 @@ from qorzen_obs.cli.texts import printable, seconds, short_id
 from qorzen_obs.telemetry import names
 
 MIN_WIDTH: Final = 40
+MARK: Final = ">"
 _DURATION_WIDTH: Final = 9
 _MAX_NAMES_SHARE: Final = 0.45
 _TICKS_APART: Final = 14
@@ -93,7 +94,7 @@ class Span:
     queued: float = 0.0  #: seconds that its task waited before it
     failed: bool = False
     error: str = ""  #: type and description
-    status: str = ""  #: of the task's attempt
+    task_id: str = ""  #: of the task that it is an attempt of
     attempt: int = 0  #: 0 where it is no attempt of a task
     will_retry: bool = False
     engine: str = ""
@@ -122,7 +123,8 @@ def read_spans(document: TraceDocument) -> list[Span]:
 
 def _span(span: _OtlpSpan, *, ours: bool) -> Span:
     attributes = {attribute.key: _plain(attribute.value) for attribute in span.attributes}
-    error = str(attributes.get(names.ERROR_TYPE, ""))
+    kind, message = str(attributes.get(names.ERROR_TYPE, "")), span.status.message
+    error = message if message.startswith(kind) else f"{kind}: {message}" if message else kind
     start = _unix(span.start_time_unix_nano)
     return Span(
         trace_id=span.trace_id,
@@ -133,8 +135,8 @@ def _span(span: _OtlpSpan, *, ours: bool) -> Span:
         end=max(start, _unix(span.end_time_unix_nano)),
         queued=_positive(attributes.get(names.TASK_QUEUE_WAIT)) if ours else 0.0,
         failed=span.status.code == 2,  # STATUS_CODE_ERROR
-        error=": ".join(filter(None, (error, span.status.message))),
-        status=str(attributes.get(names.TASK_STATUS, "")),
+        error=error,
+        task_id=str(attributes.get(names.TASK_ID, "")) if ours and names.TASK_ATTEMPT in attributes else "",
         attempt=int(_positive(attributes.get(names.TASK_ATTEMPT))) if ours else 0,
         will_retry=attributes.get(names.TASK_WILL_RETRY) is True,
         engine=str(attributes.get(names.TASK_ENGINE, "")) if ours else "",
@@ -187,8 +189,8 @@ def _begin(span: Span) -> float:
     return span.start - span.queued
 
 
-def waterfall(spans: Sequence[Span], width: int) -> Iterator[Text]:
-    """Yield the lines of a waterfall for a width, which is at least MIN_WIDTH."""
+def waterfall(spans: Sequence[Span], width: int, task_id: str | None = None) -> Iterator[Text]:
+    """Yield the lines of a waterfall for a width, which is at least MIN_WIDTH; those of a task begin with MARK."""
     rows = arrange(spans)
     if not rows:
         return
@@ -197,12 +199,13 @@ def waterfall(spans: Sequence[Span], width: int) -> Iterator[Text]:
     total = max(row.span.end for row in rows) - zero
     yield _headline(rows, total)
     names_width = _names_width(rows, width)
-    bars = width - names_width - _DURATION_WIDTH - 2
-    yield Text(" " * (names_width + 1)).append_text(_axis(total, bars))
+    bars = width - names_width - _DURATION_WIDTH - 2 - len(MARK)
+    yield Text(" " * (len(MARK) + names_width + 1)).append_text(_axis(total, bars))
     for row in rows:
-        yield _line(row, zero, total, names_width, bars)
+        mark = (MARK, "bold yellow") if task_id and row.span.task_id == task_id else " " * len(MARK)
+        yield Text.assemble(mark, _line(row, zero, total, names_width, bars))
         if row.span.failed and row.span.error:
-            indent = _indent(row, names_width)
+            indent = " " * len(MARK) + _indent(row, names_width)
             reason = set_fitting(printable(f"└ {row.span.error}"), width - len(indent) - 2)
             yield Text(f"{indent}  {reason}", "red")
     yield _legend(rows)

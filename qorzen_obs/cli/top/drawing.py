@@ -16,8 +16,8 @@ from qorzen_obs.cli.account import log_lines, progress_bar, stack_lines, task_li
 from qorzen_obs.cli.output import STYLES
 from qorzen_obs.cli.texts import clock, number, printable, rate, seconds, share
 from qorzen_obs.cli.top.poll import Opened, Snapshot, Trouble
-from qorzen_obs.cli.top.view import Column, Listing, Row, Tab, View
-from qorzen_obs.cli.waterfall import running_note, waterfall
+from qorzen_obs.cli.top.view import COLUMNS, Column, Listing, Row, Tab, View
+from qorzen_obs.cli.waterfall import MARK, running_note, waterfall
 
 _WIDE: Final = 110  #: from here on there is room for bars and whole words
 _BAR_WIDTH: Final = 12
@@ -214,7 +214,7 @@ def _slots(snapshot: Snapshot) -> Text:
 
 
 def _label(name: str) -> Text:
-    return Text(f"{name:<7}", "bold")
+    return Text.assemble((f"{name:<7}", "bold"))
 
 
 # ---------------------------------------------------------------------- body
@@ -227,7 +227,7 @@ def _body(scene: Scene) -> RenderableType:
     if scene.snapshot is None:
         return Text("asking ..." if scene.trouble is None else "")
     if view.opened is not None:
-        return _opened(scene, scene.snapshot.opened)
+        return _opened(scene, scene.snapshot)
     return _list(scene)
 
 
@@ -238,12 +238,15 @@ def _list(scene: Scene) -> RenderableType:
     _narrow(table, _heading(view, Column.CATEGORY), 11 if wide else 10)
     _narrow(table, _heading(view, Column.PRIORITY, "PRIORITY" if wide else "PRI"), 9 if wide else 5)
     _narrow(table, _heading(view, Column.ENGINE), 8)
-    if view.listing is Listing.RUNNING:
+    columns = COLUMNS[view.listing]
+    if Column.PROGRESS in columns:
         title = "PROGRESS" if wide else "PRG"
         _narrow(table, _heading(view, Column.PROGRESS, title), _BAR_WIDTH + 5 if wide else 4)
     _narrow(table, _heading(view, Column.ELAPSED, _ELAPSED.get(view.listing, "RAN")), 8, justify_right=True)
-    if view.listing is Listing.RUNNING:
+    if Column.BUSY in columns:
         _narrow(table, _heading(view, Column.BUSY), 5, justify_right=True)
+    if Column.ENDED in columns:
+        _narrow(table, _heading(view, Column.ENDED), 8)
     table.add_column(Text(_SAYS[view.listing]), ratio=2, no_wrap=True, overflow="ellipsis")
     for index, row in enumerate(scene.rows[view.offset : view.offset + scene.list_height], view.offset):
         table.add_row(*_cells(row, view.listing, wide), style="reverse" if index == view.index else "")
@@ -275,11 +278,14 @@ def _cells(row: Row, listing: Listing, wide: bool) -> list[Text]:
     priority = task.priority if wide else _SHORT.get(task.priority, task.priority)
     name = Text(printable(task.name), STYLES.get(task.status, "") if listing is Listing.ENDED else "")
     cells = [name, *(Text(printable(text)) for text in (task.category, priority, task.engine))]
-    if listing is Listing.RUNNING:
+    columns = COLUMNS[listing]
+    if Column.PROGRESS in columns:
         cells.append(_progress(row, wide))
     cells.append(Text(seconds(row.elapsed)))
-    if listing is Listing.RUNNING:
+    if Column.BUSY in columns:
         cells.append(Text("-" if row.busy is None else share(row.busy)))
+    if Column.ENDED in columns:
+        cells.append(Text("-" if task.completed_at is None else clock(task.completed_at)))
     cells.append(Text(printable(row.says), "red" if task.error_type else ""))
     return cells
 
@@ -294,23 +300,28 @@ def _progress(row: Row, wide: bool) -> Text:
     return progress_bar(progress.percent, _BAR_WIDTH).append(" ").append_text(percent)
 
 
-def _opened(scene: Scene, opened: Opened | None) -> RenderableType:
-    view = scene.view
-    if opened is None or opened.task.task_id != view.opened:
-        return Text("the service does not know this task any more" if opened is None else "asking ...", "dim")
+def _opened(scene: Scene, snapshot: Snapshot) -> RenderableType:
+    """Return a part of the opened task, and let the view know with which of its lines that begins."""
+    view, opened = scene.view, snapshot.opened
+    if snapshot.opened_id != view.opened:
+        return Text("asking ...", "dim")
+    if opened is None:
+        return Text("the service does not know this task any more", "yellow")
     tabs = Text()
     for key, tab in enumerate(Tab, 1):
         tabs.append(f" {key} {tab.value} ", "reverse" if tab is view.tab else "dim")
     tabs.append(f"  {printable(opened.task.name)}", "bold")
-    lines = opened_lines(opened, view.tab, scene.now, scene.size.width)
+    lines, matters = opened_lines(opened, view.tab, scene.now, scene.size.width)
     room = scene.body_height - 1
-    view.scroll = max(0, min(view.scroll, len(lines) - room))
-    return _cut([tabs, *lines[view.scroll : view.scroll + room]])
+    first = matters - room // 3 if view.scroll is None else view.scroll
+    view.first_line = max(0, min(first, len(lines) - room))
+    return _cut([tabs, *lines[view.first_line : view.first_line + room]])
 
 
-def opened_lines(opened: Opened, tab: Tab, now: datetime, width: int) -> list[Text]:
-    """Return what a part of an opened task says."""
+def opened_lines(opened: Opened, tab: Tab, now: datetime, width: int) -> tuple[list[Text], int]:
+    """Return what a part of an opened task says, and which of the lines is to be seen first."""
     lines: list[Text] = []
+    matters = 0
     match tab:
         case Tab.TASK:
             lines += task_lines(opened.task, now)
@@ -318,14 +329,18 @@ def opened_lines(opened: Opened, tab: Tab, now: datetime, width: int) -> list[Te
         case Tab.STACK:
             lines += stack_lines(opened.stack) if opened.stack is not None else ()
         case Tab.LOG:
-            lines += log_lines(opened.logs) if opened.logs is not None else ()
+            if opened.logs is not None:
+                lines += log_lines(opened.logs) if opened.logs.items else [Text("it wrote no lines", "dim")]
+            matters = len(lines)
         case Tab.TRACE:
-            lines += waterfall(opened.spans, width) if opened.spans is not None else ()
+            task_id = opened.task.task_id
+            lines += waterfall(opened.spans, width, task_id) if opened.spans is not None else ()
+            matters = next((at for at, line in enumerate(lines) if line.plain.startswith(MARK)), 0)
             if opened.spans and not opened.task.ended:
-                lines.append(running_note(opened.task.name, opened.task.task_id))
+                lines.append(running_note(opened.task.name, task_id))
     if opened.missing:
         lines.append(Text(printable(opened.missing), "yellow"))
-    return lines or [Text("it wrote no lines" if tab is Tab.LOG else "asking ...", "dim")]
+    return lines or [Text("asking ...", "dim")], matters
 
 
 # ---------------------------------------------------------------------- foot

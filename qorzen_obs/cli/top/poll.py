@@ -92,7 +92,8 @@ class Snapshot:
     blocked: Mapping[str, float] = field(default_factory=dict)  #: the share of time, by category
     busy: Mapping[str, float] = field(default_factory=dict)  #: by task
     places: Mapping[str, str] = field(default_factory=dict)  #: where running tasks are
-    opened: Opened | None = None
+    opened_id: str | None = None  #: which task was to be opened
+    opened: Opened | None = None  #: None where it is not known any more
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +142,7 @@ class Asker:
             blocked=blocked_share(before, gauges) if before and gauges else {},
             busy=self._busy(page),
             places=self._look_at_stacks(page, watched),
+            opened_id=watched.opened,
             opened=None if watched.opened is None else self._look_at_opened(watched.opened, watched.tab),
         )
 

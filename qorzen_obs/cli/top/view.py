@@ -12,7 +12,7 @@ from qorzen_obs.cli.account import USE_PHASES, WAIT_PHASES
 from qorzen_obs.cli.texts import short_id
 from qorzen_obs.client import Task
 
-E = TypeVar("E", bound=Enum)
+T = TypeVar("T")
 
 _PRIORITIES: Final = {"low": 0, "normal": 1, "high": 2, "critical": 3}
 MAX_FILTER: Final = 100  #: characters
@@ -37,6 +37,20 @@ class Column(Enum):
     PROGRESS = "PROGRESS"
     ELAPSED = "ELAPSED"
     BUSY = "BUSY"
+    ENDED = "ENDED"
+
+
+_ALWAYS: Final = (Column.NAME, Column.CATEGORY, Column.PRIORITY, Column.ENGINE)
+#: The columns of each list; it is first sorted by the last one.
+COLUMNS: Final[Mapping[Listing, tuple[Column, ...]]] = {
+    Listing.RUNNING: (*_ALWAYS, Column.PROGRESS, Column.BUSY, Column.ELAPSED),
+    Listing.PENDING: (*_ALWAYS, Column.ELAPSED),
+    Listing.FAILED: (*_ALWAYS, Column.ELAPSED, Column.ENDED),
+    Listing.ENDED: (*_ALWAYS, Column.ELAPSED, Column.ENDED),
+}
+_TEXTS: Final = frozenset(
+    {Column.NAME, Column.CATEGORY, Column.ENGINE}
+)  # sorted from a to z, others from the top
 
 
 class Tab(Enum):
@@ -96,7 +110,8 @@ class View:
     offset: int = 0  #: the first line that is shown
     opened: str | None = None  #: the id of the task that is shown by itself
     tab: Tab = Tab.TASK
-    scroll: int = 0  #: of the opened task
+    scroll: int | None = None  #: of the opened task; None until somebody scrolls: what matters most is shown
+    first_line: int = 0  #: of it that is shown; the drawing knows where it ends
     to_cancel: Task | None = None  #: asked whether to cancel it
     notice: str = ""  #: what became of the last command; until the next key
 
@@ -156,12 +171,12 @@ class View:
         elif key == "escape":
             self.filter = ""
         elif key == "s":
-            self.sort = _next(Column, self.sort, 1)
-            self.descending = self.sort in (Column.PRIORITY, Column.PROGRESS, Column.ELAPSED, Column.BUSY)
+            self._sort_by(_next(COLUMNS[self.listing], self.sort, 1))
         elif key == "S":
             self.descending = not self.descending
         elif key in ("tab", "right", "backtab", "left"):
-            self.listing = _next(Listing, self.listing, 1 if key in ("tab", "right") else -1)
+            self.listing = _next(tuple(Listing), self.listing, 1 if key in ("tab", "right") else -1)
+            self._sort_by(COLUMNS[self.listing][-1])
             self.index = self.offset = 0
             self.selected = None
         elif rows:
@@ -170,7 +185,7 @@ class View:
 
     def _press_task(self, key: str, task: Task) -> Command | None:
         if key == "enter":
-            self.opened, self.scroll = task.task_id, 0
+            self.opened, self.scroll = task.task_id, None
         elif key == "c":
             self._ask_to_cancel(task)
         elif key == "r":
@@ -190,13 +205,13 @@ class View:
         if key in ("escape", "q", "backspace"):
             self.opened = None
         elif key in (moves := _moves(shown.height)):
-            self.scroll = max(0, self.scroll + moves[key])
+            self.scroll = max(0, self.first_line + moves[key])
         elif key in ("home", "g"):
             self.scroll = 0
         elif key in ("end", "G"):
-            self.scroll = 1_000_000  # the drawing knows where the end is
+            self.scroll = _THE_END
         elif key in ("tab", "right", "enter", "backtab", "left"):
-            self._open_tab(_next(Tab, self.tab, -1 if key in ("backtab", "left") else 1))
+            self._open_tab(_next(tuple(Tab), self.tab, -1 if key in ("backtab", "left") else 1))
         elif key in _TAB_KEYS:
             self._open_tab(_TAB_KEYS[key])
         elif key == "c" and shown.opened is not None:
@@ -205,20 +220,23 @@ class View:
             return Command(CommandKind.RERUN, self.opened)
         return None
 
+    def _sort_by(self, column: Column) -> None:
+        self.sort, self.descending = column, column not in _TEXTS
+
     def _open_tab(self, tab: Tab) -> None:
-        self.tab, self.scroll = tab, 0
+        self.tab, self.scroll = tab, None
 
     def _select(self, index: int, rows: Sequence[Row]) -> None:
         self.index = max(0, min(index, len(rows) - 1))
         self.selected = rows[self.index].task.task_id if rows else None
 
 
+_THE_END: Final = 1_000_000  # lines; the drawing knows how many there are
 _TAB_KEYS: Final = dict(zip("1234", Tab, strict=True))
 
 
-def _next(choices: type[E], present: E, step: int) -> E:
-    every = list(choices)
-    return every[(every.index(present) + step) % len(every)]
+def _next(choices: Sequence[T], present: T, step: int) -> T:
+    return choices[(choices.index(present) + step) % len(choices)]
 
 
 def _moves(page: int) -> dict[str, int]:
@@ -288,6 +306,8 @@ def _sort_key(column: Column, row: Row) -> Any:
             return row.elapsed or 0.0
         case Column.BUSY:
             return row.busy or 0.0
+        case Column.ENDED:
+            return 0.0 if task.completed_at is None else task.completed_at.timestamp()
 
 
 def busy_share(phases: Mapping[str, float], before: Mapping[str, float]) -> float | None:
