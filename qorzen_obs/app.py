@@ -15,6 +15,7 @@ from qorzen_obs.core.config_manager import ConfigManager
 from qorzen_obs.core.event_bus_manager import EventBusManager
 from qorzen_obs.core.logger_manager import LoggerManager
 from qorzen_obs.core.task_manager import TaskManager
+from qorzen_obs.registry import TaskRegistry
 from qorzen_obs.server.app import OpsPlane
 from qorzen_obs.server.health import HealthCollector
 from qorzen_obs.settings import Settings, load_settings
@@ -31,8 +32,8 @@ _FLUSH_SECONDS: Final = 1.0
 class Service:
     """A task manager with its parts, for one event loop.
 
-    `environment` decides on tracing only; settings come as an object. `gil_watch` is for a program that owns the
-    process.
+    `known` are the tasks that HTTP clients can name. `environment` decides on tracing only; settings come as an object.
+    `gil_watch` is for a program that owns the process.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class Service:
         settings: Settings,
         *,
         http: bool = False,
+        known: TaskRegistry | None = None,
         environment: Mapping[str, str] | None = None,
         log_stream: TextIO | LogStream | None = None,
         gil_watch: GilWatch | None = None,
@@ -53,6 +55,7 @@ class Service:
         self.registry = CollectorRegistry()
         self._environment = os.environ if environment is None else environment
         self._http = http
+        self._known = known
         self._gil_watch = gil_watch
         self._parts = AsyncExitStack()
         self.tasks: TaskManager  #: from `start` on
@@ -91,15 +94,14 @@ class Service:
                     redactor=self.redactor,
                     lost=self.loggers.stream.lost,
                     exemplars=self.tracing.exemplars,
+                    spans=self.tracing.store,
                     gil_watch=self._gil_watch,
                 ),
             )
             if self._http:
                 self.ops = OpsPlane(
                     self.tasks,
-                    spans=self.tracing.store,
-                    lines=self.tasks.task_lines,
-                    redactor=self.redactor,
+                    tasks=self._known,
                     settings=self.settings.server,
                     health=self.settings.health,
                     on_request=self.tasks.metrics.on_request,

@@ -68,7 +68,7 @@ async def serve(settings: Settings, registry: TaskRegistry, say: Callable[[str],
     """
     logs = set_up_process(settings.telemetry, sys.stderr)
     gil_watch = GilWatch()
-    service = Service(settings, http=True, log_stream=logs, gil_watch=gil_watch)
+    service = Service(settings, http=True, known=registry, log_stream=logs, gil_watch=gil_watch)
     with StopSignals(settings.tasks, gil_watch) as signals:
         async with hosted(service, signals):
             assert service.ops is not None, "it was asked for"

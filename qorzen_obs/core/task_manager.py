@@ -156,6 +156,7 @@ class TaskManager(QorzenManager):
         self.from_thread = FromThread(self)
 
         self.redactor = self._telemetry.redactor
+        self.span_store = self._telemetry.spans
         self.task_lines = TaskLines(
             self._telemetry.settings.keep_log_lines_per_task, self._telemetry.settings.keep_log_lines
         )
