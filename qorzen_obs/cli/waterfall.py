@@ -287,11 +287,11 @@ def _bar(span: Span, zero: float, total: float, width: int) -> str:
     halves = [_NONE] * (2 * width)
 
     def at(moment: float) -> int:
-        return min(round((moment - zero) / total * 2 * width), 2 * width - 1) if total > 0 else 0
+        return round((moment - zero) / total * 2 * width) if total > 0 else 0
 
     for begin, end, kind in ((_begin(span), span.start, _QUEUED), (span.start, span.end, _RUNNING)):
         if end > begin or kind == _RUNNING:
-            first = at(begin)
+            first = min(at(begin), 2 * width - 1)
             last = max(at(end) - 1, first)
             halves[first : last + 1] = [kind] * (last + 1 - first)
     return "".join(_GLYPHS[halves[place], halves[place + 1]] for place in range(0, 2 * width, 2))
