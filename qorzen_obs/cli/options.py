@@ -42,7 +42,7 @@ def client_options(command: F) -> F:
             type=click.Path(path_type=Path),
             metavar="FILE",
             envvar="QORZEN_SERVER__TOKEN_FILE",
-            help="A file whose first line is the service's token.  [default: QORZEN_SERVER__TOKEN_FILE, else the "
+            help="A file whose first word is the service's token.  [default: QORZEN_SERVER__TOKEN_FILE, else the "
             "token itself is taken from QORZEN_SERVER__TOKEN, where they are set]",
         ),
         click.option("--url", default=DEFAULT_URL, show_default=True, help="Where the service answers."),
@@ -81,9 +81,10 @@ def _token(file: Path | None) -> str | None:
     if file is None:
         return os.environ.get("QORZEN_SERVER__TOKEN")
     try:
-        line = file.read_text(encoding="utf-8").partition("\n")[0].strip()
+        words = file.read_text(encoding="utf-8").split()
     except OSError as error:
         raise WrongUse(f"--token-file {str(file)!r} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise WrongUse(f"--token-file {str(file)!r} is no text") from error
-    return line.removesuffix(" read").rstrip()  # the service's own file may say what a token is for
+    # The service's own file has one token a line, and may say after it that it is for reading only.
+    return words[0] if words else ""

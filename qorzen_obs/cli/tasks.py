@@ -132,11 +132,11 @@ def show_command(task_id: str, url: str, token_file: Path | None, lines: int, as
     """
     client = make_client(url, token_file)
     with refusals_told():
-        task = client.document(task_path(task_id))
-        parts = {"task": task, "why": None, "stack": None, "logs": None}
-        if task.get("status") == "pending":
+        parts: dict[str, Any] = {"task": client.document(task_path(task_id)), "why": None, "stack": None}
+        task = client.read(parts["task"], Task)
+        if task.status == "pending":
             parts["why"] = _if_any(lambda: client.document(task_path(task_id, "why")))
-        if task.get("status") == "running" or task.get("abandoned"):
+        if task.status == "running" or task.abandoned:
             parts["stack"] = _if_any(lambda: client.document(task_path(task_id, "stack")))
         parts["logs"] = _if_any(lambda: client.document(task_path(task_id, "logs")))
         account = list(_account(client, parts, lines))
@@ -153,9 +153,10 @@ def _account(client: Client, parts: dict[str, Any], lines: int) -> Iterator[Text
     if parts["stack"] is not None:
         yield Text()
         yield from stack_lines(client.read(parts["stack"], Stack))
-    if parts["logs"] is not None and parts["logs"].get("items"):
-        yield Text()
-        yield from log_lines(client.read(parts["logs"], LogLines), lines)
+    if parts["logs"] is not None:
+        logs = client.read(parts["logs"], LogLines)
+        yield from [Text()] if logs.items else []
+        yield from log_lines(logs, lines)
 
 
 #: What a part of the answer may be refused with, while the rest is worth showing: the task has ended meanwhile, or the

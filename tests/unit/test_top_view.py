@@ -51,6 +51,14 @@ def press(view: View, keys: str, *tasks: Task, height: int = 10) -> Command | No
     return command
 
 
+def chosen(view: View) -> tuple[str | None, int]:
+    return view.selected, view.index
+
+
+def asked_about(view: View) -> Task | None:
+    return view.to_cancel
+
+
 A, B, C = a_task("a", seconds=3), a_task("b", seconds=2), a_task("c", seconds=1)
 
 
@@ -91,11 +99,11 @@ def test_a_selection_stays_with_its_task_and_goes_to_its_place_when_that_has_gon
     assert view.selected == "id-b"
     older = a_task("older", seconds=9)
     view.settle(listed(view, older, A, B, C), 10)
-    assert (view.selected, view.index) == ("id-b", 2)
+    assert chosen(view) == ("id-b", 2)
     view.settle(listed(view, older, A, C), 10)
-    assert (view.selected, view.index) == ("id-c", 2)
+    assert chosen(view) == ("id-c", 2)
     view.settle([], 10)
-    assert (view.selected, view.index) == (None, 0)
+    assert chosen(view) == (None, 0)
     assert press(view, "enter c r") is None, "there is nothing to open, to cancel or to run again"
 
 
@@ -136,9 +144,9 @@ def test_a_filter_does_not_grow_without_bound() -> None:
 def test_cancelling_asks_first() -> None:
     view = View()
     assert press(view, "j c", A, B) is None
-    assert view.to_cancel == B
+    assert asked_about(view) == B
     assert press(view, "n", A, B) is None
-    assert (view.to_cancel, view.notice) == (None, "")
+    assert asked_about(view) is None
     assert press(view, "c y", A, B) == Command(CommandKind.CANCEL, "id-b")
     assert press(view, "q", A) == Command(CommandKind.QUIT)
 
