@@ -357,9 +357,9 @@ def _foot(scene: Scene) -> Text:
     if view.notice:
         return Text(printable(view.notice), "bold")
     text = Text()
-    if view.opened is None:
+    if view.opened is None and scene.snapshot is not None:
         text.append(f"{view.listing.value} {number(len(scene.rows))}", "bold")
-        if scene.snapshot is not None and scene.snapshot.page.next_cursor is not None:
+        if scene.snapshot.page.next_cursor is not None:
             text.append(f" of {_how_many(scene.snapshot, view.listing)}")
         text.append(f" with {printable(view.filter)!r}" if view.filter else "", "yellow").append("  ")
     for key, what in _KEYS if view.opened is None else _OPENED_KEYS:
