@@ -6,11 +6,14 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 import click
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 _PIPE_WIDTH: Final = 10_000  #: no line of a table is cut
+_GAP: Final = 2
+_FLEXIBLE_WIDTH: Final = 16  #: at least
 
 #: By status of a task or a check.
 STYLES: Final = {
@@ -42,16 +45,32 @@ def print_lines(lines: Iterable[Text], console: Console | None = None) -> None:
         console.print(line, soft_wrap=True)
 
 
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[Text]], *, flexible: Sequence[str]) -> None:
-    """Write a table, for a terminal's width at the cost of the `flexible` columns."""
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for column in columns:
-        table.add_column(
-            Text(column), no_wrap=True, overflow="ellipsis", min_width=8 if column in flexible else None
-        )
-    for row in rows:
-        table.add_row(*row)
+def print_table(
+    columns: Sequence[str],
+    rows: Sequence[Sequence[Text]],
+    *,
+    flexible: Sequence[str],
+    optional: Sequence[str],
+) -> None:
+    """Write a table. A terminal that is too narrow loses the `optional` columns, then cuts the `flexible` ones."""
     console = open_console()
+    widths = {
+        column: max([cell_len(column), *(row[index].cell_len for row in rows)])
+        for index, column in enumerate(columns)
+    }
+    for column in flexible:
+        widths[column] = _FLEXIBLE_WIDTH
+    left_out = []
+    for column in optional:
+        if sum(widths.values()) + _GAP * len(widths) > console.width:
+            left_out.append(column)
+            del widths[column]
+    table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="bold")
+    for column, width in widths.items():
+        table.add_column(Text(column), no_wrap=True, overflow="ellipsis", min_width=width)
+    kept = [index for index, column in enumerate(columns) if column not in left_out]
+    for row in rows:
+        table.add_row(*(row[index] for index in kept))
     if console.is_terminal:
         console.print(table)
         return

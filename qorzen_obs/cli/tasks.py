@@ -79,8 +79,9 @@ def tasks_command(
         return give_json({**pages[-1], "items": [item for page in pages for item in page["items"]]})
     print_table(
         COLUMNS,
-        (_row(task, page.at) for page in typed for task in page.items),
+        [_row(task, page.at) for page in typed for task in page.items],
         flexible=("NAME", "SAYS"),
+        optional=("CREATED", "ENGINE", "WAITED", "PRIORITY", "CATEGORY"),
     )
     if typed[-1].next_cursor is not None:
         click.echo(f"There are more than {number(limit)}: --all shows them, filters narrow them.", err=True)
