@@ -72,6 +72,7 @@ def screen(snapshot: Snapshot | None, view: View | None = None, *, size: Size = 
         NOW,
         busy=snapshot.busy if snapshot else {},
         places=snapshot.places if snapshot else {},
+        names={},
     )
     scene = Scene("http://127.0.0.1:8080", view, size, NOW, 100.0, rows, snapshot, **fields)
     view.settle(rows, scene.list_height)

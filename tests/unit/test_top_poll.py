@@ -115,6 +115,17 @@ def test_a_worker_process_is_interrupted_for_the_selected_task_only() -> None:
     assert client.asked_for("/stack") == ["/api/tasks/q/stack"]
 
 
+def test_what_a_task_waits_for_is_asked_for_its_name_once() -> None:
+    client = SaidClient(a_task("a", waiting_for="b"), a_task("c", waiting_for="d"), a_task("d"))
+    client.answers["/api/tasks/b"] = a_task("b", name="read the file")
+    asker = Asker(client, client.clock)
+    for _ in range(2):
+        assert asker.ask(Watched(visible=("a", "c", "d"))).names == {"b": "read the file"}
+    assert client.asked_for("/api/tasks/b") == ["/api/tasks/b"]
+    client.lists(a_task("a"))
+    assert asker.ask(Watched(visible=("a",))).names == {}
+
+
 def test_metrics_are_asked_for_rarely_and_more_rarely_where_they_take_long() -> None:
     client = SaidClient()
     asker = Asker(client, client.clock)

@@ -32,7 +32,7 @@ def a_task(name: str, *, seconds: float = 1.0, **fields: Any) -> Task:
 
 
 def listed(view: View, *tasks: Task, **answers: Any) -> list[Row]:
-    return rows_of(view, tasks, NOW, **{"busy": {}, "places": {}, **answers})
+    return rows_of(view, tasks, NOW, **{"busy": {}, "places": {}, "names": {}, **answers})
 
 
 def names_of(rows: list[Row]) -> list[str]:
@@ -212,12 +212,18 @@ def test_pausing_and_help() -> None:
 def test_a_row_says_what_its_task_waits_for() -> None:
     waits = a_task("waits", waiting_for="id-b")
     waits_for_unknown = a_task("unknown", waiting_for="0123456789ab")
-    rows = listed(View(sort=Column.NAME), A, B, waits, waits_for_unknown, places={"id-a": "a place"})
+    pending = a_task("not listed", waiting_for="id-z")
+    rows = listed(
+        *(View(sort=Column.NAME), A, B, waits, waits_for_unknown, pending),
+        places={"id-a": "a place"},
+        names={"id-z": "z"},
+    )
     assert {row.task.name: row.says for row in rows} == {
         "a": "a place",
         "b": "",
         "waits": "task b",
         "unknown": "task 01234567",
+        "not listed": "task z",
     }
 
 

@@ -38,6 +38,7 @@ T = TypeVar("T")
 
 TASKS: Final = 200  #: listed at most; the header says how many there are
 STACKS_EACH_TIME: Final = 6
+NAMES_EACH_TIME: Final = 6
 METRICS_SECONDS: Final = 2.0  #: rendering them takes the service tens of milliseconds
 TRACE_SECONDS: Final = 5.0  #: a trace may be a megabyte
 _RARER: Final = 5
@@ -92,6 +93,7 @@ class Snapshot:
     blocked: Mapping[str, float] = field(default_factory=dict)  #: the share of time, by category
     busy: Mapping[str, float] = field(default_factory=dict)  #: by task
     places: Mapping[str, str] = field(default_factory=dict)  #: where running tasks are
+    names: Mapping[str, str] = field(default_factory=dict)  #: of tasks that listed ones wait for
     opened_id: str | None = None  #: which task was to be opened
     opened: Opened | None = None  #: None where it is not known any more
 
@@ -116,6 +118,7 @@ class Asker:
         self._metrics_at = -METRICS_SECONDS
         self._phases: dict[str, Mapping[str, float]] = {}
         self._places: dict[str, str] = {}
+        self._names: dict[str, str] = {}
         self._trace: tuple[str, float, list[Span]] | None = None  # task's id, when
 
     def ask(self, watched: Watched) -> Snapshot:
@@ -138,10 +141,11 @@ class Asker:
             page=page,
             rates=self._rates.per_second(),
             gauges=gauges,
-            lag=lag_quantile(before, gauges, 0.99) if before and gauges else None,
+            lag=lag_quantile(before or Gauges(0.0), gauges, 0.99) if gauges else None,
             blocked=blocked_share(before, gauges) if before and gauges else {},
             busy=self._busy(page),
             places=self._look_at_stacks(page, watched),
+            names=self._look_at_awaited(page, watched),
             opened_id=watched.opened,
             opened=None if watched.opened is None else self._look_at_opened(watched.opened, watched.tab),
         )
@@ -187,6 +191,20 @@ class Asker:
                 self._places[task_id] = place(stack)
         self._places = {task_id: where for task_id, where in self._places.items() if task_id in running}
         return dict(self._places)
+
+    def _look_at_awaited(self, page: TaskPage, watched: Watched) -> dict[str, str]:
+        """Find out what some of the tasks are called that visible ones wait for."""
+        listed = {task.task_id for task in page.items}
+        awaited = {task.task_id: task.waiting_for for task in page.items if task.waiting_for is not None}
+        self._names = {task_id: name for task_id, name in self._names.items() if task_id in awaited.values()}
+        unknown = (awaited[task_id] for task_id in watched.visible if task_id in awaited)
+        for task_id in [one for one in unknown if one not in listed and one not in self._names][
+            :NAMES_EACH_TIME
+        ]:
+            task = self._if_any(partial(self._client.task, task_id))
+            if task is not None:
+                self._names[task_id] = task.name
+        return dict(self._names)
 
     def _look_at_opened(self, task_id: str, tab: Tab) -> Opened | None:
         try:

@@ -62,7 +62,12 @@ def _scene(client: Client, view: View, poller: Poller, console: Console) -> Scen
     rows = []
     if snapshot is not None and snapshot.listing is view.listing:
         rows = rows_of(
-            view, snapshot.page.items, snapshot.page.at, busy=snapshot.busy, places=snapshot.places
+            view,
+            snapshot.page.items,
+            snapshot.page.at,
+            busy=snapshot.busy,
+            places=snapshot.places,
+            names=snapshot.names,
         )
     scene = Scene(
         url=client.url,

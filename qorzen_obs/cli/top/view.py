@@ -253,9 +253,10 @@ def rows_of(
     *,
     busy: Mapping[str, float],
     places: Mapping[str, str],
+    names: Mapping[str, str],
 ) -> list[Row]:
-    """Return the tasks that fit the filter, sorted as chosen. `at` is the service's time."""
-    names = {task.task_id: task.name for task in tasks}
+    """Return the tasks that fit the filter, sorted as chosen. `at` is the service's time; `names` are others'."""
+    names = {**names, **{task.task_id: task.name for task in tasks}}
     rows = [
         Row(task, _elapsed(task, at), busy.get(task.task_id), _says(task, places, names))
         for task in tasks
