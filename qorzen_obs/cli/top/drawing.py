@@ -194,7 +194,8 @@ def _queue(snapshot: Snapshot) -> Text:
         text.append(f", {number(queue.scheduled)} for later")
     for priority in _PRIORITIES if gauges else ():
         assert gauges is not None
-        count = gauges.pending.get(priority, 0)
+        # The metrics are a little older, and nobody should wait in an empty queue.
+        count = gauges.pending.get(priority, 0) if used else 0
         text.append(f"  {priority} ", "dim").append(number(count), "yellow" if count else "")
         if count and gauges.oldest.get(priority, 0.0) > 0:
             text.append(f" oldest {seconds(gauges.oldest[priority])}")
