@@ -276,5 +276,8 @@ def test_a_question_a_filter_and_the_help_take_the_place_of_the_keys() -> None:
     assert "Cancel survey?  y: yes" in screen(a_snapshot(), View(to_cancel=a_task())).splitlines()[-1]
     assert "/abc_" in screen(a_snapshot(), View(typing=True, filter="abc")).splitlines()[-1]
     assert "no such task is running" in screen(a_snapshot(), View(filter="abc"))
+    assert "asking ..." in screen(a_snapshot(), View(listing=Listing.PENDING)), (
+        "of this list it does not know"
+    )
     assert "run a failed or cancelled task again" in screen(a_snapshot(a_task()), View(help=True))
     assert "paused" in screen(a_snapshot(), View(paused=True)).splitlines()[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any, TypeVar
@@ -9,8 +10,16 @@ from typing import Any, TypeVar
 import msgspec
 import pytest
 
-from qorzen_obs.cli.top.poll import METRICS_SECONDS, STACKS_EACH_TIME, TASKS, TRACE_SECONDS, Asker, Watched
-from qorzen_obs.cli.top.view import Listing, Tab
+from qorzen_obs.cli.top.poll import (
+    METRICS_SECONDS,
+    STACKS_EACH_TIME,
+    TASKS,
+    TRACE_SECONDS,
+    Asker,
+    Poller,
+    Watched,
+)
+from qorzen_obs.cli.top.view import Command, CommandKind, Listing, Tab
 from qorzen_obs.client import Client, ClientError, Query
 
 T = TypeVar("T")
@@ -216,3 +225,71 @@ def test_rates_are_of_ends() -> None:
     client.now += 2.0
     client.answers["/status"] = {**STATUS, "tasks": {"total": 9, "by_status": {"running": 3, "completed": 5}}}
     assert asker.ask(Watched()).rates == {"completed": 2.5}
+
+
+class Watching:
+    """A poller of a service, and how often it has come to an end of asking."""
+
+    def __init__(self, client: Client) -> None:
+        self.changes: queue.Queue[None] = queue.Queue()
+        self.poller = Poller(client, interval_seconds=3600.0, on_change=lambda: self.changes.put(None))
+
+    def wait(self) -> None:
+        self.changes.get(timeout=10)
+
+
+def test_what_is_new_on_the_screen_is_asked_for_at_once_and_paused_nothing_else() -> None:
+    client = SaidClient(a_task("a"))
+    watching = Watching(client)
+    with watching.poller as poller:
+        watching.wait()
+        assert poller.snapshot is not None
+        client.asked.clear()
+        poller.watch(Watched(paused=True))
+        watching.wait()
+        assert client.asked == []
+        poller.watch(Watched(Listing.PENDING, paused=True))
+        watching.wait()
+        assert client.asked != []
+        assert poller.snapshot.listing is Listing.PENDING
+        poller.watch(Watched(Listing.PENDING, paused=False))
+        watching.wait()
+
+
+def test_a_command_is_given_and_what_became_of_it_told_once() -> None:
+    client = SaidClient()
+    client.post = lambda path, kind, document=None: msgspec.convert({"task_id": path}, kind)  # type: ignore[method-assign]  # a service that takes commands
+    watching = Watching(client)
+    with watching.poller as poller:
+        watching.wait()
+        assert poller.do(Command(CommandKind.RERUN, "t"))
+        watching.wait()
+        assert poller.take_notice() == "runs again as /api/tas"
+        assert poller.take_notice() == ""
+
+
+def test_trouble_is_told_from_its_begin_and_over_when_it_is() -> None:
+    client = SaidClient()
+    status = client.answers.pop("/status")
+    watching = Watching(client)
+    with watching.poller as poller:
+        watching.wait()
+        first = poller.trouble
+        assert first is not None
+        assert (first.message, first.answered) == ("not now", True)
+        poller.watch(Watched(Listing.PENDING))
+        watching.wait()
+        assert poller.trouble == first
+        client.answers["/status"] = status
+        poller.watch(Watched(Listing.FAILED))
+        watching.wait()
+        assert poller.trouble is None
+
+
+def test_a_fault_of_ours_is_not_swallowed() -> None:
+    client = SaidClient()
+    client.metrics = lambda: 1 / 0  # type: ignore[method-assign, assignment, return-value]  # what nobody expects
+    watching = Watching(client)
+    with watching.poller as poller:
+        watching.wait()
+        assert isinstance(poller.fault, ZeroDivisionError)

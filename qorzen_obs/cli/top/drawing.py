@@ -253,6 +253,8 @@ def _list(scene: Scene) -> RenderableType:
         table.add_row(*_cells(row, view.listing, wide), style="reverse" if index == view.index else "")
     if scene.rows:
         return table
+    if scene.snapshot is not None and scene.snapshot.listing is not view.listing:
+        return Group(table, Text("  asking ...", "dim"))
     what = "no task" if not view.filter else "no such task"
     return Group(
         table, Text(f"  {what} is {view.listing.value}" if view.listing.value != "ended" else f"  {what}")

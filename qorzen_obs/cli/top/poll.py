@@ -269,7 +269,8 @@ class Poller:
         self._thread = threading.Thread(target=self._run, name="qorzen-top", daemon=True)
         self.snapshot: Snapshot | None = None
         self.trouble: Trouble | None = None
-        self.notice = ""  #: what became of the last command
+        self._notice = ""
+        self._is_due = True  # whatever is paused
         self.fault: Exception | None = None  #: of ours; nothing more is asked after it
 
     def __enter__(self) -> Self:
@@ -286,7 +287,14 @@ class Poller:
         """Ask for this from now on; at once where it is something else."""
         before, self._watched = self._watched, watched
         if _is_another(before, watched):
+            self._is_due = True
+        if self._is_due or before.paused != watched.paused:
             self._wake.set()
+
+    def take_notice(self) -> str:
+        """Return what became of the last command, once."""
+        notice, self._notice = self._notice, ""
+        return notice
 
     def do(self, command: Command) -> bool:
         """Have a command given to the service; return False when too many wait."""
@@ -303,7 +311,8 @@ class Poller:
                 begun = time.monotonic()
                 self._wake.clear()
                 self._do_commands()
-                if not self._watched.paused or self.snapshot is None:
+                if self._is_due or not self._watched.paused:
+                    self._is_due = False
                     self._poll()
                 self._on_change()
                 took = time.monotonic() - begun
@@ -323,7 +332,8 @@ class Poller:
     def _do_commands(self) -> None:
         with suppress(queue.Empty):
             while True:
-                self.notice = self._do(self._commands.get_nowait())
+                self._notice = self._do(self._commands.get_nowait())
+                self._is_due = True
 
     def _do(self, command: Command) -> str:
         try:
@@ -337,10 +347,9 @@ class Poller:
 
 def _is_another(before: Watched, now: Watched) -> bool:
     """Return whether what is on the screen is not just what was, moved on."""
-    return (before.listing, before.filter, before.opened, before.tab, before.paused) != (
+    return (before.listing, before.filter, before.opened, before.tab) != (
         now.listing,
         now.filter,
         now.opened,
         now.tab,
-        now.paused,
     )

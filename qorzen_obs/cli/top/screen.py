@@ -30,14 +30,12 @@ def run_top(client: Client, interval_seconds: float, console: Console) -> None:
         Poller(client, interval_seconds, terminal.wake) as poller,
         Live(console=console, screen=True, auto_refresh=False) as live,
     ):
-        notice = ""
         while True:
             if poller.fault is not None:
                 raise poller.fault
             if poller.snapshot is None and poller.trouble is not None:
                 raise ClientError(poller.trouble.message)
-            if poller.notice is not notice:
-                notice = view.notice = poller.notice
+            view.notice = poller.take_notice() or view.notice
             scene = _scene(client, view, poller, console)
             live.update(draw(scene), refresh=True)
             poller.watch(_watched(scene))
