@@ -238,7 +238,7 @@ async def test_what_cannot_be_submitted_is_status_1(
         (["double", "--timeout", "nan"], "give a positive number"),
         (["double", "--priority", "urgent"], "'urgent' is not one of"),
     ],
-    ids=str,
+    ids=["number", "yaml", "deep", "two arrays", "zero", "nan", "no such priority"],
 )
 async def test_wrong_use_of_submit_is_status_2(plane: OpsPlane, arguments: list[str], reason: str) -> None:
     done = await ask(plane, "submit", *arguments)
