@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Final, TextIO
+from typing import Any, Final, TextIO
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 
@@ -33,7 +33,7 @@ class Service:
     """A task manager with its parts, for one event loop.
 
     `known` are the tasks that HTTP clients can name. `environment` decides on tracing only; settings come as an object.
-    `gil_watch` is for a program that owns the process.
+    `gil_watch` is for a program that owns the process. `checks` are health checks that hold from the first answer on.
     """
 
     def __init__(
@@ -45,6 +45,7 @@ class Service:
         environment: Mapping[str, str] | None = None,
         log_stream: TextIO | LogStream | None = None,
         gil_watch: GilWatch | None = None,
+        checks: Iterable[Callable[[], object]] = (),
     ) -> None:
         self.settings = settings
         self.config = ConfigManager(settings)
@@ -57,6 +58,7 @@ class Service:
         self._http = http
         self._known = known
         self._gil_watch = gil_watch
+        self._checks = checks
         self._parts = AsyncExitStack()
         self.tasks: TaskManager  #: from `start` on
         self.tracing: Tracing  #: from `start` on
@@ -67,6 +69,7 @@ class Service:
 
         Raises:
             SettingsError: a setting or an OTEL_* variable cannot be followed.
+            InvalidHealthCheckError: one of the health checks cannot be used.
             ManagerInitializationError: a part did not start, such as for a port in use.
         """
         async with self._parts:
@@ -89,7 +92,7 @@ class Service:
                 tracer_provider=self.tracing.provider,
                 telemetry=TelemetryParts(
                     settings=self.settings.telemetry,
-                    status=self.tracing.status,
+                    status=self._telemetry_status,
                     on_spans=self.tracing.on_spans,
                     redactor=self.redactor,
                     lost=self.loggers.stream.lost,
@@ -98,6 +101,9 @@ class Service:
                     gil_watch=self._gil_watch,
                 ),
             )
+            for check in self._checks:
+                self.tasks.health.add(check)
+            self._parts.push_async_callback(self.tasks.health.close)
             if self._http:
                 self.ops = OpsPlane(
                     self.tasks,
@@ -114,13 +120,28 @@ class Service:
             self._parts.push_async_callback(self.tasks.shutdown)
             self._parts = self._parts.pop_all()
 
+    def refuse_traffic(self) -> None:
+        """Have /readyz say no from now on, before `stop` and while the work loop is wedged; from any thread."""
+        self.tasks.health.stopping = True
+
     async def stop(self, *, grace_seconds: float | None = None) -> None:
-        """Stop the manager, which may take `grace_seconds`, then every part; the ops plane answers till late."""
+        """Stop the manager, which may take `grace_seconds`, and send what is observed, then stop every part.
+
+        The ops plane answers till then, so a last scrape has the final counts.
+        """
         async with self._parts:
             await self.tasks.shutdown(grace_seconds=grace_seconds)
+            await self._flush()
+
+    def _telemetry_status(self) -> dict[str, Any]:
+        status = self.tracing.status()
+        logs = self.loggers.stream.export
+        if logs is not None and logs.queue.trouble is not None:
+            status["trouble"].append(logs.queue.trouble)
+        return status
 
     async def _flush(self) -> None:
-        """Send what waits, spans and log lines side by side, for a second at most."""
+        """Send what waits, spans and log lines side by side, for a second at most. Again, it finds nothing to send."""
         logs = self.loggers.stream.export
         flushes = [asyncio.to_thread(self.tracing.shutdown, _FLUSH_SECONDS)]
         if logs is not None:

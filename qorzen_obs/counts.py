@@ -29,6 +29,7 @@ class CountsView(NamedTuple):
     """All counters at one moment."""
 
     by_cell: dict[tuple[TaskCategory, TaskPriority, TaskStatus], int]
+    version: int = 0  #: differs from one change to the next
 
     @property
     def total(self) -> int:
@@ -51,25 +52,25 @@ class CountsView(NamedTuple):
 class TaskCounts:
     """How many tasks are in each state: pending and running are now, the final ones since the start."""
 
-    __slots__ = ("_cells", "_version")
+    __slots__ = ("_cells", "version")
 
     def __init__(self) -> None:
         self._cells = [0] * (len(CELLS) * len(STATUSES))
-        self._version = 0
+        self.version = 0  #: rises by two with each count; odd while one is made
 
     def accept(self, cell: int) -> None:
         """Count one more pending task."""
-        self._version += 1
+        self.version += 1
         self._cells[_PENDING + cell] += 1
-        self._version += 1
+        self.version += 1
 
     def move(self, cell: int, before: TaskStatus, after: TaskStatus) -> None:
         """Count one transition."""
         cells = self._cells
-        self._version += 1
+        self.version += 1
         cells[_STATUS_OFFSET[before] + cell] -= 1
         cells[_STATUS_OFFSET[after] + cell] += 1
-        self._version += 1
+        self.version += 1
 
     def get(self, status: TaskStatus) -> int:
         """Return how many tasks have this status; for the work loop."""
@@ -79,14 +80,14 @@ class TaskCounts:
     def read(self) -> CountsView:
         """Return all counters as they were at one moment; from any thread."""
         while True:
-            version = self._version
+            version = self.version
             cells = list(self._cells)
-            if version == self._version and not version & 1:
+            if version == self.version and not version & 1:
                 break
             time.sleep(0)  # the writer was interrupted within two assignments: let it go on
         values = iter(cells)
         return CountsView(
-            {(category, priority, s): next(values) for s in STATUSES for category, priority in CELLS}
+            {(category, priority, s): next(values) for s in STATUSES for category, priority in CELLS}, version
         )
 
 

@@ -71,6 +71,7 @@ class HealthSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """`health.*`: when a probe says no."""
 
     loop_blocked_seconds: Seconds = 30.0
+    scheduler_stalled_seconds: Seconds = 10.0  #: that a task waits though nothing keeps it from starting
 
 
 class TelemetrySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

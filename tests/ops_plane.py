@@ -14,10 +14,13 @@ from prometheus_client import CollectorRegistry
 from qorzen_obs.core.concurrency_manager import ConcurrencyManager
 from qorzen_obs.core.config_manager import ConfigManager
 from qorzen_obs.core.event_bus_manager import EventBusManager
+from qorzen_obs.core.event_ring import EventRing
 from qorzen_obs.core.idempotency import Submission
 from qorzen_obs.core.logger_manager import LoggerManager
 from qorzen_obs.core.task_manager import TaskManager
+from qorzen_obs.counts import TaskCounts
 from qorzen_obs.errors import TaskManagerClosedError, TaskNotFoundError
+from qorzen_obs.health import HealthChecks
 from qorzen_obs.record import TaskRecord
 from qorzen_obs.registry import TaskRegistry
 from qorzen_obs.scheduling.scheduler import Explanation
@@ -124,7 +127,11 @@ class SaidManager:
     scheduled: int = 0
     limit: int = 100
     abandoned: int = 0
+    stalled: float = 0.0
+    trouble: list[str] = field(default_factory=list)
+    health: HealthChecks = field(default_factory=HealthChecks)
     registry: CollectorRegistry = field(default_factory=CollectorRegistry)
+    event_ring: EventRing = field(default_factory=lambda: EventRing(TaskCounts()))
 
     redactor: Redactor = field(default_factory=Redactor)
     task_lines: TaskLines | None = None
@@ -161,6 +168,7 @@ class SaidManager:
             "state": self.state.value,
             "queue": {"depth": self.depth, "scheduled": self.scheduled, "limit": self.limit},
             "slots": {"loop": {"abandoned": 0}, "thread": {"abandoned": self.abandoned}},
+            "telemetry": {"trouble": self.trouble},
         }
 
     def find(self, task_id: str) -> TaskInfo | None:
@@ -169,6 +177,10 @@ class SaidManager:
     def records(self) -> list[TaskRecord]:
         """There are no tasks."""
         return []
+
+    def stalled_seconds(self) -> float:
+        """What it was told."""
+        return self.stalled
 
     def loop_block(self) -> Block | None:
         """What it was told."""

@@ -24,7 +24,7 @@ LEVELS = [
     ["ledger"],
     ["retry"],
     ["registry"],
-    ["record"],
+    ["record", "health"],
     ["scheduling", "engines", "telemetry", "history"],
     ["core"],
     ["server"],

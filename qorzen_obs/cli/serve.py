@@ -8,7 +8,7 @@ import click
 
 from qorzen_obs.cli.hosting import host_settings, run_to_the_end
 from qorzen_obs.cli.options import WrongUse, server_options
-from qorzen_obs.serve import BrokenModuleError, UnusableModuleError, load_tasks, serve
+from qorzen_obs.serve import BrokenModuleError, UnusableModuleError, load_checks, load_tasks, serve
 
 
 @click.command("serve")
@@ -23,8 +23,9 @@ def serve_command(modules: tuple[str, ...], host: str | None, port: int | None, 
     settings = host_settings(config, host, port, {})
     try:
         registry = load_tasks(modules)
+        checks = load_checks(modules)
     except UnusableModuleError as error:
         raise WrongUse(str(error)) from error
     except BrokenModuleError as error:
         raise click.ClickException(str(error)) from error
-    run_to_the_end(serve(settings, registry, click.echo))
+    run_to_the_end(serve(settings, registry, click.echo, checks))

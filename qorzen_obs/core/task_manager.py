@@ -31,6 +31,7 @@ from qorzen_obs.core.base import QorzenManager
 from qorzen_obs.core.deadlines import Deadlines
 from qorzen_obs.core.decision import TASK_DEADLINE, Decision, shown_text
 from qorzen_obs.core.event_feed import EventFeed
+from qorzen_obs.core.event_ring import EventRing
 from qorzen_obs.core.from_thread import FromThread
 from qorzen_obs.core.idempotency import IdempotencyKeys, Submission
 from qorzen_obs.core.remote import RemoteTelemetry
@@ -57,6 +58,7 @@ from qorzen_obs.errors import (
     TaskQueueFullError,
     TaskTimeoutError,
 )
+from qorzen_obs.health import HealthChecks
 from qorzen_obs.history.memory import MemoryHistory
 from qorzen_obs.ledger import Ledger, Meter, Seconds
 from qorzen_obs.record import ACCEPTED, Ask, Attempt, Rerun, TaskEvent, TaskRecord, TaskState
@@ -73,6 +75,7 @@ from qorzen_obs.registry import (
 from qorzen_obs.retry import retry_wait_seconds
 from qorzen_obs.scheduling.limits import Limits
 from qorzen_obs.scheduling.scheduler import Explanation, Scheduler
+from qorzen_obs.scheduling.stall import StallWatch
 from qorzen_obs.settings import TaskSettings, convert
 from qorzen_obs.stacks import ABANDONED, RUNNING, STARTING, LiveStack, redacted
 from qorzen_obs.tasks import (
@@ -94,6 +97,7 @@ from qorzen_obs.telemetry.loop_monitor import Block, LoopMonitor
 from qorzen_obs.telemetry.metrics import TaskMetrics
 from qorzen_obs.telemetry.parts import TelemetryParts
 from qorzen_obs.telemetry.task_lines import TaskLines
+from qorzen_obs.telemetry.watchdog import NOTICE_SECONDS
 
 __all__ = ["TaskCategory", "TaskInfo", "TaskManager", "TaskPriority", "TaskProgress", "TaskStatus"]
 
@@ -160,7 +164,9 @@ class TaskManager(QorzenManager):
         self.task_lines = TaskLines(
             self._telemetry.settings.keep_log_lines_per_task, self._telemetry.settings.keep_log_lines
         )
+        self.health = HealthChecks(lambda: self.loop, clock=self._clock, redact=self.redactor.head)
         self.counts = TaskCounts()
+        self.event_ring = EventRing(self.counts)
         self.metrics = TaskMetrics(
             self, self._telemetry.exemplars, time_ledger=self._ledger_clock is not None
         )
@@ -179,6 +185,7 @@ class TaskManager(QorzenManager):
         self._scheduler: Scheduler[TaskRecord] = Scheduler(
             self._limits, ageing_seconds=self._settings.ageing_seconds
         )
+        self._stall = StallWatch()
         self._history = MemoryHistory(self._settings.keep_completed_tasks, self._forget)
         self._keys = IdempotencyKeys(self._is_kept)
         self._engines: dict[EngineKind, Engine] = {}
@@ -270,6 +277,7 @@ class TaskManager(QorzenManager):
         self._task_deadlines: Deadlines[TaskRecord] = Deadlines(loop, self._clock, self._task_deadline_passed)
         self._feed = EventFeed(self._bus, self._logger, self.metrics.dropped)
         self._observers = [
+            ("stream", self.event_ring.on_event),
             ("metrics", self.metrics.on_event),
             ("log", TaskLog(self._logger, self.task_lines).on_event),
             ("event_bus", self._feed.on_event),
@@ -961,6 +969,15 @@ class TaskManager(QorzenManager):
     def blocked_seconds(self) -> float:
         """Return for how long the work loop has not turned, 0 when it does; from any thread."""
         return self._loop_monitor.blocked_seconds()
+
+    def stalled_seconds(self) -> float:
+        """Return for how long a task has waited that nothing keeps from starting, as far as this was asked before.
+
+        0 as well while the work loop does not turn, which `blocked_seconds` tells. From any thread.
+        """
+        now = self._clock.monotonic()
+        turns = self.blocked_seconds() < NOTICE_SECONDS
+        return self._stall.seconds(self._scheduler.startable(now) if turns else None, now)
 
     def loop_block(self) -> Block | None:
         """Return what holds the work loop right now, once it was noticed; from any thread."""

@@ -35,16 +35,18 @@ from qorzen_obs.server import (
     registry,
     stack,
     status,
+    stream,
     submit,
     tasks,
     traces,
     why,
 )
+from qorzen_obs.server.body import MAX_BODY_BYTES
 from qorzen_obs.server.metrics import EXPOSITION, Exposition
 from qorzen_obs.server.openapi import OPENAPI, OpenApi
 from qorzen_obs.server.problems import answer_problems, problem_response
 from qorzen_obs.server.registry import ALLOW_SUBMIT, CATALOGUE, Catalogue
-from qorzen_obs.server.routes import Handler, Route, RouteKey, route_of
+from qorzen_obs.server.routes import ANSWERED_AT, Handler, Route, RouteKey, route_of
 from qorzen_obs.server.security import (
     add_security_headers,
     check_exposure,
@@ -72,11 +74,11 @@ ROUTES: Final[tuple[Route, ...]] = (
     *why.ROUTES,
     *submit.ROUTES,
     *registry.ROUTES,
+    *stream.ROUTES,
     *commands.ROUTES,
     *categories.ROUTES,
     *openapi.ROUTES,
 )
-MAX_BODY_BYTES: Final = 64 * 1024
 MAX_CONNECTIONS: Final = 512
 """Open connections; one more is closed at once."""
 IDLE_SECONDS: Final = 15.0
@@ -160,6 +162,7 @@ def create_app(
     if lines is not None:
         app[LINES] = lines
     app[REDACTOR] = manager.redactor if redactor is None else redactor
+    stream.set_up(app)
     app.on_response_prepare.append(secure_response)
     app.cleanup_ctx.append(_close_exposition)
     return app
@@ -189,7 +192,7 @@ def _observe(on_request: OnRequest, routes: Mapping[RouteKey, Route]) -> Middlew
         if observer is not None:
             route = route_of(request, routes)
             method = request.method if request.method in _METHODS else _OTHER
-            seconds = time.monotonic() - started
+            seconds = request.get(ANSWERED_AT, time.monotonic()) - started
             try:
                 observer(method, route.path if route else _OTHER, response.status, seconds)
             except Exception:  # observing must not break the observed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from http import HTTPStatus
 from typing import Any, Final, TypeVar
@@ -10,6 +11,10 @@ import msgspec
 from aiohttp import hdrs, web
 
 from qorzen_obs.server.problems import ProblemError
+
+MAX_BODY_BYTES: Final = 64 * 1024
+BODY_SECONDS: Final = 10.0
+"""How long a body may take to come; as long as its headers, it keeps a connection from others."""
 
 T = TypeVar("T")
 
@@ -24,19 +29,38 @@ async def read_body(request: web.Request, model: type[T]) -> T:
     """Return the body of a request as `model`.
 
     Raises:
-        ProblemError: it is compressed, no JSON, or not as the model has it.
+        ProblemError: it is compressed, late, no JSON, or not as the model has it.
+        HTTPRequestEntityTooLarge: it is.
     """
     if hdrs.CONTENT_ENCODING in request.headers:
         raise ProblemError(
             HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "send the body as it is, without compressing it"
         )
-    body = await request.read()
+    body = await _read(request)
     try:
         return msgspec.json.decode(body, type=model)
     except msgspec.ValidationError as error:
         raise unprocessable(*explain(error, "the body")) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise ProblemError(HTTPStatus.BAD_REQUEST, "the body is no JSON that can be read") from None
+
+
+async def _read(request: web.Request) -> bytes:
+    """Return the body. The limit is held here, since a mounted application has that of its host."""
+    body = bytearray()
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            async for chunk in request.content.iter_any():
+                body += chunk
+                if len(body) > MAX_BODY_BYTES:
+                    raise web.HTTPRequestEntityTooLarge(MAX_BODY_BYTES, len(body))
+    except TimeoutError:
+        raise ProblemError(
+            HTTPStatus.REQUEST_TIMEOUT,
+            f"the body did not come within {BODY_SECONDS:g} s",
+            headers={"Connection": "close"},
+        ) from None
+    return bytes(body)
 
 
 def convert(value: object, kind: Any, place: str) -> Any:

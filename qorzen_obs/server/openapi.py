@@ -31,11 +31,20 @@ UNAUTHORIZED: Final = problem("No token, or one that is not known.", hdrs.WWW_AU
 FORBIDDEN: Final = problem("The token is for reading only, or a page of another site asks.")
 UNSUPPORTED: Final = problem("The request does not say that its body is JSON, as it is.")
 MISDIRECTED: Final = problem("The Host is none that this service goes by.")
+#: What many routes answer, by the name under which it is described once.
+SHARED: Final = {
+    UNREADABLE: "Unreadable",
+    UNAUTHORIZED: "Unauthorized",
+    FORBIDDEN: "Forbidden",
+    UNSUPPORTED: "Unsupported",
+    MISDIRECTED: "Misdirected",
+}
 
 DESCRIPTION: Final = (
     "What scrapers, probes, scripts and people ask of a running service. Times are RFC 3339, durations are seconds, "
     "errors are application/problem+json (RFC 9457). Each GET answers HEAD too."
 )
+_UNREAD_BODY: Final = "Is not read. That it is said to be JSON keeps the forms of other sites out."
 _REFERENCE: Final = "#/components/schemas/{name}"
 
 
@@ -85,6 +94,7 @@ def openapi_document(routes: Iterable[Route], prefix: str = "", *, secured: bool
         "paths": paths,
         "components": {
             "schemas": schemas.components,
+            "responses": {name: _described(answer, schemas) for answer, name in SHARED.items()},
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
         },
     }
@@ -118,6 +128,8 @@ def _operation(route: Route, schemas: _Schemas, secured: bool) -> dict[str, Any]
         operation["security"] = _security(route.access)
     if route.body is not None:
         operation["requestBody"] = {"required": True, "content": {JSON: {"schema": schemas.of(route.body)}}}
+    elif route.access is Access.CONTROL:
+        operation["requestBody"] = {"required": True, "description": _UNREAD_BODY, "content": {JSON: {}}}
     return operation
 
 
@@ -144,6 +156,12 @@ def _parameters(parameters: Iterable[Parameter], schemas: _Schemas) -> Iterator[
 
 
 def _response(answer: Answer, schemas: _Schemas) -> dict[str, Any]:
+    if answer in SHARED:
+        return {"$ref": f"#/components/responses/{SHARED[answer]}"}
+    return _described(answer, schemas)
+
+
+def _described(answer: Answer, schemas: _Schemas) -> dict[str, Any]:
     schema = {"type": "string"} if answer.model is None else schemas.of(answer.model)
     return {
         "description": answer.description,

@@ -53,6 +53,8 @@ class Route(NamedTuple):
     body: Any = None  #: the type of the JSON that it takes; None: none is read
 
 
+#: When a request was answered, of one whose answer goes on for long.
+ANSWERED_AT: Final = web.RequestKey("answered_at", float)
 RouteKey = tuple[web.AbstractResource, str]  #: a path of the router, and a method
 
 

@@ -13,7 +13,9 @@ from typing import Any, Final, Protocol
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 
+from qorzen_obs.core.event_ring import EventRing
 from qorzen_obs.core.idempotency import Submission
+from qorzen_obs.health import HealthChecks
 from qorzen_obs.record import TaskRecord
 from qorzen_obs.scheduling.scheduler import Explanation
 from qorzen_obs.settings import HealthSettings
@@ -55,8 +57,18 @@ class ManagerSource(Protocol):
         ...
 
     @property
+    def health(self) -> HealthChecks:
+        """The checks of the program's own."""
+        ...
+
+    @property
     def loop(self) -> asyncio.AbstractEventLoop | None:
         """The work loop, where commands run; None before it is known."""
+        ...
+
+    @property
+    def event_ring(self) -> EventRing:
+        """The last events, and the counts after them."""
         ...
 
     def status(self) -> dict[str, Any]: ...
@@ -103,6 +115,10 @@ class ManagerSource(Protocol):
 
     def blocked_seconds(self) -> float:
         """Return for how long the work loop has not turned; 0.0 when it does."""
+        ...
+
+    def stalled_seconds(self) -> float:
+        """Return for how long a task has waited that nothing keeps from starting; 0.0 when none does."""
         ...
 
     def loop_block(self) -> Block | None:

@@ -222,6 +222,7 @@ ROUTES: Final = (
             400: problem("The body is no JSON that can be read."),
             403: problem("Submitting is off, the token is for reading only, or a page of another site asks."),
             404: problem("No task is registered by this name."),
+            408: problem("The body did not come in time.", hdrs.CONNECTION),
             413: problem("The body is too large."),
             422: problem("An argument or an option is not what is taken."),
             503: problem(

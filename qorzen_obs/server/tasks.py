@@ -9,11 +9,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from http import HTTPStatus
-from typing import Final, NamedTuple
+from typing import Annotated, Final, NamedTuple
 
 import msgspec
 from aiohttp import web
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from qorzen_obs.record import TaskRecord, TaskState
 from qorzen_obs.registry import parse_category, parse_priority
@@ -45,6 +45,7 @@ class Order(Enum):
     ENDED = "ended"  #: ended last first; only tasks that have ended
 
 
+Cursor = Annotated[str, Meta(pattern="^[A-Za-z0-9_-]*$")]
 PARAMETERS: Final = (
     Parameter("status", list[TaskStatus], "One of these statuses. Several may also stand behind commas."),
     Parameter("category", list[TaskCategory], "One of these categories, as for status."),
@@ -54,7 +55,7 @@ PARAMETERS: Final = (
     Parameter("q", list[str], "Tasks whose name, ids or error contain one of these texts, in whatever case."),
     Parameter("order", Order, "How they are sorted; newest where nothing is said."),
     LIMIT,
-    Parameter("cursor", str, "The next_cursor of the page before, with the same order."),
+    Parameter("cursor", Cursor, "The next_cursor of the page before, with the same order."),
 )
 _NAMES: Final = [parameter.name for parameter in PARAMETERS]
 

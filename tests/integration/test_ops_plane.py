@@ -16,8 +16,6 @@ from typing import Any
 
 import aiohttp
 import pytest
-from aiohttp import web
-from aiohttp.test_utils import TestServer
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
@@ -26,7 +24,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from qorzen_obs.errors import ManagerInitializationError, SettingsError
 from qorzen_obs.server import app as server_app
 from qorzen_obs.server import metrics as server_metrics
-from qorzen_obs.server.app import OpsPlane, create_app
+from qorzen_obs.server.app import OpsPlane
 from qorzen_obs.settings import HealthSettings, ServerSettings
 from tests.ops_plane import TOKEN, SaidManager, exchange, managing, serving
 
@@ -685,33 +683,3 @@ async def test_an_observer_that_fails_is_not_asked_again(
         for _ in range(3):
             await get_json(session, f"{plane.url}/status")
     assert len(caplog.records) == 1
-
-
-async def test_it_can_be_mounted_below_a_prefix(session: aiohttp.ClientSession) -> None:
-    async with managing() as (manager, spans):
-        gate = asyncio.Event()
-        task_id = await manager.submit_task(blocked_until, gate)
-        outer = web.Application()
-        settings = ServerSettings(token=TOKEN)
-        outer.add_subapp("/ops", create_app(manager, spans=spans, settings=settings, health=HealthSettings()))
-        server = TestServer(outer)
-        await server.start_server()
-        try:
-            async with session.get(server.make_url("/ops/")) as response:
-                assert response.status == 200
-            for path, status in (
-                ("/ops/livez", 200),
-                ("/ops/status", 401),
-                ("/ops/nothing", 401),
-                ("/else", 404),
-            ):
-                async with session.get(server.make_url(path)) as response:
-                    assert response.status == status, path
-            headers = {"Authorization": f"Bearer {TOKEN}"}
-            async with session.get(server.make_url(f"/ops/api/tasks/{task_id}"), headers=headers) as response:
-                assert json.loads(await response.read())["status"] == "running"
-            async with session.get(server.make_url("/ops/metrics"), headers=headers) as response:
-                assert response.status == 200
-        finally:
-            gate.set()
-            await server.close()

@@ -19,6 +19,7 @@ from qorzen_obs.server.app import OpsPlane
 from qorzen_obs.settings import ServerSettings
 from qorzen_obs.tasks import TaskCategory, TaskPriority, TaskStatus
 from tests.ops_plane import SaidManager, managing, serving
+from tests.support import until
 
 EVIL = "[red]x[/red] \x1b[2J\u202e"
 
@@ -150,6 +151,7 @@ async def test_show_tells_where_a_running_task_is_and_why_another_is_pending(
     event = asyncio.Event()
     running = [await manager.submit_task(event.wait, name=f"waits {number}") for number in range(2)]
     pending = await manager.submit_task(event.wait)
+    await until(lambda: manager.status()["tasks"]["by_status"]["running"] == 2)
     shown = await ask(plane, "show", running[0])
     assert (
         "Stack: waiting, awaits a future" in shown.stdout or "Stack: waiting, awaits asyncio" in shown.stdout

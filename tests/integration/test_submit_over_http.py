@@ -17,6 +17,7 @@ from qorzen_obs import task
 from qorzen_obs.app import Service
 from qorzen_obs.core.task_manager import TaskManager
 from qorzen_obs.registry import TaskRegistry
+from qorzen_obs.server import body as body_reading
 from qorzen_obs.server.app import OpsPlane
 from qorzen_obs.settings import ServerSettings, Settings
 from qorzen_obs.tasks import TaskCategory, TaskPriority, TaskStatus
@@ -195,6 +196,19 @@ async def test_t9_a_compressed_body_is_not_taken(session: aiohttp.ClientSession,
     body = gzip.compress(b" " * 50_000_000 + b'{"task": "double", "args": [1]}')
     status, _, _ = await post(session, f"{plane.url}/api/tasks", body, **{"Content-Encoding": "gzip"})
     assert status == 415
+
+
+async def test_t9_a_body_that_does_not_come_is_not_waited_for_long(
+    plane: OpsPlane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(body_reading, "BODY_SECONDS", 0.05)
+    head = b"POST /api/tasks HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    reader, writer = await asyncio.open_connection("127.0.0.1", plane.port)
+    writer.write(head + b"Content-Length: 20\r\n\r\n{")
+    answer = await reader.read()  # to the end of the connection
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    writer.close()
+    await writer.wait_closed()
 
 
 async def test_a_client_that_waits_for_it_is_asked_for_its_body(plane: OpsPlane) -> None:

@@ -54,14 +54,14 @@ def test_a_reader_that_meets_a_write_half_done_waits_until_it_is_whole() -> None
     counts, totals = TaskCounts(), list[int]()
     for cell in range(3):
         counts.accept(cell)
-    counts._version += 1  # as `move` begins
+    counts.version += 1  # as `move` begins
     counts._cells[0] -= 1
     reader = threading.Thread(target=lambda: totals.append(counts.read().total))
     reader.start()
     reader.join(0.02)
     assert totals == []
     counts._cells[-1] += 1
-    counts._version += 1
+    counts.version += 1
     reader.join()
     assert totals == [3]
 
