@@ -15,6 +15,7 @@ from rich.text import Text
 from qorzen_obs.cli.account import log_lines, progress_bar, stack_lines, task_lines, why_lines
 from qorzen_obs.cli.output import STYLES
 from qorzen_obs.cli.texts import clock, number, printable, rate, seconds, share
+from qorzen_obs.cli.top.figures import Gauges
 from qorzen_obs.cli.top.poll import Opened, Snapshot, Trouble
 from qorzen_obs.cli.top.view import COLUMNS, Column, Listing, Row, Tab, View
 from qorzen_obs.cli.waterfall import MARK, running_note, waterfall
@@ -27,6 +28,7 @@ _SAYS: Final = {Listing.RUNNING: "AWAITS", Listing.PENDING: "", Listing.FAILED: 
 _ELAPSED: Final = {Listing.RUNNING: "ELAPSED", Listing.PENDING: "WAITS"}
 _KEYS: Final = (
     ("q", "quit"),
+    ("?", "help"),
     ("/", "filter"),
     ("s", "sort"),
     ("tab", "list"),
@@ -34,7 +36,6 @@ _KEYS: Final = (
     ("c", "cancel"),
     ("r", "rerun"),
     ("p", "pause"),
-    ("?", "help"),
 )
 _OPENED_KEYS: Final = (
     ("esc", "back"),
@@ -185,20 +186,18 @@ def _fine_share(part: float) -> str:
 
 
 def _queue(snapshot: Snapshot) -> Text:
-    queue, gauges = snapshot.status.queue, snapshot.gauges
+    queue, gauges = snapshot.status.queue, snapshot.gauges or Gauges(0.0)
     used = queue.depth + queue.scheduled
     text = _label("queue").append(
         f"{number(used)} of {number(queue.limit)}", "bold red" if used >= 0.9 * queue.limit else ""
     )
     if queue.scheduled:
         text.append(f", {number(queue.scheduled)} for later")
-    for priority in _PRIORITIES if gauges else ():
-        assert gauges is not None
-        # The metrics are a little older, and nobody should wait in an empty queue.
-        count = gauges.pending.get(priority, 0) if used else 0
-        text.append(f"  {priority} ", "dim").append(number(count), "yellow" if count else "")
-        if count and gauges.oldest.get(priority, 0.0) > 0:
-            text.append(f" oldest {seconds(gauges.oldest[priority])}")
+    # The metrics are a little older, and nobody should wait in an empty queue.
+    for priority in _PRIORITIES if used else ():
+        if count := gauges.pending.get(priority, 0):
+            text.append(f"  {priority} ", "dim").append(number(count), "yellow")
+            text.append(f" oldest {seconds(gauges.oldest.get(priority))}")
     if queue.paused:
         text.append(f"  paused: {printable(', '.join(queue.paused))}", "bold yellow")
     return text
