@@ -121,7 +121,7 @@ def _state() -> Row:
                 "Failing checks",
                 "Checks of the probes that fail now. `qorzen-obs health` and `/livez?verbose` of the instance say "
                 "which, and who holds a blocked loop.",
-                f"sum({select(names.HEALTH_CHECK)} == bool 0)",
+                f"sum({select(names.HEALTH_CHECK, probe='~livez|readyz|startupz')} == bool 0)",
                 unit="none",
                 steps=NONE_IS_GOOD,
                 no_value=_NOT_SCRAPED,

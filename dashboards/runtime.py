@@ -183,6 +183,7 @@ def _http() -> Row:
                 "Requests a second, the ten most frequent routes.",
                 Query(f"topk(10, {per_second(names.HTTP_DURATION, 'route', part='count')})", "{{route}}"),
                 unit="reqps",
+                width=6,
                 no_value="No request",
             ),
             timeseries(
@@ -191,6 +192,7 @@ def _http() -> Row:
                 "interpreter.",
                 Query(quantile(0.95, names.HTTP_DURATION, "route"), "{{route}}"),
                 unit="s",
+                width=6,
                 no_value="No request",
             ),
             timeseries(
@@ -199,7 +201,17 @@ def _http() -> Row:
                 "mend.",
                 Query(per_second(names.HTTP_DURATION, "code", part="count", code="~[45].."), "{{code}}"),
                 unit="reqps",
+                width=6,
                 no_value="No error",
+            ),
+            timeseries(
+                "Event streams",
+                "Pages and scripts that follow the tasks, and how many a second were cut off because they did not "
+                "read.",
+                Query(now(names.HTTP_STREAMS, "instance"), "{{instance}}"),
+                Query(per_second(names.HTTP_STREAMS_EVICTED), "cut off a second"),
+                unit="short",
+                width=6,
             ),
         ],
     )

@@ -1,4 +1,4 @@
-"""Writes metrics.md and traces.md from the names and the sets of label values in the code.
+"""Writes metrics.md, traces.md and openapi.json from the names, the sets of label values and the routes in the code.
 
 python docs/reference.py           writes them beside this file
 python docs/reference.py --check   exits with 1 where one is not as it would be written
@@ -6,13 +6,16 @@ python docs/reference.py --check   exits with 1 where one is not as it would be 
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
 from qorzen_obs.counts import CATEGORIES, PRIORITIES, STATUSES
+from qorzen_obs.server.app import ROUTES
 from qorzen_obs.server.health import PROBES
+from qorzen_obs.server.openapi import openapi_document
 from qorzen_obs.tasks import EngineKind
 from qorzen_obs.telemetry import names
 from qorzen_obs.telemetry.metrics import DROP_KINDS, LABEL_CAP, REJECTION_REASONS
@@ -166,7 +169,12 @@ def traces_page() -> str:
     )
 
 
-PAGES: Final = {"metrics.md": metrics_page, "traces.md": traces_page}
+def openapi_page() -> str:
+    """Return openapi.json, of a service that asks for a token."""
+    return json.dumps(openapi_document(ROUTES, secured=True), indent=1, sort_keys=True) + "\n"
+
+
+PAGES: Final = {"metrics.md": metrics_page, "traces.md": traces_page, "openapi.json": openapi_page}
 
 
 def _shown(metric: MetricName) -> str:

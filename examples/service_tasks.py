@@ -3,8 +3,9 @@
 import asyncio
 import hashlib
 import math
+import shutil
 
-from qorzen_obs import TaskCategory, TaskPriority, current_task, task, track
+from qorzen_obs import TaskCategory, TaskPriority, current_task, health_check, task, track
 
 
 @task(category=TaskCategory.CORE)
@@ -27,3 +28,12 @@ async def opening() -> int:
     await manager.submit_task(tidy_up)
     values = await asyncio.gather(*(manager.run(fingerprint, number) for number in range(8)))
     return len(set(values))
+
+
+@health_check(critical=True, timeout=2.0)
+def disk() -> str:
+    """/readyz asks it, at most every 5 s; it fails by raising. Async checks run on the loop, plain ones on threads."""
+    free = shutil.disk_usage("/").free
+    if free < 1_000_000:
+        raise OSError("the disk is full")
+    return f"{free / 1e9:.0f} GB are free"

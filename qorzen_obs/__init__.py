@@ -18,8 +18,10 @@ if TYPE_CHECKING:
     from qorzen_obs.core.task_manager import TaskManager
     from qorzen_obs.current import current_task, track
     from qorzen_obs.errors import RetryLater
-    from qorzen_obs.registry import task, with_options
+    from qorzen_obs.health import health_check
+    from qorzen_obs.registry import TaskRegistry, task, with_options
     from qorzen_obs.retry import Retry, exponential
+    from qorzen_obs.server.app import create_app
     from qorzen_obs.settings import Settings
     from qorzen_obs.tasks import TaskCategory, TaskInfo, TaskPriority, TaskProgress, TaskStatus
 
@@ -33,9 +35,12 @@ __all__ = [
     "TaskManager",
     "TaskPriority",
     "TaskProgress",
+    "TaskRegistry",
     "TaskStatus",
+    "create_app",
     "current_task",
     "exponential",
+    "health_check",
     "open_task_manager",
     "task",
     "track",
@@ -52,9 +57,12 @@ _HOMES: Final = {
     "TaskManager": "core.task_manager",
     "TaskPriority": "tasks",
     "TaskProgress": "tasks",
+    "TaskRegistry": "registry",
     "TaskStatus": "tasks",
+    "create_app": "server.app",
     "current_task": "current",
     "exponential": "retry",
+    "health_check": "health",
     "open_task_manager": "app",
     "task": "registry",
     "track": "current",

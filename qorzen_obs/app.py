@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Final, TextIO
+from typing import Any, Final, TextIO
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 
@@ -15,8 +16,11 @@ from qorzen_obs.core.config_manager import ConfigManager
 from qorzen_obs.core.event_bus_manager import EventBusManager
 from qorzen_obs.core.logger_manager import LoggerManager
 from qorzen_obs.core.task_manager import TaskManager
+from qorzen_obs.registry import TaskRegistry
 from qorzen_obs.server.app import OpsPlane
 from qorzen_obs.server.health import HealthCollector
+from qorzen_obs.server.in_thread import run_in_daemon_thread
+from qorzen_obs.server.stream import StreamCollector
 from qorzen_obs.settings import Settings, load_settings
 from qorzen_obs.telemetry.export import TracingMetrics
 from qorzen_obs.telemetry.gil_watch import GilWatch
@@ -31,8 +35,8 @@ _FLUSH_SECONDS: Final = 1.0
 class Service:
     """A task manager with its parts, for one event loop.
 
-    `environment` decides on tracing only; settings come as an object. `gil_watch` is for a program that owns the
-    process.
+    `known` are the tasks that HTTP clients can name. `environment` decides on tracing only; settings come as an object.
+    `gil_watch` is for a program that owns the process. `checks` are health checks that hold from the first answer on.
     """
 
     def __init__(
@@ -40,9 +44,11 @@ class Service:
         settings: Settings,
         *,
         http: bool = False,
+        known: TaskRegistry | None = None,
         environment: Mapping[str, str] | None = None,
         log_stream: TextIO | LogStream | None = None,
         gil_watch: GilWatch | None = None,
+        checks: Iterable[Callable[[], object]] = (),
     ) -> None:
         self.settings = settings
         self.config = ConfigManager(settings)
@@ -53,7 +59,9 @@ class Service:
         self.registry = CollectorRegistry()
         self._environment = os.environ if environment is None else environment
         self._http = http
+        self._known = known
         self._gil_watch = gil_watch
+        self._checks = checks
         self._parts = AsyncExitStack()
         self.tasks: TaskManager  #: from `start` on
         self.tracing: Tracing  #: from `start` on
@@ -64,6 +72,7 @@ class Service:
 
         Raises:
             SettingsError: a setting or an OTEL_* variable cannot be followed.
+            InvalidHealthCheckError: one of the health checks cannot be used.
             ManagerInitializationError: a part did not start, such as for a port in use.
         """
         async with self._parts:
@@ -86,24 +95,28 @@ class Service:
                 tracer_provider=self.tracing.provider,
                 telemetry=TelemetryParts(
                     settings=self.settings.telemetry,
-                    status=self.tracing.status,
+                    status=self._telemetry_status,
                     on_spans=self.tracing.on_spans,
                     redactor=self.redactor,
                     lost=self.loggers.stream.lost,
                     exemplars=self.tracing.exemplars,
+                    spans=self.tracing.store,
                     gil_watch=self._gil_watch,
                 ),
             )
+            for check in self._checks:
+                self.tasks.health.add(check)
+            self._parts.push_async_callback(self.tasks.health.close)
             if self._http:
                 self.ops = OpsPlane(
                     self.tasks,
-                    spans=self.tracing.store,
-                    redactor=self.redactor,
+                    tasks=self._known,
                     settings=self.settings.server,
                     health=self.settings.health,
                     on_request=self.tasks.metrics.on_request,
                 )
                 self.registry.register(HealthCollector(self.tasks, self.settings.health))
+                self.registry.register(StreamCollector(self.tasks))
                 await self.ops.start()
                 self._parts.push_async_callback(self.ops.stop)
                 self.tasks.ops_url = self.ops.url
@@ -111,18 +124,37 @@ class Service:
             self._parts.push_async_callback(self.tasks.shutdown)
             self._parts = self._parts.pop_all()
 
+    def refuse_traffic(self) -> None:
+        """Have /readyz say no from now on, before `stop` and while the work loop is wedged; from any thread."""
+        self.tasks.health.stopping = True
+
     async def stop(self, *, grace_seconds: float | None = None) -> None:
-        """Stop the manager, which may take `grace_seconds`, then every part; the ops plane answers till late."""
+        """Stop the manager, which may take `grace_seconds`, and send what is observed, then stop every part.
+
+        The ops plane answers till then, so a last scrape has the final counts.
+        """
         async with self._parts:
             await self.tasks.shutdown(grace_seconds=grace_seconds)
+            await self._flush()
+
+    def _telemetry_status(self) -> dict[str, Any]:
+        status = self.tracing.status()
+        logs = self.loggers.stream.export
+        if logs is not None and logs.queue.trouble is not None:
+            status["trouble"].append(logs.queue.trouble)
+        return status
 
     async def _flush(self) -> None:
-        """Send what waits, spans and log lines side by side, for a second at most."""
+        """Send what waits, spans and log lines side by side, for a second at most. Again, it finds nothing to send."""
         logs = self.loggers.stream.export
-        flushes = [asyncio.to_thread(self.tracing.shutdown, _FLUSH_SECONDS)]
-        if logs is not None:
-            flushes.append(asyncio.to_thread(logs.shutdown, _FLUSH_SECONDS))
-        await asyncio.gather(*flushes)
+        shutdowns = [self.tracing.shutdown] if logs is None else [self.tracing.shutdown, logs.shutdown]
+        # In threads of their own: those of asyncio's pool may all be held by the program.
+        await asyncio.gather(
+            *(
+                run_in_daemon_thread(functools.partial(shutdown, _FLUSH_SECONDS), name="qorzen-flush")
+                for shutdown in shutdowns
+            )
+        )
 
     def _collect_process(self) -> None:
         ProcessCollector(registry=self.registry)

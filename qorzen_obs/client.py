@@ -1,6 +1,7 @@
 """A running service, asked over HTTP: what the command line does from another terminal.
 
-Blocking, on the standard library: it runs in a process of its own.
+Blocking, on the standard library: it runs in a process of its own. What comes back is checked and typed, so that
+whatever else answers at an address is told from a service.
 """
 
 from __future__ import annotations
@@ -10,75 +11,350 @@ import json
 import urllib.error
 import urllib.parse
 import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
 from http import HTTPStatus
 from http.client import HTTPException
-from typing import Any, Final
+from typing import Any, Final, Literal, TypeVar
+
+import msgspec
 
 from qorzen_obs.errors import QorzenError
 
+T = TypeVar("T")
+
 DEFAULT_URL: Final = "http://127.0.0.1:8080"
-_TIMEOUT_SECONDS: Final = 10.0
+TIMEOUT_SECONDS: Final = 10.0
+
+#: Parameters of a query; None and empty sequences are left out.
+Query = Mapping[str, str | int | Sequence[str] | None]
 
 
 class ClientError(QorzenError):
     """The service refused, or could not be reached; the message says which."""
 
+    def __init__(self, message: str, status: int | None = None) -> None:
+        super().__init__(message, status)
+        self.message = message
+        self.status = status  #: of HTTP; None where no service answered
+
+    def __str__(self) -> str:
+        return self.message
+
+
+# ---------------------------------------------------------------------- what a service says, as far as we read it
+
+
+class Progress(msgspec.Struct, frozen=True):
+    """How far a task says it is."""
+
+    percent: float = 0.0
+    message: str = ""
+    updated_at: datetime | None = None  #: None before the first report
+
+
+class Task(msgspec.Struct, frozen=True):
+    """One task, as in `GET /api/tasks/{id}` and, without traceback, in lists."""
+
+    task_id: str
+    name: str
+    category: str
+    priority: str
+    status: str
+    created_at: datetime
+    progress: Progress = Progress()
+    plugin_id: str | None = None
+    eligible_at: datetime | None = None
+    started_at: datetime | None = None
+    completed_at: datetime | None = None
+    queue_wait_seconds: float | None = None
+    duration_seconds: float | None = None
+    phases: dict[str, float] = {}
+    error: str | None = None
+    error_type: str | None = None
+    traceback: str | None = None
+    cancellable: bool = True
+    cancel_guarantee: str = ""
+    cancel_reason: str | None = None
+    attempt: int = 0
+    engine: str = ""
+    timeout_seconds: float | None = None
+    waiting_for: str | None = None
+    abandoned: bool = False
+    evicted: bool = False
+    trace_id: str | None = None
+    rerun_of: str | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more will come of it."""
+        return self.status not in ("pending", "running")
+
+
+class TaskPage(msgspec.Struct, frozen=True):
+    """A part of a list of tasks; `at` is the service's own clock."""
+
+    items: list[Task]
+    at: datetime
+    next_cursor: str | None = None
+
+
+class Slots(msgspec.Struct, frozen=True):
+    """The slots of an engine."""
+
+    limit: int
+    busy: int
+    lent: int = 0
+    abandoned: int = 0
+
+
+class Counts(msgspec.Struct, frozen=True):
+    """How many tasks there are, and have been."""
+
+    total: int
+    by_status: dict[str, int]
+    by_category: dict[str, int] = {}
+    by_priority: dict[str, int] = {}
+    retained: int = 0
+    rejected: int = 0
+
+
+class Queue(msgspec.Struct, frozen=True):
+    """What is pending."""
+
+    depth: int
+    limit: int
+    scheduled: int = 0
+    oldest_pending_age_seconds: float | None = None
+    paused: list[str] = []  #: categories whose pending tasks wait
+
+
+class Status(msgspec.Struct, frozen=True):
+    """`GET /status`."""
+
+    state: str
+    tasks: Counts
+    queue: Queue
+    slots: dict[str, Slots]
+    engines: dict[str, dict[str, Any]] = {}
+    config: dict[str, Any] = {}
+    telemetry: dict[str, Any] = {}
+    versions: dict[str, str] = {}
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """What one check of the health came to."""
+
+    status: Literal["pass", "warn", "fail"]
+    output: str = ""
+
+
+class Health(msgspec.Struct, frozen=True):
+    """`GET /health`."""
+
+    status: Literal["pass", "warn", "fail"]
+    checks: dict[str, list[Finding]] = {}
+
+    def problems(self) -> Iterator[tuple[str, Finding]]:
+        """Yield what does not pass, by the check's name."""
+        for name, findings in self.checks.items():
+            for finding in findings:
+                if finding.status != "pass":
+                    yield name, finding
+
+
+class Why(msgspec.Struct, frozen=True):
+    """`GET /api/tasks/{id}/why`."""
+
+    pending: bool
+    held_by: str | None = None
+    ahead: int | None = None
+    eligible_in_seconds: float | None = None
+
+
+class Frame(msgspec.Struct, frozen=True):
+    """One line of a stack."""
+
+    file: str
+    line: int
+    function: str
+    code: str | None = None
+
+
+class AsyncioTask(msgspec.Struct, frozen=True):
+    """An asyncio task that a task has started."""
+
+    name: str
+    frames: list[Frame] = []
+    awaiting: str | None = None
+
+
+class Stack(msgspec.Struct, frozen=True):
+    """`GET /api/tasks/{id}/stack`: the innermost frame last."""
+
+    state: str
+    frames: list[Frame] = []
+    awaiting: str | None = None
+    asyncio_tasks: list[AsyncioTask] = []
+
+
+class LogLines(msgspec.Struct, frozen=True):
+    """`GET /api/tasks/{id}/logs`: the oldest first; `at`, `level`, `event` and whatever else a line says."""
+
+    items: list[dict[str, Any]]
+    dropped: int = 0
+
+
+class Submitted(msgspec.Struct, frozen=True):
+    """The task that was made."""
+
+    task_id: str
+
+
+# ---------------------------------------------------------------------- asking
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """A service redirects nowhere, and its token is for nobody else."""
+
+    def redirect_request(self, *_: Any) -> None:
+        """Follow none: the answer becomes an error."""
+
+
+_OPEN: Final = urllib.request.build_opener(_NoRedirect).open
+
 
 class Client:
-    """The commands of one service."""
+    """One service.
 
-    def __init__(self, url: str, token: str | None = None) -> None:
-        self._url = url.rstrip("/")
+    Every method raises ClientError where the service refuses, does not answer, or what answers is no such service.
+    """
+
+    def __init__(
+        self, url: str, token: str | None = None, *, timeout_seconds: float = TIMEOUT_SECONDS
+    ) -> None:
+        self.url = url.rstrip("/")
         self._token = token
+        self._timeout_seconds = timeout_seconds
 
-    def cancel(self, task_id: str) -> str:
-        """Cancel a task; return what became of it in a sentence.
+    def get(self, path: str, kind: type[T], query: Query | None = None, *, also: tuple[int, ...] = ()) -> T:
+        """Return what stands under a path, read as `kind`; also of an answer with one of these statuses."""
+        value: T = self._decode(self._ask(_with_query(path, query or {}), also=also), kind)
+        return value
 
-        Raises:
-            ClientError: it had ended, may not be cancelled or is unknown, or the service does not answer.
-        """
-        task = self._post(f"/api/tasks/{urllib.parse.quote(task_id, safe='')}/cancel")
-        ended = task["status"] == "cancelled"
-        return f"{task['name']} {'is cancelled' if ended else 'was asked to stop'}"
+    def document(self, path: str, query: Query | None = None, *, also: tuple[int, ...] = ()) -> Any:
+        """As `get`, as plain JSON: for passing it on, or for `read`."""
+        return self._decode(self._ask(_with_query(path, query or {}), also=also), Any)
 
-    def health(self) -> dict[str, Any]:
-        """Return what /health says, also of a service that fails.
+    def read(self, document: Any, kind: type[T]) -> T:
+        """Return a document read as `kind`."""
+        try:
+            return msgspec.convert(document, kind)
+        except msgspec.ValidationError as error:
+            raise self._no_such_service(error) from error
 
-        Raises:
-            ClientError: it does not answer, refuses to, or says something else.
-        """
-        document = self._ask("/health", expected=(HTTPStatus.SERVICE_UNAVAILABLE,))
-        if not isinstance(document, dict) or document.get("status") not in ("pass", "warn", "fail"):
-            raise ClientError(f"{self._url} is no such service; is it the service's --url?")
-        return document
+    def post(self, path: str, kind: type[T], document: Mapping[str, Any] | None = None) -> T:
+        """Give a command and return the answer, read as `kind`."""
+        value: T = self._decode(self._ask(path, json.dumps(document or {}).encode()), kind)
+        return value
 
-    def _post(self, path: str) -> Any:
-        return self._ask(path, body=b"{}")
+    def status(self) -> Status:
+        """Return the service's own account of itself."""
+        return self.get("/status", Status)
 
-    def _ask(self, path: str, *, body: bytes | None = None, expected: tuple[int, ...] = ()) -> Any:
-        """Return the JSON of a good answer, or of one whose status is expected. A body makes it a POST."""
+    def health(self) -> Health:
+        """Return what /health says, also of a service that fails."""
+        return self.get("/health", Health, also=(HTTPStatus.SERVICE_UNAVAILABLE,))
+
+    def metrics(self) -> str:
+        """Return the metrics in Prometheus' text format."""
+        return self._ask("/metrics").decode("utf-8", "replace")
+
+    def tasks(self, query: Query) -> TaskPage:
+        """Return a page of a list."""
+        return self.get("/api/tasks", TaskPage, query)
+
+    def task(self, task_id: str) -> Task:
+        """Return one task."""
+        return self.get(task_path(task_id), Task)
+
+    def cancel(self, task_id: str) -> Task:
+        """Cancel a task, or ask a running one to stop; return how it stands."""
+        return self.post(task_path(task_id, "cancel"), Task)
+
+    def rerun(self, task_id: str) -> str:
+        """Run a task that has ended again; return the new task's id."""
+        return self.post(task_path(task_id, "rerun"), Submitted).task_id
+
+    def submit(self, document: Mapping[str, Any]) -> str:
+        """Submit a task; return its id."""
+        return self.post("/api/tasks", Submitted, document).task_id
+
+    def pause(self, category: str) -> None:
+        """Have the pending tasks of a category wait."""
+        self.post(f"/api/categories/{_quoted(category)}/pause", dict)
+
+    def resume(self, category: str) -> None:
+        """Have them start again."""
+        self.post(f"/api/categories/{_quoted(category)}/resume", dict)
+
+    def _decode(self, body: bytes, kind: Any) -> Any:
+        try:
+            return msgspec.json.decode(body, type=kind)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise self._no_such_service(error) from error
+
+    def _no_such_service(self, error: Exception) -> ClientError:
+        return ClientError(f"{self.url} is no such service ({error}); is it the service's --url?")
+
+    def _ask(self, path: str, body: bytes | None = None, *, also: tuple[int, ...] = ()) -> bytes:
+        """Return the body of a good answer, or of one whose status is among `also`. A body makes it a POST."""
         headers = {} if body is None else {"Content-Type": "application/json"}
         if self._token is not None:
             headers["Authorization"] = f"Bearer {self._token}"
         try:
-            request = urllib.request.Request(self._url + path, body, headers)
-            with urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS) as answer:
-                return json.load(answer)
+            request = urllib.request.Request(self.url + path, body, headers)
+            with _OPEN(request, timeout=self._timeout_seconds) as answer:
+                content: bytes = answer.read()
+                return content
         except urllib.error.HTTPError as error:
             with error:
-                if error.code in expected:
-                    with contextlib.suppress(ValueError):
-                        return json.load(error)
-                raise ClientError(_detail(error)) from error
+                content = b""
+                with contextlib.suppress(OSError, HTTPException):
+                    content = error.read()
+            if error.code in also:
+                return content
+            raise ClientError(_detail(error, content), error.code) from error
         except (OSError, ValueError, HTTPException) as error:
             reason = getattr(error, "reason", error)
-            raise ClientError(
-                f"{self._url} does not answer ({reason}); is it the service's --url?"
-            ) from error
+            raise ClientError(f"{self.url} does not answer ({reason}); is it the service's --url?") from error
 
 
-def _detail(error: urllib.error.HTTPError) -> str:
+def task_path(task_id: str, of: str = "") -> str:
+    """Return the path of a task, or of what belongs to it.
+
+    >>> task_path("a/b", "logs")
+    '/api/tasks/a%2Fb/logs'
+    """
+    return f"/api/tasks/{_quoted(task_id)}" + (f"/{of}" if of else "")
+
+
+def trace_path(trace_id: str) -> str:
+    """Return the path of a trace."""
+    return f"/api/traces/{_quoted(trace_id)}"
+
+
+def _quoted(part: str) -> str:
+    return urllib.parse.quote(part, safe="")
+
+
+def _with_query(path: str, query: Query) -> str:
+    given = {name: value for name, value in query.items() if value not in (None, (), [])}
+    return f"{path}?{urllib.parse.urlencode(given, doseq=True)}" if given else path
+
+
+def _detail(error: urllib.error.HTTPError, content: bytes) -> str:
     try:
-        return str(json.load(error)["detail"])
-    except (ValueError, KeyError, TypeError):
+        return str(json.loads(content)["detail"])
+    except (ValueError, KeyError, TypeError, RecursionError):
         return f"the service answered {error.code} {error.reason}"

@@ -33,6 +33,7 @@ class CountsView(NamedTuple):
     """All counters at one moment."""
 
     by_cell: dict[tuple[TaskCategory, TaskPriority, TaskStatus], int]
+    version: int = 0  #: how much was counted until then: rises by one with each transition
 
     @property
     def total(self) -> int:
@@ -68,6 +69,11 @@ class TaskCounts:
         """Count one transition."""
         self._moves[_OFFSET[before, after] + cell] += 1
 
+    @property
+    def version(self) -> int:
+        """How much was counted so far: what a view that has it contains; for the work loop."""
+        return sum(self._moves)
+
     def get(self, status: TaskStatus) -> int:
         """Return how many tasks have this status; from any thread."""
         return self.read().by_status()[status]
@@ -82,7 +88,7 @@ class TaskCounts:
                     cells[category, priority, after] += n
                     if before is not None:
                         cells[category, priority, before] -= n
-        return CountsView(cells)
+        return CountsView(cells, sum(moves))
 
 
 def _sums(keys: tuple[K, ...], pairs: Iterable[tuple[K, int]]) -> dict[K, int]:

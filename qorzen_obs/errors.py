@@ -23,6 +23,18 @@ class SettingsError(QorzenError, ValueError):
         return f"setting {self.key!r}: {self.problem}"
 
 
+class InvalidHealthCheckError(QorzenError, ValueError):
+    """A health check of the program's own cannot be used as it is; nothing was added."""
+
+    def __init__(self, argument: str, problem: str) -> None:
+        super().__init__(argument, problem)
+        self.argument = argument
+        self.problem = problem
+
+    def __str__(self) -> str:
+        return f"health check, {self.argument}: {self.problem}"
+
+
 class ManagerError(QorzenError):
     """A manager could not do what its life cycle asked of it."""
 

@@ -9,14 +9,15 @@ from __future__ import annotations
 import asyncio
 import faulthandler
 import logging
+import math
 import os
 import signal
 import sys
 import threading
 import time
-import weakref
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from queue import Empty, SimpleQueue
 from types import FrameType, TracebackType
 from typing import Any, Final, Self, TextIO
 
@@ -24,6 +25,7 @@ import structlog
 
 from qorzen_obs.app import Service
 from qorzen_obs.settings import TaskSettings, TelemetrySettings
+from qorzen_obs.stacks import all_stacks
 from qorzen_obs.tasks import TaskStatus
 from qorzen_obs.telemetry.gil_watch import GilWatch
 from qorzen_obs.telemetry.log_records import RecordsAsLines
@@ -35,7 +37,8 @@ SWITCH_SECONDS: Final = 0.0005
 STOP_SECONDS: Final = 5.0
 """What a stop may take past its grace before the watchdog ends the process."""
 
-_LONGEST_WATCH_SECONDS: Final = 1e9  # faulthandler's limit is somewhat higher
+_WRITING_SECONDS: Final = 0.5  # of these, for the stacks
+_LONGEST_WATCH_SECONDS: Final = 1e6  # 12 days; threads and timers have limits of their own
 
 
 def set_up_process(telemetry: TelemetrySettings, log_stream: TextIO) -> LogStream:
@@ -61,22 +64,24 @@ def set_up_process(telemetry: TelemetrySettings, log_stream: TextIO) -> LogStrea
 class StopSignals:
     """SIGINT and SIGTERM as events: the first asks to stop, the second to stop at once.
 
-    A context manager for the main thread, on a running loop. Each signal also sets a watchdog in C, which writes
-    the stacks of all threads and ends the process with status 1 when it has not stopped by then. So these are plain
-    signal handlers: the loop's own would wait as long as a task holds the loop.
+    A context manager for the main thread, on a running loop. Each signal also sets a watchdog, which writes the stacks
+    of all threads and asyncio tasks and ends the process with status 1 when it is still there by then. So these are
+    plain signal handlers: the loop's own would wait as long as a task holds the loop.
     """
 
     def __init__(self, settings: TaskSettings, gil_watch: GilWatch) -> None:
         self._gil_watch = gil_watch  # whose handlers belong to the main thread, as these do
-        self._end = _EndTimer()
         self.asked = asyncio.Event()
         self.asked_again = asyncio.Event()
+        self.when_asked: Callable[[], object] = lambda: None  #: called in the signals' handler
         self._patience = [settings.shutdown_grace_seconds, settings.cancel_grace_seconds]
         self._events = [self.asked, self.asked_again]
         self._loop = asyncio.get_running_loop()
+        self._end = _EndTimer(self._loop)
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
+        self._end.start()
         for number in (signal.SIGINT, signal.SIGTERM):
             self._before[number] = signal.signal(number, self._on_signal)
         return self
@@ -87,72 +92,73 @@ class StopSignals:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._gil_watch.close()
-        self._end.call_off()
+        self._end.close()
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self._events:
-            self._watch(self._patience.pop(0) + STOP_SECONDS)
+            self._end.come_in(self._patience.pop(0) + STOP_SECONDS)
             self._loop.call_soon_threadsafe(self._events.pop(0).set)
-
-    def _watch(self, seconds: float) -> None:
-        if sys.__stderr__ is not None:
-            self._end.come_in(min(seconds, _LONGEST_WATCH_SECONDS), sys.__stderr__)
+            self.when_asked()
 
 
 class _EndTimer:
-    """faulthandler's timer, a thread in C: it writes all stacks and ends the process with status 1.
+    """Ends the process when its time has come: a thread writes all stacks, and the kernel kills where that hangs.
 
-    It is called off for the moment of a fork: a child that inherits it armed, without its thread, hangs at its exit.
+    The thread waits from the start, since a signal's handler may not begin one, and is moved by a queue that may be
+    filled from there. faulthandler's own timer walks through frames while they are made, which may crash
+    (docs/decisions/0009). A forked child has neither the thread nor the kernel's timer.
     """
 
-    def __init__(self) -> None:
-        self._end: tuple[float, TextIO] | None = None  # when, monotonic, and where to
-        self._forking = False
-        self._lock = threading.RLock()  # reentrant, since a signal's handler may interrupt another, or a fork
-        if hasattr(os, "register_at_fork"):
-            # Weak references, for what is registered stays for good.
-            before = weakref.WeakMethod(self._before_fork)
-            in_parent = weakref.WeakMethod(self._after_fork_in_parent)
-            in_child = weakref.WeakMethod(self._after_fork_in_child)
-            os.register_at_fork(
-                before=lambda: (method := before()) and method(),
-                after_in_parent=lambda: (method := in_parent()) and method(),
-                after_in_child=lambda: (method := in_child()) and method(),
+    def __init__(self, loop: asyncio.AbstractEventLoop | None = None) -> None:
+        self._loop = loop
+        self._at = math.inf  # monotonic
+        self._ends: SimpleQueue[float] = SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="qorzen-end", daemon=True)
+        self._armed = False
+
+    def start(self) -> None:
+        """Wait to be told when."""
+        self._thread.start()
+
+    def come_in(self, seconds: float) -> None:
+        """End the process in `seconds`; another call moves the end. From a signal's handler on the main thread."""
+        seconds = min(seconds, _LONGEST_WATCH_SECONDS)
+        self._at = time.monotonic() + seconds
+        self._ends.put(self._at - _WRITING_SECONDS)
+        if self._armed or _may_set_alarm():
+            self._armed = True
+            signal.setitimer(signal.ITIMER_REAL, seconds)
+
+    def close(self) -> None:
+        """Let the process live, or where its end was set: have it exit soon, which a thread of its own may hinder."""
+        if self._at < math.inf:
+            self.come_in(min(STOP_SECONDS, max(_WRITING_SECONDS, self._at - time.monotonic())))
+        else:
+            self._ends.put(math.inf)
+            self._thread.join(_WRITING_SECONDS)
+
+    def _run(self) -> None:
+        end: float | None = None
+        while end != math.inf:
+            try:
+                end = self._ends.get(timeout=None if end is None else max(0.0, end - time.monotonic()))
+            except Empty:
+                try:
+                    self._write_stacks()
+                finally:
+                    os._exit(1)
+
+    def _write_stacks(self) -> None:
+        if sys.__stderr__ is not None:
+            text = "Timeout: it did not stop in time, and is ended. The stacks of all threads and asyncio tasks:\n\n"
+            os.write(
+                sys.__stderr__.fileno(), (text + all_stacks(self._loop)).encode(errors="backslashreplace")
             )
 
-    def come_in(self, seconds: float, file: TextIO) -> None:
-        """End the process in `seconds`; another call moves the end. From any thread or signal handler."""
-        with self._lock:
-            self._end = (time.monotonic() + seconds, file)
-            if not self._forking:
-                self._set()
 
-    def call_off(self) -> None:
-        """Let the process live."""
-        with self._lock:
-            if self._end is not None:
-                faulthandler.cancel_dump_traceback_later()
-            self._end = None
-
-    def _set(self) -> None:
-        if self._end is not None:
-            at, file = self._end
-            faulthandler.dump_traceback_later(max(at - time.monotonic(), 0.001), exit=True, file=file)
-
-    def _before_fork(self) -> None:
-        self._lock.acquire()
-        self._forking = True
-        if self._end is not None:
-            faulthandler.cancel_dump_traceback_later()
-
-    def _after_fork_in_parent(self) -> None:
-        if self._forking:  # or it was made while another thread was about to fork
-            self._forking = False
-            self._set()
-            self._lock.release()
-
-    def _after_fork_in_child(self) -> None:
-        self._end, self._forking, self._lock = None, False, threading.RLock()
+def _may_set_alarm() -> bool:
+    """Whether the kernel's alarm would end the process; a program may have another use for it."""
+    return hasattr(signal, "setitimer") and signal.getsignal(signal.SIGALRM) is signal.SIG_DFL
 
 
 @asynccontextmanager
@@ -162,6 +168,7 @@ async def hosted(service: Service, signals: StopSignals) -> AsyncIterator[None]:
     When the block is left by an exception, what still runs is cancelled at once.
     """
     await service.start()
+    signals.when_asked = service.refuse_traffic
     grace: float | None = 0.0
     try:
         yield

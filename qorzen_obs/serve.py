@@ -10,7 +10,9 @@ from pathlib import Path
 from types import ModuleType
 
 from qorzen_obs.app import Service
-from qorzen_obs.errors import InvalidTaskError, QorzenError
+from qorzen_obs.core.health_checks import HealthChecks
+from qorzen_obs.errors import InvalidHealthCheckError, InvalidTaskError, QorzenError
+from qorzen_obs.health import checks_in
 from qorzen_obs.host import StopSignals, hosted, set_up_process, stop_message
 from qorzen_obs.registry import TaskRegistry
 from qorzen_obs.settings import Settings
@@ -54,12 +56,36 @@ def load_tasks(modules: Iterable[str]) -> TaskRegistry:
             found = registry.add_module(module)
         except InvalidTaskError as error:
             raise UnusableModuleError(name, f"cannot be hosted: {error.problem}") from error
-        if not found:
+        if not found and not checks_in(module):
             raise UnusableModuleError(name, "defines no tasks; mark its functions with @qorzen_obs.task")
     return registry
 
 
-async def serve(settings: Settings, registry: TaskRegistry, say: Callable[[str], object]) -> None:
+def load_checks(modules: Iterable[str]) -> list[Callable[[], object]]:
+    """Return the health checks of modules that `load_tasks` has imported.
+
+    Raises:
+        UnusableModuleError: one cannot be used, such as for a name that is taken.
+    """
+    found: dict[Callable[[], object], None] = {}
+    known = HealthChecks()
+    for name in modules:
+        for check in checks_in(sys.modules[name]):
+            if check not in found:
+                found[check] = None
+                try:
+                    known.add(check)
+                except InvalidHealthCheckError as error:
+                    raise UnusableModuleError(name, f"cannot be hosted: {error}") from error
+    return list(found)
+
+
+async def serve(
+    settings: Settings,
+    registry: TaskRegistry,
+    say: Callable[[str], object],
+    checks: Iterable[Callable[[], object]] = (),
+) -> None:
     """Serve until SIGINT or SIGTERM, then stop in order. Tasks with `at_start` are submitted once.
 
     Raises:
@@ -68,7 +94,9 @@ async def serve(settings: Settings, registry: TaskRegistry, say: Callable[[str],
     """
     logs = set_up_process(settings.telemetry, sys.stderr)
     gil_watch = GilWatch()
-    service = Service(settings, http=True, log_stream=logs, gil_watch=gil_watch)
+    service = Service(
+        settings, http=True, known=registry, log_stream=logs, gil_watch=gil_watch, checks=checks
+    )
     with StopSignals(settings.tasks, gil_watch) as signals:
         async with hosted(service, signals):
             assert service.ops is not None, "it was asked for"

@@ -59,8 +59,11 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
     host: str = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535)] = 8080
-    token: Annotated[str, Meta(min_length=16)] | None = None
-    token_file: str | None = None  #: instead of `token`: a file whose first line it is
+    token: Annotated[str, Meta(min_length=16)] | None = None  #: for control, and so for everything
+    token_file: str | None = (
+        None  #: instead of `token`: a file with a line for each: `TOKEN`, or `TOKEN read`
+    )
+    allow_submit: bool = False  #: whether registered tasks can be submitted over HTTP
     allowed_hosts: tuple[str, ...] = ()
 
 
@@ -68,6 +71,7 @@ class HealthSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """`health.*`: when a probe says no."""
 
     loop_blocked_seconds: Seconds = 30.0
+    scheduler_stalled_seconds: Seconds = 10.0  #: that a task waits though nothing keeps it from starting
 
 
 class TelemetrySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -11,6 +11,7 @@ import gc
 import linecache
 import re
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import Context
 from dataclasses import dataclass, replace
@@ -275,6 +276,28 @@ def _is_of_engines_file(code: CodeType) -> bool:
 _HANDLE_RUN: Final = asyncio.events.Handle._run.__code__
 _RUNS_OTHERS: Final = re.compile(r"[/\\](asyncio|qorzen_obs[/\\]engines([/\\]processes)?)[/\\]\w+\.py$")
 _ENGINES: Final = re.compile(r"[/\\]qorzen_obs[/\\]engines[/\\]\w+\.py$")
+
+
+def all_stacks(loop: asyncio.AbstractEventLoop | None = None) -> str:
+    """Return the stacks of all threads, and of the asyncio tasks of a loop, as text. From any thread."""
+    names = {thread.ident: thread.name for thread in threading.enumerate()}
+    parts = []
+    for thread_id, frame in sys._current_frames().items():
+        places = places_of(frame, lambda _: False)
+        parts.append(f"Thread {names.get(thread_id, thread_id)}:\n{_indented(shown(places))}")
+    if loop is not None:
+        for task in asyncio.all_tasks(loop):
+            places = coroutine_places(task.get_coro())
+            title = describe_task(task)
+            awaiting = awaited_by(task, places)
+            parts.append(
+                f"{title}{f', awaiting {awaiting}' if awaiting else ''}:\n{_indented(shown(places))}"
+            )
+    return "\n\n".join(parts) + "\n"
+
+
+def _indented(frames: Frames) -> str:
+    return "\n".join(f"  {line}" for line in text_of(frames).splitlines())
 
 
 # ---------------------------------------------------------------------- what faulthandler writes

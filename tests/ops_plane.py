@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,18 +14,24 @@ from prometheus_client import CollectorRegistry
 from qorzen_obs.core.concurrency_manager import ConcurrencyManager
 from qorzen_obs.core.config_manager import ConfigManager
 from qorzen_obs.core.event_bus_manager import EventBusManager
+from qorzen_obs.core.event_ring import EventRing
+from qorzen_obs.core.health_checks import HealthChecks
+from qorzen_obs.core.idempotency import Submission
 from qorzen_obs.core.logger_manager import LoggerManager
 from qorzen_obs.core.task_manager import TaskManager
-from qorzen_obs.errors import TaskNotFoundError
+from qorzen_obs.counts import TaskCounts
+from qorzen_obs.errors import TaskManagerClosedError, TaskNotFoundError
 from qorzen_obs.record import TaskRecord
+from qorzen_obs.registry import TaskRegistry
 from qorzen_obs.scheduling.scheduler import Explanation
 from qorzen_obs.server.app import OnRequest, OpsPlane
 from qorzen_obs.server.sources import ManagerSource
 from qorzen_obs.settings import HealthSettings, ServerSettings, Settings, TaskSettings, TelemetrySettings
 from qorzen_obs.stacks import LiveStack
-from qorzen_obs.tasks import TaskInfo
+from qorzen_obs.tasks import TaskCategory, TaskInfo
 from qorzen_obs.telemetry.loop_monitor import Block
 from qorzen_obs.telemetry.parts import TelemetryParts
+from qorzen_obs.telemetry.redaction import Redactor
 from qorzen_obs.telemetry.setup import set_up_tracing
 from qorzen_obs.telemetry.span_store import SpanStore
 from qorzen_obs.telemetry.task_lines import KeptLines
@@ -47,7 +53,7 @@ async def managing(**tasks: Any) -> AsyncIterator[tuple[TaskManager, SpanStore]]
         loggers,
         ConfigManager(settings),
         tracer_provider=tracing.provider,
-        telemetry=TelemetryParts(status=tracing.status),
+        telemetry=TelemetryParts(status=tracing.status, spans=tracing.store),
     )
     await manager.initialize()
     try:
@@ -62,6 +68,7 @@ async def managing(**tasks: Any) -> AsyncIterator[tuple[TaskManager, SpanStore]]
 async def serving(
     manager: ManagerSource,
     *,
+    tasks: TaskRegistry | None = None,
     spans: SpanStore | None = None,
     settings: ServerSettings | None = None,
     health: HealthSettings | None = None,
@@ -70,6 +77,7 @@ async def serving(
     """An ops plane that listens; on any free port where the settings name none."""
     plane = OpsPlane(
         manager,
+        tasks=tasks,
         spans=spans,
         settings=settings or ServerSettings(port=0),
         health=health or HealthSettings(),
@@ -82,6 +90,21 @@ async def serving(
         await plane.stop()
 
 
+async def exchange(plane: OpsPlane, request: bytes) -> tuple[int, dict[str, str], bytes]:
+    """Send raw bytes; return the status, the headers and the body of the answer."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", plane.port)
+    try:
+        writer.write(request)
+        head = (await reader.readuntil(b"\r\n\r\n")).decode()
+        status_line, *lines = head.strip().split("\r\n")
+        headers = dict(line.split(": ", 1) for line in lines)
+        body = await reader.readexactly(int(headers.get("Content-Length", 0)))
+        return int(status_line.split()[1]), headers, body
+    finally:
+        writer.close()
+        await writer.wait_closed()
+
+
 class State(enum.Enum):
     """The states of a manager."""
 
@@ -90,6 +113,12 @@ class State(enum.Enum):
     READY = "ready"
     DRAINING = "draining"
     STOPPED = "stopped"
+
+
+def _ring() -> EventRing:
+    ring = EventRing(TaskCounts())
+    ring.begin(0)
+    return ring
 
 
 @dataclass
@@ -104,9 +133,34 @@ class SaidManager:
     scheduled: int = 0
     limit: int = 100
     abandoned: int = 0
+    stalled: float = 0.0
+    trouble: list[str] = field(default_factory=list)
+    health: HealthChecks = field(default_factory=HealthChecks)
     registry: CollectorRegistry = field(default_factory=CollectorRegistry)
-
+    event_ring: EventRing = field(default_factory=_ring)
+    redactor: Redactor = field(default_factory=Redactor)
+    span_store: SpanStore | None = None
     loop: asyncio.AbstractEventLoop | None = None
+
+    async def submit_task(self, func: Callable[..., Any], **options: Any) -> str:
+        """It takes none."""
+        raise TaskManagerClosedError(self.state.value)
+
+    async def submit_once(
+        self, submit: Callable[[], Awaitable[str]], *, name: str, key: str, digest: bytes
+    ) -> Submission:
+        """It takes none."""
+        return Submission(await submit(), first=True)
+
+    async def rerun(self, task_id: str) -> str:
+        """There are no tasks."""
+        raise TaskNotFoundError(task_id)
+
+    async def pause(self, category: TaskCategory | str) -> None:
+        """There is nothing to pause."""
+
+    async def resume(self, category: TaskCategory | str) -> None:
+        """There is nothing to resume."""
 
     async def cancel_task(self, task_id: str, *, reason: str = "") -> bool:
         """There are no tasks."""
@@ -118,6 +172,7 @@ class SaidManager:
             "state": self.state.value,
             "queue": {"depth": self.depth, "scheduled": self.scheduled, "limit": self.limit},
             "slots": {"loop": {"abandoned": 0}, "thread": {"abandoned": self.abandoned}},
+            "telemetry": {"trouble": self.trouble},
         }
 
     def find(self, task_id: str) -> TaskInfo | None:
@@ -126,6 +181,10 @@ class SaidManager:
     def records(self) -> list[TaskRecord]:
         """There are no tasks."""
         return []
+
+    def stalled_seconds(self) -> float:
+        """What it was told."""
+        return self.stalled
 
     def loop_block(self) -> Block | None:
         """What it was told."""

@@ -23,7 +23,7 @@ LEVELS = [
     ["current"],
     ["ledger"],
     ["retry"],
-    ["registry"],
+    ["registry", "health"],
     ["record"],
     ["scheduling", "engines", "telemetry", "history"],
     ["core"],

@@ -32,7 +32,9 @@ from qorzen_obs.core.base import QorzenManager
 from qorzen_obs.core.deadlines import Deadlines
 from qorzen_obs.core.decision import TASK_DEADLINE, shown_text
 from qorzen_obs.core.event_feed import EventFeed
+from qorzen_obs.core.event_ring import EventRing
 from qorzen_obs.core.from_thread import FromThread
+from qorzen_obs.core.health_checks import CheckResult, HealthChecks
 from qorzen_obs.core.idempotency import IdempotencyKeys, Submission
 from qorzen_obs.core.remote import RemoteTelemetry
 from qorzen_obs.core.runner import Runner
@@ -75,6 +77,7 @@ from qorzen_obs.registry import (
 from qorzen_obs.retry import retry_wait_seconds
 from qorzen_obs.scheduling.limits import Limits
 from qorzen_obs.scheduling.scheduler import Explanation, Scheduler
+from qorzen_obs.scheduling.stall import StallWatch
 from qorzen_obs.settings import TaskSettings, convert
 from qorzen_obs.stacks import ABANDONED, RUNNING, STARTING, LiveStack, redacted
 from qorzen_obs.tasks import (
@@ -99,6 +102,7 @@ from qorzen_obs.telemetry.metrics import TaskMetrics
 from qorzen_obs.telemetry.parts import TelemetryParts
 from qorzen_obs.telemetry.task_lines import KeptLines, TaskLines, encoded_line, rfc_3339
 from qorzen_obs.telemetry.task_log import StreamTaskLog, TaskLog, canonical_line
+from qorzen_obs.telemetry.watchdog import NOTICE_SECONDS
 
 __all__ = ["TaskCategory", "TaskInfo", "TaskManager", "TaskPriority", "TaskProgress", "TaskStatus"]
 
@@ -174,10 +178,18 @@ class TaskManager(QorzenManager):
         self.from_thread = FromThread(self)
 
         self.redactor = self._telemetry.redactor
+        self.span_store = self._telemetry.spans
         self.task_lines = TaskLines(
             self._telemetry.settings.keep_log_lines_per_task, self._telemetry.settings.keep_log_lines
         )
+        self.health = HealthChecks(
+            lambda: self.loop,
+            clock=self._clock,
+            redact=self.redactor.head,
+            on_change=self._health_check_changed,
+        )
         self.counts = TaskCounts()
+        self.event_ring = EventRing(self.counts)
         self.metrics = TaskMetrics(
             self, self._telemetry.exemplars, time_ledger=self._ledger_clock is not None
         )
@@ -196,6 +208,7 @@ class TaskManager(QorzenManager):
         self._scheduler: Scheduler[TaskRecord] = Scheduler(
             self._limits, ageing_seconds=self._settings.ageing_seconds
         )
+        self._stall = StallWatch()
         self._history = MemoryHistory(self._settings.keep_completed_tasks, self._forget)
         self._keys = IdempotencyKeys(self._is_kept)
         self._engines: dict[EngineKind, Engine] = {}
@@ -290,6 +303,7 @@ class TaskManager(QorzenManager):
         log = TaskLog(self._logger, self.task_lines, self._task_log)
         self.observe("log", log.on_event, log.kinds)
         self._feed.when_wanted(self._observe_for_bus)
+        self.event_ring.when_wanted(self._event_ring_wanted)
         self._register_metrics()
         try:
             await self._config.register_listener("tasks", self._settings_changed)
@@ -303,6 +317,20 @@ class TaskManager(QorzenManager):
         self.stop_observing(self._feed.on_event)
         if wanted:
             self.observe("event_bus", self._feed.on_event)
+
+    def _event_ring_wanted(self) -> None:
+        """Somebody listens to the event ring, or nobody does any more; from any thread."""
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nothing happens any more
+            self._loop.call_soon_threadsafe(self._observe_for_event_ring)
+
+    def _observe_for_event_ring(self) -> None:
+        ring = self.event_ring
+        if ring.wanted and not ring.keeps:
+            self.observe("stream", ring.on_event, first=True)
+            ring.begin(next(self._event_sequence) if self.counts.version else 0)
+        elif ring.keeps and not ring.wanted:
+            self.stop_observing(ring.on_event)
+            ring.end()
 
     def _register_metrics(self) -> None:
         try:
@@ -435,6 +463,17 @@ class TaskManager(QorzenManager):
             except Exception as error:
                 problem = f"config_manager failed with {type(error).__name__}: {error}"
                 raise ManagerShutdownError(self.name, problem) from error
+
+    def _health_check_changed(self, check: str, result: CheckResult) -> None:
+        write = self._logger.info if result.passed else self._logger.warning
+        self._say(
+            write,
+            names.LOG_HEALTH_CHECK,
+            check=check,
+            passed=result.passed,
+            output=result.output,
+            seconds=round(result.seconds, 6),
+        )
 
     def _say(self, write: Callable[..., object], event: str, **fields: object) -> None:
         """Write a line of the manager's own; a logger that fails is counted, and stops nothing."""
@@ -840,13 +879,22 @@ class TaskManager(QorzenManager):
             except Exception as error:  # noqa: BLE001 - what observes must not break what it observes
                 self._dismiss(observer, error)
 
-    def observe(self, name: str, on_event: OnEvent, kinds: Iterable[EventKind] = EventKind) -> None:
-        """Call `on_event` with each event of these kinds, on the work loop, as the last of those that are called.
+    def observe(
+        self,
+        name: str,
+        on_event: OnEvent,
+        kinds: Iterable[EventKind] = EventKind,
+        *,
+        first: bool = False,
+    ) -> None:
+        """Call `on_event` with each event of these kinds, on the work loop, as the last or `first` of all.
 
         It must return at once. One that raises is dismissed, which `healthy` and `qorzen_telemetry_errors` tell.
         """
+        one = ((name, on_event),)
         for kind in kinds:
-            self._observers[kind] = (*self._observers[kind], (name, on_event))
+            others = self._observers[kind]
+            self._observers[kind] = one + others if first else others + one
 
     def stop_observing(self, on_event: OnEvent) -> None:
         """Take back an `observe`; of no effect without one."""
@@ -1019,6 +1067,15 @@ class TaskManager(QorzenManager):
     def blocked_seconds(self) -> float:
         """Return for how long the work loop has not turned, 0 when it does; from any thread."""
         return self._loop_monitor.blocked_seconds()
+
+    def stalled_seconds(self) -> float:
+        """Return for how long a task has waited that nothing keeps from starting, as far as this was asked before.
+
+        0 as well while the work loop does not turn, which `blocked_seconds` tells. From any thread.
+        """
+        now = self._clock.monotonic()
+        turns = self.blocked_seconds() < NOTICE_SECONDS
+        return self._stall.seconds(self._scheduler.startable(now) if turns else None, now)
 
     def loop_block(self) -> Block | None:
         """Return what holds the work loop right now, once it was noticed; from any thread."""

@@ -26,6 +26,7 @@ class Limits:
         self.categories = dict(categories or {})
         self.engines = dict(engines or {})
         self.held = 0
+        self.taken = 0  #: slots, ever
         self.held_by_category: Counter[TaskCategory] = Counter()
         self.held_by_engine: Counter[EngineKind] = Counter()
 
@@ -72,6 +73,7 @@ class Limits:
         if own is not None:
             own.held += 1
         self.held += 1
+        self.taken += 1
         self.held_by_category[category] += 1
         self.held_by_engine[engine] += 1
 

@@ -10,7 +10,7 @@ heap of their own.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 from typing import Final, Generic, Protocol, TypeVar
 
@@ -277,6 +277,20 @@ class Scheduler(Generic[S]):
     def cancel_return(self, task: S) -> None:
         """Stop wanting the slot back; the task stays a lender."""
         self._returning.pop(task.sequence, None)
+
+    def startable(self, now: float) -> Hashable | None:
+        """Return None when nothing that waits could start, else what the next start changes; from any thread.
+
+        Between two steps of the loop it is None. What stays the same for longer is waited for in vain.
+        """
+        due = self._scheduled.first_key
+        is_due = due is not None and due <= now
+        if is_due or any(self._may_start(group.kind) for group in list(self._groups.values())):
+            return (self.limits.taken, due)
+        return None
+
+    def _may_start(self, kind: _Kind) -> bool:
+        return kind[0] not in self.paused and self.limits.admits(*kind)
 
     def oldest(self) -> dict[tuple[TaskCategory, TaskPriority], float]:
         """Return since when the oldest pending task of each kind has been eligible; from any thread."""

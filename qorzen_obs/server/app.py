@@ -13,26 +13,46 @@ import os
 import socket
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import Future
 from http import HTTPStatus
 from typing import Any, Final
 
-from aiohttp import web
+from aiohttp import HttpVersion11, hdrs, web
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.typedefs import Middleware
 
 from qorzen_obs.errors import ManagerInitializationError
-from qorzen_obs.server import commands, health, logs, metrics, page, stack, status, tasks, traces, why
+from qorzen_obs.registry import TaskRegistry
+from qorzen_obs.server import (
+    categories,
+    commands,
+    health,
+    logs,
+    metrics,
+    openapi,
+    page,
+    registry,
+    stack,
+    status,
+    stream,
+    submit,
+    tasks,
+    traces,
+    why,
+)
+from qorzen_obs.server.body import MAX_BODY_BYTES
 from qorzen_obs.server.metrics import EXPOSITION, Exposition
+from qorzen_obs.server.openapi import OPENAPI, OpenApi
 from qorzen_obs.server.problems import answer_problems, problem_response
-from qorzen_obs.server.routes import Handler, Route
+from qorzen_obs.server.registry import ALLOW_SUBMIT, CATALOGUE, Catalogue
+from qorzen_obs.server.routes import ANSWERED_AT, Handler, Route, RouteKey, route_of
 from qorzen_obs.server.security import (
     add_security_headers,
     check_exposure,
     guard,
+    read_tokens,
     secure_response,
-    with_token,
 )
 from qorzen_obs.server.sources import HEALTH, MANAGER, REDACTOR, SPANS, ManagerSource
 from qorzen_obs.settings import HealthSettings, ServerSettings
@@ -51,9 +71,13 @@ ROUTES: Final[tuple[Route, ...]] = (
     *logs.ROUTES,
     *stack.ROUTES,
     *why.ROUTES,
+    *submit.ROUTES,
+    *registry.ROUTES,
+    *stream.ROUTES,
     *commands.ROUTES,
+    *categories.ROUTES,
+    *openapi.ROUTES,
 )
-MAX_BODY_BYTES: Final = 64 * 1024
 MAX_CONNECTIONS: Final = 512
 """Open connections; one more is closed at once."""
 IDLE_SECONDS: Final = 15.0
@@ -68,6 +92,8 @@ STOP_DEADLINE_SECONDS: Final = 5.0
 #: `(method, route template, status code, seconds)` of each answered request.
 OnRequest = Callable[[str, str, int, float], None]
 
+_DEFAULT_SERVER: Final = ServerSettings()
+_DEFAULT_HEALTH: Final = HealthSettings()
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _OTHER: Final = "other"
 _LOOPBACK_OF: Final = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}
@@ -86,37 +112,52 @@ CONNECTION_OPTIONS: Final[dict[str, Any]] = {
 def create_app(
     manager: ManagerSource,
     *,
+    tasks: TaskRegistry | None = None,
     spans: SpanStore | None = None,
     redactor: Redactor | None = None,
-    settings: ServerSettings,
-    health: HealthSettings,
+    settings: ServerSettings = _DEFAULT_SERVER,
+    health: HealthSettings = _DEFAULT_HEALTH,
     on_request: OnRequest | None = None,
 ) -> web.Application:
-    """Return the routes as an application, to be served by the ops plane or mounted with `add_subapp`.
+    """Return the routes as an application, to be served by the ops plane or mounted in an application of your own.
 
-    Mounted, it answers on the host application's loop, so not while that one is blocked. `on_request` is told
-    of each request that was answered; its `route` is the path of one of ROUTES, or "other".
+        app.add_subapp("/ops/", create_app(manager))
+
+    Mounted, it makes the same answers on the host application's loop, and so not the promise of the ops plane: while
+    that loop is blocked, nobody is told who blocks it. Where the host application listens is not known here, so set
+    `server.token` where others can reach it.
+
+    Args:
+        tasks: those known by name, which `server.allow_submit` lets clients submit.
+        spans, redactor: the manager's own when None.
+        on_request: is told of each request that was answered; its `route` is the path of one of ROUTES, or "other".
 
     Raises:
         SettingsError: an entry of `server.allowed_hosts` is no host name, or `server.token_file` cannot be used.
     """
-    routes: dict[web.AbstractResource, Route] = {}
-    middlewares = [answer_problems, guard(settings, routes)]
+    tokens = read_tokens(settings)
+    routes: dict[RouteKey, Route] = {}
+    middlewares = [answer_problems, guard(settings, tokens, routes)]
     if on_request is not None:
         middlewares.insert(0, _observe(on_request, routes))
     app = web.Application(middlewares=middlewares, client_max_size=MAX_BODY_BYTES)
     for route in ROUTES:
-        add = app.router.add_get if route.method == "GET" else app.router.add_post
-        resource = add(route.path, route.handler, expect_handler=_ignore_expectation).resource
-        assert resource is not None  # both make one
-        routes[resource] = route
+        resource = app.router.add_resource(route.path)
+        for method in ("GET", "HEAD") if route.method == "GET" else (route.method,):
+            resource.add_route(method, route.handler, expect_handler=_answer_expectation)
+            routes[resource, method] = route
+    spans = manager.span_store if spans is None else spans
     app[MANAGER] = manager
     app[HEALTH] = health
+    app[CATALOGUE] = Catalogue(TaskRegistry() if tasks is None else tasks)
+    app[ALLOW_SUBMIT] = settings.allow_submit
     app[page.FILES] = page.read_files()
     app[EXPOSITION] = Exposition(manager.registry)
+    app[OPENAPI] = OpenApi(ROUTES, secured=bool(tokens))
     if spans is not None:
         app[SPANS] = spans
-    app[REDACTOR] = redactor or Redactor()
+    app[REDACTOR] = manager.redactor if redactor is None else redactor
+    stream.set_up(app)
     app.on_response_prepare.append(secure_response)
     app.cleanup_ctx.append(_close_exposition)
     return app
@@ -127,11 +168,14 @@ async def _close_exposition(app: web.Application) -> AsyncIterator[None]:
     await app[EXPOSITION].close()
 
 
-async def _ignore_expectation(request: web.Request) -> None:
-    """Let `Expect` be: no route reads a body, and aiohttp's own answer would repeat the header."""
+async def _answer_expectation(request: web.Request) -> None:
+    """Ask for the body that a client keeps back, and pass over any other `Expect`: aiohttp's answer repeats it."""
+    if request.version == HttpVersion11 and request.headers[hdrs.EXPECT].lower() == "100-continue":
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.writer.output_size = 0  # no part of the response
 
 
-def _observe(on_request: OnRequest, routes: dict[web.AbstractResource, Route]) -> Middleware:
+def _observe(on_request: OnRequest, routes: Mapping[RouteKey, Route]) -> Middleware:
     """Return the middleware that tells `on_request` of each request; labels come from closed sets."""
     observer: OnRequest | None = on_request
 
@@ -141,10 +185,9 @@ def _observe(on_request: OnRequest, routes: dict[web.AbstractResource, Route]) -
         started = time.monotonic()
         response = await handler(request)
         if observer is not None:
-            resource = request.match_info.route.resource
-            route = routes.get(resource) if resource is not None else None
+            route = route_of(request, routes)
             method = request.method if request.method in _METHODS else _OTHER
-            seconds = time.monotonic() - started
+            seconds = request.get(ANSWERED_AT, time.monotonic()) - started
             try:
                 observer(method, route.path if route else _OTHER, response.status, seconds)
             except Exception:  # observing must not break the observed
@@ -165,6 +208,7 @@ class OpsPlane:
         self,
         manager: ManagerSource,
         *,
+        tasks: TaskRegistry | None = None,
         spans: SpanStore | None = None,
         redactor: Redactor | None = None,
         settings: ServerSettings,
@@ -172,6 +216,7 @@ class OpsPlane:
         on_request: OnRequest | None = None,
     ) -> None:
         self._manager = manager
+        self._tasks = tasks
         self._spans = spans
         self._redactor = redactor
         self._settings = settings
@@ -204,7 +249,6 @@ class OpsPlane:
         """
         if self._thread is not None:
             raise ManagerInitializationError("ops plane", "it was started before; make a new one")
-        self._settings = with_token(self._settings)
         check_exposure(self._settings)
         self._thread = threading.Thread(target=self._run, name="qorzen-ops", daemon=True)
         self._thread.start()
@@ -244,6 +288,7 @@ class OpsPlane:
     async def _serve(self) -> None:
         app = create_app(
             self._manager,
+            tasks=self._tasks,
             spans=self._spans,
             redactor=self._redactor,
             settings=self._settings,

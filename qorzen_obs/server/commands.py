@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
+from concurrent.futures import Future
 from http import HTTPStatus
 from typing import Any, Final, TypeVar
 
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from qorzen_obs.errors import TaskNotCancellableError, TaskNotFoundError
-from qorzen_obs.server.documents import json_response, task_document
-from qorzen_obs.server.problems import ProblemError
-from qorzen_obs.server.routes import Access, Route
+from qorzen_obs.server.documents import Task, json_response, task_document
+from qorzen_obs.server.problems import ProblemError, problem
+from qorzen_obs.server.routes import Access, Answer, Route
 from qorzen_obs.server.sources import MANAGER
+from qorzen_obs.server.tasks import UNKNOWN_TASK
 from qorzen_obs.tasks import TaskStatus
 
 T = TypeVar("T")
@@ -42,21 +44,49 @@ async def cancel_task(request: web.Request) -> web.Response:
 
 
 async def on_work_loop(request: web.Request, command: Coroutine[Any, Any, T]) -> T:
-    """Run `command` on the work loop. One that has not begun by the deadline never will."""
+    """Run `command` on the work loop. One that has not begun by the deadline never will, one that has is cancelled."""
     loop = request.app[MANAGER].loop
     if loop is None or loop.is_closed():
         command.close()
-        raise _busy("the service is not running")
-    future = asyncio.run_coroutine_threadsafe(command, loop)
+        raise busy("the service is not running")
+    wanted: Future[None] = Future()  # whose cancelling and beginning exclude each other
+
+    async def begin() -> T:
+        if wanted.set_running_or_notify_cancel():
+            return await command
+        command.close()
+        raise asyncio.CancelledError
+
+    future = asyncio.run_coroutine_threadsafe(begin(), loop)
     try:
         async with asyncio.timeout(DEADLINE_SECONDS):
             return await asyncio.wrap_future(future)
     except TimeoutError:
-        raise _busy("the work loop does not answer; see /livez?verbose") from None
+        raise busy("the work loop does not answer; see /livez?verbose") from None
+    finally:
+        wanted.cancel()
 
 
-def _busy(detail: str) -> ProblemError:
-    return ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, detail, headers={"Retry-After": "1"})
+def busy(detail: str, *, retry_after: int = 1) -> ProblemError:
+    """Return the 503 of a service that may do it later; `retry_after` in seconds."""
+    return ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, detail, headers={"Retry-After": str(retry_after)})
 
 
-ROUTES: Final = (Route("/api/tasks/{task_id}/cancel", cancel_task, Access.CONTROL, method="POST"),)
+NO_WORK_LOOP: Final = problem("The work loop does not answer; nothing was done.", hdrs.RETRY_AFTER)
+
+ROUTES: Final = (
+    Route(
+        "/api/tasks/{task_id}/cancel",
+        cancel_task,
+        Access.CONTROL,
+        method="POST",
+        summary="Cancel a pending task, or ask a running one to stop.",
+        answers={
+            200: Answer("It is cancelled.", Task),
+            202: Answer("It was asked to stop.", Task),
+            404: UNKNOWN_TASK,
+            409: problem("It has ended, or was submitted with cancellable=False."),
+            503: NO_WORK_LOOP,
+        },
+    ),
+)

@@ -7,13 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import msgspec
 from aiohttp import web
+from msgspec import UNSET, Meta, Struct, UnsetType
 
-from qorzen_obs.tasks import TaskInfo
+from qorzen_obs.tasks import CancelGuarantee, EngineKind, TaskCategory, TaskInfo, TaskPriority, TaskStatus
 
+#: A moment by RFC 3339.
+Moment = Annotated[str, Meta(extra_json_schema={"format": "date-time"})]
+#: A priority, as it is shown.
+PriorityName = Annotated[str, Meta(extra_json_schema={"enum": [priority.label for priority in TaskPriority]})]
 MAX_LISTED_TEXT: Final = 500
 """Characters of a free text in a list; a task's own document has all of it."""
 
@@ -30,7 +35,7 @@ def encode_json(document: object) -> bytes:
     try:
         return msgspec.json.encode(document)
     except UnicodeEncodeError:  # undecodable file names in error messages carry lone surrogates
-        return msgspec.json.encode(_encodable(document))
+        return msgspec.json.encode(_encodable(msgspec.to_builtins(document)))
 
 
 def now() -> str:
@@ -38,13 +43,18 @@ def now() -> str:
     return _rfc3339(datetime.now(UTC))
 
 
-def timestamp(unix_seconds: float | None) -> str | None:
+def moment(unix_seconds: float) -> str:
     """Return a moment by RFC 3339, to the microsecond.
 
-    >>> timestamp(0.25)
+    >>> moment(0.25)
     '1970-01-01T00:00:00.250000Z'
     """
-    return None if unix_seconds is None else _rfc3339(datetime.fromtimestamp(unix_seconds, UTC))
+    return _rfc3339(datetime.fromtimestamp(unix_seconds, UTC))
+
+
+def timestamp(unix_seconds: float | None) -> str | None:
+    """Return a moment by RFC 3339, where there is one."""
+    return None if unix_seconds is None else moment(unix_seconds)
 
 
 def with_timestamps(value: object) -> Any:
@@ -67,60 +77,102 @@ def with_timestamps(value: object) -> Any:
     return value
 
 
-def task_document(info: TaskInfo) -> dict[str, Any]:
+class Progress(Struct, frozen=True, kw_only=True):
+    """How far a task says it is."""
+
+    percent: float
+    message: str
+    updated_at: Moment | None
+
+
+class Task(Struct, frozen=True, kw_only=True):
+    """One task: everything that is shown of it."""
+
+    task_id: str
+    name: str
+    category: TaskCategory
+    plugin_id: str | None
+    priority: PriorityName
+    status: TaskStatus
+    progress: Progress
+    created_at: Moment
+    eligible_at: Moment | None
+    started_at: Moment | None
+    completed_at: Moment | None
+    queue_wait_seconds: float | None
+    duration_seconds: float | None
+    phases: dict[str, float]
+    error: str | None
+    error_type: str | None
+    traceback: str | UnsetType | None = UNSET  #: left out of lists
+    cancellable: bool
+    cancel_guarantee: CancelGuarantee
+    cancel_reason: str | None
+    attempt: int
+    engine: EngineKind
+    timeout_seconds: float | None
+    waiting_for: str | None
+    abandoned: bool
+    evicted: bool
+    trace_id: str | None
+    span_id: str | None
+    rerun_of: str | None
+
+
+def task_document(info: TaskInfo) -> Task:
     """Return everything that is shown of one task."""
-    return {
-        "task_id": info.task_id,
-        "name": info.name,
-        "category": info.category.value,
-        "plugin_id": info.plugin_id,
-        "priority": info.priority.label,
-        "status": info.status.value,
-        "progress": {
-            "percent": info.progress.percent,
-            "message": info.progress.message,
-            "updated_at": timestamp(info.progress.updated_at),
-        },
-        "created_at": timestamp(info.created_at),
-        "eligible_at": timestamp(info.eligible_at),
-        "started_at": timestamp(info.started_at),
-        "completed_at": timestamp(info.completed_at),
-        "queue_wait_seconds": info.queue_wait_seconds,
-        "duration_seconds": info.duration_seconds,
-        "phases": info.phases,
-        "error": info.error,
-        "error_type": info.error_type,
-        "traceback": info.traceback,
-        "cancellable": info.cancellable,
-        "cancel_guarantee": info.cancel_guarantee,
-        "cancel_reason": info.cancel_reason,
-        "attempt": info.attempt,
-        "engine": info.engine,
-        "timeout_seconds": info.timeout_seconds,
-        "waiting_for": info.waiting_for,
-        "abandoned": info.abandoned,
-        "evicted": info.evicted,
-        "trace_id": info.trace_id,
-        "span_id": info.span_id,
-        "rerun_of": info.rerun_of,
-    }
+    return _task(info, info.progress.message, info.error, info.traceback)
 
 
-def task_line(info: TaskInfo) -> dict[str, Any]:
+def task_line(info: TaskInfo) -> Task:
     """Return what a list shows of one task: no traceback, and long texts cut."""
-    line = task_document(info)
-    del line["traceback"]
-    line["error"] = _cut(info.error)
-    line["progress"]["message"] = _cut(info.progress.message)
-    return line
+    return _task(info, _cut(info.progress.message), None if info.error is None else _cut(info.error), UNSET)
 
 
-def _cut(text: str | None) -> str | None:
-    return text if text is None or len(text) <= MAX_LISTED_TEXT else text[: MAX_LISTED_TEXT - 1] + "…"
+def _task(info: TaskInfo, message: str, error: str | None, traceback: str | UnsetType | None) -> Task:
+    return Task(
+        task_id=info.task_id,
+        name=info.name,
+        category=info.category,
+        plugin_id=info.plugin_id,
+        priority=info.priority.label,
+        status=info.status,
+        progress=Progress(
+            percent=info.progress.percent,
+            message=message,
+            updated_at=timestamp(info.progress.updated_at),
+        ),
+        created_at=moment(info.created_at),
+        eligible_at=timestamp(info.eligible_at),
+        started_at=timestamp(info.started_at),
+        completed_at=timestamp(info.completed_at),
+        queue_wait_seconds=info.queue_wait_seconds,
+        duration_seconds=info.duration_seconds,
+        phases=info.phases,
+        error=error,
+        error_type=info.error_type,
+        traceback=traceback,
+        cancellable=info.cancellable,
+        cancel_guarantee=CancelGuarantee(info.cancel_guarantee),
+        cancel_reason=info.cancel_reason,
+        attempt=info.attempt,
+        engine=EngineKind(info.engine),
+        timeout_seconds=info.timeout_seconds,
+        waiting_for=info.waiting_for,
+        abandoned=info.abandoned,
+        evicted=info.evicted,
+        trace_id=info.trace_id,
+        span_id=info.span_id,
+        rerun_of=info.rerun_of,
+    )
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= MAX_LISTED_TEXT else text[: MAX_LISTED_TEXT - 1] + "…"
 
 
 def _rfc3339(moment: datetime) -> str:
-    return moment.replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
+    return moment.isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
 
 
 def _encodable(value: object) -> Any:

@@ -1,24 +1,28 @@
 """The probes /livez, /readyz and /startupz, and /health, which says more.
 
 Each fact is one check. A probe fails when one of its checks does; /health fails exactly when one of the
-probes does, and warns of what a restart would not mend: saturation, abandoned threads.
+probes does, and warns of what a restart would not mend: saturation, abandoned threads, telemetry that is lost. No task
+that is slow fails any of them. The program's own checks stand beside these: critical ones in /readyz, all in /health.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import asyncio
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Final
 
 from aiohttp import web
+from msgspec import Struct
 from prometheus_client import Metric
 from prometheus_client.registry import Collector
 
-from qorzen_obs.server.documents import json_response, now
-from qorzen_obs.server.problems import ProblemError
-from qorzen_obs.server.routes import Access, Handler, Route
+from qorzen_obs.core.health_checks import UserCheck
+from qorzen_obs.server.documents import Moment, json_response, now, timestamp
+from qorzen_obs.server.problems import ProblemError, problem
+from qorzen_obs.server.routes import Access, Answer, Handler, Parameter, Route
 from qorzen_obs.server.sources import HEALTH, MANAGER, ManagerSource
 from qorzen_obs.settings import HealthSettings
 from qorzen_obs.telemetry import names
@@ -46,6 +50,7 @@ class Finding:
     output: str = ""  #: what is wrong, or worth knowing though all is well
     observed: float | str | None = None
     unit: str | None = None
+    at: str | None = None  #: when that was, where it is not now
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +61,11 @@ class Check:
     measurement: str  #: in /health, where several facts may belong to one component
     component: str
     look: Callable[[ManagerSource, HealthSettings], Finding]
+
+    @property
+    def key(self) -> str:
+        """Its name in /health."""
+        return f"{self.component}:{self.measurement}"
 
 
 def _look_at_ops_plane(manager: ManagerSource, settings: HealthSettings) -> Finding:
@@ -90,9 +100,21 @@ def _look_at_start(manager: ManagerSource, settings: HealthSettings) -> Finding:
 
 def _look_at_state(manager: ManagerSource, settings: HealthSettings) -> Finding:
     state = manager.state.value
+    if state == "ready" and manager.health.stopping:
+        return Finding(
+            Outcome.FAIL, "the service was told to stop, and its work loop has not heard of it", state
+        )
     if state == "ready":
         return Finding(Outcome.PASS, observed=state)
     return Finding(Outcome.FAIL, f"the manager is {state} and takes no work", state)
+
+
+def _look_at_scheduler(manager: ManagerSource, settings: HealthSettings) -> Finding:
+    seconds = round(manager.stalled_seconds(), 3)
+    if seconds < settings.scheduler_stalled_seconds:
+        return Finding(Outcome.PASS, observed=seconds, unit="s")
+    problem = f"for {seconds:.1f} s a task has waited that nothing keeps from starting"
+    return Finding(Outcome.FAIL, problem, seconds, "s")
 
 
 def _look_at_queue(manager: ManagerSource, settings: HealthSettings) -> Finding:
@@ -111,23 +133,43 @@ def _look_at_abandoned(manager: ManagerSource, settings: HealthSettings) -> Find
     return Finding(Outcome.WARN, "tasks that would not stop still hold threads", abandoned)
 
 
+def _look_at_telemetry(manager: ManagerSource, settings: HealthSettings) -> Finding:
+    trouble = manager.status()["telemetry"].get("trouble", ())  # a manager without exports has none
+    return Finding(Outcome.WARN if trouble else Outcome.PASS, "; ".join(trouble))
+
+
 OPS_PLANE: Final = Check("ops-plane", "responding", "ops-plane", _look_at_ops_plane)
 WORK_LOOP: Final = Check("work-loop", "blocked", "work-loop", _look_at_work_loop)
 INITIALIZED: Final = Check("initialized", "initialized", "manager", _look_at_start)
 ACCEPTING: Final = Check("accepting", "state", "manager", _look_at_state)
+SCHEDULER: Final = Check("scheduler", "stalled", "scheduler", _look_at_scheduler)
 QUEUE: Final = Check("queue", "saturation", "queue", _look_at_queue)
 ABANDONED: Final = Check("abandoned", "abandoned", "tasks", _look_at_abandoned)
+TELEMETRY: Final = Check("telemetry", "export", "telemetry", _look_at_telemetry)
+
+LIVEZ: Final = "livez"
+READYZ: Final = "readyz"
+STARTUPZ: Final = "startupz"
+WARNING: Final = "health"
+"""In the metrics the probe of checks that belong to none, and of which /health only warns."""
+_MEANINGS: Final = {
+    LIVEZ: "the service answers and its work loop turns",
+    READYZ: "the service takes work",
+    STARTUPZ: "the service has started",
+}
+HEALTH_JSON: Final = "application/health+json"
 
 PROBES: Final[Mapping[str, tuple[Check, ...]]] = {
-    "livez": (OPS_PLANE, WORK_LOOP),
-    "readyz": (INITIALIZED, ACCEPTING),
-    "startupz": (INITIALIZED,),
+    LIVEZ: (OPS_PLANE, WORK_LOOP),
+    READYZ: (INITIALIZED, ACCEPTING, SCHEDULER),
+    STARTUPZ: (INITIALIZED,),
+    WARNING: (QUEUE, ABANDONED, TELEMETRY),
 }
-HEALTH_CHECKS: Final = (OPS_PLANE, WORK_LOOP, INITIALIZED, ACCEPTING, QUEUE, ABANDONED)
+HEALTH_CHECKS: Final = tuple(dict.fromkeys(check for checks in PROBES.values() for check in checks))
 
 
 class HealthCollector(Collector):
-    """The checks of all probes as metrics, looked at when they are scraped."""
+    """All checks as metrics, looked at when they are scraped; of the program's own the last result."""
 
     def __init__(self, manager: ManagerSource, settings: HealthSettings) -> None:
         self._manager = manager
@@ -140,27 +182,35 @@ class HealthCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         family = gauge(names.HEALTH_CHECK)
         for probe, checks in PROBES.items():
+            failing = Outcome.WARN if probe == WARNING else Outcome.FAIL
             for check in checks:
                 outcome = check.look(self._manager, self._settings).outcome
-                family.add_metric((probe, check.name), float(outcome is not Outcome.FAIL))
+                family.add_metric((probe, check.name), float(outcome is not failing))
+        for own in self._manager.health:
+            own.begin()  # a scrape does not wait for it: the next one has the result
+            result = own.result()
+            if result is not None:
+                family.add_metric((READYZ if own.critical else WARNING, own.name), float(result.passed))
         yield family
 
 
-def _probe(checks: tuple[Check, ...]) -> Handler:
+def _probe(probe: str) -> Handler:
     async def answer(request: web.Request) -> web.Response:
         """Answer 200 `ok`, or 503; with ?verbose a line for each check.
 
         An ?exclude that names no check is passed over: a typing error must not restart a service.
         """
-        chosen = checks
+        manager = request.app[MANAGER]
+        checks: list[Check | UserCheck] = [*PROBES[probe]]
+        if probe == READYZ:
+            checks += [check for check in manager.health if check.critical]
         if (name := request.match_info.get("check")) is not None:
-            chosen = tuple(check for check in checks if check.name == name)
-            if not chosen:
-                known = ", ".join(check.name for check in checks)
+            known = ", ".join(check.name for check in checks)
+            checks = [check for check in checks if check.name == name]
+            if not checks:
                 raise ProblemError(HTTPStatus.NOT_FOUND, f"this probe has no such check; it has {known}")
         excluded = request.query.getall("exclude", [])
-        manager, settings = request.app[MANAGER], request.app[HEALTH]
-        findings = [(check, check.look(manager, settings)) for check in chosen if check.name not in excluded]
+        findings = await _look_at([check for check in checks if check.name not in excluded], request)
         failed = [check.name for check, finding in findings if finding.outcome is Outcome.FAIL]
         if "verbose" in request.query:
             text = "".join(f"{_line(check, finding)}\n" for check, finding in findings)
@@ -171,52 +221,120 @@ def _probe(checks: tuple[Check, ...]) -> Handler:
     return answer
 
 
-def _line(check: Check, finding: Finding) -> str:
+async def _look_at(
+    checks: Sequence[Check | UserCheck], request: web.Request
+) -> list[tuple[Check | UserCheck, Finding]]:
+    """Return what each check finds; the program's own are waited for side by side, each up to its timeout."""
+    manager, settings = request.app[MANAGER], request.app[HEALTH]
+    await asyncio.gather(*(check.refresh() for check in checks if isinstance(check, UserCheck)))
+    return [
+        (check, _result_of(check) if isinstance(check, UserCheck) else check.look(manager, settings))
+        for check in checks
+    ]
+
+
+def _result_of(check: UserCheck) -> Finding:
+    result = check.result()
+    assert result is not None, "it was waited for"
+    failing = Outcome.FAIL if check.critical else Outcome.WARN
+    outcome = Outcome.PASS if result.passed else failing
+    return Finding(outcome, result.output, round(result.seconds, 6), "s", timestamp(result.at))
+
+
+def _line(check: Check | UserCheck, finding: Finding) -> str:
     if finding.outcome is Outcome.FAIL:
         return f"[-]{check.name} failed: {finding.output}"
     return f"[+]{check.name} ok" + (f": {finding.output}" if finding.output else "")
 
 
+class Measured(Struct, frozen=True, kw_only=True, omit_defaults=True, rename="camel"):
+    """What one check found."""
+
+    status: Outcome
+    observed_value: float | str | None = None
+    observed_unit: str | None = None
+    output: str | None = None
+    time: Moment
+
+
+class Health(Struct, frozen=True, kw_only=True):
+    """The worst that the checks found, and each of them by what it measures."""
+
+    status: Outcome
+    checks: dict[str, list[Measured]]
+
+
 async def get_health(request: web.Request) -> web.Response:
     """Answer with every check (https://datatracker.ietf.org/doc/html/draft-inadarei-api-health-check)."""
-    manager, settings = request.app[MANAGER], request.app[HEALTH]
     at = now()
-    findings = [(check, check.look(manager, settings)) for check in HEALTH_CHECKS]
+    findings = await _look_at([*HEALTH_CHECKS, *request.app[MANAGER].health], request)
     worst = max((finding.outcome for _, finding in findings), key=list(Outcome).index)
-    document = {
-        "status": worst.value,
-        "checks": {
-            f"{check.component}:{check.measurement}": [_describe(finding, at)] for check, finding in findings
+    document = Health(
+        status=worst,
+        checks={
+            check.key if isinstance(check, Check) else check.name: [_describe(finding, at)]
+            for check, finding in findings
         },
-    }
+    )
     status = HTTPStatus.SERVICE_UNAVAILABLE if worst is Outcome.FAIL else HTTPStatus.OK
-    return json_response(document, content_type="application/health+json", status=status)
+    return json_response(document, content_type=HEALTH_JSON, status=status)
 
 
-def _describe(finding: Finding, at: str) -> dict[str, Any]:
-    fields = {
-        "status": finding.outcome.value,
-        "observedValue": finding.observed,
-        "observedUnit": finding.unit,
-        "output": finding.output or None,
-        "time": at,
-    }
-    return {name: value for name, value in fields.items() if value is not None}
+def _describe(finding: Finding, at: str) -> Measured:
+    return Measured(
+        status=finding.outcome,
+        observed_value=finding.observed,
+        observed_unit=finding.unit,
+        output=finding.output or None,
+        time=finding.at or at,
+    )
 
+
+_PROBE_ANSWERS: Final = {
+    200: Answer("It passes.", media_types=("text/plain",)),
+    503: Answer("A check fails: its name, or with `verbose` a line of each.", media_types=("text/plain",)),
+}
+_PROBE_PARAMETERS: Final = (
+    Parameter("verbose", str, "Whatever it says: a line of each check. Needs a token where one is set."),
+    Parameter("exclude", list[str], "Checks that are left out."),
+)
 
 ROUTES: Final = (
     *(
         route
         for path, probe in (
-            ("/livez", "livez"),
-            ("/healthz", "livez"),
-            ("/readyz", "readyz"),
-            ("/startupz", "startupz"),
+            ("/livez", LIVEZ),
+            ("/healthz", LIVEZ),
+            ("/readyz", READYZ),
+            ("/startupz", STARTUPZ),
         )
         for route in (
-            Route(path, _probe(PROBES[probe]), Access.PROBE),
-            Route(path + "/{check}", _probe(PROBES[probe]), Access.PROBE),
+            Route(
+                path,
+                _probe(probe),
+                Access.PROBE,
+                summary=f"Whether {_MEANINGS[probe]}.",
+                parameters=_PROBE_PARAMETERS,
+                answers=_PROBE_ANSWERS,
+            ),
+            Route(
+                path + "/{check}",
+                _probe(probe),
+                Access.PROBE,
+                summary=f"One check of whether {_MEANINGS[probe]}.",
+                parameters=_PROBE_PARAMETERS,
+                answers={**_PROBE_ANSWERS, 404: problem("The probe has no such check.")},
+            ),
         )
     ),
-    Route("/health", get_health, Access.READ),
+    Route(
+        "/health",
+        get_health,
+        Access.READ,
+        summary="Every check, for people and tools.",
+        answers={
+            200: Answer("None fails; some may warn.", Health, (HEALTH_JSON,)),
+            503: Answer("One fails, and so does a probe.", Health, (HEALTH_JSON,)),
+        },
+    ),
 )

@@ -17,9 +17,9 @@ from prometheus_client.openmetrics import exposition as openmetrics_exposition
 from prometheus_client.registry import Collector
 
 from qorzen_obs.server.in_thread import run_in_daemon_thread
-from qorzen_obs.server.negotiation import OPENMETRICS, MediaType, accepts_gzip, choose_exposition
-from qorzen_obs.server.problems import ProblemError
-from qorzen_obs.server.routes import Access, Route
+from qorzen_obs.server.negotiation import OPENMETRICS, TEXT, MediaType, accepts_gzip, choose_exposition
+from qorzen_obs.server.problems import ProblemError, problem
+from qorzen_obs.server.routes import Access, Answer, Route
 from qorzen_obs.telemetry.families import Family
 
 RENDER_TIMEOUT_SECONDS: Final = 10.0
@@ -123,4 +123,19 @@ async def get_metrics(request: web.Request) -> web.Response:
     return web.Response(body=body, headers=headers)
 
 
-ROUTES: Final = (Route("/metrics", get_metrics, Access.READ),)
+ROUTES: Final = (
+    Route(
+        "/metrics",
+        get_metrics,
+        Access.READ,
+        summary="The metrics, in the exposition format that the Accept header likes best.",
+        answers={
+            200: Answer(
+                "The metrics, compressed where the client takes gzip.",
+                media_types=(TEXT.name, OPENMETRICS.name),
+                headers=(hdrs.VARY,),
+            ),
+            503: problem("They were not ready in time.", hdrs.RETRY_AFTER),
+        },
+    ),
+)

@@ -7,7 +7,7 @@ from typing import Final
 
 from aiohttp import web
 
-from qorzen_obs.server.routes import Access, Handler, Route
+from qorzen_obs.server.routes import Access, Answer, Handler, Route
 
 #: The page runs its own script and style and talks to its own server; it cannot turn text into markup.
 PAGE_POLICY: Final = (
@@ -45,5 +45,12 @@ def _asset(file: str, content_type: str) -> Handler:
 
 
 ROUTES: Final = tuple(
-    Route(path, _asset(file, content_type), Access.OPEN) for path, (file, content_type) in ASSETS.items()
+    Route(
+        path,
+        _asset(file, content_type),
+        Access.OPEN,
+        summary="The live page." if path == "/" else f"A part of the page: {file}.",
+        answers={200: Answer("The file.", media_types=(content_type,))},
+    )
+    for path, (file, content_type) in ASSETS.items()
 )

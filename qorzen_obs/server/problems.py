@@ -7,18 +7,36 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Final
 
+import msgspec
 from aiohttp import web
 
 from qorzen_obs.server.documents import json_response
-from qorzen_obs.server.routes import Handler
+from qorzen_obs.server.routes import Answer, Handler
 
 logger = logging.getLogger(__name__)
+
+PROBLEM_JSON: Final = "application/problem+json"
 
 _DETAILS: Final = {
     HTTPStatus.NOT_FOUND: "there is nothing under this path",
     HTTPStatus.METHOD_NOT_ALLOWED: "this path does not take this method; see the Allow header",
     HTTPStatus.INTERNAL_SERVER_ERROR: "the server failed on this request; its log says why",
 }
+
+
+class Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What went wrong, and what would be right."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    parameter: str | None = None  #: what is wrong in the query or the body
+
+
+def problem(description: str, *headers: str) -> Answer:
+    """Return the answer of a route that is an error, for its description."""
+    return Answer(description, Problem, (PROBLEM_JSON,), headers)
 
 
 class ProblemError(Exception):
@@ -35,7 +53,7 @@ class ProblemError(Exception):
         super().__init__(status, detail)
         self.status = status
         self.detail = detail
-        self.parameter = parameter  #: the name of the query parameter that is wrong
+        self.parameter = parameter  #: the name of what is wrong in the query or the body
         self.headers = headers or {}
 
 
@@ -47,15 +65,14 @@ def problem_response(
     headers: Mapping[str, str] | None = None,
 ) -> web.Response:
     """Return a problem document."""
-    document: dict[str, str | int] = {
-        "type": "about:blank",
-        "title": status.phrase,
-        "status": status.value,
-        "detail": detail or _DETAILS.get(status, status.description or status.phrase),
-    }
-    if parameter is not None:
-        document["parameter"] = parameter
-    response = json_response(document, content_type="application/problem+json", status=status)
+    document = Problem(
+        type="about:blank",
+        title=status.phrase,
+        status=status.value,
+        detail=detail or _DETAILS.get(status, status.description or status.phrase),
+        parameter=parameter,
+    )
+    response = json_response(document, content_type=PROBLEM_JSON, status=status)
     response.headers.update(headers or {})
     return response
 

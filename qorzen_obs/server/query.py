@@ -4,14 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
 from http import HTTPStatus
-from typing import Final, NoReturn, TypeVar
+from typing import Annotated, Final, Literal, NoReturn, TypeVar
 
+from msgspec import Meta
 from multidict import MultiMapping
 
 from qorzen_obs.server.problems import ProblemError
+from qorzen_obs.server.routes import Parameter
 
 MAX_LIMIT: Final = 1000
 DEFAULT_LIMIT: Final = 100
+LIMIT: Final = Parameter(
+    "limit",
+    Annotated[int, Meta(ge=1, le=MAX_LIMIT)],
+    f"How many at most; {DEFAULT_LIMIT} where nothing is said.",
+)
+
+#: A priority as a request may name it.
+PriorityChoice = Literal["low", "normal", "high", "critical", 0, 50, 100, 200]
 
 T = TypeVar("T")
 Query = MultiMapping[str]

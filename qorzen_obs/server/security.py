@@ -16,13 +16,12 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Final
 
-import msgspec
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Middleware
 
 from qorzen_obs.errors import SettingsError
 from qorzen_obs.server.problems import ProblemError
-from qorzen_obs.server.routes import Access, Handler, Route
+from qorzen_obs.server.routes import Access, Handler, Route, RouteKey, route_of
 from qorzen_obs.settings import ServerSettings
 
 SECURITY_HEADERS: Final[Mapping[str, str]] = {
@@ -36,46 +35,52 @@ SECURITY_HEADERS: Final[Mapping[str, str]] = {
     "X-Frame-Options": "DENY",
 }
 _LONGEST_TOKEN: Final = 1_024
+_LONGEST_TOKEN_FILE: Final = 64 * 1024
 _TOKEN: Final = re.compile(rf"\S{{16,{_LONGEST_TOKEN}}}")
-_SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+_SCOPES: Final = {"": Access.CONTROL, "control": Access.CONTROL, "read": Access.READ}
+_CHALLENGE: Final = 'Bearer realm="qorzen_obs"'
 _AUTHORITY: Final = re.compile(r"\[([0-9a-f:.]+(?:%[\w.-]+)?)\](?::\d*)?|([a-z0-9._-]+)(?::\d*)?", re.ASCII)
 
 
-def check_exposure(settings: ServerSettings) -> None:
-    """Refuse to listen where other machines can reach the server while no token is set.
+class Tokens:
+    """Which token opens what: Access.READ, or Access.CONTROL and so everything. None at all ask for none."""
 
-    Raises:
-        SettingsError: `server.host` is such an address.
-    """
-    if not settings.token and not _is_loopback(settings.host):
-        raise SettingsError(
-            "server.host",
-            f"{settings.host!r} can be reached from other machines and no token is set; "
-            "set server.token (QORZEN_SERVER__TOKEN) or server.token_file, or listen on 127.0.0.1",
-        )
+    def __init__(self, scopes: Mapping[str, Access]) -> None:
+        self._scopes = {token.encode(): scope for token, scope in scopes.items()}
+
+    def __bool__(self) -> bool:
+        return bool(self._scopes)
+
+    def scope_of(self, given: bytes) -> Access | None:
+        """Return what a token opens; how long that takes tells nothing of the tokens but their number."""
+        found = None
+        for token, scope in self._scopes.items():
+            if hmac.compare_digest(given, token):
+                found = scope
+        return found
 
 
-def with_token(settings: ServerSettings) -> ServerSettings:
-    """Return the settings with the token that `server.token_file` holds, where one is named.
+def read_tokens(settings: ServerSettings) -> Tokens:
+    """Return the token of the settings, or those that `server.token_file` holds: `TOKEN` or `TOKEN read` a line.
 
     Its group may read the file, as a scraper beside the service has to; everybody may not.
 
     Raises:
-        SettingsError: `server.token` is set too, or the file cannot be read, can be read by everybody, or does not
-            begin with a line of at least 16 characters without spaces.
+        SettingsError: `server.token` is set too, or the file cannot be read, can be read by everybody, or has a line
+            that is no token of at least 16 characters.
     """
     if not settings.token_file:  # a variable of the environment that is set to nothing names none
-        return settings
+        return Tokens({settings.token: Access.CONTROL} if settings.token else {})
     if settings.token is not None:
         raise SettingsError("server.token_file", "server.token is set too; keep one of them")
-    return msgspec.structs.replace(settings, token=_read_token(Path(settings.token_file)), token_file=None)
+    return _read_token_file(Path(settings.token_file))
 
 
-def _read_token(file: Path) -> str:
+def _read_token_file(file: Path) -> Tokens:
     try:
-        with file.open(encoding="utf-8") as lines:
-            mode = os.fstat(lines.fileno()).st_mode
-            token = lines.readline(_LONGEST_TOKEN + 1).strip()
+        with file.open(encoding="utf-8") as text:
+            mode = os.fstat(text.fileno()).st_mode
+            lines = text.read(_LONGEST_TOKEN_FILE + 1)
     except OSError as error:
         raise SettingsError("server.token_file", f"{str(file)!r} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
@@ -85,12 +90,39 @@ def _read_token(file: Path) -> str:
             "server.token_file",
             f"{str(file)!r} is open to everybody on this machine; close it: chmod o-rwx",
         )
-    if not _TOKEN.fullmatch(token):
+    if len(lines) > _LONGEST_TOKEN_FILE:
         raise SettingsError(
-            "server.token_file",
-            f"{str(file)!r} must begin with a token: a line of 16 to {_LONGEST_TOKEN} characters without spaces",
+            "server.token_file", f"{str(file)!r} is longer than {_LONGEST_TOKEN_FILE} characters"
         )
-    return token
+    scopes: dict[str, Access] = {}
+    for number, line in enumerate(lines.splitlines(), 1):
+        token, _, scope = " ".join(line.split()).partition(" ")
+        if not token:
+            continue
+        if not _TOKEN.fullmatch(token) or scope not in _SCOPES or token in scopes:
+            raise SettingsError(
+                "server.token_file",
+                f"line {number} of {str(file)!r} must be a token of its own of 16 to {_LONGEST_TOKEN} characters, "
+                "and `read` after a space where it is for reading only",
+            )
+        scopes[token] = _SCOPES[scope]
+    if not scopes:
+        raise SettingsError("server.token_file", f"{str(file)!r} holds no token")
+    return Tokens(scopes)
+
+
+def check_exposure(settings: ServerSettings) -> None:
+    """Refuse to listen where other machines can reach the server while no token is set.
+
+    Raises:
+        SettingsError: `server.host` is such an address, or `server.token_file` cannot be used.
+    """
+    if not read_tokens(settings) and not _is_loopback(settings.host):
+        raise SettingsError(
+            "server.host",
+            f"{settings.host!r} can be reached from other machines and no token is set; "
+            "set server.token (QORZEN_SERVER__TOKEN) or server.token_file, or listen on 127.0.0.1",
+        )
 
 
 def read_host(authority: str) -> str | None:
@@ -115,15 +147,13 @@ async def secure_response(request: web.Request, response: web.StreamResponse) ->
     add_security_headers(response)
 
 
-def guard(settings: ServerSettings, routes: Mapping[web.AbstractResource, Route]) -> Middleware:
+def guard(settings: ServerSettings, tokens: Tokens, routes: Mapping[RouteKey, Route]) -> Middleware:
     """Return the middleware that turns away whoever may not call a route.
 
     Raises:
-        SettingsError: an entry of `server.allowed_hosts` is no host name, or `server.token_file` cannot be used.
+        SettingsError: an entry of `server.allowed_hosts` is no host name.
     """
-    settings = with_token(settings)
     allowed_hosts = frozenset(_read_allowed_host(entry) for entry in settings.allowed_hosts)
-    token = settings.token.encode() if settings.token is not None else None
 
     @web.middleware
     async def turn_away(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -134,19 +164,18 @@ def guard(settings: ServerSettings, routes: Mapping[web.AbstractResource, Route]
                 HTTPStatus.MISDIRECTED_REQUEST,
                 "this Host is not allowed; use localhost or an IP address, or add it to server.allowed_hosts",
             )
-        if access in (Access.READ, Access.CONTROL) and token is not None:
-            _check_token(request, token)
-        if access is Access.CONTROL and request.method not in _SAFE_METHODS:
+        if tokens and access in (Access.READ, Access.CONTROL):
+            _check_token(request, tokens, access)
+        if access is Access.CONTROL:
             _check_origin(request)
         return await handler(request)
 
     return turn_away
 
 
-def _access(request: web.Request, routes: Mapping[web.AbstractResource, Route]) -> Access:
+def _access(request: web.Request, routes: Mapping[RouteKey, Route]) -> Access:
     """Return who may make this very request: a probe with details is read like everything else."""
-    resource = request.match_info.route.resource
-    route = routes.get(resource) if resource is not None else None
+    route = route_of(request, routes)
     if route is None or (route.access is Access.PROBE and "verbose" in request.query):
         return Access.READ
     return route.access
@@ -160,15 +189,23 @@ def _host_is_allowed(request: web.Request, allowed_hosts: frozenset[str]) -> boo
     return host is not None and (host == "localhost" or host in allowed_hosts or _is_ip(host))
 
 
-def _check_token(request: web.Request, token: bytes) -> None:
+def _check_token(request: web.Request, tokens: Tokens, access: Access) -> None:
     scheme, _, given = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
     if scheme.lower() != "bearer":
-        challenge = 'Bearer realm="qorzen_obs"'
-    elif hmac.compare_digest(given.strip().encode("utf-8", "surrogateescape"), token):
-        return
-    else:
-        challenge = 'Bearer realm="qorzen_obs", error="invalid_token"'
-    raise ProblemError(
+        raise _unauthorized(_CHALLENGE)
+    scope = tokens.scope_of(given.strip().encode("utf-8", "surrogateescape"))
+    if scope is None:
+        raise _unauthorized(f'{_CHALLENGE}, error="invalid_token"')
+    if scope is not Access.CONTROL and access is Access.CONTROL:
+        raise ProblemError(
+            HTTPStatus.FORBIDDEN,
+            "this token is for reading only",
+            headers={hdrs.WWW_AUTHENTICATE: f'{_CHALLENGE}, error="insufficient_scope", scope="control"'},
+        )
+
+
+def _unauthorized(challenge: str) -> ProblemError:
+    return ProblemError(
         HTTPStatus.UNAUTHORIZED,
         "send the service's token in the header Authorization: Bearer",
         headers={hdrs.WWW_AUTHENTICATE: challenge},

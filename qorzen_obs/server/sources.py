@@ -6,18 +6,21 @@ All of them answer from any thread and without the work loop, but for those that
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from enum import Enum
 from typing import Any, Final, Protocol
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 
+from qorzen_obs.core.event_ring import EventRing
+from qorzen_obs.core.health_checks import HealthChecks
+from qorzen_obs.core.idempotency import Submission
 from qorzen_obs.record import TaskRecord
 from qorzen_obs.scheduling.scheduler import Explanation
 from qorzen_obs.settings import HealthSettings
 from qorzen_obs.stacks import LiveStack
-from qorzen_obs.tasks import TaskInfo
+from qorzen_obs.tasks import TaskCategory, TaskInfo, TaskPriority
 from qorzen_obs.telemetry.loop_monitor import Block
 from qorzen_obs.telemetry.redaction import Redactor
 from qorzen_obs.telemetry.span_store import SpanStore
@@ -39,11 +42,61 @@ class ManagerSource(Protocol):
     def registry(self) -> CollectorRegistry: ...
 
     @property
+    def redactor(self) -> Redactor:
+        """What takes secrets out of kept spans, which user code has filled."""
+        ...
+
+    @property
+    def span_store(self) -> SpanStore | None:
+        """The kept traces; None where none are."""
+        ...
+
+    @property
+    def health(self) -> HealthChecks:
+        """The checks of the program's own."""
+        ...
+
+    @property
     def loop(self) -> asyncio.AbstractEventLoop | None:
         """The work loop, where commands run; None before it is known."""
         ...
 
+    @property
+    def event_ring(self) -> EventRing:
+        """The last events, and the counts after them."""
+        ...
+
     def status(self) -> dict[str, Any]: ...
+
+    async def submit_task(
+        self,
+        func: Callable[..., Any],
+        *,
+        category: TaskCategory | str = ...,
+        priority: TaskPriority | str | int = ...,
+        metadata: Mapping[str, Any] | None = ...,
+        timeout: float | None = ...,
+    ) -> str:
+        """Accept a task; for the work loop."""
+        ...
+
+    async def submit_once(
+        self, submit: Callable[[], Awaitable[str]], *, name: str, key: str, digest: bytes
+    ) -> Submission:
+        """Await `submit()` unless the key was used before; for the work loop."""
+        ...
+
+    async def rerun(self, task_id: str) -> str:
+        """Submit again what a failed or cancelled task was submitted with; for the work loop."""
+        ...
+
+    async def pause(self, category: TaskCategory | str) -> None:
+        """Start no task of a category; for the work loop."""
+        ...
+
+    async def resume(self, category: TaskCategory | str) -> None:
+        """Let tasks of a category start again; for the work loop."""
+        ...
 
     async def cancel_task(self, task_id: str, *, reason: str = ...) -> bool:
         """Cancel a task; for the work loop."""
@@ -57,6 +110,10 @@ class ManagerSource(Protocol):
 
     def blocked_seconds(self) -> float:
         """Return for how long the work loop has not turned; 0.0 when it does."""
+        ...
+
+    def stalled_seconds(self) -> float:
+        """Return for how long a task has waited that nothing keeps from starting; 0.0 when none does."""
         ...
 
     def loop_block(self) -> Block | None:

@@ -4,17 +4,50 @@ from __future__ import annotations
 
 import functools
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Final
 
 from aiohttp import web
+from msgspec import UNSET, Struct, UnsetType
 
 from qorzen_obs.errors import StackUnavailableError, TaskNotFoundError
-from qorzen_obs.server.documents import json_response, now
+from qorzen_obs.server.documents import Moment, json_response, now
 from qorzen_obs.server.in_thread import run_in_daemon_thread
-from qorzen_obs.server.problems import ProblemError
-from qorzen_obs.server.routes import Access, Route
+from qorzen_obs.server.problems import ProblemError, problem
+from qorzen_obs.server.routes import Access, Answer, Route
 from qorzen_obs.server.sources import MANAGER
-from qorzen_obs.stacks import Frame, Frames
+from qorzen_obs.server.tasks import UNKNOWN_TASK
+from qorzen_obs.stacks import Frames
+from qorzen_obs.tasks import EngineKind
+
+
+class StackFrame(Struct, frozen=True, kw_only=True):
+    """One call."""
+
+    file: str
+    line: int | None
+    function: str
+    code: str | UnsetType = UNSET  #: the line itself, where its file can be read
+
+
+class AsyncioTask(Struct, frozen=True, kw_only=True):
+    """An asyncio task that the task has started."""
+
+    name: str
+    frames: list[StackFrame]
+    awaiting: str | None
+
+
+class Stack(Struct, frozen=True, kw_only=True):
+    """Where a task is: its calls, the innermost last."""
+
+    task_id: str
+    engine: EngineKind
+    state: str
+    frames: list[StackFrame]
+    awaiting: str | None
+    waiting_for: str | None
+    asyncio_tasks: list[AsyncioTask]
+    taken_at: Moment
 
 
 async def get_stack(request: web.Request) -> web.Response:
@@ -33,29 +66,45 @@ async def get_stack(request: web.Request) -> web.Response:
         stands = "has ended" if info is None or info.status.final else f"is {info.status.value}"
         raise ProblemError(HTTPStatus.CONFLICT, f"no code of this task runs now: it {stands}")
     return json_response(
-        {
-            "task_id": task_id,
-            "engine": info.engine,
-            "state": stack.state,
-            "frames": _frames(stack.frames),
-            "awaiting": stack.awaiting,
-            "waiting_for": info.waiting_for,
-            "asyncio_tasks": [
-                {"name": task.name, "frames": _frames(task.frames), "awaiting": task.awaiting}
+        Stack(
+            task_id=task_id,
+            engine=EngineKind(info.engine),
+            state=stack.state,
+            frames=_frames(stack.frames),
+            awaiting=stack.awaiting,
+            waiting_for=info.waiting_for,
+            asyncio_tasks=[
+                AsyncioTask(name=task.name, frames=_frames(task.frames), awaiting=task.awaiting)
                 for task in stack.tasks
             ],
-            "taken_at": taken_at,
-        }
+            taken_at=taken_at,
+        )
     )
 
 
-def _frames(frames: Frames) -> list[dict[str, Any]]:
-    return [_frame(frame) for frame in frames]
+def _frames(frames: Frames) -> list[StackFrame]:
+    return [
+        StackFrame(
+            file=frame.file,
+            line=frame.line,
+            function=frame.function,
+            code=UNSET if frame.code is None else frame.code,
+        )
+        for frame in frames
+    ]
 
 
-def _frame(frame: Frame) -> dict[str, Any]:
-    document = {"file": frame.file, "line": frame.line, "function": frame.function}
-    return document if frame.code is None else {**document, "code": frame.code}
-
-
-ROUTES: Final = (Route("/api/tasks/{task_id}/stack", get_stack, Access.READ),)
+ROUTES: Final = (
+    Route(
+        "/api/tasks/{task_id}/stack",
+        get_stack,
+        Access.READ,
+        summary="Where a running task is right now.",
+        answers={
+            200: Answer("Its stack.", Stack),
+            404: UNKNOWN_TASK,
+            409: problem("No code of this task runs now."),
+            504: problem("Its worker process does not answer; ask again."),
+        },
+    ),
+)

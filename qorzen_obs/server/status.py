@@ -2,13 +2,70 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final, Literal
 
 from aiohttp import web
+from msgspec import Struct
 
 from qorzen_obs.server.documents import json_response, with_timestamps
-from qorzen_obs.server.routes import Access, Route
+from qorzen_obs.server.routes import Access, Answer, Route
 from qorzen_obs.server.sources import MANAGER
+from qorzen_obs.tasks import TaskCategory
+
+
+class TaskNumbers(Struct, frozen=True, kw_only=True):
+    """How many tasks there are, and were since the start."""
+
+    total: int
+    by_status: dict[str, int]
+    by_category: dict[str, int]
+    by_priority: dict[str, int]
+    retained: int
+    rejected: int
+    plugins_with_tasks: int
+
+
+class QueueNumbers(Struct, frozen=True, kw_only=True):
+    """What waits."""
+
+    depth: int
+    scheduled: int
+    limit: int
+    paused: list[TaskCategory]
+    oldest_pending_age_seconds: float
+
+
+class SlotNumbers(Struct, frozen=True, kw_only=True):
+    """The slots of one engine."""
+
+    limit: int
+    busy: int
+    lent: int
+    abandoned: int
+
+
+class ConfigInForce(Struct, frozen=True, kw_only=True):
+    """The settings that matter most, as they are now."""
+
+    max_concurrent_tasks: int
+    keep_completed_tasks: int
+    default_timeout: float | Literal["inf"]
+
+
+class Status(Struct, frozen=True, kw_only=True):
+    """What `status()` says. Describes the manager's own dict, which is served as it is."""
+
+    name: str
+    initialized: bool
+    healthy: bool
+    state: str
+    tasks: TaskNumbers
+    queue: QueueNumbers
+    slots: dict[str, SlotNumbers]
+    engines: dict[str, dict[str, Any]]
+    config: ConfigInForce
+    telemetry: dict[str, Any]
+    versions: dict[str, str]
 
 
 async def get_status(request: web.Request) -> web.Response:
@@ -16,4 +73,12 @@ async def get_status(request: web.Request) -> web.Response:
     return json_response(with_timestamps(request.app[MANAGER].status()))
 
 
-ROUTES: Final = (Route("/status", get_status, Access.READ),)
+ROUTES: Final = (
+    Route(
+        "/status",
+        get_status,
+        Access.READ,
+        summary="The manager's own account of itself.",
+        answers={200: Answer("What `status()` says.", Status)},
+    ),
+)

@@ -9,16 +9,19 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from http import HTTPStatus
-from typing import Final, NamedTuple
+from typing import Annotated, Final, NamedTuple
 
 import msgspec
 from aiohttp import web
+from msgspec import Meta, Struct
 
 from qorzen_obs.record import TaskRecord, TaskState
 from qorzen_obs.registry import parse_category, parse_priority
-from qorzen_obs.server.documents import json_response, now, task_document, task_line
-from qorzen_obs.server.problems import ProblemError
+from qorzen_obs.server.documents import Moment, Task, json_response, now, task_document, task_line
+from qorzen_obs.server.problems import ProblemError, problem
 from qorzen_obs.server.query import (
+    LIMIT,
+    PriorityChoice,
     Query,
     check_parameters,
     read_choices,
@@ -27,12 +30,10 @@ from qorzen_obs.server.query import (
     read_one,
     refuse,
 )
-from qorzen_obs.server.routes import Access, Route
+from qorzen_obs.server.routes import Access, Answer, Parameter, Route
 from qorzen_obs.server.sources import MANAGER, SPANS
-from qorzen_obs.server.traces import trace_response
+from qorzen_obs.server.traces import OtlpTrace, trace_response
 from qorzen_obs.tasks import TaskCategory, TaskInfo, TaskPriority, TaskStatus
-
-PARAMETERS: Final = ("status", "category", "priority", "plugin_id", "name", "q", "order", "limit", "cursor")
 
 
 class Order(Enum):
@@ -40,7 +41,23 @@ class Order(Enum):
 
     NEWEST = "newest"  #: accepted last first
     OLDEST = "oldest"  #: accepted first first
+    PRIORITY = "priority"  #: the highest priority first, then accepted first first
     ENDED = "ended"  #: ended last first; only tasks that have ended
+
+
+Cursor = Annotated[str, Meta(pattern="^[A-Za-z0-9_-]*$")]
+PARAMETERS: Final = (
+    Parameter("status", list[TaskStatus], "One of these statuses. Several may also stand behind commas."),
+    Parameter("category", list[TaskCategory], "One of these categories, as for status."),
+    Parameter("priority", list[PriorityChoice], "One of these priorities, by name or number, as for status."),
+    Parameter("plugin_id", list[str], "Of one of these plugins, as for status."),
+    Parameter("name", list[str], "By one of these names, as for status."),
+    Parameter("q", list[str], "Tasks whose name, ids or error contain one of these texts, in whatever case."),
+    Parameter("order", Order, "How they are sorted; newest where nothing is said."),
+    LIMIT,
+    Parameter("cursor", Cursor, "The next_cursor of the page before, with the same order."),
+)
+_NAMES: Final = [parameter.name for parameter in PARAMETERS]
 
 
 class Seen(NamedTuple):
@@ -118,7 +135,7 @@ def select(
     if order is Order.OLDEST:
         records = records[::-1]
     found = _seen(records, wanted, order, after)
-    if order is Order.ENDED:
+    if order in (Order.ENDED, Order.PRIORITY):
         page = heapq.nlargest(limit + 1, found, key=lambda seen: _key(seen, order))
     else:
         page = list(itertools.islice(found, limit + 1))
@@ -143,7 +160,11 @@ def _seen(
 
 
 def _key(seen: Seen, order: Order) -> Key:
-    return (seen.state.completed_at or 0.0 if order is Order.ENDED else 0.0), seen.record.sequence
+    if order is Order.ENDED:
+        return seen.state.completed_at or 0.0, seen.record.sequence
+    if order is Order.PRIORITY:
+        return float(seen.record.priority), -seen.record.sequence
+    return 0.0, seen.record.sequence
 
 
 def write_cursor(order: Order, key: Key) -> str:
@@ -166,16 +187,24 @@ def read_cursor(query: Query, order: Order) -> Key | None:
     return place, sequence
 
 
+class TaskPage(Struct, frozen=True, kw_only=True):
+    """A page of tasks, without their tracebacks and with long texts cut."""
+
+    items: list[Task]
+    next_cursor: str | None  #: null on the last page
+    at: Moment  #: the moment that it shows
+
+
 async def get_tasks(request: web.Request) -> web.Response:
     """Answer with a page of the live and kept tasks; `at` is the moment that it shows."""
     query = request.query
-    check_parameters(query, PARAMETERS)
+    check_parameters(query, _NAMES)
     order = read_order(query)
     wanted, after, limit = read_filter(query), read_cursor(query, order), read_limit(query)
     at = now()
     tasks, following = select(request.app[MANAGER].records(), wanted, order, after, limit)
     cursor = None if following is None else write_cursor(order, following)
-    return json_response({"items": [task_line(info) for info in tasks], "next_cursor": cursor, "at": at})
+    return json_response(TaskPage(items=[task_line(info) for info in tasks], next_cursor=cursor, at=at))
 
 
 async def get_task(request: web.Request) -> web.Response:
@@ -193,8 +222,8 @@ async def get_task_trace(request: web.Request) -> web.Response:
     except ProblemError:
         if info.status is not TaskStatus.RUNNING or SPANS not in request.app:
             raise
-        problem = "this task still runs, and no span of its trace has ended yet; ask again when it has ended"
-        raise ProblemError(HTTPStatus.NOT_FOUND, problem) from None
+        detail = "this task still runs, and no span of its trace has ended yet; ask again when it has ended"
+        raise ProblemError(HTTPStatus.NOT_FOUND, detail) from None
 
 
 def find_task(request: web.Request) -> TaskInfo:
@@ -209,8 +238,40 @@ def find_task(request: web.Request) -> TaskInfo:
     return info
 
 
+def location_of(request: web.Request, task_id: str) -> str:
+    """Return the path of a task, for a request of one of the paths of tasks; below the prefix of a mounted one."""
+    resource = request.match_info.route.resource
+    assert resource is not None, "it was found by one"
+    prefix, _, _ = resource.canonical.rpartition("/api/tasks")
+    return f"{prefix}/api/tasks/{task_id}"
+
+
+UNKNOWN_TASK: Final = problem("No live, kept or remembered task has this id.")
+
 ROUTES: Final = (
-    Route("/api/tasks", get_tasks, Access.READ),
-    Route("/api/tasks/{task_id}", get_task, Access.READ),
-    Route("/api/tasks/{task_id}/trace", get_task_trace, Access.READ),
+    Route(
+        "/api/tasks",
+        get_tasks,
+        Access.READ,
+        summary="The live and kept tasks, a page at a time.",
+        parameters=PARAMETERS,
+        answers={200: Answer("A page of them.", TaskPage), 422: problem("A parameter takes something else.")},
+    ),
+    Route(
+        "/api/tasks/{task_id}",
+        get_task,
+        Access.READ,
+        summary="One task.",
+        answers={200: Answer("Everything that is shown of it.", Task), 404: UNKNOWN_TASK},
+    ),
+    Route(
+        "/api/tasks/{task_id}/trace",
+        get_task_trace,
+        Access.READ,
+        summary="The whole trace that the last attempt of a task belongs to, as OTLP/JSON.",
+        answers={
+            200: Answer("Its spans so far.", OtlpTrace),
+            404: problem("No task has this id, or no span of its trace is kept."),
+        },
+    ),
 )

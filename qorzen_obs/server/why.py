@@ -6,14 +6,28 @@ from http import HTTPStatus
 from typing import Final
 
 from aiohttp import web
+from msgspec import Struct
 
 from qorzen_obs.errors import TaskNotFoundError
 from qorzen_obs.scheduling.scheduler import Explanation
-from qorzen_obs.server.commands import on_work_loop
+from qorzen_obs.server.commands import NO_WORK_LOOP, on_work_loop
 from qorzen_obs.server.documents import json_response
 from qorzen_obs.server.problems import ProblemError
-from qorzen_obs.server.routes import Access, Route
+from qorzen_obs.server.routes import Access, Answer, Route
 from qorzen_obs.server.sources import MANAGER, ManagerSource
+from qorzen_obs.server.tasks import UNKNOWN_TASK
+from qorzen_obs.tasks import TaskStatus
+
+
+class Why(Struct, frozen=True, kw_only=True):
+    """Why a task is pending; nulls for one that is not."""
+
+    task_id: str
+    status: TaskStatus
+    pending: bool
+    held_by: str | None = None  #: the limit that it waits for
+    ahead: int | None = None  #: tasks that start before it
+    eligible_in_seconds: float | None = None
 
 
 async def get_why(request: web.Request) -> web.Response:
@@ -23,23 +37,33 @@ async def get_why(request: web.Request) -> web.Response:
         status, why = await on_work_loop(request, _ask(manager, task_id))
     except TaskNotFoundError:
         raise ProblemError(HTTPStatus.NOT_FOUND, "no live, kept or remembered task has this id") from None
+    if why is None:
+        return json_response(Why(task_id=task_id, status=status, pending=False))
     return json_response(
-        {
-            "task_id": task_id,
-            "status": status,
-            "pending": why is not None,
-            "held_by": None if why is None else why.held_by,
-            "ahead": None if why is None else why.ahead,
-            "eligible_in_seconds": None if why is None else why.eligible_in_seconds,
-        }
+        Why(
+            task_id=task_id,
+            status=status,
+            pending=True,
+            held_by=why.held_by,
+            ahead=why.ahead,
+            eligible_in_seconds=why.eligible_in_seconds,
+        )
     )
 
 
-async def _ask(manager: ManagerSource, task_id: str) -> tuple[str, Explanation | None]:
+async def _ask(manager: ManagerSource, task_id: str) -> tuple[TaskStatus, Explanation | None]:
     why = manager.why_pending(task_id)
     info = manager.find(task_id)
     assert info is not None, "the line above raises for an unknown task"
-    return info.status.value, why
+    return info.status, why
 
 
-ROUTES: Final = (Route("/api/tasks/{task_id}/why", get_why, Access.READ),)
+ROUTES: Final = (
+    Route(
+        "/api/tasks/{task_id}/why",
+        get_why,
+        Access.READ,
+        summary="Why a task is still pending.",
+        answers={200: Answer("What it waits for.", Why), 404: UNKNOWN_TASK, 503: NO_WORK_LOOP},
+    ),
+)

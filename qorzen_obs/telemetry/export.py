@@ -130,6 +130,8 @@ class ExportQueue(Generic[T]):
         self.dropped_full = 0
         self.dropped_shutdown = 0
         self.last_export_at = 0.0  #: Unix seconds; 0 before the first
+        self._failing = False  # nothing of the last batch was taken
+        self._full_at = float("-inf")  # monotonic: when it last had no room
         self._told: tuple[int, float] = (0, -_SILENCE_SECONDS)  # drops that were logged, when
         self._raised_at = -_SILENCE_SECONDS
         self._closing = False
@@ -172,11 +174,21 @@ class ExportQueue(Generic[T]):
             room = self.limit - len(self._queue) - self._in_flight
             if room < len(items):
                 self.dropped_full += len(items) - max(0, room)
+                self._full_at = self._clock.monotonic()
                 items = items[: max(0, room)]
             self._queue.extend(items)
             self._accepted += len(items)
             if len(self._queue) >= self._limits.batch_size:
                 self._changed.notify_all()
+
+    @property
+    def trouble(self) -> str | None:
+        """What is wrong with the export right now; None when nothing is."""
+        if self._failing:
+            return f"export {self.name}: the collector did not take the last batch"
+        if self._clock.monotonic() - self._full_at < _SILENCE_SECONDS:
+            return f"export {self.name}: the queue was full within the last minute, and some were dropped"
+        return None
 
     def flush(self, timeout_seconds: float) -> bool:
         """Wait until what was put in so far has been sent or has failed; return False when that took too long."""
@@ -268,6 +280,7 @@ class ExportQueue(Generic[T]):
             self._handled += len(batch)
             self.failed += refused
             self.exported += len(batch) - refused
+            self._failing = refused == len(batch)
             if refused < len(batch):
                 self.last_export_at = self._clock.now()
             self._changed.notify_all()

@@ -168,6 +168,12 @@ HTTP_DURATION: Final = MetricName(
     ("method", "route", "code"),
     (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5),
 )
+HTTP_STREAMS: Final = MetricName("gauge", "qorzen_http_streams", "Event streams that are open.")
+HTTP_STREAMS_EVICTED: Final = MetricName(
+    "counter",
+    "qorzen_http_streams_evicted",
+    "Event streams that were cut off because their client did not read.",
+)
 SERVICE_STATE: Final = MetricName(
     "stateset", "qorzen_service_state", "State of the task manager.", ("state",)
 )
@@ -308,3 +314,4 @@ LOG_MANAGER_STATE: Final = "manager.state"
 LOG_PAUSED: Final = "category.paused"
 LOG_RESUMED: Final = "category.resumed"
 LOG_LOOP_BLOCKED: Final = "loop.blocked"
+LOG_HEALTH_CHECK: Final = "health.check"

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qorzen_obs.settings import TelemetrySettings
 from qorzen_obs.telemetry.exemplars import Exemplars, IfSampled
 from qorzen_obs.telemetry.gil_watch import GilWatch
 from qorzen_obs.telemetry.redaction import Redactor
+
+if TYPE_CHECKING:
+    from qorzen_obs.telemetry.span_store import SpanStore  # which brings the SDK
 
 #: Takes the encoded spans that end in worker processes, see telemetry/remote_spans.py.
 OnSpans = Callable[[Sequence[Any]], None]
@@ -25,4 +28,5 @@ class TelemetryParts:
     redactor: Redactor = field(default_factory=Redactor)
     lost: Callable[[], Mapping[str, int]] = dict  #: what the log has lost, by kind of `qorzen_events_dropped`
     exemplars: Exemplars = field(default_factory=IfSampled)  #: who writes those of the task metrics
+    spans: SpanStore | None = None  #: where kept traces can be read
     gil_watch: GilWatch | None = None  #: for a program that owns its process

@@ -99,6 +99,7 @@ class Tracing:
             "undecided_traces": self._sampler.undecided if self._sampler is not None else 0,
             "span_queue": {"size": self.span_queue_size, "limit": self.span_queue_limit},
             "last_export_at": self.last_export_at or None,
+            "trouble": [trouble for export in self._exports if (trouble := export.queue.trouble) is not None],
         }
 
     # What the metrics read at scrape, from any thread; see export.TracingFigures.

@@ -14,6 +14,8 @@ OTHERS: Final = (
     "metrics_cost",
     "scheduler_cost",
     "scrape_lag",
+    "streams",
+    "wedged",
     "bad_collector",
     "memory",
     "processes",

@@ -62,46 +62,12 @@ async def test_a_blocked_work_loop_is_said_and_the_command_is_not_run_later(
         time.sleep(4)  # noqa: ASYNC251 - blocking the loop is the subject
         _, problem = asking.communicate()
         assert "HTTP Error 503" in problem
-        await asyncio.sleep(0)
+        for _ in range(10):  # turns in which it might
+            await asyncio.sleep(0)
         info = await manager.get_task_info(task_id)
         assert info is not None
         assert info.status is TaskStatus.RUNNING
         assert info.cancel_reason is None
-
-
-@pytest.mark.parametrize(
-    ("headers", "status"),
-    [
-        ({}, 415),
-        ({"Content-Type": "text/plain"}, 415),
-        ({**JSON, "Sec-Fetch-Site": "cross-site"}, 403),
-        ({**JSON, "Sec-Fetch-Site": "same-site"}, 403),
-        ({**JSON, "Origin": "http://evil.example"}, 403),
-        ({**JSON, "Origin": "null"}, 403),
-        ({**JSON, "Sec-Fetch-Site": "same-origin"}, 404),
-        ({**JSON, "Sec-Fetch-Site": "none"}, 404),
-        (JSON, 404),
-    ],
-    ids=lambda value: (
-        str(value) if isinstance(value, int) else ",".join(f"{k}={v}" for k, v in value.items())
-    ),
-)
-async def test_t5_a_page_of_another_site_changes_nothing(
-    session: aiohttp.ClientSession, headers: dict[str, str], status: int
-) -> None:
-    async with (
-        managing() as (manager, _),
-        serving(manager) as plane,
-        session.post(f"{plane.url}/api/tasks/x/cancel", headers=headers, data=b"{}") as response,
-    ):
-        assert response.status == status
-
-
-async def test_t5_the_origin_that_is_the_host_itself_may(session: aiohttp.ClientSession) -> None:
-    async with managing() as (manager, _), serving(manager) as plane:
-        headers = {**JSON, "Origin": plane.url}
-        async with session.post(f"{plane.url}/api/tasks/x/cancel", headers=headers) as response:
-            assert response.status == 404
 
 
 async def _cli(*arguments: str, token: str | None = None) -> tuple[int, str]:

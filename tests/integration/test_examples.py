@@ -14,6 +14,7 @@ EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 OUTPUT = {
     "embedded": r"499999500000",
     "embedded_http": r"serving http://127\.0\.0\.1:\d+/\ntasks \{.*'running': 1, 'completed': 1,.*\}",
+    "mounted": r"202 /ops/api/tasks\n5",
 }
 SERVED = {"service_tasks"}
 

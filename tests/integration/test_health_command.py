@@ -55,7 +55,7 @@ async def test_what_fails_is_told_with_status_1() -> None:
 
 async def test_the_token_comes_from_the_first_line_of_a_file_or_from_the_environment(tmp_path: Path) -> None:
     file = tmp_path / "token"
-    file.write_text(f"{TOKEN}\nsomething else\n")
+    file.write_text(f"{TOKEN}\nanother-{TOKEN} read\n")
     file.chmod(0o600)
     async with serving(SaidManager(), settings=ServerSettings(port=0, token_file=str(file))) as plane:
         by_file = await ask("--url", plane.url, "--token-file", str(file))

@@ -16,8 +16,6 @@ from typing import Any
 
 import aiohttp
 import pytest
-from aiohttp import web
-from aiohttp.test_utils import TestServer
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
@@ -26,10 +24,9 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from qorzen_obs.errors import ManagerInitializationError, SettingsError
 from qorzen_obs.server import app as server_app
 from qorzen_obs.server import metrics as server_metrics
-from qorzen_obs.server.app import OpsPlane, create_app
-from qorzen_obs.server.routes import Access
+from qorzen_obs.server.app import OpsPlane
 from qorzen_obs.settings import HealthSettings, ServerSettings
-from tests.ops_plane import TOKEN, SaidManager, managing, serving
+from tests.ops_plane import TOKEN, SaidManager, exchange, managing, serving
 
 JSON = "application/json; charset=utf-8"
 PAYLOADS = [
@@ -453,178 +450,7 @@ async def test_a_stuck_client_does_not_hold_the_stop(sent: bytes) -> None:
             await writer.wait_closed()
 
 
-# ---------------------------------------------------------------------------- whom it answers
-
-#: Every route, classified. A new one fails the test below until it stands here.
-ROUTES = {
-    "/": Access.OPEN,
-    "/static/page.css": Access.OPEN,
-    "/static/page.js": Access.OPEN,
-    "/static/icon.svg": Access.OPEN,
-    "/livez": Access.PROBE,
-    "/livez/{check}": Access.PROBE,
-    "/healthz": Access.PROBE,
-    "/healthz/{check}": Access.PROBE,
-    "/readyz": Access.PROBE,
-    "/readyz/{check}": Access.PROBE,
-    "/startupz": Access.PROBE,
-    "/startupz/{check}": Access.PROBE,
-    "/health": Access.READ,
-    "/metrics": Access.READ,
-    "/status": Access.READ,
-    "/api/tasks": Access.READ,
-    "/api/tasks/{task_id}": Access.READ,
-    "/api/tasks/{task_id}/trace": Access.READ,
-    "/api/tasks/{task_id}/logs": Access.READ,
-    "/api/tasks/{task_id}/stack": Access.READ,
-    "/api/tasks/{task_id}/why": Access.READ,
-    "/api/tasks/{task_id}/cancel": Access.CONTROL,
-    "/api/traces": Access.READ,
-    "/api/traces/{trace_id}": Access.READ,
-}
-CREDENTIALS = {
-    "none": {},
-    "empty": {"Authorization": "Bearer "},
-    "wrong": {"Authorization": f"Bearer {TOKEN[:-1]}"},
-    "longer": {"Authorization": f"Bearer {TOKEN}s"},
-    "other scheme": {"Authorization": f"Basic {TOKEN}"},
-    "bare": {"Authorization": TOKEN},
-    "not ASCII": {"Authorization": "Bearer \u00e4\u00f6"},
-    "right": {"Authorization": f"bearer {TOKEN}"},
-}
-
-
-def _served() -> list[tuple[str, str]]:
-    """Method and path template of each route of the router itself."""
-    app = create_app(SaidManager(), settings=ServerSettings(), health=HealthSettings())
-    return [(route.method, route.resource.canonical) for route in app.router.routes() if route.resource]
-
-
-def test_t2_every_route_is_classified() -> None:
-    assert {path for _, path in _served()} == set(ROUTES)
-    assert {method for method, _ in _served()} == {"GET", "HEAD", "POST"}
-
-
-@pytest.mark.parametrize("credentials", CREDENTIALS)
-async def test_t2_a_token_opens_what_none_and_a_wrong_one_do_not(
-    session: aiohttp.ClientSession, credentials: str
-) -> None:
-    headers = CREDENTIALS[credentials]
-    async with serving(SaidManager(), settings=ServerSettings(port=0, token=TOKEN)) as plane:
-        for method, template in _served():
-            check = "work-loop" if template.startswith(("/livez", "/healthz")) else "initialized"
-            path = template.format(check=check, task_id="1", trace_id="1")
-            for query in ("", "?verbose", "?verbose=", "?exclude=x&verbose=0", "?%76erbose"):
-                is_open = ROUTES[template] is Access.OPEN or (ROUTES[template] is Access.PROBE and not query)
-                async with session.request(method, plane.url + path + query, headers=headers) as response:
-                    refused = response.status == 401
-                    assert refused == (not is_open and credentials != "right"), (method, path + query)
-                    if refused:
-                        assert response.headers["WWW-Authenticate"].startswith("Bearer ")
-
-
-@pytest.mark.parametrize("path", ["/nothing", "/api", "/static/", "/%2e%2e/etc/passwd"])
-async def test_t2_what_does_not_exist_is_not_told_without_the_token(
-    session: aiohttp.ClientSession, path: str
-) -> None:
-    async with serving(SaidManager(), settings=ServerSettings(port=0, token=TOKEN)) as plane:
-        await get_json(session, plane.url + path, 401)
-
-
-@pytest.mark.parametrize(
-    ("host", "allowed"),
-    [
-        ("localhost", True),
-        ("localhost:8080", True),
-        ("LOCALHOST.", True),
-        ("127.0.0.1", True),
-        ("127.0.0.1:1", True),
-        ("192.168.7.7:8080", True),
-        ("[::1]:8080", True),
-        ("[fe80::1%25eth0]", True),
-        ("tasks.example.org", True),
-        ("Tasks.Example.Org.:8080", True),
-        ("example.org", False),
-        ("tasks.example.org.evil.com", False),
-        ("localhost.evil.com", False),
-        ("127.0.0.1.evil.com", False),
-        ("127.0.0.1.nip.io", False),
-        ("evil.com:80", False),
-        ("evil.com#localhost", False),
-        ("localhost@evil.com", False),
-        ("0x7f.1", False),
-        ("2130706433", False),
-        ("[::1", False),
-        ("", False),
-    ],
-)
-async def test_t4_only_an_allowed_host_is_answered(
-    session: aiohttp.ClientSession, host: str, allowed: bool
-) -> None:
-    settings = ServerSettings(port=0, allowed_hosts=("tasks.example.org",))
-    async with serving(SaidManager(), settings=settings) as plane:
-        for path in ("/", "/static/page.js", "/status", "/livez?verbose", "/nothing"):
-            status, _, _ = await exchange(plane, f"GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
-            assert (status != 421) == allowed, path
-        for path in ("/livez", "/readyz/accepting"):
-            status, _, _ = await exchange(plane, f"GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
-            assert status == 200, path
-
-
-@pytest.mark.parametrize("hosts", [[], ["localhost", "evil.com"]])
-async def test_t4_a_missing_or_second_host_is_no_way_around(hosts: list[str]) -> None:
-    lines = "".join(f"Host: {host}\r\n" for host in hosts)
-    async with serving(SaidManager()) as plane:
-        status, _, body = await exchange(plane, f"GET /status HTTP/1.1\r\n{lines}\r\n".encode())
-        assert status in (400, 421)
-        assert b"evil" not in body
-
-
-async def exchange(plane: OpsPlane, request: bytes) -> tuple[int, dict[str, str], bytes]:
-    """Send raw bytes; return the status, the headers and the body of the answer."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", plane.port)
-    try:
-        writer.write(request)
-        head = (await reader.readuntil(b"\r\n\r\n")).decode()
-        status_line, *lines = head.strip().split("\r\n")
-        headers = dict(line.split(": ", 1) for line in lines)
-        body = await reader.readexactly(int(headers.get("Content-Length", 0)))
-        return int(status_line.split()[1]), headers, body
-    finally:
-        writer.close()
-        await writer.wait_closed()
-
-
 # ---------------------------------------------------------------------------- what a browser may do with it
-
-
-async def test_t6_every_answer_carries_the_security_headers(session: aiohttp.ClientSession) -> None:
-    async with serving(SaidManager()) as plane:
-        paths = [path.format(check="x", task_id="1", trace_id="1") for _, path in _served()]
-        for path in [*paths, "/nothing", "/api/tasks?limit=x"]:
-            async with session.get(plane.url + path) as response:
-                _check_security_headers(dict(response.headers), is_page=path == "/")
-        for request in (
-            b"nonsense\r\n\r\n",
-            b"POST /status HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n",
-            b"GET /status HTTP/1.1\r\nHost: evil.com\r\n\r\n",
-        ):
-            _, headers, _ = await exchange(plane, request)
-            _check_security_headers(headers, is_page=False)
-
-
-def _check_security_headers(headers: dict[str, str], *, is_page: bool) -> None:
-    assert headers["X-Content-Type-Options"] == "nosniff"
-    assert headers["X-Frame-Options"] == "DENY"
-    assert headers["Referrer-Policy"] == "no-referrer"
-    assert headers["Cache-Control"] == "no-store"
-    assert headers["Server"] == "qorzen_obs"
-    policy = headers["Content-Security-Policy"]
-    assert policy.startswith("default-src 'none';")
-    assert "frame-ancestors 'none'" in policy
-    assert "unsafe" not in policy
-    assert ("script-src 'self'" in policy) == ("require-trusted-types-for 'script'" in policy) == is_page
-    assert not [name for name in headers if name.lower().startswith("access-control")]
 
 
 @pytest.mark.parametrize("payload", PAYLOADS)
@@ -857,33 +683,3 @@ async def test_an_observer_that_fails_is_not_asked_again(
         for _ in range(3):
             await get_json(session, f"{plane.url}/status")
     assert len(caplog.records) == 1
-
-
-async def test_it_can_be_mounted_below_a_prefix(session: aiohttp.ClientSession) -> None:
-    async with managing() as (manager, spans):
-        gate = asyncio.Event()
-        task_id = await manager.submit_task(blocked_until, gate)
-        outer = web.Application()
-        settings = ServerSettings(token=TOKEN)
-        outer.add_subapp("/ops", create_app(manager, spans=spans, settings=settings, health=HealthSettings()))
-        server = TestServer(outer)
-        await server.start_server()
-        try:
-            async with session.get(server.make_url("/ops/")) as response:
-                assert response.status == 200
-            for path, status in (
-                ("/ops/livez", 200),
-                ("/ops/status", 401),
-                ("/ops/nothing", 401),
-                ("/else", 404),
-            ):
-                async with session.get(server.make_url(path)) as response:
-                    assert response.status == status, path
-            headers = {"Authorization": f"Bearer {TOKEN}"}
-            async with session.get(server.make_url(f"/ops/api/tasks/{task_id}"), headers=headers) as response:
-                assert json.loads(await response.read())["status"] == "running"
-            async with session.get(server.make_url("/ops/metrics"), headers=headers) as response:
-                assert response.status == 200
-        finally:
-            gate.set()
-            await server.close()

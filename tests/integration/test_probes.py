@@ -6,7 +6,8 @@ import aiohttp
 import pytest
 from prometheus_client import CollectorRegistry
 
-from qorzen_obs.server.health import HealthCollector
+from qorzen_obs.health import BUILT_IN
+from qorzen_obs.server.health import HEALTH_CHECKS, HealthCollector
 from qorzen_obs.settings import HealthSettings
 from qorzen_obs.stacks import Place
 from qorzen_obs.telemetry.culprit import Culprit
@@ -106,7 +107,10 @@ async def test_a_check_that_is_none_is_not_found() -> None:
         ({"depth": 60, "scheduled": 29}, 200, "pass", {}),
         ({"depth": 60, "scheduled": 30}, 200, "warn", {"queue:saturation": "warn"}),
         ({"abandoned": 2}, 200, "warn", {"tasks:abandoned": "warn"}),
+        ({"trouble": ["export otlp: refused"]}, 200, "warn", {"telemetry:export": "warn"}),
         ({"blocked": 0.5}, 200, "warn", {"work-loop:blocked": "warn"}),
+        ({"stalled": 9.9}, 200, "pass", {}),
+        ({"stalled": 10.0}, 503, "fail", {"scheduler:stalled": "fail"}),
         ({"blocked": 31}, 503, "fail", {"work-loop:blocked": "fail"}),
         (
             {"state": State.DRAINING, "abandoned": 1},
@@ -134,6 +138,18 @@ async def test_health_tells_failures_from_warnings(
         assert ("output" in check) == (name in not_passing)
 
 
+async def test_a_scheduler_that_starts_nothing_is_not_ready_and_is_alive() -> None:
+    assert await ask(SaidManager(stalled=12.34), "/readyz", "/readyz/scheduler?verbose", "/livez") == [
+        (503, "failed: scheduler"),
+        (503, "[-]scheduler failed: for 12.3 s a task has waited that nothing keeps from starting\n"),
+        (200, "ok"),
+    ]
+
+
+def test_the_names_of_the_service_s_own_checks_are_reserved() -> None:
+    assert {check.name for check in HEALTH_CHECKS} == BUILT_IN
+
+
 async def test_who_blocks_the_loop_is_named_by_task_and_line_and_never_by_a_line_break() -> None:
     def shout() -> None: ...
 
@@ -152,7 +168,8 @@ async def test_who_blocks_the_loop_is_named_by_task_and_line_and_never_by_a_line
 
 def test_each_check_of_each_probe_is_a_metric() -> None:
     registry = CollectorRegistry()
-    registry.register(HealthCollector(SaidManager(state=State.DRAINING, blocked=31), HealthSettings()))
+    manager = SaidManager(state=State.DRAINING, blocked=31, stalled=9, abandoned=1)
+    registry.register(HealthCollector(manager, HealthSettings()))
     found = {
         (sample.labels["probe"], sample.labels["check"]): sample.value
         for family in registry.collect()
@@ -163,5 +180,9 @@ def test_each_check_of_each_probe_is_a_metric() -> None:
         ("livez", "work-loop"): 0,
         ("readyz", "initialized"): 1,
         ("readyz", "accepting"): 0,
+        ("readyz", "scheduler"): 1,
         ("startupz", "initialized"): 1,
+        ("health", "queue"): 1,
+        ("health", "abandoned"): 0,
+        ("health", "telemetry"): 1,
     }

@@ -2,6 +2,7 @@
 
 import json
 import signal
+import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,16 @@ def shop(tmp_path: Path) -> Path:
 def get(url: str) -> Any:
     with urllib.request.urlopen(url, timeout=10) as response:
         return json.load(response)
+
+
+def refusal(url: str) -> str:
+    """What a probe says, once it says no."""
+    while True:
+        try:
+            urllib.request.urlopen(url, timeout=10).close()
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.read().decode()
 
 
 def test_the_tasks_of_a_module_are_told_and_those_at_start_run_once(shop: Path) -> None:
@@ -129,10 +140,12 @@ def test_f3_a_stop_that_a_wedged_loop_keeps_back_ends_with_the_stacks_of_all_thr
         service.line("begun")
         assert get(f"{url}status")["tasks"]["by_status"]["running"] == 1
         service.signal(signal.SIGTERM)
+        assert "[-]accepting failed: the service was told to stop" in refusal(f"{url}readyz?verbose")
         assert service.wait(15) == 1
 
     assert "Timeout" in service.errors()
-    assert "in wedged" in service.errors()
+    assert "Thread MainThread:\n" in service.errors()
+    assert "in wedged\n    time.sleep(3600)\n" in service.errors()
 
 
 @pytest.mark.parametrize(("module", "status"), [("nowhere", 2), ("broken", 1)])

@@ -23,6 +23,7 @@ from qorzen_obs.telemetry.logs import LogStream
 from qorzen_obs.telemetry.redaction import HIDDEN, Redactor
 from qorzen_obs.telemetry.span_redaction import redact_span
 from tests.canary_tasks import BARE, CANARY, Spoken, leak, leak_in_a_process, leak_on_the_loop
+from tests.event_stream import following
 from tests.support import until
 
 PATHS = ("/metrics", "/status", "/health", "/livez?verbose", "/readyz?verbose", "/api/tasks", "/api/traces")
@@ -40,6 +41,7 @@ class Sinks:
         self.exported = InMemorySpanExporter()
         self._session = session
         service.events.subscribe("*", self._keep)
+        service.tasks.event_ring.listen(self)  # as a stream would that was open from the start
         service.tracing.provider.add_span_processor(SimpleSpanProcessor(self.exported))  # type: ignore[attr-defined]  # the SDK's
 
     async def _keep(self, event: Event) -> None:
@@ -57,7 +59,19 @@ class Sinks:
         shown["spans"] = "\n".join(span.to_json() for span in spans)
         shown["log"] = self.stream.getvalue()
         shown["events"] = repr(self.events)
+        shown["stream"] = await self._streamed()
         return shown
+
+    async def _streamed(self) -> str:
+        assert self.service.ops is not None
+        ring = self.tasks.event_ring
+        async with following(self.service.ops.url, last_event_id=f"{ring.instance}-0") as follower:
+            await follower.reaches(ring.last)
+        async with following(self.service.ops.url) as newcomer:
+            await newcomer.has("snapshot")
+        return "\n".join(
+            line for one in (follower, newcomer) for message in one.messages for line in message.lines
+        )
 
 
 @asynccontextmanager
@@ -104,6 +118,7 @@ async def test_t7_nothing_that_a_task_is_given_or_says_shows_a_secret(
         assert CANARY not in f"{info.error}{info.traceback}{info.progress}{info.cancel_reason}"
         for where in (
             "log",
+            "stream",
             f"/api/tasks/{task_id}",
             f"/api/tasks/{task_id}/logs",
             f"/api/tasks/{task_id}/trace",

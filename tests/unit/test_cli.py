@@ -1,6 +1,7 @@
 """What the command line says of itself, and what it refuses before anything starts."""
 
 import pickle
+import subprocess
 import sys
 from collections.abc import Iterator
 from importlib.metadata import version
@@ -28,7 +29,11 @@ def test_the_version_is_the_package_s() -> None:
         (["-h"], ["demo", "serve"]),
         (["demo", "--help"], ["--path DIR", "--once", "--json", "--pause SECONDS", "--host", "--port", "--config"]),
         (["serve", "--help"], ["MODULE...", "--host", "--port", "--config FILE", "at_start"]),
+        (["--help"], ["top", "status", "tasks", "show", "trace", "submit", "cancel", "rerun", "pause", "resume"]),
         (["health", "--help"], ["--url", "--token-file FILE", "--json", "does not answer"]),
+        (["tasks", "--help"], ["--status", "--category", "--priority", "--plugin", "--name", "-q", "--limit", "--all"]),
+        (["submit", "--help"], ["[JSON]...", "--priority", "--timeout", "--idempotency-key", "--wait"]),
+        (["top", "--help"], ["--interval SECONDS", "NO_COLOR", "--url"]),
     ],
     ids=" ".join,
 )  # fmt: skip
@@ -50,6 +55,12 @@ def test_help_names_every_option(arguments: list[str], words: list[str]) -> None
         (["serve", "tests", "--nonsense"], "No such option"),
         (["serve", "nowhere.at.all"], "module 'nowhere.at.all' does not exist"),
         (["demo", "--path", "/nowhere/at/all"], "'/nowhere/at/all' does not exist"),
+        (["top"], "top needs a terminal; for scripts there are"),
+        (["top", "--interval", "0"], "is not in the range"),
+        (["tasks", "--status", "lost"], "'lost' is not one of"),
+        (["tasks", "--limit", "0"], "is not in the range"),
+        (["pause", "shoes"], "'shoes' is not one of"),
+        (["trace"], "Missing argument 'ID'"),
     ],
 )
 def test_wrong_use_ends_with_status_2_and_the_reason(arguments: list[str], message: str) -> None:
@@ -184,3 +195,22 @@ def test_main_is_the_same_command(
 
     assert ended.value.code == 0
     assert capsys.readouterr().out.startswith("qorzen-obs, version ")
+
+
+@pytest.mark.parametrize(
+    ("command", "unneeded"),
+    [
+        ("health", ("aiohttp", "opentelemetry.sdk", "rich", "structlog")),
+        ("serve", ("rich.live", "rich.layout", "qorzen_obs.demo", "qorzen_obs.cli.output")),
+        ("tasks", ("aiohttp", "opentelemetry.sdk", "rich.live", "structlog")),
+    ],
+)
+def test_a_command_imports_what_it_needs_and_no_more(command: str, unneeded: tuple[str, ...]) -> None:
+    program = f"""
+import sys
+from qorzen_obs.cli import cli
+assert cli.get_command(None, {command!r}) is not None
+print([name for name in {unneeded!r} if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"

@@ -7,6 +7,7 @@ import pytest
 
 from qorzen_obs.server.documents import (
     MAX_LISTED_TEXT,
+    Task,
     encode_json,
     task_document,
     task_line,
@@ -37,10 +38,10 @@ def an_info(**changes: object) -> TaskInfo:
 
 def test_times_are_utc_and_priorities_are_named() -> None:
     document = task_document(an_info())
-    assert document["created_at"] == "2023-11-14T22:13:20.000000Z"
-    assert document["progress"]["updated_at"] == "2023-11-14T22:13:20.500000Z"
-    assert document["eligible_at"] is None
-    assert (document["priority"], document["category"], document["status"]) == ("critical", "user", "failed")
+    assert document.created_at == "2023-11-14T22:13:20.000000Z"
+    assert document.progress.updated_at == "2023-11-14T22:13:20.500000Z"
+    assert document.eligible_at is None
+    assert (document.priority, document.category, document.status) == ("critical", "user", "failed")
 
 
 def test_results_and_metadata_are_never_shown() -> None:
@@ -48,16 +49,17 @@ def test_results_and_metadata_are_never_shown() -> None:
 
 
 def test_everything_else_of_a_task_is_shown() -> None:
-    assert set(TaskInfo.__dataclass_fields__) - set(task_document(an_info())) == {"result", "metadata"}
+    assert set(TaskInfo.__dataclass_fields__) - set(Task.__struct_fields__) == {"result", "metadata"}
 
 
 def test_a_list_cuts_long_texts_and_leaves_tracebacks_out() -> None:
     line = task_line(
         an_info(error="e" * 10_000, traceback="Traceback", progress=TaskProgress(1, "p" * 10_000, 1))
     )
-    assert len(line["error"]) == len(line["progress"]["message"]) == MAX_LISTED_TEXT
-    assert "traceback" not in line
-    assert line["error"].endswith("…")
+    assert line.error is not None
+    assert len(line.error) == len(line.progress.message) == MAX_LISTED_TEXT
+    assert line.error.endswith("…")
+    assert b"traceback" not in encode_json(line)
 
 
 def test_a_name_that_is_no_utf_8_breaks_no_document() -> None:
@@ -66,6 +68,7 @@ def test_a_name_that_is_no_utf_8_breaks_no_document() -> None:
         encode_json({"items": [{"error": undecodable, "n": 1}], undecodable: (undecodable,)})
     )
     assert decoded == {"items": [{"error": r"caf\udce9.txt", "n": 1}], r"caf\udce9.txt": [r"caf\udce9.txt"]}
+    assert json.loads(encode_json(task_line(an_info(error=undecodable))))["error"] == r"caf\udce9.txt"
 
 
 def test_json_has_no_infinity() -> None:

@@ -1,6 +1,7 @@
-"""The timer that ends a process which does not stop, when that process forks meanwhile (F24)."""
+"""The timer that ends a process which does not stop: what it says, and when the process forks meanwhile (F24)."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -9,12 +10,13 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 
-PROGRAM = """
+FORKS = """
 import os, sys, time
 from qorzen_obs.host import _EndTimer
 
 end = _EndTimer()
-end.come_in(1.0, sys.__stderr__)
+end.start()
+end.come_in(5.0)
 child = os.fork()
 if child == 0:
     sys.exit(0)
@@ -24,20 +26,77 @@ while (ended := os.waitpid(child, os.WNOHANG)) == (0, 0) and time.monotonic() < 
 if ended == (0, 0):
     os.kill(child, 9)
 print("ended" if ended == (child, 0) else "hung", flush=True)
-if CALLED_OFF:
-    end.call_off()
-    time.sleep(1.5)
-else:
-    time.sleep(60)
+end.close()
+time.sleep(60)
+"""
+NOT_ASKED = """
+import signal, sys, threading
+from qorzen_obs.host import _EndTimer
+
+end = _EndTimer()
+end.start()
+end.close()
+left = "qorzen-end" in [thread.name for thread in threading.enumerate()]
+sys.exit(bool(left or signal.getitimer(signal.ITIMER_REAL)[0]))
+"""
+AWAITS = """
+import asyncio, threading
+from qorzen_obs.host import _EndTimer
+
+async def reader():
+    await asyncio.Event().wait()
+
+def worker():
+    threading.Event().wait()
+
+async def main():
+    threading.Thread(target=worker, name="the worker", daemon=True).start()
+    task = asyncio.create_task(reader(), name="the reader")
+    end = _EndTimer(asyncio.get_running_loop())
+    end.start()
+    end.come_in(0.6)
+    await task
+
+asyncio.run(main())
+"""
+WRITES_NOTHING = """
+import os, time
+from qorzen_obs import host
+
+host.all_stacks = lambda loop: time.sleep(60)
+end = host._EndTimer()
+end.start()
+end.come_in(0.6)
+time.sleep(60)
 """
 
 
+def ran(program: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", program]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30, check=False)
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the system does not fork")
-@pytest.mark.parametrize(("called_off", "status"), [(False, 1), (True, 0)])
-def test_f24_a_child_ends_as_any_other_does_and_its_parent_when_its_time_has_come(
-    called_off: bool, status: int
-) -> None:
-    command = [sys.executable, "-c", PROGRAM.replace("CALLED_OFF", str(called_off))]
-    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30, check=False)
-    assert (ran.returncode, ran.stdout) == (status, "ended\n"), ran.stderr
-    assert ("Timeout" in ran.stderr) is not called_off
+def test_f24_a_child_ends_as_any_other_does_and_its_parent_when_its_time_has_come() -> None:
+    done = ran(FORKS)
+    assert (done.returncode, done.stdout) == (1, "ended\n"), done.stderr
+    assert "Timeout" in done.stderr
+
+
+def test_nothing_is_left_of_it_where_nobody_asked_for_the_end() -> None:
+    done = ran(NOT_ASKED)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_it_writes_the_stack_of_each_thread_and_of_each_coroutine_that_waits() -> None:
+    done = ran(AWAITS)
+    assert done.returncode == 1, done.stderr
+    assert "Thread the worker:\n" in done.stderr
+    assert "in worker" in done.stderr
+    assert "asyncio task the reader of reader, awaiting asyncio.Event.wait:\n" in done.stderr
+    assert "in reader" in done.stderr
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="the system has no such timer")
+def test_the_kernel_ends_what_cannot_write_its_stacks() -> None:
+    assert ran(WRITES_NOTHING).returncode == -signal.SIGALRM

@@ -11,6 +11,7 @@ from qorzen_obs import errors
 from qorzen_obs.errors import (
     FarTaskError,
     IdempotencyConflictError,
+    InvalidHealthCheckError,
     InvalidTaskError,
     ManagerError,
     ManagerInitializationError,
@@ -38,6 +39,7 @@ from qorzen_obs.errors import (
 EXAMPLES: list[tuple[QorzenError, str]] = [
     (QorzenError("said on purpose"), "said on purpose"),
     (SettingsError("tasks.max_pending", "Expected `int` >= 1"), "setting 'tasks.max_pending': Expected"),
+    (InvalidHealthCheckError("name", "two checks are named 'db'; give one another"), "give one another"),
     (ManagerError("config_manager", "has no such thing; make one"), "config_manager: has no such thing"),
     (ManagerInitializationError("task_manager", "is ready already; make a new one"), "make a new one"),
     (ManagerShutdownError("task_manager", "is starting; await it first"), "await it first"),

@@ -20,6 +20,18 @@ SOON = BatchLimits(queue_size=10, batch_size=4, delay_seconds=0.001)
 NEVER = BatchLimits(queue_size=10, batch_size=4, delay_seconds=1_000.0)
 
 
+class Clock:
+    """Stands still."""
+
+    at = 0.0
+
+    def now(self) -> float:
+        return self.at
+
+    def monotonic(self) -> float:
+        return self.at
+
+
 class Make:
     """Makes queues, which end with the test."""
 
@@ -208,3 +220,25 @@ def test_the_variables_of_the_specification_hold() -> None:
 def test_a_bad_variable_is_refused_by_name(name: str, value: str) -> None:
     with pytest.raises(SettingsError, match=f"OTEL_BSP_{name}"):
         BatchLimits.from_environment({f"OTEL_BSP_{name}": value})
+
+
+def test_it_tells_its_trouble_while_nothing_is_taken_and_not_after(make: Make) -> None:
+    answers = iter([0, 2, 1, 0])
+    queue = make(lambda _: next(answers))
+    told = []
+    for _ in range(4):
+        queue.put([1, 2])
+        queue.flush(PATIENCE_SECONDS)
+        told.append(queue.trouble)
+    assert told == [None, "export test: the collector did not take the last batch", None, None]
+
+
+def test_a_queue_that_was_full_is_trouble_for_a_minute(make: Make) -> None:
+    clock = Clock()
+    queue: ExportQueue[int] = ExportQueue("test", lambda _: 0, NEVER, clock=clock)
+    make.made.append(queue)
+    queue.put(range(20))
+    queue.flush(PATIENCE_SECONDS)
+    assert queue.trouble == ("export test: the queue was full within the last minute, and some were dropped")
+    clock.at += 61
+    assert queue.trouble is None

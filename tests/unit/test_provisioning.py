@@ -22,7 +22,8 @@ import pytest
 import yaml
 
 from dashboards import rules
-from qorzen_obs.server.security import with_token
+from qorzen_obs.server.routes import Access
+from qorzen_obs.server.security import read_tokens
 from qorzen_obs.settings import ServerSettings, load_settings
 from qorzen_obs.telemetry import names
 from tests.conftest import require
@@ -162,7 +163,8 @@ def test_only_the_one_shot_may_write_the_token_and_what_it_writes_the_service_ac
     subprocess.run(command, check=True)
     assert token.read_text() == first, "a restart does not change it"
     assert stat.S_IMODE(token.stat().st_mode) == 0o640
-    assert with_token(ServerSettings(token_file=str(token))).token == first.strip()
+    tokens = read_tokens(ServerSettings(token_file=str(token)))
+    assert tokens.scope_of(first.strip().encode()) is Access.CONTROL
     assert services["prometheus"]["group_add"] == ["10001"], "its group may read it"
 
 

@@ -1,4 +1,4 @@
-"""docs/metrics.md and docs/traces.md say what the code says."""
+"""docs/metrics.md, docs/traces.md and docs/openapi.json say what the code says."""
 
 import subprocess
 import sys

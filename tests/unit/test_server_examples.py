@@ -5,10 +5,10 @@ from types import ModuleType
 
 import pytest
 
-from qorzen_obs.server import documents, negotiation, security
+from qorzen_obs.server import body, documents, negotiation, security
 
 
-@pytest.mark.parametrize("module", [documents, negotiation, security])
+@pytest.mark.parametrize("module", [body, documents, negotiation, security])
 def test_the_examples_hold(module: ModuleType) -> None:
     results = doctest.testmod(module)
     assert results.attempted > 0

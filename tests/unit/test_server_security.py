@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from qorzen_obs.errors import SettingsError
-from qorzen_obs.server.security import check_exposure, guard, read_host, with_token
+from qorzen_obs.server.routes import Access
+from qorzen_obs.server.security import Tokens, check_exposure, guard, read_host, read_tokens
 from qorzen_obs.settings import ServerSettings
 
 TOKEN = "a token of many characters"
@@ -68,7 +69,7 @@ def test_a_host_header_is_read_strictly(authority: str, host: str | None) -> Non
 
 def test_an_allowed_host_that_is_none_stops_the_start() -> None:
     with pytest.raises(SettingsError, match=r"server\.allowed_hosts.*https://tasks"):
-        guard(ServerSettings(allowed_hosts=("https://tasks.example.org",)), {})
+        guard(ServerSettings(allowed_hosts=("https://tasks.example.org",)), Tokens({}), {})
 
 
 def token_file(folder: Path, content: bytes | None, mode: int = 0o600) -> ServerSettings:
@@ -80,13 +81,21 @@ def token_file(folder: Path, content: bytes | None, mode: int = 0o600) -> Server
 
 
 @pytest.mark.parametrize("mode", [0o400, 0o600, 0o640])
-def test_t2_a_token_is_read_from_the_first_line_of_a_file_that_not_everybody_may_read(
-    tmp_path: Path, mode: int
-) -> None:
-    settings = with_token(token_file(tmp_path, b"a-token-of-many-characters\nanother\n", mode))
-    assert settings.token == "a-token-of-many-characters"
+def test_t2_tokens_are_read_from_a_file_that_not_everybody_may_read(tmp_path: Path, mode: int) -> None:
+    settings = token_file(tmp_path, b"a-token-of-many-characters\n", mode)
     check_exposure(settings)
-    assert with_token(settings) == settings
+    assert read_tokens(settings).scope_of(b"a-token-of-many-characters") is Access.CONTROL
+
+
+def test_t2_each_line_of_the_file_is_a_token_with_its_scope(tmp_path: Path) -> None:
+    lines = b"the-token-of-operators\n\nthe-token-of-scrapers  read\r\n  the-token-of-scripts control"
+    tokens = read_tokens(token_file(tmp_path, lines))
+    assert tokens
+    assert tokens.scope_of(b"the-token-of-operators") is Access.CONTROL
+    assert tokens.scope_of(b"the-token-of-scripts") is Access.CONTROL
+    assert tokens.scope_of(b"the-token-of-scrapers") is Access.READ
+    for other in (b"", b"read", b"the-token-of-scrapers read", b"the-token-of-scraper", b"\xff"):
+        assert tokens.scope_of(other) is None
 
 
 @pytest.mark.parametrize(
@@ -95,10 +104,15 @@ def test_t2_a_token_is_read_from_the_first_line_of_a_file_that_not_everybody_may
         (None, 0o600, "cannot be read: No such file"),
         (b"a-token-of-many-characters", 0o604, "is open to everybody on this machine; close it: chmod o-rwx"),
         (b"a-token-of-many-characters", 0o602, "is open to everybody"),
-        (b"", 0o600, "must begin with a token"),
-        (b"short", 0o600, "a line of 16 to 1024 characters"),
-        (b"a-token-of-many-characters read", 0o600, "without spaces"),
-        (b"x" * 1025, 0o600, "a line of 16 to 1024 characters"),
+        (b"", 0o600, "holds no token"),
+        (b" \n\n", 0o600, "holds no token"),
+        (b"short", 0o600, "line 1 of"),
+        (b"a-token-of-many-characters\nshort", 0o600, "line 2 of"),
+        (b"a-token-of-many-characters write", 0o600, "`read` after a space where it is for reading only"),
+        (b"a-token-of-many-characters read control", 0o600, "line 1 of"),
+        (b"a-token-of-many-characters read\na-token-of-many-characters", 0o600, "a token of its own"),
+        (b"x" * 1025, 0o600, "16 to 1024 characters"),
+        (b"a-token-of-many-characters\n" * 10_000, 0o600, "is longer than 65536 characters"),
         (b"\xff" * 20, 0o600, "is no text"),
     ],
 )
@@ -106,7 +120,7 @@ def test_t2_a_token_file_that_cannot_be_used_is_named_and_its_content_is_not(
     tmp_path: Path, content: bytes | None, mode: int, problem: str
 ) -> None:
     settings = token_file(tmp_path, content, mode)
-    for use in (with_token, lambda settings: guard(settings, {})):
+    for use in (read_tokens, check_exposure):
         with pytest.raises(SettingsError) as refused:
             use(settings)
         assert refused.value.key == "server.token_file"
@@ -116,10 +130,10 @@ def test_t2_a_token_file_that_cannot_be_used_is_named_and_its_content_is_not(
 
 
 def test_a_token_file_named_by_an_empty_variable_is_none() -> None:
-    assert with_token(ServerSettings(token_file="")).token is None
-    assert with_token(ServerSettings(token=TOKEN, token_file="")).token == TOKEN
+    assert not read_tokens(ServerSettings(token_file=""))
+    assert read_tokens(ServerSettings(token=TOKEN, token_file="")).scope_of(TOKEN.encode()) is Access.CONTROL
 
 
 def test_t2_a_token_and_a_file_of_it_are_one_too_many(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"server\.token is set too"):
-        with_token(ServerSettings(token=TOKEN, token_file=str(tmp_path / "token")))
+        read_tokens(ServerSettings(token=TOKEN, token_file=str(tmp_path / "token")))

@@ -102,6 +102,7 @@ RECORDS = [
         ("status=failed&category=io", ""),
         ("order=newest", "654321"),
         ("order=oldest", "123456"),
+        ("order=priority", "413562"),
         ("order=ended", "315"),
     ],
 )
@@ -116,7 +117,7 @@ def test_a_query_selects_by_every_field(query: str, selected: str) -> None:
         ("category=<b>", "category", "core, plugin, ui, io, background, user"),
         ("priority=<b>", "priority", "low (0), normal (50), high (100), critical (200)"),
         ("priority=51", "priority", "low (0)"),
-        ("order=<b>", "order", "newest, oldest, ended"),
+        ("order=<b>", "order", "newest, oldest, priority, ended"),
         ("order=newest&order=oldest", "order", "one value"),
     ],
 )
@@ -145,6 +146,9 @@ def test_a_cursor_of_another_making_is_refused(cursor: str) -> None:
     assert refused.value.parameter == "cursor"
 
 
+PRIORITIES = list(TaskPriority)
+
+
 @given(
     order=st.sampled_from(Order),
     stays=st.sets(st.integers(1, 60)),
@@ -165,7 +169,12 @@ def test_what_stays_is_shown_once_and_in_order_while_the_others_come_and_go(
         newest += comes
         records = [
             # Ends come in another order than acceptances, some at the same moment.
-            a_record(n, status=TaskStatus.COMPLETED, completed_at=float(n if n > 60 else n * 7 % 30))
+            a_record(
+                n,
+                status=TaskStatus.COMPLETED,
+                completed_at=float(n if n > 60 else n * 7 % 30),
+                priority=PRIORITIES[n * 7 % 4],
+            )
             for n in sorted(stays | others, reverse=True)
         ]
         infos, after = select(records, TaskFilter(), order, after, limit)
@@ -174,5 +183,10 @@ def test_what_stays_is_shown_once_and_in_order_while_the_others_come_and_go(
             break
     assert after is None
     assert len(shown) == len(set(shown))
-    in_order = sorted(stays, key=lambda n: (n * 7 % 30, n) if order is Order.ENDED else (0, n))
-    assert [n for n in shown if n in stays] == (in_order if order is Order.OLDEST else in_order[::-1])
+    in_order = {
+        Order.NEWEST: sorted(stays, reverse=True),
+        Order.OLDEST: sorted(stays),
+        Order.PRIORITY: sorted(stays, key=lambda n: (-PRIORITIES[n * 7 % 4], n)),
+        Order.ENDED: sorted(stays, key=lambda n: (n * 7 % 30, n), reverse=True),
+    }
+    assert [n for n in shown if n in stays] == in_order[order]

@@ -142,6 +142,7 @@ def test_by_default_traces_are_kept_and_nothing_is_exported(set_up: SetUp) -> No
         "undecided_traces": 0,
         "span_queue": {"size": 0, "limit": 0},
         "last_export_at": None,
+        "trouble": [],
     }
     assert set(threading.enumerate()) == threads
     assert tracing.shutdown() is True

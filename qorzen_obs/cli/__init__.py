@@ -1,0 +1,66 @@
+"""The command `qorzen-obs`. Exit status: 0 done, 1 it failed, 2 wrong use.
+
+Each command is imported when it is asked for: `health` is run by container probes every few seconds and needs a tenth
+of what `serve` does.
+"""
+
+from __future__ import annotations
+
+import importlib
+import io
+import sys
+from typing import Final, NoReturn
+
+import click
+
+#: The module of each command, in the order of the help.
+_HOMES: Final = {
+    "demo": "demo",
+    "serve": "serve",
+    "top": "top",
+    "status": "service",
+    "health": "service",
+    "tasks": "tasks",
+    "show": "tasks",
+    "trace": "trace",
+    "submit": "commands",
+    "cancel": "commands",
+    "rerun": "commands",
+    "pause": "commands",
+    "resume": "commands",
+}
+
+
+class _Commands(click.Group):
+    """The commands by name."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return their names."""
+        return list(_HOMES)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import one."""
+        if cmd_name not in _HOMES:
+            return None
+        module = importlib.import_module(f"{__name__}.{_HOMES[cmd_name]}")
+        command: click.Command = getattr(module, f"{cmd_name}_command")
+        return command
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="qorzen-obs", prog_name="qorzen-obs")
+def cli() -> None:
+    """Run asyncio task managers in which nothing runs unobserved.
+
+    demo and serve run one; the other commands ask a running one at --url. Settings come from the defaults, then a TOML
+    file (--config), then QORZEN_* variables such as QORZEN_TASKS__MAX_CONCURRENT_TASKS=50, then options. Exit status:
+    0 done, 1 it failed, 2 wrong use.
+    """
+
+
+def main() -> NoReturn:
+    """Run the command."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file's name need not fit a terminal's encoding
+    cli(prog_name="qorzen-obs")
+    raise AssertionError("click exits")

@@ -1,0 +1,207 @@
+"""Everything of one task, as lines of text: for `show`, and for `top` when a task is opened. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from pathlib import PurePath
+from typing import Any, Final
+
+from rich.text import Text
+
+from qorzen_obs.cli.output import STYLES
+from qorzen_obs.cli.texts import moment, printable, seconds, share
+from qorzen_obs.client import AsyncioTask, Frame, LogLines, Stack, Task, Why
+
+_LABEL_WIDTH: Final = 12
+_BAR_WIDTH: Final = 40
+_FULL, _EMPTY = "█", "░"
+
+#: By phase of the time ledger, in the order of a task's life: what fills its part of the bar, and its style.
+_PHASES: Final = {
+    "scheduled": ("·", "dim"),
+    "queued": ("░", "yellow"),
+    "retry_wait": ("·", "dim yellow"),
+    "transfer": ("▓", "magenta"),
+    "loop": ("█", "cyan"),
+    "thread_cpu": ("█", "cyan"),
+    "process_cpu": ("█", "cyan"),
+    "await": ("▒", "blue"),
+    "thread_wait": ("▒", "blue"),
+    "process_wait": ("▒", "blue"),
+}
+#: Where a task uses something: the loop or a processor.
+USE_PHASES: Final = frozenset({"loop", "thread_cpu", "process_cpu"})
+#: Where it runs and does not.
+WAIT_PHASES: Final = frozenset({"await", "thread_wait", "process_wait", "transfer"})
+_LEVEL_STYLES: Final = {"warning": "yellow", "error": "red", "critical": "bold red", "debug": "dim"}
+_SAID_ELSEWHERE: Final = frozenset({"at", "level", "event", "trace_id", "span_id", "attempt"})
+
+
+def task_lines(task: Task, now: datetime) -> Iterator[Text]:
+    """Yield what is known of a task; `now` is for what has not ended."""
+    status = task.status + (", abandoned: its code may still run" if task.abandoned else "")
+    yield Text.assemble((printable(task.name), "bold"), "  ", (status, STYLES.get(task.status, "")))
+    yield _field("id", task.task_id)
+    kind = [task.category, f"priority {task.priority}", f"engine {task.engine}"]
+    if task.plugin_id is not None:
+        kind.append(f"plugin {task.plugin_id}")
+    yield _field("kind", ", ".join(kind))
+    limit = "no limit" if task.timeout_seconds is None else seconds(task.timeout_seconds)
+    stop = f"cancel guarantee {task.cancel_guarantee}" if task.cancellable else "not cancellable"
+    yield _field("attempt", f"{task.attempt}, timeout {limit}, {stop}")
+    yield _field("created", moment(task.created_at))
+    yield from _start_lines(task, now)
+    if task.completed_at is not None:
+        took = "" if task.duration_seconds is None else f"  after {seconds(task.duration_seconds)}"
+        yield _field("ended", moment(task.completed_at) + took)
+    if task.cancel_reason is not None:
+        yield _field("cancelled", task.cancel_reason)
+    if task.progress.updated_at is not None:
+        bar = progress_bar(task.progress.percent, _BAR_WIDTH)
+        yield (
+            _label("progress")
+            .append_text(bar)
+            .append(f" {task.progress.percent:.1f}%  {printable(task.progress.message)}")
+        )
+    if task.phases:
+        yield from ledger_lines(task.phases)
+    if task.waiting_for is not None:
+        yield _field("waits for", f"task {task.waiting_for}")
+    if task.trace_id is not None:
+        yield _field("trace", task.trace_id)
+    if task.evicted:
+        yield _field("kept", "only this outline: it ended long ago")
+    if task.error_type is not None:
+        yield Text()
+        yield Text(f"{printable(task.error_type)}: {_first_line(task.error)}", "bold red")
+        for line in (task.error or "").splitlines()[1:]:
+            yield Text(f"  {printable(line)}", "red")
+    for line in (task.traceback or "").splitlines():
+        yield Text(f"  {printable(line)}", "dim")
+
+
+def _start_lines(task: Task, now: datetime) -> Iterator[Text]:
+    if task.started_at is not None:
+        waited = (
+            "" if task.queue_wait_seconds is None else f"  {seconds(task.queue_wait_seconds)} in the queue"
+        )
+        runs = "" if task.ended else f", runs for {seconds((now - task.started_at).total_seconds())}"
+        yield _field("started", f"{moment(task.started_at)}{waited}{runs}")
+    if task.status == "pending" and task.eligible_at is not None:
+        waits = (now - task.eligible_at).total_seconds()
+        text = f"waits for {seconds(waits)}" if waits >= 0 else f"may start in {seconds(-waits)}"
+        yield _field("pending", text)
+
+
+def progress_bar(percent: float, width: int) -> Text:
+    """Return a bar of `width` characters."""
+    full = round(min(max(percent, 0.0), 100.0) / 100 * width)
+    return Text.assemble((_FULL * full, "green"), (_EMPTY * (width - full), "dim"))
+
+
+def ledger_lines(phases: Mapping[str, float]) -> Iterator[Text]:
+    """Yield where a task's time went: a bar, and a line for each phase."""
+    known = [(name, phases[name]) for name in _PHASES if phases.get(name, 0.0) > 0]
+    known += [(name, value) for name, value in phases.items() if name not in _PHASES and value > 0]
+    total = sum(value for _, value in known)
+    if total <= 0:
+        return
+    bar, end, done = _label("time"), 0, 0.0
+    for name, value in known:
+        done += value
+        begin, end = end, round(done / total * _BAR_WIDTH)
+        fill, style = _PHASES.get(name, ("▒", ""))
+        bar.append(fill * (end - begin), style)
+    yield bar.append(f" {seconds(total)}")
+    for name, value in known:
+        fill, style = _PHASES.get(name, ("▒", ""))
+        yield Text.assemble(
+            " " * _LABEL_WIDTH,
+            (fill, style),
+            f" {printable(name):<13}{seconds(value):>8}  {share(value / total):>4}",
+        )
+
+
+def why_lines(why: Why) -> Iterator[Text]:
+    """Yield why a task is pending."""
+    if not why.pending:
+        return
+    if why.eligible_in_seconds:
+        yield _field("because", f"its time comes in {seconds(why.eligible_in_seconds)}")
+        return
+    ahead = f"{why.ahead} would start before it" if why.ahead else "it is the next"
+    held = "only its turn has not come" if why.held_by is None else f"held by {why.held_by}"
+    yield _field("because", f"{held}; {ahead}")
+
+
+def stack_lines(stack: Stack) -> Iterator[Text]:
+    """Yield where a task is right now, the innermost line last."""
+    awaiting = f", awaits {printable(stack.awaiting)}" if stack.awaiting else ""
+    yield Text(f"Stack: {printable(stack.state)}{awaiting}", "bold")
+    yield from _frame_lines(stack.frames)
+    for task in stack.asyncio_tasks:
+        yield from _asyncio_task_lines(task)
+
+
+def _asyncio_task_lines(task: AsyncioTask) -> Iterator[Text]:
+    awaiting = f", awaits {printable(task.awaiting)}" if task.awaiting else ""
+    yield Text(f"{printable(task.name)}{awaiting}", "bold")
+    yield from _frame_lines(task.frames)
+
+
+def _frame_lines(frames: list[Frame]) -> Iterator[Text]:
+    for frame in frames:
+        yield Text.assemble(
+            "  ", (printable(frame.function), "cyan"), (f"  {printable(frame.file)}:{frame.line}", "dim")
+        )
+        if frame.code:
+            yield Text(f"    {printable(frame.code)}")
+
+
+def place(stack: Stack) -> str:
+    """Return in a few words where a task is: what it awaits, else its innermost line."""
+    if stack.awaiting:
+        return printable(stack.awaiting)
+    if not stack.frames:
+        return printable(stack.state)
+    frame = stack.frames[-1]
+    return printable(f"{frame.function.rpartition('.')[2]} {PurePath(frame.file).name}:{frame.line}")
+
+
+def log_lines(logs: LogLines, last: int | None = None) -> Iterator[Text]:
+    """Yield the last lines of a task's log."""
+    if not logs.items:
+        return
+    shown = logs.items if last is None else logs.items[-last:] if last else []
+    earlier = logs.dropped + len(logs.items) - len(shown)
+    yield Text("Log" + (f", after {earlier} earlier lines" if earlier else ""), "bold")
+    for line in shown:
+        yield _log_line(line)
+
+
+def _log_line(line: Mapping[str, Any]) -> Text:
+    level = str(line.get("level", ""))
+    text = Text.assemble(
+        "  ",
+        (printable(str(line.get("at", ""))[11:23]), "dim"),
+        f" {printable(level):<8}",
+        printable(str(line.get("event", ""))),
+        style=_LEVEL_STYLES.get(level, ""),
+    )
+    for name, value in line.items():
+        if name not in _SAID_ELSEWHERE and value is not None:
+            text.append(f"  {printable(name)}=", "dim").append(printable(str(value)))
+    return text
+
+
+def _label(name: str) -> Text:
+    return Text.assemble((f"  {name:<{_LABEL_WIDTH - 2}}", "dim"))
+
+
+def _field(name: str, value: str) -> Text:
+    return Text.assemble(_label(name), printable(value))
+
+
+def _first_line(text: str | None) -> str:
+    return printable((text or "").partition("\n")[0])

@@ -1,0 +1,178 @@
+"""What changes something in a running service: `submit`, `cancel`, `rerun`, `pause`, `resume`."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from qorzen_obs.cli.account import task_lines
+from qorzen_obs.cli.options import (
+    WrongUse,
+    client_options,
+    give_json,
+    json_option,
+    make_client,
+    refusals_told,
+)
+from qorzen_obs.cli.output import print_lines
+from qorzen_obs.cli.texts import printable
+from qorzen_obs.client import Client, Task
+from qorzen_obs.tasks import TaskCategory, TaskPriority
+
+_FIRST_LOOK_SECONDS: Final = 0.05
+_LAST_LOOK_SECONDS: Final = 1.0
+"""How often the end of a task is looked for: twice as late each time, up to this."""
+
+
+@click.command("submit")
+@click.argument("name")
+@click.argument("arguments", nargs=-1, metavar="[JSON]...")
+@click.option("--priority", type=click.Choice([priority.label for priority in TaskPriority]))
+@click.option("--category", type=click.Choice([category.value for category in TaskCategory]))
+@click.option("--timeout", type=float, metavar="SECONDS", help="Of one attempt; inf is no limit.")
+@click.option("--idempotency-key", metavar="KEY", help="Makes it safe to send the same again.")
+@click.option("--wait", is_flag=True, help="Wait for its end; exit status 1 unless it completed.")
+@json_option
+@client_options
+def submit_command(
+    name: str,
+    arguments: tuple[str, ...],
+    url: str,
+    token_file: Path | None,
+    as_json: bool,
+    wait: bool,
+    timeout: float | None,
+    **options: str | None,
+) -> None:
+    """Submit a task that the service knows by NAME, and write its id.
+
+    JSON is an array of positional arguments, or an object of arguments by name; one of each may be given.
+
+    \b
+    qorzen-obs submit resize '["a.png", "b.png"]' '{"width": 640}' --wait
+    """
+    document: dict[str, Any] = {"task": name, **_read_arguments(arguments)}
+    document.update((option, value) for option, value in options.items() if value is not None)
+    if timeout is not None:
+        if not timeout > 0:
+            raise WrongUse(f"--timeout {timeout:g}: give a positive number of seconds, or inf")
+        document["timeout"] = timeout if math.isfinite(timeout) else "inf"
+    client = make_client(url, token_file)
+    with refusals_told():
+        task_id = client.submit(document)
+        _tell_new_task(client, task_id, wait=wait, as_json=as_json)
+
+
+def _read_arguments(texts: tuple[str, ...]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for text in texts:
+        try:
+            value = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise WrongUse(
+                f"{text!r} is no JSON ({error}); quote it for the shell: '[1, \"two\"]'"
+            ) from error
+        match value:
+            case list():
+                kind = "args"
+            case dict():
+                kind = "kwargs"
+            case _:
+                raise WrongUse(f"{text!r} must be an array of arguments, or an object of arguments by name")
+        if kind in found:
+            raise WrongUse(
+                f"{text!r} is the second {'array' if kind == 'args' else 'object'}; give one of each"
+            )
+        found[kind] = value
+    return found
+
+
+@click.command("rerun")
+@click.argument("task_id", metavar="ID")
+@click.option("--wait", is_flag=True, help="Wait for its end; exit status 1 unless it completed.")
+@json_option
+@client_options
+def rerun_command(task_id: str, url: str, token_file: Path | None, wait: bool, as_json: bool) -> None:
+    """Run a failed or cancelled task again, with the same arguments, and write the new task's id.
+
+    Exit status 1 says that it has not failed, or that its arguments are not kept.
+    """
+    client = make_client(url, token_file)
+    with refusals_told():
+        new_id = client.rerun(task_id)
+        _tell_new_task(client, new_id, wait=wait, as_json=as_json)
+
+
+def _tell_new_task(client: Client, task_id: str, *, wait: bool, as_json: bool) -> None:
+    if not wait:
+        return give_json({"task_id": task_id}) if as_json else click.echo(printable(task_id))
+    if not as_json:
+        click.echo(printable(task_id))
+    task = _wait_for(client, task_id)
+    if as_json:
+        give_json(client.document(f"/api/tasks/{task_id}"))
+    else:
+        print_lines(task_lines(task, datetime.now(UTC)))
+    raise SystemExit(0 if task.status == "completed" else 1)
+
+
+def _wait_for(client: Client, task_id: str) -> Task:
+    """Return a task once it has ended; interrupted, it says that the task goes on."""
+    pause = _FIRST_LOOK_SECONDS
+    try:
+        while not (task := client.task(task_id)).ended:
+            time.sleep(pause)
+            pause = min(2 * pause, _LAST_LOOK_SECONDS)
+    except KeyboardInterrupt:
+        click.echo("The task goes on; qorzen-obs cancel stops it.", err=True)
+        raise
+    return task
+
+
+@click.command("cancel")
+@click.argument("task_id", metavar="ID")
+@json_option
+@client_options
+def cancel_command(task_id: str, url: str, token_file: Path | None, as_json: bool) -> None:
+    """Cancel a pending task of a running service, or ask a running task to stop.
+
+    Exit status 1 says that it had ended, may not be cancelled, or is unknown to the service.
+    """
+    client = make_client(url, token_file)
+    with refusals_told():
+        task = client.cancel(task_id)
+    if as_json:
+        return give_json({"task_id": task.task_id, "status": task.status})
+    ended = task.status == "cancelled"
+    return click.echo(printable(f"{task.name} {'is cancelled' if ended else 'was asked to stop'}"))
+
+
+_category = click.argument("category", type=click.Choice([category.value for category in TaskCategory]))
+
+
+@click.command("pause")
+@_category
+@client_options
+def pause_command(category: str, url: str, token_file: Path | None) -> None:
+    """Have the pending tasks of a category wait; running ones go on."""
+    client = make_client(url, token_file)
+    with refusals_told():
+        client.pause(category)
+    click.echo(f"{category} is paused: its pending tasks wait, running ones go on")
+
+
+@click.command("resume")
+@_category
+@client_options
+def resume_command(category: str, url: str, token_file: Path | None) -> None:
+    """Let the pending tasks of a paused category start again."""
+    client = make_client(url, token_file)
+    with refusals_told():
+        client.resume(category)
+    click.echo(f"{category} goes on")

@@ -1,0 +1,68 @@
+"""`qorzen-obs demo`: a workload to watch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from qorzen_obs.cli.hosting import host_settings, run_to_the_end
+from qorzen_obs.cli.options import WrongUse, server_options
+from qorzen_obs.demo.rounds import Workload, run_demo, standard_library
+
+
+@click.command("demo")
+@click.option(
+    "--path",
+    metavar="DIR",
+    help="Survey this folder.  [default: the standard library, without installed packages]",
+)
+@click.option("--once", is_flag=True, help="End after one round, with a summary.")
+@click.option("--json", "as_json", is_flag=True, help="Write each round's summary as a line of JSON.")
+@click.option(
+    "--pause", type=float, default=5.0, metavar="SECONDS", show_default=True, help="Rest between rounds."
+)
+@server_options
+def demo_command(
+    path: str | None,
+    once: bool,
+    as_json: bool,
+    pause: float,
+    host: str | None,
+    port: int | None,
+    config: Path | None,
+) -> None:
+    """Survey Python files: a workload to watch.
+
+    Every file is read, hashed and parsed: thousands of tasks of several categories and priorities, again and again.
+    Files that cannot be parsed fail. All of it is served: a live page, /metrics, /status, /health, traces. Ctrl-C
+    stops in order, a second one at once.
+
+    With --once the summary holds the counts of /status and of /metrics, and exit status 1 says that they disagree.
+    """
+    if not pause >= 0:
+        raise WrongUse(f"--pause {pause:g}: give 0 or more seconds")
+    workload = _workload(path)
+    # Submitting waits where the queue is full: a survey has no use for a refusal.
+    settings = host_settings(config, host, port, {"QORZEN_TASKS__WHEN_FULL": "wait"})
+    went_well = run_to_the_end(run_demo(settings, workload, once=once, as_json=as_json, pause_seconds=pause))
+    raise SystemExit(0 if went_well else 1)
+
+
+def _workload(path: str | None) -> Workload:
+    workload = standard_library() if path is None else Workload(Path(path))
+    shown = click.format_filename(path) if path is not None else str(workload.folder)
+    problem = None
+    if path == "" or not workload.folder.exists():
+        problem = "does not exist"
+    elif not workload.folder.is_dir():
+        problem = "is not a directory"
+    else:
+        try:
+            if workload.is_empty():
+                problem = "holds no Python files"
+        except OSError as error:
+            problem = f"cannot be read ({error.strerror})"
+    if problem:
+        raise WrongUse(f"--path {shown!r} {problem}; give a directory with Python files")
+    return workload

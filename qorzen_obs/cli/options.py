@@ -1,0 +1,90 @@
+"""What commands have in common: their options, and how they refuse."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from qorzen_obs.cli.texts import printable
+from qorzen_obs.client import DEFAULT_URL, Client, ClientError
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class WrongUse(click.ClickException):
+    """What was asked for makes no sense. Click's own class is for what failed, with status 1."""
+
+    exit_code = 2
+
+
+def server_options(command: F) -> F:
+    """Add the options of a command that serves."""
+    for option in (
+        click.option("--config", type=click.Path(path_type=Path), metavar="FILE", help="Settings in TOML."),
+        click.option("--port", type=int, help="Where to listen; 0 takes any free port.  [default: 8080]"),
+        click.option("--host", help="Which address to listen on.  [default: 127.0.0.1]"),
+    ):
+        command = option(command)
+    return command
+
+
+def client_options(command: F) -> F:
+    """Add the options of a command that asks a running service."""
+    for option in (
+        click.option(
+            "--token-file",
+            type=click.Path(path_type=Path),
+            metavar="FILE",
+            envvar="QORZEN_SERVER__TOKEN_FILE",
+            help="A file whose first word is the service's token.  [default: QORZEN_SERVER__TOKEN_FILE, else the "
+            "token itself is taken from QORZEN_SERVER__TOKEN, where they are set]",
+        ),
+        click.option("--url", default=DEFAULT_URL, show_default=True, help="Where the service answers."),
+    ):
+        command = option(command)
+    return command
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Write what the service says, as JSON.")
+
+
+def make_client(url: str, token_file: Path | None, **options: Any) -> Client:
+    """Return the client that the options ask for.
+
+    Raises:
+        WrongUse: the token's file cannot be read.
+    """
+    return Client(url, _token(token_file), **options)
+
+
+@contextmanager
+def refusals_told() -> Iterator[None]:
+    """Turn what the client raises into a message and exit status 1."""
+    try:
+        yield
+    except ClientError as error:
+        raise click.ClickException(printable(str(error))) from error
+
+
+def give_json(document: object) -> None:
+    """Write a document to standard output; in ASCII, so that a terminal shows it and does nothing else."""
+    click.echo(json.dumps(document, indent=2))
+
+
+def _token(file: Path | None) -> str | None:
+    if file is None:
+        return os.environ.get("QORZEN_SERVER__TOKEN")
+    try:
+        words = file.read_text(encoding="utf-8").split()
+    except OSError as error:
+        raise WrongUse(f"--token-file {str(file)!r} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise WrongUse(f"--token-file {str(file)!r} is no text") from error
+    # The service's own file has one token a line, and may say after it that it is for reading only.
+    return words[0] if words else ""

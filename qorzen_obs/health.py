@@ -1,0 +1,119 @@
+"""What a health check of a program's own is: `@health_check` marks a function, and says how it is asked.
+
+As `@task` it puts a definition on the callable and nothing else. core/health_checks.py runs what is added to a manager.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Final, TypedDict, TypeVar, Unpack, overload
+
+from qorzen_obs.errors import InvalidHealthCheckError
+
+F = TypeVar("F", bound=Callable[[], object])
+
+BUILT_IN: Final = frozenset(
+    ("ops-plane", "work-loop", "initialized", "accepting", "scheduler", "queue", "abandoned", "telemetry")
+)
+"""The names of the service's own checks."""
+MIN_AGE_SECONDS: Final = 0.1
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+_ATTRIBUTE: Final = "__qorzen_health_check__"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckDefinition:
+    """What `@health_check` says of a callable."""
+
+    name: str | None = None  #: in probes, /health and metrics; the function's own when None
+    critical: bool = False  #: the service is not ready while it fails; else /health warns
+    timeout: float = 1.0  #: seconds after which it has failed, whatever it does
+    max_age: float = 5.0  #: seconds in which a result is used again before the next run
+
+
+class CheckOptions(TypedDict, total=False):
+    """What `@health_check` and `HealthChecks.add` take; CheckDefinition says what each means."""
+
+    name: str
+    critical: bool
+    timeout: float
+    max_age: float
+
+
+@overload
+def health_check(check: F, /) -> F: ...
+@overload
+def health_check(**options: Unpack[CheckOptions]) -> Callable[[F], F]: ...
+def health_check(check: F | None = None, /, **options: Unpack[CheckOptions]) -> F | Callable[[F], F]:
+    """Mark a function without arguments as a check of the service; `serve` finds those of its modules.
+
+    It fails when it raises or returns False, and passes when it returns anything else. A text that it returns is
+    shown. See CheckDefinition for the options.
+
+    Raises:
+        InvalidHealthCheckError: an option is unknown or out of bounds.
+    """
+    definition = with_check_options(CheckDefinition(), options)
+
+    def define(function: F) -> F:
+        setattr(function, _ATTRIBUTE, definition)
+        return function
+
+    return define if check is None else define(check)
+
+
+def checks_in(module: ModuleType) -> list[Callable[[], object]]:
+    """Return what `module` marks with @health_check."""
+    found = (
+        value
+        for value in vars(module).values()
+        if isinstance(inspect.getattr_static(value, _ATTRIBUTE, None), CheckDefinition)
+    )  # static: a lazy proxy may raise when it is asked for an attribute
+    return list(dict.fromkeys(found))  # one callable may have several names
+
+
+def definition_of(check: Callable[[], object]) -> CheckDefinition:
+    """Return what @health_check says of a callable, or what it would say by default."""
+    found = getattr(check, _ATTRIBUTE, None)
+    return found if isinstance(found, CheckDefinition) else CheckDefinition()
+
+
+def with_check_options(definition: CheckDefinition, options: CheckOptions) -> CheckDefinition:
+    """Return the definition with these options over it, checked.
+
+    Raises:
+        InvalidHealthCheckError: an option is unknown or out of bounds.
+    """
+    known = {field.name for field in dataclasses.fields(CheckDefinition)}
+    for option in options:
+        if option not in known:
+            problem = f"is no option of a check; use one of {', '.join(sorted(known))}"
+            raise InvalidHealthCheckError(option, problem)
+    made = dataclasses.replace(definition, **options)
+    if made.name is not None:
+        check_check_name(made.name)
+    _check_seconds("timeout", made.timeout, 0.0)
+    _check_seconds("max_age", made.max_age, MIN_AGE_SECONDS)
+    return made
+
+
+def check_check_name(name: object) -> None:
+    """Raise InvalidHealthCheckError where `name` may not name a check: it stands in paths, lines and labels."""
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        problem = f"{name!r} must have 1 to 63 letters, digits, dots, hyphens or underscores"
+        raise InvalidHealthCheckError("name", f"{problem}; give it with name=…")
+    if name in BUILT_IN:
+        raise InvalidHealthCheckError("name", f"{name!r} is a check of the service itself; take another name")
+
+
+def _check_seconds(option: str, value: object, least: float) -> None:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not least <= value < math.inf or value == 0:  # type: ignore[operator]  # it is a number
+        problem = f"{value!r} must be a positive number of seconds"
+        raise InvalidHealthCheckError(option, problem + (f", at least {least:g}" if least else ""))

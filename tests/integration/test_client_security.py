@@ -1,0 +1,97 @@
+"""The client's token: whom it reaches, and what another kind of server can do to the command line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+
+import pytest
+from click.testing import CliRunner
+
+from qorzen_obs.cli import cli
+from qorzen_obs.client import Client, ClientError
+
+TOKEN = "a-token-of-many-characters"
+
+
+@contextmanager
+def server(answer: Callable[[BaseHTTPRequestHandler], None]) -> Iterator[str]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            answer(self)
+
+        do_POST = do_GET  # noqa: N815 - the name is http.server's
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as listening:
+        thread = Thread(target=listening.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{listening.server_port}"
+        finally:
+            listening.shutdown()
+            thread.join()
+
+
+def give(handler: BaseHTTPRequestHandler, status: int, body: bytes, **headers: str) -> None:
+    handler.send_response(status)
+    for name, value in headers.items():
+        handler.send_header(name, value)
+    handler.end_headers()
+    handler.wfile.write(body)
+
+
+def test_a_redirect_is_not_followed_so_the_token_stays_with_the_service() -> None:
+    reached: list[str] = []
+    with (
+        server(lambda handler: reached.append(handler.path)) as elsewhere,
+        server(lambda handler: give(handler, 302, b"", Location=f"{elsewhere}/status")) as url,
+        pytest.raises(ClientError, match="302"),
+    ):
+        Client(url, TOKEN).status()
+    assert reached == []
+
+
+@pytest.mark.parametrize(
+    "command", [["status"], ["tasks"], ["show", "x"], ["trace", "x"], ["cancel", "x"]], ids=" ".join
+)
+@pytest.mark.parametrize(
+    "body",
+    [b"<html>", b"[]", b"{}", b"[" * 100_000, b'{"items": [{}], "at": "never"}', b'"\xff"', b"null"],
+    ids=lambda body: body[:8].decode("ascii", "replace"),
+)
+def test_another_kind_of_server_is_one_line_and_status_1(command: list[str], body: bytes) -> None:
+    with server(lambda handler: give(handler, HTTPStatus.OK, body)) as url:
+        done = CliRunner().invoke(cli, [*command, "--url", url])
+    assert (done.exit_code, done.stdout) == (1, "")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"Error: {url} is no such service (")
+
+
+def test_t10_an_error_message_does_nothing_to_a_terminal() -> None:
+    problem = json.dumps({"detail": "no\x1b[2J such\nthing"}).encode()
+    with server(lambda handler: give(handler, HTTPStatus.NOT_FOUND, problem)) as url:
+        done = CliRunner().invoke(cli, ["show", "x", "--url", url])
+    assert done.exit_code == 1
+    assert done.stderr == "Error: no\\u001b[2J such\\u000athing\n"
+
+
+def test_a_token_for_reading_may_say_so_in_its_file(tmp_path_factory: pytest.TempPathFactory) -> None:
+    file = tmp_path_factory.mktemp("token") / "token"
+    file.write_text(f"{TOKEN} read\nanother\n")
+    sent: list[str | None] = []
+
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        sent.append(handler.headers["Authorization"])
+        give(handler, HTTPStatus.OK, b'{"status": "pass"}')
+
+    with server(answer) as url:
+        done = CliRunner().invoke(cli, ["health", "--url", url, "--token-file", str(file)])
+    assert done.exit_code == 0
+    assert sent == [f"Bearer {TOKEN}"]

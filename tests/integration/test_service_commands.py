@@ -1,0 +1,309 @@
+"""`status`, `tasks`, `show`, `trace`, `submit`, `rerun`, `pause`, `resume`: a service asked from another terminal."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from http import HTTPStatus
+
+import pytest
+from click.testing import CliRunner, Result
+
+from qorzen_obs import current_task, task
+from qorzen_obs.cli import cli
+from qorzen_obs.client import Client, ClientError
+from qorzen_obs.core.task_manager import TaskManager
+from qorzen_obs.registry import TaskRegistry
+from qorzen_obs.server.app import OpsPlane
+from qorzen_obs.settings import ServerSettings
+from qorzen_obs.tasks import TaskCategory, TaskPriority, TaskStatus
+from tests.ops_plane import SaidManager, managing, serving
+from tests.support import until
+
+EVIL = "[red]x[/red] \x1b[2J\u202e"
+
+
+@task(name="double", category="io")
+def double(value: int, *, times: int = 1) -> int:
+    return value << times
+
+
+@task(name="fail")
+async def fail(message: str = "as always") -> None:
+    raise ValueError(message)
+
+
+@task(name="parent")
+async def parent() -> None:
+    with pytest.raises(ValueError, match="as always"):
+        await current_task().manager.run(fail, name="child")
+
+
+@pytest.fixture
+async def manager() -> AsyncIterator[TaskManager]:
+    async with managing(max_concurrent_tasks=2) as (manager, _):
+        yield manager
+
+
+@pytest.fixture
+async def plane(manager: TaskManager) -> AsyncIterator[OpsPlane]:
+    registry = TaskRegistry()
+    for func in (double, fail):
+        registry.add(func)
+    settings = ServerSettings(port=0, allow_submit=True)
+    async with serving(manager, tasks=registry, settings=settings) as plane:
+        yield plane
+
+
+async def ask(plane: OpsPlane, *arguments: str) -> Result:
+    runner = CliRunner(env={"QORZEN_SERVER__TOKEN": None, "QORZEN_SERVER__TOKEN_FILE": None})
+    return await asyncio.to_thread(runner.invoke, cli, [*arguments, "--url", plane.url])
+
+
+async def test_status_tells_state_counts_queue_and_slots(manager: TaskManager, plane: OpsPlane) -> None:
+    await manager.run(double, 1)
+    await manager.pause("io")
+    await manager.submit_task(double, 1)
+    done = await ask(plane, "status")
+    assert done.exit_code == 0
+    lines = [" ".join(line.split()) for line in done.stdout.splitlines()]
+    assert lines[0].startswith("ready qorzen_obs ")
+    for line in (
+        "tasks 2 accepted, 0 refused",
+        "pending 1 running 0 completed 1 failed 0 cancelled 0",
+        "queue 1 of 10,000 places",
+        "paused io",
+    ):
+        assert line in lines
+    as_json = await ask(plane, "status", "--json")
+    assert json.loads(as_json.stdout)["queue"]["paused"] == ["io"]
+
+
+async def test_tasks_are_listed_filtered_and_followed_to_the_end(
+    manager: TaskManager, plane: OpsPlane
+) -> None:
+    for number in range(5):
+        await manager.run(double, number, name=f"double {number}")
+    with pytest.raises(ValueError, match="as always"):
+        await manager.run(fail, priority=TaskPriority.HIGH)
+
+    done = await ask(plane, "tasks")
+    head, *rows = done.stdout.splitlines()
+    assert head.split()[:3] == ["ID", "NAME", "STATUS"]
+    assert len(rows) == 6
+    assert rows[0].split()[1:5] == ["fail", "failed", "core", "high"]
+    assert rows[0].endswith("ValueError: as always")
+    assert not [row for row in rows if row != row.rstrip()]
+
+    for arguments, names in (
+        (["--status", "failed"], ["fail"]),
+        (["--priority", "high", "--status", "completed"], []),
+        (["--category", "io", "--limit", "2"], ["double 4", "double 3"]),
+        (["--name", "double 1", "--name", "double 2"], ["double 2", "double 1"]),
+        (["-q", "ALWAYS"], ["fail"]),
+        (["--order", "oldest", "--limit", "1"], ["double 0"]),
+    ):
+        found = await ask(plane, "tasks", "--json", *arguments)
+        assert [item["name"] for item in json.loads(found.stdout)["items"]] == names, arguments
+
+    some = await ask(plane, "tasks", "--limit", "2")
+    assert "There are more than 2: --all shows them" in some.stderr
+
+
+async def test_all_pages_are_one_list(
+    manager: TaskManager, plane: OpsPlane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("qorzen_obs.cli.tasks.PAGE", 2)
+    for number in range(5):
+        await manager.run(double, number, name=f"double {number}")
+    done = await ask(plane, "tasks", "--all", "--json")
+    document = json.loads(done.stdout)
+    assert [item["name"][-1] for item in document["items"]] == list("43210")
+    assert document["next_cursor"] is None
+
+
+async def test_show_tells_everything_of_a_failed_task(manager: TaskManager, plane: OpsPlane) -> None:
+    task_id = await manager.submit_task(fail, EVIL)
+    await manager.wait_for_task(task_id)
+    done = await ask(plane, "show", task_id)
+    assert done.exit_code == 0
+    assert done.stdout.splitlines()[0] == "fail  failed"
+    for words in (
+        task_id,
+        "ValueError: [red]x[/red] \\u001b[2J",
+        "raise ValueError(message)",
+        "queued",
+        "loop",
+    ):
+        assert words in done.stdout
+    assert "\x1b" not in done.stdout
+    assert "\u202e" not in done.stdout
+    as_json = await ask(plane, "show", task_id, "--json")
+    document = json.loads(as_json.stdout)
+    assert document["task"]["error_type"] == "ValueError"
+    assert (document["why"], document["stack"]) == (None, None)
+
+
+async def test_show_tells_where_a_running_task_is_and_why_another_is_pending(
+    manager: TaskManager, plane: OpsPlane
+) -> None:
+    event = asyncio.Event()
+    running = [await manager.submit_task(event.wait, name=f"waits {number}") for number in range(2)]
+    pending = await manager.submit_task(event.wait)
+    await until(lambda: manager.status()["tasks"]["by_status"]["running"] == 2)
+    shown = await ask(plane, "show", running[0])
+    assert (
+        "Stack: waiting, awaits a future" in shown.stdout or "Stack: waiting, awaits asyncio" in shown.stdout
+    )
+    shown = await ask(plane, "show", pending)
+    assert "held by tasks.max_concurrent_tasks; it is the next" in shown.stdout
+    event.set()
+
+
+async def test_what_is_unknown_is_status_1(plane: OpsPlane) -> None:
+    for arguments in (["show", "nobody"], ["trace", "nobody"], ["trace", "0" * 32], ["rerun", "nobody"]):
+        done = await ask(plane, *arguments)
+        assert (done.exit_code, done.stdout) == (1, ""), arguments
+        assert "Error: no " in done.stderr
+
+
+async def test_a_trace_is_drawn_by_its_own_or_its_tasks_id() -> None:
+    async with managing() as (manager, spans), serving(manager, spans=spans) as plane:
+        task_id = await manager.submit_task(parent)
+        info = await manager.wait_for_task(task_id)
+        assert info.status is TaskStatus.COMPLETED, info.error
+        by_task = await ask(plane, "trace", task_id, "--width", "100")
+        assert info.trace_id is not None
+        by_trace = await ask(plane, "trace", info.trace_id, "--width", "100")
+        as_json = await ask(plane, "trace", task_id, "--json")
+    head, _, *lines = by_task.stdout.splitlines()
+    assert info.trace_id in head
+    assert "1 failed" in head
+    assert [line.split("  ")[0].strip() for line in lines[:1]] == [">run parent"]
+    assert "✗ run child" in by_task.stdout
+    assert "└ ValueError: as always" in by_task.stdout
+    assert by_trace.stdout.replace("run parent", "") == by_task.stdout.replace(">run parent", " ")
+    assert json.loads(as_json.stdout)["resourceSpans"]
+
+
+async def test_a_task_is_submitted_and_waited_for(manager: TaskManager, plane: OpsPlane) -> None:
+    done = await ask(plane, "submit", "double", "[21]", '{"times": 1}', "--priority", "high")
+    assert done.exit_code == 0
+    info = await manager.wait_for_task(done.stdout.strip())
+    assert (info.result, info.priority) == (42, TaskPriority.HIGH)
+
+    waited = await ask(plane, "submit", "double", "[1]", "--category", "user", "--timeout", "inf", "--wait")
+    assert waited.exit_code == 0
+    task_id, head, *_ = waited.stdout.splitlines()
+    assert head == "double  completed"
+    found = await manager.get_task_info(task_id)
+    assert found is not None
+    assert (found.timeout_seconds, found.category) == (None, TaskCategory.USER)
+
+    failed = await ask(plane, "submit", "fail", "--wait", "--json")
+    assert failed.exit_code == 1
+    assert json.loads(failed.stdout)["error"] == "as always"
+
+
+async def test_a_repeat_with_the_same_key_is_the_same_task(plane: OpsPlane) -> None:
+    first, second = [
+        await ask(plane, "submit", "double", "[1]", "--idempotency-key", "once") for _ in range(2)
+    ]
+    assert first.stdout == second.stdout != ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["nothing"], "no task is registered by this name"),
+        (["double"], "Error: "),
+        (["double", '["x"]'], "Expected `int`"),
+    ],
+)
+async def test_what_cannot_be_submitted_is_status_1(
+    plane: OpsPlane, arguments: list[str], reason: str
+) -> None:
+    done = await ask(plane, "submit", *arguments)
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert reason in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["double", "1"], "must be an array of arguments, or an object"),
+        (["double", "{x: 1}"], "is no JSON"),
+        (["double", "[" * 100_000], "is no JSON"),
+        (["double", "[]", "[]"], "is the second array"),
+        (["double", "--timeout", "0"], "give a positive number"),
+        (["double", "--timeout", "nan"], "give a positive number"),
+        (["double", "--priority", "urgent"], "'urgent' is not one of"),
+    ],
+    ids=["number", "yaml", "deep", "two arrays", "zero", "nan", "no such priority"],
+)
+async def test_wrong_use_of_submit_is_status_2(plane: OpsPlane, arguments: list[str], reason: str) -> None:
+    done = await ask(plane, "submit", *arguments)
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert reason in done.stderr
+
+
+async def test_a_failed_task_runs_again(manager: TaskManager, plane: OpsPlane) -> None:
+    task_id = await manager.submit_task(fail)
+    await manager.wait_for_task(task_id)
+    done = await ask(plane, "rerun", task_id, "--wait")
+    assert done.exit_code == 1, "it fails again"
+    again = await manager.get_task_info(done.stdout.splitlines()[0])
+    assert again is not None
+    assert again.rerun_of == task_id
+    completed = await manager.submit_task(double, 1)
+    await manager.wait_for_task(completed)
+    refused = await ask(plane, "rerun", completed)
+    assert (refused.exit_code, refused.stdout) == (1, "")
+    assert "cannot be run again: it completed" in refused.stderr
+
+
+async def test_a_category_is_paused_and_goes_on(manager: TaskManager, plane: OpsPlane) -> None:
+    done = await ask(plane, "pause", "io")
+    assert (done.exit_code, done.stdout) == (0, "io is paused: its pending tasks wait, running ones go on\n")
+    assert manager.paused == {TaskCategory.IO}
+    task_id = await manager.submit_task(double, 1)
+    shown = await ask(plane, "show", task_id)
+    assert "held by the pause of category io" in shown.stdout
+    done = await ask(plane, "resume", "io")
+    assert (done.exit_code, done.stdout) == (0, "io goes on\n")
+    await manager.wait_for_task(task_id)
+    assert (await ask(plane, "pause", "shoes")).exit_code == 2
+
+
+async def test_cancel_says_what_became_of_the_task(manager: TaskManager, plane: OpsPlane) -> None:
+    task_id = await manager.submit_task(asyncio.sleep, 60)
+    done = await ask(plane, "cancel", task_id, "--json")
+    assert done.exit_code == 0
+    assert json.loads(done.stdout)["task_id"] == task_id
+    assert (await manager.wait_for_task(task_id)).status is TaskStatus.CANCELLED
+    assert (await ask(plane, "cancel", task_id)).exit_code == 1
+
+
+async def test_the_client_reads_what_the_service_says(manager: TaskManager, plane: OpsPlane) -> None:
+    client = Client(plane.url)
+    task_id = await manager.submit_task(double, 1)
+    info = await manager.wait_for_task(task_id)
+    found = await asyncio.to_thread(client.task, task_id)
+    assert found.created_at.timestamp() == pytest.approx(info.created_at)
+    assert (found.name, found.ended, found.phases.keys()) == ("double", True, info.phases.keys())
+    status = await asyncio.to_thread(client.status)
+    health = await asyncio.to_thread(client.health)
+    page = await asyncio.to_thread(client.tasks, {})
+    assert (status.tasks.total, health.status, len(page.items)) == (1, "pass", 1)
+
+
+async def test_an_error_of_the_client_tells_an_answer_from_none() -> None:
+    async with serving(SaidManager()) as plane:
+        client = Client(plane.url)
+        with pytest.raises(ClientError) as refused:
+            await asyncio.to_thread(client.task, "no/body")
+        assert refused.value.status == HTTPStatus.NOT_FOUND
+    with pytest.raises(ClientError, match="does not answer") as unanswered:
+        await asyncio.to_thread(client.status)
+    assert unanswered.value.status is None
