@@ -2,7 +2,9 @@
 
 The threads are ours and not a ThreadPoolExecutor's, whose exit waits for a stuck call. The scheduler holds the
 limit; the pool has as many threads as attempts ran at once, plus those that an abandoned call still occupies.
-Results come back in batches: one wake-up of the loop delivers all that ended until it runs.
+Waking a thread costs more than a short call, so few are woken: one is, and before each call it wakes another where
+more wait, which gets to them if the call takes long enough to let it. Results come back in batches: one wake-up of
+the loop delivers all that ended until it runs.
 """
 
 from __future__ import annotations
@@ -93,7 +95,9 @@ class ThreadEngine:
         self.kind = kind
         self.slots: int | None = slots
         self._loop = loop
-        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        self._jobs: deque[_Job] = deque()
+        self._calls: SimpleQueue[bool] = SimpleQueue()  # to look at the jobs; False is to go
+        self._called = False  # one of them is under way, and whoever gets it will see all jobs that are there
         self._done: deque[_Job] = deque()
         self._woken = False
         self._threads = 0  # that will take another job
@@ -108,7 +112,14 @@ class ThreadEngine:
             self._threads += 1
         self._busy += 1
         attempt.driver = job = _Job(attempt, ended)
-        self._jobs.put(job)
+        self._jobs.append(job)
+        self._call()
+
+    def _call(self) -> None:
+        """Have a thread look at the jobs; from any thread, after adding one."""
+        if not self._called:
+            self._called = True
+            self._calls.put(True)
 
     def interrupt(self, attempt: Attempt) -> None:
         pass  # the token is set, and the call looks at it or not
@@ -119,7 +130,7 @@ class ThreadEngine:
         self._threads -= 1
 
     def close(self) -> None:
-        self._jobs.put(None)
+        self._calls.put(False)
 
     def stack(self, attempt: Attempt) -> LiveStack | None:
         """Return where the call is."""
@@ -135,7 +146,21 @@ class ThreadEngine:
         return LiveStack(RUNNING, shown(places))
 
     def _work(self) -> None:
-        while (job := self._jobs.get()) is not None:
+        while self._calls.get():
+            self._called = False  # before looking: who adds a job from now on calls again
+            if not self._take_jobs():
+                return
+        self._calls.put(False)  # for the next thread
+
+    def _take_jobs(self) -> bool:
+        """Run what waits; return whether this thread is to stay."""
+        while self._jobs:
+            try:
+                job = self._jobs.popleft()
+            except IndexError:  # another thread was quicker
+                return True
+            if self._jobs:
+                self._call()
             job.run()
             self._done.append(job)
             leave = job.abandoned
@@ -145,10 +170,10 @@ class ThreadEngine:
                 try:
                     self._loop.call_soon_threadsafe(self._deliver)
                 except RuntimeError:  # the loop is closed: nobody is left to tell
-                    return
+                    return False
             if leave:  # another thread has taken this one's place
-                return
-        self._jobs.put(None)  # for the next thread
+                return False
+        return True
 
     def _deliver(self) -> None:
         self._woken = False  # before looking: what ends from now on wakes the loop again
