@@ -38,6 +38,7 @@ def to_json(value: Any) -> str:
     try:
         text = msgspec.json.encode(value, enc_hook=repr).decode()
     except UnicodeEncodeError:  # a file name may hold what UTF-8 cannot carry
+        value = msgspec.structs.asdict(value) if isinstance(value, msgspec.Struct) else value
         text = json.dumps(value, default=repr, skipkeys=True, ensure_ascii=False)
         text = _SURROGATES.sub(lambda match: "\\" + _escape(match), text)
     return text if text.isascii() and "\x7f" not in text else _MISLEADING.sub(_escape, text)

@@ -23,14 +23,10 @@ FLUSH_SECONDS: Final = 1.0
 """How long `close`, and the exit of the interpreter, waits for what is queued."""
 
 _MAX_WRITE_BYTES: Final = 65_536
+_MAX_TAKEN: Final = 262_144  # characters; the thread has to wait for the interpreter after each time
 _POLL_SECONDS: Final = 0.05
 _LINGER_SECONDS: Final = 0.01
-_USUAL_LENGTH: Final = 400  # of a line that is not made yet
 _GONE: Final = frozenset({errno.EPIPE, errno.EBADF, errno.EIO, errno.ECONNRESET, errno.ENXIO})
-
-
-Line = str | Callable[[], str]
-"""A line, or what makes it: called by the thread that writes."""
 
 
 class LogSink:
@@ -55,7 +51,7 @@ class LogSink:
         # Re-entrant: a signal's handler, or the garbage collector, may write a line while its thread holds it.
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
-        self._lines: deque[Line] = deque()
+        self._lines: deque[str] = deque()
         self._characters = 0
         self._unsaid = 0  # lost, and no line says so yet
         self._thread: threading.Thread | None = None
@@ -72,7 +68,7 @@ class LogSink:
         """Return whether the stream is a terminal."""
         return self._stream.isatty()
 
-    def write(self, line: Line) -> None:
+    def write(self, line: str) -> None:
         """Take a line without its end; never waits for the stream where that has a descriptor."""
         if self._descriptor is None:
             self._write_directly(line)
@@ -116,9 +112,9 @@ class LogSink:
             self._thread = None
         atexit.unregister(self.close)
 
-    def _append(self, line: Line) -> None:
+    def _append(self, line: str) -> None:
         self._lines.append(line)
-        self._characters += len(line) if isinstance(line, str) else _USUAL_LENGTH
+        self._characters += len(line)
 
     def _note(self) -> str:
         lost, self._unsaid = self._unsaid, 0
@@ -157,30 +153,19 @@ class LogSink:
                 with self._changed:
                     self.lost += len(lines)
 
-    def _take(self) -> list[Line]:
-        lines: list[Line] = []
+    def _take(self) -> list[str]:
+        lines: list[str] = []
         size = 0
-        while self._lines and size < _MAX_WRITE_BYTES // 2:
+        while self._lines and size < _MAX_TAKEN:
             line = self._lines.popleft()
             lines.append(line)
-            size += len(line) if isinstance(line, str) else _USUAL_LENGTH
+            size += len(line)
         self._characters -= size
         return lines
 
-    def _encoded(self, lines: list[Line]) -> bytes:
+    def _encoded(self, lines: list[str]) -> bytes:
         encoding = getattr(self._stream, "encoding", None) or "utf-8"
-        return "".join(f"{text}\n" for line in lines if (text := self._made(line)) is not None).encode(
-            encoding, "backslashreplace"
-        )
-
-    def _made(self, line: Line) -> str | None:
-        if isinstance(line, str):
-            return line
-        try:
-            return line()
-        except Exception:  # noqa: BLE001 - a thread's top: the other lines are written
-            self.lost += 1
-            return None
+        return "".join(f"{line}\n" for line in lines).encode(encoding, "backslashreplace")
 
     def _put(self, data: bytes) -> bool:
         """Write all of it; False when it could not be, for good or for the end."""
@@ -213,12 +198,10 @@ class LogSink:
         poll.register(self._number(), select.POLLOUT)
         return bool(poll.poll(seconds * 1000))
 
-    def _write_directly(self, line: Line) -> None:
+    def _write_directly(self, line: str) -> None:
         if self._descriptor is None:
-            text = self._made(line)
-            if text is not None:
-                self._stream.write(text + "\n")
-                self._stream.flush()
+            self._stream.write(line + "\n")
+            self._stream.flush()
             return
         try:
             if not self._broken and not self._stream.closed and self._writable(0):

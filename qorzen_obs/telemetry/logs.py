@@ -9,9 +9,10 @@ from __future__ import annotations
 import logging
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from typing import Any, Final, TextIO
 
+import msgspec
 import structlog
 from opentelemetry import trace
 from opentelemetry.trace import format_span_id, format_trace_id
@@ -22,7 +23,7 @@ from qorzen_obs.current import CURRENT
 from qorzen_obs.telemetry import names
 from qorzen_obs.telemetry.families import counter
 from qorzen_obs.telemetry.log_export import LogExport
-from qorzen_obs.telemetry.log_rendering import JsonLines, TerminalLines, redact_line
+from qorzen_obs.telemetry.log_rendering import JsonLines, TerminalLines, redact_line, to_json
 from qorzen_obs.telemetry.log_sink import LogSink
 from qorzen_obs.telemetry.redaction import Redactor
 from qorzen_obs.telemetry.task_lines import keep_line, utc_now
@@ -92,16 +93,22 @@ class LogStream(Collector):
             "cache_logger_on_first_use": True,
         }
 
-    def write_later(self, level: str, make: Callable[[], str]) -> None:
-        """Take a line that is not made yet: whoever writes it calls `make`, which ends in `finish`."""
+    def write_line(self, level: str, line: Mapping[str, Any]) -> None:
+        """Write a line that is redacted and needs no processor any more."""
         self._count(level)
-        self._sink.write(make)
-
-    def finish(self, level: str, line: Mapping[str, Any]) -> str:
-        """Return a redacted line as it is written, and hand it to the export."""
         if self.export is not None:
             self.export.put(level, dict(line))
-        return str(self._render(None, level, dict(line) if self._terminal else line))
+        self._sink.write(str(self._render(None, level, line)))
+
+    @property
+    def is_json(self) -> bool:
+        """Whether lines are JSON and go nowhere else, so that `write_json` takes them."""
+        return not self._terminal and self.export is None
+
+    def write_json(self, level: str, line: msgspec.Struct) -> None:
+        """Write a line, as `write_line`, that has its fields in a struct."""
+        self._count(level)
+        self._sink.write(to_json(line))
 
     def lost(self) -> dict[str, int]:
         """Return how many lines the stream did not take, and how many records the collector did not."""

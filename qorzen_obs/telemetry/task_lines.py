@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -166,12 +167,18 @@ def utc_now() -> str:
 
 
 def rfc_3339(at: float) -> str:
-    """Return a moment in Unix seconds by RFC 3339.
+    """Return a moment in Unix seconds by RFC 3339, to the microsecond.
 
     >>> rfc_3339(1.5)
     '1970-01-01T00:00:01.500000Z'
     """
-    return datetime.fromtimestamp(at, UTC).isoformat(timespec="microseconds")[:-6] + "Z"
+    second, microsecond = divmod(round(at * 1e6), 1_000_000)
+    return f"{_to_the_second(second)}.{microsecond:06d}Z"
+
+
+@lru_cache(16)
+def _to_the_second(second: int) -> str:
+    return datetime.fromtimestamp(second, UTC).isoformat()[:19]
 
 
 def encoded_line(at: str, level: str, event: str, fields: Mapping[str, Any]) -> str:

@@ -1,7 +1,7 @@
 """The canonical line of each task that ended: what it says, and its way into the log.
 
-A logger of the user's own gets it by structlog's methods. Our own stream takes the event itself, and its thread makes
-the line of it: the same line, without the detour (docs/decisions/0012-canonical-lines.md).
+A logger of the user's own gets it by structlog's methods. For our own stream it is made here: the same line, without
+the detour over structlog's processors (docs/decisions/0012-canonical-lines.md).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from qorzen_obs.counts import CELL_LABELS
 from qorzen_obs.record import TaskEvent, TaskRecord, TaskState
 from qorzen_obs.tasks import (
     ATTEMPT_ENDS,
+    COMPLETED,
     FAILED,
     PENDING,
     EventKind,
@@ -30,6 +31,7 @@ from qorzen_obs.telemetry.task_lines import TaskLines, kept_already, rfc_3339
 
 _MAX_ERROR: Final = 300
 _RETRYING: Final = EventKind.RETRYING
+_COMPLETED: Final = COMPLETED.value
 #: What of a line users choose, but for the name and what their context variables add.
 _FREE: Final = frozenset({"cancel_reason", "error", "error_type", "plugin_id"})
 
@@ -77,8 +79,27 @@ def canonical_line(record: TaskRecord, state: TaskState, at: float) -> Canonical
     return CanonicalLine(level, names.LOG_FINISHED, fields)
 
 
+class _PlainLine(msgspec.Struct, frozen=True, gc=False):
+    """The line of a task that ended well, as it is written: a struct is made and encoded quicker than a dict."""
+
+    logger_name: str
+    task_id: str
+    task_name: str
+    category: str
+    priority: str
+    attempt: int
+    status: str
+    duration_seconds: float
+    queue_wait_seconds: float
+    trace_id: str
+    span_id: str
+    event: str
+    level: str
+    timestamp: str
+
+
 class StreamTaskLog:
-    """Canonical lines for one of our own streams, which its thread makes."""
+    """Writes canonical lines to one of our own streams."""
 
     def __init__(self, stream: LogStream, logger_name: str, level: str) -> None:
         self._stream = stream
@@ -90,15 +111,54 @@ class StreamTaskLog:
         self._hides_fields = any(redactor.hides(name) for name in _FIELDS)
 
     def write(self, event: TaskEvent) -> None:
-        """Take the event at which an attempt ended; O(1), for the work loop."""
+        """Write the line of an event at which an attempt ended."""
         record, state = event.record, event.state
         warns = state.status is FAILED or event.kind is _RETRYING
         if self._writes_warnings if warns else self.writes_info:
-            # Not with the context: it would keep the whole attempt alive until the line is written.
-            line = _Line(self, record, state, event.at, _surroundings(record.context, state))
-            self._stream.write_later("warning" if warns else "info", line)
+            surroundings = _surroundings(record.context, state)
+            if self._stream.is_json and not warns and not surroundings and self._is_plain(record, state):
+                self._stream.write_json("info", self._plain_line(record, state, event.at))
+            else:
+                self._stream.write_line(*self._make(record, state, event.at, surroundings))
 
-    def make(self, record: TaskRecord, state: TaskState, at: float, surroundings: Mapping[str, Any]) -> str:
+    def _is_plain(self, record: TaskRecord, state: TaskState) -> bool:
+        """Return whether the line has what nearly all have: no more, and nothing to hide."""
+        return (
+            state.status is COMPLETED
+            and state.span is not None
+            and state.duration_seconds is not None
+            and state.queue_wait_seconds is not None
+            and record.plugin_id is None
+            and record.rerun is None
+            and not self._hides_fields
+            and self._is_clean(record.name)
+        )
+
+    def _plain_line(self, record: TaskRecord, state: TaskState, at: float) -> _PlainLine:
+        category, priority = CELL_LABELS[record.cell]
+        assert state.duration_seconds is not None
+        assert state.queue_wait_seconds is not None
+        assert state.span is not None
+        return _PlainLine(
+            self._logger_name,
+            record.task_id,
+            record.name,
+            category,
+            priority,
+            state.attempt,
+            _COMPLETED,
+            round(state.duration_seconds, 6),
+            round(state.queue_wait_seconds, 6),
+            f"{state.span.trace_id:032x}",
+            f"{state.span.span_id:016x}",
+            names.LOG_FINISHED,
+            "info",
+            rfc_3339(at),
+        )
+
+    def _make(
+        self, record: TaskRecord, state: TaskState, at: float, surroundings: Mapping[str, Any]
+    ) -> tuple[str, Mapping[str, Any]]:
         level, name, fields = canonical_line(record, state, at)
         line = {"logger_name": self._logger_name, **fields, "event": name}
         clean = self._is_clean(record.name) and not self._hides_fields and _FREE.isdisjoint(fields)
@@ -107,20 +167,7 @@ class StreamTaskLog:
             clean = False
         line["level"] = level
         line["timestamp"] = rfc_3339(at)
-        return self._stream.finish(level, line if clean else redact_line(self._stream.redactor, line))
-
-
-class _Line(msgspec.Struct, frozen=True, gc=False):
-    """A line that is not made yet."""
-
-    log: StreamTaskLog
-    record: TaskRecord
-    state: TaskState
-    at: float
-    surroundings: Mapping[str, Any]
-
-    def __call__(self) -> str:
-        return self.log.make(self.record, self.state, self.at, self.surroundings)
+        return level, line if clean else redact_line(self._stream.redactor, line)
 
 
 def _surroundings(context: Context | None, state: TaskState) -> Mapping[str, Any]:

@@ -33,6 +33,7 @@ class Verdict(Enum):
 
 
 _DROP: Final = Verdict.DROP  # as in tasks.py: a name that Python finds at once
+_DROPPED_BY_BUDGET: Final = (_DROP.value, names.BY_BUDGET)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,6 +128,9 @@ class TraceBuffer(Generic[S]):
         self._bounds = bounds or Bounds()
         self._undecided: OrderedDict[int, _Undecided[S]] = OrderedDict()  # by age, oldest first
         self._decided: OrderedDict[int, Verdict] = OrderedDict()  # by last use
+        # Most traces are of one span and dropped: those take a place in a set, and of two sets the older goes.
+        self._dropped_alone: set[int] = set()
+        self._dropped_alone_before: set[int] = set()
         self._by_budget: set[int] = set()  # those of them that nothing but the budget has spoken for
         self._tick_at = 0.0  # when a span looks for old traces next; a tick from outside always does
         self._spans = 0  # open and ended ones of all undecided traces
@@ -145,9 +149,10 @@ class TraceBuffer(Generic[S]):
 
     def start(self, trace_id: int, span_id: int, must_keep: str | None, now: float) -> None:
         """Note that a span has started; `must_keep` is the reason for which its trace is kept anyway."""
-        verdict = self._decided.get(trace_id)
+        verdict = self._verdict(trace_id)
         if verdict is not None:
-            self._decided.move_to_end(trace_id)
+            if trace_id in self._decided:
+                self._decided.move_to_end(trace_id)
             if must_keep is not None and verdict is Verdict.DROP:
                 self._record(trace_id, Verdict.PARTIAL, must_keep)
             elif must_keep is not None:
@@ -163,9 +168,10 @@ class TraceBuffer(Generic[S]):
 
     def end(self, trace_id: int, span_id: int, span: S, must_keep: str | None, now: float) -> None:
         """Take a span that has ended. One that was not seen to start, such as a worker's, is taken too."""
-        verdict = self._decided.get(trace_id)
+        verdict = self._verdict(trace_id)
         if verdict is not None:
-            self._decided.move_to_end(trace_id)
+            if trace_id in self._decided:
+                self._decided.move_to_end(trace_id)
             if must_keep is not None and verdict is Verdict.DROP:
                 verdict = self._record(trace_id, Verdict.PARTIAL, must_keep)
             if verdict is Verdict.DROP:
@@ -190,26 +196,28 @@ class TraceBuffer(Generic[S]):
 
     def end_alone(self, trace_id: int, span: S, must_keep: str | None, now: float) -> None:
         """Take the only span of a trace, which was not announced by `start`: the short way of `start` and `end`."""
-        kept = must_keep is not None
-        if not kept and self._budget.admit(trace_id, now):
-            kept = True
-            self._by_budget.add(trace_id)
-        self._record(trace_id, Verdict.KEEP if kept else _DROP, must_keep or names.BY_BUDGET)
-        if kept:
+        if must_keep is not None or self._budget.admit(trace_id, now):
+            if must_keep is None:
+                self._by_budget.add(trace_id)
+            self._record(trace_id, Verdict.KEEP, must_keep or names.BY_BUDGET)
             self._keep((span,), False, must_keep is not None)
         else:
+            self.decisions[_DROPPED_BY_BUDGET] += 1
             self.dropped_spans += 1
+            self._dropped_alone.add(trace_id)
+            if len(self._dropped_alone) >= self._bounds.decisions // 2:
+                self._dropped_alone_before, self._dropped_alone = self._dropped_alone, set()
         if now >= self._tick_at:
             self._tick_at = now + _TICK_SECONDS
             self.tick(now)
 
     def may_keep(self, trace_id: int) -> bool:
         """Return whether the trace is not known to be dropped; from any thread."""
-        return self._decided.get(trace_id) is not _DROP
+        return self._verdict(trace_id) is not _DROP
 
     def offer(self, span: SpanContext, observations: Sequence[tuple[ExemplarSlot, float]], at: float) -> None:
         """Write exemplars that lead to `span` if its trace is kept, once that is known."""
-        verdict = self._decided.get(span.trace_id)
+        verdict = self._verdict(span.trace_id)
         if verdict is None:
             trace = self._undecided.get(span.trace_id)
             if trace is None:
@@ -222,6 +230,14 @@ class TraceBuffer(Generic[S]):
         elif verdict is not Verdict.DROP:
             for slot, value in observations:
                 slot.put(span, value, at)
+
+    def _verdict(self, trace_id: int) -> Verdict | None:
+        """Return what was decided about a trace."""
+        verdict = self._decided.get(trace_id)
+        if verdict is not None:
+            return verdict
+        dropped = trace_id in self._dropped_alone or trace_id in self._dropped_alone_before
+        return _DROP if dropped else None
 
     def tick(self, now: float) -> None:
         """Decide what has waited for too long."""
