@@ -154,7 +154,9 @@ class Streams:
         finally:
             self._open.discard(stream)
             self.ring.streams -= 1
-            if not self._open and not self.closing:
+            if not self._open and self.closing:
+                self._rest()
+            elif not self._open:
                 self._set_timer(LINGER_SECONDS)
 
     async def kept(self) -> None:
@@ -168,12 +170,13 @@ class Streams:
         await self._changed.wait()
 
     def close(self) -> None:
-        """Let the streams see what has happened, and end."""
+        """Let the streams see what has happened, and end; the last of them lets go of the events."""
         self.closing = True
         self._look()
         if self._timer is not None:
             self._timer.cancel()
-        self.ring.leave(self)
+        if not self._open:
+            self.ring.leave(self)
 
     def batch(self, after: int, wanted: Wanted) -> Place | None:
         """Return the next events after `after`, encoded; None when one of them is gone from the ring."""

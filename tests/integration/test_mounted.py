@@ -68,7 +68,7 @@ async def test_with_one_argument_it_answers_from_the_managers_own_parts(
 
         assert (await get(session, f"{url}/api/tasks/{task_id}"))["error"] == "no such host"
         assert (await get(session, f"{url}/api/traces"))["items"][0]["trace_id"] == info.trace_id
-        assert (await get(session, f"{url}/api/tasks/{task_id}/logs"))["items"][-1]["event"] == "said"
+        assert (await get(session, f"{url}/api/tasks/{task_id}/logs"))["items"][0]["event"] == "said"
         assert (await get(session, f"{url}/status"))["tasks"]["total"] == 1
         assert (await get(session, f"{url}/openapi.json"))["servers"] == [{"url": "/ops"}]
         assert await get(session, f"{url}/api/registry") == {"items": [], "allow_submit": False}

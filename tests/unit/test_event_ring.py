@@ -59,6 +59,11 @@ class Announcer:
         if status.final:
             del self._live[one.task_id]
 
+    def skip(self) -> int:
+        """Take a number for no event."""
+        self._sequence += 1
+        return self._sequence
+
     def _announce(self, kind: EventKind, one: TaskRecord, previous: TaskStatus | None) -> None:
         self._sequence += 1
         self._ring.on_event(TaskEvent(self._sequence, kind, 0.0, one, one.state, NO_PROGRESS, previous))
@@ -201,22 +206,38 @@ def test_what_is_overwritten_is_gone_and_the_rest_is_there() -> None:
     assert ring.since(10, 100) == []
 
 
-def test_nothing_is_kept_while_nobody_listens_and_the_counts_go_on() -> None:
+def test_what_went_by_while_nobody_listened_is_lost_and_the_counts_go_on() -> None:
     ring, counts = followed()
     announcer = Announcer(ring, counts, 0)
-    ring.listen("another")
-    ring.leave("a test")
-    announcer.go_on()
-    ring.leave("another")
     announcer.go_on()
     assert ring.since(0, 1) is not None
-    assert ring.since(1, 1) is None
+    ring.end()
+    assert ring.since(0, 1) is None
+    counts.accept(0)  # which nobody announces
     sequence, view = ring.counted()
-    assert sequence == ring.last == 2
-    assert view.total > 0
-    ring.listen("a test")
+    assert (sequence, view.total) == (1, 2)
+    ring.begin(announcer.skip())
+    assert ring.since(1, 10) is None, "somebody who knew all may have missed something"
+    assert ring.counted() == (2, view)
     announcer.go_on()
-    assert len(ring.since(2, 10) or []) == 1
+    assert [event.sequence for event in ring.since(2, 10) or []] == [3]
+
+
+def test_it_is_said_from_when_on_events_are_kept_and_whether_they_are_wanted() -> None:
+    ring = EventRing(TaskCounts())
+    told: list[bool] = []
+    ring.when_wanted(lambda: told.append(ring.wanted))
+    begun = ring.listen("one")
+    ring.listen("another")
+    ring.leave("one")
+    ring.leave("another")
+    assert told == [False, True, True, True, False]
+    assert not begun.done()
+    ring.begin(0)
+    assert begun.done()
+    assert ring.keeps
+    ring.end()
+    assert not ring.listen("one").done()
 
 
 def test_the_ring_keeps_no_result_no_exception_and_no_arguments_alive() -> None:
