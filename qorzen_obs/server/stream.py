@@ -154,10 +154,15 @@ class Streams:
         finally:
             self._open.discard(stream)
             self.ring.streams -= 1
-            if not self._open and self.closing:
-                self._rest()
-            elif not self._open:
-                self._set_timer(LINGER_SECONDS)
+            if not self._open:
+                self._end_listening()
+
+    def _end_listening(self) -> None:
+        """Let the events go when nobody listens: later, for whoever comes back, or at once at the end."""
+        if self.closing:
+            self._rest()
+        else:
+            self._set_timer(LINGER_SECONDS)
 
     async def kept(self) -> None:
         """Return when events are kept, or after BEGIN_SECONDS: what happens before they are is lost to a stream."""

@@ -26,7 +26,7 @@ async def test_an_attempt_that_waits_shares_its_asyncio_task_with_no_other_that_
         after.append(current())
 
     async def ends_at_once() -> None:
-        current()
+        assert current() is not None
 
     async with open_test_manager() as tasks:
         ids = [await tasks.submit_task(func) for _ in range(N) for func in (ends_at_once, waits)]
