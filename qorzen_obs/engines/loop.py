@@ -110,22 +110,27 @@ class LoopEngine:
         assert task is not None, "it is made to run this"
         self._takers.discard(task)
         until = self._loop.time() + _SLICE_SECONDS
+        rest: Awaitable[None] | None = None
         self._taking = True
-        while self._ready:
-            run = self._ready.popleft()
-            run.task = task
-            waits_for = run.begin()
-            self._waited = waits_for is not _ENDED
-            if self._waited:
-                run.attempt.suspended()
-                self._taking = False
-                self._hand_over()
-                await _go_on(run, waits_for)
-                return
-            if task.cancelling() or self._loop.time() >= until:
-                break
-        self._taking = False
-        self._hand_over()
+        try:
+            while self._ready:
+                run = self._ready.popleft()
+                run.task = task
+                waits_for = run.begin()
+                self._waited = waits_for is not _ENDED
+                if self._waited:
+                    run.attempt.suspended()
+                    rest = _go_on(run, waits_for)
+                    del waits_for  # or what that gives would live as long as the attempt
+                    break
+                # Before Python 3.13 `uncancel` leaves the mark that lets the next wait be interrupted.
+                if task.cancelling() or task._must_cancel or self._loop.time() >= until:  # type: ignore[attr-defined]  # nothing else tells it
+                    break
+        finally:  # also when an end could not be reported: the others are not to be lost with it
+            self._taking = False
+            self._hand_over()
+        if rest is not None:
+            await rest
 
 
 class _Run(msgspec.Struct, eq=False):

@@ -84,8 +84,11 @@ class Bench:
 
     def start(self, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Attempt:
         """Start a synchronous callable, or on the loop's engine an async one that does the same."""
-        wanted = self.as_async(func) if self.kind is EngineKind.LOOP else func
-        attempt = support.attempt(support.record(wanted, *args, kwargs=kwargs, engine=self.kind))
+        return self.begin(self.as_async(func) if self.kind is EngineKind.LOOP else func, *args, **kwargs)
+
+    def begin(self, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Attempt:
+        """Start a callable of the kind that the engine runs."""
+        attempt = support.attempt(support.record(func, *args, kwargs=kwargs, engine=self.kind))
         attempt.context.run(COLOUR.set, "the attempt's")
         self.engine.start(attempt, self.ended)
         return attempt
@@ -355,3 +358,66 @@ async def test_a_coroutine_that_is_collected_with_its_loop_reports_nothing() -> 
     await asyncio.to_thread(in_another_loop)
     gc.collect()
     assert ends == []
+
+
+async def test_a_cancel_that_an_attempt_has_taken_back_does_not_hit_the_next_one_on_the_loop() -> None:
+    async def takes_it_back() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        task.uncancel()
+
+    bench = Bench(EngineKind.LOOP)
+    first = bench.begin(takes_it_back)
+    second = bench.begin(asyncio.sleep, 0, "slept")
+    assert (await bench.end_of(first)).error is None
+    end = await bench.end_of(second)
+    assert (end.value, end.error) == ("slept", None)
+
+
+async def test_what_an_attempt_on_the_loop_has_awaited_first_is_gone_when_it_lets_go_of_it() -> None:
+    class Data:
+        pass
+
+    held: list[weakref.ref[Data]] = []
+    gate = support.Gate()
+
+    async def read() -> Data:
+        await asyncio.sleep(0)
+        data = Data()
+        held.append(weakref.ref(data))
+        return data
+
+    async def reads_and_goes_on() -> None:
+        await asyncio.ensure_future(read())
+        await gate()
+
+    bench = Bench(EngineKind.LOOP)
+    attempt = bench.begin(reads_and_goes_on)
+    await gate.holds(1)
+    gc.collect()
+    assert held[0]() is None
+    gate.open()
+    await bench.end_of(attempt)
+
+
+async def test_an_end_that_cannot_be_reported_keeps_no_other_attempt_on_the_loop_from_beginning() -> None:
+    async def nothing() -> None:
+        pass
+
+    class Unreportable(BaseException):
+        pass
+
+    def refuse(*_: object) -> None:
+        raise Unreportable
+
+    bench = Bench(EngineKind.LOOP)
+    told: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context["exception"]))
+    bench.engine.start(support.attempt(support.record(nothing, engine=EngineKind.LOOP)), refuse)
+    ready = bench.begin(nothing)
+    assert (await bench.end_of(ready)).error is None
+    later = bench.begin(nothing)
+    assert (await bench.end_of(later)).error is None
+    gc.collect()
+    assert [type(error) for error in told] == [Unreportable]
