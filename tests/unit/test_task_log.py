@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
-from contextvars import copy_context
+import os
+from collections.abc import Mapping
+from contextvars import Context, copy_context
 from typing import Any
 
 import pytest
@@ -15,6 +17,7 @@ from opentelemetry.trace import NonRecordingSpan, SpanContext
 
 from qorzen_obs.record import Rerun, TaskEvent, TaskRecord, TaskState
 from qorzen_obs.tasks import ENDED, EventKind, TaskStatus
+from qorzen_obs.telemetry.log_export import LogExport
 from qorzen_obs.telemetry.logs import LogStream
 from qorzen_obs.telemetry.redaction import Redactor
 from qorzen_obs.telemetry.task_log import StreamTaskLog, TaskLog
@@ -60,6 +63,10 @@ CASES: dict[str, tuple[TaskRecord, TaskState]] = {
         record(context=in_context(request_id="r1", token="secret-value-1234")),
         ended(span=SPAN),
     ),
+    "with variables alone, and another context for the attempt": (
+        record(context=Context().run(in_context, request_id="r1", user="u1")),
+        ended(span=SPAN),
+    ),
     "a variable named as a field": (
         record(context=in_context(status="mine", level="mine")),
         ended(span=SPAN),
@@ -77,6 +84,20 @@ CASES: dict[str, tuple[TaskRecord, TaskState]] = {
     "a name with a secret": (record(name="fetch https://me:hunter2@host/"), ended(span=SPAN)),
     "a name that misleads": (record(name="job\x1b[2K\u202egnp.exe \udce9"), ended(span=SPAN)),
 }
+
+
+class Exported(LogExport):
+    """What the collector would get."""
+
+    def __init__(self) -> None:
+        self.events: list[object] = []
+
+    def put(self, level: str, fields: Mapping[str, Any]) -> None:
+        self.events.append(fields["event"])
+
+    @property
+    def lost(self) -> int:
+        return 0
 
 
 def line_of(short: bool, one: TaskRecord, state: TaskState, redactor: Redactor | None = None) -> list[str]:
@@ -121,3 +142,20 @@ def test_a_line_is_counted_when_it_is_handed_over() -> None:
     line.write(TaskEvent(1, EventKind.COMPLETED, 1.0, one, ended(), one.progress))
     (family,) = stream.collect()
     assert {sample.labels["level"]: sample.value for sample in family.samples}["info"] == 1
+
+
+def test_a_stream_that_nobody_reads_keeps_no_line_from_the_export() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as gone:
+        stream = LogStream(gone)
+        exported = stream.export = Exported()
+        logger = stream.logger("theirs")
+        while not stream.lost()["log_line"]:
+            logger.info("by the user")
+        one = record()
+        StreamTaskLog(stream, "tasks", "info").write(
+            TaskEvent(1, EventKind.COMPLETED, 1.0, one, ended(), one.progress)
+        )
+        assert exported.events[-1] == "task.finished"
+        stream.close()
