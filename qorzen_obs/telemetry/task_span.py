@@ -7,6 +7,7 @@ and all that is shown are the SDK's, and what is dropped costs next to nothing (
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final, Protocol
@@ -275,7 +276,17 @@ class TaskSpan(Facts, Span):
 
 #: Of all spans: it is held for the little while in which one becomes the SDK's. Re-entrant, for the garbage collector
 #: may run user code that writes to a span.
-_LOCK: Final = threading.RLock()
+_LOCK = threading.RLock()
+
+
+def _forget_lock() -> None:
+    """Leave the lock behind in a forked child, where the thread that held it is not."""
+    global _LOCK  # noqa: PLW0603 - it is of all spans
+    _LOCK = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_lock)
 
 
 AnySpan = ReadableSpan | TaskSpan

@@ -6,7 +6,10 @@ import asyncio
 import gc
 import json
 import math
+import os
 import re
+import signal
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -17,7 +20,7 @@ from opentelemetry.trace import SpanKind, Status, StatusCode
 
 from qorzen_obs import Retry, TaskManager, task
 from qorzen_obs.settings import TelemetrySettings
-from qorzen_obs.telemetry import names
+from qorzen_obs.telemetry import names, task_span
 from qorzen_obs.telemetry.parts import TelemetryParts
 from qorzen_obs.telemetry.setup import Tracing, set_up_tracing
 from qorzen_obs.telemetry.task_span import TaskSpan
@@ -193,3 +196,34 @@ async def test_a_task_leaves_nothing_for_the_garbage_collector() -> None:
             assert gc.collect() < 50, "of 150 tasks: no cycle was left by each"
         finally:
             gc.enable()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+async def test_f24_a_fork_while_another_thread_makes_a_span_leaves_the_child_able_to_write_to_its_own() -> (
+    None
+):
+    held, release = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with task_span._LOCK:  # as long as it takes to make the SDK's span
+            held.set()
+            release.wait()
+
+    async def forks() -> None:
+        holder = threading.Thread(target=hold)
+        holder.start()
+        held.wait()
+        child = os.fork()
+        if child == 0:
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            signal.alarm(10)  # should it hang
+            trace.get_current_span().set_attribute("by", "the child")
+            os._exit(0)
+        release.set()
+        holder.join()
+        assert os.waitpid(child, 0) == (child, 0)  # noqa: ASYNC222 - it ends at once
+
+    tracing = set_up()
+    async with open_test_manager(tracer_provider=tracing.provider, telemetry=parts(tracing)) as tasks:
+        await tasks.run(forks)
