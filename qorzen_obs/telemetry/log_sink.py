@@ -26,6 +26,7 @@ _MAX_WRITE_BYTES: Final = 65_536
 _MAX_TAKEN: Final = 262_144  # characters; the thread has to wait for the interpreter after each time
 _POLL_SECONDS: Final = 0.05
 _LINGER_SECONDS: Final = 0.01
+_IDLE_SECONDS: Final = 1.0
 _GONE: Final = frozenset({errno.EPIPE, errno.EBADF, errno.EIO, errno.ECONNRESET, errno.ENXIO})
 
 
@@ -137,7 +138,8 @@ class LogSink:
             with self._changed:
                 while not self._lines and not self._unsaid and not self._closing:
                     self._idle = True
-                    self._changed.wait()
+                    # Not for ever: a line that the collector writes in this very thread, right here, calls nobody.
+                    self._changed.wait(_IDLE_SECONDS)
                     self._idle = False
                     if not self._closing:  # what follows at once shall not wake it again for each line
                         self._changed.wait(_LINGER_SECONDS)

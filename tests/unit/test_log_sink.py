@@ -174,6 +174,24 @@ def test_after_close_lines_are_written_directly_and_closing_again_is_harmless(pi
     assert pipe.lines() == ["one", "two"]
 
 
+async def test_a_line_of_the_writing_thread_itself_calls_nobody_and_is_written_all_the_same(
+    pipe: Pipe,
+) -> None:
+    sink = LogSink(pipe.stream, said)
+    sleep, lines = sink._changed.wait, ["by the collector"]
+
+    def wait(timeout: float | None = None) -> bool:
+        if lines and (timeout is None or timeout > log_sink._LINGER_SECONDS):  # it is about to wait for lines
+            sink.write(lines.pop())
+        return sleep(timeout)
+
+    sink._changed.wait = wait  # type: ignore[method-assign]  # the collector comes when it likes, and here it does
+    sink.write("first")
+    await until(lambda: not lines and not sink._lines)
+    sink.close()
+    assert sink.lost == 0
+
+
 def test_a_forked_child_writes_directly() -> None:
     program = (
         "import os, sys\n"
