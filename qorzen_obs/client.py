@@ -211,6 +211,18 @@ class Submitted(msgspec.Struct, frozen=True):
     task_id: str
 
 
+class KnownTask(msgspec.Struct, frozen=True):
+    """A task that the service knows by name."""
+
+    name: str
+
+
+class Registry(msgspec.Struct, frozen=True):
+    """`GET /api/registry`."""
+
+    items: list[KnownTask]
+
+
 # ---------------------------------------------------------------------- asking
 
 
@@ -290,6 +302,10 @@ class Client:
         """Submit a task; return its id."""
         return self.post("/api/tasks", Submitted, document).task_id
 
+    def known_names(self) -> list[str]:
+        """Return the names of the tasks that may be submitted."""
+        return [known.name for known in self.get("/api/registry", Registry).items]
+
     def pause(self, category: str) -> None:
         """Have the pending tasks of a category wait."""
         self.post(f"/api/categories/{_quoted(category)}/pause", dict)
@@ -303,6 +319,12 @@ class Client:
             return msgspec.json.decode(body, type=kind)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise self._no_such_service(error) from error
+
+    def _unauthorized(self) -> str:
+        where = "--token-file, or QORZEN_SERVER__TOKEN"
+        if self._token is None:
+            return f"the service wants its token: {where}"
+        return f"the service does not accept this token; see {where}"
 
     def _no_such_service(self, error: Exception) -> ClientError:
         return ClientError(f"{self.url} is no such service ({error}); is it the service's --url?")
@@ -324,7 +346,10 @@ class Client:
                     content = error.read()
             if error.code in also:
                 return content
-            raise ClientError(_detail(error, content), error.code) from error
+            detail = (
+                self._unauthorized() if error.code == HTTPStatus.UNAUTHORIZED else _detail(error, content)
+            )
+            raise ClientError(detail, error.code) from error
         except (OSError, ValueError, HTTPException) as error:
             reason = getattr(error, "reason", error)
             raise ClientError(f"{self.url} does not answer ({reason}); is it the service's --url?") from error

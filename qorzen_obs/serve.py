@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import ModuleType
+from typing import Final
 
 from qorzen_obs.app import Service
 from qorzen_obs.core.health_checks import HealthChecks
@@ -17,6 +18,8 @@ from qorzen_obs.host import StopSignals, hosted, set_up_process, stop_message
 from qorzen_obs.registry import TaskRegistry
 from qorzen_obs.settings import Settings
 from qorzen_obs.telemetry.gil_watch import GilWatch
+
+_OWN_CODE: Final = Path(__file__).parent
 
 
 class ModuleError(QorzenError):
@@ -118,9 +121,9 @@ def _import(name: str) -> ModuleType:
         if error.name is not None and f"{name}.".startswith(f"{error.name}."):
             raise UnusableModuleError(name, _explain_missing(name)) from error
         problem = f"needs {error.name!r}, which is not installed" if error.name else str(error)
-        raise BrokenModuleError(name, f"{problem} ({_place_of(error)})") from error
+        raise BrokenModuleError(name, f"{problem}{_place_of(error)}") from error
     except (Exception, SystemExit) as error:  # whatever the program's own code does
-        problem = f"failed while it was imported: {type(error).__name__}: {error} ({_place_of(error)})"
+        problem = f"failed while it was imported: {type(error).__name__}: {error}{_place_of(error)}"
         raise BrokenModuleError(name, problem) from error
 
 
@@ -133,11 +136,15 @@ def _explain_missing(name: str) -> str:
 
 
 def _place_of(error: BaseException) -> str:
-    """Return the file and line where the program's code failed; the last one outside the import machinery."""
+    """Return the file and line where the program's code failed, in brackets; nothing where none of it had run.
+
+    What refuses a wrong decorator is our own code, and what the person who reads it must mend is not.
+    """
     frames = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)
-        if not frame.filename.startswith("<frozen importlib") and frame.filename != importlib.__file__
+        if not frame.filename.startswith("<frozen importlib")
+        and frame.filename != importlib.__file__
+        and not Path(frame.filename).is_relative_to(_OWN_CODE)
     ]
-    last = frames[-1]
-    return f"{last.filename}, line {last.lineno}"
+    return f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""

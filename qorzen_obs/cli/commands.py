@@ -6,8 +6,9 @@ import json
 import math
 import time
 from datetime import UTC, datetime
+from http import HTTPStatus
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import click
 
@@ -22,7 +23,7 @@ from qorzen_obs.cli.options import (
 )
 from qorzen_obs.cli.output import print_lines
 from qorzen_obs.cli.texts import printable
-from qorzen_obs.client import Client, Task
+from qorzen_obs.client import Client, ClientError, Task
 from qorzen_obs.tasks import TaskCategory, TaskPriority
 
 _FIRST_LOOK_SECONDS: Final = 0.05
@@ -65,15 +66,32 @@ def submit_command(
         document["timeout"] = timeout if math.isfinite(timeout) else "inf"
     client = make_client(url, token_file)
     with refusals_told():
-        task_id = client.submit(document)
+        task_id = _submit(client, document)
         _tell_new_task(client, task_id, wait=wait, as_json=as_json)
+
+
+def _submit(client: Client, document: dict[str, Any]) -> str:
+    """Submit a task; where its name is unknown, say which are known."""
+    try:
+        return client.submit(document)
+    except ClientError as error:
+        if error.status != HTTPStatus.NOT_FOUND:
+            raise
+        names = ", ".join(client.known_names()) or "no tasks"
+        raise ClientError(
+            f"no task is registered by this name; the service knows {names}", error.status
+        ) from error
+
+
+def _no_json(constant: str) -> NoReturn:
+    raise ValueError(f"it has no {constant}")
 
 
 def _read_arguments(texts: tuple[str, ...]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for text in texts:
         try:
-            value = json.loads(text)
+            value = json.loads(text, parse_constant=_no_json)
         except (ValueError, RecursionError) as error:
             raise WrongUse(
                 f"{text!r} is no JSON ({error}); quote it for the shell: '[1, \"two\"]'"

@@ -216,7 +216,7 @@ def _headline(rows: list[Row], total: float) -> Text:
     text = Text.assemble(
         ("trace ", "dim"),
         (printable(rows[0].span.trace_id), "bold"),
-        f"  {seconds(total)}  {len(rows)} spans",
+        f"  {seconds(total)}  {len(rows)} span{'' if len(rows) == 1 else 's'}",
     )
     if failed:
         text.append(f"  {failed} failed", _FAILED_STYLE)

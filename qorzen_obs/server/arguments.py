@@ -49,8 +49,7 @@ class Arguments:
         try:
             bound = self._signature.bind(*args, **kwargs).arguments
         except TypeError:
-            names = ", ".join(map(_shown_name, self._signature.parameters.values())) or "no arguments"
-            raise unprocessable("args and kwargs", f"they do not fit; the task takes {names}") from None
+            raise unprocessable("args and kwargs", self._misfit(args, kwargs)) from None
         positional: list[Any] = []
         named: dict[str, Any] = {}
         for name, value in bound.items():
@@ -70,6 +69,18 @@ class Arguments:
                 case _:  # by name, since the reporter may stand before it
                     named[name] = convert(value, kind, name)
         return positional, named
+
+    def _misfit(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
+        """Return what the callable takes, and what of it is missing where that is all that is wrong."""
+        parameters = self._signature.parameters.values()
+        names = ", ".join(map(_shown_name, parameters)) or "no arguments"
+        problem = f"they do not fit; the task takes {names}"
+        try:
+            given = self._signature.bind_partial(*args, **kwargs).arguments
+        except TypeError:
+            return problem
+        required = (p.name for p in parameters if p.default is Parameter.empty and p.name == _shown_name(p))
+        return f"{problem}; missing: {', '.join(name for name in required if name not in given)}"
 
 
 def _hint(parameter: Parameter) -> Any:

@@ -8,6 +8,7 @@ from http import HTTPStatus
 from typing import Any, Final, TypeVar
 
 import msgspec
+import msgspec.inspect
 from aiohttp import hdrs, web
 
 from qorzen_obs.server.problems import ProblemError
@@ -21,6 +22,7 @@ T = TypeVar("T")
 #: Those of msgspec's words that come from the types alone. Others may repeat a value, or are a user's own.
 _TELLS_TYPES_ONLY: Final = re.compile(
     r"Expected `[a-z |]+`(?: of length (?:[<>]=? )?\d+| [<>]=? [-+.\de]+)?(?:, got (?:`[a-z]+`|\d+))?"
+    r"|Object missing required field `\w+`"
 )
 _TELLS_NOTHING: Final = "takes something else"
 
@@ -29,8 +31,7 @@ async def read_body(request: web.Request, model: type[T]) -> T:
     """Return the body of a request as `model`.
 
     Raises:
-        ProblemError: it is compressed, late, no JSON, or not as the model has it.
-        HTTPRequestEntityTooLarge: it is.
+        ProblemError: it is compressed, late, too large, no JSON, or not as the model has it.
     """
     if hdrs.CONTENT_ENCODING in request.headers:
         raise ProblemError(
@@ -40,7 +41,7 @@ async def read_body(request: web.Request, model: type[T]) -> T:
     try:
         return msgspec.json.decode(body, type=model)
     except msgspec.ValidationError as error:
-        raise unprocessable(*explain(error, "the body")) from None
+        raise unprocessable(*explain(error, "the body", model)) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise ProblemError(HTTPStatus.BAD_REQUEST, "the body is no JSON that can be read") from None
 
@@ -53,7 +54,9 @@ async def _read(request: web.Request) -> bytes:
             async for chunk in request.content.iter_any():
                 body += chunk
                 if len(body) > MAX_BODY_BYTES:
-                    raise web.HTTPRequestEntityTooLarge(MAX_BODY_BYTES, len(body))
+                    raise ProblemError(
+                        HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the body has more than {MAX_BODY_BYTES} bytes"
+                    )
     except TimeoutError:
         raise ProblemError(
             HTTPStatus.REQUEST_TIMEOUT,
@@ -72,7 +75,7 @@ def convert(value: object, kind: Any, place: str) -> Any:
     try:
         return msgspec.convert(value, kind, str_keys=True)
     except msgspec.ValidationError as error:
-        raise unprocessable(*explain(error, place)) from None
+        raise unprocessable(*explain(error, place, kind)) from None
     except Exception:  # noqa: BLE001 - what a user's type raises of itself says no more than this
         raise unprocessable(place, _TELLS_NOTHING) from None
 
@@ -82,18 +85,46 @@ def unprocessable(place: str, problem: str) -> ProblemError:
     return ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, f"{place}: {problem}", parameter=place)
 
 
-def explain(error: msgspec.ValidationError, root: str) -> tuple[str, str]:
+def explain(error: msgspec.ValidationError, root: str, kind: Any) -> tuple[str, str]:
     """Return where something is wrong and what is right, in words that a request cannot choose.
 
-    >>> explain(msgspec.ValidationError("Expected `int`, got `str` - at `$.args[0]`"), "the body")
+    >>> explain(msgspec.ValidationError("Expected `int`, got `str` - at `$.args[0]`"), "the body", object)
     ('args[0]', 'Expected `int`, got `str`')
-    >>> explain(msgspec.ValidationError("Invalid enum value 'x' - at `$.category`"), "the body")
-    ('category', 'takes something else')
+    >>> from typing import Literal
+    >>> explain(msgspec.ValidationError("Invalid enum value 'x'"), "form", Literal["jpeg", "png"])
+    ('form', 'takes one of jpeg, png')
     """
     problem, _, path = str(error).partition(" - at `")
     steps = re.sub(r"^(?:key` in `)?\$\.?", "", path.removesuffix("`"))
     if not _TELLS_TYPES_ONLY.fullmatch(problem):
-        problem = _TELLS_NOTHING
+        problem = _said_by_type(problem, kind, steps)
     if not steps:
         return root, problem
     return (steps if root == "the body" else f"{root}.{steps}").replace(".[", "["), problem
+
+
+def _said_by_type(problem: str, kind: Any, steps: str) -> str:
+    """Return what the type itself says where msgspec's words repeat the value."""
+    unknown, choice = problem.startswith("Object contains unknown"), problem.startswith("Invalid enum value")
+    if not (unknown or choice):
+        return _TELLS_NOTHING
+    found: Any = msgspec.inspect.type_info(kind)
+    for step in steps.split(".") if steps else ():
+        fields = found.fields if isinstance(found, msgspec.inspect.StructType) else ()
+        found = next((field.type for field in fields if field.encode_name == step), None)
+    if unknown and isinstance(found, msgspec.inspect.StructType):
+        return f"has an unknown field; known are {', '.join(field.encode_name for field in found.fields)}"
+    choices = _choices(found)
+    return f"takes one of {', '.join(map(str, choices))}" if choice and choices else _TELLS_NOTHING
+
+
+def _choices(kind: Any) -> list[object]:
+    match kind:
+        case msgspec.inspect.LiteralType(values=values):
+            return list(values)
+        case msgspec.inspect.EnumType(cls=cls):
+            return [member.value for member in cls]
+        case msgspec.inspect.UnionType(types=types):
+            return [choice for each in types for choice in _choices(each)]
+        case _:
+            return []

@@ -62,7 +62,8 @@ async def on_work_loop(request: web.Request, command: Coroutine[Any, Any, T]) ->
         async with asyncio.timeout(DEADLINE_SECONDS):
             return await asyncio.wrap_future(future)
     except TimeoutError:
-        raise busy("the work loop does not answer; see /livez?verbose") from None
+        done = "nothing was done" if wanted.cancel() else "what was asked may have been done"
+        raise busy(f"the work loop does not answer; {done}; see /livez?verbose") from None
     finally:
         wanted.cancel()
 
@@ -72,7 +73,9 @@ def busy(detail: str, *, retry_after: int = 1) -> ProblemError:
     return ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, detail, headers={"Retry-After": str(retry_after)})
 
 
-NO_WORK_LOOP: Final = problem("The work loop does not answer; nothing was done.", hdrs.RETRY_AFTER)
+NO_WORK_LOOP: Final = problem(
+    "The work loop does not answer; the detail says whether anything was done.", hdrs.RETRY_AFTER
+)
 
 ROUTES: Final = (
     Route(

@@ -95,3 +95,11 @@ def test_a_token_for_reading_may_say_so_in_its_file(tmp_path_factory: pytest.Tem
         done = CliRunner().invoke(cli, ["health", "--url", url, "--token-file", str(file)])
     assert done.exit_code == 0
     assert sent == [f"Bearer {TOKEN}"]
+
+
+def test_a_service_that_wants_a_token_is_told_from_one_that_does_not_accept_it() -> None:
+    with server(lambda handler: give(handler, 401, b'{"detail": "send the header"}')) as url:
+        with pytest.raises(ClientError, match="wants its token: --token-file, or QORZEN_SERVER__TOKEN"):
+            Client(url).status()
+        with pytest.raises(ClientError, match="does not accept this token"):
+            Client(url, TOKEN).status()

@@ -66,7 +66,7 @@ async def test_the_token_comes_from_the_first_line_of_a_file_or_from_the_environ
             assert by_variable.exit_code == 0, variable
     assert by_file.exit_code == 0
     assert without.exit_code == 1
-    assert "Authorization" in without.stderr
+    assert "the service wants its token: --token-file" in without.stderr
 
 
 async def test_a_server_that_is_not_there_is_status_1() -> None:

@@ -216,7 +216,7 @@ async def test_a_repeat_with_the_same_key_is_the_same_task(plane: OpsPlane) -> N
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (["nothing"], "no task is registered by this name"),
+        (["nothing"], "no task is registered by this name; the service knows double, "),
         (["double"], "Error: "),
         (["double", '["x"]'], "Expected `int`"),
     ],
@@ -234,13 +234,14 @@ async def test_what_cannot_be_submitted_is_status_1(
     [
         (["double", "1"], "must be an array of arguments, or an object"),
         (["double", "{x: 1}"], "is no JSON"),
+        (["double", "[NaN]"], "is no JSON"),
         (["double", "[" * 100_000], "is no JSON"),
         (["double", "[]", "[]"], "is the second array"),
         (["double", "--timeout", "0"], "give a positive number"),
         (["double", "--timeout", "nan"], "give a positive number"),
         (["double", "--priority", "urgent"], "'urgent' is not one of"),
     ],
-    ids=["number", "yaml", "deep", "two arrays", "zero", "nan", "no such priority"],
+    ids=["number", "yaml", "not a number", "deep", "two arrays", "zero", "nan", "no such priority"],
 )
 async def test_wrong_use_of_submit_is_status_2(plane: OpsPlane, arguments: list[str], reason: str) -> None:
     done = await ask(plane, "submit", *arguments)

@@ -198,6 +198,38 @@ async def test_t3_t6_what_does_not_fit_is_refused_by_its_place_and_not_repeated(
     assert manager.status()["tasks"]["total"] == 0
 
 
+@pytest.mark.parametrize(
+    ("body", "detail"),
+    [
+        ({}, "the body: Object missing required field `task`"),
+        (
+            {"task": "double", "<b>": 1},
+            "the body: has an unknown field; known are task, args, kwargs, category",
+        ),
+        (
+            {"task": "double", "priority": "<b>"},
+            "priority: takes one of 0, 50, 100, 200, critical, high, low, normal",
+        ),
+        (
+            {"task": "double", "category": "<b>"},
+            "category: takes one of core, plugin, ui, io, background, user",
+        ),
+        (
+            {"task": "double"},
+            "args and kwargs: they do not fit; the task takes value, times, name; missing: value",
+        ),
+        (b'"' + b"<b>" * 30_000 + b'"', "the body has more than 65536 bytes"),
+    ],
+    ids=["no name", "unknown field", "priority", "category", "no argument", "too large"],
+)
+async def test_a_refusal_says_what_would_be_right(
+    session: aiohttp.ClientSession, plane: OpsPlane, body: object, detail: str
+) -> None:
+    _, problem, _ = await post(session, f"{plane.url}/api/tasks", body)
+    assert problem["detail"].startswith(detail)
+    assert "<b>" not in problem["detail"]
+
+
 async def test_t9_a_compressed_body_is_not_taken(session: aiohttp.ClientSession, plane: OpsPlane) -> None:
     body = gzip.compress(b" " * 50_000_000 + b'{"task": "double", "args": [1]}')
     status, _, _ = await post(session, f"{plane.url}/api/tasks", body, **{"Content-Encoding": "gzip"})

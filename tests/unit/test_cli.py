@@ -174,6 +174,7 @@ def test_the_tasks_of_all_modules_are_collected_once(modules: Path) -> None:
         (["broken"], BrokenModuleError, "SyntaxError: "),
         (["exits"], BrokenModuleError, "module 'exits' failed while it was imported: SystemExit: 3"),
         (["invalid"], BrokenModuleError, "InvalidTaskError: category: 'shoes' is unknown; use one of core"),
+        (["invalid"], BrokenModuleError, "invalid.py, line "),
     ],
 )  # fmt: skip
 def test_a_module_that_cannot_be_hosted_is_named_with_the_reason(
@@ -183,6 +184,7 @@ def test_a_module_that_cannot_be_hosted_is_named_with_the_reason(
         load_tasks(names)
 
     assert message in str(refused.value)
+    assert "serve.py" not in str(refused.value)
     assert pickle.loads(pickle.dumps(refused.value)).args == refused.value.args
 
 

@@ -84,18 +84,23 @@ def test_arguments_become_what_their_hints_say(
 @pytest.mark.parametrize(
     ("args", "kwargs", "place", "problem"),
     [
-        ([], {}, "args and kwargs", "they do not fit; the task takes path, size, quality, form"),
+        (
+            [],
+            {},
+            "args and kwargs",
+            "they do not fit; the task takes path, size, quality, form; missing: path, size",
+        ),
         (["a"] * 9, {}, "args and kwargs", "they do not fit"),
         (["a", {}], {"path": "<script>"}, "args and kwargs", "they do not fit"),
         ([], {"<script>": 1}, "args and kwargs", "they do not fit"),
         ([5, {}], {}, "path", "Expected `str`, got `int`"),
         (["a", "<script>"], {}, "size", "Expected `object`, got `str`"),
         (["a", {"width": "<script>"}], {}, "size.width", "Expected `int`, got `str`"),
-        (["a", {"width": 1}], {}, "size", "takes something else"),
+        (["a", {"width": 1}], {}, "size", "Object missing required field `height`"),
         (["a", {"width": -1, "height": 1}], {}, "size", "takes something else"),
         (["a", {"width": 1, "height": -1}], {}, "size", "takes something else"),
         (["a", {"width": 1, "height": 1}, 101], {}, "quality", "Expected `int` <= 100"),
-        (["a", {"width": 1, "height": 1}], {"form": "<script>"}, "form", "takes something else"),
+        (["a", {"width": 1, "height": 1}], {"form": "<script>"}, "form", "takes one of jpeg, png"),
     ],
 )
 def test_t6_what_does_not_fit_is_told_by_place_and_type_and_not_repeated(

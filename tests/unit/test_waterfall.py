@@ -176,3 +176,8 @@ def test_otlp_is_read_as_it_is_and_what_is_odd_counts_as_nothing() -> None:
     assert seen == replace(first, queued=0.0, attempt=0, engine="", task_id=""), (
         "attributes of ours in a foreign span"
     )
+
+
+def test_the_headline_counts_the_spans() -> None:
+    assert drawn(a_span("a"))[0].endswith("  1 span")
+    assert drawn(a_span("a"), a_span("b", "a"))[0].endswith("  2 spans")
