@@ -152,12 +152,7 @@ class Streams:
         try:
             yield
         finally:
-            self._open.discard(stream)
-            self.ring.streams -= 1
-            if not self._open and self.closing:
-                self._rest()
-            elif not self._open:
-                self._set_timer(LINGER_SECONDS)
+            self._closed(stream)
 
     async def kept(self) -> None:
         """Return when events are kept, or after BEGIN_SECONDS: what happens before they are is lost to a stream."""
@@ -249,6 +244,14 @@ class Streams:
             running=[task_line(record.info(state)) for record, state in running],
             newest=[task_line(record.info(state)) for record, state in newest],
         )
+
+    def _closed(self, stream: Stream) -> None:
+        self._open.discard(stream)
+        self.ring.streams -= 1
+        if not self._open and self.closing:
+            self._rest()
+        elif not self._open:
+            self._set_timer(LINGER_SECONDS)
 
     def _tick(self) -> None:
         try:
