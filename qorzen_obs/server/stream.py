@@ -152,7 +152,17 @@ class Streams:
         try:
             yield
         finally:
-            self._closed(stream)
+            self._open.discard(stream)
+            self.ring.streams -= 1
+            if not self._open:
+                self._end_listening()
+
+    def _end_listening(self) -> None:
+        """Let the events go when nobody listens: later, for whoever comes back, or at once at the end."""
+        if self.closing:
+            self._rest()
+        else:
+            self._set_timer(LINGER_SECONDS)
 
     async def kept(self) -> None:
         """Return when events are kept, or after BEGIN_SECONDS: what happens before they are is lost to a stream."""
@@ -244,14 +254,6 @@ class Streams:
             running=[task_line(record.info(state)) for record, state in running],
             newest=[task_line(record.info(state)) for record, state in newest],
         )
-
-    def _closed(self, stream: Stream) -> None:
-        self._open.discard(stream)
-        self.ring.streams -= 1
-        if not self._open and self.closing:
-            self._rest()
-        elif not self._open:
-            self._set_timer(LINGER_SECONDS)
 
     def _tick(self) -> None:
         try:
