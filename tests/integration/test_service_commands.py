@@ -133,7 +133,6 @@ async def test_show_tells_everything_of_a_failed_task(manager: TaskManager, plan
         task_id,
         "ValueError: [red]x[/red] \\u001b[2J",
         "raise ValueError(message)",
-        "queued",
         "loop",
     ):
         assert words in done.stdout
