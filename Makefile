@@ -37,7 +37,7 @@ stack: .venv/.runtime ## the demo with Prometheus and Alertmanager from the syst
 
 test: lint ## check style and types, then run the tests on each supported Python that is here (slow ones on one)
 	.venv/bin/pytest $(ARGS)
-	@set -e; for version in $(others); do $(MAKE) --no-print-directory test-$$version; done
+	@$(if $(others),$(MAKE) --no-print-directory -j2 --output-sync=target $(addprefix test-,$(others)))
 	@echo "Tested on Python $(mine) $(others)"
 
 test-%: .venv-%/.dev

@@ -716,8 +716,7 @@ class TaskManager(QorzenManager):
     def _start(self, record: TaskRecord, now: float, wall: float) -> None:
         assert record.context is not None, "a record keeps its context until it ends"
         before = record.state
-        # The next attempt begins with the submitter's variables, whatever this one makes of them.
-        context = record.context if record.definition.retry is None else record.context.copy()
+        context = record.context.copy()
         attempt = Attempt(record, before.attempt + 1, context, self, record.kwargs, now, wall)
         if record.wants_progress:
             attempt.kwargs = {**record.kwargs, "progress_reporter": attempt.progress}

@@ -16,7 +16,6 @@ import structlog
 from opentelemetry.trace import format_span_id, format_trace_id
 
 from qorzen_obs.counts import CELL_LABELS
-from qorzen_obs.current import CURRENT
 from qorzen_obs.record import TaskEvent, TaskRecord, TaskState
 from qorzen_obs.tasks import (
     ATTEMPT_ENDS,
@@ -175,8 +174,6 @@ def _surroundings(context: Context | None, state: TaskState) -> Mapping[str, Any
     """Return what the submitter's context adds to a line: its variables, and its span where there is none of ours."""
     if context is None:
         return _NOTHING
-    if state.span is not None and len(context) <= (_OWN_VARIABLES if CURRENT in context else 0):
-        return _NOTHING
     found = {
         variable.name.removeprefix(_PREFIX): value
         for variable, value in context.items()
@@ -186,7 +183,6 @@ def _surroundings(context: Context | None, state: TaskState) -> Mapping[str, Any
 
 
 _PREFIX: Final = structlog.contextvars.STRUCTLOG_KEY_PREFIX
-_OWN_VARIABLES: Final = 2  # the attempt, and OpenTelemetry's one; a submitter's context need have neither
 _NOTHING: Final[Mapping[str, Any]] = {}
 
 #: All that a canonical line may have.

@@ -247,6 +247,8 @@ def test_counts_that_differ_fail_the_demo(tree: Path) -> None:
 import msgspec
 from qorzen_obs import cli
 from qorzen_obs.demo import rounds
+
+pytestmark = pytest.mark.slow  # programs of their own, which no version of Python makes another
 async def read_wrongly(url, token, read=rounds.read_surfaces):
     surfaces = await read(url, token)
     return msgspec.structs.replace(surfaces, finished={**surfaces.finished, "failed": 9})

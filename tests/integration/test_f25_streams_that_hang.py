@@ -21,6 +21,8 @@ from qorzen_obs.telemetry import names
 from tests.event_stream import Follower, following, parse
 from tests.support import PATIENCE_SECONDS, metric, until
 
+pytestmark = pytest.mark.slow  # programs of their own, which no version of Python makes another
+
 RECEIVE_BUFFER = 4_096
 MOST_QUEUED = 256 * 1024
 """What a client that does not read may cost, apart from what its own side of the connection holds."""

@@ -14,6 +14,8 @@ from qorzen_obs.settings import ServerSettings
 from tests.conftest import require
 from tests.ops_plane import TOKEN, SaidManager, managing, serving
 
+pytestmark = pytest.mark.slow  # programs of their own, which no version of Python makes another
+
 PAYLOAD = '<img src=x onerror="alert(1)"><script>alert(2)</script>'
 
 

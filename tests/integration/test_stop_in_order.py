@@ -60,6 +60,8 @@ EXECUTOR = """
 import asyncio, math, threading
 from qorzen_obs import task
 
+pytestmark = pytest.mark.slow  # programs of their own, which no version of Python makes another
+
 def never_ends():
     print("begun", flush=True)
     threading.Event().wait()

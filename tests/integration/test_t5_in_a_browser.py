@@ -15,6 +15,8 @@ from tests.conftest import require
 from tests.ops_plane import managing, serving
 from tests.support import until
 
+pytestmark = pytest.mark.slow  # programs of their own, which no version of Python makes another
+
 #: Everything that a page can send elsewhere; gives what it could read of the answers.
 ATTEMPTS = """
 async (url) => {

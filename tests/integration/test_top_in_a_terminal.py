@@ -27,6 +27,8 @@ from qorzen_obs.tasks import TaskStatus
 from tests.ops_plane import TOKEN, SaidManager, managing, serving
 from tests.program import PATIENCE_SECONDS, environment
 
+pytestmark = pytest.mark.slow  # programs of their own, which no version of Python makes another
+
 ALTERNATE_SCREEN, NORMAL_SCREEN = "\x1b[?1049h", "\x1b[?1049l"
 CURSOR_HIDDEN, CURSOR_SHOWN = "\x1b[?25l", "\x1b[?25h"
 
