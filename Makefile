@@ -2,7 +2,7 @@
 # older than its lock file or pyproject.toml only when it has to be brought up to date.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo stack test lint format docs dashboards bench baseline soak lock clean
+.PHONY: test-programs test-parts help demo stack test lint format docs dashboards bench baseline soak lock clean
 
 # $(call first,CANDIDATES,CONDITION) prints the first Python that runs (a shim may not), fits and can make
 # environments. The condition holds no comma.
@@ -35,13 +35,19 @@ demo: .venv/.runtime ## run a real workload and serve it; options go in ARGS="--
 stack: .venv/.runtime ## the demo with Prometheus and Alertmanager from the system's packages; ARGS="--port 8081"
 	@.venv/bin/python -m dashboards.stack $(ARGS)
 
+# Much of what the tests do is to wait, so some stand beside each other.
 test: lint ## check style and types, then run the tests on each supported Python that is here (slow ones on one)
-	.venv/bin/pytest $(ARGS)
-	@$(if $(others),$(MAKE) --no-print-directory -j2 --output-sync=target $(addprefix test-,$(others)))
+	@$(MAKE) --no-print-directory -j3 --output-sync=line test-programs test-parts $(addprefix test-,$(others))
 	@echo "Tested on Python $(mine) $(others)"
 
+test-programs: .venv/.dev
+	.venv/bin/pytest tests/acceptance tests/integration $(ARGS) || test $$? -eq 5
+
+test-parts: .venv/.dev
+	.venv/bin/pytest tests --ignore tests/acceptance --ignore tests/integration $(ARGS) || test $$? -eq 5
+
 test-%: .venv-%/.dev
-	.venv-$*/bin/pytest -m "not slow" $(ARGS)
+	.venv-$*/bin/pytest -m "not slow" $(ARGS) || test $$? -eq 5
 
 lint: .venv/.dev ## ruff and mypy
 	.venv/bin/ruff check

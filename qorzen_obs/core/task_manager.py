@@ -82,6 +82,7 @@ from qorzen_obs.settings import TaskSettings, convert
 from qorzen_obs.stacks import ABANDONED, RUNNING, STARTING, LiveStack, redacted
 from qorzen_obs.tasks import (
     ATTEMPT_ENDS,
+    COMPLETED,
     ENDED,
     FAILED,
     PENDING,
@@ -765,7 +766,7 @@ class TaskManager(QorzenManager):
             self._scheduler.finish(record)
         else:
             self._zombies[attempt] = True
-        retry_in = self._retry_in(attempt, decision) if decision.status is FAILED else None
+        retry_in = None if decision.status is COMPLETED else self._retry_in(attempt, decision)
         state = running.decided(decision, attempt.span_context, wall, duration, ledger)
         self._loop_monitor.settle(attempt)
         self._instrument.end(attempt, state, will_retry=retry_in is not None)
@@ -798,7 +799,9 @@ class TaskManager(QorzenManager):
 
     def _retry_in(self, attempt: Attempt, decision: Decision) -> float | None:
         """Return after how many seconds a task that failed is tried again, or None when this is its end."""
-        if decision.abandoned or attempt.last or self._state is not ManagerState.READY:
+        if decision.status is not FAILED or decision.abandoned:
+            return None
+        if attempt.last or self._state is not ManagerState.READY:
             return None
         policy = attempt.record.definition.retry
         try:

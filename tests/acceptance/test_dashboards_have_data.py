@@ -52,6 +52,7 @@ ZERO: Final = {
     ("qorzen-overview", "Not ready"): "it is ready all the time",
     ("qorzen-overview", "Failing checks"): "no block is as long as `health.loop_blocked_seconds`",
     ("qorzen-runtime", "Objects not collectable"): "Python 3.4 and later leave none",
+    ("qorzen-runtime", "Event streams"): "nobody follows the events here",
     ("qorzen-telemetry", "Labels folded"): "it has few types of errors",
     ("qorzen-telemetry", "Labels folded by label"): "as above",
     ("qorzen-telemetry", "Spans lost"): "the receiver takes all",

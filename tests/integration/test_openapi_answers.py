@@ -38,13 +38,14 @@ async def failing() -> None:
     raise ValueError("as it always does")
 
 
-async def waiting(ready: asyncio.Event) -> None:
+async def waiting(ready: asyncio.Event, released: asyncio.Event) -> None:
     helper = asyncio.create_task(asyncio.sleep(60), name="helper")
     ready.set()
     try:
         await helper
     finally:
         helper.cancel()
+        await released.wait()  # so that it is asked to stop, and has not stopped yet
 
 
 @pytest.fixture
@@ -102,7 +103,8 @@ async def test_every_route_answers_as_the_document_says(session: aiohttp.ClientS
         failed, completed = ended
         manager.task_lines.add(failed, "info", "said", {"more": [1]})
         ready = asyncio.Event()
-        running = await manager.submit_task(waiting, ready)
+        released = asyncio.Event()
+        running = await manager.submit_task(waiting, ready, released)
         stubborn = await manager.submit_task(asyncio.sleep, 60, cancellable=False)
         await ready.wait()
         pending = await manager.submit_task(add, 2)
@@ -153,6 +155,7 @@ async def test_every_route_answers_as_the_document_says(session: aiohttp.ClientS
         await post(f"/api/tasks/{failed}/rerun", 503)  # the queue is full
         await post("/api/tasks", 503, {"task": "add", "args": [1]})
         await post(f"/api/tasks/{running}/cancel", HTTPStatus.ACCEPTED)
+        released.set()
 
         async with serving(SaidManager(state=State.DRAINING, initialized=False, blocked=60)) as sick:
             for target in ("/livez", "/healthz?verbose", "/readyz", "/startupz", "/health"):

@@ -448,10 +448,10 @@ def a_cancelled_pending_task_stays_in_the_queue(patch: pytest.MonkeyPatch) -> No
 @fault
 def a_cancelled_task_is_tried_again(patch: pytest.MonkeyPatch) -> None:
     def make(real: Any) -> Any:
-        def retry_in(self: Any, record: Any, state: Any) -> Any:
-            if state.status is TaskStatus.CANCELLED and record.definition.retry is not None:
+        def retry_in(self: Any, attempt: Attempt, decision: Decision) -> Any:
+            if decision.status is TaskStatus.CANCELLED and attempt.record.definition.retry is not None:
                 return 1.0
-            return real(self, record, state)
+            return real(self, attempt, decision)
 
         return retry_in
 

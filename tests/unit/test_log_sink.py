@@ -117,8 +117,9 @@ async def test_f17_a_pipe_that_nobody_reads_loses_lines_and_never_holds_the_loop
 async def test_once_the_pipe_flows_again_a_line_says_how_many_are_missing(pipe: Pipe) -> None:
     sink = LogSink(pipe.stream, said)
     written = log_sink.MAX_LINES + 3_000
-    for number in range(written):
-        sink.write(f"{number} {'x' * 100}")
+    with sink._lock:  # or the thread might take some meanwhile, and the note would come among the lines
+        for number in range(written):
+            sink.write(f"{number} {'x' * 100}")
     lost = sink.lost
     assert lost > 0
     pipe.read_all()
