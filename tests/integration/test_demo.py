@@ -22,6 +22,8 @@ from qorzen_obs.tasks import TaskStatus
 from qorzen_obs.telemetry import names
 from tests.program import PATIENCE_SECONDS, ROOT, Running, environment, json_lines, run, write_files
 
+pytestmark = pytest.mark.slow  # programs of their own, which no version of Python makes another
+
 GOOD: dict[str, str | bytes] = {
     "function.py": "@decorator\ndef f():\n    return 1\n",
     "deep/er/one.py": "x = 1",
@@ -248,7 +250,6 @@ import msgspec
 from qorzen_obs import cli
 from qorzen_obs.demo import rounds
 
-pytestmark = pytest.mark.slow  # programs of their own, which no version of Python makes another
 async def read_wrongly(url, token, read=rounds.read_surfaces):
     surfaces = await read(url, token)
     return msgspec.structs.replace(surfaces, finished={**surfaces.finished, "failed": 9})

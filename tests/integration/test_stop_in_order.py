@@ -14,6 +14,8 @@ import pytest
 
 from tests.program import PATIENCE_SECONDS, Running, write_files
 
+pytestmark = pytest.mark.slow  # programs of their own, which no version of Python makes another
+
 TASKS = """
 import asyncio, math
 from qorzen_obs import task
@@ -59,8 +61,6 @@ async def drains():
 EXECUTOR = """
 import asyncio, math, threading
 from qorzen_obs import task
-
-pytestmark = pytest.mark.slow  # programs of their own, which no version of Python makes another
 
 def never_ends():
     print("begun", flush=True)
