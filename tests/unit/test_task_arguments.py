@@ -117,7 +117,7 @@ def test_t6_what_does_not_fit_is_told_by_place_and_type_and_not_repeated(
 def test_what_a_reporter_and_a_rest_take_is_told_too() -> None:
     with pytest.raises(ProblemError, match=r"the task takes path'"):
         Arguments(reporting).bind([], {"path": "a", "progress_reporter": "b"})
-    with pytest.raises(ProblemError, match=r"the task takes first, second, \*rest, \*\*labels'"):
+    with pytest.raises(ProblemError, match=r"the task takes first, second, \*rest, \*\*labels"):
         Arguments(collecting).bind([], {"first": 1})
     for args, kwargs, place in (([1, 2, 3, "x"], {}, "rest[1]"), ([1, 2], {"<b>": 1}, "labels[...]")):
         with pytest.raises(ProblemError) as refused:
