@@ -10,10 +10,11 @@ import atexit
 import errno
 import os
 import select
+import stat
 import threading
 import time
 import weakref
-from collections import deque
+from collections import Counter
 from collections.abc import Callable
 from typing import Final, TextIO
 
@@ -22,8 +23,8 @@ MAX_CHARACTERS: Final = 8_000_000
 FLUSH_SECONDS: Final = 1.0
 """How long `close`, and the exit of the interpreter, waits for what is queued."""
 
-_MAX_WRITE_BYTES: Final = 65_536
-_MAX_TAKEN: Final = 262_144  # characters; the thread has to wait for the interpreter after each time
+_MAX_PIPE_BYTES: Final = 65_536  # what a pipe holds
+_MAX_WRITE_BYTES: Final = 1_048_576  # the thread has to wait for the interpreter after each write
 _POLL_SECONDS: Final = 0.05
 _LINGER_SECONDS: Final = 0.01
 _IDLE_SECONDS: Final = 1.0
@@ -42,6 +43,8 @@ class LogSink:
         self._stream = stream
         self._say_lost = say_lost
         self._descriptor = _descriptor_of(stream)
+        self._waits = self._descriptor is not None and _waits_for_a_reader(self._descriptor)
+        self.counted: Counter[str] = Counter()  #: lines that were written by a level, lost ones included
         self.lost = 0  #: lines that were not written, since the start
         self._reset()
         if self._descriptor is not None and hasattr(os, "register_at_fork"):
@@ -52,8 +55,9 @@ class LogSink:
         # Re-entrant: a signal's handler, or the garbage collector, may write a line while its thread holds it.
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
-        self._lines: deque[str] = deque()
+        self._lines: list[str] = []
         self._characters = 0
+        self._unwritten = memoryview(b"")  # the thread's
         self._unsaid = 0  # lost, and no line says so yet
         self._thread: threading.Thread | None = None
         self._idle = False  # the thread waits for lines
@@ -69,23 +73,25 @@ class LogSink:
         """Return whether the stream is a terminal."""
         return self._stream.isatty()
 
-    def write(self, line: str) -> None:
-        """Take a line without its end; never waits for the stream where that has a descriptor."""
-        if self._descriptor is None:
-            self._write_directly(line)
-            return
+    def write(self, line: str, level: str | None = None) -> None:
+        """Take a line without its end; never waits for the stream where that has a descriptor.
+
+        With a level, it is counted by that.
+        """
         with self._lock:  # the condition's own, without its detour by Python
+            if level is not None:
+                self.counted[level] += 1
             if self._direct:
                 self._write_directly(line)
                 return
-            full = len(self._lines) >= MAX_LINES or self._characters >= MAX_CHARACTERS
-            if self._broken or full:
+            if self._broken or len(self._lines) >= MAX_LINES or self._characters >= MAX_CHARACTERS:
                 self.lost += 1
                 self._unsaid += 1
                 return
             if self._unsaid:
                 self._append(self._note())
-            self._append(line)
+            self._lines.append(line)
+            self._characters += len(line)
             if self._idle:
                 self._idle = False  # it is woken once
                 self._changed.notify()
@@ -109,6 +115,7 @@ class LogSink:
             self.lost += len(self._lines)
             self._lines.clear()
             self._characters = 0
+            self._lose_unwritten()  # the thread may be held in the middle of it, by a reader that does not read
             self._direct = True
             self._thread = None
         atexit.unregister(self.close)
@@ -129,7 +136,7 @@ class LogSink:
         except RuntimeError:  # no thread to be had, or the interpreter ends
             self._thread, self._direct = None, True
             while self._lines:
-                self._write_directly(self._lines.popleft())
+                self._write_directly(self._lines.pop(0))
             return
         atexit.register(self.close)
 
@@ -151,45 +158,44 @@ class LogSink:
                         return
                     self._unsaid = 0  # of a stream that is gone there is nobody to tell
                     continue
-            if not self._put(self._encoded(lines)):
-                with self._changed:
-                    self.lost += len(lines)
+            self._unwritten = memoryview(self._encoded(lines))
+            self._put()
+            with self._lock:
+                self._lose_unwritten()
 
     def _take(self) -> list[str]:
-        lines: list[str] = []
-        size = 0
-        while self._lines and size < _MAX_TAKEN:
-            line = self._lines.popleft()
-            lines.append(line)
-            size += len(line)
-        self._characters -= size
+        lines, self._lines = self._lines, []  # whoever writes a line meanwhile waits for no more than this
+        self._characters = 0
         return lines
 
     def _encoded(self, lines: list[str]) -> bytes:
         encoding = getattr(self._stream, "encoding", None) or "utf-8"
-        return "".join(f"{line}\n" for line in lines).encode(encoding, "backslashreplace")
+        return ("\n".join(lines) + "\n").encode(encoding, "backslashreplace")
 
-    def _put(self, data: bytes) -> bool:
-        """Write all of it; False when it could not be, for good or for the end."""
-        view = memoryview(data)
-        while view:
+    def _put(self) -> None:
+        """Write what is encoded, until the rest of it cannot be written, for good or for the end."""
+        while self._unwritten:
             if self._broken or self._stream.closed:
                 self._broken = True
-                return False
+                return
             try:
-                if not self._writable(_POLL_SECONDS):
+                if self._waits and not self._writable(_POLL_SECONDS):
                     if self._closing and self._direct:  # nobody waits any more
-                        return False
+                        return
                     continue
-                written = os.write(self._number(), view[:_MAX_WRITE_BYTES])
+                most = _MAX_PIPE_BYTES if self._waits else _MAX_WRITE_BYTES
+                written = os.write(self._number(), self._unwritten[:most])
             except BlockingIOError:  # said to be writable, and is not: somebody else was quicker
                 time.sleep(_POLL_SECONDS)
             except (OSError, ValueError) as error:
                 self._broken = not isinstance(error, OSError) or error.errno in _GONE
-                return False  # a full disk loses these lines, and the next are tried
+                return  # a full disk loses these lines, and the next are tried
             else:
-                view = view[written:]
-        return True
+                self._unwritten = self._unwritten[written:]
+
+    def _lose_unwritten(self) -> None:
+        self.lost += bytes(self._unwritten).count(b"\n")
+        self._unwritten = memoryview(b"")
 
     def _number(self) -> int:
         assert self._descriptor is not None, "only streams with a descriptor have a thread"
@@ -212,6 +218,12 @@ class LogSink:
         except (OSError, ValueError):
             pass
         self.lost += 1
+
+
+def _waits_for_a_reader(descriptor: int) -> bool:
+    """Return whether a write may have to wait: to a pipe, a socket or a terminal, not to a file or /dev/null."""
+    mode = os.fstat(descriptor).st_mode
+    return not stat.S_ISREG(mode) and not (stat.S_ISCHR(mode) and not os.isatty(descriptor))
 
 
 def _descriptor_of(stream: TextIO) -> int | None:

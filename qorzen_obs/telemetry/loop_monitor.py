@@ -28,6 +28,7 @@ from qorzen_obs.telemetry.watchdog import (
     Finding,
     Watchdog,
 )
+from qorzen_obs.telemetry.way import Way
 
 INTERVAL_SECONDS: Final = 0.025
 """Between two beats of a watched loop."""
@@ -107,6 +108,7 @@ class LoopMonitor:
         self._interval = INTERVAL_SECONDS if self._watches else UNWATCHED_INTERVAL_SECONDS
         self._watchdog: Watchdog | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._way: Way | None = None
         self._lock = threading.Lock()  # held for a few assignments at a time
         self.due: float | None = None  #: when the next beat should come, monotonic
         self._cpu = 0.0  # the process's, at the last beat
@@ -123,6 +125,7 @@ class LoopMonitor:
         loop = asyncio.get_running_loop()
         self._schedule(loop)
         if self._watches:
+            self._way = Way(loop)
             self._watchdog = Watchdog(loop, self, self._blocked, self._on_error, self._gil_watch)
             self._watchdog.start()
 
@@ -131,6 +134,8 @@ class LoopMonitor:
         if self._timer is not None:
             self._timer.cancel()
         self._timer = None
+        if self._way is not None:
+            self._way.stop()
         self._turned(None)
         if self._watchdog is not None:
             self._watchdog.stop()
@@ -187,6 +192,8 @@ class LoopMonitor:
         ):
             with self._lock:  # the watchdog could not run meanwhile, nor before us afterwards
                 self._seconds[GIL_HELD] += late
+        if self._way is not None:
+            self._way.look()
         self._schedule(loop)
 
     def _turned(self, due: float | None) -> None:

@@ -11,7 +11,6 @@ from contextvars import Context
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
-import msgspec
 import structlog
 from opentelemetry.trace import format_span_id, format_trace_id
 
@@ -25,13 +24,13 @@ from qorzen_obs.tasks import (
     EventKind,
 )
 from qorzen_obs.telemetry import names
-from qorzen_obs.telemetry.log_rendering import redact_line
+from qorzen_obs.telemetry.log_rendering import redact_line, to_json
 from qorzen_obs.telemetry.logs import LEVELS, LogStream, add_task_context
 from qorzen_obs.telemetry.task_lines import TaskLines, kept_already, rfc_3339
 
 _MAX_ERROR: Final = 300
 _RETRYING: Final = EventKind.RETRYING
-_COMPLETED: Final = COMPLETED.value
+_PLAIN_END: Final = f',"event":"{names.LOG_FINISHED}","level":"info","timestamp":"'
 #: What of a line users choose, but for the name and what their context variables add.
 _FREE: Final = frozenset({"cancel_reason", "error", "error_type", "plugin_id"})
 
@@ -79,25 +78,6 @@ def canonical_line(record: TaskRecord, state: TaskState, at: float) -> Canonical
     return CanonicalLine(level, names.LOG_FINISHED, fields)
 
 
-class _PlainLine(msgspec.Struct, frozen=True, gc=False):
-    """The line of a task that ended well, as it is written: a struct is made and encoded quicker than a dict."""
-
-    logger_name: str
-    task_id: str
-    task_name: str
-    category: str
-    priority: str
-    attempt: int
-    status: str
-    duration_seconds: float
-    queue_wait_seconds: float
-    trace_id: str
-    span_id: str
-    event: str
-    level: str
-    timestamp: str
-
-
 class StreamTaskLog:
     """Writes canonical lines to one of our own streams."""
 
@@ -108,52 +88,50 @@ class StreamTaskLog:
         self._writes_warnings = LEVELS[level] <= LEVELS["warning"]
         redactor = stream.redactor
         self._is_clean = lru_cache(4_096)(lambda name: not redactor.may_match(name))
+        self._plain_parts = lru_cache(4_096)(self._make_plain_parts)
         self._hides_fields = any(redactor.hides(name) for name in _FIELDS)
 
     def write(self, event: TaskEvent) -> None:
         """Write the line of an event at which an attempt ended."""
         record, state = event.record, event.state
+        surroundings = _surroundings(record.context, state)
+        if not surroundings and state.status is COMPLETED and self.writes_info and self._stream.is_json:
+            line = self._plain_line(record, state, event.at)
+            if line is not None:
+                self._stream.write_own("info", line)
+                return
         warns = state.status is FAILED or event.kind is _RETRYING
         if self._writes_warnings if warns else self.writes_info:
-            surroundings = _surroundings(record.context, state)
-            if self._stream.is_json and not warns and not surroundings and self._is_plain(record, state):
-                self._stream.write_json("info", self._plain_line(record, state, event.at))
-            else:
-                self._stream.write_line(*self._make(record, state, event.at, surroundings))
+            self._stream.write_line(*self._make(record, state, event.at, surroundings))
 
-    def _is_plain(self, record: TaskRecord, state: TaskState) -> bool:
-        """Return whether the line has what nearly all have: no more, and nothing to hide."""
+    def _plain_line(self, record: TaskRecord, state: TaskState, at: float) -> str | None:
+        """Return the line of a task that ended well, made of text alone; None where it has more than most have."""
+        parts = self._plain_parts(record.name, record.cell)
+        span, duration, wait = state.span, state.duration_seconds, state.queue_wait_seconds
+        if (
+            parts is None
+            or duration is None
+            or wait is None
+            or state.cancel_reason is not None
+            or record.plugin_id is not None
+            or record.rerun is not None
+        ):
+            return None
+        before_id, before_attempt = parts
+        ids = "" if span is None else f',"trace_id":"{span.trace_id:032x}","span_id":"{span.span_id:016x}"'
         return (
-            state.status is COMPLETED
-            and state.span is not None
-            and state.duration_seconds is not None
-            and state.queue_wait_seconds is not None
-            and record.plugin_id is None
-            and record.rerun is None
-            and not self._hides_fields
-            and self._is_clean(record.name)
+            f'{before_id}{record.task_id}{before_attempt}{state.attempt},"status":"completed",'
+            f'"duration_seconds":{duration:.6f},"queue_wait_seconds":{wait:.6f}{ids}{_PLAIN_END}{rfc_3339(at)}"}}'
         )
 
-    def _plain_line(self, record: TaskRecord, state: TaskState, at: float) -> _PlainLine:
-        category, priority = CELL_LABELS[record.cell]
-        assert state.duration_seconds is not None
-        assert state.queue_wait_seconds is not None
-        assert state.span is not None
-        return _PlainLine(
-            self._logger_name,
-            record.task_id,
-            record.name,
-            category,
-            priority,
-            state.attempt,
-            _COMPLETED,
-            round(state.duration_seconds, 6),
-            round(state.queue_wait_seconds, 6),
-            f"{state.span.trace_id:032x}",
-            f"{state.span.span_id:016x}",
-            names.LOG_FINISHED,
-            "info",
-            rfc_3339(at),
+    def _make_plain_parts(self, name: str, cell: int) -> tuple[str, str] | None:
+        """Return what stands before a task's id, and between that and its attempt; None where there is a secret."""
+        if self._hides_fields or not self._is_clean(name):
+            return None
+        category, priority = CELL_LABELS[cell]
+        return (
+            f'{{"logger_name":{to_json(self._logger_name)},"task_id":"',
+            f'","task_name":{to_json(name)},"category":"{category}","priority":"{priority}","attempt":',
         )
 
     def _make(
@@ -174,12 +152,14 @@ def _surroundings(context: Context | None, state: TaskState) -> Mapping[str, Any
     """Return what the submitter's context adds to a line: its variables, and its span where there is none of ours."""
     if context is None:
         return _NOTHING
-    found = {
-        variable.name.removeprefix(_PREFIX): value
-        for variable, value in context.items()
-        if variable.name.startswith(_PREFIX) and value is not Ellipsis
-    }
-    return found if state.span is not None else context.copy().run(add_task_context, None, "", found)
+    found = None
+    for variable, value in context.items():
+        if variable.name.startswith(_PREFIX) and value is not Ellipsis:
+            found = found or {}
+            found[variable.name.removeprefix(_PREFIX)] = value
+    if state.span is not None:
+        return found or _NOTHING
+    return context.copy().run(add_task_context, None, "", found or {})
 
 
 _PREFIX: Final = structlog.contextvars.STRUCTLOG_KEY_PREFIX

@@ -108,8 +108,8 @@ async def test_f17_a_pipe_that_nobody_reads_loses_lines_and_never_holds_the_loop
     started = time.monotonic()
     await asyncio.to_thread(sink.close, 0.2)
     assert time.monotonic() - started < 2.0
-    assert sink.lost >= 30_000 - 300 - 66, (
-        "what was queued is lost too: 64 KiB fit into the pipe, and one batch"
+    assert 30_000 - 66 - 64 <= sink.lost <= 30_000, (
+        "what was queued is lost too: 64 KiB fit into the pipe, and as much may be under way"
     )
     pipe.read_all()  # lets the thread go that was left behind
 
