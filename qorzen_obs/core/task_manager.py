@@ -672,7 +672,7 @@ class TaskManager(QorzenManager):
             self._start(record, now, wall)
             if self._waiting.submitters:  # it has left the room to the next
                 self._wake_submitters()
-        else:
+        elif wait or not self._scheduler.is_held(record):
             self._dispatch()
 
     # ------------------------------------------------------------------ running

@@ -139,6 +139,10 @@ class Scheduler(Generic[S]):
         else:
             self._enqueue(task)
 
+    def is_held(self, task: S) -> bool:
+        """Return whether a limit or a pause keeps a waiting `task` from starting, so that it changes nothing yet."""
+        return not self._may_start(_kind(task))
+
     def remove(self, task: S) -> bool:
         """Take a waiting task out; return False when it does not wait here. O(log n) amortised."""
         entry = task.queue_entry
@@ -159,8 +163,9 @@ class Scheduler(Generic[S]):
 
         O(log n), and linear in the number of groups that wait, not in that of tasks.
         """
-        self._promote(now)
-        if self.limits.full or not self._depth:
+        if self._scheduled_ids:
+            self._promote(now)
+        if not self._depth or self.limits.full:
             return None
         best: _Group[S] | None = None
         for group in self._groups.values():
@@ -234,7 +239,7 @@ class Scheduler(Generic[S]):
 
     def _find_head(self, group: _Group[S]) -> None:
         heads = [head for queue in group.queues.values() if (head := queue.peek()) is not None]
-        group.head = min(heads, key=self._order)
+        group.head = heads[0] if len(heads) == 1 else min(heads, key=self._order)
         group.order = self._order(group.head)
 
     def _all_queues(self) -> Iterator[RemovableHeap[S]]:
