@@ -6,6 +6,8 @@ Everything that needs the time is given a Clock, so that tests move it (`qorzen_
 from __future__ import annotations
 
 import time
+from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Protocol
 
 
@@ -26,3 +28,18 @@ class SystemClock:
 
     now = staticmethod(time.time)
     monotonic = staticmethod(time.monotonic)
+
+
+def rfc_3339(at: float) -> str:
+    """Return a moment in Unix seconds by RFC 3339, to the microsecond.
+
+    >>> rfc_3339(1.5)
+    '1970-01-01T00:00:01.500000Z'
+    """
+    second, microsecond = divmod(round(at * 1e6), 1_000_000)
+    return f"{_to_the_second(second)}.{microsecond:06d}Z"
+
+
+@lru_cache(64)
+def _to_the_second(second: int) -> str:
+    return datetime.fromtimestamp(second, UTC).isoformat()[:19]

@@ -27,7 +27,7 @@ from opentelemetry import trace
 from opentelemetry.trace import TracerProvider
 from prometheus_client import CollectorRegistry
 
-from qorzen_obs.clock import Clock, SystemClock
+from qorzen_obs.clock import Clock, SystemClock, rfc_3339
 from qorzen_obs.core.base import QorzenManager
 from qorzen_obs.core.deadlines import Deadlines
 from qorzen_obs.core.decision import TASK_DEADLINE, shown_text
@@ -101,7 +101,7 @@ from qorzen_obs.telemetry.logs import accept_logger
 from qorzen_obs.telemetry.loop_monitor import Block, LoopMonitor
 from qorzen_obs.telemetry.metrics import TaskMetrics
 from qorzen_obs.telemetry.parts import TelemetryParts
-from qorzen_obs.telemetry.task_lines import KeptLines, TaskLines, encoded_line, rfc_3339
+from qorzen_obs.telemetry.task_lines import KeptLines, TaskLines, encoded_line
 from qorzen_obs.telemetry.task_log import StreamTaskLog, TaskLog, canonical_line
 from qorzen_obs.telemetry.watchdog import NOTICE_SECONDS
 

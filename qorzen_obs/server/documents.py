@@ -5,20 +5,24 @@ A task's arguments, result and metadata are never part of a document.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import Annotated, Any, Final
 
 import msgspec
 from aiohttp import web
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from qorzen_obs.clock import rfc_3339
 from qorzen_obs.tasks import CancelGuarantee, EngineKind, TaskCategory, TaskInfo, TaskPriority, TaskStatus
 
 #: A moment by RFC 3339.
 Moment = Annotated[str, Meta(extra_json_schema={"format": "date-time"})]
 #: A priority, as it is shown.
 PriorityName = Annotated[str, Meta(extra_json_schema={"enum": [priority.label for priority in TaskPriority]})]
+#: By their value, which finds them quicker than the enum does.
+_ENGINES: Final = {kind.value: kind for kind in EngineKind}
+_GUARANTEES: Final = {guarantee.value: guarantee for guarantee in CancelGuarantee}
 MAX_LISTED_TEXT: Final = 500
 """Characters of a free text in a list; a task's own document has all of it."""
 
@@ -40,21 +44,12 @@ def encode_json(document: object) -> bytes:
 
 def now() -> str:
     """Return this moment by RFC 3339."""
-    return _rfc3339(datetime.now(UTC))
-
-
-def moment(unix_seconds: float) -> str:
-    """Return a moment by RFC 3339, to the microsecond.
-
-    >>> moment(0.25)
-    '1970-01-01T00:00:00.250000Z'
-    """
-    return _rfc3339(datetime.fromtimestamp(unix_seconds, UTC))
+    return rfc_3339(time.time())
 
 
 def timestamp(unix_seconds: float | None) -> str | None:
     """Return a moment by RFC 3339, where there is one."""
-    return None if unix_seconds is None else moment(unix_seconds)
+    return None if unix_seconds is None else rfc_3339(unix_seconds)
 
 
 def with_timestamps(value: object) -> Any:
@@ -142,7 +137,7 @@ def _task(info: TaskInfo, message: str, error: str | None, traceback: str | Unse
             message=message,
             updated_at=timestamp(info.progress.updated_at),
         ),
-        created_at=moment(info.created_at),
+        created_at=rfc_3339(info.created_at),
         eligible_at=timestamp(info.eligible_at),
         started_at=timestamp(info.started_at),
         completed_at=timestamp(info.completed_at),
@@ -153,10 +148,10 @@ def _task(info: TaskInfo, message: str, error: str | None, traceback: str | Unse
         error_type=info.error_type,
         traceback=traceback,
         cancellable=info.cancellable,
-        cancel_guarantee=CancelGuarantee(info.cancel_guarantee),
+        cancel_guarantee=_GUARANTEES[info.cancel_guarantee],
         cancel_reason=info.cancel_reason,
         attempt=info.attempt,
-        engine=EngineKind(info.engine),
+        engine=_ENGINES[info.engine],
         timeout_seconds=info.timeout_seconds,
         waiting_for=info.waiting_for,
         abandoned=info.abandoned,
@@ -169,10 +164,6 @@ def _task(info: TaskInfo, message: str, error: str | None, traceback: str | Unse
 
 def _cut(text: str) -> str:
     return text if len(text) <= MAX_LISTED_TEXT else text[: MAX_LISTED_TEXT - 1] + "…"
-
-
-def _rfc3339(moment: datetime) -> str:
-    return moment.isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
 
 
 def _encodable(value: object) -> Any:

@@ -23,11 +23,12 @@ from msgspec import Struct
 from prometheus_client import Metric
 from prometheus_client.registry import Collector
 
+from qorzen_obs.clock import rfc_3339
 from qorzen_obs.core.event_ring import EventOutline
 from qorzen_obs.counts import CountsView
 from qorzen_obs.record import TaskRecord
 from qorzen_obs.registry import parse_category
-from qorzen_obs.server.documents import Moment, Task, encode_json, moment, now, task_line
+from qorzen_obs.server.documents import Moment, Task, encode_json, now, task_line
 from qorzen_obs.server.problems import ProblemError, problem
 from qorzen_obs.server.query import check_parameters, read_choices, read_names
 from qorzen_obs.server.routes import ANSWERED_AT, Access, Answer, Parameter, Route
@@ -232,7 +233,7 @@ class Streams:
         if frame is None:
             document = Happened(
                 kind=event.kind,
-                at=moment(event.at),
+                at=rfc_3339(event.at),
                 previous=event.previous,
                 task=task_line(event.info()),
             )

@@ -9,7 +9,8 @@ from typing import Any, Final, Literal
 from aiohttp import web
 from msgspec import Struct
 
-from qorzen_obs.server.documents import Moment, json_response, moment
+from qorzen_obs.clock import rfc_3339
+from qorzen_obs.server.documents import Moment, json_response
 from qorzen_obs.server.problems import ProblemError, problem
 from qorzen_obs.server.query import LIMIT, check_parameters, read_limit, read_one, refuse
 from qorzen_obs.server.routes import Access, Answer, Parameter, Route
@@ -82,7 +83,7 @@ async def get_traces(request: web.Request) -> web.Response:
         Trace(
             trace_id=trace.trace_id,
             root_name=redactor.text(trace.root_name),
-            started_at=moment(trace.started_at),
+            started_at=rfc_3339(trace.started_at),
             duration_seconds=trace.duration_seconds,
             spans=trace.spans,
             errors=trace.errors,

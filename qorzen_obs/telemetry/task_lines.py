@@ -11,12 +11,11 @@ from collections import deque
 from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from datetime import UTC, datetime
-from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 import msgspec
 
+from qorzen_obs.clock import rfc_3339
 from qorzen_obs.current import CURRENT
 from qorzen_obs.telemetry.log_rendering import to_json
 from qorzen_obs.telemetry.redaction import Redactor
@@ -164,21 +163,6 @@ def keep_task_line(_: Any, method: str, event: MutableMapping[str, Any]) -> Muta
 def utc_now() -> str:
     """Return this moment by RFC 3339."""
     return rfc_3339(time.time())
-
-
-def rfc_3339(at: float) -> str:
-    """Return a moment in Unix seconds by RFC 3339, to the microsecond.
-
-    >>> rfc_3339(1.5)
-    '1970-01-01T00:00:01.500000Z'
-    """
-    second, microsecond = divmod(round(at * 1e6), 1_000_000)
-    return f"{_to_the_second(second)}.{microsecond:06d}Z"
-
-
-@lru_cache(16)
-def _to_the_second(second: int) -> str:
-    return datetime.fromtimestamp(second, UTC).isoformat()[:19]
 
 
 def encoded_line(at: str, level: str, event: str, fields: Mapping[str, Any]) -> str:

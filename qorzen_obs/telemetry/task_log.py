@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple
 import structlog
 from opentelemetry.trace import format_span_id, format_trace_id
 
+from qorzen_obs.clock import rfc_3339
 from qorzen_obs.counts import CELL_LABELS
 from qorzen_obs.record import TaskEvent, TaskRecord, TaskState
 from qorzen_obs.tasks import (
@@ -26,7 +27,7 @@ from qorzen_obs.tasks import (
 from qorzen_obs.telemetry import names
 from qorzen_obs.telemetry.log_rendering import redact_line, to_json
 from qorzen_obs.telemetry.logs import LEVELS, LogStream, add_task_context
-from qorzen_obs.telemetry.task_lines import TaskLines, kept_already, rfc_3339
+from qorzen_obs.telemetry.task_lines import TaskLines, kept_already
 
 _MAX_ERROR: Final = 300
 _RETRYING: Final = EventKind.RETRYING
