@@ -1,7 +1,7 @@
 """A service whose loop is never idle: what watching it adds to the lag of its loop, and what becomes of its spans.
 
-Everything is observed and every trace is kept and exported. The watchers and the collector are processes of their own,
-which take their share of the machine's processors too.
+Everything is observed as by default: each span is offered to the tail sampler, and what it keeps is exported. The
+watchers and the collector are processes of their own, which take their share of the machine's processors too.
 """
 
 from __future__ import annotations
@@ -30,11 +30,12 @@ STREAMS: Final = 4
 TIMER_SECONDS: Final = 0.001
 SLOW_SECONDS: Final = 0.5
 
-#: Scrapes and follows the events, and says so once it does; says how much it got when its standard input ends.
+#: Scrapes and follows the events, and says so once it does; says how much it got when its standard input ends. It takes
+#: as little of the processors as it can: they are to be the service's.
 _WATCHER: Final = """
 import json, sys, threading, time, urllib.error, urllib.request
 url, streams, pause = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
-got = {"scrapes": 0, "stream_lines": 0}
+got = {"scrapes": 0, "events": 0, "resets": 0}
 def scrape():
     while True:
         urllib.request.urlopen(url + "/metrics").read()
@@ -42,8 +43,10 @@ def scrape():
         got["scrapes"] += 1
         time.sleep(pause)
 def follow():
-    for _ in urllib.request.urlopen(url + "/api/events"):
-        got["stream_lines"] += 1
+    stream = urllib.request.urlopen(url + "/api/events")
+    while part := stream.read1(65536):
+        got["events"] += part.count(b"\\ndata: {")
+        got["resets"] += part.count(b"event: reset")
 for target in [follow] * streams + [scrape]:
     threading.Thread(target=target, daemon=True).start()
 sys.stdin.read()
@@ -54,14 +57,23 @@ print(json.dumps(got))
 async def lag_alone(tasks: int) -> Measured:
     """Return how late a timer is at full load, p99 in milliseconds, while nobody watches."""
     with _as_a_program(None) as environment:
-        async with _service(environment) as service:
+        async with _service(environment, TelemetrySettings().traces_per_second) as service:
             return Measured(await _lag_p99(service, tasks))
 
 
 async def lag_watched(tasks: int) -> Measured:
-    """Return the same while a process scrapes and follows the events, and a collector takes every span."""
+    """Return the same while a process scrapes and follows the events, and a collector takes what is kept."""
+    return await _lag_watched(tasks, TelemetrySettings().traces_per_second)
+
+
+async def lag_all_kept(tasks: int) -> Measured:
+    """Return the same with every trace kept and exported."""
+    return await _lag_watched(tasks, math.inf)
+
+
+async def _lag_watched(tasks: int, traces_per_second: float) -> Measured:
     with collector() as endpoint, _as_a_program(endpoint) as environment:
-        async with _service(environment, http=True) as service:
+        async with _service(environment, traces_per_second, http=True) as service:
             assert service.ops is not None
             command = ["-c", _WATCHER, service.ops.url, str(STREAMS), str(1 / SCRAPES_PER_SECOND)]
             watcher = await asyncio.create_subprocess_exec(
@@ -83,7 +95,7 @@ async def lag_watched(tasks: int) -> Measured:
 async def spans_lost(tasks: int) -> Measured:
     """Return how many spans have no outcome, run at the full rate before a collector that cannot keep up."""
     with collector(SLOW_SECONDS) as endpoint, _as_a_program(endpoint) as environment:
-        async with _service(environment) as service:
+        async with _service(environment, math.inf) as service:
             script = Script()
             await script.run(tasks, lambda: service.tasks.submit_task(script.task))
     outcomes = {name: n for name, n in service.tracing.span_outcomes().items() if n}
@@ -91,9 +103,11 @@ async def spans_lost(tasks: int) -> Measured:
 
 
 @contextlib.asynccontextmanager
-async def _service(environment: dict[str, str], *, http: bool = False) -> AsyncIterator[Service]:
+async def _service(
+    environment: dict[str, str], traces_per_second: float, *, http: bool = False
+) -> AsyncIterator[Service]:
     settings = Settings(
-        server=ServerSettings(port=0), telemetry=TelemetrySettings(traces_per_second=math.inf)
+        server=ServerSettings(port=0), telemetry=TelemetrySettings(traces_per_second=traces_per_second)
     )
     with open(os.devnull, "w") as out:  # noqa: ASYNC230, PTH123 - never waits
         service = Service(settings, http=http, environment=environment, log_stream=out)

@@ -58,6 +58,9 @@ MEASUREMENTS: Final[Mapping[str, Measurement]] = {
     "spans_lost": Measurement("ours, spans without an outcome", "full_load.spans_lost", 20_000, ""),
     "lag_alone": Measurement("ours, loop lag p99 at full load", "full_load.lag_alone", 20_000, "ms"),
     "lag_watched": Measurement("the same, watched and exported", "full_load.lag_watched", 20_000, "ms"),
+    "lag_all_kept": Measurement(
+        "the same, every trace kept and exported", "full_load.lag_all_kept", 20_000, "ms"
+    ),
 }
 
 

@@ -8,11 +8,12 @@ import os
 import time
 import uuid
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 import structlog
+from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import SpanKind
 from prometheus_client import CollectorRegistry, Counter, Histogram
@@ -69,6 +70,16 @@ class _Job:
     seconds: float | None = None
 
 
+def _add_trace(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Add the current trace to a line, as structlog's documents have it for OpenTelemetry."""
+    span = trace.get_current_span()
+    if span.is_recording():
+        context = span.get_span_context()
+        event["trace_id"] = trace.format_trace_id(context.trace_id)
+        event["span_id"] = trace.format_span_id(context.span_id)
+    return event
+
+
 class _Straightforward:
     """Workers on a PriorityQueue, a span, metrics and two log lines for each task: no frills, no mistakes."""
 
@@ -84,6 +95,7 @@ class _Straightforward:
             structlog.WriteLogger(out),
             processors=[
                 structlog.contextvars.merge_contextvars,
+                _add_trace,
                 structlog.processors.add_log_level,
                 structlog.processors.TimeStamper(fmt="iso", utc=True),
                 structlog.processors.JSONRenderer(),
@@ -130,7 +142,11 @@ class _Straightforward:
         }
         name = f"run {job.name}"
         with self._tracer.start_as_current_span(name, kind=SpanKind.CONSUMER, attributes=attributes) as span:
-            log = self._log.bind(task_id=job.job_id, task_name=job.name, category=job.category)
+            # For the lines of the task's own code too.
+            structlog.contextvars.bind_contextvars(
+                task_id=job.job_id, task_name=job.name, category=job.category, priority=job.priority
+            )
+            log = self._log
             log.info("task.started", queue_wait_seconds=wait)
             try:
                 await job.func()
@@ -142,6 +158,7 @@ class _Straightforward:
             span.set_attribute("task.status", job.status)
             span.set_attribute("task.queue_wait", wait)
             log.info("task.finished", status=job.status, duration_seconds=job.seconds)
+        structlog.contextvars.clear_contextvars()
         self._finished.labels(job.category, job.priority, job.status).inc()
         self._duration.labels(job.category, job.priority, job.status).observe(job.seconds)
         self._wait.labels(job.category, job.priority).observe(wait)
