@@ -159,14 +159,15 @@ class TailSampler(SpanProcessor):
             self._buffer.start(trace_id, span_id, must_keep, now)
 
     def _end(self, context: SpanContext, span: AnySpan, must_keep: str | None, now: float) -> None:
+        trace_id, span_id = context.trace_id, context.span_id
         if not self._taking:
             self.dropped_shutdown += 1
-        elif self._alone.get(context.trace_id) == context.span_id:
-            del self._alone[context.trace_id]
-            self._buffer.end_alone(context.trace_id, span, must_keep, now)
+        elif self._alone.get(trace_id) == span_id:
+            del self._alone[trace_id]
+            self._buffer.end_alone(trace_id, span, must_keep, now)
         else:
-            self._count_root(context.trace_id, now)
-            self._buffer.end(context.trace_id, context.span_id, span, must_keep, now)
+            self._count_root(trace_id, now)
+            self._buffer.end(trace_id, span_id, span, must_keep, now)
 
     def _count_root(self, trace_id: int, now: float) -> None:
         """Let the span of an attempt be counted that is alone in its trace no more."""

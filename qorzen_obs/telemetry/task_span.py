@@ -92,9 +92,9 @@ class Facts:
         self.source = source_of(record.func)
         self.number = attempt.number
         self.previous = record.state.span  #: of the attempt before this one
-        self.submitter = (
-            record.submitter if record.new_trace else None
-        )  #: what a trace of its own is linked to
+        submitter = record.submitter
+        #: What a trace of its own is linked to.
+        self.submitter = submitter if submitter is not None and record.new_trace else None
         self.start_time = start_time  #: Unix nanoseconds
 
     def decide(self, state: TaskState, phases: Mapping[str, float], will_retry: bool) -> None:
@@ -326,7 +326,9 @@ class SpanMaker:
     def start(self, attempt: Attempt, start_time: int, sink: TaskSpanSink) -> TaskSpan:
         """Start the span of an attempt, as a child of the span that the task was submitted in."""
         record = attempt.record
-        parent = None if record.new_trace else record.submitter
+        parent = record.submitter
+        if parent is not None and record.new_trace:
+            parent = None
         span_id = self._ids.generate_span_id()
         if parent is None:
             context = SpanContext(self._ids.generate_trace_id(), span_id, False, _SAMPLED, _NO_STATE)

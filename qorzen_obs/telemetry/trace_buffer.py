@@ -213,7 +213,10 @@ class TraceBuffer(Generic[S]):
 
     def may_keep(self, trace_id: int) -> bool:
         """Return whether the trace is not known to be dropped; from any thread."""
-        return self._verdict(trace_id) is not _DROP
+        verdict = self._decided.get(trace_id)
+        if verdict is not None:
+            return verdict is not _DROP
+        return trace_id not in self._dropped_alone and trace_id not in self._dropped_alone_before
 
     def offer(self, span: SpanContext, observations: Sequence[tuple[ExemplarSlot, float]], at: float) -> None:
         """Write exemplars that lead to `span` if its trace is kept, once that is known."""
@@ -234,10 +237,7 @@ class TraceBuffer(Generic[S]):
     def _verdict(self, trace_id: int) -> Verdict | None:
         """Return what was decided about a trace."""
         verdict = self._decided.get(trace_id)
-        if verdict is not None:
-            return verdict
-        dropped = trace_id in self._dropped_alone or trace_id in self._dropped_alone_before
-        return _DROP if dropped else None
+        return verdict if verdict is not None or self.may_keep(trace_id) else _DROP
 
     def tick(self, now: float) -> None:
         """Decide what has waited for too long."""
