@@ -100,6 +100,7 @@ class ThreadEngine:
         self._called = False  # one of them is under way, and whoever gets it will see all jobs that are there
         self._done: deque[_Job] = deque()
         self._woken = False
+        self._delivering = False  # what is started meanwhile is called for at once, afterwards
         self._threads = 0  # that will take another job
         self._busy = 0
         self._started = 0
@@ -113,7 +114,8 @@ class ThreadEngine:
         self._busy += 1
         attempt.driver = job = _Job(attempt, ended)
         self._jobs.append(job)
-        self._call()
+        if not self._delivering:
+            self._call()
 
     def _call(self) -> None:
         """Have a thread look at the jobs; from any thread, after adding one."""
@@ -177,8 +179,14 @@ class ThreadEngine:
 
     def _deliver(self) -> None:
         self._woken = False  # before looking: what ends from now on wakes the loop again
-        while self._done:
-            job = self._done.popleft()
-            if not job.abandoned:
-                self._busy -= 1
-            job.ended(job.attempt, job.value, job.error)
+        self._delivering = True
+        try:
+            while self._done:
+                job = self._done.popleft()
+                if not job.abandoned:
+                    self._busy -= 1
+                job.ended(job.attempt, job.value, job.error)
+        finally:
+            self._delivering = False
+            if self._jobs:
+                self._call()
