@@ -206,7 +206,7 @@ def awaited_by(task: asyncio.Task[Any], places: list[Place]) -> str | None:
         if found is None:
             break
         return f"asyncio.{code.co_qualname}"
-    return "a future"
+    return f"a future in {places[0].code.co_qualname}" if places else "a future"
 
 
 #: The standard library's own asyncio.

@@ -11,6 +11,7 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 
+from qorzen_obs.clock import Clock, SystemClock
 from qorzen_obs.core.concurrency_manager import ConcurrencyManager
 from qorzen_obs.core.config_manager import ConfigManager
 from qorzen_obs.core.event_bus_manager import EventBusManager
@@ -21,7 +22,7 @@ from qorzen_obs.core.logger_manager import LoggerManager
 from qorzen_obs.core.task_manager import TaskManager
 from qorzen_obs.counts import TaskCounts
 from qorzen_obs.errors import TaskManagerClosedError, TaskNotFoundError
-from qorzen_obs.record import TaskRecord
+from qorzen_obs.record import Attempt, TaskRecord
 from qorzen_obs.registry import TaskRegistry
 from qorzen_obs.scheduling.scheduler import Explanation
 from qorzen_obs.server.app import OnRequest, OpsPlane
@@ -141,6 +142,7 @@ class SaidManager:
     redactor: Redactor = field(default_factory=Redactor)
     span_store: SpanStore | None = None
     loop: asyncio.AbstractEventLoop | None = None
+    clock: Clock = field(default_factory=SystemClock)
 
     async def submit_task(self, func: Callable[..., Any], **options: Any) -> str:
         """It takes none."""
@@ -181,6 +183,21 @@ class SaidManager:
     def records(self) -> list[TaskRecord]:
         """There are no tasks."""
         return []
+
+    def live_records(self) -> list[TaskRecord]:
+        """There are no tasks."""
+        return []
+
+    def kept_records(self) -> list[TaskRecord]:
+        """There are no tasks."""
+        return []
+
+    def attempts(self) -> list[Attempt]:
+        """There are no tasks."""
+        return []
+
+    def awaiting(self, attempt: Attempt) -> str | None:
+        """There are no tasks."""
 
     def stalled_seconds(self) -> float:
         """What it was told."""

@@ -40,7 +40,7 @@ from qorzen_obs.core.remote import RemoteTelemetry
 from qorzen_obs.core.runner import Runner
 from qorzen_obs.core.waiting import Waiting
 from qorzen_obs.counts import CELL_OF, TaskCounts
-from qorzen_obs.engines.base import Engine, StackEngine
+from qorzen_obs.engines.base import AwaitingEngine, Engine, StackEngine
 from qorzen_obs.engines.external import ExternalEngine
 from qorzen_obs.engines.loop import LoopEngine
 from qorzen_obs.engines.main import MainEngine
@@ -1060,6 +1060,35 @@ class TaskManager(QorzenManager):
         records = {record.sequence: record for record in list(self._live.values())}
         records.update((record.sequence, record) for record in self._history.records())
         return sorted(records.values(), key=lambda record: record.sequence, reverse=True)
+
+    def kept_records(self) -> list[TaskRecord]:
+        """Return the records of the ended tasks that are kept whole, oldest end first; from any thread."""
+        return self._history.records()
+
+    def live_records(self) -> list[TaskRecord]:
+        """Return the records of the pending and running tasks, oldest first; from any thread."""
+        return list(self._live.values())
+
+    def attempts(self) -> list[Attempt]:
+        """Return the running attempts, longest running first; from any thread."""
+        return list(self._running.values())
+
+    def awaiting(self, attempt: Attempt) -> str | None:
+        """Return what a running attempt awaits; None while its code runs, or where its engine cannot tell.
+
+        From any thread, also while the work loop is wedged. It takes microseconds, where `stack_of` looks at all there
+        is to see.
+        """
+        engine = self._engines[attempt.record.engine]
+        if not isinstance(engine, AwaitingEngine):
+            return None
+        awaiting = engine.awaiting(attempt)
+        return None if awaiting is None else self.redactor.text(awaiting)
+
+    @property
+    def clock(self) -> Clock:
+        """The clock that all of its times are read from."""
+        return self._clock
 
     @property
     def state(self) -> ManagerState:

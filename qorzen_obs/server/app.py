@@ -33,6 +33,7 @@ from qorzen_obs.server import (
     openapi,
     page,
     registry,
+    running,
     stack,
     status,
     stream,
@@ -67,6 +68,7 @@ ROUTES: Final[tuple[Route, ...]] = (
     *metrics.ROUTES,
     *status.ROUTES,
     *tasks.ROUTES,
+    *running.ROUTES,
     *traces.ROUTES,
     *logs.ROUTES,
     *stack.ROUTES,
@@ -157,6 +159,7 @@ def create_app(
     if spans is not None:
         app[SPANS] = spans
     app[REDACTOR] = manager.redactor if redactor is None else redactor
+    app[running.USUAL] = running.UsualSeconds(manager)
     stream.set_up(app)
     app.on_response_prepare.append(secure_response)
     app.cleanup_ctx.append(_close_exposition)

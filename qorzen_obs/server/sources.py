@@ -13,10 +13,11 @@ from typing import Any, Final, Protocol
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 
+from qorzen_obs.clock import Clock
 from qorzen_obs.core.event_ring import EventRing
 from qorzen_obs.core.health_checks import HealthChecks
 from qorzen_obs.core.idempotency import Submission
-from qorzen_obs.record import TaskRecord
+from qorzen_obs.record import Attempt, TaskRecord
 from qorzen_obs.scheduling.scheduler import Explanation
 from qorzen_obs.settings import HealthSettings
 from qorzen_obs.stacks import LiveStack
@@ -37,6 +38,11 @@ class ManagerSource(Protocol):
 
     @property
     def initialized(self) -> bool: ...
+
+    @property
+    def clock(self) -> Clock:
+        """What the times of tasks and attempts are read from."""
+        ...
 
     @property
     def registry(self) -> CollectorRegistry: ...
@@ -106,6 +112,22 @@ class ManagerSource(Protocol):
 
     def records(self) -> Sequence[TaskRecord]:
         """Return every live and kept task, the newest first."""
+        ...
+
+    def live_records(self) -> Sequence[TaskRecord]:
+        """Return the pending and running tasks, oldest first."""
+        ...
+
+    def kept_records(self) -> Sequence[TaskRecord]:
+        """Return the ended tasks that are kept whole, oldest end first."""
+        ...
+
+    def attempts(self) -> Sequence[Attempt]:
+        """Return the running attempts, longest running first."""
+        ...
+
+    def awaiting(self, attempt: Attempt) -> str | None:
+        """Return what a running attempt awaits, in microseconds; None while its code runs, or where none can tell."""
         ...
 
     def blocked_seconds(self) -> float:

@@ -131,6 +131,7 @@ async def test_every_route_answers_as_the_document_says(session: aiohttp.ClientS
         await get(f"/api/tasks/{pending}/stack", 409)
         await get("/api/tasks?limit=0", 422)
         await get("/api/traces?limit=0", 422)
+        await get("/api/running?limit=0", 422)
         await get("/api/events?category=x", 422)
         await get("/api/traces/x", 404)
         for below in ("", "/trace", "/logs", "/stack", "/why"):
