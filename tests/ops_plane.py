@@ -30,7 +30,7 @@ from qorzen_obs.server.sources import ManagerSource
 from qorzen_obs.settings import HealthSettings, ServerSettings, Settings, TaskSettings, TelemetrySettings
 from qorzen_obs.stacks import LiveStack
 from qorzen_obs.tasks import TaskCategory, TaskInfo
-from qorzen_obs.telemetry.loop_monitor import Block
+from qorzen_obs.telemetry.loop_monitor import Block, EndedBlock
 from qorzen_obs.telemetry.parts import TelemetryParts
 from qorzen_obs.telemetry.redaction import Redactor
 from qorzen_obs.telemetry.setup import set_up_tracing
@@ -130,6 +130,7 @@ class SaidManager:
     initialized: bool = True
     blocked: float = 0.0
     block: Block | None = None
+    blocks: list[EndedBlock] = field(default_factory=list)
     depth: int = 0
     scheduled: int = 0
     limit: int = 100
@@ -206,6 +207,10 @@ class SaidManager:
     def loop_block(self) -> Block | None:
         """What it was told."""
         return self.block
+
+    def ended_blocks(self) -> list[EndedBlock]:
+        """What it was told."""
+        return self.blocks
 
     def stack_of(self, task_id: str) -> LiveStack | None:
         """There are no tasks."""

@@ -98,7 +98,7 @@ from qorzen_obs.tasks import (
 from qorzen_obs.telemetry import names
 from qorzen_obs.telemetry.instrument import SpanInstrument
 from qorzen_obs.telemetry.logs import accept_logger
-from qorzen_obs.telemetry.loop_monitor import Block, LoopMonitor
+from qorzen_obs.telemetry.loop_monitor import Block, EndedBlock, LoopMonitor
 from qorzen_obs.telemetry.metrics import TaskMetrics
 from qorzen_obs.telemetry.parts import TelemetryParts
 from qorzen_obs.telemetry.task_lines import KeptLines, TaskLines, encoded_line, rfc_3339
@@ -1111,6 +1111,10 @@ class TaskManager(QorzenManager):
     def loop_block(self) -> Block | None:
         """Return what holds the work loop right now, once it was noticed; from any thread."""
         return self._loop_monitor.block
+
+    def ended_blocks(self) -> list[EndedBlock]:
+        """Return the last blocks of the work loop that are over, oldest first; from any thread."""
+        return self._loop_monitor.ended_blocks()
 
     def loop_blocked_by_category(self) -> dict[str, float]:
         """Return how long the work loop was held in all, by what LOOP_BLOCKED tells apart; from any thread."""

@@ -22,7 +22,7 @@ from qorzen_obs.scheduling.scheduler import Explanation
 from qorzen_obs.settings import HealthSettings
 from qorzen_obs.stacks import LiveStack
 from qorzen_obs.tasks import TaskCategory, TaskInfo, TaskPriority
-from qorzen_obs.telemetry.loop_monitor import Block
+from qorzen_obs.telemetry.loop_monitor import Block, EndedBlock
 from qorzen_obs.telemetry.redaction import Redactor
 from qorzen_obs.telemetry.span_store import SpanStore
 from qorzen_obs.telemetry.task_lines import KeptLines
@@ -140,6 +140,10 @@ class ManagerSource(Protocol):
 
     def loop_block(self) -> Block | None:
         """Return what holds the work loop right now, once it was noticed."""
+        ...
+
+    def ended_blocks(self) -> Sequence[EndedBlock]:
+        """Return the last blocks of the work loop that are over, oldest first."""
         ...
 
     def stack_of(self, task_id: str) -> LiveStack | None:

@@ -41,6 +41,8 @@ CLASSIFIED = {
     "GET /api/tasks/{task_id}/why": Access.READ,
     "GET /api/events": Access.READ,
     "GET /api/running": Access.READ,
+    "GET /api/pending": Access.READ,
+    "GET /api/loop": Access.READ,
     "GET /api/traces": Access.READ,
     "GET /api/traces/{trace_id}": Access.READ,
     "POST /api/tasks": Access.CONTROL,
