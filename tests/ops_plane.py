@@ -29,8 +29,10 @@ from qorzen_obs.server.app import OnRequest, OpsPlane
 from qorzen_obs.server.sources import ManagerSource
 from qorzen_obs.settings import HealthSettings, ServerSettings, Settings, TaskSettings, TelemetrySettings
 from qorzen_obs.stacks import LiveStack
-from qorzen_obs.tasks import TaskCategory, TaskInfo
+from qorzen_obs.tasks import TaskCategory, TaskInfo, TaskPriority
+from qorzen_obs.telemetry import names
 from qorzen_obs.telemetry.loop_monitor import Block, EndedBlock
+from qorzen_obs.telemetry.metrics import Load
 from qorzen_obs.telemetry.parts import TelemetryParts
 from qorzen_obs.telemetry.redaction import Redactor
 from qorzen_obs.telemetry.setup import set_up_tracing
@@ -207,6 +209,12 @@ class SaidManager:
     def loop_block(self) -> Block | None:
         """What it was told."""
         return self.block
+
+    def load(self, since: float) -> Load:
+        """It does nothing."""
+        waits = {priority: [0] * (len(names.QUEUE_WAIT.buckets) + 1) for priority in TaskPriority}
+        lags = [0] * (len(names.LOOP_LAG.buckets) + 1)
+        return Load(self.clock.monotonic(), TaskCounts().read(), waits, lags, self.blocked)
 
     def ended_blocks(self) -> list[EndedBlock]:
         """What it was told."""

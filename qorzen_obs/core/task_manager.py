@@ -99,7 +99,7 @@ from qorzen_obs.telemetry import names
 from qorzen_obs.telemetry.instrument import SpanInstrument
 from qorzen_obs.telemetry.logs import accept_logger
 from qorzen_obs.telemetry.loop_monitor import Block, EndedBlock, LoopMonitor
-from qorzen_obs.telemetry.metrics import TaskMetrics
+from qorzen_obs.telemetry.metrics import Load, TaskMetrics
 from qorzen_obs.telemetry.parts import TelemetryParts
 from qorzen_obs.telemetry.task_lines import KeptLines, TaskLines, encoded_line, rfc_3339
 from qorzen_obs.telemetry.task_log import StreamTaskLog, TaskLog, canonical_line
@@ -1111,6 +1111,16 @@ class TaskManager(QorzenManager):
     def loop_block(self) -> Block | None:
         """Return what holds the work loop right now, once it was noticed; from any thread."""
         return self._loop_monitor.block
+
+    def load(self, since: float) -> Load:
+        """Return the counters and histograms as they are, and the worst lag `since` a moment; from any thread."""
+        return Load(
+            self._clock.monotonic(),
+            self.counts.read(),
+            self.metrics.queue_waits(),
+            self.metrics.loop_lag.by_bucket,
+            self._loop_monitor.worst_lag(since),
+        )
 
     def ended_blocks(self) -> list[EndedBlock]:
         """Return the last blocks of the work loop that are over, oldest first; from any thread."""

@@ -36,11 +36,13 @@ from qorzen_obs.server import (
     pending,
     registry,
     running,
+    series,
     stack,
     status,
     stream,
     submit,
     tasks,
+    ticker,
     traces,
     why,
 )
@@ -70,6 +72,7 @@ ROUTES: Final[tuple[Route, ...]] = (
     *metrics.ROUTES,
     *status.ROUTES,
     *tasks.ROUTES,
+    *series.ROUTES,
     *running.ROUTES,
     *pending.ROUTES,
     *loop.ROUTES,
@@ -164,6 +167,8 @@ def create_app(
         app[SPANS] = spans
     app[REDACTOR] = manager.redactor if redactor is None else redactor
     app[running.USUAL] = running.UsualSeconds(manager)
+    ticker.set_up(app)
+    series.set_up(app)
     stream.set_up(app)
     app.on_response_prepare.append(secure_response)
     app.cleanup_ctx.append(_close_exposition)

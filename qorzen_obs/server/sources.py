@@ -23,6 +23,7 @@ from qorzen_obs.settings import HealthSettings
 from qorzen_obs.stacks import LiveStack
 from qorzen_obs.tasks import TaskCategory, TaskInfo, TaskPriority
 from qorzen_obs.telemetry.loop_monitor import Block, EndedBlock
+from qorzen_obs.telemetry.metrics import Load
 from qorzen_obs.telemetry.redaction import Redactor
 from qorzen_obs.telemetry.span_store import SpanStore
 from qorzen_obs.telemetry.task_lines import KeptLines
@@ -140,6 +141,10 @@ class ManagerSource(Protocol):
 
     def loop_block(self) -> Block | None:
         """Return what holds the work loop right now, once it was noticed."""
+        ...
+
+    def load(self, since: float) -> Load:
+        """Return the counters and histograms as they are, and the worst lag `since` a moment of its clock."""
         ...
 
     def ended_blocks(self) -> Sequence[EndedBlock]:

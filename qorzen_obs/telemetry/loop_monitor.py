@@ -20,6 +20,7 @@ from qorzen_obs.stacks import Frames, text_of
 from qorzen_obs.telemetry import names
 from qorzen_obs.telemetry.culprit import UNSEEN, Culprit
 from qorzen_obs.telemetry.gil_watch import GilWatch
+from qorzen_obs.telemetry.peaks import Peaks
 from qorzen_obs.telemetry.watchdog import (
     CODE,
     GIL_HELD,
@@ -36,6 +37,8 @@ UNWATCHED_INTERVAL_SECONDS: Final = 0.1
 LONG_SECONDS: Final = 1.0
 """The end of a block that took longer is logged too."""
 MAX_STACK_TEXT: Final = 8_000
+PEAK_SECONDS: Final = 60.0
+"""For how long the worst lag is known."""
 KEPT_BLOCKS: Final = 50
 """Blocks that are remembered when they have ended, the last ones."""
 _LINES: Final = 5  # that may follow at once; then one in _LINE_SECONDS
@@ -128,6 +131,7 @@ class LoopMonitor:
         self._cpu = 0.0  # the process's, at the last beat
         self._block: Block | None = None
         self._unread: Block | None = None  # the watchdog is making its stack's text; it may be over by now
+        self._peaks = Peaks(PEAK_SECONDS)
         self._ended_blocks: deque[EndedBlock] = deque(maxlen=KEPT_BLOCKS)
         self._seconds = dict.fromkeys(names.LOOP_BLOCKED_BY, 0.0)
         self._scraped_at = 0.0  # monotonic
@@ -159,6 +163,10 @@ class LoopMonitor:
         """Return for how long the loop has been overdue; 0 when it turns or is not watched."""
         due = self.due
         return 0.0 if due is None else max(0.0, self._clock.monotonic() - due)
+
+    def worst_lag(self, since: float) -> float:
+        """Return the most that the loop was late since a moment of the clock, a minute ago at most."""
+        return max(self._peaks.since(since), self.blocked_seconds())
 
     @property
     def block(self) -> Block | None:
@@ -201,6 +209,7 @@ class LoopMonitor:
     def _beat(self, loop: asyncio.AbstractEventLoop) -> None:
         late = self.blocked_seconds()
         self._on_lag(late)
+        self._peaks.add(self._clock.monotonic(), late)
         if (
             late >= NOTICE_SECONDS + HELD_SECONDS
             and self._watchdog is not None
