@@ -33,6 +33,7 @@ from qorzen_obs.server import (
     metrics,
     openapi,
     page,
+    page_facts,
     pending,
     registry,
     running,
@@ -47,6 +48,7 @@ from qorzen_obs.server import (
     why,
 )
 from qorzen_obs.server.body import MAX_BODY_BYTES
+from qorzen_obs.server.links import read_links
 from qorzen_obs.server.metrics import EXPOSITION, Exposition
 from qorzen_obs.server.openapi import OPENAPI, OpenApi
 from qorzen_obs.server.problems import answer_problems, problem_response
@@ -71,6 +73,7 @@ ROUTES: Final[tuple[Route, ...]] = (
     *health.ROUTES,
     *metrics.ROUTES,
     *status.ROUTES,
+    *page_facts.ROUTES,
     *tasks.ROUTES,
     *series.ROUTES,
     *running.ROUTES,
@@ -142,7 +145,8 @@ def create_app(
         on_request: is told of each request that was answered; its `route` is the path of one of ROUTES, or "other".
 
     Raises:
-        SettingsError: an entry of `server.allowed_hosts` is no host name, or `server.token_file` cannot be used.
+        SettingsError: an entry of `server.allowed_hosts` is no host name, `server.token_file` cannot be used, or
+            `server.grafana_url` or `server.trace_url` is no address to show.
     """
     tokens = read_tokens(settings)
     routes: dict[RouteKey, Route] = {}
@@ -155,6 +159,7 @@ def create_app(
         for method in ("GET", "HEAD") if route.method == "GET" else (route.method,):
             resource.add_route(method, route.handler, expect_handler=_answer_expectation)
             routes[resource, method] = route
+    redactor = manager.redactor if redactor is None else redactor
     spans = manager.span_store if spans is None else spans
     app[MANAGER] = manager
     app[HEALTH] = health
@@ -165,7 +170,8 @@ def create_app(
     app[OPENAPI] = OpenApi(ROUTES, secured=bool(tokens))
     if spans is not None:
         app[SPANS] = spans
-    app[REDACTOR] = manager.redactor if redactor is None else redactor
+    app[REDACTOR] = redactor
+    app[page_facts.LINKS] = read_links(settings, redactor)
     app[running.USUAL] = running.UsualSeconds(manager)
     ticker.set_up(app)
     series.set_up(app)
@@ -255,8 +261,7 @@ class OpsPlane:
         """Return when it listens. When the caller is cancelled meanwhile, it is stopped again.
 
         Raises:
-            SettingsError: the address can be reached from other machines and no token is set, an entry of
-                `server.allowed_hosts` is no host name, or `server.token_file` cannot be used.
+            SettingsError: the address can be reached from other machines and no token is set, or as for create_app.
             ManagerInitializationError: it was started before, or cannot listen there.
         """
         if self._thread is not None:
