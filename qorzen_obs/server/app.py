@@ -48,6 +48,7 @@ from qorzen_obs.server import (
     why,
 )
 from qorzen_obs.server.body import MAX_BODY_BYTES
+from qorzen_obs.server.health import set_up_history
 from qorzen_obs.server.links import read_links
 from qorzen_obs.server.metrics import EXPOSITION, Exposition
 from qorzen_obs.server.openapi import OPENAPI, OpenApi
@@ -175,6 +176,7 @@ def create_app(
     app[running.USUAL] = running.UsualSeconds(manager)
     ticker.set_up(app)
     series.set_up(app)
+    set_up_history(app)
     stream.set_up(app)
     app.on_response_prepare.append(secure_response)
     app.cleanup_ctx.append(_close_exposition)

@@ -29,6 +29,7 @@ CLASSIFIED = {
     "GET /startupz": Access.PROBE,
     "GET /startupz/{check}": Access.PROBE,
     "GET /health": Access.READ,
+    "GET /api/health/history": Access.READ,
     "GET /metrics": Access.READ,
     "GET /status": Access.READ,
     "GET /openapi.json": Access.READ,
