@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from msgspec import Struct
 from prometheus_client import CollectorRegistry
 
 from qorzen_obs.clock import Clock, SystemClock
@@ -179,6 +180,10 @@ class SaidManager:
             "slots": {"loop": {"abandoned": 0}, "thread": {"abandoned": self.abandoned}},
             "telemetry": {"trouble": self.trouble},
         }
+
+    def settings_in_force(self) -> dict[str, Struct]:
+        """The defaults."""
+        return {"tasks": TaskSettings()}
 
     def find(self, task_id: str) -> TaskInfo | None:
         """There are no tasks."""

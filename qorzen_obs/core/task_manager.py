@@ -78,7 +78,7 @@ from qorzen_obs.retry import retry_wait_seconds
 from qorzen_obs.scheduling.limits import Limits
 from qorzen_obs.scheduling.scheduler import Explanation, Scheduler
 from qorzen_obs.scheduling.stall import StallWatch
-from qorzen_obs.settings import TaskSettings, convert
+from qorzen_obs.settings import EngineSettings, HistorySettings, TaskSettings, convert
 from qorzen_obs.stacks import ABANDONED, RUNNING, STARTING, LiveStack, redacted
 from qorzen_obs.tasks import (
     ATTEMPT_ENDS,
@@ -1084,6 +1084,18 @@ class TaskManager(QorzenManager):
             return None
         awaiting = engine.awaiting(attempt)
         return None if awaiting is None else self.redactor.text(awaiting)
+
+    def settings_in_force(self) -> dict[str, msgspec.Struct]:
+        """Return the settings that hold now, by section; from any thread."""
+        sections: dict[str, msgspec.Struct] = {
+            "tasks": self._settings,
+            "telemetry": self._telemetry.settings,
+            "history": HistorySettings(),
+        }
+        engines = getattr(self._concurrency, "settings", None)
+        if isinstance(engines, EngineSettings):  # a foreign concurrency manager has its own
+            sections["engines"] = engines
+        return sections
 
     @property
     def clock(self) -> Clock:

@@ -38,6 +38,7 @@ from qorzen_obs.server import (
     registry,
     running,
     series,
+    settings_in_force,
     stack,
     status,
     stream,
@@ -75,6 +76,7 @@ ROUTES: Final[tuple[Route, ...]] = (
     *metrics.ROUTES,
     *status.ROUTES,
     *page_facts.ROUTES,
+    *settings_in_force.ROUTES,
     *tasks.ROUTES,
     *series.ROUTES,
     *running.ROUTES,
@@ -164,6 +166,7 @@ def create_app(
     spans = manager.span_store if spans is None else spans
     app[MANAGER] = manager
     app[HEALTH] = health
+    app[settings_in_force.SERVER] = settings
     app[CATALOGUE] = Catalogue(TaskRegistry() if tasks is None else tasks)
     app[ALLOW_SUBMIT] = settings.allow_submit
     app[page.FILES] = page.read_files()

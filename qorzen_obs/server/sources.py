@@ -11,6 +11,7 @@ from enum import Enum
 from typing import Any, Final, Protocol
 
 from aiohttp import web
+from msgspec import Struct
 from prometheus_client import CollectorRegistry
 
 from qorzen_obs.clock import Clock
@@ -107,6 +108,10 @@ class ManagerSource(Protocol):
 
     async def cancel_task(self, task_id: str, *, reason: str = ...) -> bool:
         """Cancel a task; for the work loop."""
+        ...
+
+    def settings_in_force(self) -> Mapping[str, Struct]:
+        """Return the settings that hold now, by section."""
         ...
 
     def find(self, task_id: str) -> TaskInfo | None: ...

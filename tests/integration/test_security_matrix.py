@@ -42,6 +42,7 @@ CLASSIFIED = {
     "GET /api/tasks/{task_id}/why": Access.READ,
     "GET /api/events": Access.READ,
     "GET /api/page": Access.READ,
+    "GET /api/settings": Access.READ,
     "GET /api/series": Access.READ,
     "GET /api/running": Access.READ,
     "GET /api/pending": Access.READ,
