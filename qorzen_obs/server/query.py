@@ -25,6 +25,9 @@ LIMIT: Final = Parameter(
 #: A priority as a request may name it.
 PriorityChoice = Literal["low", "normal", "high", "critical", 0, 50, 100, 200]
 
+#: A moment as a request may name it; empty is none.
+MomentChoice = Annotated[str, Meta(extra_json_schema={"anyOf": [{"format": "date-time"}, {"maxLength": 0}]})]
+
 T = TypeVar("T")
 _RFC_3339: Final = re.compile(
     r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)", re.ASCII | re.IGNORECASE

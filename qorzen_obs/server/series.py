@@ -17,7 +17,7 @@ from msgspec import Struct
 from qorzen_obs.counts import PRIORITIES
 from qorzen_obs.server.documents import Moment, json_response, moment
 from qorzen_obs.server.problems import problem
-from qorzen_obs.server.query import check_parameters, read_moment
+from qorzen_obs.server.query import MomentChoice, check_parameters, read_moment
 from qorzen_obs.server.routes import Access, Answer, Parameter, Route
 from qorzen_obs.server.sources import MANAGER, ManagerSource
 from qorzen_obs.server.ticker import TICKER
@@ -170,7 +170,9 @@ ROUTES: Final = (
         get_series,
         Access.READ,
         summary="Rates, waits and loop lag of the last hour, in points of ten seconds.",
-        parameters=(Parameter("after", Moment, "Only points after this one, an `at` that was seen before."),),
+        parameters=(
+            Parameter("after", MomentChoice, "Only points after this one, an `at` that was seen before."),
+        ),
         answers={
             200: Answer("The points as columns, oldest first.", LastHour),
             422: problem("A parameter takes something else."),

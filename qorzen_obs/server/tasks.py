@@ -21,6 +21,7 @@ from qorzen_obs.server.documents import Moment, Task, json_response, now, task_d
 from qorzen_obs.server.problems import ProblemError, problem
 from qorzen_obs.server.query import (
     LIMIT,
+    MomentChoice,
     PriorityChoice,
     Query,
     check_parameters,
@@ -54,8 +55,8 @@ PARAMETERS: Final = (
     Parameter("plugin_id", list[str], "Of one of these plugins, as for status."),
     Parameter("name", list[str], "By one of these names, as for status."),
     Parameter("q", list[str], "Tasks whose name, ids or error contain one of these texts, in whatever case."),
-    Parameter("created_after", Moment, "Submitted at this moment or later."),
-    Parameter("created_before", Moment, "Submitted before this moment."),
+    Parameter("created_after", MomentChoice, "Submitted at this moment or later."),
+    Parameter("created_before", MomentChoice, "Submitted before this moment."),
     Parameter("order", Order, "How they are sorted; newest where nothing is said."),
     LIMIT,
     Parameter("cursor", Cursor, "The next_cursor of the page before, with the same order."),
