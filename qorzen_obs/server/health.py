@@ -268,12 +268,15 @@ def _probe_of(check: Check | UserCheck) -> str:
 def set_up_history(app: web.Application) -> None:
     """Let an application with a manager and a ticker remember how its checks changed.
 
-    On a tick no check of the program's own is run: of those the last result counts, where somebody has asked.
+    On a tick no check of the program's own is run: of those the last result counts, where somebody has asked. Before
+    the manager has started nothing is noted: that takes milliseconds, and would stand there as ten seconds of failure.
     """
     history, manager, settings = HealthHistory(), app[MANAGER], app[HEALTH]
     app[HISTORY] = history
 
     def note() -> None:
+        if manager.state.value in ("new", "starting"):
+            return
         found: list[tuple[Check | UserCheck, Finding]]
         found = [(check, check.look(manager, settings)) for check in HEALTH_CHECKS]
         found += [(own, last) for own in manager.health if (last := _last_result_of(own)) is not None]

@@ -13,7 +13,9 @@ import pytest
 from qorzen_obs.health import BUILT_IN
 from qorzen_obs.server import ticker
 from qorzen_obs.server.health_history import MAX_CHANGES, HealthChange, HealthHistory
-from tests.ops_plane import SaidManager, serving
+from qorzen_obs.telemetry.metrics import Load
+from tests.ops_plane import SaidManager, State, serving
+from tests.support import until
 
 
 @pytest.fixture
@@ -99,6 +101,26 @@ async def test_whoever_looks_is_remembered(session: aiohttp.ClientSession, looke
     assert [kept["status"] for kept in found["changes"]] == ["pass", "fail", "pass"]
     assert "told to stop" in found["changes"][1]["output"]
     assert found["output"] == ""
+
+
+async def test_a_start_that_nobody_has_watched_is_no_failure(
+    session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ticker, "STEP_SECONDS", 0.001)
+    manager = SaidManager(state=State.STARTING, initialized=False)
+    load, ticks = manager.load, list[float]()
+
+    def ticked(since: float) -> Load:
+        ticks.append(since)
+        return load(since)
+
+    manager.load = ticked  # type: ignore[method-assign]  # says when the ops plane has ticked
+    async with serving(manager) as plane:
+        await until(lambda: len(ticks) > 3)
+        manager.state, manager.initialized = State.READY, True
+        found = await ask(session, plane.url)
+        assert {check["status"] for check in found.values()} == {"pass"}
+        assert {len(check["changes"]) for check in found.values()} == {1}
 
 
 async def test_nobody_has_to_look_for_a_change_to_be_remembered_and_no_check_is_run_for_it(
