@@ -40,7 +40,7 @@ def _read_url(setting: str, url: str | None, redactor: Redactor) -> str | None:
         return None
     if not _is_of_the_web(url):
         raise SettingsError(setting, "must be an address that begins with http:// or https://")
-    if "@" in urlsplit(url).netloc or redactor.text(url) != url:
+    if redactor.text(url) != url:
         raise SettingsError(
             setting, "must not have a user, a password or a token in it: everybody who may read sees it"
         )

@@ -14,17 +14,37 @@ import pytest
 
 from qorzen_obs import task
 from qorzen_obs.core.task_manager import TaskManager
+from qorzen_obs.ledger import Meter
 from qorzen_obs.record import TaskRecord, TaskState
-from qorzen_obs.server.running import MAX_RUNS, USUAL_FOR_SECONDS, UsualSeconds
-from qorzen_obs.tasks import COMPLETED, FAILED, TaskStatus
+from qorzen_obs.server.running import MAX_RUNS, USUAL_FOR_SECONDS, UsualSeconds, busy_share
+from qorzen_obs.tasks import COMPLETED, FAILED, EngineKind, TaskStatus
 from tests.ops_plane import SaidManager, managing, serving
-from tests.support import PATIENCE_SECONDS, Gate, ThreadGate, record, until
+from tests.support import PATIENCE_SECONDS, Gate, ThreadGate, attempt, record, until
 
 
 @pytest.fixture
 async def session() -> AsyncIterator[aiohttp.ClientSession]:
     async with aiohttp.ClientSession() as opened:
         yield opened
+
+
+def test_how_busy_a_thread_is_is_not_known_before_its_call_has_begun() -> None:
+    waits = attempt(record(engine=EngineKind.THREAD))
+    waits.meter = Meter(lambda: 0.0)
+    assert busy_share(waits, 4.0) is None
+    waits.meter.probe = lambda: 1.0
+    assert busy_share(waits, 4.0) == 0.25
+
+
+@pytest.mark.parametrize("engine", [EngineKind.EXTERNAL, EngineKind.PROCESS])
+def test_how_busy_it_is_nobody_knows_where_no_engine_tells(engine: EngineKind) -> None:
+    runs = attempt(record(engine=engine))
+    runs.meter = Meter(lambda: 0.0, use_seconds=1.0)
+    assert busy_share(runs, 4.0) is None
+
+
+def test_without_a_time_ledger_it_is_not_known() -> None:
+    assert busy_share(attempt(record(engine=EngineKind.LOOP)), 4.0) is None
 
 
 @task(engine="process")
@@ -96,6 +116,18 @@ async def test_it_says_what_each_awaits_and_for_whom_it_waits(session: aiohttp.C
             held.open()
             gate.open()
             nobody.set_result(None)
+
+
+async def test_t7_the_name_of_what_is_awaited_shows_no_secret(session: aiohttp.ClientSession) -> None:
+    async def wait_for_a_helper() -> None:
+        await asyncio.create_task(asyncio.sleep(60), name="poll token=hunter2canary")
+
+    async with managing() as (manager, _), serving(manager) as plane:
+        task_id = await manager.submit_task(wait_for_a_helper)
+        (attempt,) = manager.attempts()
+        await until(lambda: manager.awaiting(attempt))
+        found = by_id(await ask(session, f"{plane.url}/api/running"))
+        assert found[task_id]["awaiting"].startswith("asyncio task poll token=[redacted]")
 
 
 async def test_the_usual_time_is_the_median_of_the_completed_runs_of_that_name(

@@ -80,6 +80,8 @@ def test_what_is_no_address_of_the_web_stops_the_start(setting: str, url: str) -
     [
         f"https://admin:{CANARY}@grafana.example.org/{{trace_id}}",
         f"https://{CANARY}@grafana.example.org/{{trace_id}}",
+        "https://a@grafana.example.org/{trace_id}",
+        "https://@grafana.example.org/{trace_id}",
         f"https://grafana.example.org/{{trace_id}}?auth_token={CANARY}",
     ],
 )
