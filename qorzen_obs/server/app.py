@@ -140,7 +140,8 @@ def create_app(
 
     Mounted, it makes the same answers on the host application's loop, and so not the promise of the ops plane: while
     that loop is blocked, nobody is told who blocks it. Where the host application listens is not known here, so set
-    `server.token` where others can reach it.
+    `server.token` where others can reach it. Every ten seconds it takes note of load and checks there, which takes a
+    millisecond at most.
 
     Args:
         tasks: those known by name, which `server.allow_submit` lets clients submit.
