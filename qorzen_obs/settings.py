@@ -65,6 +65,8 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     )
     allow_submit: bool = False  #: whether registered tasks can be submitted over HTTP
     allowed_hosts: tuple[str, ...] = ()
+    grafana_url: str | None = None  #: where the page's link to Grafana leads
+    trace_url: str | None = None  #: where a trace is seen elsewhere, with {trace_id} in its place
 
 
 class HealthSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -128,14 +128,13 @@ def _source(file: str, line: int) -> str | None:
 
 def redacted(stack: LiveStack, redact: Callable[[str], str]) -> LiveStack:
     """Return a stack whose source lines went through `redact`: a program may have a secret in its text."""
+    tasks = tuple(replace(task, frames=redacted_frames(task.frames, redact)) for task in stack.tasks)
+    return replace(stack, frames=redacted_frames(stack.frames, redact), tasks=tasks)
 
-    def mend(frames: Frames) -> Frames:
-        return tuple(
-            frame if frame.code is None else replace(frame, code=redact(frame.code)) for frame in frames
-        )
 
-    tasks = tuple(replace(task, frames=mend(task.frames)) for task in stack.tasks)
-    return replace(stack, frames=mend(stack.frames), tasks=tasks)
+def redacted_frames(frames: Frames, redact: Callable[[str], str]) -> Frames:
+    """As `redacted`, of frames."""
+    return tuple(frame if frame.code is None else replace(frame, code=redact(frame.code)) for frame in frames)
 
 
 def text_of(frames: Iterable[Frame]) -> str:
@@ -206,7 +205,7 @@ def awaited_by(task: asyncio.Task[Any], places: list[Place]) -> str | None:
         if found is None:
             break
         return f"asyncio.{code.co_qualname}"
-    return "a future"
+    return f"a future in {places[0].code.co_qualname}" if places else "a future"
 
 
 #: The standard library's own asyncio.

@@ -9,8 +9,10 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from msgspec import Struct
 from prometheus_client import CollectorRegistry
 
+from qorzen_obs.clock import Clock, SystemClock
 from qorzen_obs.core.concurrency_manager import ConcurrencyManager
 from qorzen_obs.core.config_manager import ConfigManager
 from qorzen_obs.core.event_bus_manager import EventBusManager
@@ -21,15 +23,17 @@ from qorzen_obs.core.logger_manager import LoggerManager
 from qorzen_obs.core.task_manager import TaskManager
 from qorzen_obs.counts import TaskCounts
 from qorzen_obs.errors import TaskManagerClosedError, TaskNotFoundError
-from qorzen_obs.record import TaskRecord
+from qorzen_obs.record import Attempt, TaskRecord
 from qorzen_obs.registry import TaskRegistry
 from qorzen_obs.scheduling.scheduler import Explanation
 from qorzen_obs.server.app import OnRequest, OpsPlane
 from qorzen_obs.server.sources import ManagerSource
 from qorzen_obs.settings import HealthSettings, ServerSettings, Settings, TaskSettings, TelemetrySettings
 from qorzen_obs.stacks import LiveStack
-from qorzen_obs.tasks import TaskCategory, TaskInfo
-from qorzen_obs.telemetry.loop_monitor import Block
+from qorzen_obs.tasks import TaskCategory, TaskInfo, TaskPriority
+from qorzen_obs.telemetry import names
+from qorzen_obs.telemetry.loop_monitor import Block, EndedBlock
+from qorzen_obs.telemetry.metrics import Load
 from qorzen_obs.telemetry.parts import TelemetryParts
 from qorzen_obs.telemetry.redaction import Redactor
 from qorzen_obs.telemetry.setup import set_up_tracing
@@ -129,6 +133,7 @@ class SaidManager:
     initialized: bool = True
     blocked: float = 0.0
     block: Block | None = None
+    blocks: list[EndedBlock] = field(default_factory=list)
     depth: int = 0
     scheduled: int = 0
     limit: int = 100
@@ -141,6 +146,7 @@ class SaidManager:
     redactor: Redactor = field(default_factory=Redactor)
     span_store: SpanStore | None = None
     loop: asyncio.AbstractEventLoop | None = None
+    clock: Clock = field(default_factory=SystemClock)
 
     async def submit_task(self, func: Callable[..., Any], **options: Any) -> str:
         """It takes none."""
@@ -175,12 +181,31 @@ class SaidManager:
             "telemetry": {"trouble": self.trouble},
         }
 
+    def settings_in_force(self) -> dict[str, Struct]:
+        """The defaults."""
+        return {"tasks": TaskSettings()}
+
     def find(self, task_id: str) -> TaskInfo | None:
         """There are no tasks."""
 
     def records(self) -> list[TaskRecord]:
         """There are no tasks."""
         return []
+
+    def live_records(self) -> list[TaskRecord]:
+        """There are no tasks."""
+        return []
+
+    def kept_records(self) -> list[TaskRecord]:
+        """There are no tasks."""
+        return []
+
+    def attempts(self) -> list[Attempt]:
+        """There are no tasks."""
+        return []
+
+    def awaiting(self, attempt: Attempt) -> str | None:
+        """There are no tasks."""
 
     def stalled_seconds(self) -> float:
         """What it was told."""
@@ -189,6 +214,16 @@ class SaidManager:
     def loop_block(self) -> Block | None:
         """What it was told."""
         return self.block
+
+    def load(self, since: float) -> Load:
+        """It does nothing."""
+        waits = {priority: [0] * (len(names.QUEUE_WAIT.buckets) + 1) for priority in TaskPriority}
+        lags = [0] * (len(names.LOOP_LAG.buckets) + 1)
+        return Load(self.clock.monotonic(), TaskCounts().read(), waits, lags, self.blocked)
+
+    def ended_blocks(self) -> list[EndedBlock]:
+        """What it was told."""
+        return self.blocks
 
     def stack_of(self, task_id: str) -> LiveStack | None:
         """There are no tasks."""

@@ -25,7 +25,7 @@ class ConcurrencyManager(QorzenManager):
 
     def __init__(self, settings: EngineSettings | None = None) -> None:
         super().__init__("concurrency_manager")
-        self._settings = settings or EngineSettings()
+        self.settings = settings or EngineSettings()
         self._engines: dict[EngineKind, Engine] = {}
 
     async def initialize(self) -> None:
@@ -34,14 +34,14 @@ class ConcurrencyManager(QorzenManager):
         loop = asyncio.get_running_loop()
         self._processes = ProcessEngine(
             loop,
-            self._settings.processes,
-            tasks_per_worker=self._settings.process_tasks_per_worker,
-            quarantine_seconds=self._settings.process_quarantine_seconds,
+            self.settings.processes,
+            tasks_per_worker=self.settings.process_tasks_per_worker,
+            quarantine_seconds=self.settings.process_quarantine_seconds,
         )
         engines: tuple[Engine, ...] = (
             LoopEngine(loop),
-            ThreadEngine(loop, EngineKind.IO, self._settings.io_threads),
-            ThreadEngine(loop, EngineKind.THREAD, self._settings.worker_threads),
+            ThreadEngine(loop, EngineKind.IO, self.settings.io_threads),
+            ThreadEngine(loop, EngineKind.THREAD, self.settings.worker_threads),
             self._processes,
             MainEngine(loop),
         )

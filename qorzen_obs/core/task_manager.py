@@ -40,7 +40,7 @@ from qorzen_obs.core.remote import RemoteTelemetry
 from qorzen_obs.core.runner import Runner
 from qorzen_obs.core.waiting import Waiting
 from qorzen_obs.counts import CELL_OF, TaskCounts
-from qorzen_obs.engines.base import Engine, StackEngine
+from qorzen_obs.engines.base import AwaitingEngine, Engine, StackEngine
 from qorzen_obs.engines.external import ExternalEngine
 from qorzen_obs.engines.loop import LoopEngine
 from qorzen_obs.engines.main import MainEngine
@@ -78,7 +78,7 @@ from qorzen_obs.retry import retry_wait_seconds
 from qorzen_obs.scheduling.limits import Limits
 from qorzen_obs.scheduling.scheduler import Explanation, Scheduler
 from qorzen_obs.scheduling.stall import StallWatch
-from qorzen_obs.settings import TaskSettings, convert
+from qorzen_obs.settings import EngineSettings, HistorySettings, TaskSettings, convert
 from qorzen_obs.stacks import ABANDONED, RUNNING, STARTING, LiveStack, redacted
 from qorzen_obs.tasks import (
     ATTEMPT_ENDS,
@@ -98,8 +98,8 @@ from qorzen_obs.tasks import (
 from qorzen_obs.telemetry import names
 from qorzen_obs.telemetry.instrument import SpanInstrument
 from qorzen_obs.telemetry.logs import accept_logger
-from qorzen_obs.telemetry.loop_monitor import Block, LoopMonitor
-from qorzen_obs.telemetry.metrics import TaskMetrics
+from qorzen_obs.telemetry.loop_monitor import Block, EndedBlock, LoopMonitor
+from qorzen_obs.telemetry.metrics import Load, TaskMetrics
 from qorzen_obs.telemetry.parts import TelemetryParts
 from qorzen_obs.telemetry.task_lines import KeptLines, TaskLines, encoded_line
 from qorzen_obs.telemetry.task_log import StreamTaskLog, TaskLog, canonical_line
@@ -1061,6 +1061,47 @@ class TaskManager(QorzenManager):
         records.update((record.sequence, record) for record in self._history.records())
         return sorted(records.values(), key=lambda record: record.sequence, reverse=True)
 
+    def kept_records(self) -> list[TaskRecord]:
+        """Return the records of the ended tasks that are kept whole, oldest end first; from any thread."""
+        return self._history.records()
+
+    def live_records(self) -> list[TaskRecord]:
+        """Return the records of the pending and running tasks, oldest first; from any thread."""
+        return list(self._live.values())
+
+    def attempts(self) -> list[Attempt]:
+        """Return the running attempts, longest running first; from any thread."""
+        return list(self._running.values())
+
+    def awaiting(self, attempt: Attempt) -> str | None:
+        """Return what a running attempt awaits; None while its code runs, or where its engine cannot tell.
+
+        From any thread, also while the work loop is wedged. It takes microseconds, where `stack_of` looks at all there
+        is to see.
+        """
+        engine = self._engines[attempt.record.engine]
+        if not isinstance(engine, AwaitingEngine):
+            return None
+        awaiting = engine.awaiting(attempt)
+        return None if awaiting is None else self.redactor.text(awaiting)
+
+    def settings_in_force(self) -> dict[str, msgspec.Struct]:
+        """Return the settings that hold now, by section; from any thread."""
+        sections: dict[str, msgspec.Struct] = {
+            "tasks": self._settings,
+            "telemetry": self._telemetry.settings,
+            "history": HistorySettings(),
+        }
+        engines = getattr(self._concurrency, "settings", None)
+        if isinstance(engines, EngineSettings):  # a foreign concurrency manager has its own
+            sections["engines"] = engines
+        return sections
+
+    @property
+    def clock(self) -> Clock:
+        """The clock that all of its times are read from."""
+        return self._clock
+
     @property
     def state(self) -> ManagerState:
         """Where the manager is in its life; from any thread."""
@@ -1082,6 +1123,20 @@ class TaskManager(QorzenManager):
     def loop_block(self) -> Block | None:
         """Return what holds the work loop right now, once it was noticed; from any thread."""
         return self._loop_monitor.block
+
+    def load(self, since: float) -> Load:
+        """Return the counters and histograms as they are, and the worst lag `since` a moment; from any thread."""
+        return Load(
+            self._clock.monotonic(),
+            self.counts.read(),
+            self.metrics.queue_waits(),
+            self.metrics.loop_lag.by_bucket,
+            self._loop_monitor.worst_lag(since),
+        )
+
+    def ended_blocks(self) -> list[EndedBlock]:
+        """Return the last blocks of the work loop that are over, oldest first; from any thread."""
+        return self._loop_monitor.ended_blocks()
 
     def loop_blocked_by_category(self) -> dict[str, float]:
         """Return how long the work loop was held in all, by what LOOP_BLOCKED tells apart; from any thread."""

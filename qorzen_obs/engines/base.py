@@ -72,6 +72,15 @@ class StackEngine(Protocol):
         ...
 
 
+@runtime_checkable
+class AwaitingEngine(Protocol):
+    """An engine that can say what an attempt awaits, at a price that many of them can be asked at once."""
+
+    def awaiting(self, attempt: Attempt) -> str | None:
+        """Return it, None while code of it runs; from any thread, while the work loop does what it does."""
+        ...
+
+
 def make_task(
     loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, None], attempt: Attempt
 ) -> asyncio.Task[None]:

@@ -28,6 +28,8 @@ from qorzen_obs.stacks import (
     LiveStack,
     asyncio_stack,
     asyncio_tasks_of,
+    awaited_by,
+    coroutine_places,
     show_asyncio_task,
 )
 from qorzen_obs.tasks import EngineKind
@@ -87,6 +89,14 @@ class LoopEngine:
             if len(tasks) < MAX_TASKS:
                 tasks.append(show_asyncio_task(task, self._thread_id))
         return replace(asyncio_stack(own, self._thread_id, coroutine), tasks=tuple(tasks))
+
+    def awaiting(self, attempt: Attempt) -> str | None:
+        """Return what the coroutine awaits in the end. Unlike `stack` it looks at no other asyncio task."""
+        run: _Run | None = attempt.driver
+        own, coroutine = (None, None) if run is None else (run.task, run.coroutine)
+        if own is None or coroutine is None:
+            return None
+        return awaited_by(own, coroutine_places(coroutine))
 
     def _make_taker(self) -> None:
         # Not by the loop's own task factory: an eager one would begin the attempt before it is started.

@@ -29,19 +29,28 @@ from qorzen_obs.server import (
     commands,
     health,
     logs,
+    loop,
     metrics,
     openapi,
     page,
+    page_facts,
+    pending,
     registry,
+    running,
+    series,
+    settings_in_force,
     stack,
     status,
     stream,
     submit,
     tasks,
+    ticker,
     traces,
     why,
 )
 from qorzen_obs.server.body import MAX_BODY_BYTES
+from qorzen_obs.server.health import set_up_history
+from qorzen_obs.server.links import read_links
 from qorzen_obs.server.metrics import EXPOSITION, Exposition
 from qorzen_obs.server.openapi import OPENAPI, OpenApi
 from qorzen_obs.server.problems import answer_problems, problem_response
@@ -66,7 +75,13 @@ ROUTES: Final[tuple[Route, ...]] = (
     *health.ROUTES,
     *metrics.ROUTES,
     *status.ROUTES,
+    *page_facts.ROUTES,
+    *settings_in_force.ROUTES,
     *tasks.ROUTES,
+    *series.ROUTES,
+    *running.ROUTES,
+    *pending.ROUTES,
+    *loop.ROUTES,
     *traces.ROUTES,
     *logs.ROUTES,
     *stack.ROUTES,
@@ -125,7 +140,8 @@ def create_app(
 
     Mounted, it makes the same answers on the host application's loop, and so not the promise of the ops plane: while
     that loop is blocked, nobody is told who blocks it. Where the host application listens is not known here, so set
-    `server.token` where others can reach it.
+    `server.token` where others can reach it. Every ten seconds it takes note of load and checks there, which takes a
+    millisecond at most.
 
     Args:
         tasks: those known by name, which `server.allow_submit` lets clients submit.
@@ -133,7 +149,8 @@ def create_app(
         on_request: is told of each request that was answered; its `route` is the path of one of ROUTES, or "other".
 
     Raises:
-        SettingsError: an entry of `server.allowed_hosts` is no host name, or `server.token_file` cannot be used.
+        SettingsError: an entry of `server.allowed_hosts` is no host name, `server.token_file` cannot be used, or
+            `server.grafana_url` or `server.trace_url` is no address to show.
     """
     tokens = read_tokens(settings)
     routes: dict[RouteKey, Route] = {}
@@ -146,9 +163,11 @@ def create_app(
         for method in ("GET", "HEAD") if route.method == "GET" else (route.method,):
             resource.add_route(method, route.handler, expect_handler=_answer_expectation)
             routes[resource, method] = route
+    redactor = manager.redactor if redactor is None else redactor
     spans = manager.span_store if spans is None else spans
     app[MANAGER] = manager
     app[HEALTH] = health
+    app[settings_in_force.SERVER] = settings
     app[CATALOGUE] = Catalogue(TaskRegistry() if tasks is None else tasks)
     app[ALLOW_SUBMIT] = settings.allow_submit
     app[page.FILES] = page.read_files()
@@ -156,7 +175,12 @@ def create_app(
     app[OPENAPI] = OpenApi(ROUTES, secured=bool(tokens))
     if spans is not None:
         app[SPANS] = spans
-    app[REDACTOR] = manager.redactor if redactor is None else redactor
+    app[REDACTOR] = redactor
+    app[page_facts.LINKS] = read_links(settings, redactor)
+    app[running.USUAL] = running.UsualSeconds(manager)
+    ticker.set_up(app)
+    series.set_up(app)
+    set_up_history(app)
     stream.set_up(app)
     app.on_response_prepare.append(secure_response)
     app.cleanup_ctx.append(_close_exposition)
@@ -243,8 +267,7 @@ class OpsPlane:
         """Return when it listens. When the caller is cancelled meanwhile, it is stopped again.
 
         Raises:
-            SettingsError: the address can be reached from other machines and no token is set, an entry of
-                `server.allowed_hosts` is no host name, or `server.token_file` cannot be used.
+            SettingsError: the address can be reached from other machines and no token is set, or as for create_app.
             ManagerInitializationError: it was started before, or cannot listen there.
         """
         if self._thread is not None:

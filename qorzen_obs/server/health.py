@@ -21,9 +21,16 @@ from prometheus_client.registry import Collector
 
 from qorzen_obs.core.health_checks import UserCheck
 from qorzen_obs.server.documents import Moment, json_response, now, timestamp
+from qorzen_obs.server.health_history import (
+    HISTORY,
+    CheckPast,
+    HealthChange,
+    HealthHistory,
+)
 from qorzen_obs.server.problems import ProblemError, problem
 from qorzen_obs.server.routes import Access, Answer, Handler, Parameter, Route
 from qorzen_obs.server.sources import HEALTH, MANAGER, ManagerSource
+from qorzen_obs.server.ticker import TICKER
 from qorzen_obs.settings import HealthSettings
 from qorzen_obs.telemetry import names
 from qorzen_obs.telemetry.families import gauge
@@ -227,18 +234,55 @@ async def _look_at(
     """Return what each check finds; the program's own are waited for side by side, each up to its timeout."""
     manager, settings = request.app[MANAGER], request.app[HEALTH]
     await asyncio.gather(*(check.refresh() for check in checks if isinstance(check, UserCheck)))
-    return [
-        (check, _result_of(check) if isinstance(check, UserCheck) else check.look(manager, settings))
+    found = [
+        (check, _last_result_of(check) if isinstance(check, UserCheck) else check.look(manager, settings))
         for check in checks
     ]
+    findings = [(check, finding) for check, finding in found if finding is not None]
+    _note(request.app[HISTORY], findings)
+    return findings
 
 
-def _result_of(check: UserCheck) -> Finding:
+def _last_result_of(check: UserCheck) -> Finding | None:
     result = check.result()
-    assert result is not None, "it was waited for"
+    if result is None:
+        return None
     failing = Outcome.FAIL if check.critical else Outcome.WARN
     outcome = Outcome.PASS if result.passed else failing
     return Finding(outcome, result.output, round(result.seconds, 6), "s", timestamp(result.at))
+
+
+def _note(history: HealthHistory, findings: Sequence[tuple[Check | UserCheck, Finding]]) -> None:
+    at = now()
+    for check, finding in findings:
+        change = HealthChange(at=finding.at or at, status=finding.outcome.value, output=finding.output)
+        history.note(check.name, _probe_of(check), change)
+
+
+def _probe_of(check: Check | UserCheck) -> str:
+    if isinstance(check, UserCheck):
+        return READYZ if check.critical else WARNING
+    return next(probe for probe, checks in PROBES.items() if check in checks)
+
+
+def set_up_history(app: web.Application) -> None:
+    """Let an application with a manager and a ticker remember how its checks changed.
+
+    On a tick no check of the program's own is run: of those the last result counts, where somebody has asked. Before
+    the manager has started nothing is noted: that takes milliseconds, and would stand there as ten seconds of failure.
+    """
+    history, manager, settings = HealthHistory(), app[MANAGER], app[HEALTH]
+    app[HISTORY] = history
+
+    def note() -> None:
+        if manager.state.value in ("new", "starting"):
+            return
+        found: list[tuple[Check | UserCheck, Finding]]
+        found = [(check, check.look(manager, settings)) for check in HEALTH_CHECKS]
+        found += [(own, last) for own in manager.health if (last := _last_result_of(own)) is not None]
+        _note(history, found)
+
+    app[TICKER].add(note)
 
 
 def _line(check: Check | UserCheck, finding: Finding) -> str:
@@ -290,6 +334,20 @@ def _describe(finding: Finding, at: str) -> Measured:
     )
 
 
+class HealthPast(Struct, frozen=True, kw_only=True):
+    """Every check with what it came to since the start."""
+
+    checks: list[CheckPast]
+    at: Moment
+
+
+async def get_health_history(request: web.Request) -> web.Response:
+    """Answer with how every check stands now and when it changed; whatever stands there, the status is 200."""
+    at = now()
+    await _look_at([*HEALTH_CHECKS, *request.app[MANAGER].health], request)
+    return json_response(HealthPast(checks=request.app[HISTORY].read(), at=at))
+
+
 _PROBE_ANSWERS: Final = {
     200: Answer("It passes.", media_types=("text/plain",)),
     503: Answer("A check fails: its name, or with `verbose` a line of each.", media_types=("text/plain",)),
@@ -336,5 +394,12 @@ ROUTES: Final = (
             200: Answer("None fails; some may warn.", Health, (HEALTH_JSON,)),
             503: Answer("One fails, and so does a probe.", Health, (HEALTH_JSON,)),
         },
+    ),
+    Route(
+        "/api/health/history",
+        get_health_history,
+        Access.READ,
+        summary="How every check stands, and when it changed.",
+        answers={200: Answer("Each with its last changes.", HealthPast)},
     ),
 )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Iterable
+from datetime import datetime
 from http import HTTPStatus
 from typing import Annotated, Final, Literal, NoReturn, TypeVar
 
@@ -23,7 +25,13 @@ LIMIT: Final = Parameter(
 #: A priority as a request may name it.
 PriorityChoice = Literal["low", "normal", "high", "critical", 0, 50, 100, 200]
 
+#: A moment as a request may name it; empty is none.
+MomentChoice = Annotated[str, Meta(extra_json_schema={"anyOf": [{"format": "date-time"}, {"maxLength": 0}]})]
+
 T = TypeVar("T")
+_RFC_3339: Final = re.compile(
+    r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)", re.ASCII | re.IGNORECASE
+)
 Query = MultiMapping[str]
 
 
@@ -61,6 +69,19 @@ def read_limit(query: Query) -> int:
     if text.isascii() and text.isdigit() and len(text) <= len(str(MAX_LIMIT)) and 1 <= int(text) <= MAX_LIMIT:
         return int(text)
     refuse("limit", f"a whole number from 1 to {MAX_LIMIT}")
+
+
+def read_moment(query: Query, parameter: str) -> datetime | None:
+    """Return the moment that a parameter names by RFC 3339; None where it is missing or empty."""
+    text = read_one(query, parameter)
+    if text is None:
+        return None
+    try:
+        if _RFC_3339.fullmatch(text):
+            return datetime.fromisoformat(text.upper())
+    except ValueError:
+        pass
+    refuse(parameter, "a moment by RFC 3339, such as 2026-01-31T12:00:00Z")
 
 
 def read_choices(

@@ -55,6 +55,8 @@ class Route(NamedTuple):
 
 #: When a request was answered, of one whose answer goes on for long.
 ANSWERED_AT: Final = web.RequestKey("answered_at", float)
+#: What whoever asks may do; not set for what anyone may ask.
+SCOPE: Final = web.RequestKey("scope", Access)
 RouteKey = tuple[web.AbstractResource, str]  #: a path of the router, and a method
 
 

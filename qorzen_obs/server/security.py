@@ -21,7 +21,7 @@ from aiohttp.typedefs import Middleware
 
 from qorzen_obs.errors import SettingsError
 from qorzen_obs.server.problems import ProblemError
-from qorzen_obs.server.routes import Access, Handler, Route, RouteKey, route_of
+from qorzen_obs.server.routes import SCOPE, Access, Handler, Route, RouteKey, route_of
 from qorzen_obs.settings import ServerSettings
 
 SECURITY_HEADERS: Final[Mapping[str, str]] = {
@@ -164,8 +164,8 @@ def guard(settings: ServerSettings, tokens: Tokens, routes: Mapping[RouteKey, Ro
                 HTTPStatus.MISDIRECTED_REQUEST,
                 "this Host is not allowed; use localhost or an IP address, or add it to server.allowed_hosts",
             )
-        if tokens and access in (Access.READ, Access.CONTROL):
-            _check_token(request, tokens, access)
+        if access in (Access.READ, Access.CONTROL):
+            request[SCOPE] = _check_token(request, tokens, access) if tokens else Access.CONTROL
         if access is Access.CONTROL:
             _check_origin(request)
         return await handler(request)
@@ -189,7 +189,8 @@ def _host_is_allowed(request: web.Request, allowed_hosts: frozenset[str]) -> boo
     return host is not None and (host == "localhost" or host in allowed_hosts or _is_ip(host))
 
 
-def _check_token(request: web.Request, tokens: Tokens, access: Access) -> None:
+def _check_token(request: web.Request, tokens: Tokens, access: Access) -> Access:
+    """Return what the token of a request opens, which is at least `access`."""
     scheme, _, given = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
     if scheme.lower() != "bearer":
         raise _unauthorized(_CHALLENGE)
@@ -202,6 +203,7 @@ def _check_token(request: web.Request, tokens: Tokens, access: Access) -> None:
             "this token is for reading only",
             headers={hdrs.WWW_AUTHENTICATE: f'{_CHALLENGE}, error="insufficient_scope", scope="control"'},
         )
+    return scope
 
 
 def _unauthorized(challenge: str) -> ProblemError:

@@ -11,17 +11,20 @@ from enum import Enum
 from typing import Any, Final, Protocol
 
 from aiohttp import web
+from msgspec import Struct
 from prometheus_client import CollectorRegistry
 
+from qorzen_obs.clock import Clock
 from qorzen_obs.core.event_ring import EventRing
 from qorzen_obs.core.health_checks import HealthChecks
 from qorzen_obs.core.idempotency import Submission
-from qorzen_obs.record import TaskRecord
+from qorzen_obs.record import Attempt, TaskRecord
 from qorzen_obs.scheduling.scheduler import Explanation
 from qorzen_obs.settings import HealthSettings
 from qorzen_obs.stacks import LiveStack
 from qorzen_obs.tasks import TaskCategory, TaskInfo, TaskPriority
-from qorzen_obs.telemetry.loop_monitor import Block
+from qorzen_obs.telemetry.loop_monitor import Block, EndedBlock
+from qorzen_obs.telemetry.metrics import Load
 from qorzen_obs.telemetry.redaction import Redactor
 from qorzen_obs.telemetry.span_store import SpanStore
 from qorzen_obs.telemetry.task_lines import KeptLines
@@ -37,6 +40,11 @@ class ManagerSource(Protocol):
 
     @property
     def initialized(self) -> bool: ...
+
+    @property
+    def clock(self) -> Clock:
+        """What the times of tasks and attempts are read from."""
+        ...
 
     @property
     def registry(self) -> CollectorRegistry: ...
@@ -102,10 +110,30 @@ class ManagerSource(Protocol):
         """Cancel a task; for the work loop."""
         ...
 
+    def settings_in_force(self) -> Mapping[str, Struct]:
+        """Return the settings that hold now, by section."""
+        ...
+
     def find(self, task_id: str) -> TaskInfo | None: ...
 
     def records(self) -> Sequence[TaskRecord]:
         """Return every live and kept task, the newest first."""
+        ...
+
+    def live_records(self) -> Sequence[TaskRecord]:
+        """Return the pending and running tasks, oldest first."""
+        ...
+
+    def kept_records(self) -> Sequence[TaskRecord]:
+        """Return the ended tasks that are kept whole, oldest end first."""
+        ...
+
+    def attempts(self) -> Sequence[Attempt]:
+        """Return the running attempts, longest running first."""
+        ...
+
+    def awaiting(self, attempt: Attempt) -> str | None:
+        """Return what a running attempt awaits, in microseconds; None while its code runs, or where none can tell."""
         ...
 
     def blocked_seconds(self) -> float:
@@ -118,6 +146,14 @@ class ManagerSource(Protocol):
 
     def loop_block(self) -> Block | None:
         """Return what holds the work loop right now, once it was noticed."""
+        ...
+
+    def load(self, since: float) -> Load:
+        """Return the counters and histograms as they are, and the worst lag `since` a moment of its clock."""
+        ...
+
+    def ended_blocks(self) -> Sequence[EndedBlock]:
+        """Return the last blocks of the work loop that are over, oldest first."""
         ...
 
     def stack_of(self, task_id: str) -> LiveStack | None:

@@ -70,11 +70,11 @@ async def get_stack(request: web.Request) -> web.Response:
             task_id=task_id,
             engine=EngineKind(info.engine),
             state=stack.state,
-            frames=_frames(stack.frames),
+            frames=show_frames(stack.frames),
             awaiting=stack.awaiting,
             waiting_for=info.waiting_for,
             asyncio_tasks=[
-                AsyncioTask(name=task.name, frames=_frames(task.frames), awaiting=task.awaiting)
+                AsyncioTask(name=task.name, frames=show_frames(task.frames), awaiting=task.awaiting)
                 for task in stack.tasks
             ],
             taken_at=taken_at,
@@ -82,7 +82,8 @@ async def get_stack(request: web.Request) -> web.Response:
     )
 
 
-def _frames(frames: Frames) -> list[StackFrame]:
+def show_frames(frames: Frames) -> list[StackFrame]:
+    """Return frames as they are shown, those of a stack that is redacted already."""
     return [
         StackFrame(
             file=frame.file,

@@ -21,11 +21,13 @@ from qorzen_obs.server.documents import Moment, Task, json_response, now, task_d
 from qorzen_obs.server.problems import ProblemError, problem
 from qorzen_obs.server.query import (
     LIMIT,
+    MomentChoice,
     PriorityChoice,
     Query,
     check_parameters,
     read_choices,
     read_limit,
+    read_moment,
     read_names,
     read_one,
     refuse,
@@ -53,6 +55,8 @@ PARAMETERS: Final = (
     Parameter("plugin_id", list[str], "Of one of these plugins, as for status."),
     Parameter("name", list[str], "By one of these names, as for status."),
     Parameter("q", list[str], "Tasks whose name, ids or error contain one of these texts, in whatever case."),
+    Parameter("created_after", MomentChoice, "Submitted at this moment or later."),
+    Parameter("created_before", MomentChoice, "Submitted before this moment."),
     Parameter("order", Order, "How they are sorted; newest where nothing is said."),
     LIMIT,
     Parameter("cursor", Cursor, "The next_cursor of the page before, with the same order."),
@@ -80,6 +84,8 @@ class TaskFilter:
     plugin_ids: frozenset[str] = frozenset()
     names: frozenset[str] = frozenset()
     texts: tuple[str, ...] = ()  #: in lower case; parts of the name, an id or the error
+    created_after: float | None = None  #: Unix seconds; at that moment or later
+    created_before: float | None = None
 
     def matches(self, record: TaskRecord, state: TaskState) -> bool:
         """Return whether a task is asked for."""
@@ -89,6 +95,8 @@ class TaskFilter:
             and (not self.priorities or record.priority in self.priorities)
             and (not self.plugin_ids or record.plugin_id in self.plugin_ids)
             and (not self.names or record.name in self.names)
+            and (self.created_after is None or record.created_at >= self.created_after)
+            and (self.created_before is None or record.created_at < self.created_before)
             and (not self.texts or self._contains_text(record, state))
         )
 
@@ -114,7 +122,14 @@ def read_filter(query: Query) -> TaskFilter:
         plugin_ids=read_names(query, "plugin_id"),
         names=read_names(query, "name"),
         texts=tuple(text.lower() for text in query.getall("q", []) if text),
+        created_after=_read_seconds(query, "created_after"),
+        created_before=_read_seconds(query, "created_before"),
     )
+
+
+def _read_seconds(query: Query, parameter: str) -> float | None:
+    at = read_moment(query, parameter)
+    return None if at is None else at.timestamp()
 
 
 def read_order(query: Query) -> Order:

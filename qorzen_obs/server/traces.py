@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from dataclasses import replace
+from enum import Enum
 from http import HTTPStatus
 from typing import Any, Final, Literal
 
@@ -12,15 +15,27 @@ from msgspec import Struct
 from qorzen_obs.clock import rfc_3339
 from qorzen_obs.server.documents import Moment, json_response
 from qorzen_obs.server.problems import ProblemError, problem
-from qorzen_obs.server.query import LIMIT, check_parameters, read_limit, read_one, refuse
+from qorzen_obs.server.query import LIMIT, Query, check_parameters, read_limit, read_one, refuse
 from qorzen_obs.server.routes import Access, Answer, Parameter, Route
 from qorzen_obs.server.sources import REDACTOR, SPANS
 from qorzen_obs.telemetry.otlp_json import to_otlp_json
 from qorzen_obs.telemetry.span_redaction import redact_span
+from qorzen_obs.telemetry.span_store import MAX_UNDECIDED, TraceSummary
+
+
+class Sort(Enum):
+    """Which traces come first."""
+
+    NEWEST = "newest"  #: by when a span of them ended last
+    SLOWEST = "slowest"  #: by how long they took
+    FAILED = "failed"  #: those with a failed span, then the others, each newest first
+
 
 PARAMETERS: Final = (
     LIMIT,
     Parameter("errors", Literal["true"], "Only traces with a failed span."),
+    Parameter("sort", Sort, "Which come first; newest where nothing is said."),
+    Parameter("q", str, "Traces whose root's name or id contains this text, in whatever case."),
 )
 _NAMES: Final = [parameter.name for parameter in PARAMETERS]
 _TRACE_ID: Final = re.compile("[0-9a-fA-F]{32}")
@@ -45,9 +60,27 @@ class Trace(Struct, frozen=True, kw_only=True):
 
 
 class TraceList(Struct, frozen=True):
-    """Traces, first the one in which a span ended last."""
+    """Traces, first the one in which a span ended last, or as was asked for."""
 
     items: list[Trace]
+
+
+def read_sort(query: Query) -> Sort:
+    """Return which traces a query wants first."""
+    try:
+        return Sort(read_one(query, "sort") or Sort.NEWEST)
+    except ValueError:
+        refuse("sort", f"one of {', '.join(sort.value for sort in Sort)}")
+
+
+def select(traces: Sequence[TraceSummary], sort: Sort, text: str) -> list[TraceSummary]:
+    """Return the traces that contain `text`, which is in lower case, sorted; `traces` come newest first."""
+    found = [trace for trace in traces if text in trace.root_name.lower() or text in trace.trace_id]
+    if sort is Sort.SLOWEST:
+        found.sort(key=lambda trace: trace.duration_seconds, reverse=True)
+    elif sort is Sort.FAILED:
+        found.sort(key=lambda trace: not trace.errors)
+    return found
 
 
 def trace_response(request: web.Request, trace_id: str) -> web.Response:
@@ -67,7 +100,7 @@ def trace_response(request: web.Request, trace_id: str) -> web.Response:
 
 
 async def get_traces(request: web.Request) -> web.Response:
-    """Answer with the traces in which a span ended last, a line each; `errors=true` asks for those with a failed one.
+    """Answer with traces, a line each: those in which a span ended last, unless others are asked for.
 
     Raises:
         ProblemError: a parameter is unknown, or takes something else.
@@ -76,22 +109,29 @@ async def get_traces(request: web.Request) -> web.Response:
     errors = read_one(request.query, "errors")
     if errors not in {None, "true"}:
         refuse("errors", "true")
-    limit = read_limit(request.query)
-    store = request.app.get(SPANS)
-    redactor = request.app[REDACTOR]
-    items = [
-        Trace(
-            trace_id=trace.trace_id,
-            root_name=redactor.text(trace.root_name),
-            started_at=rfc_3339(trace.started_at),
-            duration_seconds=trace.duration_seconds,
-            spans=trace.spans,
-            errors=trace.errors,
-            dropped=trace.dropped,
-        )
-        for trace in (store.summaries(limit, errors=errors is not None) if store is not None else [])
-    ]
-    return json_response(TraceList(items))
+    limit, sort = read_limit(request.query), read_sort(request.query)
+    text = (read_one(request.query, "q") or "").lower()
+    all_of_them = bool(text) or sort is not Sort.NEWEST
+    store, redactor = request.app.get(SPANS), request.app[REDACTOR]
+    summaries: list[TraceSummary] = []
+    if store is not None:
+        looked_at = store.keep_traces + MAX_UNDECIDED if all_of_them else limit
+        summaries = store.summaries(looked_at, errors=errors is not None)
+    # Redacted before they are searched: or whoever reads could guess a secret letter by letter.
+    summaries = [replace(trace, root_name=redactor.text(trace.root_name)) for trace in summaries]
+    return json_response(TraceList([_line(trace) for trace in select(summaries, sort, text)[:limit]]))
+
+
+def _line(trace: TraceSummary) -> Trace:
+    return Trace(
+        trace_id=trace.trace_id,
+        root_name=trace.root_name,
+        started_at=rfc_3339(trace.started_at),
+        duration_seconds=trace.duration_seconds,
+        spans=trace.spans,
+        errors=trace.errors,
+        dropped=trace.dropped,
+    )
 
 
 async def get_trace(request: web.Request) -> web.Response:
@@ -104,7 +144,7 @@ ROUTES: Final = (
         "/api/traces",
         get_traces,
         Access.READ,
-        summary="The traces in which a span ended last.",
+        summary="The traces in which a span ended last, or those that are asked for.",
         parameters=PARAMETERS,
         answers={
             200: Answer("A line of each.", TraceList),

@@ -43,6 +43,11 @@ class HistogramCell:
         return slot
 
     @property
+    def by_bucket(self) -> list[int]:
+        """How many values were observed by bucket, the last without a bound; from any thread."""
+        return list(self._counts)
+
+    @property
     def count(self) -> int:
         """How many values were observed."""
         return sum(self._counts)

@@ -30,6 +30,7 @@ from qorzen_obs.stacks import (
 
 THE_LOOP: Final = "the event loop itself"
 ANOTHER_THREAD: Final = "another thread, which held the interpreter"
+UNSEEN: Final = "code that held the interpreter, so that nobody could look"
 
 
 class Culprit:

@@ -10,15 +10,17 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from qorzen_obs.clock import Clock, SystemClock
 from qorzen_obs.record import Attempt
-from qorzen_obs.stacks import text_of
+from qorzen_obs.stacks import Frames, text_of
 from qorzen_obs.telemetry import names
-from qorzen_obs.telemetry.culprit import Culprit
+from qorzen_obs.telemetry.culprit import UNSEEN, Culprit
 from qorzen_obs.telemetry.gil_watch import GilWatch
+from qorzen_obs.telemetry.peaks import Peaks
 from qorzen_obs.telemetry.watchdog import (
     CODE,
     GIL_HELD,
@@ -36,6 +38,10 @@ UNWATCHED_INTERVAL_SECONDS: Final = 0.1
 LONG_SECONDS: Final = 1.0
 """The end of a block that took longer is logged too."""
 MAX_STACK_TEXT: Final = 8_000
+PEAK_SECONDS: Final = 60.0
+"""For how long the worst lag is known."""
+KEPT_BLOCKS: Final = 50
+"""Blocks that are remembered when they have ended, the last ones."""
 _LINES: Final = 5  # that may follow at once; then one in _LINE_SECONDS
 _LINE_SECONDS: Final = 10.0
 
@@ -43,7 +49,7 @@ _LINE_SECONDS: Final = 10.0
 class Block:
     """A stretch of time in which one culprit held the loop. `seconds` of one that goes on are up to now."""
 
-    __slots__ = ("_redact", "cause", "culprit", "ended", "logged", "since", "stack", "told")
+    __slots__ = ("_redact", "cause", "culprit", "ended", "kept", "logged", "since", "stack", "told")
 
     def __init__(
         self, culprit: Culprit, cause: str, since: float, redact: Callable[[str], str] = str
@@ -56,6 +62,7 @@ class Block:
         self.stack: str | None = None  #: as text, once the watchdog has made it
         self.told = False  #: its span has the event
         self.logged = False
+        self.kept = False  #: among the ended blocks
 
     @property
     def seconds(self) -> float:
@@ -74,6 +81,18 @@ class Block:
         frame = self.culprit.frames[-1]
         code = "" if frame.code is None else f": {frame.code}"
         return self._redact(f"{frame.file}:{frame.line} in {frame.function}{code}")
+
+
+class EndedBlock(NamedTuple):
+    """What is remembered of a block: plain data, which keeps nothing of the task alive."""
+
+    began: float  #: Unix seconds
+    seconds: float
+    cause: str
+    culprit: str
+    task_id: str | None = None
+    category: str | None = None
+    frames: Frames = ()
 
 
 class LoopMonitor:
@@ -114,6 +133,8 @@ class LoopMonitor:
         self._cpu = 0.0  # the process's, at the last beat
         self._block: Block | None = None
         self._unread: Block | None = None  # the watchdog is making its stack's text; it may be over by now
+        self._peaks = Peaks(PEAK_SECONDS)
+        self._ended_blocks: deque[EndedBlock] = deque(maxlen=KEPT_BLOCKS)
         self._seconds = dict.fromkeys(names.LOOP_BLOCKED_BY, 0.0)
         self._scraped_at = 0.0  # monotonic
         self._lines_left = float(_LINES)
@@ -148,10 +169,19 @@ class LoopMonitor:
         due = self.due
         return 0.0 if due is None else max(0.0, self._clock.monotonic() - due)
 
+    def worst_lag(self, since: float) -> float:
+        """Return the most that the loop was late since a moment of the clock, a minute ago at most."""
+        return max(self._peaks.since(since), self.blocked_seconds())
+
     @property
     def block(self) -> Block | None:
         """What holds the loop right now, once it was noticed."""
         return self._block
+
+    def ended_blocks(self) -> list[EndedBlock]:
+        """Return the last blocks that are over, oldest first."""
+        with self._lock:
+            return list(self._ended_blocks)
 
     def seconds_by_category(self) -> dict[str, float]:
         """Return how long the loop was held in all, with what goes on; no value ever falls."""
@@ -184,14 +214,17 @@ class LoopMonitor:
     def _beat(self, loop: asyncio.AbstractEventLoop) -> None:
         late = self.blocked_seconds()
         self._on_lag(late)
+        self._peaks.add(self._clock.monotonic(), late)
         if (
             late >= NOTICE_SECONDS + HELD_SECONDS
             and self._watchdog is not None
             and self._block is None
             and time.process_time() - self._cpu >= SOME * late  # or the whole process did not get to run
         ):
+            began = self._clock.now() - late
             with self._lock:  # the watchdog could not run meanwhile, nor before us afterwards
                 self._seconds[GIL_HELD] += late
+                self._ended_blocks.append(EndedBlock(began, late, GIL_HELD, UNSEEN))
         if self._way is not None:
             self._way.look()
         self._schedule(loop)
@@ -241,6 +274,7 @@ class LoopMonitor:
             over = block.ended is not None
         if over:
             self._tell_span(block)
+            self._keep(block)
         if self._may_log():
             block.logged = True
             suppressed, self._suppressed = self._suppressed, 0
@@ -250,8 +284,28 @@ class LoopMonitor:
 
     def _tell_end(self, block: Block) -> None:
         self._tell_span(block)
+        self._keep(block)
         if block.logged and block.seconds > LONG_SECONDS:
             self._write(block, over=True)
+
+    def _keep(self, block: Block) -> None:
+        """Remember an ended block. One whose stack is not there yet is left to the watchdog, which is making it."""
+        attempt = block.culprit.attempt
+        with self._lock:
+            if block.stack is None or block.kept:
+                return
+            block.kept = True
+            self._ended_blocks.append(
+                EndedBlock(
+                    self._clock.now() - (time.monotonic() - block.since),
+                    block.seconds,
+                    block.cause,
+                    block.culprit.name,
+                    None if attempt is None else attempt.task_id,
+                    block.culprit.category,
+                    block.culprit.frames,  # they are there, since the stack was made of them
+                )
+            )
 
     def _may_log(self) -> bool:
         now = time.monotonic()

@@ -9,13 +9,13 @@ from __future__ import annotations
 import platform
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from prometheus_client import Metric
 from prometheus_client.core import InfoMetricFamily, StateSetMetricFamily
 from prometheus_client.registry import Collector
 
-from qorzen_obs.counts import CATEGORIES, CELL_OF, CELLS, TaskCounts
+from qorzen_obs.counts import CATEGORIES, CELL_OF, CELLS, PRIORITIES, CountsView, TaskCounts
 from qorzen_obs.record import Ask, TaskEvent
 from qorzen_obs.tasks import (
     COMPLETED,
@@ -57,6 +57,16 @@ class MetricsSource(Protocol):
     def paused(self) -> Collection[TaskCategory]: ...
     def service_states(self) -> Mapping[str, bool]: ...
     def loop_blocked_by_category(self) -> Mapping[str, float]: ...
+
+
+class Load(NamedTuple):
+    """What the manager has done until now, by which two readings tell what it did between them."""
+
+    at: float  #: monotonic
+    counts: CountsView
+    queue_waits: Mapping[TaskPriority, list[int]]  #: by bucket of QUEUE_WAIT
+    loop_lags: list[int]  #: by bucket of LOOP_LAG
+    worst_lag: float  #: seconds, since the reading before
 
 
 class TaskMetrics(Collector):
@@ -131,6 +141,13 @@ class TaskMetrics(Collector):
     def rejected(self) -> int:
         """How many submissions were refused."""
         return sum(self._rejected.values())
+
+    def queue_waits(self) -> dict[TaskPriority, list[int]]:
+        """Return how many tasks have waited how long, by priority and by bucket; from any thread."""
+        sums = {priority: [0] * (len(names.QUEUE_WAIT.buckets) + 1) for priority in PRIORITIES}
+        for (_, priority), cell in zip(CELLS, self._queue_wait, strict=True):
+            sums[priority] = [total + n for total, n in zip(sums[priority], cell.by_bucket, strict=True)]
+        return sums
 
     def on_request(self, method: str, route: str, code: int, seconds: float) -> None:
         """Count an answer of the ops plane; called on its thread only."""

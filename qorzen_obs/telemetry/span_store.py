@@ -12,12 +12,15 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 from opentelemetry.trace import StatusCode, format_trace_id
 
 from qorzen_obs.telemetry.task_span import AnySpan, readable
+
+MAX_UNDECIDED: Final = 1_000
+"""Traces that are not decided yet and are shown beside the kept ones, the youngest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +175,7 @@ class SpanStore(SpanProcessor):
             kept = (self._summary(*item) for item in newest_first if item[1].must_keep)
             failed = (summary for summary in kept if summary.errors)
             return list(itertools.islice(failed, limit))
-        waiting = self.undecided.newest(limit) if self.undecided is not None else []
+        waiting = self.undecided.newest(min(limit, MAX_UNDECIDED)) if self.undecided is not None else []
         with self._lock:
             newest = dict(itertools.islice(reversed(self._traces.items()), limit))
         open_ones = [

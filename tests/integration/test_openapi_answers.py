@@ -127,10 +127,16 @@ async def test_every_route_answers_as_the_document_says(session: aiohttp.ClientS
         await get(f"/api/tasks/{failed}/trace")
         await get(f"/api/traces/{info.trace_id}")
         await get("/api/traces?errors=true&limit=5")
+        for sort in ("newest", "slowest", "failed"):
+            await get(f"/api/traces?sort={sort}&q=Fail")
+        await get("/api/tasks?created_after=2026-01-31T12:00:00Z&created_before=9999-12-31T23:59:59Z")
         await get(f"/api/tasks/{running}/stack")
         await get(f"/api/tasks/{pending}/stack", 409)
         await get("/api/tasks?limit=0", 422)
         await get("/api/traces?limit=0", 422)
+        await get("/api/running?limit=0", 422)
+        await get("/api/series?after=2026-01-31T12:00:00Z")
+        await get("/api/series?after=yesterday", 422)
         await get("/api/events?category=x", 422)
         await get("/api/traces/x", 404)
         for below in ("", "/trace", "/logs", "/stack", "/why"):

@@ -26,7 +26,11 @@ from tests.canary_tasks import BARE, CANARY, Spoken, leak, leak_in_a_process, le
 from tests.event_stream import following
 from tests.support import until
 
-PATHS = ("/metrics", "/status", "/health", "/livez?verbose", "/readyz?verbose", "/api/tasks", "/api/traces")
+PATHS = (
+    *("/metrics", "/status", "/health", "/livez?verbose", "/readyz?verbose", "/api/tasks", "/api/traces"),
+    *("/api/running", "/api/pending", "/api/loop", "/api/series", "/api/health/history", "/api/settings"),
+    "/api/page",
+)
 OF_A_TASK = ("", "/logs", "/trace")
 
 

@@ -18,7 +18,7 @@ from qorzen_obs.stacks import Place
 from qorzen_obs.telemetry import loop_monitor, names
 from qorzen_obs.telemetry.culprit import Culprit
 from qorzen_obs.telemetry.gil_watch import GilWatch
-from qorzen_obs.telemetry.loop_monitor import INTERVAL_SECONDS, LoopMonitor
+from qorzen_obs.telemetry.loop_monitor import INTERVAL_SECONDS, KEPT_BLOCKS, LoopMonitor
 from qorzen_obs.telemetry.watchdog import CODE, Finding
 from tests.support import attempt, record, until
 
@@ -76,6 +76,8 @@ def test_a_block_whose_line_is_suppressed_never_reads_source_on_the_loop_s_threa
     (stack,) = held.stacks()
     assert "the source" in stack
     assert set(readers) == {held.watchdog}
+    (block,) = held.monitor.ended_blocks()
+    assert (block.task_id, block.frames[0].code) == ("id", "the source")
 
 
 def test_a_loop_that_turns_before_the_stack_is_read_leaves_the_span_to_the_watchdog(
@@ -91,13 +93,35 @@ def test_a_loop_that_turns_before_the_stack_is_read_leaves_the_span_to_the_watch
     held.culprit.dump = dump
     held.watchdog.start()
     assert reading.wait(10)
+    block = held.monitor.block
     held.monitor._turned(None)
     assert held.stacks() == []
+    assert held.monitor.ended_blocks() == []
     go_on.set()
     held.watchdog.join()
+    assert block is not None
+    held.monitor._tell_end(
+        block
+    )  # as a loop does whose turn comes just after the watchdog has seen that it is over
     (stack,) = held.stacks()
     assert "the source" in stack
+    (ended,) = held.monitor.ended_blocks()
+    assert (ended.task_id, ended.frames[0].code) == ("id", "the source")
     assert set(readers) == {held.watchdog}
+
+
+def test_of_the_blocks_that_are_over_the_last_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop_monitor, "_LINES", 0)
+    held = Held()
+    for _ in range(KEPT_BLOCKS + 3):
+        held.monitor.due = due = time.monotonic() - 0.1
+        held.monitor._blocked(Finding(due, due, CODE, held.culprit))
+        held.monitor._turned(None)
+    blocks = held.monitor.ended_blocks()
+    assert len(blocks) == KEPT_BLOCKS
+    assert blocks == sorted(blocks, key=lambda block: block.began)
+    assert abs(blocks[-1].began - time.time()) < 60
+    assert blocks[-1].seconds >= 0.1
 
 
 @pytest.mark.parametrize("turned", [False, True])
@@ -153,6 +177,9 @@ async def test_a_stall_that_the_watchdog_did_not_see_is_booked_only_where_the_pr
         used[0] += cpu
         await until(lambda: lags)
         assert (monitor.seconds_by_category()["gil_held"] > 0) is booked
+        assert [(block.cause, block.task_id) for block in monitor.ended_blocks()] == [
+            ("gil_held", None)
+        ] * booked
     finally:
         monitor.stop()
 

@@ -16,7 +16,8 @@ from opentelemetry.context import Context
 from opentelemetry.sdk.trace import ReadableSpan, Tracer, TracerProvider
 from opentelemetry.trace import NonRecordingSpan, SpanContext, StatusCode, TraceFlags, format_trace_id
 
-from qorzen_obs.telemetry.span_store import SpanStore
+from qorzen_obs.telemetry.span_store import MAX_UNDECIDED, SpanStore
+from qorzen_obs.telemetry.task_span import AnySpan
 
 SECOND = 1_000_000_000
 START = 1_700_000_000 * SECOND
@@ -285,3 +286,23 @@ def test_f24_a_fork_while_another_thread_holds_the_lock_leaves_the_child_able_to
     holder.join()
     assert os.waitpid(child, 0) == (child, 0)
     assert store.traces_kept == 1
+
+
+def test_however_many_are_undecided_every_kept_trace_can_be_asked_for() -> None:
+    store = SpanStore(keep_traces=3)
+    tracer = tracer_into(store)
+    for name in "abc":
+        tracer.start_span(name).end()
+    (open_one,) = store.trace(store.summaries(1)[0].trace_id)
+
+    class Many:
+        def ended_spans(self, trace_id: int) -> list[AnySpan]:
+            return []
+
+        def newest(self, limit: int) -> list[tuple[int, list[AnySpan]]]:
+            return [(number + 1, [open_one]) for number in range(min(limit, 10_000))]
+
+    store.undecided = Many()
+    found = store.summaries(store.keep_traces + MAX_UNDECIDED)
+    assert len(found) == 3 + MAX_UNDECIDED
+    assert [summary.root_name for summary in found[-3:]] == ["c", "b", "a"]

@@ -53,7 +53,7 @@ def a_record(
         wants_progress=False,
         engine=EngineKind.THREAD,
         context=Context(),
-        created_at=0.0,
+        created_at=60.0 * sequence,  # so that its minute of 1970 is its number
         eligible_at=0.0,
         eligible_wall=0.0,
     )
@@ -99,6 +99,11 @@ RECORDS = [
         ("q=crm&q=mail", "43"),
         ("q=task-2", "2"),
         ("q=nothing", ""),
+        ("created_after=1970-01-01T00:03:00Z", "6543"),
+        ("created_before=1970-01-01T00:03:00Z", "21"),
+        ("created_after=1970-01-01T00:02:00Z&created_before=1970-01-01T00:03:00.5Z", "32"),
+        ("created_after=1970-01-01t00:59:00.0000001%2b00:55", "654"),
+        ("created_after=&created_before=", "654321"),
         ("status=failed&category=io", ""),
         ("order=newest", "654321"),
         ("order=oldest", "123456"),
@@ -119,6 +124,16 @@ def test_a_query_selects_by_every_field(query: str, selected: str) -> None:
         ("priority=51", "priority", "low (0)"),
         ("order=<b>", "order", "newest, oldest, priority, ended"),
         ("order=newest&order=oldest", "order", "one value"),
+        ("created_after=yesterday", "created_after", "a moment by RFC 3339"),
+        ("created_before=1970-01-01T00:03:00", "created_before", "a moment by RFC 3339"),
+        ("created_before=1970-13-01T00:03:00Z", "created_before", "a moment by RFC 3339"),
+        ("created_after=1970-01-01", "created_after", "a moment by RFC 3339"),
+        ("created_after=1970-W01-1T00:03:00Z", "created_after", "a moment by RFC 3339"),
+        (
+            "created_after=1970-01-01T00:03:00Z&created_after=1970-01-01T00:03:00Z",
+            "created_after",
+            "one value",
+        ),
     ],
 )
 def test_a_value_outside_its_set_is_refused_by_name(query: str, parameter: str, allowed: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict, deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from qorzen_obs.telemetry import names
+from qorzen_obs.telemetry.quantiles import bucket_quantile
 
 WINDOW_SECONDS: Final = 5.0
 """Over how long rates are taken."""
@@ -68,21 +68,14 @@ def _families(text: str) -> Iterator[Metric]:
 def lag_quantile(before: Gauges, now: Gauges, quantile: float) -> float | None:
     """Return a quantile of the loop's lag between two looks; None where there was none, or the service is another.
 
-    Within a bucket it is interpolated, as Prometheus' histogram_quantile does it.
+    Within a bucket it is interpolated.
     """
     bounds = sorted(now.lag_buckets)
-    counts = [now.lag_buckets[bound] - before.lag_buckets.get(bound, 0.0) for bound in bounds]
-    if not counts or counts[-1] <= 0 or min(counts) < 0:
+    up_to = [now.lag_buckets[bound] - before.lag_buckets.get(bound, 0.0) for bound in bounds]
+    if min(up_to, default=0.0) < 0:
         return None
-    rank = quantile * counts[-1]
-    lower, below = 0.0, 0.0
-    for bound, count in zip(bounds, counts, strict=True):
-        if count >= rank:
-            if math.isinf(bound) or count == below:
-                return lower
-            return lower + (bound - lower) * (rank - below) / (count - below)
-        lower, below = bound, count
-    return lower
+    counts = [count - below for count, below in zip(up_to, [0.0, *up_to], strict=False)]
+    return bucket_quantile(quantile, bounds[:-1], counts)  # the last is infinity
 
 
 def blocked_share(before: Gauges, now: Gauges) -> dict[str, float]:

@@ -1,0 +1,105 @@
+"""GET /api/loop: whether the work loop turns, who holds it right now, and who held it before."""
+
+from __future__ import annotations
+
+from typing import Final, Literal
+
+from aiohttp import web
+from msgspec import Struct
+
+from qorzen_obs.clock import rfc_3339
+from qorzen_obs.server.documents import Moment, json_response, now
+from qorzen_obs.server.health import BLOCKED_SHOWN_SECONDS
+from qorzen_obs.server.routes import Access, Answer, Route
+from qorzen_obs.server.sources import MANAGER, REDACTOR
+from qorzen_obs.server.stack import StackFrame, show_frames
+from qorzen_obs.stacks import Frames, redacted_frames
+from qorzen_obs.telemetry.loop_monitor import Block, EndedBlock
+from qorzen_obs.telemetry.redaction import Redactor
+
+
+class LoopCulprit(Struct, frozen=True, kw_only=True):
+    """Who holds or held the loop: a task, or with nulls what is no task's."""
+
+    name: str  #: of the task, or of the callback
+    task_id: str | None
+    task_name: str | None
+    category: str | None
+    frames: list[StackFrame]  #: where it was seen, the innermost last
+
+
+class LoopBlock(Struct, frozen=True, kw_only=True):
+    """A stretch of time in which one culprit held the loop, and which is over."""
+
+    at: Moment  #: when it began
+    seconds: float
+    cause: str
+    culprit: LoopCulprit
+
+
+class WorkLoop(Struct, frozen=True, kw_only=True):
+    """The work loop, right now."""
+
+    state: Literal["running", "blocked"]
+    blocked_seconds: float
+    cause: str | None
+    culprit: LoopCulprit | None  #: null while it turns, and while the watchdog has not seen it
+    recent: list[LoopBlock]  #: the last first
+    at: Moment
+
+
+async def get_loop(request: web.Request) -> web.Response:
+    """Answer with the state of the work loop, and the last blocks that ended."""
+    manager, redactor = request.app[MANAGER], request.app[REDACTOR]
+    at, seconds = now(), manager.blocked_seconds()
+    is_blocked = seconds >= BLOCKED_SHOWN_SECONDS
+    block = manager.loop_block() if is_blocked else None
+    return json_response(
+        WorkLoop(
+            state="blocked" if is_blocked else "running",
+            blocked_seconds=round(seconds, 3) if is_blocked else 0.0,
+            cause=None if block is None else block.cause,
+            culprit=None if block is None else _holder(block, redactor),
+            recent=[_ended_block(ended, redactor) for ended in reversed(manager.ended_blocks())],
+            at=at,
+        )
+    )
+
+
+def _holder(block: Block, redactor: Redactor) -> LoopCulprit:
+    culprit, attempt = block.culprit, block.culprit.attempt
+    task_id = None if attempt is None else attempt.task_id
+    return _culprit(culprit.name, task_id, culprit.category, culprit.frames, redactor)
+
+
+def _ended_block(block: EndedBlock, redactor: Redactor) -> LoopBlock:
+    return LoopBlock(
+        at=rfc_3339(block.began),
+        seconds=round(block.seconds, 3),
+        cause=block.cause,
+        culprit=_culprit(block.culprit, block.task_id, block.category, block.frames, redactor),
+    )
+
+
+def _culprit(
+    name: str, task_id: str | None, category: str | None, frames: Frames, redactor: Redactor
+) -> LoopCulprit:
+    name = redactor.text(name)  # of an asyncio task it is the user's
+    return LoopCulprit(
+        name=name,
+        task_id=task_id,
+        task_name=None if task_id is None else name,
+        category=category,
+        frames=show_frames(redacted_frames(frames, redactor.text)),
+    )
+
+
+ROUTES: Final = (
+    Route(
+        "/api/loop",
+        get_loop,
+        Access.READ,
+        summary="Whether the work loop turns, who holds it right now, and who held it before.",
+        answers={200: Answer("Its state, and the last blocks that ended.", WorkLoop)},
+    ),
+)

@@ -1,0 +1,54 @@
+"""GET /api/page: what the page has to know of its server and of whoever looks at it, before it draws anything."""
+
+from __future__ import annotations
+
+from importlib import metadata
+from typing import Final
+
+from aiohttp import web
+from msgspec import Struct
+
+from qorzen_obs.server.documents import Moment, json_response, now
+from qorzen_obs.server.links import Links
+from qorzen_obs.server.registry import ALLOW_SUBMIT
+from qorzen_obs.server.routes import SCOPE, Access, Answer, Route
+from qorzen_obs.server.sources import MANAGER
+
+
+class PageFacts(Struct, frozen=True, kw_only=True):
+    """What may be done here, and where to go from here."""
+
+    links: Links
+    may_control: bool  #: whether the caller may cancel, run again, pause
+    may_submit: bool  #: whether the caller may submit registered tasks
+    instance: str  #: of the manager; another one after a restart
+    version: str
+    at: Moment
+
+
+async def get_page_facts(request: web.Request) -> web.Response:
+    """Answer with what holds for this caller."""
+    may_control = request[SCOPE] is Access.CONTROL
+    return json_response(
+        PageFacts(
+            links=request.app[LINKS],
+            may_control=may_control,
+            may_submit=may_control and request.app[ALLOW_SUBMIT],
+            instance=request.app[MANAGER].event_ring.instance,
+            version=metadata.version("qorzen-obs"),
+            at=now(),
+        )
+    )
+
+
+LINKS: Final = web.AppKey("links", Links)
+
+ROUTES: Final = (
+    Route(
+        "/api/page",
+        get_page_facts,
+        Access.READ,
+        summary="What the caller may do, and where dashboards and traces are seen.",
+        answers={200: Answer("What the page draws by.", PageFacts)},
+    ),
+)

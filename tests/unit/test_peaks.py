@@ -1,0 +1,33 @@
+"""The largest value since a moment, against all values that came."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qorzen_obs.telemetry.peaks import Peaks
+
+VALUES = st.lists(st.tuples(st.floats(0.0, 30.0), st.floats(0.0, 10.0)), max_size=50)
+
+
+@given(VALUES, st.floats(0.0, 60.0))
+def test_it_is_the_largest_since_any_moment_of_the_last_minute(
+    steps: list[tuple[float, float]], back: float
+) -> None:
+    peaks, at, came = Peaks(60.0), 0.0, list[tuple[float, float]]()
+    for step, value in steps:
+        at += step
+        peaks.add(at, value)
+        came.append((at, value))
+    since = at - back
+    largest = max((value for when, value in came if when > max(since, at - 60.0)), default=0.0)
+    assert peaks.since(since) == largest
+
+
+def test_what_nothing_reaches_any_more_is_let_go_of() -> None:
+    peaks = Peaks(60.0)
+    for at in range(10_000):
+        peaks.add(at, 10_000.0 - at)  # the worst case: each is the largest from then on
+    assert len(peaks._kept) == 60
+    peaks.add(10_000, 10_000.0)
+    assert len(peaks._kept) == 1
