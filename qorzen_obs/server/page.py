@@ -15,12 +15,31 @@ PAGE_POLICY: Final = (
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
     "require-trusted-types-for 'script'; trusted-types 'none'"
 )
-#: By path; relative to the page, so that it also works below another application's prefix.
+#: Below static/, in the package as in the address. One line each, so that no other file is ever served.
+_ASSETS: Final = (
+    "css/now.css",
+    "icon.svg",
+    "js/main.js",
+    "js/parts/copy.js",
+    "js/parts/moment.js",
+    "js/parts/status.js",
+    "js/router.js",
+    "js/server.js",
+    "js/store.js",
+    "js/stream.js",
+    "js/views/index.js",
+    "js/views/now.js",
+    "js/words.js",
+    "page.css",
+    "vendor/preact.js",
+    "vendor/uplot.css",
+    "vendor/uplot.js",
+)
+_TYPES: Final = {"css": "text/css", "html": "text/html", "js": "text/javascript", "svg": "image/svg+xml"}
+#: The file and its type by path; relative to the page, so that it also works below another application's prefix.
 ASSETS: Final = {
-    "/": ("index.html", "text/html"),
-    "/static/page.css": ("page.css", "text/css"),
-    "/static/page.js": ("page.js", "text/javascript"),
-    "/static/icon.svg": ("icon.svg", "image/svg+xml"),
+    "/": ("index.html", _TYPES["html"]),
+    **{f"/static/{name}": (name, _TYPES[name.rpartition(".")[2]]) for name in _ASSETS},
 }
 
 

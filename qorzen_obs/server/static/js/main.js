@@ -1,0 +1,122 @@
+// The shell: who the service is and how it does, the way to the views, what is wrong, and the view itself.
+
+import { html, render, useEffect, useState } from "../vendor/preact.js";
+import { href, useRoute } from "./router.js";
+import { access, onAccess, signIn } from "./server.js";
+import { store, useNow, usePolled, useStore } from "./store.js";
+import { VIEWS } from "./views/index.js";
+import { clock, duration } from "./words.js";
+
+const HEALTH = { pass: "healthy", warn: "warns", fail: "fails" };
+
+function App() {
+  const route = useRoute();
+  const signingIn = useAccess().wanted;
+  const connection = useStore((state) => state.connection);
+  const health = usePolled(signingIn ? null : "health", 5, { failing: 503 });
+  const running = useStore((state) => state.counts?.by_status.running ?? null);
+  useEffect(() => {
+    document.title = running === null ? "Tasks" : `Tasks: ${running} running`;
+  }, [running]);
+  useEffect(() => {
+    document.body.classList.toggle("stale", connection === "stale");
+  }, [connection]);
+  const { view: View } = VIEWS[route.view] ?? { view: Nowhere };
+  return html`
+    <a class="skip" href="#main" onClick=${skipToMain}>Skip to the content</a>
+    <${Header} route=${route} health=${health.document} signingIn=${signingIn} />
+    ${signingIn
+      ? html`<${SignIn} />`
+      : html`
+        <${Stale} />
+        <${Warnings} health=${health.document} />
+        <main id="main" tabindex="-1"><${View} key=${`${route.view}/${route.id}`} route=${route} /></main>`}
+  `;
+}
+
+function Header({ route, health, signingIn }) {
+  const state = useStore((one) => one.managerState);
+  return html`<header class="bar">
+    <a class="brand" href=${href("now")}><img src="static/icon.svg" alt="" width="24" height="24" /><span>Tasks</span></a>
+    <nav aria-label="Views">
+      ${Object.entries(VIEWS).filter(([, { title }]) => title).map(([name, { title }]) => html`
+        <a href=${href(name)} aria-current=${route.view === name ? "page" : null}>${title}</a>`)}
+    </nav>
+    ${signingIn || state === null ? null : html`
+      <span class="pill" id="state" data-state=${state}>${state}</span>
+      ${health === null ? null : html`
+        <a class="pill" id="health" data-state=${health.status} href=${href("health")}>${HEALTH[health.status] ?? health.status}</a>`}
+      <${Connection} />`}
+  </header>`;
+}
+
+function Connection() {
+  const connection = useStore((state) => state.connection);
+  const words = { connecting: "connecting", live: "live", stale: "offline" };
+  return html`<span class="connection ${connection}" id="connection" role="status">${words[connection]}</span>`;
+}
+
+// What is shown is old: said at once, greyed by the style, and gone by itself.
+function Stale() {
+  const { connection, staleSince } = useStore((state) => state);
+  const now = useNow() - store.state.clockOffset;
+  if (connection !== "stale") return null;
+  const since = staleSince === null
+    ? ""
+    : ` What you see is from ${clock(staleSince)}, ${duration((now - staleSince) / 1000)} ago.`;
+  return html`<div class="banner bad" id="stale">
+    <span role="alert">The service does not answer.</span>${since} The page goes on by itself once it does.
+  </div>`;
+}
+
+function Warnings({ health }) {
+  const findings = Object.entries(health?.checks ?? {}).flatMap(([name, checks]) =>
+    checks.filter((check) => check.status !== "pass").map((check) => ({ name, ...check })));
+  if (!findings.length) return null;
+  return html`<ul class="banner warn" id="warnings" role="status">
+    ${findings.map(({ name, output, status }) => html`
+      <li key=${name}><strong>${name.replaceAll(/[_:]/g, " ")}</strong>: ${output ?? status}</li>`)}
+  </ul>`;
+}
+
+function SignIn() {
+  const { wrong } = useAccess();
+  const submit = (event) => {
+    event.preventDefault();
+    const field = event.target.elements.token;
+    signIn(field.value.trim());
+    field.value = "";
+  };
+  return html`<main id="main"><form id="login" class="card" onSubmit=${submit}>
+    <h1>This service asks for its token</h1>
+    <p class="quiet">It stays in the memory of this page and is gone when you close it.</p>
+    <label for="token">Token</label>
+    <div class="field">
+      <input id="token" name="token" type="password" autocomplete="off" spellcheck="false" required ref=${focusOnce} />
+      <button type="submit" class="button primary">Open</button>
+    </div>
+    ${wrong ? html`<p id="refused" class="error-text" role="alert">The service did not accept this token.</p>` : null}
+  </form></main>`;
+}
+
+function Nowhere() {
+  return html`<section class="card"><h1>There is no such view</h1><p><a href=${href("now")}>See what runs now</a></p></section>`;
+}
+
+function useAccess() {
+  const [found, setFound] = useState(access());
+  useEffect(() => onAccess(() => setFound(access())), []);
+  return found;
+}
+
+function focusOnce(element) {
+  if (element !== null && document.activeElement === document.body) element.focus();
+}
+
+function skipToMain(event) {
+  event.preventDefault();
+  document.getElementById("main")?.focus();
+}
+
+store.start();
+render(html`<${App} />`, document.getElementById("app"));

@@ -1,0 +1,203 @@
+// What the page knows of the service: one state, changed by the event stream alone, and seen by whoever subscribes.
+
+import { useEffect, useRef, useState } from "../vendor/preact.js";
+import { ask, onAccess } from "./server.js";
+import { follow } from "./stream.js";
+
+export const STATUSES = ["pending", "running", "completed", "failed", "cancelled"];
+const FINAL = new Set(["completed", "failed", "cancelled"]);
+export const MAX_TASKS = 20_000;
+
+export function emptyState() {
+  return {
+    connection: "connecting", // then "live" or "stale"
+    staleSince: null, // milliseconds, of the last word of a stream that is gone
+    heardAt: null, // milliseconds
+    managerState: null,
+    counts: null, // { total, by_status, by_category, by_priority }
+    tasks: new Map(), // by id, the newest line of each; the same object always, changed in place
+    running: new Map(), // those of them that run
+    ended: [], // the ids of those that have ended, oldest end first
+    clockOffset: 0, // milliseconds that the service's clock is ahead of the viewer's
+    version: 0, // rises with each change of a task
+  };
+}
+
+// Takes a batch of events; returns the next state and which tasks have changed: null where all may have.
+// The maps are changed in place: copying 20,000 entries ten times a second would be most of the page's work.
+export function reduce(state, events, now) {
+  let next = { ...state, heardAt: now };
+  let changed = new Set();
+  for (const { event, data } of events) {
+    if (event === "snapshot") {
+      next = begun(next, data, now);
+      changed = null;
+    } else if (event === "state") {
+      next.managerState = data.state;
+    } else if (event !== "reset") { // a snapshot follows that
+      happened(next, data);
+      changed?.add(data.task.task_id);
+    }
+  }
+  forgetOldest(next, changed);
+  if (changed === null || changed.size) next.version += 1;
+  return { state: next, changed };
+}
+
+function begun(state, snapshot, now) {
+  const { tasks, running } = state;
+  tasks.clear();
+  running.clear();
+  const ended = [];
+  for (const task of [...snapshot.newest, ...snapshot.running]) {
+    tasks.set(task.task_id, task);
+    if (task.status === "running") running.set(task.task_id, task);
+  }
+  for (const task of tasks.values()) if (FINAL.has(task.status)) ended.push(task);
+  ended.sort((a, b) => (a.completed_at < b.completed_at ? -1 : 1));
+  return {
+    ...state,
+    managerState: snapshot.state,
+    counts: snapshot.counts,
+    ended: ended.map((task) => task.task_id),
+    clockOffset: Date.parse(snapshot.at) - now,
+  };
+}
+
+function happened(state, { previous, task, kind }) {
+  const before = state.tasks.get(task.task_id);
+  state.tasks.set(task.task_id, task);
+  if (task.status === "running") state.running.set(task.task_id, task);
+  else state.running.delete(task.task_id);
+  if (FINAL.has(task.status) && before?.status !== task.status) state.ended.push(task.task_id);
+  const isNew = kind === "task/submitted";
+  if (state.counts === null || (!isNew && (previous === null || previous === task.status))) return;
+  const { total, by_status, by_category, by_priority } = state.counts;
+  const plus = (counts, key, n) => ({ ...counts, [key]: (counts[key] ?? 0) + n });
+  state.counts = {
+    total: total + isNew,
+    by_status: plus(isNew ? by_status : plus(by_status, previous, -1), task.status, 1),
+    by_category: isNew ? plus(by_category, task.category, 1) : by_category,
+    by_priority: isNew ? plus(by_priority, task.priority, 1) : by_priority,
+  };
+}
+
+function forgetOldest(state, changed) {
+  const over = Math.min(state.tasks.size - MAX_TASKS, state.ended.length);
+  if (over <= 0) return;
+  for (const id of state.ended.splice(0, over)) {
+    state.tasks.delete(id);
+    changed?.add(id);
+  }
+}
+
+// ---------------------------------------------------------------- the one store of the page
+
+let state = emptyState();
+const subscribers = new Set(); // of the state: told once a frame
+const watchers = new Set(); // of tasks: told of each batch, with the ids that it changed
+let due = false;
+
+function set(next) {
+  state = next;
+  if (due) return;
+  due = true;
+  requestAnimationFrame(() => {
+    due = false;
+    subscribers.forEach((tell) => tell());
+  });
+}
+
+export const store = {
+  get state() {
+    return state;
+  },
+  subscribe(tell) {
+    subscribers.add(tell);
+    return () => subscribers.delete(tell);
+  },
+  // Calls `tell(changed)` with a Set of ids, or null where everything is new.
+  watch(tell) {
+    watchers.add(tell);
+    return () => watchers.delete(tell);
+  },
+  // The service's clock, in milliseconds.
+  now() {
+    return Date.now() + state.clockOffset;
+  },
+  start() {
+    follow(
+      (events) => {
+        const { state: next, changed } = reduce(state, events, Date.now());
+        set(next);
+        if (changed === null || changed.size) watchers.forEach((tell) => tell(changed));
+      },
+      (connection) => {
+        if (connection === state.connection) return;
+        set({ ...state, connection, staleSince: connection === "stale" ? state.heardAt : null });
+      },
+    );
+  },
+};
+
+// Returns what `select` takes from the state, and renders again when that is another.
+export function useStore(select) {
+  const selected = select(state);
+  const [, setVersion] = useState(0);
+  const seen = useRef();
+  seen.current = { select, selected };
+  useEffect(() => store.subscribe(() => {
+    if (!Object.is(seen.current.select(state), seen.current.selected)) setVersion((n) => n + 1);
+  }), []);
+  return selected;
+}
+
+// Asks for a document again and again while somebody can see it. Gives { document, problem, reload }: the last document
+// stays where a later question fails. No path, no question.
+export function usePolled(path, seconds, { failing = null } = {}) {
+  const [answer, setAnswer] = useState({ path, document: null, problem: null });
+  const reload = useRef(() => {});
+  useEffect(() => {
+    if (path === null) return undefined;
+    const stop = new AbortController();
+    let timer = null;
+    const turn = async () => {
+      clearTimeout(timer);
+      try {
+        const found = await ask(path, { signal: stop.signal, failing });
+        if (!stop.signal.aborted) setAnswer({ path, document: found, problem: null });
+      } catch (problem) {
+        if (stop.signal.aborted) return;
+        setAnswer((before) => ({ path, document: before.path === path ? before.document : null, problem }));
+      }
+      if (!document.hidden && !stop.signal.aborted && seconds) timer = setTimeout(turn, seconds * 1000);
+    };
+    const seen = () => document.hidden || turn();
+    const leave = onAccess(turn);
+    document.addEventListener("visibilitychange", seen);
+    reload.current = turn;
+    turn();
+    return () => {
+      stop.abort();
+      clearTimeout(timer);
+      leave();
+      document.removeEventListener("visibilitychange", seen);
+    };
+  }, [path, seconds]);
+  const known = answer.path === path;
+  return {
+    document: known ? answer.document : null,
+    problem: known ? answer.problem : null,
+    reload: () => reload.current(),
+  };
+}
+
+// Renders again every `seconds`, for what says how long ago something was; returns the service's clock.
+export function useNow(seconds = 1) {
+  const [, setVersion] = useState(0);
+  useEffect(() => {
+    const timer = setInterval(() => document.hidden || setVersion((n) => n + 1), seconds * 1000);
+    return () => clearInterval(timer);
+  }, [seconds]);
+  return store.now();
+}

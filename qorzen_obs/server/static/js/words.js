@@ -1,0 +1,72 @@
+// How figures and moments are written. Pure: no document, no clock of its own.
+
+const SECOND = 1e3;
+
+export function duration(seconds) {
+  if (seconds === null || seconds === undefined || Number.isNaN(seconds)) return "–";
+  const s = Math.max(0, seconds);
+  if (s === 0) return "0 s";
+  if (s < 0.001) return `${(s * 1e6).toFixed(0)} µs`;
+  if (s < 1) return `${(s * 1e3).toFixed(s < 0.01 ? 1 : 0)} ms`;
+  if (s < 60) return `${s.toFixed(1)} s`;
+  const whole = Math.floor(s);
+  const two = (n) => String(n).padStart(2, "0");
+  if (s < 3600) return `${Math.floor(whole / 60)} min ${two(whole % 60)} s`;
+  if (s < 86400) return `${Math.floor(whole / 3600)} h ${two(Math.floor(whole / 60) % 60)} min`;
+  return `${Math.floor(whole / 86400)} d ${two(Math.floor(whole / 3600) % 24)} h`;
+}
+
+export function count(n) {
+  return n === null || n === undefined ? "–" : n.toLocaleString("en");
+}
+
+// A rate, short: 0.4/s, 12/s, 1,250/s.
+export function rate(perSecond) {
+  if (perSecond === null || perSecond === undefined) return "–";
+  const digits = perSecond !== 0 && perSecond < 10 ? 1 : 0;
+  return `${Number(perSecond.toFixed(digits)).toLocaleString("en")}/s`;
+}
+
+export function percent(share) {
+  return share === null || share === undefined ? "–" : `${Math.round(share * 100)} %`;
+}
+
+export function bytes(n) {
+  if (n === null || n === undefined) return "–";
+  for (const [unit, size] of [["GiB", 2 ** 30], ["MiB", 2 ** 20], ["KiB", 2 ** 10]]) {
+    if (n >= size) return `${(n / size).toFixed(1)} ${unit}`;
+  }
+  return `${n} B`;
+}
+
+// The time of day in the viewer's zone.
+export function clock(moment) {
+  return new Date(moment).toLocaleTimeString("en-GB");
+}
+
+// The instant in full, with its zone: what stands behind each short time.
+export function exact(moment) {
+  const at = new Date(moment);
+  const day = at.toLocaleDateString("en-CA");
+  const zone = Intl.DateTimeFormat("en", { timeZoneName: "short" }).formatToParts(at)
+    .find((part) => part.type === "timeZoneName").value;
+  return `${day} ${clock(at)}.${String(at.getMilliseconds()).padStart(3, "0")} ${zone} (${at.toISOString()})`;
+}
+
+// How long ago, or in how long: both moments by RFC 3339 or in milliseconds.
+export function relative(moment, now) {
+  const seconds = (new Date(now) - new Date(moment)) / SECOND;
+  return seconds >= 0 ? `${duration(seconds)} ago` : `in ${duration(-seconds)}`;
+}
+
+// What went wrong with a task, in a line; empty where nothing did.
+export function errorOf(task) {
+  const kind = task.error_type?.split(".").at(-1) ?? (task.status === "cancelled" ? task.cancel_reason : null);
+  const text = [kind, task.error].filter(Boolean).join(": ");
+  return task.abandoned ? `${text} (abandoned)`.trim() : text;
+}
+
+export function progressOf(task) {
+  if (task.progress.updated_at === null) return "";
+  return [`${Math.floor(task.progress.percent)} %`, task.progress.message].filter(Boolean).join(" · ");
+}
