@@ -1,0 +1,40 @@
+// The time ledger: each moment of a task is in one phase, so the parts of this bar are its whole life.
+
+import { html } from "../../vendor/preact.js";
+import { duration, percent } from "../words.js";
+
+export const PHASES = {
+  scheduled: "its delay had not passed",
+  queued: "waited for a slot",
+  retry_wait: "between two attempts",
+  loop: "its code ran on the event loop",
+  await: "its coroutine waited",
+  thread_cpu: "used a processor in a thread",
+  thread_wait: "its thread waited",
+  process_cpu: "used a processor in a worker process",
+  process_wait: "its worker process waited",
+  transfer: "travelled to and from the worker process",
+};
+
+// [{ phase, seconds, share }], in the order of a task's life; what took no time is left out.
+export function shares(phases) {
+  const known = Object.keys(PHASES).filter((phase) => phases[phase] > 0);
+  const total = known.reduce((sum, phase) => sum + phases[phase], 0);
+  return known.map((phase) => ({ phase, seconds: phases[phase], share: phases[phase] / total }));
+}
+
+export function Ledger({ phases }) {
+  const parts = shares(phases);
+  if (!parts.length) return html`<p class="quiet">No time has passed yet.</p>`;
+  return html`
+    <div class="ledger" aria-hidden="true">
+      ${parts.map(({ phase, seconds, share }) => html`<span key=${phase} title=${`${phase}: ${duration(seconds)}`}
+        style=${{ width: `${share * 100}%`, background: `var(--phase-${phase})` }}></span>`)}
+    </div>
+    <ul class="ledger-legend">
+      ${parts.map(({ phase, seconds, share }) => html`<li key=${phase} title=${PHASES[phase]}>
+        <span class="swatch" aria-hidden="true" style=${{ background: `var(--phase-${phase})` }}></span>
+        <span class="mono">${phase}</span> <strong title=${`${seconds} s`}>${seconds.toFixed(3)} s</strong>
+        <span class="quiet">${percent(share)}</span></li>`)}
+    </ul>`;
+}

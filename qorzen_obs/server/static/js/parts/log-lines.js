@@ -1,0 +1,23 @@
+// The kept log lines of a task: moment, level, event, and the fields that it was written with.
+
+import { html } from "../../vendor/preact.js";
+import { count } from "../words.js";
+import { Moment } from "./moment.js";
+
+const OWN = new Set(["at", "level", "event", "trace_id", "span_id"]);
+
+export function LogLines({ lines, dropped }) {
+  if (!lines.length) return html`<p class="empty">It has written no log lines.</p>`;
+  return html`
+    ${dropped ? html`<p class="quiet small">${count(dropped)} older lines are not kept.</p>` : null}
+    <ol class="log-lines" tabindex="0" aria-label="Log lines">
+      ${lines.map((line, at) => html`<li key=${at} class=${`level-${line.level}`}>
+        <${Moment} at=${line.at} /> <span class="level">${line.level}</span> <strong>${line.event}</strong>
+        <span class="quiet"> ${fields(line)}</span></li>`)}
+    </ol>`;
+}
+
+function fields(line) {
+  return Object.entries(line).filter(([key]) => !OWN.has(key))
+    .map(([key, value]) => `${key}=${typeof value === "string" ? value : JSON.stringify(value)}`).join(" ");
+}
