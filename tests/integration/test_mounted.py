@@ -76,7 +76,7 @@ async def test_with_one_argument_it_answers_from_the_managers_own_parts(
             assert 'qorzen_tasks{category="core",priority="normal",status="failed"} 1.0' in (
                 await response.text()
             )
-        for path in ("/", "/static/page.js", "/livez?verbose", "/health"):
+        for path in ("/", "/static/js/main.js", "/livez?verbose", "/health"):
             async with session.get(url + path) as response:
                 assert response.status == 200, path
         await get(session, f"{url}/nothing", 404)

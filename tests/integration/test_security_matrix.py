@@ -10,16 +10,16 @@ import aiohttp
 import pytest
 
 from qorzen_obs.server.app import create_app
+from qorzen_obs.server.page import ASSETS
 from qorzen_obs.server.routes import Access
 from qorzen_obs.settings import ServerSettings
 from tests.ops_plane import TOKEN, SaidManager, exchange, serving
 
 #: Every route, classified. A new one fails the test below until it stands here.
 CLASSIFIED = {
-    "GET /": Access.OPEN,
-    "GET /static/page.css": Access.OPEN,
-    "GET /static/page.js": Access.OPEN,
-    "GET /static/icon.svg": Access.OPEN,
+    **{
+        f"GET {path}": Access.OPEN for path in ASSETS
+    },  # the page and its files: they show nothing of the service
     "GET /livez": Access.PROBE,
     "GET /livez/{check}": Access.PROBE,
     "GET /healthz": Access.PROBE,
@@ -210,7 +210,7 @@ async def test_t2_what_does_not_exist_is_not_told_without_the_token(
 async def test_t4_only_an_allowed_host_is_answered(host: str, allowed: bool) -> None:
     settings = ServerSettings(port=0, allowed_hosts=("tasks.example.org",))
     async with serving(SaidManager(), settings=settings) as plane:
-        for path in ("/", "/static/page.js", "/status", "/livez?verbose", "/nothing"):
+        for path in ("/", "/static/js/main.js", "/status", "/livez?verbose", "/nothing"):
             status, _, _ = await exchange(plane, f"GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
             assert (status != 421) == allowed, path
         for path in ("/livez", "/readyz/accepting"):

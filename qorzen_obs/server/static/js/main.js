@@ -13,7 +13,7 @@ function App() {
   const route = useRoute();
   const signingIn = useAccess().wanted;
   const connection = useStore((state) => state.connection);
-  const health = usePolled(signingIn ? null : "health", 5, { failing: 503 });
+  const health = usePolled(signingIn ? null : "health", 2, { failing: 503 });
   const running = useStore((state) => state.counts?.by_status.running ?? null);
   useEffect(() => {
     document.title = running === null ? "Tasks" : `Tasks: ${running} running`;

@@ -25,7 +25,7 @@ export function shares(phases) {
 
 export function Ledger({ phases }) {
   const parts = shares(phases);
-  if (!parts.length) return html`<p class="quiet">No time has passed yet.</p>`;
+  if (!parts.length) return html`<p class="quiet">Nothing is known of it: it has just begun, or the task is so old that its record is an outline.</p>`;
   return html`
     <div class="ledger" aria-hidden="true">
       ${parts.map(({ phase, seconds, share }) => html`<span key=${phase} title=${`${phase}: ${duration(seconds)}`}

@@ -1,6 +1,7 @@
 // This very moment: how much of what, what runs and what that waits for, what is pending, and who holds the loop.
 
 import { html, useEffect, useRef, useState } from "../../vendor/preact.js";
+import { SeriesCharts } from "../parts/series-charts.js";
 import { Moment } from "../parts/moment.js";
 import { Status } from "../parts/status.js";
 import { href } from "../router.js";
@@ -22,6 +23,7 @@ export function Now() {
       <${Pending} />
       <${Slots} />
     </div>
+    <${SeriesCharts} />
     <${Running} />
     <${Ended} />
   `;

@@ -1,0 +1,52 @@
+// The last hour in four charts: from what the service keeps, and at their end from what the stream says right now.
+
+import { html, useEffect, useMemo, useState } from "../../vendor/preact.js";
+import { store, usePolled } from "../store.js";
+import { count, duration, rate } from "../words.js";
+import { Chart } from "./chart.js";
+
+const PRIORITIES = ["critical", "high", "normal", "low"];
+const LIVE_MS = 1000;
+
+export function SeriesCharts() {
+  const { document: series } = usePolled("api/series", 10);
+  const live = useLive();
+  const data = useMemo(() => (series === null ? null : columns(series, live)), [series, live]);
+  return html`<section class="card charts" aria-label="The last hour" id="charts">
+    ${data === null ? html`<p class="empty">The last hour …</p>` : html`
+      <${Chart} title="Ends a second" at=${data.at} series=${data.rates} format=${rate} />
+      <${Chart} title="Queue wait, p95" at=${data.at} series=${data.waits} format=${duration} />
+      <${Chart} title="Running and pending" at=${data.at} series=${data.depth} format=${count} />
+      <${Chart} title="Loop lag" at=${data.at} series=${data.lag} format=${duration} />`}
+  </section>`;
+}
+
+function columns(series, live) {
+  const at = [...series.at.map((one) => Date.parse(one) / 1000), live.at];
+  const plus = (values, newest = null) => [...values, newest];
+  const line = (label, color, values, newest) => ({ label, color, values: plus(values, newest) });
+  return {
+    at,
+    rates: ["completed", "failed", "cancelled"].map((status) => line(status, status, series[status], live.rates[status])),
+    waits: PRIORITIES.map((one, n) => line(one, ["failed", "pending", "running", "cancelled"][n], series.queue_wait_p95[one])),
+    depth: ["running", "pending"].map((status) => line(status, status, series[status], live.counts[status])),
+    lag: [line("p95", "running", series.loop_lag_p95), line("max", "pending", series.loop_lag_max)],
+  };
+}
+
+// Once a second, what the stream says of this moment.
+function useLive() {
+  const [live, setLive] = useState(() => ({ at: store.now() / 1000, counts: {}, rates: {} }));
+  useEffect(() => {
+    const timer = setInterval(() => setLive((before) => {
+      const counts = store.state.counts?.by_status;
+      const at = store.now() / 1000;
+      if (!counts || document.hidden || at <= before.at) return before;
+      const seconds = at - before.at;
+      const of = (status) => (status in before.counts ? Math.max(0, counts[status] - before.counts[status]) / seconds : null);
+      return { at, counts, rates: { completed: of("completed"), failed: of("failed"), cancelled: of("cancelled") } };
+    }), LIVE_MS);
+    return () => clearInterval(timer);
+  }, []);
+  return live;
+}

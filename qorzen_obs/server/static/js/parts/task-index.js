@@ -1,0 +1,44 @@
+// Which tasks a view shows, and in which order. Pure.
+
+const RANK = { running: 0, pending: 1, failed: 2, cancelled: 3, completed: 4 };
+const PRIORITY = { low: 0, normal: 1, high: 2, critical: 3 };
+
+// What a column sorts by. Missing values come last, whichever way.
+export const KEYS = {
+  status: (task) => RANK[task.status],
+  name: (task) => task.name,
+  category: (task) => task.category,
+  priority: (task) => PRIORITY[task.priority],
+  wait: (task) => task.queue_wait_seconds,
+  took: (task) => task.duration_seconds,
+  created: (task) => task.created_at,
+};
+
+// Says of a task whether the query of the address asks for it, as /api/tasks does.
+export function matcher(query) {
+  const choice = (name) => new Set(query.getAll(name).flatMap((text) => text.split(",")).filter(Boolean));
+  const [statuses, categories, priorities] = ["status", "category", "priority"].map(choice);
+  const [plugins, names] = ["plugin_id", "name"].map(choice);
+  const text = (query.get("q") ?? "").toLowerCase();
+  const [after, before] = ["created_after", "created_before"].map((name) => Date.parse(query.get(name) || "") || null);
+  return (task) => {
+    const created = Date.parse(task.created_at);
+    return (!statuses.size || statuses.has(task.status)) && (!categories.size || categories.has(task.category))
+      && (!priorities.size || priorities.has(task.priority)) && (!plugins.size || plugins.has(task.plugin_id))
+      && (!names.size || names.has(task.name)) && (after === null || created >= after)
+      && (before === null || created < before)
+      && (!text || [task.name, task.task_id, task.plugin_id, task.error_type, task.error]
+        .some((field) => field?.toLowerCase().includes(text)));
+  };
+}
+
+// Returns the tasks in the order that a column asks for; among equals the newest first.
+export function sorted(tasks, column, descending) {
+  const key = KEYS[column] ?? KEYS.created;
+  const way = descending ? -1 : 1;
+  const compare = (a, b) => (a < b ? -1 : a > b ? 1 : 0);
+  return tasks.map((task) => ({ task, key: key(task) ?? null })).sort((a, b) => {
+    if (a.key === null || b.key === null) return (a.key === null) - (b.key === null);
+    return way * compare(a.key, b.key) || compare(b.task.created_at, a.task.created_at);
+  }).map(({ task }) => task);
+}

@@ -1,0 +1,197 @@
+// All tasks, live and past: searched and filtered by the address, so that each view is a link.
+
+import { html, useEffect, useMemo, useRef, useState } from "../../vendor/preact.js";
+import { Copy } from "../parts/copy.js";
+import { Moment } from "../parts/moment.js";
+import { Status } from "../parts/status.js";
+import { matcher, sorted } from "../parts/task-index.js";
+import { go, href } from "../router.js";
+import { ask } from "../server.js";
+import { store, STATUSES } from "../store.js";
+import { count, duration, errorOf } from "../words.js";
+
+const PAGE = 1000;
+const MAX_LOADED = 20_000;
+const REFRESH_MS = 400; // so often the list takes in what has happened
+const ROW_PIXELS = 36;
+const SPARE_ROWS = 10;
+const FILTERS = {
+  status: STATUSES,
+  category: ["core", "plugin", "ui", "io", "background", "user"],
+  priority: ["critical", "high", "normal", "low"],
+};
+const FILTERED = ["status", "category", "priority", "plugin_id", "name", "q", "created_after", "created_before"];
+const COLUMNS = [
+  ["status", "Status"], ["name", "Task"], ["category", "Category", "wide"], ["priority", "Priority", "wide"],
+  ["wait", "Waited", "number wide"], ["took", "Took", "number"], ["created", "Accepted", "number wide"],
+];
+
+export function Tasks({ route: { query } }) {
+  const search = useRef();
+  const [at, setAt] = useState(0); // the row that j and k move
+  const { tasks, more } = useTasks(query);
+  const column = query.get("sort") ?? "created";
+  const descending = (query.get("way") ?? (column === "created" ? "down" : "up")) === "down";
+  const rows = useMemo(() => sorted(tasks, column, descending), [tasks, column, descending]);
+  const current = Math.min(at, Math.max(0, rows.length - 1));
+  useKeys({
+    "/": () => search.current.focus(),
+    j: () => setAt(Math.min(current + 1, rows.length - 1)),
+    k: () => setAt(Math.max(current - 1, 0)),
+    Enter: () => rows[current] && go(href("tasks", rows[current].task_id)),
+    Escape: () => go(href("tasks")),
+  }, search);
+  return html`
+    <div class="tasks-head">
+      <h1>Tasks <span class="badge" id="shown">${count(rows.length)}</span></h1>
+      ${more ? html`<span class="quiet small">the newest ${count(MAX_LOADED)} that fit; narrow the search for older ones</span>` : null}
+      <${Copy} text=${location.href} label="Copy the link" />
+    </div>
+    <form class="filters" role="search" onSubmit=${(event) => event.preventDefault()}>
+      <input ref=${search} type="search" id="search" placeholder="Search name, id, error  ( / )" aria-label="Search"
+        value=${query.get("q") ?? ""} onInput=${(event) => change(query, "q", event.target.value)} />
+      ${Object.entries(FILTERS).map(([name, values]) => html`<select key=${name} aria-label=${name} id=${`by-${name}`}
+        value=${query.get(name) ?? ""} onChange=${(event) => change(query, name, event.target.value)}>
+        <option value="">any ${name}</option>${values.map((one) => html`<option value=${one}>${one}</option>`)}
+      </select>`)}
+      <input class="plugin" id="by-plugin" placeholder="Plugin" aria-label="Plugin" value=${query.get("plugin_id") ?? ""}
+        onInput=${(event) => change(query, "plugin_id", event.target.value)} />
+      <label class="since"><span class="quiet small">since</span><input type="datetime-local" id="since" step="1"
+        value=${localTime(query.get("created_after"))} onChange=${(event) => change(query, "created_after", utc(event.target.value))} /></label>
+      ${FILTERED.some((name) => query.has(name)) ? html`<a class="button" href=${href("tasks")}>Clear</a>` : null}
+    </form>
+    <${List} rows=${rows} current=${current} column=${column} descending=${descending} query=${query} />
+    <p class="quiet small keys">Keys: / search · j k move · enter open · esc clear</p>
+  `;
+}
+
+function List({ rows, current, column, descending, query }) {
+  const box = useRef();
+  const [view, setView] = useState({ top: 0, height: 800 });
+  const look = () => setView({ top: box.current.scrollTop, height: box.current.clientHeight });
+  useEffect(look, []);
+  useEffect(() => {
+    const { scrollTop, clientHeight } = box.current;
+    const top = current * ROW_PIXELS;
+    if (top < scrollTop) box.current.scrollTop = top;
+    else if (top + 2 * ROW_PIXELS > scrollTop + clientHeight) box.current.scrollTop = top + 2 * ROW_PIXELS - clientHeight;
+  }, [current]);
+  const first = Math.max(0, Math.floor(view.top / ROW_PIXELS) - SPARE_ROWS);
+  const last = Math.min(rows.length, Math.ceil((view.top + view.height) / ROW_PIXELS) + SPARE_ROWS);
+  const space = (height) => html`<tr aria-hidden="true" style=${{ height: `${height * ROW_PIXELS}px` }}><td colspan=${COLUMNS.length}></td></tr>`;
+  return html`<div class="card scroll" ref=${box} onScroll=${look} tabindex="0" role="region" aria-label="The list of tasks">
+    <table class="list tasks-list" aria-rowcount=${rows.length + 1}>
+      <thead><tr aria-rowindex="1">${COLUMNS.map(([name, title, kind]) => html`<th key=${name} scope="col" class=${kind ?? ""}
+        aria-sort=${name === column ? (descending ? "descending" : "ascending") : null}>
+        <button type="button" class="link" onClick=${() => sortBy(query, name, name === column && !descending)}>
+          ${title}${name === column ? (descending ? " ↓" : " ↑") : ""}</button></th>`)}</tr></thead>
+      <tbody id="tasks">
+        ${first > 0 ? space(first) : null}
+        ${rows.slice(first, last).map((task, index) => html`<${Row} key=${task.task_id} task=${task} index=${first + index + 2}
+          current=${first + index === current} />`)}
+        ${last < rows.length ? space(rows.length - last) : null}
+      </tbody>
+    </table>
+    ${rows.length === 0 ? html`<p class="empty">No task fits.</p>` : null}
+  </div>`;
+}
+
+function Row({ task, index, current }) {
+  const error = errorOf(task);
+  return html`<tr aria-rowindex=${index} class=${current ? "current" : ""}>
+    <td><${Status} status=${task.status} /></td>
+    <td title=${error || task.name}><a class="task-name" href=${href("tasks", task.task_id)}>${task.name}</a>
+      ${error ? html` <span class="error-text small">${error}</span>` : null}</td>
+    <td class="wide">${task.category}</td><td class="wide">${task.priority}</td>
+    <td class="number wide">${duration(task.queue_wait_seconds)}</td>
+    <td class="number">${duration(task.duration_seconds)}</td>
+    <td class="number wide"><${Moment} at=${task.created_at} /></td>
+  </tr>`;
+}
+
+// The tasks that fit: what the service has, in pages, and from then on what the stream tells. While the list is not at
+// rest it is made anew a few times a second, however much happens.
+function useTasks(query) {
+  const asked = new URLSearchParams([...query].filter(([name, value]) => FILTERED.includes(name) && value));
+  const key = asked.toString();
+  const [found, setFound] = useState({ tasks: [], more: false });
+  useEffect(() => {
+    const fits = matcher(asked);
+    const known = new Map();
+    const stop = new AbortController();
+    let more = false, dirty = true, ids = new Set();
+    const leave = store.watch((changed) => {
+      if (changed === null) ids = new Set(store.state.tasks.keys());
+      else changed.forEach((id) => ids.add(id));
+      dirty = true;
+    });
+    const take = (task) => (fits(task) ? known.set(task.task_id, task) : known.delete(task.task_id));
+    const refresh = () => {
+      if (!dirty || document.hidden) return;
+      for (const id of ids) {
+        const task = store.state.tasks.get(id);
+        if (task) take(task);
+      }
+      dirty = false;
+      ids = new Set();
+      setFound({ tasks: [...known.values()], more });
+    };
+    const load = async () => {
+      let cursor = null;
+      do {
+        const page = await ask(`api/tasks?${asked}${key ? "&" : ""}limit=${PAGE}${cursor ? `&cursor=${cursor}` : ""}`, { signal: stop.signal });
+        for (const task of page.items) take(store.state.tasks.get(task.task_id) ?? task);
+        dirty = true;
+        refresh();
+        cursor = page.next_cursor;
+      } while (cursor && known.size < MAX_LOADED);
+      more = Boolean(cursor);
+    };
+    load().catch((error) => stop.signal.aborted || error.unreachable || console.warn(error.message));
+    const timer = setInterval(refresh, REFRESH_MS);
+    return () => {
+      stop.abort();
+      clearInterval(timer);
+      leave();
+    };
+  }, [key]);
+  return found;
+}
+
+function useKeys(actions, search) {
+  useEffect(() => {
+    const pressed = (event) => {
+      if (event.ctrlKey || event.metaKey || event.altKey) return;
+      const typing = event.target.matches("input, select, textarea");
+      if (typing && event.key === "Escape" && event.target === search.current) return search.current.blur();
+      if (typing || (event.key === "Enter" && event.target.matches("a, button")) || !(event.key in actions)) return;
+      event.preventDefault();
+      actions[event.key]();
+    };
+    addEventListener("keydown", pressed);
+    return () => removeEventListener("keydown", pressed);
+  });
+}
+
+function change(query, name, value) {
+  const next = new URLSearchParams(query);
+  if (value) next.set(name, value);
+  else next.delete(name);
+  go(href("tasks", null, next), { replace: true });
+}
+
+function sortBy(query, column, descending) {
+  const next = new URLSearchParams(query);
+  next.set("sort", column);
+  next.set("way", descending ? "down" : "up");
+  go(href("tasks", null, next), { replace: true });
+}
+
+function localTime(moment) {
+  const at = new Date(moment || "");
+  return Number.isNaN(at.getTime()) ? "" : new Date(at - at.getTimezoneOffset() * 60_000).toISOString().slice(0, 19);
+}
+
+function utc(local) {
+  return local ? new Date(local).toISOString() : "";
+}
