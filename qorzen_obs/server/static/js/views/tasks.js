@@ -78,7 +78,8 @@ function List({ rows, current, column, descending, query }) {
   }, [current]);
   const first = Math.max(0, Math.floor(view.top / ROW_PIXELS) - SPARE_ROWS);
   const last = Math.min(rows.length, Math.ceil((view.top + view.height) / ROW_PIXELS) + SPARE_ROWS);
-  const space = (height) => html`<tr aria-hidden="true" style=${{ height: `${height * ROW_PIXELS}px` }}><td colspan=${COLUMNS.length}></td></tr>`;
+  // One cell: a colspan would make columns of those that a narrow window does not show.
+  const space = (height) => html`<tr aria-hidden="true" style=${{ height: `${height * ROW_PIXELS}px` }}><td></td></tr>`;
   return html`<div class="card scroll" ref=${box} onScroll=${look} tabindex="0" role="region" aria-label="The list of tasks">
     <table class="list tasks-list" aria-rowcount=${rows.length + 1}>
       <thead><tr aria-rowindex="1">${COLUMNS.map(([name, title, kind]) => html`<th key=${name} scope="col" class=${kind ?? ""}
