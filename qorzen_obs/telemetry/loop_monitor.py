@@ -40,8 +40,9 @@ LONG_SECONDS: Final = 1.0
 MAX_STACK_TEXT: Final = 8_000
 PEAK_SECONDS: Final = 60.0
 """For how long the worst lag is known."""
-KEPT_BLOCKS: Final = 50
+KEPT_BLOCKS: Final = 20
 """Blocks that are remembered when they have ended, the last ones."""
+_KEPT_FRAMES: Final = 4  # of each, the innermost: what a person looks for
 _LINES: Final = 5  # that may follow at once; then one in _LINE_SECONDS
 _LINE_SECONDS: Final = 10.0
 
@@ -303,7 +304,7 @@ class LoopMonitor:
                     block.culprit.name,
                     None if attempt is None else attempt.task_id,
                     block.culprit.category,
-                    block.culprit.frames,  # they are there, since the stack was made of them
+                    block.culprit.frames[-_KEPT_FRAMES:],  # they are there, since the stack was made of them
                 )
             )
 

@@ -29,16 +29,21 @@ const COLUMNS = [
 export function Tasks({ route: { query } }) {
   const search = useRef();
   const [at, setAt] = useState(0); // the row that j and k move
+  const cursor = useRef(0); // the same at once: keys may come faster than the page is drawn
   const { tasks, more } = useTasks(query);
   const column = query.get("sort") ?? "created";
   const descending = (query.get("way") ?? (column === "created" ? "down" : "up")) === "down";
   const rows = useMemo(() => sorted(tasks, column, descending), [tasks, column, descending]);
   const current = Math.min(at, Math.max(0, rows.length - 1));
+  const move = (by) => {
+    cursor.current = Math.max(0, Math.min(cursor.current + by, rows.length - 1));
+    setAt(cursor.current);
+  };
   useKeys({
     "/": () => search.current.focus(),
-    j: () => setAt(Math.min(current + 1, rows.length - 1)),
-    k: () => setAt(Math.max(current - 1, 0)),
-    Enter: () => rows[current] && go(href("tasks", rows[current].task_id)),
+    j: () => move(1),
+    k: () => move(-1),
+    Enter: () => rows[cursor.current] && go(href("tasks", rows[cursor.current].task_id)),
     Escape: () => go(href("tasks")),
   }, search);
   return html`
