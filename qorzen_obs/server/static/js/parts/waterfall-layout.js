@@ -9,19 +9,23 @@ export function layout(document) {
   const byId = new Map(spans.map((span) => [span.id, span]));
   const roots = [];
   for (const span of spans) (byId.get(span.parentId)?.children ?? roots).push(span);
+  if (!roots.length) roots.push(...spans.slice(0, 1)); // each is below another, which no honest trace says
   const byBegin = (a, b) => a.begin - b.begin;
   for (const span of spans) span.children.sort(byBegin);
   const rows = [];
   const rest = roots.sort(byBegin).reverse().map((span) => [span, 0, null]);
+  const placed = new Set();
   while (rest.length) { // no recursion: a chain of tasks may be thousands deep
     const [span, depth, engine] = rest.pop();
+    if (placed.has(span)) continue;
+    placed.add(span);
     span.depth = depth;
     span.engine ??= engine;
     rows.push(span);
     for (const child of [...span.children].reverse()) rest.push([child, depth + 1, span.engine]);
   }
   for (const span of [...rows].reverse()) { // a task may outlive its submitter: what counts is when all below ended
-    span.reach = span.children.reduce((end, child) => Math.max(end, child.reach), span.end);
+    span.reach = span.children.reduce((end, child) => Math.max(end, child.reach ?? child.end), span.end);
   }
   markCritical(roots);
   return { rows, seconds: spans.reduce((end, span) => Math.max(end, span.end), 0) };
@@ -33,6 +37,7 @@ function markCritical(roots) {
   const rest = [last];
   while (rest.length) {
     const span = rest.pop();
+    if (span.isCritical) continue;
     span.isCritical = true;
     let until = Infinity;
     for (const child of [...span.children].sort((a, b) => b.reach - a.reach)) {

@@ -44,6 +44,7 @@ export function Task({ route }) {
 
 function Head({ task, path, page }) {
   const { percent } = task.progress;
+  const command = `qorzen-obs show ${task.task_id} --url ${location.origin}${location.pathname.replace(/\/$/, "")}`;
   return html`<section class="card" id="task">
     <div class="task-head"><${Status} status=${task.status} /><h1>${task.name}</h1>
       <${Copy} text=${task.name} label="Copy name" /><${Copy} text=${task.task_id} label="Copy id" />
@@ -65,8 +66,7 @@ function Head({ task, path, page }) {
       ${Object.entries(task.metadata ?? {}).map(([key, value]) => html`<dt>${key}</dt>
         <dd>${typeof value === "string" ? value : JSON.stringify(value)}</dd>`)}
     </dl>
-    <p class="task-links"><code>qorzen-obs show ${task.task_id}</code>
-      <${Copy} text=${`qorzen-obs show ${task.task_id}`} label="Copy command" />
+    <p class="task-links"><code>${command}</code> <${Copy} text=${command} label="Copy command" />
       <${Outside} url=${page?.links.grafana} words="Grafana" />
       ${task.trace_id ? html`<${Outside} words="Trace backend"
         url=${page?.links.trace?.replace("{trace_id}", encodeURIComponent(task.trace_id))} />` : null}</p>

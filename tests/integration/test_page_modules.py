@@ -1,0 +1,130 @@
+"""The page's pure modules, run where they run: the store's fold of events, the stream's parser, a trace's layout."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from playwright.async_api import Browser
+
+from tests.integration.test_page import browser, visit
+from tests.ops_plane import SaidManager, serving
+
+__all__ = ["browser"]  # the fixture
+pytestmark = pytest.mark.slow
+
+
+async def run_in_page(browser: Browser, module: str, code: str, given: object = None) -> Any:
+    """Return what `code`, a function of a module of the page and of what is given, returns there."""
+    async with serving(SaidManager()) as plane:
+        page = (await visit(browser, plane.url)).page
+        script = f"async (given) => ({code})(await import('./static/js/{module}'), given)"
+        found = await page.evaluate(script, given)
+        await page.close()
+        return found
+
+
+def span(name: str, parent: str, begin: int, end: int, **attributes: Any) -> dict[str, Any]:
+    """A span of OTLP/JSON whose id is its name; moments in seconds."""
+    return {
+        "spanId": name,
+        "parentSpanId": parent,
+        "name": name,
+        "startTimeUnixNano": str(begin * 10**9),
+        "endTimeUnixNano": str(end * 10**9),
+        "attributes": [
+            {"key": f"qorzen.task.{key}", "value": {"stringValue": value}}
+            for key, value in attributes.items()
+        ],
+        "status": {"code": 2, "message": "no paper"} if name == "failed" else {},
+    }
+
+
+def trace(*spans: dict[str, Any]) -> dict[str, Any]:
+    return {"resourceSpans": [{"scopeSpans": [{"spans": list(spans)}]}]}
+
+
+LAYOUT = """({layout}, given) => layout(given).rows.map(
+    (one) => [one.name, one.depth, one.engine, one.begin, one.isError, one.isCritical])"""
+
+
+async def test_a_trace_is_laid_out_as_a_tree_with_the_path_that_held_its_end(browser: Browser) -> None:
+    rows = await run_in_page(
+        browser,
+        "parts/waterfall-layout.js",
+        LAYOUT,
+        trace(
+            span("late", "root", 13, 19),
+            span("root", "elsewhere", 10, 20, engine="loop"),
+            span("failed", "root", 11, 12, engine="process"),
+            span("inside", "failed", 11, 12),
+            span("beside", "root", 14, 15, engine="thread"),
+        ),
+    )
+    assert rows == [
+        ["root", 0, "loop", 0, False, True],
+        ["failed", 1, "process", 1, True, True],
+        ["inside", 2, "process", 1, False, True],
+        ["late", 1, "loop", 3, False, True],
+        ["beside", 1, "thread", 4, False, False],
+    ]
+
+
+async def test_spans_that_are_each_below_the_other_are_shown_once(browser: Browser) -> None:
+    rows = await run_in_page(
+        browser, "parts/waterfall-layout.js", LAYOUT, trace(span("a", "b", 0, 1), span("b", "a", 0, 1))
+    )
+    assert [row[0] for row in rows] == ["a", "b"]
+
+
+async def test_an_event_arrives_whole_in_whatever_pieces(browser: Browser) -> None:
+    text = (
+        'retry: 1000\n\nid: a-1\nevent: state\ndata: {"state": "x"}\n\n: still here\nid: a-2\n\nid: a-3\nev'
+    )
+    code = """({parser}, text) => {
+        const parse = parser();
+        return [...text].flatMap(parse).map(({id, event, data}) => [id, event, data]);
+    }"""
+    assert await run_in_page(browser, "stream.js", code, text) == [
+        ["a-1", "state", {"state": "x"}],
+        ["a-2", None, None],
+    ]
+
+
+FOLD = """({emptyState, reduce, MAX_TASKS}) => {
+    const counts = {total: 1, by_status: {running: 1}, by_category: {io: 1}, by_priority: {low: 1}};
+    const task = (task_id, status) => ({task_id, status, category: "io", priority: "low", completed_at: ""});
+    const happened = (kind, previous, one) => ({event: kind, data: {kind, previous, task: one}});
+    const snapshot = {state: "ready", at: "1970-01-01T00:00:02Z", counts, running: [task("a", "running")], newest: []};
+    let {state, changed} = reduce(emptyState(), [{event: "snapshot", data: snapshot}], 1000);
+    const first = changed;
+    ({state, changed} = reduce(state, [
+        happened("task/submitted", null, task("b", "pending")),
+        happened("task/progress", null, task("a", "running")),
+        happened("task/completed", "running", task("a", "completed")),
+    ], 1500));
+    const found = [first, [...changed], state.counts, state.running.size, state.clockOffset, [...state.ended]];
+    const failed = (n) => happened("task/failed", "running", task(`t${n}`, "failed"));
+    const many = Array.from({length: MAX_TASKS + 5}, (_, n) => failed(n));
+    ({state} = reduce(state, many, 2000));
+    return [...found, state.tasks.size === MAX_TASKS, state.tasks.has("a"), state.tasks.has("b")];
+}"""
+
+
+async def test_events_are_folded_into_exact_counts_and_a_bounded_number_of_tasks(browser: Browser) -> None:
+    assert await run_in_page(browser, "store.js", FOLD) == [
+        None,
+        ["b", "a"],
+        {
+            "total": 2,
+            "by_status": {"running": 0, "pending": 1, "completed": 1},
+            "by_category": {"io": 2},
+            "by_priority": {"low": 2},
+        },
+        0,
+        1000,
+        ["a"],
+        True,
+        False,
+        True,
+    ]
