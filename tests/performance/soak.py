@@ -31,6 +31,7 @@ from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor, TracerPro
 from qorzen_obs.app import Service
 from qorzen_obs.core.event_bus_manager import Event
 from qorzen_obs.history import memory
+from qorzen_obs.server import series
 from qorzen_obs.settings import EngineSettings, ServerSettings, Settings, TaskSettings, TelemetrySettings
 from qorzen_obs.tasks import TaskStatus
 from qorzen_obs.telemetry.trace_buffer import Bounds
@@ -47,6 +48,7 @@ MOST_LIVE: Final = 200  #: with more unfinished ones a tick is left out: the rat
 REST_SECONDS: Final = 60.0
 THREADS: Final = 4
 OUTLINES: Final = 300
+POINTS: Final = 6
 
 PATHS: Final = (
     "/metrics",
@@ -81,6 +83,10 @@ SETTINGS: Final = Settings(
 )
 
 
+class Names(Counter[str]):
+    """What was found, by name. The readings keep these, and so leave them out of what they count."""
+
+
 @dataclass(frozen=True, slots=True)
 class Reading:
     """What is in use at a moment of rest."""
@@ -88,8 +94,8 @@ class Reading:
     at: float  #: monotonic
     rss: int  #: bytes
     blocks: int  #: of memory, that Python has given to objects
-    objects: Counter[str]  #: that the garbage collector knows, by type
-    held: Mapping[str, Counter[str]]  #: the keys of HELD, each by name
+    objects: Names  #: that the garbage collector knows, by type
+    held: Mapping[str, Names]  #: the keys of HELD, each by name
 
 
 class SpanCount(SpanProcessor):
@@ -214,7 +220,7 @@ class Soak:
             if time.monotonic() > deadline:
                 raise AssertionError("not at rest: " + "; ".join(problems))
             await asyncio.sleep(0.1)
-        in_use: dict[str, Counter[str]] = {}
+        in_use: dict[str, Names] = {}
         while in_use != (in_use := held()):  # noqa: ASYNC110 - other threads close things, and set no Event
             await asyncio.sleep(0.2)
         linecache.clearcache()  # of whatever file a stack was shown: it ends with the program's text
@@ -223,7 +229,7 @@ class Soak:
             time.monotonic(),
             resident_bytes(),
             sys.getallocatedblocks(),
-            Counter(type(one).__qualname__ for one in gc.get_objects()),
+            Names(type(one).__qualname__ for one in gc.get_objects() if type(one) is not Names),
             in_use,
         )
 
@@ -250,13 +256,13 @@ class Soak:
         return [f"{what}: {is_} and not {ought}" for what, (is_, ought) in agree.items() if is_ != ought]
 
 
-def held() -> dict[str, Counter[str]]:
+def held() -> dict[str, Names]:
     """Return what is held of all that a process can run out of, by name."""
     return {
-        "descriptors": Counter(map(target, Path("/proc/self/fd").iterdir())),
-        "threads": Counter(thread.name for thread in threading.enumerate()),
-        "asyncio tasks": Counter(task.get_name() for task in asyncio.all_tasks()),
-        "worker processes": Counter(map(str, guardians())),
+        "descriptors": Names(map(target, Path("/proc/self/fd").iterdir())),
+        "threads": Names(thread.name for thread in threading.enumerate()),
+        "asyncio tasks": Names(task.get_name() for task in asyncio.all_tasks()),
+        "worker processes": Names(map(str, guardians())),
     }
 
 
@@ -268,7 +274,7 @@ def target(descriptor: Path) -> str:
         return "closed"
 
 
-def more(now: Mapping[str, Counter[str]], before: Mapping[str, Counter[str]]) -> list[str]:
+def more(now: Mapping[str, Names], before: Mapping[str, Names]) -> list[str]:
     """Return a line for each of what is held of which there is more."""
     return [
         f"{what}: {names.total()} and before {before[what].total()}; new are {dict(names - before[what])}"
@@ -337,8 +343,10 @@ def say(line: str) -> None:
 async def soak(seconds: float, log: Any) -> list[str]:
     """Run it; return what is wrong."""
     before = held()
-    # A ring of 100,000 would grow for as long as the soak lasts. Where it is not heeded, that shows.
+    # A ring of 100,000 and an hour of points would grow for as long as the soak lasts. Where a bound is not heeded,
+    # that shows.
     memory.MAX_OUTLINES = OUTLINES  # type: ignore[misc]  # Final is meant for the package
+    series.MAX_POINTS = POINTS  # type: ignore[misc]  # as above
     service = Service(SETTINGS, http=True, environment={}, log_stream=log)
     service.loggers.stream.configure_structlog("info")
     await service.start()

@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from collections import Counter
 from collections.abc import Callable
 
 import pytest
@@ -43,8 +42,8 @@ def readings(
             number * seconds,
             rss(number),
             blocks(number),
-            Counter(Span=objects(number)),
-            {what: Counter(one=threads(number) if what == "threads" else 3) for what in soak.HELD},
+            soak.Names(Span=objects(number)),
+            {what: soak.Names(one=threads(number) if what == "threads" else 3) for what in soak.HELD},
         )
         for number in range(12)
     ]
