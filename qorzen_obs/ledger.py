@@ -50,6 +50,8 @@ class Ledger(msgspec.Struct, frozen=True, gc=False):
         >>> Ledger(5.0, {"queued": 2.0}).plus(9.0, {"loop": 4.0, "await": 0.0}).seconds
         {'queued': 2.0, 'loop': 4.0}
         """
+        if not self.seconds:  # nothing was waited for
+            return Ledger(now, {phase: more for phase, more in seconds.items() if more})
         total = dict(self.seconds)
         for phase, more in seconds.items():
             if more:

@@ -41,7 +41,7 @@ class Waiting:
         self._running = running
         self._dispatch = dispatch
         self._resumes: dict[int, asyncio.Future[None]] = {}  # lenders that wait for a slot, by sequence
-        self._room: deque[asyncio.Future[None]] = deque()  # submitters that wait for room in the queue
+        self.submitters: deque[asyncio.Future[None]] = deque()  #: that wait for room in the queue
 
     async def for_end(self, record: TaskRecord, timeout: float | None) -> None:
         """Return when the task has ended. Cancelling it leaves the task alone.
@@ -71,15 +71,10 @@ class Waiting:
             if wait is not None:
                 await self._end(wait)
 
-    @property
-    def submitters(self) -> int:
-        """How many wait for room in the queue."""
-        return len(self._room)
-
     async def for_room(self) -> None:
         """Return when there may be room for one more pending task."""
         room = self._loop.create_future()
-        self._room.append(room)
+        self.submitters.append(room)
         wait = self._begin(_ROOM)
         try:
             await room
@@ -96,8 +91,8 @@ class Waiting:
 
     def let_in(self, free: float) -> None:
         """Let as many waiting submitters look again as there is room for; all of them where no room will come."""
-        while self._room and free > 0:
-            free -= _resolve(self._room.popleft())
+        while self.submitters and free > 0:
+            free -= _resolve(self.submitters.popleft())
 
     def resume(self, lender: TaskRecord) -> None:
         """Let a task go on that has its slot back."""

@@ -17,6 +17,7 @@ from opentelemetry.trace import format_span_id, format_trace_id
 from qorzen_obs.record import TaskRecord
 from qorzen_obs.tasks import (
     FAILED,
+    EngineKind,
     TaskCategory,
     TaskInfo,
     TaskPriority,
@@ -25,6 +26,7 @@ from qorzen_obs.tasks import (
 )
 
 MAX_OUTLINES: Final = 100_000
+_NO_SPAN: Final = (None, None)
 
 
 class Outline(msgspec.Struct, frozen=True, gc=False):
@@ -43,13 +45,13 @@ class Outline(msgspec.Struct, frozen=True, gc=False):
     duration_seconds: float | None
     error_type: str | None
     attempt: int
-    engine: str
+    engine: EngineKind
     trace_id: int | None  # as numbers, which take half the room of their text
     span_id: int | None
 
     def info(self) -> TaskInfo:
         """Return a snapshot that says it was evicted."""
-        fields = msgspec.structs.asdict(self)
+        fields = {**msgspec.structs.asdict(self), "engine": self.engine.value}
         if self.trace_id is not None and self.span_id is not None:
             fields.update(trace_id=format_trace_id(self.trace_id), span_id=format_span_id(self.span_id))
         return TaskInfo(**fields, progress=TaskProgress(), evicted=True)
@@ -131,7 +133,6 @@ def _outline(record: TaskRecord) -> Outline:
         state.duration_seconds,
         state.error_type,
         state.attempt,
-        record.engine.value,
-        span.trace_id if span else None,
-        span.span_id if span else None,
+        record.engine,
+        *(_NO_SPAN if span is None else span[:2]),
     )

@@ -27,6 +27,8 @@ from qorzen_obs.telemetry.task_span import (
     identity,
 )
 
+#: Under which the API keeps the current span; asked for, since it is made anew in each process.
+_SPAN_KEY: Final = next(iter(trace.set_span_in_context(trace.INVALID_SPAN, Context())))
 _MAX_USER_ATTRIBUTES: Final = 16
 _MAX_USER_KEY_LENGTH: Final = 64
 _MAX_USER_TEXT_LENGTH: Final = 256
@@ -69,9 +71,10 @@ class SpanInstrument:
         if self._off:
             return
         try:
-            caller = trace.get_current_span()
-            if caller is not trace.INVALID_SPAN and caller.get_span_context().is_valid:
-                self._mark(record, caller.get_span_context())
+            if _SPAN_KEY in otel_context.get_current():
+                caller = trace.get_current_span().get_span_context()
+                if caller.is_valid:
+                    self._mark(record, caller)
         except Exception as error:  # noqa: BLE001 - what observes must not break what it observes
             self._on_error(error)
 
@@ -110,7 +113,7 @@ class SpanInstrument:
             context = Context() if attempt.record.new_trace else None
             span = Facts(attempt, started_at).start_by(self._tracer, context, self._user_attributes)
         attempt.span = span
-        otel_context.attach(trace.set_span_in_context(span))
+        otel_context.attach(Context({**otel_context.get_current(), _SPAN_KEY: span}))
         found = span.get_span_context()
         return found if found.is_valid else None
 

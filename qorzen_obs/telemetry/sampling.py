@@ -128,26 +128,21 @@ class TailSampler(SpanProcessor):
 
         Any other span of its trace that comes meanwhile lets it be counted first.
         """
-        context = span.context
-        if span.parent is None and not span.marked and self._taking:
-            self._alone[context.trace_id] = context.span_id
+        trace_id, span_id = span.context[:2]
+        parent = span.parent
+        if parent is None and not span.keep and self._taking:
+            self._alone[trace_id] = span_id
             return
         must_keep = None
-        if span.parent is not None and span.parent.is_remote and span.parent.trace_flags.sampled:
+        if parent is not None and parent.is_remote and parent.trace_flags.sampled:
             must_keep = names.BY_UPSTREAM
-        elif span.marked:
+        elif span.keep:
             must_keep = names.BY_MARK
-        self._do(self._start, context.trace_id, context.span_id, must_keep, self._clock.monotonic())
+        self._do(self._start, trace_id, span_id, must_keep, self._clock.monotonic())
 
     def on_task_end(self, span: TaskSpan) -> None:
         """As on_end, for the span of an attempt."""
-        why = None
-        if span.failed:
-            why = names.BY_ERROR
-        elif span.marked:
-            why = names.BY_MARK
-        elif span.seconds >= self._slow_task_seconds:
-            why = names.BY_SLOW
+        why = span.why_kept(self._slow_task_seconds)
         self._do(self._end, span.context, span, why, self._clock.monotonic())
 
     # Whether spans are still taken is asked here, where nobody else is at work: a thread that asked before would
@@ -159,7 +154,7 @@ class TailSampler(SpanProcessor):
             self._buffer.start(trace_id, span_id, must_keep, now)
 
     def _end(self, context: SpanContext, span: AnySpan, must_keep: str | None, now: float) -> None:
-        trace_id, span_id = context.trace_id, context.span_id
+        trace_id, span_id = context[:2]
         if not self._taking:
             self.dropped_shutdown += 1
         elif self._alone.get(trace_id) == span_id:
@@ -176,7 +171,7 @@ class TailSampler(SpanProcessor):
 
     def may_keep(self, span: SpanContext) -> bool:
         """Return whether the span's trace is not dropped already."""
-        return self._buffer.may_keep(span.trace_id)
+        return self._buffer.may_keep(span[0])
 
     def offer(self, span: SpanContext, observations: Sequence[tuple[ExemplarSlot, float]], at: float) -> None:
         """Write these exemplars when the span's trace is kept."""

@@ -10,13 +10,14 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from random import getrandbits
 from typing import Any, Final, Protocol
 
 from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, SpanLimits, TracerProvider
-from opentelemetry.sdk.trace.id_generator import IdGenerator
+from opentelemetry.sdk.trace.id_generator import IdGenerator, RandomIdGenerator
 from opentelemetry.trace import (
     Link,
     NonRecordingSpan,
@@ -164,41 +165,26 @@ class TaskSpan(Facts, Span):
 
     __slots__ = ("_maker", "_real", "_sink", "context", "end_time", "parent")
 
-    def __init__(
-        self,
-        maker: SpanMaker,
-        sink: TaskSpanSink,
-        attempt: Attempt,
-        start_time: int,
-        context: SpanContext,
-        parent: SpanContext | None,
-    ) -> None:
-        Facts.__init__(self, attempt, start_time)
-        self._maker = maker
-        self._sink = sink
-        self._real: Any = None  # the SDK's, once there is one
-        self.context = context
-        self.parent = parent
-        self.end_time: int | None = None  #: Unix nanoseconds
+    # Set by SpanMaker.start, where a call for it would cost more than what it does.
+    _maker: SpanMaker
+    _real: Any  #: the SDK's, once there is one
+    _sink: TaskSpanSink
+    context: SpanContext
+    end_time: int | None  #: Unix nanoseconds
+    parent: SpanContext | None
 
-    @property
-    def seconds(self) -> float:
-        """How long it took, once it has ended."""
-        return ((self.end_time or 0) - self.start_time) / 1e9
-
-    @property
-    def failed(self) -> bool:
-        """Whether its status is ERROR: by the attempt's end, or because the task's code has set it."""
-        real = self._real
-        if real is not None:
-            return bool(real.status.status_code is StatusCode.ERROR)
-        return self.outcome is FAILED
-
-    @property
-    def marked(self) -> bool:
-        """Whether its trace is to be kept whatever the budget."""
-        real = self._real
-        return self.keep if real is None else bool((real.attributes or {}).get(names.TRACE_KEEP))
+    def why_kept(self, slow_seconds: float) -> str | None:
+        """Return for which of names.TRACE_REASONS its trace is kept whatever the budget, once it has ended."""
+        real, keep, failed = self._real, self.keep, self.outcome is FAILED
+        if real is not None:  # the task's code may have said otherwise
+            failed = real.status.status_code is StatusCode.ERROR
+            keep = bool((real.attributes or {}).get(names.TRACE_KEEP))
+        if failed:
+            return names.BY_ERROR
+        if keep:
+            return names.BY_MARK
+        assert self.end_time is not None, "asked for once it has ended"
+        return names.BY_SLOW if self.end_time - self.start_time >= slow_seconds * 1e9 else None
 
     def finish(self, state: TaskState, phases: Mapping[str, float], will_retry: bool, end_time: int) -> None:
         """End it with what was decided; of no effect when the task's code has ended it."""
@@ -311,6 +297,7 @@ class SpanMaker:
         users: UserAttributes,
     ) -> None:
         self._ids = ids
+        self._random = type(ids) is RandomIdGenerator
         self._users = users
         self._given = _GivenIds()
         # Without a processor: what is made here is offered as a TaskSpan.
@@ -329,13 +316,19 @@ class SpanMaker:
         parent = record.submitter
         if parent is not None and record.new_trace:
             parent = None
-        span_id = self._ids.generate_span_id()
-        if parent is None:
-            context = SpanContext(self._ids.generate_trace_id(), span_id, False, _SAMPLED, _NO_STATE)
-        else:
+        if parent is not None:
             flags = _SAMPLED if parent.trace_flags.sampled else _NOT_SAMPLED
+            span_id = self._ids.generate_span_id()
             context = SpanContext(parent.trace_id, span_id, False, flags, parent.trace_state)
-        span = TaskSpan(self, sink, attempt, start_time, context, parent)
+        elif self._random:  # what the SDK's own generator and constructor do, without calling them
+            ids = (getrandbits(128) or 1, getrandbits(64) or 1)
+            context = tuple.__new__(SpanContext, (*ids, False, _SAMPLED, _NO_STATE, True))
+        else:
+            trace_id, span_id = self._ids.generate_trace_id(), self._ids.generate_span_id()
+            context = SpanContext(trace_id, span_id, False, _SAMPLED, _NO_STATE)
+        span = TaskSpan(attempt, start_time)
+        span._maker, span._sink, span._real = self, sink, None
+        span.context, span.parent, span.end_time = context, parent, None
         sink.on_task_start(span)
         return span
 

@@ -69,7 +69,17 @@ class Budget:
 
     def admit(self, trace_id: int, now: float) -> bool:
         """Return whether the trace is kept; `now` is monotonic and never falls."""
-        if not self.per_second or not chosen(trace_id, self._ratio(now)):
+        elapsed = now - self._seen_since
+        if self._seen and elapsed >= 1.0:
+            lately = self._seen / elapsed
+            self._rate = lately + (self._rate - lately) * 0.5**elapsed
+            self._seen = 0
+        if not self._seen:
+            self._seen_since = now
+        self._seen = seen = self._seen + 1
+        rate = max(self._rate, seen)
+        # Always the same for the same id and ratio, and what a low ratio keeps a higher one keeps too.
+        if trace_id % _ID_RANGE >= min(self.base_ratio, self.per_second / rate) * _ID_RANGE:
             return False
         if self.per_second == inf:
             return True
@@ -80,22 +90,6 @@ class Budget:
             return False
         self._tokens -= 1.0
         return True
-
-    def _ratio(self, now: float) -> float:
-        elapsed = now - self._seen_since
-        if self._seen and elapsed >= 1.0:
-            lately = self._seen / elapsed
-            self._rate = lately + (self._rate - lately) * 0.5**elapsed
-            self._seen = 0
-        if not self._seen:
-            self._seen_since = now
-        self._seen += 1
-        return min(self.base_ratio, self.per_second / max(self._rate, self._seen))
-
-
-def chosen(trace_id: int, ratio: float) -> bool:
-    """Return whether the id is among the `ratio` of all ids that are kept: always the same for the same two."""
-    return trace_id % _ID_RANGE < ratio * _ID_RANGE
 
 
 class _Undecided(Generic[S]):
