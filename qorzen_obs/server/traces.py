@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from enum import Enum
 from http import HTTPStatus
@@ -15,7 +15,7 @@ from msgspec import Struct
 from qorzen_obs.clock import rfc_3339
 from qorzen_obs.server.documents import Moment, json_response
 from qorzen_obs.server.problems import ProblemError, problem
-from qorzen_obs.server.query import LIMIT, Query, check_parameters, read_limit, read_one, refuse
+from qorzen_obs.server.query import LIMIT, Query, check_parameters, read_limit, read_names, read_one, refuse
 from qorzen_obs.server.routes import Access, Answer, Parameter, Route
 from qorzen_obs.server.sources import REDACTOR, SPANS
 from qorzen_obs.telemetry.otlp_json import to_otlp_json
@@ -35,6 +35,7 @@ PARAMETERS: Final = (
     LIMIT,
     Parameter("errors", Literal["true"], "Only traces with a failed span."),
     Parameter("sort", Sort, "Which come first; newest where nothing is said."),
+    Parameter("trace_id", str, "Only the traces with these ids, in hexadecimal."),
     Parameter("q", str, "Traces whose root's name or id contains this text, in whatever case."),
 )
 _NAMES: Final = [parameter.name for parameter in PARAMETERS]
@@ -73,9 +74,18 @@ def read_sort(query: Query) -> Sort:
         refuse("sort", f"one of {', '.join(sort.value for sort in Sort)}")
 
 
-def select(traces: Sequence[TraceSummary], sort: Sort, text: str) -> list[TraceSummary]:
-    """Return the traces that contain `text`, which is in lower case, sorted; `traces` come newest first."""
-    found = [trace for trace in traces if text in trace.root_name.lower() or text in trace.trace_id]
+def select(
+    traces: Sequence[TraceSummary], sort: Sort, text: str, ids: Collection[str] = ()
+) -> list[TraceSummary]:
+    """Return the traces that contain `text`, with one of `ids` where there are any, sorted.
+
+    `traces` come newest first; text and ids are in lower case.
+    """
+    found = [
+        trace
+        for trace in traces
+        if (text in trace.root_name.lower() or text in trace.trace_id) and (not ids or trace.trace_id in ids)
+    ]
     if sort is Sort.SLOWEST:
         found.sort(key=lambda trace: trace.duration_seconds, reverse=True)
     elif sort is Sort.FAILED:
@@ -111,7 +121,8 @@ async def get_traces(request: web.Request) -> web.Response:
         refuse("errors", "true")
     limit, sort = read_limit(request.query), read_sort(request.query)
     text = (read_one(request.query, "q") or "").lower()
-    all_of_them = bool(text) or sort is not Sort.NEWEST
+    ids = {one.lower() for one in read_names(request.query, "trace_id")}
+    all_of_them = bool(text or ids) or sort is not Sort.NEWEST
     store, redactor = request.app.get(SPANS), request.app[REDACTOR]
     summaries: list[TraceSummary] = []
     if store is not None:
@@ -119,7 +130,7 @@ async def get_traces(request: web.Request) -> web.Response:
         summaries = store.summaries(looked_at, errors=errors is not None)
     # Redacted before they are searched: or whoever reads could guess a secret letter by letter.
     summaries = [replace(trace, root_name=redactor.text(trace.root_name)) for trace in summaries]
-    return json_response(TraceList([_line(trace) for trace in select(summaries, sort, text)[:limit]]))
+    return json_response(TraceList([_line(trace) for trace in select(summaries, sort, text, ids)[:limit]]))
 
 
 def _line(trace: TraceSummary) -> Trace:

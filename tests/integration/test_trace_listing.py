@@ -53,6 +53,12 @@ async def listing() -> AsyncIterator[Listing]:
         yield Listing(plane, store, session)
 
 
+async def test_of_several_traces_those_that_are_kept_are_told_by_their_ids(listing: Listing) -> None:
+    a, _, c = (listing.end(name, 1) for name in "abc")
+    assert await listing.names(trace_id=f"{a},{c.upper()},{'0' * 32}", sort="slowest") == "ca"
+    assert await listing.names(trace_id="0" * 32) == ""
+
+
 async def test_the_newest_the_slowest_or_the_failed_come_first(listing: Listing) -> None:
     for name, seconds, failed in (("a", 3, True), ("b", 9, False), ("c", 1, True), ("d", 5, False)):
         listing.end(name, seconds, failed=failed)
