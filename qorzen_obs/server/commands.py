@@ -17,7 +17,7 @@ from qorzen_obs.errors import TaskNotCancellableError, TaskNotFoundError
 from qorzen_obs.server.documents import Task, json_response, task_document
 from qorzen_obs.server.problems import ProblemError, problem
 from qorzen_obs.server.routes import Access, Answer, Route
-from qorzen_obs.server.sources import MANAGER
+from qorzen_obs.server.sources import MANAGER, REDACTOR
 from qorzen_obs.server.tasks import UNKNOWN_TASK
 from qorzen_obs.tasks import TaskStatus
 
@@ -40,7 +40,9 @@ async def cancel_task(request: web.Request) -> web.Response:
     info = manager.find(task_id)
     assert info is not None, "what was just cancelled is remembered"
     stopped = info.status is TaskStatus.CANCELLED
-    return json_response(task_document(info), status=HTTPStatus.OK if stopped else HTTPStatus.ACCEPTED)
+    return json_response(
+        task_document(info, request.app[REDACTOR]), status=HTTPStatus.OK if stopped else HTTPStatus.ACCEPTED
+    )
 
 
 async def on_work_loop(request: web.Request, command: Coroutine[Any, Any, T]) -> T:

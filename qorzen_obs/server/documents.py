@@ -1,6 +1,7 @@
 """How values look in JSON: times by RFC 3339 in UTC, durations in seconds, priorities by name.
 
-A task's arguments, result and metadata are never part of a document.
+A task's arguments and result are never part of a document. Its metadata, which it was given to be seen with, is part of
+its own document and of no list.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from qorzen_obs.clock import rfc_3339
 from qorzen_obs.tasks import CancelGuarantee, EngineKind, TaskCategory, TaskInfo, TaskPriority, TaskStatus
+from qorzen_obs.telemetry.redaction import Redactor
 
 #: A moment by RFC 3339.
 Moment = Annotated[str, Meta(extra_json_schema={"format": "date-time"})]
@@ -100,6 +102,7 @@ class Task(Struct, frozen=True, kw_only=True):
     error: str | None
     error_type: str | None
     traceback: str | UnsetType | None = UNSET  #: left out of lists
+    metadata: dict[str, Any] | UnsetType = UNSET  #: redacted, and left out of lists
     cancellable: bool
     cancel_guarantee: CancelGuarantee
     cancel_reason: str | None
@@ -114,17 +117,25 @@ class Task(Struct, frozen=True, kw_only=True):
     rerun_of: str | None
 
 
-def task_document(info: TaskInfo) -> Task:
+def task_document(info: TaskInfo, redactor: Redactor) -> Task:
     """Return everything that is shown of one task."""
-    return _task(info, info.progress.message, info.error, info.traceback)
+    metadata = redactor.field("metadata", info.metadata)
+    return _task(info, info.progress.message, info.error, info.traceback, metadata)
 
 
 def task_line(info: TaskInfo) -> Task:
     """Return what a list shows of one task: no traceback, and long texts cut."""
-    return _task(info, _cut(info.progress.message), None if info.error is None else _cut(info.error), UNSET)
+    error = None if info.error is None else _cut(info.error)
+    return _task(info, _cut(info.progress.message), error, UNSET, UNSET)
 
 
-def _task(info: TaskInfo, message: str, error: str | None, traceback: str | UnsetType | None) -> Task:
+def _task(
+    info: TaskInfo,
+    message: str,
+    error: str | None,
+    traceback: str | UnsetType | None,
+    metadata: dict[str, Any] | UnsetType,
+) -> Task:
     return Task(
         task_id=info.task_id,
         name=info.name,
@@ -147,6 +158,7 @@ def _task(info: TaskInfo, message: str, error: str | None, traceback: str | Unse
         error=error,
         error_type=info.error_type,
         traceback=traceback,
+        metadata=metadata,
         cancellable=info.cancellable,
         cancel_guarantee=_GUARANTEES[info.cancel_guarantee],
         cancel_reason=info.cancel_reason,

@@ -33,7 +33,7 @@ from qorzen_obs.server.query import (
     refuse,
 )
 from qorzen_obs.server.routes import Access, Answer, Parameter, Route
-from qorzen_obs.server.sources import MANAGER, SPANS
+from qorzen_obs.server.sources import MANAGER, REDACTOR, SPANS
 from qorzen_obs.server.traces import OtlpTrace, trace_response
 from qorzen_obs.tasks import TaskCategory, TaskInfo, TaskPriority, TaskStatus
 
@@ -224,7 +224,7 @@ async def get_tasks(request: web.Request) -> web.Response:
 
 async def get_task(request: web.Request) -> web.Response:
     """Answer with one task."""
-    return json_response(task_document(find_task(request)))
+    return json_response(task_document(find_task(request), request.app[REDACTOR]))
 
 
 async def get_task_trace(request: web.Request) -> web.Response:

@@ -15,6 +15,7 @@ from qorzen_obs.server.documents import (
     with_timestamps,
 )
 from qorzen_obs.tasks import TaskCategory, TaskInfo, TaskPriority, TaskProgress, TaskStatus
+from qorzen_obs.telemetry.redaction import Redactor
 
 
 def an_info(**changes: object) -> TaskInfo:
@@ -37,19 +38,24 @@ def an_info(**changes: object) -> TaskInfo:
 
 
 def test_times_are_utc_and_priorities_are_named() -> None:
-    document = task_document(an_info())
+    document = task_document(an_info(), Redactor())
     assert document.created_at == "2023-11-14T22:13:20.000000Z"
     assert document.progress.updated_at == "2023-11-14T22:13:20.500000Z"
     assert document.eligible_at is None
     assert (document.priority, document.category, document.status) == ("critical", "user", "failed")
 
 
-def test_results_and_metadata_are_never_shown() -> None:
-    assert b"secret" not in encode_json(task_document(an_info()))
+def test_results_are_never_shown_and_metadata_is_redacted_with_the_task_alone() -> None:
+    given = {"file": "a.csv", "password": "secret", "nested": [{"token": "secret"}]}
+    document = task_document(an_info(metadata=given), Redactor())
+    assert b"secret" not in encode_json(document)
+    assert isinstance(document.metadata, dict)
+    assert document.metadata["file"] == "a.csv"
+    assert b"a.csv" not in encode_json(task_line(an_info(metadata=given)))
 
 
 def test_everything_else_of_a_task_is_shown() -> None:
-    assert set(TaskInfo.__dataclass_fields__) - set(Task.__struct_fields__) == {"result", "metadata"}
+    assert set(TaskInfo.__dataclass_fields__) - set(Task.__struct_fields__) == {"result"}
 
 
 def test_a_list_cuts_long_texts_and_leaves_tracebacks_out() -> None:

@@ -1,6 +1,6 @@
 // The shell: who the service is and how it does, the way to the views, what is wrong, and the view itself.
 
-import { html, render, useEffect, useState } from "../vendor/preact.js";
+import { html, render, useEffect, useErrorBoundary, useState } from "../vendor/preact.js";
 import { href, useRoute } from "./router.js";
 import { access, onAccess, signIn } from "./server.js";
 import { store, useNow, usePolled, useStore } from "./store.js";
@@ -30,7 +30,7 @@ function App() {
       : html`
         <${Stale} />
         <${Warnings} health=${health.document} />
-        <main id="main" tabindex="-1"><${View} key=${`${route.view}/${route.id}`} route=${route} /></main>`}
+        <main id="main" tabindex="-1"><${Guarded} key=${`${route.view}/${route.id}`}><${View} route=${route} /><//></main>`}
   `;
 }
 
@@ -97,6 +97,14 @@ function SignIn() {
     </div>
     ${wrong ? html`<p id="refused" class="error-text" role="alert">The service did not accept this token.</p>` : null}
   </form></main>`;
+}
+
+// A view that fails leaves the others, and the way to them.
+function Guarded({ children }) {
+  const [error, again] = useErrorBoundary((thrown) => console.error(thrown));
+  if (!error) return children;
+  return html`<section class="card" role="alert"><h1>This view has failed</h1><p class="error-text">${String(error)}</p>
+    <p><button type="button" class="button" onClick=${again}>Try again</button></p></section>`;
 }
 
 function Nowhere() {

@@ -121,6 +121,20 @@ export const store = {
     watchers.add(tell);
     return () => watchers.delete(tell);
   },
+  // Takes in tasks that the stream has not told of, from the answer to a question.
+  async learn(path) {
+    const { items } = await ask(path);
+    const changed = new Set();
+    for (const task of items) {
+      if (state.tasks.has(task.task_id) || FINAL.has(task.status)) continue; // the stream knows better
+      state.tasks.set(task.task_id, task);
+      if (task.status === "running") state.running.set(task.task_id, task);
+      changed.add(task.task_id);
+    }
+    if (!changed.size) return;
+    set({ ...state, version: state.version + 1 });
+    watchers.forEach((tell) => tell(changed));
+  },
   // The service's clock, in milliseconds.
   now() {
     return Date.now() + state.clockOffset;

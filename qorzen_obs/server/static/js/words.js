@@ -20,6 +20,11 @@ export function count(n) {
   return n === null || n === undefined ? "–" : n.toLocaleString("en");
 }
 
+// "1 span", "1,200 spans".
+export function many(n, noun) {
+  return `${count(n)} ${noun}${n === 1 ? "" : "s"}`;
+}
+
 // A rate, short: 0.4/s, 12/s, 1,250/s.
 export function rate(perSecond) {
   if (perSecond === null || perSecond === undefined) return "–";

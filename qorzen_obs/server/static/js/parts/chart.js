@@ -27,7 +27,7 @@ export function Chart({ title, at, series, format }) {
       legend: { show: false },
       cursor: { y: false, points: { size: 5 } },
       scales: { y: { range: (_, __, max) => [0, max > 0 ? max * 1.1 : 1] } },
-      axes: [{ ...axis, space: 80, values: (_, ticks) => ticks.map((one) => clock(one * 1000)) }, { ...axis, size: 62, values: (_, ticks) => ticks.map(format) }],
+      axes: [{ ...axis, size: 28, space: 80, values: (_, ticks) => ticks.map((one) => clock(one * 1000)) }, { ...axis, size: 62, values: (_, ticks) => ticks.map(format) }],
       series: [{}, ...series.map(({ label, color: name }) => ({ label, stroke: color(name), width: 1.5, points: { show: false } }))],
     }, [at, ...series.map(({ values }) => values)], box.current);
     const watch = new ResizeObserver(() => chart.current?.setSize({ width: box.current.clientWidth, height: HEIGHT }));

@@ -34,7 +34,7 @@ export function Ledger({ phases }) {
     <ul class="ledger-legend">
       ${parts.map(({ phase, seconds, share }) => html`<li key=${phase} title=${PHASES[phase]}>
         <span class="swatch" aria-hidden="true" style=${{ background: `var(--phase-${phase})` }}></span>
-        <span class="mono">${phase}</span> <strong title=${`${seconds} s`}>${seconds.toFixed(3)} s</strong>
+        <span class="mono">${phase}</span> <strong title=${`${seconds} s`}>${duration(seconds)}</strong>
         <span class="quiet">${percent(share)}</span></li>`)}
     </ul>`;
 }

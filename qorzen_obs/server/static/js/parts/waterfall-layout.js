@@ -1,14 +1,17 @@
 // From OTLP/JSON to the rows of a waterfall. Pure: no document, no clock. Moments are seconds from the trace's begin.
 
+const PRODUCER = 4; // of OTLP's SpanKind
 const ENGINES = new Set(["loop", "io", "thread", "process", "main", "external"]);
 
-// { rows: [span with depth, begin, end, isCritical], seconds }; a span with an unknown parent is a root.
+// { rows: [span with depth, begin, end, isCritical], seconds, spans: how many }; a span with an unknown parent is a root.
 export function layout(document) {
   const spans = read(document);
-  if (!spans.length) return { rows: [], seconds: 0 };
+  if (!spans.length) return { rows: [], seconds: 0, spans: 0 };
   const byId = new Map(spans.map((span) => [span.id, span]));
-  const roots = [];
+  let roots = [];
   for (const span of spans) (byId.get(span.parentId)?.children ?? roots).push(span);
+  roots = withoutSubmissions(roots);
+  for (const span of spans) span.children = withoutSubmissions(span.children);
   if (!roots.length) roots.push(...spans.slice(0, 1)); // each is below another, which no honest trace says
   const byBegin = (a, b) => a.begin - b.begin;
   for (const span of spans) span.children.sort(byBegin);
@@ -28,7 +31,16 @@ export function layout(document) {
     span.reach = span.children.reduce((end, child) => Math.max(end, child.reach ?? child.end), span.end);
   }
   markCritical(roots);
-  return { rows, seconds: spans.reduce((end, span) => Math.max(end, span.end), 0) };
+  return { rows, seconds: spans.reduce((end, span) => Math.max(end, span.end), 0), spans: spans.length };
+}
+
+// A submission takes no time: it is a mark on the rows of the attempts below it, and a row only where there are none.
+function withoutSubmissions(spans) {
+  return spans.flatMap((span) => {
+    if (!span.isSubmission || !span.children.length) return [span];
+    for (const attempt of span.children) attempt.submitted = span.begin;
+    return span.children;
+  });
 }
 
 // Back from the end that came last: what ended last held the end of its parent, then whatever ended before it began.
@@ -67,6 +79,8 @@ function read(document) {
       waited: Number(attributes["qorzen.task.queue_wait"] ?? 0),
       isError: span.status?.code === 2 || span.status?.code === "STATUS_CODE_ERROR",
       message: span.status?.message ?? "",
+      isSubmission: span.kind === PRODUCER && "qorzen.task.id" in attributes,
+      submitted: null, // when, where the trace says so
       attempt: attributes["qorzen.task.attempt"] ?? null,
       taskId: attributes["qorzen.task.id"] ?? null,
       attributes,

@@ -2,7 +2,7 @@
 
 import { html, useEffect, useMemo, useRef, useState } from "../../vendor/preact.js";
 import { href } from "../router.js";
-import { duration } from "../words.js";
+import { duration, many } from "../words.js";
 import { layout } from "./waterfall-layout.js";
 
 const ROW = 22; // px
@@ -11,7 +11,7 @@ const FEWEST_SECONDS = 1e-6;
 const MAX_ROWS = 300; // a first look; the rest are one press away
 
 export function Waterfall({ document: spans }) {
-  const { rows, seconds } = useMemo(() => layout(spans), [spans]);
+  const { rows, seconds, spans: total } = useMemo(() => layout(spans), [spans]);
   const [view, setView] = useState(null); // [begin, end] in seconds, null for all
   const [chosen, setChosen] = useState(null); // a span's id
   const [isLong, setLong] = useState(false);
@@ -37,12 +37,12 @@ export function Waterfall({ document: spans }) {
   const span = rows.find((one) => one.id === chosen);
   return html`<div class="waterfall" onKeyDown=${keys}>
     <div class="waterfall-bar">
-      <span class="quiet small">${duration(begin)} – ${duration(end)} of ${duration(seconds)}, ${rows.length} spans</span>
+      <span class="quiet small">${duration(begin)} – ${duration(end)} of ${duration(seconds)}, ${many(total, "span")}</span>
       <button type="button" class="button small" aria-label="Zoom in" onClick=${() => zoom(0.7, (begin + end) / 2)}>+</button>
       <button type="button" class="button small" aria-label="Zoom out" onClick=${() => zoom(1.4, (begin + end) / 2)}>−</button>
       <button type="button" class="button small" disabled=${view === null} onClick=${() => setView(null)}>Reset</button>
     </div>
-    <p class="quiet small">Ctrl and wheel zoom, drag moves; keys: + − ← → 0. Underlined: the critical path.</p>
+    <${Legend} rows=${rows} />
     <div class="waterfall-rows">
       <ol class="waterfall-names">
         ${seen.map((one) => html`<li key=${one.id}><button type="button" aria-expanded=${one.id === chosen}
@@ -59,9 +59,30 @@ export function Waterfall({ document: spans }) {
       </svg>
     </div>
     ${seen.length < rows.length ? html`<button type="button" class="button small"
-      onClick=${() => setLong(true)}>Show all ${rows.length} spans</button>` : null}
+      onClick=${() => setLong(true)}>Show all ${many(rows.length, "row")}</button>` : null}
     ${span ? html`<${Details} span=${span} />` : null}
   </div>`;
+}
+
+const ENGINE_WORDS = {
+  loop: "on the loop", main: "on the loop", io: "in a thread", thread: "in a thread", process: "in a process", external: "elsewhere",
+};
+
+// What the colours say, of those that are there.
+function Legend({ rows }) {
+  const there = (test, kind, words) => (rows.some(test) ? [[kind, words]] : []);
+  const engines = new Map(rows.filter((one) => one.engine && !one.isError).map((one) => [ENGINE_WORDS[one.engine], one.engine]));
+  const keys = [
+    ...[...engines].map(([words, engine]) => [`engine-${engine}`, words]),
+    ...there((one) => one.waited > 0, "is-waiting", "queued"),
+    ...there((one) => one.isError, "failed", "failed"),
+    ...there((one) => one.events.length, "is-event", "event"),
+    ["is-critical", "critical path"],
+  ];
+  return html`<ul class="waterfall-legend small quiet" aria-label="Colours">
+    ${keys.map(([kind, words]) => html`<li key=${words}><span class="swatch span ${kind}" aria-hidden="true"></span>${words}</li>`)}
+    <li class="waterfall-keys">Ctrl and wheel, or + − : zoom · drag, or ← → : move · 0 : all</li>
+  </ul>`;
 }
 
 function Bar({ span, row, begin, end, isChosen, choose }) {
@@ -74,6 +95,8 @@ function Bar({ span, row, begin, end, isChosen, choose }) {
     <rect class=${`row ${isChosen ? "chosen" : ""}`} x="0" y=${y} width=${WIDTH} height=${ROW} />
     ${span.waited > 0 ? html`<rect class="waited" x=${x(span.begin - span.waited)} y=${y + 9}
       width=${left - x(span.begin - span.waited)} height="4"><title>queued ${duration(span.waited)}</title></rect>` : null}
+    ${span.submitted === null ? null : html`<rect class="submitted" x=${x(span.submitted) - 1} y=${y + 6} width="2" height="9">
+      <title>submitted</title></rect>`}
     <rect class="bar-of" x=${left} y=${y + 5} width=${wide} height="11">
       <title>${span.name}: ${duration(span.end - span.begin)}</title></rect>
     ${span.isCritical ? html`<rect class="critical" x=${left} y=${y + 18} width=${wide} height="2" />` : null}
@@ -87,8 +110,9 @@ function Details({ span }) {
     <h3>${span.name}</h3>
     ${span.isError ? html`<p class="error-text">${span.message || "It failed."}</p>` : null}
     <dl class="facts">
-      <dt>begin</dt><dd>${duration(span.begin)} after the trace's</dd>
+      <dt>begin</dt><dd>${duration(span.begin)} after the trace's begin</dd>
       <dt>duration</dt><dd title=${`${span.end - span.begin} s`}>${duration(span.end - span.begin)}</dd>
+      ${span.submitted === null ? null : html`<dt>submitted</dt><dd>${duration(span.submitted)} after the trace's begin</dd>`}
       ${span.waited > 0 ? html`<dt>queued</dt><dd>${duration(span.waited)}</dd>` : null}
       ${span.taskId ? html`<dt>task</dt><dd><a class="mono" href=${href("tasks", span.taskId)}>${span.taskId}</a></dd>` : null}
       <${Attributes} of=${span.attributes} />

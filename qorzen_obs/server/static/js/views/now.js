@@ -12,6 +12,7 @@ const ORDER = ["running", "pending", "completed", "failed", "cancelled"];
 const RUNNING_SHOWN = 100;
 const ENDED_SHOWN = 25;
 const SLOW = 2; // times the usual
+const BLOCKS_SHOWN_MS = 15 * 60_000;
 const PRIORITIES = ["critical", "high", "normal", "low"];
 
 export function Now() {
@@ -32,7 +33,8 @@ export function Now() {
 // Who holds the work loop right now; nothing while it turns.
 function Culprit() {
   const { document: loop } = usePolled("api/loop", 1);
-  if (loop === null || loop.state !== "blocked") return null;
+  if (loop === null) return null;
+  if (loop.state !== "blocked") return html`<${Blocks} recent=${loop.recent} />`;
   const { culprit } = loop;
   const frame = culprit?.frames.at(-1);
   return html`<div class="culprit" id="culprit" role="alert">
@@ -40,8 +42,24 @@ function Culprit() {
     ${culprit === null ? "; who holds it is not known yet." : html` by ${culprit.task_id === null
       ? culprit.name
       : html`<a href=${href("tasks", culprit.task_id)}>${culprit.task_name}</a>`}.`}
-    ${frame && html`<code>${frame.file}:${frame.line} in ${frame.function}${frame.code ? `: ${frame.code}` : ""}</code>`}
+    ${frame && html`<code>${placeOf(frame)}</code>`}
   </div>`;
+}
+
+// Who held it before.
+function Blocks({ recent }) {
+  const now = useNow(1);
+  if (!recent.length || now - Date.parse(recent[0].at) > BLOCKS_SHOWN_MS) return null;
+  const longest = recent.reduce((most, one) => Math.max(most, one.seconds), 0);
+  return html`<details class="blocks" id="blocks"><summary>The work loop was blocked ${recent.length === 1
+    ? "once" : `${recent.length} times`} lately, for ${duration(longest)} at most; the last time <${Moment} at=${recent[0].at} now=${now} /></summary>
+    <ol>${recent.map(({ at, seconds, culprit }) => html`<li key=${at}><${Moment} at=${at} /> <strong>${duration(seconds)}</strong> ${culprit.task_id === null
+      ? culprit.name : html`<a href=${href("tasks", culprit.task_id)}>${culprit.task_name}</a>`}
+      <code>${placeOf(culprit.frames.at(-1))}</code></li>`)}</ol></details>`;
+}
+
+function placeOf(frame) {
+  return frame ? `${frame.file}:${frame.line} in ${frame.function}${frame.code ? `: ${frame.code}` : ""}` : "";
 }
 
 function Tiles() {
@@ -132,6 +150,11 @@ function Running() {
   const known = new Map(doing?.items.map((one) => [one.task_id, one]));
   const shown = [...running.values()]
     .sort((a, b) => (a.started_at < b.started_at ? -1 : 1)).slice(0, RUNNING_SHOWN);
+  // The stream begins with the newest of them alone: those that run for longest are asked for.
+  useEffect(() => {
+    const unknown = doing?.items.filter((one) => !store.state.tasks.has(one.task_id)) ?? [];
+    if (unknown.length) store.learn("api/tasks?status=running&limit=1000");
+  }, [doing]);
   return html`<section class="card" aria-labelledby="running-title">
     <header><h2 id="running-title">Running <span class="badge">${count(total)}</span></h2>
       ${total > shown.length ? html`<a class="small" href=${href("tasks", null, { status: "running" })}>see all</a>` : null}</header>
@@ -158,7 +181,8 @@ function RunningRow({ task, doing, now }) {
     <td>${task.progress.updated_at === null ? html`<span class="quiet">–</span>` : html`
       <progress max="100" value=${task.progress.percent} aria-label="Progress"></progress>
       <span class="message" title=${task.progress.message}>${progressOf(task)}</span>`}</td>
-    <td class="number ${slow ? "slow" : ""}" title=${usual === null ? null : `usually ${duration(usual)}`}>${duration(elapsed)}</td>
+    <td class="number ${slow ? "slow" : ""}">${duration(elapsed)}${usual === null ? null
+      : html`<span class="usual" title="the median of its last runs">of ${duration(usual)}</span>`}</td>
     <td class="number wide">${percent(doing?.busy_share)}</td>
     <td class="wide" title=${doing?.awaiting ?? null}>${awaited
       ? html`<a href=${href("tasks", awaited)}>another task</a>`

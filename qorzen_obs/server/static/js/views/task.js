@@ -1,16 +1,17 @@
 // One task: what it is, where its time went, and what can be done about it.
 
 import { html, useEffect, useRef, useState } from "../../vendor/preact.js";
+import { Attempts, attempts, traceIds } from "../parts/attempts.js";
 import { Copy } from "../parts/copy.js";
 import { Ledger } from "../parts/ledger.js";
 import { LogLines } from "../parts/log-lines.js";
 import { Moment } from "../parts/moment.js";
 import { Stack } from "../parts/stack.js";
 import { Status } from "../parts/status.js";
-import { Waterfall } from "../parts/waterfall.js";
+import { TaskTrace } from "../parts/task-trace.js";
 import { go, href } from "../router.js";
 import { post } from "../server.js";
-import { usePolled, useStore } from "../store.js";
+import { useNow, usePolled, useStore } from "../store.js";
 import { duration, errorOf, progressOf } from "../words.js";
 
 const FINAL = new Set(["completed", "failed", "cancelled"]);
@@ -21,15 +22,20 @@ export function Task({ route }) {
   const [isOver, setOver] = useState(false); // nothing more to ask for
   const details = usePolled(path, isOver ? 0 : 2);
   const page = usePolled("api/page", 0).document;
-  useEffect(() => { if (newest) details.reload(); }, [newest?.status, newest?.attempt]);
+  const logs = usePolled(`${path}/logs`, isOver ? 0 : 1);
+  useEffect(() => {
+    if (!newest) return;
+    details.reload();
+    logs.reload();
+  }, [newest?.status, newest?.attempt]);
   const read = details.document;
   useEffect(() => setOver(FINAL.has(read?.status)), [read?.status]);
   if (!read) {
     const words = details.problem?.status === 404 ? "No live or kept task has this id." : details.problem?.message;
     return html`<section class="card"><h1>Task</h1><p role="status">${words ?? "Reading…"}</p></section>`;
   }
-  const task = newest && !FINAL.has(read.status) ? { ...read, ...newest, phases: read.phases } : read;
-  const hasSpans = task.trace_id && (FINAL.has(task.status) || task.attempt > 1); // a span is known once it has ended
+  const task = newest && !FINAL.has(read.status) ? { ...read, ...newest, phases: read.phases, metadata: read.metadata } : read;
+  const tried = attempts(logs.document?.items ?? [], task);
   return html`
     <${Head} task=${task} path=${path} page=${page} />
     ${task.status === "pending" ? html`<${Why} path=${path} />` : null}
@@ -38,12 +44,15 @@ export function Task({ route }) {
       ${task.traceback ? html`<pre class="block" tabindex="0">${task.traceback}</pre>` : null}</section>` : null}
     <section class="card" id="ledger"><h2>Where its time went</h2><${Ledger} phases=${task.phases} /></section>
     ${task.status === "running" ? html`<${Stack} path=${`${path}/stack`} />` : null}
-    ${hasSpans ? html`<${Trace} path=${`${path}/trace`} task=${task} />` : null}
-    <${Logs} path=${`${path}/logs`} isOver=${FINAL.has(task.status)} />`;
+    <${Attempts} of=${tried} task=${task} />
+    <${TaskTrace} ids=${traceIds(tried, task)} task=${task} isOver=${isOver} />
+    <${Logs} logs=${logs} />`;
 }
 
 function Head({ task, path, page }) {
   const { percent } = task.progress;
+  const metadata = Object.entries(task.metadata ?? {});
+  const now = useNow(1);
   const command = `qorzen-obs show ${task.task_id} --url ${location.origin}${location.pathname.replace(/\/$/, "")}`;
   return html`<section class="card" id="task">
     <div class="task-head"><${Status} status=${task.status} /><h1>${task.name}</h1>
@@ -53,19 +62,21 @@ function Head({ task, path, page }) {
       <progress class=${task.status} value=${percent} max="100" aria-label="Progress"></progress>` : null}
     <dl class="facts">
       <dt>id</dt><dd class="mono">${task.task_id}</dd>
-      <dt>kind</dt><dd>${[task.category, task.priority, task.engine, task.plugin_id].filter(Boolean).join(" · ")}</dd>
+      <dt>kind</dt><dd>${[task.category, task.priority, task.engine, task.plugin_id].filter(Boolean).join(" · ")}${" · "}
+        <a href=${href("tasks", null, { name: task.name })}>others of its name</a></dd>
       <dt>created</dt><dd><${Moment} at=${task.created_at} /></dd>
       <dt>started</dt><dd><${Moment} at=${task.started_at} /> ${task.queue_wait_seconds === null ? ""
         : `after ${duration(task.queue_wait_seconds)} in the queue`}</dd>
       <dt>ended</dt><dd><${Moment} at=${task.completed_at} /></dd>
-      <dt>ran</dt><dd>${duration(task.duration_seconds)}</dd>
-      <dt>attempt</dt><dd>${task.attempt}</dd>
+      <dt>ran</dt><dd>${task.status === "running" ? html`${duration((now - Date.parse(task.started_at)) / 1000)} until now`
+        : duration(task.duration_seconds)}</dd>
+      <dt>attempt</dt><dd>${task.attempt || "–"}</dd>
       ${task.rerun_of ? html`<dt>rerun of</dt><dd><a href=${href("tasks", task.rerun_of)}>${task.rerun_of}</a></dd>` : null}
       ${task.waiting_for ? html`<dt>waits for</dt>
         <dd><a href=${href("tasks", task.waiting_for)}>${task.waiting_for}</a></dd>` : null}
-      ${Object.entries(task.metadata ?? {}).map(([key, value]) => html`<dt>${key}</dt>
-        <dd>${typeof value === "string" ? value : JSON.stringify(value)}</dd>`)}
     </dl>
+    ${metadata.length ? html`<h2>Metadata</h2><dl class="facts" id="metadata">${metadata.map(([key, value]) => html`<dt class="mono">${key}</dt>
+      <dd>${typeof value === "string" ? value : JSON.stringify(value)}</dd>`)}</dl>` : null}
     <p class="task-links"><code>${command}</code> <${Copy} text=${command} label="Copy command" />
       <${Outside} url=${page?.links.grafana} words="Grafana" />
       ${task.trace_id ? html`<${Outside} words="Trace backend"
@@ -116,17 +127,7 @@ function Why({ path }) {
     ${why.eligible_in_seconds > 0 ? ` It may start in ${duration(why.eligible_in_seconds)}.` : ""}</p></section>`;
 }
 
-function Trace({ path, task }) {
-  const { document: spans, problem, reload } = usePolled(path, FINAL.has(task.status) ? 0 : 5);
-  useEffect(() => { if (spans || problem) reload(); }, [task.status, task.attempt]);
-  return html`<section class="card" id="trace"><header><h2>Trace</h2>
-    <a class="small" href=${href("traces", task.trace_id)}>The whole trace</a></header>
-    ${spans ? html`<${Waterfall} document=${spans} />` : html`<p class="quiet">${problem?.message ?? "Reading…"}</p>`}
-  </section>`;
-}
-
-function Logs({ path, isOver }) {
-  const { document: logs, problem } = usePolled(path, isOver ? 0 : 2);
+function Logs({ logs: { document: logs, problem } }) {
   return html`<section class="card" id="logs"><h2>Log</h2>${logs
     ? html`<${LogLines} lines=${logs.items} dropped=${logs.dropped} />`
     : html`<p class="quiet">${problem?.message ?? "Reading…"}</p>`}</section>`;

@@ -8,7 +8,7 @@ import { matcher, sorted } from "../parts/task-index.js";
 import { go, href } from "../router.js";
 import { ask } from "../server.js";
 import { store, STATUSES } from "../store.js";
-import { count, duration, errorOf } from "../words.js";
+import { clock, count, duration, errorOf } from "../words.js";
 
 const PAGE = 1000;
 const MAX_LOADED = 20_000;
@@ -21,6 +21,7 @@ const FILTERS = {
   priority: ["critical", "high", "normal", "low"],
 };
 const FILTERED = ["status", "category", "priority", "plugin_id", "name", "q", "created_after", "created_before"];
+const BY_ADDRESS = [["name", "name"], ["created_before", "before"]]; // what no field is for
 const COLUMNS = [
   ["status", "Status"], ["name", "Task"], ["category", "Category", "wide"], ["priority", "Priority", "wide"],
   ["wait", "Waited", "number wide"], ["took", "Took", "number"], ["created", "Accepted", "number wide"],
@@ -30,7 +31,8 @@ export function Tasks({ route: { query } }) {
   const search = useRef();
   const [at, setAt] = useState(0); // the row that j and k move
   const cursor = useRef(0); // the same at once: keys may come faster than the page is drawn
-  const { tasks, more } = useTasks(query);
+  const isHeld = useRef(false); // the reader is in the middle of the list: what is new waits, so that nothing moves away
+  const { tasks, more, fresh, refresh } = useTasks(query, isHeld);
   const column = query.get("sort") ?? "created";
   const descending = (query.get("way") ?? (column === "created" ? "down" : "up")) === "down";
   const rows = useMemo(() => sorted(tasks, column, descending), [tasks, column, descending]);
@@ -38,17 +40,28 @@ export function Tasks({ route: { query } }) {
   const move = (by) => {
     cursor.current = Math.max(0, Math.min(cursor.current + by, rows.length - 1));
     setAt(cursor.current);
+    hold();
+  };
+  const box = useRef();
+  const hold = () => { isHeld.current = cursor.current > 0 || (box.current?.scrollTop ?? 0) > ROW_PIXELS; };
+  const showFresh = () => {
+    cursor.current = box.current.scrollTop = 0;
+    setAt(0);
+    isHeld.current = false;
+    refresh();
   };
   useKeys({
     "/": () => search.current.focus(),
     j: () => move(1),
     k: () => move(-1),
     Enter: () => rows[cursor.current] && go(href("tasks", rows[cursor.current].task_id)),
+    n: () => fresh && showFresh(),
     Escape: () => go(href("tasks")),
   }, search);
   return html`
     <div class="tasks-head">
       <h1>Tasks <span class="badge" id="shown">${count(rows.length)}</span></h1>
+      <span role="status">${fresh ? html`<button type="button" class="button small primary" id="fresh" onClick=${showFresh}>${count(fresh)} new</button>` : null}</span>
       ${more ? html`<span class="quiet small">the newest ${count(MAX_LOADED)} that fit; narrow the search for older ones</span>` : null}
       <${Copy} text=${location.href} label="Copy the link" />
     </div>
@@ -63,17 +76,21 @@ export function Tasks({ route: { query } }) {
         onInput=${(event) => change(query, "plugin_id", event.target.value)} />
       <label class="since"><span class="quiet small">since</span><input type="datetime-local" id="since" step="1"
         value=${localTime(query.get("created_after"))} onChange=${(event) => change(query, "created_after", utc(event.target.value))} /></label>
+      ${BY_ADDRESS.filter(([name]) => query.get(name)).map(([name, words]) => html`<button key=${name} type="button" class="button small"
+        aria-label=${`Any ${words}`} onClick=${() => change(query, name, "")}>${words} ${shownValue(name, query.get(name))} ✕</button>`)}
       ${FILTERED.some((name) => query.has(name)) ? html`<a class="button" href=${href("tasks")}>Clear</a>` : null}
     </form>
-    <${List} rows=${rows} current=${current} column=${column} descending=${descending} query=${query} />
-    <p class="quiet small keys">Keys: / search · j k move · enter open · esc clear</p>
+    <${List} box=${box} moved=${hold} rows=${rows} current=${current} column=${column} descending=${descending} query=${query} />
+    <p class="quiet small keys">Keys: / search · j k move · enter open · n show new · esc clear</p>
   `;
 }
 
-function List({ rows, current, column, descending, query }) {
-  const box = useRef();
+function List({ box, moved, rows, current, column, descending, query }) {
   const [view, setView] = useState({ top: 0, height: 800 });
-  const look = () => setView({ top: box.current.scrollTop, height: box.current.clientHeight });
+  const look = () => {
+    setView({ top: box.current.scrollTop, height: box.current.clientHeight });
+    moved();
+  };
   useEffect(look, []);
   useEffect(() => {
     const { scrollTop, clientHeight } = box.current;
@@ -116,14 +133,16 @@ function Row({ task, index, current }) {
 }
 
 // The tasks that fit: what the service has, in pages, and from then on what the stream tells. While the list is not at
-// rest it is made anew a few times a second, however much happens.
-function useTasks(query) {
+// rest it is made anew a few times a second, however much happens. While `isHeld` no row is added: `fresh` says how many
+// wait, and `refresh` takes them in.
+function useTasks(query, isHeld) {
   const asked = new URLSearchParams([...query].filter(([name, value]) => FILTERED.includes(name) && value));
   const key = asked.toString();
-  const [found, setFound] = useState({ tasks: [], more: false });
+  const [found, setFound] = useState({ tasks: [], more: false, fresh: 0, refresh: () => {} });
   useEffect(() => {
     const fits = matcher(asked);
     const known = new Map();
+    let shown = new Set(); // ids
     const stop = new AbortController();
     let more = false, dirty = true, ids = new Set();
     const leave = store.watch((changed) => {
@@ -140,13 +159,22 @@ function useTasks(query) {
       }
       dirty = false;
       ids = new Set();
-      setFound({ tasks: [...known.values()], more });
+      if (!isHeld.current) shown = new Set(known.keys());
+      const tasks = [...known.values()].filter((task) => shown.has(task.task_id));
+      setFound({ tasks, more, fresh: known.size - tasks.length, refresh: takeAll });
+    };
+    const takeAll = () => {
+      dirty = true;
+      refresh();
     };
     const load = async () => {
       let cursor = null;
       do {
         const page = await ask(`api/tasks?${asked}${key ? "&" : ""}limit=${PAGE}${cursor ? `&cursor=${cursor}` : ""}`, { signal: stop.signal });
-        for (const task of page.items) take(store.state.tasks.get(task.task_id) ?? task);
+        for (const task of page.items) {
+          take(store.state.tasks.get(task.task_id) ?? task);
+          shown.add(task.task_id);
+        }
         dirty = true;
         refresh();
         cursor = page.next_cursor;
@@ -191,6 +219,10 @@ function sortBy(query, column, descending) {
   next.set("sort", column);
   next.set("way", descending ? "down" : "up");
   go(href("tasks", null, next), { replace: true });
+}
+
+function shownValue(name, value) {
+  return name === "created_before" ? clock(value) : value;
 }
 
 function localTime(moment) {
