@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
+from opentelemetry import trace
 from playwright.async_api import Browser, Page, async_playwright, expect
 
 from qorzen_obs.current import current_task
@@ -139,6 +141,51 @@ async def test_t6_a_tasks_texts_are_never_markup(browser: Browser) -> None:
         gate.set()
 
 
+async def test_t6_no_field_of_any_view_is_markup(browser: Browser) -> None:
+    """The payload in all that users choose or cause, and every view looked at."""
+    gate, reported = asyncio.Event(), asyncio.Event()
+
+    async def hostile() -> None:
+        span = trace.get_current_span()
+        span.update_name(PAYLOAD)
+        span.set_attribute(PAYLOAD, PAYLOAD)
+        span.add_event(PAYLOAD, {PAYLOAD: PAYLOAD})
+        current_task().progress(1, PAYLOAD)
+        reported.set()
+        await gate.wait()
+        raise type(PAYLOAD, (Exception,), {})(PAYLOAD)
+
+    options: dict[str, Any] = {"name": PAYLOAD, "plugin_id": PAYLOAD, "metadata": {PAYLOAD: PAYLOAD}}
+    async with managing(max_concurrent_tasks=1) as (manager, spans), serving(manager, spans=spans) as plane:
+
+        async def ill() -> None:
+            raise RuntimeError(PAYLOAD)
+
+        manager.health.add(ill, critical=False)
+        first = await manager.submit_task(hostile, **options)
+        await reported.wait()
+        cancelled = await manager.submit_task(hostile, **options)
+        await manager.cancel_task(cancelled, reason=PAYLOAD)
+        pending = await manager.submit_task(asyncio.sleep, 0, **options)
+        manager.task_lines.add(first, PAYLOAD, PAYLOAD, {PAYLOAD: PAYLOAD}, "2026-01-01T00:00:00Z")
+        seen = await visit(browser, plane.url)
+        page = seen.page
+        markup = page.locator("main img, dialog img, main script, dialog script, .banner img")
+        for view in ("now", "tasks", f"tasks/{first}", f"tasks/{pending}", f"tasks/{cancelled}", "health"):
+            await page.goto(f"{plane.url}/#/{view}")
+            await expect(page.locator("main")).to_contain_text(PAYLOAD)
+            await expect(markup).to_have_count(0)
+        gate.set()
+        info = await manager.wait_for_task(first)
+        for view in (f"tasks/{first}", "traces", f"traces/{info.trace_id}"):
+            await page.goto(f"{plane.url}/#/{view}")
+            await expect(page.locator("main")).to_contain_text(PAYLOAD)
+        await page.locator(".waterfall-names button").first.click()
+        await expect(page.locator(".span-details")).to_contain_text(PAYLOAD)
+        await expect(markup).to_have_count(0)
+        assert seen.complaints == []
+
+
 async def test_t6_the_page_can_make_no_markup_of_text(browser: Browser) -> None:
     """The policy holds even if the page's own script were careless."""
     async with serving(SaidManager()) as plane:
@@ -162,6 +209,32 @@ async def test_the_page_says_when_the_service_is_gone_and_comes_back_with_it(bro
             await expect(seen.page.locator("#stale")).to_be_hidden(timeout=15_000)
             await manager.wait_for_task(await manager.submit_task(failing, "", name="after.the.return"))
             await expect(seen.page.locator("#ended")).to_contain_text("after.the.return")
+
+
+async def test_the_page_shows_the_next_service_after_a_restart(browser: Browser) -> None:
+    async with managing() as (first, spans), serving(first, spans=spans) as plane:
+        for _ in range(3):
+            await first.wait_for_task(await first.submit_task(failing, "", name="of.the.first"))
+        page = (await visit(browser, plane.url)).page
+        await expect(page.locator(".tile.failed strong")).to_have_text("3")
+        settings = ServerSettings(port=plane.port)
+    await expect(page.locator("#stale")).to_be_visible()
+    async with managing() as (second, spans), serving(second, spans=spans, settings=settings):
+        await second.wait_for_task(await second.submit_task(failing, "", name="of.the.second"))
+        await expect(page.locator("#stale")).to_be_hidden(timeout=15_000)
+        await expect(page.locator(".tile.failed strong")).to_have_text("1")
+        await expect(page.locator("#ended")).to_contain_text("of.the.second")
+        await expect(page.locator("#ended")).not_to_contain_text("of.the.first")
+
+
+async def test_a_view_that_fails_leaves_the_others(browser: Browser) -> None:
+    async with managing() as (manager, spans), serving(manager, spans=spans) as plane:
+        page = (await visit(browser, "about:blank")).page
+        await page.route("**/api/loop", lambda route: route.fulfill(json={"state": "blocked"}))
+        await page.goto(plane.url)
+        await expect(page.locator("main [role=alert]")).to_contain_text("This view has failed")
+        await page.get_by_role("navigation").get_by_role("link", name="Tasks").click()
+        await expect(page.locator("main h1")).to_contain_text("Tasks")
 
 
 async def test_the_page_warns_of_what_health_warns_of(browser: Browser) -> None:
@@ -232,6 +305,37 @@ async def test_a_long_list_has_only_the_rows_that_are_seen(browser: Browser) -> 
         assert await page.locator("#tasks tr").count() < 100
         await page.locator(".scroll").evaluate("(box) => { box.scrollTop = box.scrollHeight }")
         await expect(page.locator('#tasks tr[aria-rowindex="3001"]')).to_be_visible()
+
+
+async def test_new_tasks_wait_while_the_reader_is_in_the_middle_of_the_list(browser: Browser) -> None:
+    async with managing() as (manager, _), serving(manager) as plane:
+        ids = [await manager.submit_task(asyncio.sleep, 0, name=f"old.{number}") for number in range(100)]
+        await manager.wait_for_task(ids[-1])
+        page = (await visit(browser, f"{plane.url}/#/tasks")).page
+        await expect(page.locator("#shown")).to_have_text("100")
+        await page.locator(".scroll").evaluate("(box) => { box.scrollTop = 1000 }")
+        await expect(page.locator('#tasks tr[aria-rowindex="30"]')).to_be_visible()
+        before = await page.locator('#tasks tr[aria-rowindex="30"]').inner_text()
+        for number in range(3):
+            await manager.wait_for_task(await manager.submit_task(asyncio.sleep, 0, name=f"new.{number}"))
+        await expect(page.locator("#fresh")).to_have_text("3 new")
+        assert await page.locator('#tasks tr[aria-rowindex="30"]').inner_text() == before
+        await page.locator("#fresh").click()
+        await expect(page.locator("#shown")).to_have_text("103")
+        await expect(page.locator("#tasks .task-name").first).to_have_text("new.2")
+        await expect(page.locator("#fresh")).to_have_count(0)
+
+
+async def test_of_very_many_running_tasks_those_that_run_for_longest_are_seen(browser: Browser) -> None:
+    gate = asyncio.Event()
+    async with managing(max_concurrent_tasks=500) as (manager, spans), serving(manager, spans=spans) as plane:
+        await manager.submit_task(gate.wait, name="the.oldest")
+        for _ in range(299):
+            await manager.submit_task(gate.wait, name="younger")
+        page = (await visit(browser, plane.url)).page
+        await expect(page.locator("#running tbody tr").first).to_contain_text("the.oldest")
+        gate.set()
+        await expect(page.locator("#running tbody tr")).to_have_count(0)
 
 
 async def test_the_view_of_health_shows_checks_spans_and_settings(browser: Browser) -> None:

@@ -77,6 +77,60 @@ async def test_spans_that_are_each_below_the_other_are_shown_once(browser: Brows
     assert [row[0] for row in rows] == ["a", "b"]
 
 
+async def test_a_submission_is_a_mark_on_the_row_of_its_attempt_and_a_row_where_there_is_none(
+    browser: Browser,
+) -> None:
+    submission = {"kind": 4}
+    rows = await run_in_page(
+        browser,
+        "parts/waterfall-layout.js",
+        "({layout}, given) => layout(given).rows.map((one) => [one.name, one.depth, one.submitted])",
+        trace(
+            span("root", "", 10, 20),
+            span("submit a", "root", 11, 11, id="a") | submission,
+            span("a", "submit a", 13, 15, id="a"),
+            span("submit b", "root", 12, 12, id="b") | submission,
+            span("sent", "root", 12, 13) | submission,
+        ),
+    )
+    assert rows == [["root", 0, None], ["a", 1, 1], ["submit b", 1, None], ["sent", 1, None]] or rows == [
+        ["root", 0, None],
+        ["submit b", 1, None],
+        ["sent", 1, None],
+        ["a", 1, 1],
+    ]
+
+
+ATTEMPTS = """({attempts, traceIds}, {lines, task}) => {
+    const found = attempts(lines, task);
+    return [found.map((one) => [one.number, one.status, one.error_type ?? null]), traceIds(found, task)];
+}"""
+
+
+async def test_attempts_are_read_from_the_lines_that_they_left(browser: Browser) -> None:
+    lines = [
+        {"event": "connecting", "attempt": 1},
+        {
+            "event": "task.retrying",
+            "attempt": 1,
+            "status": "pending",
+            "error_type": "OSError",
+            "trace_id": "a",
+        },
+        {"event": "task.retrying", "attempt": "2", "status": "pending"},
+    ]
+    running = {"status": "running", "attempt": 2, "trace_id": "b"}
+    assert await run_in_page(browser, "parts/attempts.js", ATTEMPTS, {"lines": lines, "task": running}) == [
+        [[1, "failed", "OSError"], [2, "running", None]],
+        ["a", "b"],
+    ]
+    last = {"event": "task.finished", "attempt": 2, "status": "completed", "trace_id": "a"}
+    over = {"status": "completed", "attempt": 2, "trace_id": "a"}
+    assert await run_in_page(
+        browser, "parts/attempts.js", ATTEMPTS, {"lines": [*lines, last], "task": over}
+    ) == [[[1, "failed", "OSError"], [2, "completed", None]], ["a"]]
+
+
 async def test_an_event_arrives_whole_in_whatever_pieces(browser: Browser) -> None:
     text = (
         'retry: 1000\n\nid: a-1\nevent: state\ndata: {"state": "x"}\n\n: still here\nid: a-2\n\nid: a-3\nev'
