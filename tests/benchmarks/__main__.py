@@ -18,6 +18,7 @@ OTHERS: Final = (
     "wedged",
     "bad_collector",
     "memory",
+    "page",
     "processes",
 )
 

@@ -7,6 +7,7 @@ import { follow } from "./stream.js";
 export const STATUSES = ["pending", "running", "completed", "failed", "cancelled"];
 const FINAL = new Set(["completed", "failed", "cancelled"]);
 export const MAX_TASKS = 20_000;
+const TELL_MS = 250; // what changes more often nobody reads, and each telling draws whole tables
 
 export function emptyState() {
   return {
@@ -94,18 +95,20 @@ function forgetOldest(state, changed) {
 // ---------------------------------------------------------------- the one store of the page
 
 let state = emptyState();
-const subscribers = new Set(); // of the state: told once a frame
+const subscribers = new Set(); // of the state: told at once, and then again when TELL_MS are over
 const watchers = new Set(); // of tasks: told of each batch, with the ids that it changed
 let due = false;
+let toldAt = -TELL_MS;
 
 function set(next) {
   state = next;
   if (due) return;
   due = true;
-  requestAnimationFrame(() => {
+  setTimeout(() => requestAnimationFrame(() => {
     due = false;
+    toldAt = performance.now();
     subscribers.forEach((tell) => tell());
-  });
+  }), Math.max(0, toldAt + TELL_MS - performance.now()));
 }
 
 export const store = {

@@ -1,6 +1,11 @@
 // How figures and moments are written. Pure: no document, no clock of its own.
 
 const SECOND = 1e3;
+// Made once: one of these takes longer to make than a hundred texts take to write.
+const NUMBER = new Intl.NumberFormat("en");
+const DAY = new Intl.DateTimeFormat("en-CA");
+const TIME = new Intl.DateTimeFormat("en-GB", { timeStyle: "medium" });
+const ZONE = new Intl.DateTimeFormat("en", { timeZoneName: "short" });
 
 export function duration(seconds) {
   if (seconds === null || seconds === undefined || Number.isNaN(seconds)) return "–";
@@ -17,7 +22,7 @@ export function duration(seconds) {
 }
 
 export function count(n) {
-  return n === null || n === undefined ? "–" : n.toLocaleString("en");
+  return n === null || n === undefined ? "–" : NUMBER.format(n);
 }
 
 // "1 span", "1,200 spans".
@@ -29,7 +34,7 @@ export function many(n, noun) {
 export function rate(perSecond) {
   if (perSecond === null || perSecond === undefined) return "–";
   const digits = perSecond !== 0 && perSecond < 10 ? 1 : 0;
-  return `${Number(perSecond.toFixed(digits)).toLocaleString("en")}/s`;
+  return `${NUMBER.format(Number(perSecond.toFixed(digits)))}/s`;
 }
 
 export function percent(share) {
@@ -46,15 +51,14 @@ export function bytes(n) {
 
 // The time of day in the viewer's zone.
 export function clock(moment) {
-  return new Date(moment).toLocaleTimeString("en-GB");
+  return TIME.format(new Date(moment));
 }
 
 // The instant in full, with its zone: what stands behind each short time.
 export function exact(moment) {
   const at = new Date(moment);
-  const day = at.toLocaleDateString("en-CA");
-  const zone = Intl.DateTimeFormat("en", { timeZoneName: "short" }).formatToParts(at)
-    .find((part) => part.type === "timeZoneName").value;
+  const day = DAY.format(at);
+  const zone = ZONE.formatToParts(at).find((part) => part.type === "timeZoneName").value;
   return `${day} ${clock(at)}.${String(at.getMilliseconds()).padStart(3, "0")} ${zone} (${at.toISOString()})`;
 }
 
