@@ -222,7 +222,7 @@ function sortBy(query, column, descending) {
 }
 
 function shownValue(name, value) {
-  return name === "created_before" ? clock(value) : value;
+  return name === "created_before" && !Number.isNaN(Date.parse(value)) ? clock(value) : value;
 }
 
 function localTime(moment) {
