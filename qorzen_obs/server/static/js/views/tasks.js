@@ -119,7 +119,12 @@ function List({ box, moved, rows, current, column, descending, query }) {
   </div>`;
 }
 
+// Made anew where one of the three is another; a task is another object after each of its events.
 function Row({ task, index, current }) {
+  return useMemo(() => row(task, index, current), [task, index, current]);
+}
+
+function row(task, index, current) {
   const error = errorOf(task);
   return html`<tr aria-rowindex=${index} class=${current ? "current" : ""}>
     <td><${Status} status=${task.status} /></td>
