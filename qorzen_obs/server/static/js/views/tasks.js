@@ -10,6 +10,7 @@ import { ask } from "../server.js";
 import { store, STATUSES } from "../store.js";
 import { clock, count, duration, errorOf } from "../words.js";
 
+const FIRST_PAGE = 50; // what is seen at once
 const PAGE = 1000;
 const MAX_LOADED = 20_000;
 const REFRESH_MS = 400; // so often the list takes in what has happened
@@ -175,7 +176,7 @@ function useTasks(query, isHeld) {
     const load = async () => {
       let cursor = null;
       do {
-        const page = await ask(`api/tasks?${asked}${key ? "&" : ""}limit=${PAGE}${cursor ? `&cursor=${cursor}` : ""}`, { signal: stop.signal });
+        const page = await ask(`api/tasks?${asked}${key ? "&" : ""}limit=${cursor ? PAGE : FIRST_PAGE}${cursor ? `&cursor=${cursor}` : ""}`, { signal: stop.signal });
         for (const task of page.items) {
           take(store.state.tasks.get(task.task_id) ?? task);
           shown.add(task.task_id);
