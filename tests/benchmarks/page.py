@@ -42,14 +42,15 @@ _PROBE: Final = """
 (() => {
   const bench = { frames: [], tasks: [], rowsAt: null, halted: false, halts: [], events: 0, resets: 0, stream: 0 };
   window.bench = bench;
-  let before = null;
+  let before = null, seen = false;
   const frame = (now) => {
     if (bench.halted) before = null;
     else {
       if (before !== null) bench.frames.push(now - before);
       before = now;
     }
-    if (bench.rowsAt === null && document.querySelector(ROWS)) bench.rowsAt = performance.now();
+    if (seen) bench.rowsAt ??= now; // the frame before has drawn them
+    seen ||= document.querySelector(ROWS) !== null;
     requestAnimationFrame(frame);
   };
   requestAnimationFrame(frame);
@@ -176,8 +177,8 @@ async def watched(running: Service, browser: Browser, view: str, seconds: float)
         await asyncio.sleep(0.05)
     cdp = await context.new_cdp_session(page)
     await cdp.send("Performance.enable")
-    found = Watched(await page.evaluate(_OPENED))
     await asyncio.sleep(REST_SECONDS)
+    found = Watched(await page.evaluate(_OPENED))
     await _look(page, cdp, found)
     await _watch(running, page, cdp, found, seconds)
     if view == "tasks":
