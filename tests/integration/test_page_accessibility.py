@@ -8,11 +8,12 @@ from typing import Any, Literal
 
 import pytest
 from opentelemetry import trace
-from playwright.async_api import Browser, expect
+from playwright.async_api import Browser, Page, expect
 
 from qorzen_obs import TaskManager
+from qorzen_obs.settings import ServerSettings
 from tests.integration.test_page import browser, failing, working
-from tests.ops_plane import managing, serving
+from tests.ops_plane import TOKEN, managing, serving
 
 __all__ = ["browser"]  # the fixture
 pytestmark = pytest.mark.slow
@@ -23,6 +24,12 @@ RUN = """async () => {
     const shown = (nodes) => nodes.slice(0, 3).map((one) => one.html.slice(0, 160));
     return found.violations.map(({id, impact, nodes}) => [impact, id, shown(nodes)]);
 }"""
+
+
+async def findings(page: Page, state: str) -> dict[str, Any]:
+    """Return what axe-core has to say of the page as it is."""
+    await page.evaluate(AXE)
+    return {f"{state}: {rule}": (impact, nodes) for impact, rule, nodes in await page.evaluate(RUN)}
 
 
 async def with_others(manager: TaskManager) -> None:
@@ -73,6 +80,45 @@ async def test_axe_core_has_nothing_to_say(
         await page.close()
         gate.set()
         assert found == {}
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [375, 1280])
+async def test_axe_core_has_nothing_to_say_while_something_is_wrong(
+    browser: Browser, scheme: Literal["light", "dark"], width: int
+) -> None:
+    async def ill() -> None:
+        raise RuntimeError("the disk is full")
+
+    gate, reported = asyncio.Event(), asyncio.Event()
+    page = await browser.new_page(color_scheme=scheme, viewport={"width": width, "height": 900})
+    async with managing() as (manager, spans):
+        manager.health.add(ill, critical=False)
+        task_id = await manager.submit_task(working, gate, reported, name="import")
+        await reported.wait()
+        async with serving(manager, spans=spans) as plane:
+            blocked = {"state": "blocked", "blocked_seconds": 1.5, "culprit": None, "recent": []}
+            await page.route("**/api/loop", lambda route: route.fulfill(json=blocked))
+            await page.goto(plane.url)
+            await expect(page.locator("#culprit")).to_be_visible()
+            await expect(page.locator("#warnings")).to_contain_text("the disk is full")
+            found = await findings(page, "ill and blocked")
+            await page.goto(f"{plane.url}/#/tasks/{task_id}")
+            await page.get_by_role("button", name="Cancel", exact=True).click()
+            await expect(page.get_by_role("dialog")).to_be_visible()
+            found |= await findings(page, "asking")
+            await page.get_by_role("button", name="Keep it").click()
+        await expect(page.locator("#stale")).to_be_visible()
+        found |= await findings(page, "stale")
+        settings = ServerSettings(port=plane.port, token=TOKEN)
+        async with serving(manager, spans=spans, settings=settings):
+            await page.get_by_label("Token").fill("a wrong one", timeout=15_000)
+            await page.get_by_role("button", name="Open").click()
+            await expect(page.locator("#refused")).to_be_visible()
+            found |= await findings(page, "signing in")
+        await page.close()
+        gate.set()
+    assert found == {}
 
 
 async def test_the_page_is_walked_by_keys_and_shows_where_one_is(browser: Browser) -> None:

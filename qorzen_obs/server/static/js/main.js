@@ -19,8 +19,8 @@ function App() {
     document.title = running === null ? "Tasks" : `Tasks: ${running} running`;
   }, [running]);
   useEffect(() => {
-    document.body.classList.toggle("stale", connection === "stale");
-  }, [connection]);
+    document.body.classList.toggle("stale", connection === "stale" && !signingIn);
+  }, [connection, signingIn]);
   const { view: View } = VIEWS[route.view] ?? { view: Nowhere };
   return html`
     <a class="skip" href="#main" onClick=${skipToMain}>Skip to the content</a>
@@ -64,19 +64,19 @@ function Stale() {
   const since = staleSince === null
     ? ""
     : ` What you see is from ${clock(staleSince)}, ${duration((now - staleSince) / 1000)} ago.`;
-  return html`<div class="banner bad" id="stale">
+  return html`<aside class="banner bad" id="stale" aria-label="Connection">
     <span role="alert">The service does not answer.</span>${since} The page goes on by itself once it does.
-  </div>`;
+  </aside>`;
 }
 
 function Warnings({ health }) {
   const findings = Object.entries(health?.checks ?? {}).flatMap(([name, checks]) =>
     checks.filter((check) => check.status !== "pass").map((check) => ({ name, ...check })));
   if (!findings.length) return null;
-  return html`<ul class="banner warn" id="warnings" role="status">
+  return html`<div role="status"><ul class="banner warn" id="warnings">
     ${findings.map(({ name, output, status }) => html`
       <li key=${name}><strong>${name.replaceAll(/[_:]/g, " ")}</strong>: ${output ?? status}</li>`)}
-  </ul>`;
+  </ul></div>`;
 }
 
 function SignIn() {

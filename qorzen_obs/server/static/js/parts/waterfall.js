@@ -107,7 +107,7 @@ function Bar({ span, row, begin, end, isChosen, choose }) {
 
 function Details({ span }) {
   return html`<section class="span-details" aria-label="Span" aria-live="polite">
-    <h3>${span.name}</h3>
+    <h2>${span.name}</h2>
     ${span.isError ? html`<p class="error-text">${span.message || "It failed."}</p>` : null}
     <dl class="facts">
       <dt>begin</dt><dd>${duration(span.begin)} after the trace's begin</dd>
