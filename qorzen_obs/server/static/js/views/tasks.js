@@ -162,6 +162,7 @@ function useTasks(query, isHeld) {
       for (const id of ids) {
         const task = store.state.tasks.get(id);
         if (task) take(task);
+        else if (known.size > MAX_LOADED) known.delete(id); // the store has let go of it too
       }
       dirty = false;
       ids = new Set();
@@ -184,6 +185,7 @@ function useTasks(query, isHeld) {
         dirty = true;
         refresh();
         cursor = page.next_cursor;
+        await drawn();
       } while (cursor && known.size < MAX_LOADED);
       more = Boolean(cursor);
     };
@@ -196,6 +198,11 @@ function useTasks(query, isHeld) {
     };
   }, [key]);
   return found;
+}
+
+// What is there is seen before more is asked for.
+function drawn() {
+  return new Promise((resolve) => requestAnimationFrame(() => setTimeout(resolve)));
 }
 
 function useKeys(actions, search) {
