@@ -151,9 +151,13 @@ function Running() {
   const shown = [...running.values()]
     .sort((a, b) => (a.started_at < b.started_at ? -1 : 1)).slice(0, RUNNING_SHOWN);
   // The stream begins with the newest of them alone: those that run for longest are asked for.
+  // One that has just begun is told of by the stream before it is missed a second time.
+  const missed = useRef(new Set());
   useEffect(() => {
-    const unknown = doing?.items.filter((one) => !store.state.tasks.has(one.task_id)) ?? [];
-    if (unknown.length) store.learn("api/tasks?status=running&limit=1000");
+    const unknown = doing?.items.map((one) => one.task_id).filter((id) => !store.state.tasks.has(id)) ?? [];
+    const again = unknown.some((id) => missed.current.has(id));
+    missed.current = new Set(unknown);
+    if (again) store.learn("api/tasks?status=running&limit=1000").catch((error) => error.unreachable || console.warn(error.message));
   }, [doing]);
   return html`<section class="card" aria-labelledby="running-title">
     <header><h2 id="running-title">Running <span class="badge">${count(total)}</span></h2>
