@@ -125,12 +125,12 @@ async def test_a_client_that_reads_again_in_time_is_not_cut_off(monkeypatch: pyt
     async with service() as running, AsyncExitStack() as stack:
         running.tasks.event_ring.capacity = 256
         slow = stack.enter_context(connect(running))
-        await until(lambda: streams(running) == 1)
+        slow.settimeout(30)
+        text = await asyncio.to_thread(_read_until, slow, b"event: snapshot")
         for _ in range(400):  # more than the connection and the ring hold
             await running.tasks.run(nothing)
         ring = running.tasks.event_ring
-        slow.settimeout(30)
-        text = await asyncio.to_thread(_read_until, slow, f"id: {ring.instance}-{ring.last}\n".encode())
+        text += await asyncio.to_thread(_read_until, slow, f"id: {ring.instance}-{ring.last}\n".encode())
         follower = Follower()
         for block in _body(text).split(b"\n\n")[:-1]:
             follower.take(parse(block.decode()))
