@@ -6,6 +6,7 @@ own, so making the span current needs no undoing.
 
 from __future__ import annotations
 
+import contextvars
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final, Protocol, runtime_checkable
 
@@ -29,6 +30,7 @@ from qorzen_obs.telemetry.task_span import (
 
 #: Under which the API keeps the current span; asked for, since it is made anew in each process.
 _SPAN_KEY: Final = next(iter(trace.set_span_in_context(trace.INVALID_SPAN, Context())))
+_NOTHING_AROUND: Final = Context()
 _MAX_USER_ATTRIBUTES: Final = 16
 _MAX_USER_KEY_LENGTH: Final = 64
 _MAX_USER_TEXT_LENGTH: Final = 256
@@ -63,6 +65,7 @@ class SpanInstrument:
         self._off = isinstance(provider, NoOpTracerProvider)
         self._tracer = provider.get_tracer(names.SCOPE, version)
         self._provider = provider if isinstance(provider, TaskSpanProvider) else None
+        self._variable = _context_variable()
         if self._provider is not None:
             self._maker = self._provider.span_maker(names.SCOPE, version, self._user_attributes)
 
@@ -71,8 +74,13 @@ class SpanInstrument:
         if self._off:
             return
         try:
-            if _SPAN_KEY in otel_context.get_current():
-                caller = trace.get_current_span().get_span_context()
+            variable, context = self._variable, record.context
+            if variable is None or context is None:
+                around = otel_context.get_current()
+            else:
+                around = context.get(variable) or _NOTHING_AROUND
+            if _SPAN_KEY in around:
+                caller = trace.get_current_span(around).get_span_context()
                 if caller.is_valid:
                     self._mark(record, caller)
         except Exception as error:  # noqa: BLE001 - what observes must not break what it observes
@@ -93,27 +101,37 @@ class SpanInstrument:
 
         Return what leads to the span, None where there is none.
         """
+        inside = attempt.context
+        inside.run(CURRENT.set, attempt)
         if self._off:
-            attempt.context.run(CURRENT.set, attempt)
             return None
         try:
-            return attempt.context.run(self._enter, attempt)
+            started_at = int(attempt.started_wall * 1e9)
+            sink = None if self._provider is None else self._provider.task_sink
+            variable = self._variable
+            if sink is None or variable is None:
+                return inside.run(self._begin_by_api, attempt, started_at, sink)
+            span = self._maker.start(attempt, started_at, sink)
+            attempt.span = span
+            around = inside.get(variable)
+            inside.run(variable.set, Context({**around, _SPAN_KEY: span} if around else {_SPAN_KEY: span}))
         except Exception as error:  # noqa: BLE001 - as in submitted
             self._on_error(error)
-        return None
+            return None
+        return span.context
 
-    def _enter(self, attempt: Attempt) -> SpanContext | None:
-        CURRENT.set(attempt)
-        started_at = int(attempt.started_wall * 1e9)
-        sink = None if self._provider is None else self._provider.task_sink
+    def _begin_by_api(
+        self, attempt: Attempt, started_at: int, sink: TaskSpanSink | None
+    ) -> SpanContext | None:
         span: Span
         if sink is not None:
             span = self._maker.start(attempt, started_at, sink)
         else:
             context = Context() if attempt.record.new_trace else None
-            span = Facts(attempt, started_at).start_by(self._tracer, context, self._user_attributes)
+            facts = Facts(attempt, attempt.record.func, attempt.record.state.span)
+            span = facts.start_by(self._tracer, context, self._user_attributes, started_at)
         attempt.span = span
-        otel_context.attach(Context({**otel_context.get_current(), _SPAN_KEY: span}))
+        otel_context.attach(trace.set_span_in_context(span))
         found = span.get_span_context()
         return found if found.is_valid else None
 
@@ -139,7 +157,7 @@ class SpanInstrument:
 
     def end(self, attempt: Attempt, state: TaskState, *, will_retry: bool = False) -> None:
         """End the attempt's span with what was decided; its length is the monotonic duration."""
-        span = attempt.span
+        span, attempt.span = attempt.span, None  # a span of ours leads back to the attempt
         if span is None:
             return
         end_time = int((attempt.started_wall + (state.duration_seconds or 0.0)) * 1e9)
@@ -147,8 +165,15 @@ class SpanInstrument:
             if isinstance(span, TaskSpan):
                 span.finish(state, attempt.phases, will_retry, end_time)
             else:
-                facts = Facts(attempt, 0)
+                facts = Facts(attempt, None, None)
                 facts.decide(state, attempt.phases, will_retry)
                 facts.end_by(span, end_time)
         except Exception as error:  # noqa: BLE001 - as in submitted
             self._on_error(error)
+
+
+def _context_variable() -> contextvars.ContextVar[Context] | None:
+    """Return where the API keeps the current context; None where that is no context variable."""
+    inside, mark = contextvars.Context(), Context()
+    inside.run(otel_context.attach, mark)
+    return next((variable for variable, value in inside.items() if value is mark), None)

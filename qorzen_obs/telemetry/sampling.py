@@ -143,7 +143,7 @@ class TailSampler(SpanProcessor):
     def on_task_end(self, span: TaskSpan) -> None:
         """As on_end, for the span of an attempt."""
         why = span.why_kept(self._slow_task_seconds)
-        self._do(self._end, span.context, span, why, self._clock.monotonic())
+        self._do(self._end_task, span, why, self._clock.monotonic())
 
     # Whether spans are still taken is asked here, where nobody else is at work: a thread that asked before would
     # put its span behind the last decision.
@@ -157,12 +157,20 @@ class TailSampler(SpanProcessor):
         trace_id, span_id = context[:2]
         if not self._taking:
             self.dropped_shutdown += 1
-        elif self._alone.get(trace_id) == span_id:
-            del self._alone[trace_id]
-            self._buffer.end_alone(trace_id, span, must_keep, now)
         else:
             self._count_root(trace_id, now)
             self._buffer.end(trace_id, span_id, span, must_keep, now)
+
+    def _end_task(self, span: TaskSpan, must_keep: str | None, now: float) -> None:
+        trace_id, span_id = span.context[:2]
+        alone = self._alone
+        if trace_id in alone and alone[trace_id] == span_id and self._taking:
+            del alone[trace_id]
+            self._buffer.end_alone(trace_id, span, must_keep, now)
+            span.forget()  # what is kept was settled before
+        else:
+            span.settle()
+            self._end(span.context, span, must_keep, now)
 
     def _count_root(self, trace_id: int, now: float) -> None:
         """Let the span of an attempt be counted that is alone in its trace no more."""
@@ -225,6 +233,9 @@ class TailSampler(SpanProcessor):
 
     def _hand_on(self, spans: Sequence[AnySpan], partial: bool, must_keep: bool) -> None:
         self.kept += len(spans)
+        for span in spans:
+            if isinstance(span, TaskSpan):
+                span.settle()
         if partial:
             spans = [_marked_partial(readable(span)) for span in spans]
         for sink in self._sinks:

@@ -33,10 +33,7 @@ from opentelemetry.trace import (
 
 from qorzen_obs.counts import CELL_LABELS
 from qorzen_obs.record import Attempt, Rerun, TaskRecord, TaskState
-from qorzen_obs.tasks import (
-    FAILED,
-    TaskStatus,
-)
+from qorzen_obs.tasks import FAILED
 from qorzen_obs.telemetry import names
 from qorzen_obs.telemetry.source import source_of
 
@@ -75,12 +72,14 @@ class Facts:
 
     __slots__ = (
         *("cell", "engine", "keep", "metadata", "number", "plugin_id", "previous", "rerun", "source"),
-        *("start_time", "submitter", "task_id", "task_name"),
+        *("submitter", "task_id", "task_name"),
         *("abandoned", "cancel_reason", "error", "error_type", "outcome", "phases", "queue_wait"),
         "will_retry",
     )
 
-    def __init__(self, attempt: Attempt, start_time: int) -> None:
+    def __init__(
+        self, attempt: Attempt, func: Callable[..., Any] | None, previous: SpanContext | None
+    ) -> None:
         record = attempt.record
         self.task_id = record.task_id
         self.task_name = record.name
@@ -90,13 +89,12 @@ class Facts:
         self.engine = record.engine
         self.metadata = record.metadata
         self.keep = record.definition.keep_trace
-        self.source = source_of(record.func)
+        self.source = source_of(func)
         self.number = attempt.number
-        self.previous = record.state.span  #: of the attempt before this one
+        self.previous = previous
         submitter = record.submitter
         #: What a trace of its own is linked to.
         self.submitter = submitter if submitter is not None and record.new_trace else None
-        self.start_time = start_time  #: Unix nanoseconds
 
     def decide(self, state: TaskState, phases: Mapping[str, float], will_retry: bool) -> None:
         """Add how it ended."""
@@ -109,8 +107,10 @@ class Facts:
         self.phases = phases
         self.will_retry = will_retry
 
-    def start_by(self, tracer: Tracer, context: Context | None, users: UserAttributes) -> Span:
-        """Start the span by the API."""
+    def start_by(
+        self, tracer: Tracer, context: Context | None, users: UserAttributes, start_time: int
+    ) -> Span:
+        """Start the span by the API, at `start_time` in Unix nanoseconds."""
         attributes = _identity(self.task_id, self.task_name, self.cell, self.plugin_id, self.rerun)
         attributes[names.TASK_ATTEMPT] = self.number
         attributes[names.TASK_ENGINE] = self.engine.value
@@ -126,7 +126,7 @@ class Facts:
             kind=SpanKind.CONSUMER,
             attributes=attributes,
             links=[Link(one) for one in linked if one is not None],
-            start_time=self.start_time,
+            start_time=start_time,
             record_exception=False,
             set_status_on_exception=False,
         )
@@ -154,28 +154,47 @@ class Facts:
 
 
 class TaskSpanSink(Protocol):
-    """Takes the spans of attempts; see TailSampler."""
+    """Takes the spans of attempts; see TailSampler.
+
+    It says of each that has ended whether anybody may still want it, by `settle` or `forget`.
+    """
 
     def on_task_start(self, span: TaskSpan) -> None: ...
     def on_task_end(self, span: TaskSpan) -> None: ...
 
 
-class TaskSpan(Facts, Span):
-    """The span of one attempt: the API's Span, and by `readable` the SDK's ReadableSpan. From any thread."""
+class TaskSpan(Span):
+    """The span of one attempt: the API's Span, and by `readable` the SDK's ReadableSpan. From any thread.
 
-    __slots__ = ("_maker", "_real", "_sink", "context", "end_time", "parent")
+    What it says is the attempt's to tell, until that ends: then it is settled, a copy that holds no record, or
+    forgotten, where its trace is dropped. Of one that is forgotten only name and times can be asked.
+    """
+
+    __slots__ = (
+        *("_attempt", "_end", "_facts", "_func", "_maker", "_previous", "_real", "_sink"),
+        *("context", "end_time", "keep", "parent", "start_time", "task_name"),
+    )
 
     # Set by SpanMaker.start, where a call for it would cost more than what it does.
+    _attempt: Attempt | None  #: until it is settled or forgotten
+    _end: tuple[TaskState, Mapping[str, float], bool] | None  #: how it ended; as long as that
+    _facts: Facts | None
+    _func: Callable[..., Any] | None
     _maker: SpanMaker
+    _previous: SpanContext | None  #: of the attempt before this one
     _real: Any  #: the SDK's, once there is one
     _sink: TaskSpanSink
     context: SpanContext
     end_time: int | None  #: Unix nanoseconds
+    keep: bool  #: its trace was asked for before it began
     parent: SpanContext | None
+    start_time: int  #: Unix nanoseconds
+    task_name: str
 
     def why_kept(self, slow_seconds: float) -> str | None:
         """Return for which of names.TRACE_REASONS its trace is kept whatever the budget, once it has ended."""
-        real, keep, failed = self._real, self.keep, self.outcome is FAILED
+        real, end, keep = self._real, self._end, self.keep
+        failed = end is not None and end[0].status is FAILED
         if real is not None:  # the task's code may have said otherwise
             failed = real.status.status_code is StatusCode.ERROR
             keep = bool((real.attributes or {}).get(names.TRACE_KEEP))
@@ -191,23 +210,46 @@ class TaskSpan(Facts, Span):
         with _LOCK:
             if self.end_time is not None:
                 return
-            self.decide(state, phases, will_retry)
+            self._end = (state, phases, will_retry)
             self.end_time = end_time
             if self._real is not None:
-                self.end_by(self._real, end_time)
+                facts = self._known()
+                assert facts is not None, "it is settled or forgotten by the next line, never before"
+                facts.end_by(self._real, end_time)
         self._sink.on_task_end(self)
+
+    def settle(self) -> None:
+        """Copy what it says, for it may be asked for and outlive the attempt by far."""
+        with _LOCK:
+            self._known()
+            self.forget()
+
+    def forget(self) -> None:
+        """Let go of the attempt, and of what it says where that is not settled: nobody will ask for it."""
+        self._attempt = self._func = self._end = None
 
     def readable(self) -> ReadableSpan:
         """Return the ended span as the SDK has it."""
         span: ReadableSpan = self._sdk_span()
         return span
 
+    def _known(self) -> Facts | None:
+        """Return what it says by now; None once it is forgotten. Under the lock of all spans."""
+        if self._attempt is not None and self._facts is None:
+            self._facts = Facts(self._attempt, self._func, self._previous)
+        if self._end is not None and self._facts is not None:
+            self._facts.decide(*self._end)
+        return self._facts
+
     def _sdk_span(self) -> Any:
         with _LOCK:
             if self._real is None:
-                self._real = self._maker.make(self)
-                if self.end_time is not None:
-                    self.end_by(self._real, self.end_time)
+                facts = self._known()
+                self._real = self._maker.make(self, facts)
+                if self.end_time is not None and facts is not None:
+                    facts.end_by(self._real, self.end_time)
+                elif self.end_time is not None:
+                    self._real.end(self.end_time)
             return self._real
 
     # What the API asks for. Everything but the identity is the SDK's.
@@ -225,7 +267,6 @@ class TaskSpan(Facts, Span):
             real = self._sdk_span()
             real.end(end_time)
             self.end_time = real.end_time
-            self.outcome = TaskStatus.RUNNING
         self._sink.on_task_end(self)
 
     def set_attributes(self, attributes: Mapping[str, Any]) -> None:
@@ -326,19 +367,29 @@ class SpanMaker:
         else:
             trace_id, span_id = self._ids.generate_trace_id(), self._ids.generate_span_id()
             context = SpanContext(trace_id, span_id, False, _SAMPLED, _NO_STATE)
-        span = TaskSpan(attempt, start_time)
+        span = TaskSpan()
+        span._attempt, span._func, span._previous = attempt, record.func, record.state.span
         span._maker, span._sink, span._real = self, sink, None
-        span.context, span.parent, span.end_time = context, parent, None
+        span._facts = span._end = span.end_time = None
+        span.context, span.parent, span.start_time = context, parent, start_time
+        span.keep, span.task_name = record.definition.keep_trace, record.name
         sink.on_task_start(span)
         return span
 
-    def make(self, span: TaskSpan) -> Span:
-        """Start the SDK's span with the identity of ours; under the lock of all spans."""
+    def make(self, span: TaskSpan, facts: Facts | None) -> Span:
+        """Start the SDK's span with the identity of ours, and the facts where there are any.
+
+        Under the lock of all spans.
+        """
         self._given.trace_id, self._given.span_id = span.context.trace_id, span.context.span_id
         context = Context()
         if span.parent is not None:
             context = trace.set_span_in_context(NonRecordingSpan(span.parent), context)
-        return span.start_by(self._tracer, context, self._users)
+        if facts is None:
+            return self._tracer.start_span(
+                f"run {span.task_name}", context=context, start_time=span.start_time
+            )
+        return facts.start_by(self._tracer, context, self._users, span.start_time)
 
 
 _NOT_SAMPLED: Final = TraceFlags(TraceFlags.DEFAULT)
