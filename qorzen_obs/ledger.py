@@ -14,7 +14,7 @@ import msgspec
 
 from qorzen_obs.tasks import EngineKind
 
-#: Seconds by phase; what each phase means stands in telemetry/names.py. Never changed once it is made.
+#: Seconds by phase, of those that took any; what each means stands in telemetry/names.py. Never changed once made.
 Seconds = Mapping[str, float]
 NO_SECONDS: Final[Seconds] = MappingProxyType({})
 
@@ -42,20 +42,19 @@ class Ledger(msgspec.Struct, frozen=True, gc=False):
         {'scheduled': 2.0, 'queued': 3.0}
         """
         turn = min(max(self.until, eligible_at), now)
-        return {"retry_wait" if before else "scheduled": turn - self.until, "queued": now - turn}
+        return _some({"retry_wait" if before else "scheduled": turn - self.until, "queued": now - turn})
 
     def plus(self, now: float, seconds: Seconds) -> Ledger:
         """Return the ledger with these `seconds`, which reach up to `now`.
 
-        >>> Ledger(5.0, {"queued": 2.0}).plus(9.0, {"loop": 4.0, "await": 0.0}).seconds
-        {'queued': 2.0, 'loop': 4.0}
+        >>> Ledger(5.0, {"queued": 2.0}).plus(9.0, {"loop": 3.0, "await": 1.0}).seconds
+        {'queued': 2.0, 'loop': 3.0, 'await': 1.0}
         """
         if not self.seconds:  # nothing was waited for
-            return Ledger(now, {phase: more for phase, more in seconds.items() if more})
+            return Ledger(now, seconds)
         total = dict(self.seconds)
         for phase, more in seconds.items():
-            if more:
-                total[phase] = total.get(phase, 0.0) + more
+            total[phase] = total.get(phase, 0.0) + more
         return Ledger(now, total)
 
 
@@ -87,11 +86,17 @@ class Meter(msgspec.Struct, eq=False, gc=False):
         elif since is not None:
             used += max(0.0, now - since)  # another thread may have read the clock before it began
         if engine is not EngineKind.PROCESS:
-            used = min(used, elapsed)  # two clocks, or the threads that a call has started
-            return {use: used, wait: elapsed - used}
+            if 0.0 < used < elapsed:
+                return {use: used, wait: elapsed - used}
+            # Two clocks, the threads that a call has started, or no time at all.
+            return _some({use: min(used, elapsed), wait: elapsed - min(used, elapsed)})
         call = self.call_seconds
         if call is None:  # it runs, or was killed
             call = 0.0 if self.call_since is None else max(0.0, now - self.call_since)
         call = min(call, elapsed)
         used = min(used, call)
-        return {use: used, wait: call - used, "transfer": elapsed - call}
+        return _some({use: used, wait: call - used, "transfer": elapsed - call})
+
+
+def _some(seconds: Seconds) -> dict[str, float]:
+    return {phase: some for phase, some in seconds.items() if some}

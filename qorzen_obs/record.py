@@ -143,6 +143,7 @@ class Rerun(NamedTuple):
 ACCEPTED: Final = TaskState(PENDING)
 NO_KWARGS: Final[dict[str, Any]] = {}  # shared, and never changed
 NO_PROGRESS: Final = TaskProgress()
+_LEFT: Final = Context()  # of every attempt whose code has ended
 
 
 class TaskRecord(msgspec.Struct, eq=False):
@@ -363,7 +364,7 @@ class Attempt(msgspec.Struct, eq=False):
     def release(self) -> None:
         """Let go of what runs it: its code has ended. Its context leads back to it, and would keep all of it alive."""
         self.driver = None
-        self.context = Context()
+        self.context = _LEFT
 
     def when_asked(self, call: Callable[[], object] | None) -> None:
         """Call `call` when the attempt is asked to stop, at once if it was; None takes that back."""

@@ -12,7 +12,7 @@ import inspect
 import math
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from types import CodeType, FunctionType, ModuleType
 from typing import Any, Final, TypedDict, TypeVar, Unpack, overload
@@ -80,6 +80,11 @@ class CallableTraits:
     is_async: bool
     wants_progress: bool  #: it has a parameter named `progress_reporter`
     definition: TaskDefinition
+    on_loop: bool = field(init=False)  #: it is async, and its definition asks for no other engine
+
+    def __post_init__(self) -> None:
+        on_loop = self.is_async and self.definition.engine in (None, EngineKind.LOOP)
+        object.__setattr__(self, "on_loop", on_loop)
 
 
 class TaskOptions(TypedDict, total=False):

@@ -44,7 +44,7 @@ def decide(
     if attempt.asked is Ask.DEADLINE:
         return _timed_out(attempt)
     if error is None:
-        if isinstance(value, Coroutine):
+        if value is not None and isinstance(value, Coroutine):  # an ABC takes a while to say no
             value.close()
             return _failed(_forgotten_await(attempt), redactor)
         return Decision(COMPLETED, value)

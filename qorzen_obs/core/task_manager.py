@@ -61,7 +61,7 @@ from qorzen_obs.errors import (
     TaskTimeoutError,
 )
 from qorzen_obs.history.memory import MemoryHistory
-from qorzen_obs.ledger import Ledger, Meter, Seconds
+from qorzen_obs.ledger import Ledger, Meter
 from qorzen_obs.record import NO_KWARGS, Ask, Attempt, Decision, Rerun, TaskEvent, TaskRecord, TaskState
 from qorzen_obs.registry import (
     MAX_NAME_LENGTH,
@@ -579,11 +579,12 @@ class TaskManager(QorzenManager):
         if TYPE_CHECKING:
             assert isinstance(category, TaskCategory)
             assert isinstance(priority, TaskPriority)
-        timeout = check_timeout(timeout) or definition.timeout or self._settings.default_timeout
+        if timeout is not None:
+            timeout = check_timeout(timeout)
+        timeout = timeout or definition.timeout or self._settings.default_timeout
         name = traits.name[:MAX_NAME_LENGTH] if name is None else check_name("name", name)
         if plugin_id is not None:
             check_name("plugin_id", plugin_id)
-        wanted = _wanted_engine(category, traits)
         return TaskRecord(
             f"{self._random.getrandbits(128):032x}",
             name,
@@ -600,12 +601,15 @@ class TaskManager(QorzenManager):
             definition,
             None,
             traits.wants_progress,
-            wanted if wanted in self._engines else self._stand_in(traits),
+            _LOOP if traits.on_loop else self._engine_for(category, traits),
             copy_context(),
         )
 
-    def _stand_in(self, traits: CallableTraits) -> EngineKind:
-        """Return what runs a callable whose own engine a foreign concurrency manager does not have."""
+    def _engine_for(self, category: TaskCategory, traits: CallableTraits) -> EngineKind:
+        """Return what runs a callable; a foreign concurrency manager need not have the engine that it wants."""
+        wanted = _wanted_engine(category, traits)
+        if wanted in self._engines:
+            return wanted
         if traits.is_async:
             return EngineKind.LOOP
         return EngineKind.EXTERNAL if EngineKind.EXTERNAL in self._engines else EngineKind.THREAD
@@ -758,7 +762,8 @@ class TaskManager(QorzenManager):
             self.metrics.on_stopped(record.engine, attempt.asked, now - attempt.asked_at)
         duration, ledger = now - attempt.started_at, self._account_attempt(attempt, now)
         del self._running[record.task_id]
-        self._waiting.give_up_return(record)
+        if self._waiting.resumes:
+            self._waiting.give_up_return(record)
         if not decision.abandoned:
             self._scheduler.finish(record)
         elif len(self._zombies) < self._settings.max_abandoned:
@@ -780,21 +785,19 @@ class TaskManager(QorzenManager):
         ledger = record.state.ledger
         if ledger is None or ledger.until == now:
             return ledger
-        return self._account(
-            record, now, ledger.waiting(now, record.eligible_at, before=record.state.attempt)
-        )
+        seconds = ledger.waiting(now, record.eligible_at, before=record.state.attempt)
+        self.metrics.on_phases(record.cell, seconds)
+        return ledger.plus(now, seconds)
 
     def _account_attempt(self, attempt: Attempt, now: float) -> Ledger | None:
         """Settle in the time ledger where the time of an attempt went that has ended `now`."""
         if attempt.meter is None:
             return None
-        attempt.phases = attempt.meter.phases(attempt.record.engine, now - attempt.started_at, now)
-        return self._account(attempt.record, now, attempt.phases)
-
-    def _account(self, record: TaskRecord, now: float, seconds: Seconds) -> Ledger:
+        record = attempt.record
+        attempt.phases = seconds = attempt.meter.phases(record.engine, now - attempt.started_at, now)
+        self.metrics.on_phases(record.cell, seconds)
         ledger = record.state.ledger
         assert ledger is not None, "it is on or off for the whole life of a manager"
-        self.metrics.on_phases(record.cell, seconds)
         return ledger.plus(now, seconds)
 
     def _retry_in(self, attempt: Attempt, decision: Decision) -> float | None:
@@ -858,7 +861,8 @@ class TaskManager(QorzenManager):
         record.release(keep_call=state.status is not TaskStatus.COMPLETED and self._settings.keep_arguments)
         self._history.add(record)  # before it leaves the live ones, so that a reader always finds it
         del self._live[record.task_id]
-        self._waiting.ended(record)
+        if record.waiters is not None:
+            self._waiting.ended(record)
         if not self._live:
             self._nothing_lives.set()
         self._dispatch()
@@ -1390,7 +1394,7 @@ _DEFAULT_ENGINES: Final = {TaskCategory.IO: EngineKind.IO, TaskCategory.UI: Engi
 
 
 def _wanted_engine(category: TaskCategory, traits: CallableTraits) -> EngineKind:
-    if traits.is_async and traits.definition.engine in (None, _LOOP):
+    if traits.on_loop:
         return _LOOP
     return traits.definition.engine or _DEFAULT_ENGINES.get(category, EngineKind.THREAD)
 

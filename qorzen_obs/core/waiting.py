@@ -40,7 +40,7 @@ class Waiting:
         self._scheduler = scheduler
         self._running = running
         self._dispatch = dispatch
-        self._resumes: dict[int, asyncio.Future[None]] = {}  # lenders that wait for a slot, by sequence
+        self.resumes: dict[int, asyncio.Future[None]] = {}  #: lenders that wait for a slot, by sequence
         self.submitters: deque[asyncio.Future[None]] = deque()  #: that wait for room in the queue
 
     async def for_end(self, record: TaskRecord, timeout: float | None) -> None:
@@ -96,11 +96,11 @@ class Waiting:
 
     def resume(self, lender: TaskRecord) -> None:
         """Let a task go on that has its slot back."""
-        _resolve(self._resumes.pop(lender.sequence))
+        _resolve(self.resumes.pop(lender.sequence))
 
     def give_up_return(self, record: TaskRecord) -> None:
         """Let a task go on without its slot, where it waits to have it back."""
-        resumed = self._resumes.pop(record.sequence, None)
+        resumed = self.resumes.pop(record.sequence, None)
         if resumed is not None:
             self._scheduler.cancel_return(record)
             _resolve(resumed)
@@ -137,7 +137,7 @@ class Waiting:
         """Line up for a slot at once: from here on no pending task gets one first."""
         if wait.end() and wait.attempt.wants_slot:
             record = wait.attempt.record
-            wait.resumed = self._resumes[record.sequence] = self._loop.create_future()
+            wait.resumed = self.resumes[record.sequence] = self._loop.create_future()
             self._scheduler.take_back(record)
 
     async def _end(self, wait: Wait) -> None:
@@ -150,8 +150,8 @@ class Waiting:
         try:
             await resumed
         finally:  # where this wait alone was given up, the task goes on, and has a slot as soon as there is one
-            if wait.attempt.asked is not None and self._resumes.get(record.sequence) is resumed:
-                del self._resumes[record.sequence]
+            if wait.attempt.asked is not None and self.resumes.get(record.sequence) is resumed:
+                del self.resumes[record.sequence]
                 self._scheduler.cancel_return(record)
 
 

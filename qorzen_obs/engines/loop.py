@@ -178,7 +178,9 @@ class _Run(msgspec.Struct, eq=False):
             if meter is not None:
                 meter.use_since = None  # first, or a reader might count the step twice
                 meter.use_seconds += meter.clock() - began
-        return self.end(value, error)
+        self.coroutine = None
+        self.ended(attempt, value, error)
+        return _ENDED
 
     def end(self, value: object, error: BaseException | None) -> object:
         """Report how it ended; return _ENDED."""

@@ -63,10 +63,14 @@ class Limits:
         self, category: TaskCategory, engine: EngineKind, own: DefinitionLimit | None = None
     ) -> bool:
         """Hold one more slot where that is admitted, and return whether it is."""
-        admitted = self.admits(category, engine, own)
-        if admitted:
-            self.take(category, engine, own)
-        return admitted
+        if self.held >= self.total:
+            return False
+        if (own is not None or self.categories or engine in self.engines) and not self.admits(
+            category, engine, own
+        ):
+            return False
+        self.take(category, engine, own)
+        return True
 
     def take(self, category: TaskCategory, engine: EngineKind, own: DefinitionLimit | None = None) -> None:
         """Hold one more slot."""

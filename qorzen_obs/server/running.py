@@ -86,9 +86,9 @@ def busy_share(attempt: Attempt, now: float) -> float | None:
     if meter is None or elapsed <= 0:
         return None
     if engine in _ON_THE_LOOP:
-        return meter.phases(engine, elapsed, now)["loop"] / elapsed
+        return meter.phases(engine, elapsed, now).get("loop", 0.0) / elapsed
     if engine in _ON_THREADS and meter.probe is not None:  # its call has begun, and the system can tell
-        return meter.phases(engine, elapsed, now)["thread_cpu"] / elapsed
+        return meter.phases(engine, elapsed, now).get("thread_cpu", 0.0) / elapsed
     return None
 
 

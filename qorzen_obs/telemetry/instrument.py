@@ -157,12 +157,13 @@ class SpanInstrument:
 
     def end(self, attempt: Attempt, state: TaskState, *, will_retry: bool = False) -> None:
         """End the attempt's span with what was decided; its length is the monotonic duration."""
-        span, attempt.span = attempt.span, None  # a span of ours leads back to the attempt
+        span = attempt.span
         if span is None:
             return
         end_time = int((attempt.started_wall + (state.duration_seconds or 0.0)) * 1e9)
         try:
             if isinstance(span, TaskSpan):
+                attempt.span = None  # it leads back to the attempt
                 span.finish(state, attempt.phases, will_retry, end_time)
             else:
                 facts = Facts(attempt, None, None)

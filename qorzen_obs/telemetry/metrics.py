@@ -100,10 +100,10 @@ class TaskMetrics(Collector):
         self.read_lost: Callable[[], Mapping[str, int]] = dict  #: by kind, what others count
 
     def on_event(self, event: TaskEvent) -> None:
-        """Count one transition; O(1)."""
+        """Count one of ATTEMPT_ENDS; O(1)."""
         record, state = event.record, event.state
-        if not state.status.final:
-            self._retries[record.cell] += event.kind is _RETRYING
+        if event.kind is _RETRYING:
+            self._retries[record.cell] += 1
             return
         if state.duration_seconds is not None and state.queue_wait_seconds is not None:
             duration, wait = self._run_duration[state.status][record.cell], self._queue_wait[record.cell]
@@ -130,8 +130,7 @@ class TaskMetrics(Collector):
         """Count phases of a task's life that have ended."""
         totals = self._phase_seconds[cell]
         for phase, more in seconds.items():
-            if more:
-                totals[phase] += more
+            totals[phase] += more
 
     def on_rejected(self, cell: int, reason: str) -> None:
         """Count a submission that was refused; `reason` is one of REJECTION_REASONS."""

@@ -21,6 +21,7 @@ from qorzen_obs.tasks import (
     ATTEMPT_ENDS,
     COMPLETED,
     FAILED,
+    FINAL,
     PENDING,
     EventKind,
 )
@@ -196,12 +197,12 @@ class TaskLog:
 
     def on_event(self, event: TaskEvent) -> None:
         """Write `task.finished`, failures as warnings, or `task.retrying`."""
-        retrying = event.kind is _RETRYING
-        if not retrying and not event.state.status.final:
+        if event.kind is _RETRYING:
+            if self._lines is not None:  # whatever the level of the log is
+                level, name, fields = canonical_line(event.record, event.state, event.at)
+                self._lines.add(event.record.task_id, level, name, fields, rfc_3339(event.at))
+        elif event.state.status not in FINAL:
             return
-        if retrying and self._lines is not None:  # whatever the level of the log is
-            level, name, fields = canonical_line(event.record, event.state, event.at)
-            self._lines.add(event.record.task_id, level, name, fields, rfc_3339(event.at))
         if self._stream is not None:
             self._stream.write(event)
         else:

@@ -145,7 +145,7 @@ class Facts:
             attributes[names.TASK_WILL_RETRY] = True
         if self.error_type is not None:
             attributes[names.ERROR_TYPE] = self.error_type
-        attributes |= {names.TASK_PHASE + phase: value for phase, value in self.phases.items() if value}
+        attributes |= {names.TASK_PHASE + phase: value for phase, value in self.phases.items()}
         span.set_attributes(attributes)
         if self.outcome is FAILED:
             description = f"{self.error_type}: {self.error}"[:_MAX_DESCRIPTION]
