@@ -67,7 +67,7 @@ class GilWatch:
                 os.lseek(self._file, 0, os.SEEK_SET)
 
     def read(self) -> Frames:
-        """Return the main thread's stack as the last timer found it; empty when none fired since `push_back`."""
+        """Return the main thread's stack as a timer found it; empty when none fired since `push_back`."""
         with self._lock:
             if self._file is None:
                 return ()
@@ -92,7 +92,8 @@ class GilWatch:
         """Note where the main thread is, between two bytecodes. It runs, so the second timer has no cause."""
         if self._file is not None:
             _arm()
-            self._seen = places_of(frame, lambda _: False)
+            if not self._seen:  # a later time may be after the code that held the interpreter
+                self._seen = places_of(frame, lambda _: False)
 
 
 def _arm() -> None:

@@ -102,6 +102,7 @@ class LoopMonitor:
     Args:
         clock: the watchdog needs the system's; with another one there is none.
         on_lag: is told how late each beat was, in seconds.
+        on_blocked: is called, on the watchdog's thread, while the loop is blocked: twenty times a second.
         log: writes a line, `log(event, **fields)`.
         on_error: is told what goes wrong in here.
         redact: what each text of a stack goes through before it leaves.
@@ -114,6 +115,7 @@ class LoopMonitor:
         *,
         log: Callable[..., object],
         on_error: Callable[[Exception], None],
+        on_blocked: Callable[[], object] = lambda: None,
         redact: Callable[[str], str] = str,
         gil_watch: GilWatch | None = None,
         watch: bool = True,
@@ -122,6 +124,7 @@ class LoopMonitor:
         self._on_lag = on_lag
         self._log = log
         self._on_error = on_error
+        self._on_blocked = on_blocked
         self._redact = redact
         self._gil_watch = gil_watch
         self._watches = watch and isinstance(clock, SystemClock)
@@ -222,13 +225,21 @@ class LoopMonitor:
             and self._block is None
             and time.process_time() - self._cpu >= SOME * late  # or the whole process did not get to run
         ):
-            began = self._clock.now() - late
-            with self._lock:  # the watchdog could not run meanwhile, nor before us afterwards
-                self._seconds[GIL_HELD] += late
-                self._ended_blocks.append(EndedBlock(began, late, GIL_HELD, UNSEEN))
+            self._tell_unseen(late)
         if self._way is not None:
             self._way.look()
         self._schedule(loop)
+
+    def _tell_unseen(self, late: float) -> None:
+        """Tell of a block that the watchdog could not see while it was, nor before the loop turned afterwards."""
+        culprit = Culprit(UNSEEN, None, [])
+        if self._gil_watch is not None:
+            culprit.dump = self._gil_watch.read
+        now = time.monotonic()
+        block = Block(culprit, GIL_HELD, now - late, self._redact)
+        with self._lock:
+            self._end(block, now)
+        self._tell_begin(block)
 
     def _turned(self, due: float | None) -> None:
         """The loop runs, so a block is over."""
@@ -243,6 +254,7 @@ class LoopMonitor:
     # ------------------------------------------------------------------ on the watchdog's thread
 
     def _blocked(self, finding: Finding) -> None:
+        self._on_blocked()
         due, since, cause, culprit = finding
         with self._lock:
             if self.due != due:  # it turned meanwhile
@@ -271,7 +283,9 @@ class LoopMonitor:
             block.culprit
         )  # here, for the loop has better things to do than to read files
         with self._lock:
-            block.stack, self._unread = stack, None
+            block.stack = stack
+            if self._unread is block:
+                self._unread = None
             over = block.ended is not None
         if over:
             self._tell_span(block)
