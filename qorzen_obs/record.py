@@ -396,6 +396,17 @@ class Wait:
         return True
 
 
+class End(msgspec.Struct, frozen=True, gc=False):
+    """What is to be told of an attempt that has ended, or of a task that ended without one."""
+
+    kind: EventKind  #: retrying, completed, failed or cancelled
+    at: float  #: Unix seconds
+    record: TaskRecord
+    state: TaskState  #: the state that it led to
+    attempt: Attempt | None
+    context: Context | None  #: the submitter's, which the record lets go of
+
+
 class TaskEvent(msgspec.Struct, frozen=True, gc=False):
     """One fact about one task, announced exactly once, in order of `sequence`."""
 

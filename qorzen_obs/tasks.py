@@ -185,9 +185,6 @@ class TaskInfo:
         return dataclasses.replace(self, **changes)
 
 
-#: The events at which an attempt has ended, or a task without one.
-ATTEMPT_ENDS: Final = (EventKind.RETRYING, EventKind.COMPLETED, EventKind.FAILED, EventKind.CANCELLED)
-
 #: The event that announces each final status.
 ENDED: Final[Mapping[TaskStatus, EventKind]] = {
     TaskStatus.COMPLETED: EventKind.COMPLETED,

@@ -31,6 +31,7 @@ from qorzen_obs.clock import Clock, SystemClock, rfc_3339
 from qorzen_obs.core.base import QorzenManager
 from qorzen_obs.core.deadlines import Deadlines
 from qorzen_obs.core.decision import TASK_DEADLINE, shown_text
+from qorzen_obs.core.ends import Ends
 from qorzen_obs.core.event_feed import EventFeed
 from qorzen_obs.core.event_ring import EventRing
 from qorzen_obs.core.from_thread import FromThread
@@ -62,7 +63,7 @@ from qorzen_obs.errors import (
 )
 from qorzen_obs.history.memory import MemoryHistory
 from qorzen_obs.ledger import Ledger, Meter
-from qorzen_obs.record import NO_KWARGS, Ask, Attempt, Decision, Rerun, TaskEvent, TaskRecord, TaskState
+from qorzen_obs.record import NO_KWARGS, Ask, Attempt, Decision, End, Rerun, TaskEvent, TaskRecord, TaskState
 from qorzen_obs.registry import (
     MAX_NAME_LENGTH,
     CallableTraits,
@@ -81,7 +82,6 @@ from qorzen_obs.scheduling.stall import StallWatch
 from qorzen_obs.settings import EngineSettings, HistorySettings, TaskSettings, convert
 from qorzen_obs.stacks import ABANDONED, RUNNING, STARTING, LiveStack, redacted
 from qorzen_obs.tasks import (
-    ATTEMPT_ENDS,
     COMPLETED,
     ENDED,
     FAILED,
@@ -195,10 +195,12 @@ class TaskManager(QorzenManager):
             self, self._telemetry.exemplars, time_ledger=self._ledger_clock is not None
         )
         self.metrics.read_lost = self._telemetry.lost
+        self.ends = Ends(self._dismissed)
         self._loop_monitor = LoopMonitor(
             self._clock,
             self.metrics.loop_lag.observe,
             log=functools.partial(self._say, self._logger.warning),
+            on_blocked=self.ends.tell,
             on_error=functools.partial(self._telemetry_failed, "loop_monitor"),
             redact=self.redactor.text,
             gil_watch=self._telemetry.gil_watch,
@@ -300,9 +302,9 @@ class TaskManager(QorzenManager):
         )
         self._task_deadlines: Deadlines[TaskRecord] = Deadlines(loop, self._clock, self._task_deadline_passed)
         self._feed = EventFeed(self._bus, self._logger, self.metrics.dropped)
-        self.observe("metrics", self.metrics.on_event, ATTEMPT_ENDS)
-        log = TaskLog(self._logger, self.task_lines, self._task_log)
-        self.observe("log", log.on_event, log.kinds)
+        self.ends.observe("spans", self._instrument.on_ends)
+        self.ends.observe("metrics", self.metrics.on_ends)
+        self.ends.observe("log", TaskLog(self._logger, self.task_lines, self._task_log).on_ends)
         self._feed.when_wanted(self._observe_for_bus)
         self.event_ring.when_wanted(self._event_ring_wanted)
         self._register_metrics()
@@ -446,6 +448,7 @@ class TaskManager(QorzenManager):
         await (
             self._nothing_lives.wait()
         )  # bounded: what ignores its cancellation is abandoned after the grace
+        self.ends.tell()
         self._loop_monitor.stop()
         self._runner.close()
         self._task_deadlines.close()
@@ -774,7 +777,6 @@ class TaskManager(QorzenManager):
         retry_in = None if decision.status is COMPLETED else self._retry_in(attempt, decision)
         state = running.decided(decision, attempt.span_context, wall, duration, ledger)
         self._loop_monitor.settle(attempt)
-        self._instrument.end(attempt, state, will_retry=retry_in is not None)
         if retry_in is None:
             self._end(record, state, wall)
         else:
@@ -824,11 +826,12 @@ class TaskManager(QorzenManager):
         self, record: TaskRecord, state: TaskState, wait_seconds: float, now: float, wall: float
     ) -> None:
         """Let an attempt that failed `now` be followed by another; the task holds no slot until then."""
-        record.attempt = None
         record.eligible_at, record.eligible_wall = now + wait_seconds, wall + wait_seconds
         state = state.but(status=TaskStatus.PENDING, completed_at=None, exception=None, traceback=None)
         self._scheduler.push(record, now)
         self._change(record, state, EventKind.RETRYING, wall)
+        self.ends.tell()  # the next attempt may begin in this turn of the loop, and comes after it in the log
+        record.attempt = None
         self._dispatch()
 
     def _zombie_gone(self, attempt: Attempt) -> None:
@@ -872,7 +875,10 @@ class TaskManager(QorzenManager):
         before = record.state.status
         record.state = state
         self.counts.move(record.cell, before, state.status)  # raises for a transition that is not legal
+        if kind is not _STARTED:
+            self.ends.add(End(kind, wall, record, state, record.attempt, record.context), self._loop)
         if self._observers[kind]:
+            self.ends.tell()  # whoever learns of an end may look at its trace
             self._announce(kind, record, before, wall)
 
     def _announce(self, kind: EventKind, record: TaskRecord, before: TaskStatus | None, wall: float) -> None:
@@ -883,7 +889,8 @@ class TaskManager(QorzenManager):
             try:
                 observer[1](event)
             except Exception as error:  # noqa: BLE001 - what observes must not break what it observes
-                self._dismiss(observer, error)
+                self.stop_observing(observer[1])
+                self._dismissed(observer[0], error)
 
     def observe(
         self,
@@ -907,10 +914,9 @@ class TaskManager(QorzenManager):
         for kind, observers in self._observers.items():
             self._observers[kind] = tuple(one for one in observers if one[1] != on_event)
 
-    def _dismiss(self, observer: tuple[str, OnEvent], error: Exception) -> None:
-        self.stop_observing(observer[1])
+    def _dismissed(self, observer: str, error: Exception) -> None:
         self._healthy = False
-        self._telemetry_failed(observer[0], error)
+        self._telemetry_failed(observer, error)
 
     def _telemetry_failed(self, component: str, error: Exception) -> None:
         """Count a failure of the observation itself; the first of each component is logged."""

@@ -7,7 +7,7 @@ own, so making the span current needs no undoing.
 from __future__ import annotations
 
 import contextvars
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, Protocol, runtime_checkable
 
 from opentelemetry import context as otel_context
@@ -16,7 +16,8 @@ from opentelemetry.context import Context
 from opentelemetry.trace import NoOpTracerProvider, Span, SpanContext, SpanKind, TracerProvider
 
 from qorzen_obs.current import CURRENT
-from qorzen_obs.record import Attempt, TaskRecord, TaskState
+from qorzen_obs.record import Attempt, End, TaskRecord, TaskState
+from qorzen_obs.tasks import FAILED, EventKind
 from qorzen_obs.telemetry import names
 from qorzen_obs.telemetry.redaction import Redactor
 from qorzen_obs.telemetry.task_span import (
@@ -30,6 +31,7 @@ from qorzen_obs.telemetry.task_span import (
 
 #: Under which the API keeps the current span; asked for, since it is made anew in each process.
 _SPAN_KEY: Final = next(iter(trace.set_span_in_context(trace.INVALID_SPAN, Context())))
+_RETRYING: Final = EventKind.RETRYING
 _NOTHING_AROUND: Final = Context()
 _MAX_USER_ATTRIBUTES: Final = 16
 _MAX_USER_KEY_LENGTH: Final = 64
@@ -154,6 +156,16 @@ class SpanInstrument:
         """Mark the attempt's span so that its trace is kept; of no effect once the attempt has ended."""
         if attempt.span is not None and attempt.span.is_recording():
             attempt.span.set_attribute(names.TRACE_KEEP, True)
+
+    def on_ends(self, ends: Sequence[End]) -> None:
+        """End the spans of attempts that have ended."""
+        for end in ends:
+            if end.attempt is None:
+                continue
+            if end.kind is _RETRYING:  # its task is pending again; the attempt has failed
+                self.end(end.attempt, end.state.but(status=FAILED), will_retry=True)
+            else:
+                self.end(end.attempt, end.state)
 
     def end(self, attempt: Attempt, state: TaskState, *, will_retry: bool = False) -> None:
         """End the attempt's span with what was decided; its length is the monotonic duration."""

@@ -15,7 +15,7 @@ import threading
 import time
 import weakref
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, TextIO
 
 MAX_LINES: Final = 10_000
@@ -90,13 +90,27 @@ class LogSink:
                 return
             if self._unsaid:
                 self._append(self._note())
-            self._lines.append(line)
-            self._characters += len(line)
-            if self._idle:
-                self._idle = False  # it is woken once
-                self._changed.notify()
-            elif self._thread is None:
-                self._start()
+            self._append(line)
+            self._call_thread()
+
+    def write_all(self, lines: Sequence[str], level: str) -> None:
+        """Take lines of one level, as `write` takes each."""
+        characters = sum(map(len, lines))
+        with self._lock:
+            if (
+                self._direct
+                or self._broken
+                or self._unsaid
+                or len(self._lines) + len(lines) > MAX_LINES
+                or self._characters + characters > MAX_CHARACTERS
+            ):
+                for line in lines:
+                    self.write(line, level)
+                return
+            self.counted[level] += len(lines)
+            self._lines += lines
+            self._characters += characters
+            self._call_thread()
 
     def close(self, seconds: float = FLUSH_SECONDS) -> None:
         """Write what is queued, for so long at most; what is left is lost and counted. May be called again.
@@ -119,6 +133,13 @@ class LogSink:
             self._direct = True
             self._thread = None
         atexit.unregister(self.close)
+
+    def _call_thread(self) -> None:
+        if self._idle:
+            self._idle = False  # it is woken once
+            self._changed.notify()
+        elif self._thread is None:
+            self._start()
 
     def _append(self, line: str) -> None:
         self._lines.append(line)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import sys
 import threading
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from typing import Any, Final, TextIO
 
 import structlog
@@ -104,9 +104,9 @@ class LogStream(Collector):
         """Whether lines are JSON and go nowhere else, so that `write_own` takes them."""
         return not self._terminal and self.export is None
 
-    def write_own(self, level: str, line: str) -> None:
-        """Write a line of JSON of which the caller knows that it holds no secret and misleads nobody."""
-        self._sink.write(line, level)
+    def write_own(self, level: str, lines: Sequence[str]) -> None:
+        """Write lines of JSON of which the caller knows that they hold no secret and mislead nobody."""
+        self._sink.write_all(lines, level)
 
     def lost(self) -> dict[str, int]:
         """Return how many lines the stream did not take, and how many records the collector did not."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import platform
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple, Protocol
 
 from prometheus_client import Metric
@@ -16,7 +16,7 @@ from prometheus_client.core import InfoMetricFamily, StateSetMetricFamily
 from prometheus_client.registry import Collector
 
 from qorzen_obs.counts import CATEGORIES, CELL_OF, CELLS, PRIORITIES, CountsView, TaskCounts
-from qorzen_obs.record import Ask, TaskEvent
+from qorzen_obs.record import Ask, End
 from qorzen_obs.tasks import (
     COMPLETED,
     FAILED,
@@ -99,27 +99,31 @@ class TaskMetrics(Collector):
         self.telemetry_errors: Counter[str] = Counter()
         self.read_lost: Callable[[], Mapping[str, int]] = dict  #: by kind, what others count
 
-    def on_event(self, event: TaskEvent) -> None:
-        """Count one of ATTEMPT_ENDS; O(1)."""
-        record, state = event.record, event.state
-        if event.kind is _RETRYING:
-            self._retries[record.cell] += 1
-            return
-        if state.duration_seconds is not None and state.queue_wait_seconds is not None:
-            duration, wait = self._run_duration[state.status][record.cell], self._queue_wait[record.cell]
-            duration.observe(state.duration_seconds)
-            wait.observe(state.queue_wait_seconds)
-            if state.span is not None and self._exemplars.may_keep(state.span):
-                observations = (
-                    (duration.slot(state.duration_seconds), state.duration_seconds),
-                    (wait.slot(state.queue_wait_seconds), state.queue_wait_seconds),
-                    (self._finished_exemplars[state.status][record.cell], 1.0),
-                )
-                self._exemplars.offer(state.span, observations, event.at)
-        if state.status is COMPLETED:
-            self._last_success[record.category] = event.at
-        elif state.status is FAILED:
-            self._errors.add((record.category.value,), state.error_type or "unknown")
+    def on_ends(self, ends: Sequence[End]) -> None:
+        """Count attempts that have ended; for one thread at a time."""
+        may_keep = self._exemplars.may_keep
+        for end in ends:
+            record, state = end.record, end.state
+            cell, status, span = record.cell, state.status, state.span
+            if end.kind is _RETRYING:
+                self._retries[cell] += 1
+                continue
+            seconds, waited = state.duration_seconds, state.queue_wait_seconds
+            if seconds is not None and waited is not None:
+                duration, wait = self._run_duration[status][cell], self._queue_wait[cell]
+                duration.observe(seconds)
+                wait.observe(waited)
+                if span is not None and may_keep(span):
+                    observations = (
+                        (duration.slot(seconds), seconds),
+                        (wait.slot(waited), waited),
+                        (self._finished_exemplars[status][cell], 1.0),
+                    )
+                    self._exemplars.offer(span, observations, end.at)
+            if status is COMPLETED:
+                self._last_success[record.category] = end.at
+            elif status is FAILED:
+                self._errors.add((record.category.value,), state.error_type or "unknown")
 
     def on_stopped(self, engine: EngineKind, ask: Ask, seconds: float) -> None:
         """Count how long a running attempt took to end after it was asked to."""

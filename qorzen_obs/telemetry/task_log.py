@@ -6,7 +6,7 @@ the detour over structlog's processors (docs/decisions/0012-canonical-lines.md).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from contextvars import Context
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
@@ -16,12 +16,10 @@ from opentelemetry.trace import format_span_id, format_trace_id
 
 from qorzen_obs.clock import rfc_3339
 from qorzen_obs.counts import CELL_LABELS
-from qorzen_obs.record import TaskEvent, TaskRecord, TaskState
+from qorzen_obs.record import End, TaskRecord, TaskState
 from qorzen_obs.tasks import (
-    ATTEMPT_ENDS,
     COMPLETED,
     FAILED,
-    FINAL,
     PENDING,
     EventKind,
 )
@@ -93,18 +91,26 @@ class StreamTaskLog:
         self._plain_parts = lru_cache(4_096)(self._make_plain_parts)
         self._hides_fields = any(redactor.hides(name) for name in _FIELDS)
 
-    def write(self, event: TaskEvent) -> None:
-        """Write the line of an event at which an attempt ended."""
-        record, state = event.record, event.state
-        surroundings = _surroundings(record.context, state)
-        if not surroundings and state.status is COMPLETED and self.writes_info and self._stream.is_json:
-            line = self._plain_line(record, state, event.at)
-            if line is not None:
-                self._stream.write_own("info", line)
-                return
-        warns = state.status is FAILED or event.kind is _RETRYING
-        if self._writes_warnings if warns else self.writes_info:
-            self._stream.write_line(*self._make(record, state, event.at, surroundings))
+    def write(self, ends: Sequence[End]) -> None:
+        """Write the line of each attempt that has ended, at its level."""
+        plain: list[str] = []
+        may_be_plain = self.writes_info and self._stream.is_json
+        for end in ends:
+            record, state = end.record, end.state
+            surroundings = _surroundings(end.context, state)
+            if may_be_plain and not surroundings and state.status is COMPLETED:
+                line = self._plain_line(record, state, end.at)
+                if line is not None:
+                    plain.append(line)
+                    continue
+            warns = state.status is FAILED or end.kind is _RETRYING
+            if self._writes_warnings if warns else self.writes_info:
+                if plain:
+                    self._stream.write_own("info", plain)
+                    plain = []
+                self._stream.write_line(*self._make(record, state, end.at, surroundings))
+        if plain:
+            self._stream.write_own("info", plain)
 
     def _plain_line(self, record: TaskRecord, state: TaskState, at: float) -> str | None:
         """Return the line of a task that ended well, made of text alone; None where it has more than most have."""
@@ -188,28 +194,21 @@ class TaskLog:
         self._lines = lines
         self._stream = stream
 
-    @property
-    def kinds(self) -> Iterable[EventKind]:
-        """The events that it does something with, at the level of our own stream."""
-        if self._stream is None or self._stream.writes_info:
-            return ATTEMPT_ENDS
-        return (EventKind.RETRYING, EventKind.FAILED)
-
-    def on_event(self, event: TaskEvent) -> None:
-        """Write `task.finished`, failures as warnings, or `task.retrying`."""
-        if event.kind is _RETRYING:
-            if self._lines is not None:  # whatever the level of the log is
-                level, name, fields = canonical_line(event.record, event.state, event.at)
-                self._lines.add(event.record.task_id, level, name, fields, rfc_3339(event.at))
-        elif event.state.status not in FINAL:
-            return
+    def on_ends(self, ends: Sequence[End]) -> None:
+        """Write `task.finished`, failures as warnings, or `task.retrying`, for each attempt that has ended."""
+        if self._lines is not None:
+            for end in ends:
+                if end.kind is _RETRYING:  # whatever the level of the log is
+                    level, name, fields = canonical_line(end.record, end.state, end.at)
+                    self._lines.add(end.record.task_id, level, name, fields, rfc_3339(end.at))
         if self._stream is not None:
-            self._stream.write(event)
-        else:
-            assert event.record.context is not None, "a record keeps its context until it ends"
-            event.record.context.copy().run(self._write, event)  # the loop may be in it
+            self._stream.write(ends)
+            return
+        for end in ends:
+            assert end.context is not None, "a record keeps its context until it ends"
+            end.context.copy().run(self._write, end)  # the loop may be in it
 
-    def _write(self, event: TaskEvent) -> None:
-        level, name, fields = canonical_line(event.record, event.state, event.at)
+    def _write(self, end: End) -> None:
+        level, name, fields = canonical_line(end.record, end.state, end.at)
         with kept_already():
             getattr(self._logger, level)(name, **fields)

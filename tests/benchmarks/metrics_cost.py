@@ -25,7 +25,7 @@ from prometheus_client.openmetrics.exposition import generate_latest as generate
 
 from qorzen_obs.core.task_manager import TaskManager
 from qorzen_obs.counts import CELL_OF
-from qorzen_obs.record import TaskEvent, TaskRecord, TaskState
+from qorzen_obs.record import End, TaskRecord, TaskState
 from qorzen_obs.server.metrics import Variant, render
 from qorzen_obs.server.negotiation import OPENMETRICS, TEXT, MediaType
 from qorzen_obs.tasks import EventKind, TaskCategory, TaskPriority, TaskStatus
@@ -134,10 +134,8 @@ def _records() -> list[TaskRecord]:
     return records
 
 
-def _events(records: list[TaskRecord]) -> list[TaskEvent]:
-    return [
-        TaskEvent(n, EventKind.COMPLETED, 1.0, one, one.state, one.progress) for n, one in enumerate(records)
-    ]
+def _ends(records: list[TaskRecord]) -> list[End]:
+    return [End(EventKind.COMPLETED, 1.0, one, one.state, None, None) for one in records]
 
 
 class _Nowhere:
@@ -149,18 +147,18 @@ class _Nowhere:
 def main() -> None:
     """Print the table."""
     records = _records()
-    events = _events(records)
+    ends = _ends(records)
     manager = TaskManager(_Nowhere(), CapturedEvents(), CapturedLogs(), _Nowhere())
     peer = Peer()
 
     def ours() -> None:
-        counts, on_event = manager.counts, manager.metrics.on_event
-        for event in events:
-            cell = event.record.cell
+        counts = manager.counts
+        for end in ends:
+            cell = end.record.cell
             counts.accept(cell)
             counts.move(cell, TaskStatus.PENDING, TaskStatus.RUNNING)
             counts.move(cell, TaskStatus.RUNNING, TaskStatus.COMPLETED)
-            on_event(event)
+        manager.metrics.on_ends(ends)
 
     def theirs() -> None:
         for one in records:
@@ -192,11 +190,10 @@ def _scrapes() -> None:
     registry = CollectorRegistry()
     manager = TaskManager(_Nowhere(), CapturedEvents(), CapturedLogs(), _Nowhere(), registry=registry)
     registry.register(manager.metrics)
-    events = _events(_records()[: len(KINDS)])
+    ends = _ends(_records()[: len(KINDS)])
 
     def end_one_of_each(_: int) -> None:
-        for event in events:
-            manager.metrics.on_event(event)
+        manager.metrics.on_ends(ends)
 
     _scrape_row("the whole catalogue", TEXT, registry, registry, end_one_of_each)
     print("In the last row the client writes what our collector collects, as it did for us before.")

@@ -75,7 +75,7 @@ async def _run(
         service = Service(settings, environment={} if spans else DISABLED, log_stream=out)
         await service.start()
         if not observers:
-            service.tasks.stop_observing(service.tasks.metrics.on_event)
+            service.tasks.ends.stop_observing(service.tasks.metrics.on_ends)
         events = 0
 
         async def count(_: Event) -> None:

@@ -19,7 +19,7 @@ from qorzen_obs.settings import ServerSettings, Settings, TelemetrySettings
 from qorzen_obs.tasks import TaskCategory
 from qorzen_obs.telemetry import names
 from tests.program import Running, json_lines, write_files
-from tests.support import metric, settings, until
+from tests.support import PATIENCE_SECONDS, metric, settings, until
 
 HERE = Path(__file__).name
 
@@ -32,11 +32,12 @@ class Watched:
         self.tasks = service.tasks
         self._stream = stream
 
+    def all_lines(self) -> list[dict[str, Any]]:
+        return json_lines(self._stream.getvalue())
+
     def lines(self) -> list[dict[str, Any]]:
         """The log lines about blocks."""
-        return [
-            line for line in json_lines(self._stream.getvalue()) if line["event"] == names.LOG_LOOP_BLOCKED
-        ]
+        return [line for line in self.all_lines() if line["event"] == names.LOG_LOOP_BLOCKED]
 
     def seconds(self, category: str) -> float:
         return metric(self.service.registry, f"{names.LOOP_BLOCKED.name}_total", category=category)
@@ -74,6 +75,10 @@ async def watched(**telemetry: Any) -> AsyncIterator[Watched]:
         yield Watched(service, stream)
     finally:
         await service.stop(grace_seconds=0)
+
+
+async def nothing() -> None:
+    pass
 
 
 def of_task(lines: list[dict[str, Any]], task_id: str) -> list[dict[str, Any]]:
@@ -135,6 +140,29 @@ async def test_f22_a_task_that_blocks_the_loop_is_named_everywhere_while_it_does
         assert span.start_time is not None
         assert span.end_time is not None
         assert span.start_time <= event.timestamp < span.start_time + 1e9  # back-dated to where it began
+
+
+async def test_f22_what_ended_before_the_loop_was_blocked_is_told_while_it_is() -> None:
+    async with watched() as service:
+        told: list[tuple[list[str], float]] = []
+
+        def ended() -> list[str]:
+            return [line["task_name"] for line in service.all_lines() if line["event"] == names.LOG_FINISHED]
+
+        def look() -> None:
+            give_up_at = time.monotonic() + PATIENCE_SECONDS
+            while not ended() and time.monotonic() < give_up_at:
+                time.sleep(0.01)
+            told.append((ended(), metric(service.service.registry, f"{names.RUN_DURATION.name}_count")))
+
+        async def block() -> None:
+            watching = threading.Thread(target=look)
+            watching.start()
+            watching.join()
+
+        await service.tasks.submit_task(nothing, name="quick")
+        await service.tasks.run(block)  # it begins in the turn of the loop in which the other one ends
+        assert told == [(["quick"], 1)]
 
 
 async def test_f22_an_asyncio_task_that_a_task_has_started_is_the_task_s() -> None:
@@ -287,8 +315,9 @@ def test_f22_code_that_lets_no_python_run_is_reported_with_its_stack(tmp_path: P
         line = _wait_for(lambda: [line for line in service.log() if line["event"] == names.LOG_LOOP_BLOCKED])[
             0
         ]
-    assert (line["task_name"], line["cause"]) == ("match", "gil_held")
-    assert "greedy.py" in line["stack"]
+    assert line["cause"] == "gil_held", line
+    assert line.get("task_name") in {"match", None}  # the loop may turn before anybody can look whose code it was
+    assert "greedy.py" in line["stack"], line
     assert line["seconds"] > 0.3
 
 

@@ -87,35 +87,34 @@ def a_refusal_is_not_counted(patch: pytest.MonkeyPatch) -> None:
 @fault
 def a_retry_is_not_counted(patch: pytest.MonkeyPatch) -> None:
     def make(real: Any) -> Any:
-        return lambda self, event: None if event.kind is EventKind.RETRYING else real(self, event)
+        return lambda self, ends: real(self, [end for end in ends if end.kind is not EventKind.RETRYING])
 
-    instead(patch, TaskMetrics, "on_event", make)
+    instead(patch, TaskMetrics, "on_ends", make)
 
 
 @fault
 def a_label_is_outside_its_set(patch: pytest.MonkeyPatch) -> None:
     def make(real: Any) -> Any:
-        def on_event(self: Any, event: Any) -> None:
-            state = event.state
-            if state.status is TaskStatus.FAILED:
-                event = msgspec.structs.replace(event, state=state.but(error_type=event.record.task_id))
-            real(self, event)
+        def on_ends(self: Any, ends: Any) -> None:
+            for end in ends:
+                failed = end.state.status is TaskStatus.FAILED
+                state = end.state.but(error_type=end.record.task_id) if failed else end.state
+                real(self, [msgspec.structs.replace(end, state=state)])
 
-        return on_event
+        return on_ends
 
-    instead(patch, TaskMetrics, "on_event", make)
+    instead(patch, TaskMetrics, "on_ends", make)
 
 
 @fault
 def a_line_is_not_written(patch: pytest.MonkeyPatch) -> None:
     def make(real: Any) -> Any:
-        def on_event(self: Any, event: Any) -> None:
-            if event.state.status is not TaskStatus.CANCELLED:
-                real(self, event)
+        def on_ends(self: Any, ends: Any) -> None:
+            real(self, [end for end in ends if end.state.status is not TaskStatus.CANCELLED])
 
-        return on_event
+        return on_ends
 
-    instead(patch, TaskLog, "on_event", make)
+    instead(patch, TaskLog, "on_ends", make)
 
 
 @fault

@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry
 
 from qorzen_obs.core.logger_manager import LoggerManager
 from qorzen_obs.current import CURRENT
-from qorzen_obs.record import TaskEvent, TaskState
+from qorzen_obs.record import End, TaskState
 from qorzen_obs.tasks import ENDED, TaskCategory, TaskPriority, TaskStatus
 from qorzen_obs.telemetry import names
 from qorzen_obs.telemetry.log_records import RecordsAsLines
@@ -174,7 +174,7 @@ def finished(**state: Any) -> dict[str, Any]:
     logs, one = CapturedLogs(), record(task_id="ab", name="job", plugin_id="reports")
     one.state = TaskState(**state)
     log = TaskLog(logs.get_logger("log"))
-    log.on_event(TaskEvent(1, ENDED[one.state.status], 1.0, one, one.state, one.progress))
+    log.on_ends([End(ENDED[one.state.status], 1.0, one, one.state, None, one.context)])
     (line,) = logs.of(names.LOG_FINISHED)
     return line
 
@@ -199,24 +199,16 @@ def test_an_abandoned_task_says_so() -> None:
     assert "abandoned" not in finished(status=TaskStatus.COMPLETED)
 
 
-def test_a_task_that_has_not_ended_has_no_line() -> None:
-    logs, one = CapturedLogs(), record()
-    TaskLog(logs.get_logger("log")).on_event(
-        TaskEvent(1, ENDED[TaskStatus.COMPLETED], 1.0, one, one.state, one.progress)
-    )
-    assert logs.lines == []
-
-
 def test_a_line_is_written_in_the_submitters_context() -> None:
     logs = CapturedLogs()
 
-    def submit() -> TaskEvent:
+    def submit() -> End:
         structlog.contextvars.bind_contextvars(request_id="r1")
         one = record(context=copy_context())
         one.state = TaskState(TaskStatus.COMPLETED)
-        return TaskEvent(1, ENDED[TaskStatus.COMPLETED], 1.0, one, one.state, one.progress)
+        return End(ENDED[TaskStatus.COMPLETED], 1.0, one, one.state, None, one.context)
 
-    TaskLog(logs.get_logger("log")).on_event(copy_context().run(submit))
+    TaskLog(logs.get_logger("log")).on_ends([copy_context().run(submit)])
     assert logs.lines[0]["request_id"] == "r1"
 
 

@@ -15,9 +15,9 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse
 
 from qorzen_obs.counts import CELL_OF, CELLS, TaskCounts
-from qorzen_obs.record import Ask, TaskEvent, TaskState
+from qorzen_obs.record import Ask, End, TaskState
 from qorzen_obs.server.negotiation import OPENMETRICS, TEXT, MediaType
-from qorzen_obs.tasks import ENDED, EngineKind, EventKind, TaskCategory, TaskPriority, TaskStatus
+from qorzen_obs.tasks import ENDED, EngineKind, TaskCategory, TaskPriority, TaskStatus
 from qorzen_obs.telemetry import names
 from qorzen_obs.telemetry.metrics import LABEL_CAP, TaskMetrics
 from tests.both_texts import assert_same
@@ -69,7 +69,7 @@ def registry(metrics: TaskMetrics) -> CollectorRegistry:
     return registry
 
 
-def ended(status: TaskStatus, *, error_type: str | None = None, ran: bool = True) -> TaskEvent:
+def ended(status: TaskStatus, *, error_type: str | None = None, ran: bool = True) -> list[End]:
     one = record(category=IO_HIGH[0], priority=IO_HIGH[1], cell=CELL_OF[IO_HIGH])
     one.state = TaskState(
         status,
@@ -77,7 +77,7 @@ def ended(status: TaskStatus, *, error_type: str | None = None, ran: bool = True
         duration_seconds=0.3 if ran else None,
         queue_wait_seconds=0.02 if ran else None,
     )
-    return TaskEvent(1, ENDED[status], 1234.5, one, one.state, one.progress)
+    return [End(ENDED[status], 1234.5, one, one.state, None, None)]
 
 
 DECLARED = [value for _, value in inspect.getmembers(names) if isinstance(value, names.MetricName)]
@@ -99,8 +99,8 @@ def test_a_metric_is_well_named_explained_and_has_rising_buckets(declared: names
 def test_samples_carry_the_declared_labels_and_no_others(
     metrics: TaskMetrics, registry: CollectorRegistry
 ) -> None:
-    metrics.on_event(ended(TaskStatus.COMPLETED))
-    metrics.on_event(ended(TaskStatus.FAILED, error_type="ValueError"))
+    metrics.on_ends(ended(TaskStatus.COMPLETED))
+    metrics.on_ends(ended(TaskStatus.FAILED, error_type="ValueError"))
     metrics.on_request("GET", "/metrics", 200, 0.001)
     metrics.telemetry_errors["log"] += 1
     declared = {metric.name: set(metric.labels) for metric in DECLARED}
@@ -126,7 +126,7 @@ def test_state_is_read_at_scrape(registry: CollectorRegistry) -> None:
 def test_an_end_is_observed_once_with_its_status(
     metrics: TaskMetrics, registry: CollectorRegistry, status: TaskStatus
 ) -> None:
-    metrics.on_event(ended(status, error_type="ValueError" if status is TaskStatus.FAILED else None))
+    metrics.on_ends(ended(status, error_type="ValueError" if status is TaskStatus.FAILED else None))
     labels = {"category": "io", "priority": "high"}
     duration, wait = names.RUN_DURATION.name, names.QUEUE_WAIT.name
     assert metric(registry, duration + "_count", status=status.value, **labels) == 1
@@ -142,18 +142,8 @@ def test_an_end_is_observed_once_with_its_status(
 
 
 def test_a_task_that_never_ran_is_in_no_histogram(metrics: TaskMetrics, registry: CollectorRegistry) -> None:
-    metrics.on_event(ended(TaskStatus.CANCELLED, ran=False))
+    metrics.on_ends(ended(TaskStatus.CANCELLED, ran=False))
     assert metric(registry, names.RUN_DURATION.name + "_count") == 0
-    assert metric(registry, names.QUEUE_WAIT.name + "_count") == 0
-
-
-@pytest.mark.parametrize("kind", [EventKind.SUBMITTED, EventKind.STARTED, EventKind.PROGRESS])
-def test_events_before_the_end_observe_nothing(
-    metrics: TaskMetrics, registry: CollectorRegistry, kind: EventKind
-) -> None:
-    one = record()
-    one.state = TaskState(TaskStatus.RUNNING, queue_wait_seconds=0.1)
-    metrics.on_event(TaskEvent(1, kind, 1.0, one, one.state, one.progress))
     assert metric(registry, names.QUEUE_WAIT.name + "_count") == 0
 
 
@@ -180,7 +170,7 @@ def test_error_types_that_users_make_up_are_bounded(
     metrics: TaskMetrics, registry: CollectorRegistry
 ) -> None:
     for number in range(LABEL_CAP + 50):
-        metrics.on_event(ended(TaskStatus.FAILED, error_type=f"made.up.Error{number}"))
+        metrics.on_ends(ended(TaskStatus.FAILED, error_type=f"made.up.Error{number}"))
     name = names.TASK_ERRORS.name + "_total"
     assert metric(registry, name) == LABEL_CAP + 50
     assert metric(registry, name, error_type="_other") == 50
@@ -198,8 +188,8 @@ def test_routes_are_bounded_too(metrics: TaskMetrics, registry: CollectorRegistr
 def test_both_formats_can_be_read_back_with_the_same_values(
     metrics: TaskMetrics, registry: CollectorRegistry
 ) -> None:
-    metrics.on_event(ended(TaskStatus.COMPLETED))
-    metrics.on_event(ended(TaskStatus.FAILED, error_type='quotes " and \\ and\nlines'))
+    metrics.on_ends(ended(TaskStatus.COMPLETED))
+    metrics.on_ends(ended(TaskStatus.FAILED, error_type='quotes " and \\ and\nlines'))
     text: bytes = generate_latest(registry)
     modern: bytes = generate_openmetrics(registry)  # type: ignore[no-untyped-call]  # theirs
 
@@ -234,11 +224,8 @@ def test_the_whole_catalogue_is_written_as_the_client_writes_it(media_type: Medi
             source.counts.accept(cell)
             source.counts.move(cell, TaskStatus.PENDING, TaskStatus.RUNNING)
             source.counts.move(cell, TaskStatus.RUNNING, one.state.status)
-            metrics.on_event(
-                TaskEvent(
-                    number, ENDED[one.state.status], chance.random() * 1e9, one, one.state, one.progress
-                )
-            )
+            at = chance.random() * 1e9
+            metrics.on_ends([End(ENDED[one.state.status], at, one, one.state, None, None)])
             metrics.on_request("GET", f"/{number % 7}", 200, chance.expovariate(0.1))
         assert_same(metrics.collect(), media_type)
 

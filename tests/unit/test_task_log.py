@@ -15,7 +15,7 @@ from opentelemetry import context as otel_context
 from opentelemetry import trace
 from opentelemetry.trace import NonRecordingSpan, SpanContext
 
-from qorzen_obs.record import Rerun, TaskEvent, TaskRecord, TaskState
+from qorzen_obs.record import End, Rerun, TaskRecord, TaskState
 from qorzen_obs.tasks import ENDED, EventKind, TaskStatus
 from qorzen_obs.telemetry.log_export import LogExport
 from qorzen_obs.telemetry.logs import LogStream
@@ -106,7 +106,7 @@ def line_of(short: bool, one: TaskRecord, state: TaskState, redactor: Redactor |
     log = TaskLog(stream.logger("tasks"), None, StreamTaskLog(stream, "tasks", "info") if short else None)
     one.state = state
     kind = ENDED.get(state.status, EventKind.RETRYING)
-    log.on_event(TaskEvent(1, kind, 1_700_000_000.0, one, state, one.progress))
+    log.on_ends([End(kind, 1_700_000_000.0, one, state, None, one.context)])
     stream.close()
     return out.getvalue().splitlines()
 
@@ -135,9 +135,7 @@ def test_a_level_lets_through_what_it_lets_through_by_structlog() -> None:
         for state in (ended(), ended(**FAILED)):
             one = record()
             one.state = state
-            event = TaskEvent(1, ENDED[state.status], 1.0, one, state, one.progress)
-            if event.kind in log.kinds:
-                log.on_event(event)
+            log.on_ends([End(ENDED[state.status], 1.0, one, state, None, one.context)])
         assert len(out.getvalue().splitlines()) == expected
 
 
@@ -145,7 +143,7 @@ def test_a_line_is_counted_when_it_is_handed_over() -> None:
     stream = LogStream(io.StringIO())
     line = StreamTaskLog(stream, "tasks", "info")
     one = record()
-    line.write(TaskEvent(1, EventKind.COMPLETED, 1.0, one, ended(), one.progress))
+    line.write([End(EventKind.COMPLETED, 1.0, one, ended(), None, one.context)])
     (family,) = stream.collect()
     assert {sample.labels["level"]: sample.value for sample in family.samples}["info"] == 1
 
@@ -161,7 +159,7 @@ def test_a_stream_that_nobody_reads_keeps_no_line_from_the_export() -> None:
             logger.info("by the user")
         one = record()
         StreamTaskLog(stream, "tasks", "info").write(
-            TaskEvent(1, EventKind.COMPLETED, 1.0, one, ended(), one.progress)
+            [End(EventKind.COMPLETED, 1.0, one, ended(), None, one.context)]
         )
         assert exported.events[-1] == "task.finished"
         stream.close()

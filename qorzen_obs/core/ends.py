@@ -1,0 +1,62 @@
+"""What is told of attempts that have ended: to their spans, the metrics and the log, a turn of the loop at a time.
+
+A busy loop ends some twenty attempts in a turn. Told of each on its own, all that the observers need goes through the
+processor's caches once for each attempt; told of all, one observer after the other, once for all of them. That makes
+full observation a fifth cheaper (docs/performance.md). Whoever waits for a task's end wakes after it was told.
+
+A loop that is blocked tells nothing, so the watchdog does: `tell` is for any thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from qorzen_obs.record import End
+
+OnEnds = Callable[[Sequence[End]], None]
+
+
+class Ends:
+    """The ends of which nobody was told yet, of one manager.
+
+    Args:
+        dismiss: is told of an observer that has raised, and is called no more.
+    """
+
+    def __init__(self, dismiss: Callable[[str, Exception], None]) -> None:
+        self._dismiss = dismiss
+        self._observers: tuple[tuple[str, OnEnds], ...] = ()
+        self._untold: deque[End] = deque()
+        self._lock = threading.Lock()  # held by whoever tells
+
+    def observe(self, name: str, on_ends: OnEnds) -> None:
+        """Call `on_ends` with all ends of a turn, after the observers that are there; it must return at once."""
+        self._observers += ((name, on_ends),)
+
+    def stop_observing(self, on_ends: OnEnds) -> None:
+        """Take back an `observe`; of no effect without one."""
+        self._observers = tuple(one for one in self._observers if one[1] != on_ends)
+
+    def add(self, end: End, loop: asyncio.AbstractEventLoop) -> None:
+        """Have the observers told of it in the loop's next turn; on the loop."""
+        if not self._untold:
+            loop.call_soon(self.tell)
+        self._untold.append(end)
+
+    def tell(self) -> None:
+        """Tell the observers of what has ended until now, unless another thread is at it: that one looks again."""
+        untold = self._untold
+        while untold and self._lock.acquire(blocking=False):
+            try:
+                ends = [untold.popleft() for _ in range(len(untold))]
+                for name, on_ends in self._observers:
+                    try:
+                        on_ends(ends)
+                    except Exception as error:  # noqa: BLE001 - what observes must not break what it observes
+                        self.stop_observing(on_ends)
+                        self._dismiss(name, error)
+            finally:
+                self._lock.release()

@@ -1,0 +1,93 @@
+"""Ends: what has ended is told together, once, and never to nobody."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Sequence
+
+from qorzen_obs.core.ends import Ends
+from qorzen_obs.record import End
+from qorzen_obs.tasks import EventKind, TaskStatus
+from tests.support import record
+
+
+def end(name: str) -> End:
+    one = record(name=name)
+    return End(EventKind.COMPLETED, 1.0, one, one.state.but(status=TaskStatus.COMPLETED), None, None)
+
+
+class Told:
+    """An observer, and what it was told at once each time."""
+
+    def __init__(self) -> None:
+        self.turns: list[list[str]] = []
+        self.errors: list[tuple[str, Exception]] = []
+        self.ends = Ends(lambda name, error: self.errors.append((name, error)))
+
+    def on_ends(self, ends: Sequence[End]) -> None:
+        self.turns.append([one.record.name for one in ends])
+
+
+async def test_what_ends_in_one_turn_is_told_together_in_the_next_and_in_order() -> None:
+    told, loop = Told(), asyncio.get_running_loop()
+    told.ends.observe("told", told.on_ends)
+    for name in ("a", "b", "c"):
+        told.ends.add(end(name), loop)
+    assert told.turns == []
+    await asyncio.sleep(0)
+    told.ends.add(end("d"), loop)
+    await asyncio.sleep(0)
+    assert told.turns == [["a", "b", "c"], ["d"]]
+
+
+async def test_who_is_awakened_after_an_end_finds_it_told() -> None:
+    told, loop = Told(), asyncio.get_running_loop()
+    told.ends.observe("told", told.on_ends)
+    waiter = loop.create_future()
+
+    def finish() -> None:
+        told.ends.add(end("a"), loop)
+        waiter.set_result(None)
+
+    loop.call_soon(finish)
+    await waiter
+    assert told.turns == [["a"]]
+
+
+async def test_an_observer_that_raises_is_told_no_more_and_the_next_one_is() -> None:
+    told, loop = Told(), asyncio.get_running_loop()
+
+    def broken(_: Sequence[End]) -> None:
+        raise ValueError("on purpose")
+
+    told.ends.observe("broken", broken)
+    told.ends.observe("told", told.on_ends)
+    for name in ("a", "b"):
+        told.ends.add(end(name), loop)
+        await asyncio.sleep(0)
+    assert told.turns == [["a"], ["b"]]
+    ((name, error),) = told.errors
+    assert (name, str(error)) == ("broken", "on purpose")
+
+
+async def test_what_ends_while_another_thread_tells_is_told_by_that_one() -> None:
+    told, loop = Told(), asyncio.get_running_loop()
+    inside, go_on = threading.Event(), threading.Event()
+
+    def slow(ends: Sequence[End]) -> None:
+        told.on_ends(ends)
+        inside.set()
+        go_on.wait(10)
+
+    told.ends.observe("slow", slow)
+    told.ends.add(end("a"), loop)
+    teller = threading.Thread(target=told.ends.tell)
+    teller.start()
+    assert inside.wait(10)
+    told.ends.add(end("b"), loop)
+    told.ends.tell()  # does not wait for the other one
+    assert told.turns == [["a"]]
+    go_on.set()
+    await asyncio.to_thread(teller.join)
+    assert told.turns == [["a"], ["b"]]
