@@ -228,6 +228,7 @@ class TaskManager(QorzenManager):
         self._event_sequence = itertools.count(1)
         self._random = random.Random()
         self._dispatching = False
+        self._shrinks = False  # the history, in the next turn of the loop
         # By name; a limit lives as long as a task of it is live or kept, or made-up names would pile up.
         self._definition_limits: WeakValueDictionary[str, DefinitionLimit] = WeakValueDictionary()
         self._deadline_entries: dict[int, list[Any]] = {}  # of whole tasks, by sequence
@@ -862,13 +863,21 @@ class TaskManager(QorzenManager):
         self._change(record, state, ENDED[state.status], wall)
         record.attempt = None
         record.release(keep_call=state.status is not TaskStatus.COMPLETED and self._settings.keep_arguments)
-        self._history.add(record)  # before it leaves the live ones, so that a reader always finds it
+        # Before it leaves the live ones, so that a reader always finds it.
+        if self._history.add(record) and not self._shrinks:
+            self._shrinks = True
+            self._loop.call_soon(self._shrink_history)
         del self._live[record.task_id]
         if record.waiters is not None:
             self._waiting.ended(record)
         if not self._live:
             self._nothing_lives.set()
         self._dispatch()
+
+    def _shrink_history(self) -> None:
+        """Let the oldest go of a turn of the loop together, as ends are told (core/ends.py)."""
+        self._shrinks = False
+        self._history.shrink()
 
     def _change(self, record: TaskRecord, state: TaskState, kind: EventKind, wall: float) -> None:
         """The one place where a task's status changes: the record, the counters, the announcement."""

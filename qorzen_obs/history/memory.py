@@ -76,16 +76,15 @@ class MemoryHistory:
     def __len__(self) -> int:
         return len(self._records)
 
-    def add(self, record: TaskRecord) -> None:
-        """Remember an ended task; the oldest beyond `keep` of its kind become outlines."""
+    def add(self, record: TaskRecord) -> bool:
+        """Remember an ended task whole; return whether there are too many now, and `shrink` is to be called."""
         order = self._failed_order if record.state.status is FAILED else self._other_order
         self._records[record.task_id] = record
         order.append(record.task_id)
-        if len(order) > self.keep:
-            self._evict(self._records[order.popleft()])
+        return len(order) > self.keep
 
     def shrink(self) -> None:
-        """Turn what is beyond `keep` into outlines; call it after lowering `keep`."""
+        """Turn the oldest that are beyond `keep` into outlines."""
         for order in (self._other_order, self._failed_order):
             while len(order) > self.keep:
                 self._evict(self._records[order.popleft()])

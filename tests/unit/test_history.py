@@ -45,9 +45,11 @@ def test_a_kept_record_is_whole_and_an_evicted_one_is_an_outline() -> None:
     evicted: list[TaskRecord] = []
     history = MemoryHistory(1, evicted.append)
     old, new = ended(1), ended(2)
-    history.add(old)
+    assert not history.add(old)
+    history.shrink()
     assert evicted == []
-    history.add(new)
+    assert history.add(new)
+    history.shrink()
     assert evicted == [old]
     assert (history.record("id 1"), history.record("id 2")) == (None, new)
     whole, outline = history.info("id 2"), history.info("id 1")
@@ -72,6 +74,7 @@ def test_an_outline_of_a_task_that_never_ran_has_no_trace() -> None:
     never_ran = ended(1, TaskStatus.CANCELLED)
     never_ran.state = never_ran.state.but(span=None, queue_wait_seconds=None)
     history.add(never_ran)
+    history.shrink()
     outline = history.info("id 1")
     assert outline is not None
     assert (outline.evicted, outline.trace_id, outline.span_id, outline.queue_wait_seconds) == (
@@ -88,10 +91,12 @@ def test_a_failure_is_still_whole_after_any_number_of_others_and_they_after_any_
     statuses = [TaskStatus.FAILED, *[TaskStatus.COMPLETED, TaskStatus.CANCELLED] * 10, TaskStatus.FAILED]
     for number, status in enumerate(statuses):
         history.add(ended(number, status))
+        history.shrink()
     assert [kept.sequence for kept in history.records()] == [0, 19, 20, 21]
     assert len(history) == 4
     for number in range(30, 33):
         history.add(ended(number))
+    history.shrink()
     assert [kept.sequence for kept in history.records()] == [19, 20, 31, 32]
     history.keep = 1
     history.shrink()
@@ -122,4 +127,5 @@ def test_outlines_are_bounded_too_and_the_oldest_is_forgotten(monkeypatch: pytes
     history = MemoryHistory(1)
     for number in range(6):
         history.add(ended(number))
+        history.shrink()
     assert [history.info(f"id {number}") is None for number in range(6)] == [True, True] + [False] * 4
