@@ -84,7 +84,7 @@ class StreamTaskLog:
     def __init__(self, stream: LogStream, logger_name: str, level: str) -> None:
         self._stream = stream
         self._logger_name = logger_name
-        self.writes_info = LEVELS[level] <= LEVELS["info"]
+        self._writes_info = LEVELS[level] <= LEVELS["info"]
         self._writes_warnings = LEVELS[level] <= LEVELS["warning"]
         redactor = stream.redactor
         self._is_clean = lru_cache(4_096)(lambda name: not redactor.may_match(name))
@@ -93,22 +93,24 @@ class StreamTaskLog:
 
     def write(self, ends: Sequence[End]) -> None:
         """Write the line of each attempt that has ended, at its level."""
+        if not self._writes_warnings:
+            return
         plain: list[str] = []
-        may_be_plain = self.writes_info and self._stream.is_json
+        writes_info, may_be_plain = self._writes_info, self._stream.is_json
         for end in ends:
             record, state = end.record, end.state
+            if not writes_info and state.status is not FAILED and end.kind is not _RETRYING:
+                continue
             surroundings = _surroundings(end.context, state)
             if may_be_plain and not surroundings and state.status is COMPLETED:
                 line = self._plain_line(record, state, end.at)
                 if line is not None:
                     plain.append(line)
                     continue
-            warns = state.status is FAILED or end.kind is _RETRYING
-            if self._writes_warnings if warns else self.writes_info:
-                if plain:
-                    self._stream.write_own("info", plain)
-                    plain = []
-                self._stream.write_line(*self._make(record, state, end.at, surroundings))
+            if plain:
+                self._stream.write_own("info", plain)
+                plain = []
+            self._stream.write_line(*self._make(record, state, end.at, surroundings))
         if plain:
             self._stream.write_own("info", plain)
 
