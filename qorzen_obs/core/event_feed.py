@@ -25,8 +25,16 @@ class EventBus(Protocol):
 class EventFeed:
     """A bounded queue and the one task that empties it. When it is full, progress is dropped first, then events."""
 
-    def __init__(self, bus: EventBus, logger: Any, dropped: Counter[str]) -> None:
+    def __init__(
+        self,
+        bus: EventBus,
+        logger: Any,
+        dropped: Counter[str],
+        *,
+        before_publishing: Callable[[], object] = lambda: None,
+    ) -> None:
         self._bus = bus
+        self._before_publishing = before_publishing
         self._logger = logger
         self._dropped = dropped
         self._events: deque[TaskEvent] = deque()
@@ -99,6 +107,7 @@ class EventFeed:
             while self._events:
                 event = self._events.popleft()
                 self._progress -= event.kind is EventKind.PROGRESS
+                self._before_publishing()
                 await self._publish(event)
             self._empty.set()
 

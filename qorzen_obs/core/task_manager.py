@@ -1,7 +1,8 @@
 """The task manager: accepts, queues, runs, cancels and remembers tasks, and announces each thing that happens.
 
 A task's way through this file: `submit_task` -> `_accept` -> `_dispatch` -> `_start` (core/runner.py runs it) ->
-`_decided` -> `_announce`. Only the work loop writes; what other threads may read says so.
+`_decided` -> `_change`, which announces it, and has core/ends.py tell what ended. Only the work loop writes; what other
+threads may read says so.
 """
 
 from __future__ import annotations
@@ -228,6 +229,7 @@ class TaskManager(QorzenManager):
         self._event_sequence = itertools.count(1)
         self._random = random.Random()
         self._dispatching = False
+        self._look_at_once: tuple[OnEvent, ...] = ()  # of the observers: who may look at more than the event
         self._shrinks = False  # the history, in the next turn of the loop
         # By name; a limit lives as long as a task of it is live or kept, or made-up names would pile up.
         self._definition_limits: WeakValueDictionary[str, DefinitionLimit] = WeakValueDictionary()
@@ -302,7 +304,9 @@ class TaskManager(QorzenManager):
             redactor=self.redactor,
         )
         self._task_deadlines: Deadlines[TaskRecord] = Deadlines(loop, self._clock, self._task_deadline_passed)
-        self._feed = EventFeed(self._bus, self._logger, self.metrics.dropped)
+        self._feed = EventFeed(
+            self._bus, self._logger, self.metrics.dropped, before_publishing=self.ends.tell
+        )
         self.ends.observe("spans", self._instrument.on_ends)
         self.ends.observe("metrics", self.metrics.on_ends)
         self.ends.observe("log", TaskLog(self._logger, self.task_lines, self._task_log).on_ends)
@@ -320,7 +324,7 @@ class TaskManager(QorzenManager):
     def _observe_for_bus(self, wanted: bool) -> None:
         self.stop_observing(self._feed.on_event)
         if wanted:
-            self.observe("event_bus", self._feed.on_event)
+            self._observe("event_bus", self._feed.on_event)
 
     def _event_ring_wanted(self) -> None:
         """Somebody listens to the event ring, or nobody does any more; from any thread."""
@@ -330,7 +334,7 @@ class TaskManager(QorzenManager):
     def _observe_for_event_ring(self) -> None:
         ring = self.event_ring
         if ring.wanted and not ring.keeps:
-            self.observe("stream", ring.on_event, first=True)
+            self._observe("stream", ring.on_event, first=True)
             ring.begin(next(self._event_sequence) if self.counts.version else 0)
         elif ring.keeps and not ring.wanted:
             self.stop_observing(ring.on_event)
@@ -830,9 +834,9 @@ class TaskManager(QorzenManager):
         record.eligible_at, record.eligible_wall = now + wait_seconds, wall + wait_seconds
         state = state.but(status=TaskStatus.PENDING, completed_at=None, exception=None, traceback=None)
         self._scheduler.push(record, now)
-        self._change(record, state, EventKind.RETRYING, wall)
+        attempt, record.attempt = record.attempt, None
+        self._change(record, state, EventKind.RETRYING, wall, attempt)
         self.ends.tell()  # the next attempt may begin in this turn of the loop, and comes after it in the log
-        record.attempt = None
         self._dispatch()
 
     def _zombie_gone(self, attempt: Attempt) -> None:
@@ -860,7 +864,7 @@ class TaskManager(QorzenManager):
             deadline = self._deadline_entries.pop(record.sequence, None)
             if deadline is not None:
                 self._task_deadlines.remove(deadline)
-        self._change(record, state, ENDED[state.status], wall)
+        self._change(record, state, ENDED[state.status], wall, record.attempt)
         record.attempt = None
         record.release(keep_call=state.status is not TaskStatus.COMPLETED and self._settings.keep_arguments)
         # Before it leaves the live ones, so that a reader always finds it.
@@ -879,15 +883,18 @@ class TaskManager(QorzenManager):
         self._shrinks = False
         self._history.shrink()
 
-    def _change(self, record: TaskRecord, state: TaskState, kind: EventKind, wall: float) -> None:
+    def _change(
+        self, record: TaskRecord, state: TaskState, kind: EventKind, wall: float, ended: Attempt | None = None
+    ) -> None:
         """The one place where a task's status changes: the record, the counters, the announcement."""
         before = record.state.status
         record.state = state
         self.counts.move(record.cell, before, state.status)  # raises for a transition that is not legal
         if kind is not _STARTED:
-            self.ends.add(End(kind, wall, record, state, record.attempt, record.context), self._loop)
+            self.ends.add(End(kind, wall, record, state, ended, record.context), self._loop)
         if self._observers[kind]:
-            self.ends.tell()  # whoever learns of an end may look at its trace
+            if self._look_at_once:
+                self.ends.tell()
             self._announce(kind, record, before, wall)
 
     def _announce(self, kind: EventKind, record: TaskRecord, before: TaskStatus | None, wall: float) -> None:
@@ -911,8 +918,16 @@ class TaskManager(QorzenManager):
     ) -> None:
         """Call `on_event` with each event of these kinds, on the work loop, as the last or `first` of all.
 
-        It must return at once. One that raises is dismissed, which `healthy` and `qorzen_telemetry_errors` tell.
+        It must return at once. One that raises is dismissed, which `healthy` and `qorzen_telemetry_errors` tell. When
+        it learns of an end, the attempt's span has ended, and metrics and log know of it.
         """
+        self._observe(name, on_event, kinds, first=first)
+        self._look_at_once += (on_event,)
+
+    def _observe(
+        self, name: str, on_event: OnEvent, kinds: Iterable[EventKind] = EventKind, *, first: bool = False
+    ) -> None:
+        """As `observe`, for who keeps events and looks at nothing else until later."""
         one = ((name, on_event),)
         for kind in kinds:
             others = self._observers[kind]
@@ -922,6 +937,7 @@ class TaskManager(QorzenManager):
         """Take back an `observe`; of no effect without one."""
         for kind, observers in self._observers.items():
             self._observers[kind] = tuple(one for one in observers if one[1] != on_event)
+        self._look_at_once = tuple(one for one in self._look_at_once if one != on_event)
 
     def _dismissed(self, observer: str, error: Exception) -> None:
         self._healthy = False
@@ -1010,6 +1026,7 @@ class TaskManager(QorzenManager):
         if record is not None:
             await self._waiting.for_end(record, timeout)
             return record.info()
+        self.ends.tell()  # it may have ended in this turn of the loop
         info = self._history.info(task_id)
         if info is None:
             raise TaskNotFoundError(task_id)

@@ -154,8 +154,9 @@ class SpanInstrument:
 
     def keep(self, attempt: Attempt) -> None:
         """Mark the attempt's span so that its trace is kept; of no effect once the attempt has ended."""
-        if attempt.span is not None and attempt.span.is_recording():
-            attempt.span.set_attribute(names.TRACE_KEEP, True)
+        span = attempt.span  # it may end on another thread
+        if span is not None and span.is_recording():
+            span.set_attribute(names.TRACE_KEEP, True)
 
     def on_ends(self, ends: Sequence[End]) -> None:
         """End the spans of attempts that have ended."""

@@ -350,7 +350,8 @@ class LoopMonitor:
             if stack is None and not at_once:
                 return
             told, block.told = block.told, True
-        if told or attempt is None or attempt.span is None or not attempt.span.is_recording():
+        span = None if attempt is None else attempt.span
+        if told or attempt is None or span is None or not span.is_recording():
             return  # the last: the loop was held in the attempt's context after its end, by what follows it
         began = attempt.started_wall + max(0.0, block.since - attempt.started_at)
         attributes: dict[str, str | float] = {
@@ -359,6 +360,6 @@ class LoopMonitor:
             names.STACKTRACE: self._redact(block.culprit.place) if stack is None else stack,
         }
         try:
-            attempt.span.add_event(names.LOOP_BLOCKED_EVENT, attributes, int(began * 1e9))
+            span.add_event(names.LOOP_BLOCKED_EVENT, attributes, int(began * 1e9))
         except Exception as error:  # noqa: BLE001 - as above
             self._on_error(error)

@@ -23,7 +23,7 @@ from qorzen_obs.core.event_bus_manager import Event, EventBusManager
 from qorzen_obs.core.event_feed import CAPACITY
 from qorzen_obs.core.task_manager import TaskManager
 from qorzen_obs.settings import EngineSettings
-from qorzen_obs.tasks import LEGAL_TRANSITIONS, EngineKind, TaskCategory, TaskPriority
+from qorzen_obs.tasks import LEGAL_TRANSITIONS, EngineKind, EventKind, TaskCategory, TaskPriority
 from qorzen_obs.telemetry import names
 from qorzen_obs.testing import CapturedEvents, CapturedLogs, VirtualTimeLoop, open_test_manager
 from tests.conftest import require
@@ -764,3 +764,57 @@ async def test_slots_are_shown_for_every_engine() -> None:
             assert busy == {"loop": 0, "io": 0, "thread": 1, "process": 0, "main": 0}
             gate.open()
             await until(lambda: not tasks.status()["tasks"]["by_status"]["running"])
+
+
+# ---------------------------------------------------------------- when ends are told
+
+
+def told_of(tasks: TaskManager, logs: CapturedLogs) -> tuple[float, int]:
+    """How many ends the metrics and the log know of."""
+    return metric(tasks.registry, names.RUN_DURATION.name + "_count"), len(logs.of(names.LOG_FINISHED))
+
+
+async def test_a_task_that_still_runs_is_in_no_histogram_and_has_no_line() -> None:
+    logs, gate = CapturedLogs(), Gate()
+    async with open_test_manager(settings(), logs=logs) as tasks:
+        task_id = await tasks.submit_task(gate)
+        await gate.holds(1)
+        assert told_of(tasks, logs) == (0, 0)
+        gate.open()
+        await tasks.wait_for_task(task_id)
+        assert told_of(tasks, logs) == (1, 1)
+
+
+async def test_who_waits_for_a_task_that_ended_in_this_very_turn_of_the_loop_finds_it_told() -> None:
+    logs = CapturedLogs()
+    found: list[tuple[float, int]] = []
+    async with open_test_manager(settings(), logs=logs) as tasks:
+
+        async def first() -> None:
+            pass
+
+        async def second(task_id: str) -> None:  # begins when the first has ended, before the loop turns
+            await tasks.wait_for_task(task_id)
+            found.append(told_of(tasks, logs))
+
+        await tasks.run(second, await tasks.submit_task(first))
+    assert found == [(1, 1)]
+
+
+async def test_an_observer_and_a_subscriber_of_an_end_find_it_told() -> None:
+    logs, bus = CapturedLogs(), EventBusManager()
+    seen: list[str] = []
+    async with open_test_manager(settings(), logs=logs, events=bus) as tasks:
+
+        async def subscriber(_: Event) -> None:
+            seen.append(f"subscriber {told_of(tasks, logs)}")
+
+        bus.subscribe("task/completed", subscriber)
+        await tasks.run(asyncio.sleep, 0)
+        await until(lambda: len(seen) == 1)
+        tasks.observe(
+            "test", lambda _: seen.append(f"observer {told_of(tasks, logs)}"), [EventKind.COMPLETED]
+        )
+        await tasks.run(asyncio.sleep, 0)
+        await until(lambda: len(seen) == 3)
+    assert seen == ["subscriber (1, 1)", "observer (2, 2)", "subscriber (2, 2)"]
