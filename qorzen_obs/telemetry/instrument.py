@@ -7,6 +7,8 @@ own, so making the span current needs no undoing.
 from __future__ import annotations
 
 import contextvars
+import itertools
+import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, Protocol, runtime_checkable
 
@@ -160,30 +162,38 @@ class SpanInstrument:
 
     def on_ends(self, ends: Sequence[End]) -> None:
         """End the spans of attempts that have ended."""
+        ended: list[TaskSpan] = []
         for end in ends:
-            if end.attempt is None:
+            attempt, state, will_retry = end.attempt, end.state, end.kind is _RETRYING
+            if attempt is None or attempt.span is None:
                 continue
-            if end.kind is _RETRYING:  # its task is pending again; the attempt has failed
-                self.end(end.attempt, end.state.but(status=FAILED), will_retry=True)
+            if will_retry:  # its task is pending again; the attempt has failed
+                state = state.but(status=FAILED)
+            try:
+                span = self._end(attempt, state, will_retry)
+            except Exception as error:  # noqa: BLE001 - as in submitted
+                self._on_error(error)
             else:
-                self.end(end.attempt, end.state)
+                if span is not None:
+                    ended.append(span)
+        for sink, spans in itertools.groupby(ended, operator.attrgetter("sink")):
+            sink.on_task_ends(tuple(spans))
 
-    def end(self, attempt: Attempt, state: TaskState, *, will_retry: bool = False) -> None:
-        """End the attempt's span with what was decided; its length is the monotonic duration."""
+    def _end(self, attempt: Attempt, state: TaskState, will_retry: bool) -> TaskSpan | None:
+        """End the attempt's span with what was decided; return one of ours, of which its sink is to be told.
+
+        Its length is the monotonic duration.
+        """
         span = attempt.span
-        if span is None:
-            return
         end_time = int((attempt.started_wall + (state.duration_seconds or 0.0)) * 1e9)
-        try:
-            if isinstance(span, TaskSpan):
-                attempt.span = None  # it leads back to the attempt
-                span.finish(state, attempt.phases, will_retry, end_time)
-            else:
-                facts = Facts(attempt, None, None)
-                facts.decide(state, attempt.phases, will_retry)
-                facts.end_by(span, end_time)
-        except Exception as error:  # noqa: BLE001 - as in submitted
-            self._on_error(error)
+        if isinstance(span, TaskSpan):
+            attempt.span = None  # it leads back to the attempt
+            return span if span.finish(state, attempt.phases, will_retry, end_time) else None
+        assert span is not None, "asked before"
+        facts = Facts(attempt, None, None)
+        facts.decide(state, attempt.phases, will_retry)
+        facts.end_by(span, end_time)
+        return None
 
 
 def _context_variable() -> contextvars.ContextVar[Context] | None:

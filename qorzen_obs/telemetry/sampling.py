@@ -140,10 +140,9 @@ class TailSampler(SpanProcessor):
             must_keep = names.BY_MARK
         self._do(self._start, trace_id, span_id, must_keep, self._clock.monotonic())
 
-    def on_task_end(self, span: TaskSpan) -> None:
-        """As on_end, for the span of an attempt."""
-        why = span.why_kept(self._slow_task_seconds)
-        self._do(self._end_task, span, why, self._clock.monotonic())
+    def on_task_ends(self, spans: Sequence[TaskSpan]) -> None:
+        """As on_end, for spans of attempts."""
+        self._do(self._end_tasks, spans, self._clock.monotonic())
 
     # Whether spans are still taken is asked here, where nobody else is at work: a thread that asked before would
     # put its span behind the last decision.
@@ -161,16 +160,18 @@ class TailSampler(SpanProcessor):
             self._count_root(trace_id, now)
             self._buffer.end(trace_id, span_id, span, must_keep, now)
 
-    def _end_task(self, span: TaskSpan, must_keep: str | None, now: float) -> None:
-        trace_id, span_id = span.context[:2]
-        alone = self._alone
-        if trace_id in alone and alone[trace_id] == span_id and self._taking:
-            del alone[trace_id]
-            self._buffer.end_alone(trace_id, span, must_keep, now)
-            span.forget()  # what is kept was settled before
-        else:
-            span.settle()
-            self._end(span.context, span, must_keep, now)
+    def _end_tasks(self, spans: Sequence[TaskSpan], now: float) -> None:
+        alone, slow_seconds = self._alone, self._slow_task_seconds
+        for span in spans:
+            must_keep = span.why_kept(slow_seconds)
+            trace_id, span_id = span.context[:2]
+            if self._taking and alone.get(trace_id) == span_id:
+                del alone[trace_id]
+                self._buffer.end_alone(trace_id, span, must_keep, now)
+                span.forget()  # what is kept was settled before
+            else:
+                span.settle()
+                self._end(span.context, span, must_keep, now)
 
     def _count_root(self, trace_id: int, now: float) -> None:
         """Let the span of an attempt be counted that is alone in its trace no more."""

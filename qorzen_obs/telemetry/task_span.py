@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from random import getrandbits
 from typing import Any, Final, Protocol
 
@@ -160,7 +160,7 @@ class TaskSpanSink(Protocol):
     """
 
     def on_task_start(self, span: TaskSpan) -> None: ...
-    def on_task_end(self, span: TaskSpan) -> None: ...
+    def on_task_ends(self, spans: Sequence[TaskSpan]) -> None: ...
 
 
 class TaskSpan(Span):
@@ -171,8 +171,8 @@ class TaskSpan(Span):
     """
 
     __slots__ = (
-        *("_attempt", "_end", "_facts", "_func", "_maker", "_previous", "_real", "_sink"),
-        *("context", "end_time", "keep", "parent", "start_time", "task_name"),
+        *("_attempt", "_end", "_facts", "_func", "_maker", "_previous", "_real"),
+        *("context", "end_time", "keep", "parent", "sink", "start_time", "task_name"),
     )
 
     # Set by SpanMaker.start, where a call for it would cost more than what it does.
@@ -183,11 +183,11 @@ class TaskSpan(Span):
     _maker: SpanMaker
     _previous: SpanContext | None  #: of the attempt before this one
     _real: Any  #: the SDK's, once there is one
-    _sink: TaskSpanSink
     context: SpanContext
     end_time: int | None  #: Unix nanoseconds
     keep: bool  #: its trace was asked for before it began
     parent: SpanContext | None
+    sink: TaskSpanSink
     start_time: int  #: Unix nanoseconds
     task_name: str
 
@@ -205,18 +205,18 @@ class TaskSpan(Span):
         assert self.end_time is not None, "asked for once it has ended"
         return names.BY_SLOW if self.end_time - self.start_time >= slow_seconds * 1e9 else None
 
-    def finish(self, state: TaskState, phases: Mapping[str, float], will_retry: bool, end_time: int) -> None:
-        """End it with what was decided; of no effect when the task's code has ended it."""
+    def finish(self, state: TaskState, phases: Mapping[str, float], will_retry: bool, end_time: int) -> bool:
+        """End it with what was decided; return False when the task's code has ended it. The caller tells the sink."""
         with _LOCK:
             if self.end_time is not None:
-                return
+                return False
             self._end = (state, phases, will_retry)
             self.end_time = end_time
             if self._real is not None:
                 facts = self._known()
-                assert facts is not None, "it is settled or forgotten by the next line, never before"
+                assert facts is not None, "the sink lets it be settled or forgotten, never before"
                 facts.end_by(self._real, end_time)
-        self._sink.on_task_end(self)
+        return True
 
     def settle(self) -> None:
         """Copy what it says, for it may be asked for and outlive the attempt by far."""
@@ -267,7 +267,7 @@ class TaskSpan(Span):
             real = self._sdk_span()
             real.end(end_time)
             self.end_time = real.end_time
-        self._sink.on_task_end(self)
+        self.sink.on_task_ends((self,))
 
     def set_attributes(self, attributes: Mapping[str, Any]) -> None:
         self._sdk_span().set_attributes(attributes)
@@ -369,7 +369,7 @@ class SpanMaker:
             context = SpanContext(trace_id, span_id, False, _SAMPLED, _NO_STATE)
         span = TaskSpan()
         span._attempt, span._func, span._previous = attempt, record.func, record.state.span
-        span._maker, span._sink, span._real = self, sink, None
+        span._maker, span.sink, span._real = self, sink, None
         span._facts = span._end = span.end_time = None
         span.context, span.parent, span.start_time = context, parent, start_time
         span.keep, span.task_name = record.definition.keep_trace, record.name

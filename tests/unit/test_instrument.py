@@ -11,8 +11,8 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.trace import SpanKind, StatusCode
 
 from qorzen_obs.current import CURRENT
-from qorzen_obs.record import Attempt, TaskRecord, TaskState
-from qorzen_obs.tasks import TaskStatus
+from qorzen_obs.record import Attempt, End, TaskRecord, TaskState
+from qorzen_obs.tasks import EventKind, TaskStatus
 from qorzen_obs.telemetry import names
 from qorzen_obs.telemetry.instrument import SpanInstrument
 from tests.support import Spans, attempt, record
@@ -30,7 +30,7 @@ def run(made: SpanInstrument, of: TaskRecord, **state: Any) -> Attempt:
     running.started_wall = 100.0
     made.begin(running)
     ended = TaskState(**{"status": TaskStatus.COMPLETED, "duration_seconds": 2.5, **state})
-    made.end(running, ended)
+    made.on_ends([End(EventKind.COMPLETED, 1.0, of, ended, running, None)])
     return running
 
 
