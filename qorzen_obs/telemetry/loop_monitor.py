@@ -205,10 +205,10 @@ class LoopMonitor:
 
     def settle(self, attempt: Attempt) -> None:
         """Put a block that is not told yet on the attempt's span, which is about to end. O(1): reads no file."""
-        block, unread = self._block, self._unread
-        if block is None and unread is None:
+        now, unread = self._block, self._unread
+        if now is None and unread is None:
             return
-        for block in (block, unread):
+        for block in (now, unread):
             if block is not None and block.culprit.attempt is attempt:
                 self._tell_span(block, at_once=True)
 
