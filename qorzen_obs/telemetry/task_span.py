@@ -229,9 +229,27 @@ class TaskSpan(Span):
         self._attempt = self._func = self._end = None
 
     def readable(self) -> ReadableSpan:
-        """Return the ended span as the SDK has it."""
-        span: ReadableSpan = self._sdk_span()
+        """Return the ended span as the SDK has it.
+
+        Of one that is settled it is made without the lock, or the loop would wait for the exporter's thread.
+        """
+        span: ReadableSpan
+        if self.end_time is None or self._facts is None or self._attempt is not None:
+            span = self._sdk_span()
+            return span
+        made = self._real or self._make(self._facts)
+        with _LOCK:
+            span = self._real = self._real or made
         return span
+
+    def _make(self, facts: Facts | None) -> Any:
+        """Return the SDK's span with what is known; ended, where it has ended."""
+        made: Any = self._maker.make(self, facts)
+        if self.end_time is not None and facts is not None:
+            facts.end_by(made, self.end_time)
+        elif self.end_time is not None:
+            made.end(self.end_time)
+        return made
 
     def _known(self) -> Facts | None:
         """Return what it says by now; None once it is forgotten. Under the lock of all spans."""
@@ -244,12 +262,7 @@ class TaskSpan(Span):
     def _sdk_span(self) -> Any:
         with _LOCK:
             if self._real is None:
-                facts = self._known()
-                self._real = self._maker.make(self, facts)
-                if self.end_time is not None and facts is not None:
-                    facts.end_by(self._real, self.end_time)
-                elif self.end_time is not None:
-                    self._real.end(self.end_time)
+                self._real = self._make(self._known())
             return self._real
 
     # What the API asks for. Everything but the identity is the SDK's.
@@ -377,10 +390,7 @@ class SpanMaker:
         return span
 
     def make(self, span: TaskSpan, facts: Facts | None) -> Span:
-        """Start the SDK's span with the identity of ours, and the facts where there are any.
-
-        Under the lock of all spans.
-        """
+        """Start the SDK's span with the identity of ours, and the facts where there are any; from any thread."""
         self._given.trace_id, self._given.span_id = span.context.trace_id, span.context.span_id
         context = Context()
         if span.parent is not None:
@@ -395,7 +405,9 @@ class SpanMaker:
 _NOT_SAMPLED: Final = TraceFlags(TraceFlags.DEFAULT)
 
 
-class _GivenIds(IdGenerator):
+class _GivenIds(threading.local, IdGenerator):
+    """Gives out what its thread has put here."""
+
     trace_id = span_id = 0
 
     def generate_trace_id(self) -> int:
