@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import math
 import re
 import subprocess
 import sys
+import threading
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -23,6 +26,7 @@ from qorzen_obs.telemetry.parts import TelemetryParts
 from qorzen_obs.telemetry.setup import Tracing, set_up_tracing
 from qorzen_obs.telemetry.task_span import TaskSpan
 from qorzen_obs.testing import open_test_manager, virtual_time
+from tests.support import settings
 
 
 def set_up(per_second: float = math.inf) -> Tracing:
@@ -128,6 +132,58 @@ async def test_to_the_code_of_the_task_it_is_a_span_like_any_other() -> None:
     assert (recording, valid, span.is_recording()) == (True, True, False)
     assert (span.name.endswith("looks"), span.kind) == (True, SpanKind.CONSUMER)
     assert span.attributes[names.TASK_STATUS] == "completed"
+
+
+async def test_readers_on_many_threads_get_one_and_the_same_span_of_the_sdk() -> None:
+    spans: list[Any] = []
+
+    async def keeps_its_span() -> None:
+        spans.append(trace.get_current_span())
+
+    tracing = set_up()
+    async with open_test_manager(tracer_provider=tracing.provider) as tasks:
+        for _ in range(20):
+            await tasks.run(keeps_its_span)
+    begin = threading.Barrier(4)
+
+    def read() -> list[ReadableSpan]:
+        begin.wait()
+        return [span.readable() for span in spans]
+
+    first, *others = await asyncio.gather(*(asyncio.to_thread(read) for _ in range(4)))
+    for other in others:
+        assert [id(span) for span in other] == [id(span) for span in first]
+    for span, made in zip(spans, first, strict=True):
+        assert made.get_span_context() == span.get_span_context()
+        assert (made.attributes or {})[names.TASK_STATUS] == "completed"
+
+
+async def test_a_span_whose_trace_is_dropped_has_name_and_times_and_keeps_nothing_of_its_task_alive() -> None:
+    class Result:
+        """What a task returns."""
+
+    results: list[weakref.ref[Result]] = []
+    spans: list[Any] = []
+
+    async def gives() -> Result:
+        spans.append(trace.get_current_span())
+        result = Result()
+        results.append(weakref.ref(result))
+        return result
+
+    tracing = set_up(per_second=0)
+    async with open_test_manager(
+        settings(keep_completed_tasks=0), tracer_provider=tracing.provider, telemetry=parts(tracing)
+    ) as tasks:
+        await tasks.run(gives)
+        await tasks.run(asyncio.sleep, 0)  # the loop holds on to the last one
+        gc.collect()
+        assert results[0]() is None
+    assert tracing.store.summaries() == []
+    (span,) = spans
+    assert span.name.endswith("gives")
+    assert span.end_time >= span.start_time
+    assert names.TASK_STATUS not in (span.attributes or {})
 
 
 async def test_a_span_that_the_tasks_code_has_ended_stays_as_it_was_then() -> None:
