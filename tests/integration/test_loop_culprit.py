@@ -226,16 +226,20 @@ async def test_f22_garbage_collection_is_told_from_code() -> None:
         Slow()
         gc.collect()
 
-    async with watched() as service:
-        task_id = await service.tasks.submit_task(make_garbage)
-        await service.tasks.wait_for_task(task_id)
-        (line,) = of_task(service.lines(), task_id)
-        assert line["cause"] == "gc"
-        (event,) = service.span(task_id).events
-        assert event.attributes is not None
-        assert event.attributes[names.BLOCKED_CAUSE] == "gc"
-        assert service.seconds("gc") > 0.1
-        assert service.seconds("core") == 0
+    async def told() -> dict[str, Any]:
+        async with watched() as service:
+            task_id = await service.tasks.submit_task(make_garbage)
+            await service.tasks.wait_for_task(task_id)
+            lines = [line["cause"] for line in of_task(service.lines(), task_id)]
+            events = [(event.attributes or {})[names.BLOCKED_CAUSE] for event in service.span(task_id).events]
+            core = service.seconds("core")
+            return {"lines": lines, "events": events, "long": service.seconds("gc") > 0.1, "core": core}
+
+    expected, found = {"lines": ["gc"], "events": ["gc"], "long": True, "core": 0}, await told()
+    for _ in range(2):
+        if found != expected:  # on a busy machine the loop may be late before the collection begins
+            found = await told()
+    assert found == expected
 
 
 async def test_f22_many_blocks_make_few_lines_and_the_rest_is_counted(

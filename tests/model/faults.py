@@ -681,47 +681,47 @@ def a_stopping_manager_takes_work(patch: pytest.MonkeyPatch) -> None:
 @fault
 def a_span_is_left_open(patch: pytest.MonkeyPatch) -> None:
     def make(real: Any) -> Any:
-        def end(self: Any, attempt: Attempt, state: Any, **given: Any) -> None:
-            if not state.abandoned:
-                real(self, attempt, state, **given)
+        def end(self: Any, attempt: Attempt, state: Any, will_retry: bool) -> Any:
+            return None if state.abandoned else real(self, attempt, state, will_retry)
 
         return end
 
-    instead(patch, SpanInstrument, "end", make)
+    instead(patch, SpanInstrument, "_end", make)
 
 
 @fault
 def a_span_is_ended_twice(patch: pytest.MonkeyPatch) -> None:
     def make(real: Any) -> Any:
-        def end(self: Any, attempt: Attempt, state: Any, **given: Any) -> None:
-            real(self, attempt, state, **given)
+        def end(self: Any, attempt: Attempt, state: Any, will_retry: bool) -> Any:
+            ended = real(self, attempt, state, will_retry)
             if state.abandoned and attempt.span is not None:
                 attempt.span.end()
+            return ended
 
         return end
 
-    instead(patch, SpanInstrument, "end", make)
+    instead(patch, SpanInstrument, "_end", make)
 
 
 @fault
 def a_cancelled_span_is_an_error(patch: pytest.MonkeyPatch) -> None:
     def make(real: Any) -> Any:
-        def end(self: Any, attempt: Attempt, state: Any, **given: Any) -> None:
+        def end(self: Any, attempt: Attempt, state: Any, will_retry: bool) -> Any:
             if state.status is TaskStatus.CANCELLED and attempt.span is not None:
                 attempt.span.set_status(Status(StatusCode.ERROR))
-            real(self, attempt, state, **given)
+            return real(self, attempt, state, will_retry)
 
         return end
 
-    instead(patch, SpanInstrument, "end", make)
+    instead(patch, SpanInstrument, "_end", make)
 
 
 @fault
 def a_span_has_no_parent(patch: pytest.MonkeyPatch) -> None:
     def make(real: Any) -> Any:
-        def begin(self: Any, attempt: Attempt, started_at: float) -> None:
+        def begin(self: Any, attempt: Attempt) -> Any:
             attempt.context.run(otel_context.attach, otel_context.Context())
-            real(self, attempt, started_at)
+            return real(self, attempt)
 
         return begin
 
@@ -731,11 +731,12 @@ def a_span_has_no_parent(patch: pytest.MonkeyPatch) -> None:
 @fault
 def an_attempt_is_not_linked_to_the_one_before(patch: pytest.MonkeyPatch) -> None:
     def make(real: Any) -> Any:
-        def begin(self: Any, attempt: Attempt, started_at: float) -> None:
+        def begin(self: Any, attempt: Attempt) -> Any:
             record = attempt.record
             state, record.state = record.state, record.state.but(span=None)
-            real(self, attempt, started_at)
+            begun = real(self, attempt)
             record.state = state
+            return begun
 
         return begin
 
