@@ -112,8 +112,6 @@ class Watchdog:
 
     def start(self) -> None:
         self._gc.start()
-        if self._gil_watch is not None:  # the loop may be held before the thread has its first turn
-            self._gil_watch.push_back()
         self._thread.start()
 
     def stop(self) -> None:

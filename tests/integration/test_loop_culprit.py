@@ -314,11 +314,20 @@ def test_f22_code_that_lets_no_python_run_is_reported_with_its_stack(tmp_path: P
     folder = write_files(
         tmp_path, {"greedy.py": GREEDY.replace("LENGTH", str(_length_that_takes_a_second()))}
     )
-    with Running("serve", "greedy", cwd=folder) as service:
-        service.line("matched")
-        line = _wait_for(lambda: [line for line in service.log() if line["event"] == names.LOG_LOOP_BLOCKED])[
-            0
-        ]
+
+    def blocked() -> dict[str, Any]:
+        with Running("serve", "greedy", cwd=folder) as service:
+            service.line("matched")
+            lines = _wait_for(
+                lambda: [line for line in service.log() if line["event"] == names.LOG_LOOP_BLOCKED]
+            )
+        return next((line for line in lines if line["cause"] == "gil_held"), lines[0])
+
+    line = blocked()
+    for _ in range(2):
+        # A busy machine may be late before the interpreter is held, or the watchdog before its first turn.
+        if line["cause"] != "gil_held" or "greedy.py" not in line["stack"]:
+            line = blocked()
     assert line["cause"] == "gil_held", line
     assert line.get("task_name", "match") == "match"  # the loop may turn before anybody can look whose it was
     assert "greedy.py" in line["stack"], line
