@@ -13,10 +13,14 @@ import asyncio
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import Final
 
 from qorzen_obs.record import End
 
 OnEnds = Callable[[Sequence[End]], None]
+
+MAX_UNTOLD: Final = 10_000
+"""Of so many nobody knows at most. More are told at once: a shutdown may end a million pending tasks in one turn."""
 
 
 class Ends:
@@ -30,7 +34,8 @@ class Ends:
         self._dismiss = dismiss
         self._observers: tuple[tuple[str, OnEnds], ...] = ()
         self._untold: deque[End] = deque()
-        self._lock = threading.Lock()  # held by whoever tells
+        # Held by whoever tells. Re-entrant: an observer may be what ends another task.
+        self._lock = threading.RLock()
 
     def observe(self, name: str, on_ends: OnEnds) -> None:
         """Call `on_ends` with all ends of a turn, after the observers that are there; it must return at once."""
@@ -41,22 +46,31 @@ class Ends:
         self._observers = tuple(one for one in self._observers if one[1] != on_ends)
 
     def add(self, end: End, loop: asyncio.AbstractEventLoop) -> None:
-        """Have the observers told of it in the loop's next turn; on the loop."""
+        """Have the observers told of it in the loop's next turn; on the loop.
+
+        Beyond MAX_UNTOLD they are told now, after waiting for another thread that is at it.
+        """
         if not self._untold:
             loop.call_soon(self.tell)
         self._untold.append(end)
+        if len(self._untold) > MAX_UNTOLD:
+            with self._lock:
+                if self._untold:  # the other thread may have told of these too
+                    self._tell()
 
     def tell(self) -> None:
         """Tell the observers of what has ended until now, unless another thread is at it: that one looks again."""
-        untold = self._untold
-        while untold and self._lock.acquire(blocking=False):
+        while self._untold and self._lock.acquire(blocking=False):
             try:
-                ends = [untold.popleft() for _ in range(len(untold))]
-                for name, on_ends in self._observers:
-                    try:
-                        on_ends(ends)
-                    except Exception as error:  # noqa: BLE001 - what observes must not break what it observes
-                        self.stop_observing(on_ends)
-                        self._dismiss(name, error)
+                self._tell()
             finally:
                 self._lock.release()
+
+    def _tell(self) -> None:
+        ends = [self._untold.popleft() for _ in range(len(self._untold))]
+        for name, on_ends in self._observers:
+            try:
+                on_ends(ends)
+            except Exception as error:  # noqa: BLE001 - what observes must not break what it observes
+                self.stop_observing(on_ends)
+                self._dismiss(name, error)

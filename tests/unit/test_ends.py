@@ -6,6 +6,9 @@ import asyncio
 import threading
 from collections.abc import Sequence
 
+import pytest
+
+from qorzen_obs.core import ends as ends_module
 from qorzen_obs.core.ends import Ends
 from qorzen_obs.record import End
 from qorzen_obs.tasks import EventKind, TaskStatus
@@ -91,3 +94,39 @@ async def test_what_ends_while_another_thread_tells_is_told_by_that_one() -> Non
     go_on.set()
     await asyncio.to_thread(teller.join)
     assert told.turns == [["a"], ["b"]]
+
+
+async def test_of_many_that_end_in_one_turn_few_are_untold(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ends_module, "MAX_UNTOLD", 2)
+    told, loop = Told(), asyncio.get_running_loop()
+    told.ends.observe("told", told.on_ends)
+    for name in "abcde":
+        told.ends.add(end(name), loop)
+    assert told.turns == [["a", "b", "c"]]
+    await asyncio.sleep(0)
+    assert told.turns == [["a", "b", "c"], ["d", "e"]]
+
+
+async def test_the_loop_waits_for_a_thread_that_tells_rather_than_let_many_be_untold(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ends_module, "MAX_UNTOLD", 2)
+    told, loop = Told(), asyncio.get_running_loop()
+    inside, go_on = threading.Event(), threading.Event()
+
+    def slow(ends: Sequence[End]) -> None:
+        inside.set()
+        assert go_on.wait(10)
+        told.on_ends(ends)
+
+    told.ends.observe("slow", slow)
+    told.ends.add(end("a"), loop)
+    teller = threading.Thread(target=told.ends.tell)
+    teller.start()
+    assert inside.wait(10)
+    threading.Timer(0.1, go_on.set).start()
+    for name in "bcd":
+        told.ends.add(end(name), loop)  # the last of them waits
+    assert [name for turn in told.turns for name in turn] == ["a", "b", "c", "d"]
+    await asyncio.to_thread(teller.join)
+    assert len(told.turns) == 2
