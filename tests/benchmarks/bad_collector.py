@@ -20,7 +20,7 @@ from qorzen_obs.host import SWITCH_SECONDS
 from qorzen_obs.settings import Settings, TelemetrySettings
 from qorzen_obs.telemetry import names
 from tests.benchmarks.collector import collector
-from tests.integration.test_export_faults import MODES
+from tests.integration.telemetry.test_export_faults import MODES
 
 ROUNDS = 3
 STEADY_SECONDS = 3.0

@@ -15,7 +15,7 @@ from qorzen_obs import Settings, create_app, open_task_manager
 from qorzen_obs.app import Service
 from qorzen_obs.server import ticker
 from qorzen_obs.settings import ServerSettings
-from tests.integration.test_mounted import hosted
+from tests.integration.server.test_mounted import hosted
 from tests.support import PATIENCE_SECONDS, Gate
 
 ROUTES = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from playwright.async_api import Browser, expect
 
-from tests.integration.test_page import browser, failing, visit
+from tests.integration.page.test_live_page import browser, failing, visit
 from tests.ops_plane import managing, serving
 
 __all__ = ["browser"]  # the fixture

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from playwright.async_api import Browser
 
-from tests.integration.test_page import browser, visit
+from tests.integration.page.test_live_page import browser, visit
 from tests.ops_plane import SaidManager, serving
 
 __all__ = ["browser"]  # the fixture

@@ -29,7 +29,7 @@ from qorzen_obs.testing import CapturedEvents, CapturedLogs, VirtualTimeLoop, op
 from tests.conftest import require
 from tests.support import Gate, Spans, ThreadGate, metric, settings, turns, until, virtual_time
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 async def fail() -> None:
