@@ -21,8 +21,8 @@ import yaml
 
 from dashboards import rules
 from dashboards.stack import PROVISIONING, alertmanager_command, lay_out, prometheus_command
-from tests.acceptance.processes import PROMETHEUS_HINT, eventually, free_port, get_json, program, query
 from tests.conftest import require
+from tests.services.backends import PROMETHEUS_HINT, eventually, free_port, get_json, program, query
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 

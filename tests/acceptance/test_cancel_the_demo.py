@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.acceptance.processes import eventually, free_port, get_json, program
+from tests.services.backends import eventually, free_port, get_json, program
 
 pytestmark = pytest.mark.integration
 

@@ -15,15 +15,15 @@ from typing import Any, Final
 import pytest
 
 from dashboards import rules
-from tests.acceptance.processes import eventually, get_json, prometheus
-from tests.otlp_receiver import OtlpReceiver
 from tests.panels import Target, load, parse, selectors, substitute, targets, variables
-from tests.program import ROOT, Running
+from tests.services.backends import eventually, get_json, prometheus
+from tests.services.otlp_receiver import OtlpReceiver
+from tests.services.program import ROOT, Running
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(180)]
 
 PATIENCE_SECONDS: Final = 90.0
-SERVICE: Final = "tests.acceptance.troubled_service"
+SERVICE: Final = "tests.services.troubled_service"
 SETTINGS: Final = {
     "QORZEN_TASKS__MAX_PENDING": "100",
     "QORZEN_TASKS__MAX_CONCURRENT_TASKS": "12",

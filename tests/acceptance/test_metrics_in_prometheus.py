@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.processes import (
+from tests.conftest import require
+from tests.services.backends import (
     PROMETHEUS_HINT,
     collector,
     demo_after_one_round,
@@ -17,8 +18,7 @@ from tests.acceptance.processes import (
     prometheus,
     query,
 )
-from tests.conftest import require
-from tests.otlp_receiver import OtlpReceiver
+from tests.services.otlp_receiver import OtlpReceiver
 
 pytestmark = pytest.mark.integration
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.acceptance.processes import eventually, free_port, program
 from tests.conftest import require
-from tests.program import PATIENCE_SECONDS, Running, write_files
+from tests.services.backends import eventually, free_port, program
+from tests.services.program import PATIENCE_SECONDS, Running, write_files
 
 pytestmark = pytest.mark.integration
 

@@ -16,7 +16,7 @@ from qorzen_obs import task
 from qorzen_obs.core.task_manager import TaskManager
 from qorzen_obs.registry import TaskRegistry
 from qorzen_obs.settings import ServerSettings
-from tests.ops_plane import managing, serving
+from tests.services.ops_plane import managing, serving
 
 TOKEN = "a-token-for-control"
 EXAMPLES = 3

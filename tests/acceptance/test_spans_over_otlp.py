@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
-from tests.acceptance.processes import collector, demo_after_one_round
-from tests.otlp_receiver import OtlpReceiver
+from tests.services.backends import collector, demo_after_one_round
+from tests.services.otlp_receiver import OtlpReceiver
 
 pytestmark = pytest.mark.integration
 

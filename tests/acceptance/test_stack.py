@@ -12,9 +12,9 @@ import pytest
 from click.testing import CliRunner
 
 from dashboards import stack
-from tests.acceptance.processes import PROMETHEUS_HINT, eventually, free_port, get_json, program
 from tests.acceptance.test_alerts_in_alertmanager import ALERTMANAGER_HINT
 from tests.conftest import require
+from tests.services.backends import PROMETHEUS_HINT, eventually, free_port, get_json, program
 
 ROOT = Path(__file__).parents[2]
 

@@ -15,8 +15,8 @@ from qorzen_obs.telemetry.export import TracingMetrics
 from qorzen_obs.telemetry.parts import TelemetryParts
 from qorzen_obs.telemetry.setup import set_up_tracing
 from qorzen_obs.testing import open_test_manager
-from tests.acceptance.processes import collector
-from tests.otlp_receiver import OtlpReceiver
+from tests.services.backends import collector
+from tests.services.otlp_receiver import OtlpReceiver
 from tests.support import metric
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]

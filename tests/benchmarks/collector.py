@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from tests.acceptance.processes import program
+from tests.services.backends import program
 
 _PROGRAM: Final = """
 import sys, time

@@ -24,7 +24,7 @@ from typing import Any, Final
 from playwright.async_api import Browser, CDPSession, Page, ViewportSize, async_playwright
 
 from tests.benchmarks import page_load
-from tests.program import ROOT
+from tests.services.program import ROOT
 
 VIEWPORT: Final[ViewportSize] = {"width": 1200, "height": 900}
 SECOND_LOOK_SECONDS: Final = 15.0  #: after which the heap is looked at a second time

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
-from tests.program import Running, write_files
+from tests.services.program import Running, write_files
 
 SECONDS: Final = 5.0
 SERVICE: Final = f"""

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final, TypeAlias
 
-from tests.program import ROOT, environment
+from tests.services.program import ROOT, environment
 
 Counts: TypeAlias = dict[str, dict[str, float]]
 """Calls a task, by scenario and by the language of the function that is called."""

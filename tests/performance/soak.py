@@ -36,7 +36,7 @@ from qorzen_obs.settings import EngineSettings, ServerSettings, Settings, TaskSe
 from qorzen_obs.tasks import TaskStatus
 from qorzen_obs.telemetry.trace_buffer import Bounds
 from tests.performance.soak_tasks import GRACE_SECONDS, JOBS, RARE_JOBS, Job
-from tests.process_service import guardians
+from tests.services.process_service import guardians
 from tests.support import metric
 
 USUAL_SECONDS: Final = 1_800.0

@@ -8,7 +8,7 @@ from typing import Final
 import pytest
 
 from tests.performance import sizes
-from tests.program import ROOT, environment
+from tests.services.program import ROOT, environment
 
 CEILING_BYTES: Final = {sizes.PENDING: 1_050, sizes.WHOLE: 3_200, sizes.OUTLINE: 800, sizes.TRACE: 4_600}
 """A quarter above what they take on Python 3.11."""

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.performance import soak
-from tests.program import ROOT, environment
+from tests.services.program import ROOT, environment
 
 SECONDS = 60
 

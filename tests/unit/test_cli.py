@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from qorzen_obs.cli import cli, main
 from qorzen_obs.serve import BrokenModuleError, ModuleError, UnusableModuleError, load_tasks
-from tests.program import write_files
+from tests.services.program import write_files
 
 
 def test_the_version_is_the_package_s() -> None:

@@ -27,7 +27,7 @@ from qorzen_obs.errors import SettingsError
 from qorzen_obs.settings import TelemetrySettings
 from qorzen_obs.telemetry import names
 from qorzen_obs.telemetry.setup import Tracing, set_up_tracing
-from tests.otlp_receiver import OtlpReceiver
+from tests.services.otlp_receiver import OtlpReceiver
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = TelemetrySettings()

@@ -20,7 +20,7 @@ from qorzen_obs.demo.syntax import measure
 from qorzen_obs.demo.workload import find_files
 from qorzen_obs.tasks import TaskStatus
 from qorzen_obs.telemetry import names
-from tests.program import PATIENCE_SECONDS, ROOT, Running, environment, json_lines, run, write_files
+from tests.services.program import PATIENCE_SECONDS, ROOT, Running, environment, json_lines, run, write_files
 
 pytestmark = pytest.mark.slow  # programs of their own, which no version of Python makes another
 

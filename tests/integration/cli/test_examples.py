@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.program import PATIENCE_SECONDS, ROOT, Running, environment
+from tests.services.program import PATIENCE_SECONDS, ROOT, Running, environment
 
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 OUTPUT = {

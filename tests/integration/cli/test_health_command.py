@@ -16,7 +16,7 @@ from click.testing import CliRunner, Result
 
 from qorzen_obs.cli import cli
 from qorzen_obs.settings import ServerSettings
-from tests.ops_plane import SaidManager, State, serving
+from tests.services.ops_plane import SaidManager, State, serving
 
 TOKEN = "a-token-of-many-characters"
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.program import Running, run, write_files
+from tests.services.program import Running, run, write_files
 
 SHOP = """
 import asyncio, logging, math, structlog

@@ -18,7 +18,7 @@ from qorzen_obs.registry import TaskRegistry
 from qorzen_obs.server.app import OpsPlane
 from qorzen_obs.settings import ServerSettings
 from qorzen_obs.tasks import TaskCategory, TaskPriority, TaskStatus
-from tests.ops_plane import SaidManager, managing, serving
+from tests.services.ops_plane import SaidManager, managing, serving
 from tests.support import until
 
 EVIL = "[red]x[/red] \x1b[2J\u202e"

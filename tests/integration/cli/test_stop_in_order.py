@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.program import PATIENCE_SECONDS, Running, write_files
+from tests.services.program import PATIENCE_SECONDS, Running, write_files
 
 pytestmark = pytest.mark.slow  # programs of their own, which no version of Python makes another
 

@@ -24,8 +24,8 @@ from qorzen_obs.current import current_task
 from qorzen_obs.server.app import OpsPlane
 from qorzen_obs.settings import ServerSettings
 from qorzen_obs.tasks import TaskStatus
-from tests.ops_plane import TOKEN, SaidManager, managing, serving
-from tests.program import PATIENCE_SECONDS, environment
+from tests.services.ops_plane import TOKEN, SaidManager, managing, serving
+from tests.services.program import PATIENCE_SECONDS, environment
 
 pytestmark = pytest.mark.slow  # programs of their own, which no version of Python makes another
 

@@ -12,7 +12,7 @@ from qorzen_obs.errors import FarTaskError, TaskLostError, TaskQuarantinedError,
 from qorzen_obs.settings import EngineSettings
 from qorzen_obs.tasks import TaskStatus
 from tests import process_tasks as work
-from tests.process_service import guardians, process_service
+from tests.services.process_service import guardians, process_service
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from qorzen_obs.engines.processes import keepers
 from qorzen_obs.settings import EngineSettings
 from qorzen_obs.tasks import TaskStatus
 from tests import process_tasks as work
-from tests.process_service import Deaths, engine_of, guardians, process_service
+from tests.services.process_service import Deaths, engine_of, guardians, process_service
 
 THREE = EngineSettings(processes=3)
 
@@ -172,7 +172,7 @@ async def test_a_worker_is_replaced_after_its_number_of_tasks() -> None:
 
 SERVICE = """
 import asyncio, os, sys
-from tests.process_service import process_service
+from tests.services.process_service import process_service
 from tests import process_tasks as work
 
 async def main():

@@ -20,7 +20,7 @@ from qorzen_obs.tasks import TaskCategory, TaskPriority
 from qorzen_obs.telemetry.remote_spans import RemoteSpans
 from qorzen_obs.telemetry.sampling import RecordAll
 from tests import process_tasks as work
-from tests.process_service import ProcessService, process_service
+from tests.services.process_service import ProcessService, process_service
 
 
 class Kept(SpanProcessor):

@@ -20,7 +20,7 @@ from qorzen_obs.tasks import EngineKind
 from qorzen_obs.telemetry import names
 from qorzen_obs.testing import VirtualTimeLoop, open_test_manager
 from tests import process_tasks
-from tests.process_service import process_service
+from tests.services.process_service import process_service
 from tests.support import Gate, Spans, ThreadGate, metric, settings, turns, until, virtual_time
 
 OFF = Settings(telemetry=TelemetrySettings(time_ledger=False))

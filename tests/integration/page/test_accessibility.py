@@ -13,7 +13,7 @@ from playwright.async_api import Browser, Page, expect
 from qorzen_obs import TaskManager
 from qorzen_obs.settings import ServerSettings
 from tests.integration.page.test_live_page import browser, failing, working
-from tests.ops_plane import TOKEN, managing, serving
+from tests.services.ops_plane import TOKEN, managing, serving
 
 __all__ = ["browser"]  # the fixture
 pytestmark = pytest.mark.slow

@@ -12,7 +12,7 @@ from aiohttp.test_utils import TestServer
 from playwright.async_api import Browser, async_playwright
 
 from tests.conftest import require
-from tests.ops_plane import managing, serving
+from tests.services.ops_plane import managing, serving
 from tests.support import until
 
 pytestmark = pytest.mark.slow  # programs of their own, which no version of Python makes another

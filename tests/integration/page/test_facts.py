@@ -10,7 +10,7 @@ import pytest
 
 from qorzen_obs.errors import SettingsError
 from qorzen_obs.settings import ServerSettings
-from tests.ops_plane import SaidManager, serving
+from tests.services.ops_plane import SaidManager, serving
 
 CONTROL, READ = "a-token-for-control", "a-token-that-reads-only"
 

@@ -14,7 +14,7 @@ from playwright.async_api import Browser, Page, async_playwright, expect
 from qorzen_obs.current import current_task
 from qorzen_obs.settings import ServerSettings
 from tests.conftest import require
-from tests.ops_plane import TOKEN, SaidManager, managing, serving
+from tests.services.ops_plane import TOKEN, SaidManager, managing, serving
 
 pytestmark = pytest.mark.slow  # programs of their own, which no version of Python makes another
 

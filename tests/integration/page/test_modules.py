@@ -8,7 +8,7 @@ import pytest
 from playwright.async_api import Browser
 
 from tests.integration.page.test_live_page import browser, visit
-from tests.ops_plane import SaidManager, serving
+from tests.services.ops_plane import SaidManager, serving
 
 __all__ = ["browser"]  # the fixture
 pytestmark = pytest.mark.slow

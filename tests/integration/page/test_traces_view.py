@@ -6,7 +6,7 @@ import pytest
 from playwright.async_api import Browser, expect
 
 from tests.integration.page.test_live_page import browser, failing, visit
-from tests.ops_plane import managing, serving
+from tests.services.ops_plane import managing, serving
 
 __all__ = ["browser"]  # the fixture
 pytestmark = pytest.mark.slow

@@ -13,7 +13,7 @@ import pytest
 
 from qorzen_obs.settings import ServerSettings
 from qorzen_obs.tasks import TaskStatus
-from tests.ops_plane import TOKEN, managing, serving
+from tests.services.ops_plane import TOKEN, managing, serving
 
 JSON = {"Content-Type": "application/json"}
 

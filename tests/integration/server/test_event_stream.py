@@ -24,7 +24,7 @@ from qorzen_obs.server.documents import Task
 from qorzen_obs.settings import ServerSettings, Settings, TelemetrySettings
 from qorzen_obs.tasks import TaskInfo
 from tests.event_stream import Follower, following
-from tests.ops_plane import TOKEN, SaidManager, State, managing, serving
+from tests.services.ops_plane import TOKEN, SaidManager, State, managing, serving
 from tests.support import Gate, until
 
 

@@ -23,8 +23,8 @@ from qorzen_obs.server.health import HealthCollector
 from qorzen_obs.settings import HealthSettings
 from qorzen_obs.telemetry import names
 from qorzen_obs.testing import CapturedLogs, open_test_manager
-from tests.ops_plane import SaidManager, managing, serving
-from tests.program import Running, write_files
+from tests.services.ops_plane import SaidManager, managing, serving
+from tests.services.program import Running, write_files
 from tests.support import PATIENCE_SECONDS, ThreadGate, metric, until
 
 Answer = tuple[int, str]

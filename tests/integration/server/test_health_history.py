@@ -14,7 +14,7 @@ from qorzen_obs.health import BUILT_IN
 from qorzen_obs.server import ticker
 from qorzen_obs.server.health_history import MAX_CHANGES, HealthChange, HealthHistory
 from qorzen_obs.telemetry.metrics import Load
-from tests.ops_plane import SaidManager, State, serving
+from tests.services.ops_plane import SaidManager, State, serving
 from tests.support import until
 
 

@@ -22,8 +22,8 @@ from qorzen_obs.registry import task
 from qorzen_obs.stacks import STARTING, LiveStack
 from qorzen_obs.tasks import EventKind, TaskCategory
 from tests import process_tasks
-from tests.ops_plane import managing, serving
-from tests.process_service import process_service
+from tests.services.ops_plane import managing, serving
+from tests.services.process_service import process_service
 from tests.support import ThreadGate, until
 
 HERE = str(Path(__file__))

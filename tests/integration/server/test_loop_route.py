@@ -17,7 +17,7 @@ from qorzen_obs.settings import ServerSettings
 from qorzen_obs.stacks import Frame
 from qorzen_obs.telemetry.loop_monitor import EndedBlock
 from qorzen_obs.telemetry.watchdog import CODE
-from tests.ops_plane import SaidManager, serving
+from tests.services.ops_plane import SaidManager, serving
 from tests.support import PATIENCE_SECONDS, until
 
 CANARY = "hunter2-canary"

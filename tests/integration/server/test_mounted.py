@@ -17,7 +17,7 @@ from qorzen_obs import Settings, TaskRegistry, create_app, open_task_manager, ta
 from qorzen_obs.errors import SettingsError
 from qorzen_obs.server.app import ROUTES
 from qorzen_obs.settings import ServerSettings
-from tests.ops_plane import TOKEN, SaidManager
+from tests.services.ops_plane import TOKEN, SaidManager
 
 JSON = {"Content-Type": "application/json"}
 

@@ -15,7 +15,7 @@ from qorzen_obs.registry import TaskRegistry
 from qorzen_obs.server.app import OpsPlane
 from qorzen_obs.settings import ServerSettings
 from tests.openapi import Document
-from tests.ops_plane import SaidManager, State, managing, serving
+from tests.services.ops_plane import SaidManager, State, managing, serving
 
 #: Documented answers that take more than a request: with each why it is not asked for here.
 NOT_PROVOKED = {

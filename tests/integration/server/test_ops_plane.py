@@ -26,7 +26,7 @@ from qorzen_obs.server import app as server_app
 from qorzen_obs.server import metrics as server_metrics
 from qorzen_obs.server.app import OpsPlane
 from qorzen_obs.settings import HealthSettings, ServerSettings
-from tests.ops_plane import TOKEN, SaidManager, exchange, managing, serving
+from tests.services.ops_plane import TOKEN, SaidManager, exchange, managing, serving
 
 JSON = "application/json; charset=utf-8"
 PAYLOADS = [

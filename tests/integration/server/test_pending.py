@@ -7,7 +7,7 @@ import aiohttp
 from qorzen_obs import task
 from qorzen_obs.server.pending import count_pending
 from qorzen_obs.tasks import TaskPriority
-from tests.ops_plane import managing, serving
+from tests.services.ops_plane import managing, serving
 from tests.support import Gate, record
 
 NOTHING = {"pending": 0, "scheduled": 0, "oldest_age_seconds": None, "oldest_task_id": None}

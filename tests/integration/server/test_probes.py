@@ -12,7 +12,7 @@ from qorzen_obs.settings import HealthSettings
 from qorzen_obs.stacks import Place
 from qorzen_obs.telemetry.culprit import Culprit
 from qorzen_obs.telemetry.loop_monitor import Block
-from tests.ops_plane import SaidManager, State, serving
+from tests.services.ops_plane import SaidManager, State, serving
 from tests.support import attempt, record
 
 Answer = tuple[int, str]

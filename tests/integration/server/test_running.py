@@ -18,7 +18,7 @@ from qorzen_obs.ledger import Meter
 from qorzen_obs.record import TaskRecord, TaskState
 from qorzen_obs.server.running import MAX_RUNS, USUAL_FOR_SECONDS, UsualSeconds, busy_share
 from qorzen_obs.tasks import COMPLETED, FAILED, EngineKind, TaskStatus
-from tests.ops_plane import SaidManager, managing, serving
+from tests.services.ops_plane import SaidManager, managing, serving
 from tests.support import PATIENCE_SECONDS, Gate, ThreadGate, attempt, record, until
 
 

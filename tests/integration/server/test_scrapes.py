@@ -10,7 +10,7 @@ import pytest
 from prometheus_client import Metric
 from prometheus_client.core import GaugeMetricFamily
 
-from tests.ops_plane import managing, serving
+from tests.services.ops_plane import managing, serving
 
 SCRAPES = 50
 

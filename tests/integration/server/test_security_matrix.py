@@ -13,7 +13,7 @@ from qorzen_obs.server.app import create_app
 from qorzen_obs.server.page import ASSETS
 from qorzen_obs.server.routes import Access
 from qorzen_obs.settings import ServerSettings
-from tests.ops_plane import TOKEN, SaidManager, exchange, serving
+from tests.services.ops_plane import TOKEN, SaidManager, exchange, serving
 
 #: Every route, classified. A new one fails the test below until it stands here.
 CLASSIFIED = {

@@ -21,7 +21,7 @@ from qorzen_obs.tasks import TaskCategory, TaskPriority, TaskStatus
 from qorzen_obs.telemetry import names
 from qorzen_obs.telemetry.metrics import Load
 from tests.integration.server.test_mounted import hosted
-from tests.ops_plane import SaidManager, managing, serving
+from tests.services.ops_plane import SaidManager, managing, serving
 from tests.support import Gate, until, virtual_time
 
 

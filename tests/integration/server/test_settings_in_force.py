@@ -23,7 +23,7 @@ from qorzen_obs.settings import (
 )
 from qorzen_obs.tasks import TaskCategory
 from qorzen_obs.telemetry.redaction import Redactor
-from tests.ops_plane import SaidManager, serving
+from tests.services.ops_plane import SaidManager, serving
 
 CANARY = "hunter2-canary-of-secrets"
 PATTERN = "sesame-[0-9]+"  #: another text, or it would hide the first

@@ -21,7 +21,7 @@ from qorzen_obs.server import body as body_reading
 from qorzen_obs.server.app import OpsPlane
 from qorzen_obs.settings import ServerSettings, Settings
 from qorzen_obs.tasks import TaskCategory, TaskPriority, TaskStatus
-from tests.ops_plane import SaidManager, exchange, managing, serving
+from tests.services.ops_plane import SaidManager, exchange, managing, serving
 
 CANARY = "canary-5d0b"
 ALLOWED = ServerSettings(port=0, allow_submit=True)

@@ -13,7 +13,7 @@ from opentelemetry.trace import StatusCode
 
 from qorzen_obs.server.app import OpsPlane
 from qorzen_obs.telemetry.span_store import SpanStore
-from tests.ops_plane import SaidManager, managing, serving
+from tests.services.ops_plane import SaidManager, managing, serving
 from tests.support import Gate
 
 CANARY = "hunter2canary"

@@ -12,9 +12,9 @@ import pytest
 from dashboards import budgets
 from dashboards.objectives import OBJECTIVES
 from dashboards.promql import in_range, per_second
-from tests.acceptance.processes import PROMETHEUS_HINT
 from tests.conftest import require
 from tests.panels import substitute
+from tests.services.backends import PROMETHEUS_HINT
 
 pytestmark = pytest.mark.integration
 

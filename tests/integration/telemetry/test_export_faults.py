@@ -19,7 +19,7 @@ from qorzen_obs.telemetry import names
 from qorzen_obs.telemetry.export import BatchLimits, ExportQueue
 from qorzen_obs.telemetry.setup import Tracing, set_up_tracing
 from qorzen_obs.testing import open_test_manager
-from tests.otlp_receiver import OtlpReceiver
+from tests.services.otlp_receiver import OtlpReceiver
 from tests.support import PATIENCE_SECONDS, metric, until
 
 TASKS = 200

@@ -14,7 +14,7 @@ from qorzen_obs.telemetry import names
 from qorzen_obs.telemetry.cells import CappedCounter
 from qorzen_obs.telemetry.metrics import LABEL_CAP
 from qorzen_obs.testing import open_test_manager
-from tests.ops_plane import managing, serving
+from tests.services.ops_plane import managing, serving
 from tests.support import metric, settings
 
 TASKS = 2_000

@@ -18,7 +18,7 @@ from qorzen_obs.app import Service
 from qorzen_obs.settings import ServerSettings, Settings, TelemetrySettings
 from qorzen_obs.tasks import TaskCategory
 from qorzen_obs.telemetry import names
-from tests.program import Running, json_lines, write_files
+from tests.services.program import Running, json_lines, write_files
 from tests.support import PATIENCE_SECONDS, metric, settings, until
 
 HERE = Path(__file__).name

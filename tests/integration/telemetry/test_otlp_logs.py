@@ -14,7 +14,7 @@ from qorzen_obs.app import Service
 from qorzen_obs.errors import SettingsError
 from qorzen_obs.settings import Settings
 from qorzen_obs.telemetry import names
-from tests.otlp_receiver import OtlpReceiver
+from tests.services.otlp_receiver import OtlpReceiver
 from tests.support import metric
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PATIENCE_SECONDS = 30.0
 COMMAND = ("-W", "error", "-m", "qorzen_obs")
 
