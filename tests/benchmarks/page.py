@@ -21,9 +21,10 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from playwright.async_api import Browser, CDPSession, Page, ViewportSize, async_playwright
+from playwright.async_api import Browser, CDPSession, Page, ViewportSize
 
 from tests.benchmarks import page_load
+from tests.services.browser import chromium
 from tests.services.program import ROOT
 
 VIEWPORT: Final[ViewportSize] = {"width": 1200, "height": 900}
@@ -144,16 +145,6 @@ async def service() -> AsyncIterator[Service]:
     finally:
         process.kill()
         await process.communicate()
-
-
-@contextlib.asynccontextmanager
-async def chromium(path: str) -> AsyncIterator[Browser]:
-    """Start the browser, which has no sandbox for root."""
-    sandbox = [] if os.geteuid() else ["--no-sandbox"]
-    async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=path, args=sandbox)
-        yield browser
-        await browser.close()
 
 
 async def unwatched(running: Service, seconds: float) -> float:

@@ -12,10 +12,9 @@ from playwright.async_api import Browser, Page, expect
 
 from qorzen_obs import TaskManager
 from qorzen_obs.settings import ServerSettings
-from tests.integration.page.test_live_page import browser, failing, working
+from tests.integration.page.tasks import failing, working
 from tests.services.ops_plane import TOKEN, managing, serving
 
-__all__ = ["browser"]  # the fixture
 pytestmark = pytest.mark.slow
 
 AXE = (resources.files("axe_playwright_python") / "axe.min.js").read_text(encoding="utf-8")

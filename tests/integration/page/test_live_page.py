@@ -3,59 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import os
-from collections.abc import AsyncIterator
-from typing import Any
 
 import pytest
-from opentelemetry import trace
-from playwright.async_api import Browser, Page, async_playwright, expect
+from playwright.async_api import Browser, expect
 
-from qorzen_obs.current import current_task
 from qorzen_obs.settings import ServerSettings
-from tests.conftest import require
-from tests.services.ops_plane import TOKEN, SaidManager, managing, serving
+from tests.integration.page.tasks import failing, working
+from tests.services.browser import visit
+from tests.services.ops_plane import TOKEN, managing, serving
 
 pytestmark = pytest.mark.slow  # programs of their own, which no version of Python makes another
-
-PAYLOAD = '<img src=x onerror="alert(1)"><script>alert(2)</script>'
-
-
-@pytest.fixture
-async def browser() -> AsyncIterator[Browser]:
-    path = require("chromium", "apt-get install chromium")
-    sandbox = [] if os.geteuid() else ["--no-sandbox"]  # Chromium has none for root
-    async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=path, args=sandbox)
-        yield browser
-        await browser.close()
-
-
-class Visit:
-    """One open page and everything that it complained of."""
-
-    def __init__(self, page: Page) -> None:
-        self.page = page
-        self.complaints: list[str] = []
-        page.on("console", lambda message: self.complaints.append(f"{message.type}: {message.text}"))
-        page.on("pageerror", lambda error: self.complaints.append(f"error: {error}"))
-        page.on("dialog", lambda dialog: self.complaints.append(f"dialog: {dialog.message}"))
-
-
-async def visit(browser: Browser, url: str, *, width: int = 1200) -> Visit:
-    visit = Visit(await browser.new_page(viewport={"width": width, "height": 900}))
-    await visit.page.goto(url)
-    return visit
-
-
-async def working(gate: asyncio.Event, done: asyncio.Event) -> None:
-    current_task().progress(40, "4 of 10 files")
-    done.set()
-    await gate.wait()
-
-
-async def failing(message: str) -> None:
-    raise ValueError(message)
 
 
 async def test_the_page_shows_what_runs_waits_and_has_failed(browser: Browser) -> None:
@@ -113,88 +70,6 @@ async def test_the_page_is_never_wider_than_its_window(browser: Browser, width: 
             await expect(page.locator("main table tbody tr").first).to_be_visible()
             assert await page.evaluate("document.documentElement.scrollWidth") <= width, view
         gate.set()
-
-
-async def test_t6_a_tasks_texts_are_never_markup(browser: Browser) -> None:
-    gate, reported = asyncio.Event(), asyncio.Event()
-
-    async def hostile() -> None:
-        current_task().progress(1, PAYLOAD)
-        reported.set()
-        await gate.wait()
-
-    async with managing(max_concurrent_tasks=1) as (manager, spans), serving(manager, spans=spans) as plane:
-        failed = await manager.submit_task(failing, PAYLOAD, name=PAYLOAD, plugin_id=PAYLOAD)
-        await manager.wait_for_task(failed)
-        await manager.submit_task(hostile, name=PAYLOAD, plugin_id=PAYLOAD)
-        await reported.wait()
-        seen = await visit(browser, plane.url)
-        page = seen.page
-        for table in ("#running", "#ended"):
-            await expect(page.locator(table)).to_contain_text(PAYLOAD)
-        await page.goto(f"{plane.url}/#/tasks")
-        await expect(page.locator("#tasks")).to_contain_text(PAYLOAD)
-        await page.goto(f"{plane.url}/#/tasks/{failed}")
-        await expect(page.locator("main h1")).to_contain_text(PAYLOAD)
-        await expect(page.locator("main img, dialog img, main script, dialog script")).to_have_count(0)
-        assert seen.complaints == []
-        gate.set()
-
-
-async def test_t6_no_field_of_any_view_is_markup(browser: Browser) -> None:
-    """The payload in all that users choose or cause, and every view looked at."""
-    gate, reported = asyncio.Event(), asyncio.Event()
-
-    async def hostile() -> None:
-        span = trace.get_current_span()
-        span.update_name(PAYLOAD)
-        span.set_attribute(PAYLOAD, PAYLOAD)
-        span.add_event(PAYLOAD, {PAYLOAD: PAYLOAD})
-        current_task().progress(1, PAYLOAD)
-        reported.set()
-        await gate.wait()
-        raise type(PAYLOAD, (Exception,), {})(PAYLOAD)
-
-    options: dict[str, Any] = {"name": PAYLOAD, "plugin_id": PAYLOAD, "metadata": {PAYLOAD: PAYLOAD}}
-    async with managing(max_concurrent_tasks=1) as (manager, spans), serving(manager, spans=spans) as plane:
-
-        async def ill() -> None:
-            raise RuntimeError(PAYLOAD)
-
-        manager.health.add(ill, critical=False)
-        first = await manager.submit_task(hostile, **options)
-        await reported.wait()
-        cancelled = await manager.submit_task(hostile, **options)
-        await manager.cancel_task(cancelled, reason=PAYLOAD)
-        pending = await manager.submit_task(asyncio.sleep, 0, **options)
-        manager.task_lines.add(first, PAYLOAD, PAYLOAD, {PAYLOAD: PAYLOAD}, "2026-01-01T00:00:00Z")
-        seen = await visit(browser, plane.url)
-        page = seen.page
-        markup = page.locator("main img, dialog img, main script, dialog script, .banner img")
-        for view in ("now", "tasks", f"tasks/{first}", f"tasks/{pending}", f"tasks/{cancelled}", "health"):
-            await page.goto(f"{plane.url}/#/{view}")
-            await expect(page.locator("main")).to_contain_text(PAYLOAD)
-            await expect(markup).to_have_count(0)
-        gate.set()
-        info = await manager.wait_for_task(first)
-        for view in (f"tasks/{first}", "traces", f"traces/{info.trace_id}"):
-            await page.goto(f"{plane.url}/#/{view}")
-            await expect(page.locator("main")).to_contain_text(PAYLOAD)
-        await page.locator(".waterfall-names button").first.click()
-        await expect(page.locator(".span-details")).to_contain_text(PAYLOAD)
-        await expect(markup).to_have_count(0)
-        assert seen.complaints == []
-
-
-async def test_t6_the_page_can_make_no_markup_of_text(browser: Browser) -> None:
-    """The policy holds even if the page's own script were careless."""
-    async with serving(SaidManager()) as plane:
-        page = (await visit(browser, plane.url)).page
-        refused = (
-            "(run) => { try { run(); return false } catch (error) { return error instanceof TypeError } }"
-        )
-        assert await page.evaluate(f"({refused})(() => {{ document.body.innerHTML = '<b>x</b>' }})")
-        assert await page.evaluate(f"({refused})(() => trustedTypes.createPolicy('any', {{}}))")
 
 
 async def test_the_page_says_when_the_service_is_gone_and_comes_back_with_it(browser: Browser) -> None:
@@ -347,3 +222,22 @@ async def test_the_view_of_health_shows_checks_spans_and_settings(browser: Brows
         await expect(changed).to_contain_text("7")
         await expect(changed).to_contain_text("changed")
         assert seen.complaints == []
+
+
+async def test_a_failed_trace_is_found_by_its_name_and_opened(browser: Browser) -> None:
+    async with managing() as (manager, spans), serving(manager, spans=spans) as plane:
+        for name in ("report", "letter"):
+            await manager.wait_for_task(await manager.submit_task(failing, "no paper", name=name))
+        seen = await visit(browser, f"{plane.url}/#/traces")
+        page = seen.page
+        await expect(page.locator("#traces tbody tr")).to_have_count(2)
+        await page.get_by_label("Name or id").fill("letter")
+        await expect(page.locator("#traces tbody tr")).to_have_count(1)
+        assert page.url.endswith("#/traces?sort=newest&q=letter")
+        await page.get_by_role("link", name="run letter").click()
+        span = page.locator(".waterfall-names button")
+        await expect(span).to_contain_text("run letter")
+        await span.click()
+        await expect(page.locator(".span-details .error-text")).to_contain_text("no paper")
+        assert seen.complaints == []
+        await page.close()

@@ -7,10 +7,9 @@ from typing import Any
 import pytest
 from playwright.async_api import Browser
 
-from tests.integration.page.test_live_page import browser, visit
+from tests.services.browser import visit
 from tests.services.ops_plane import SaidManager, serving
 
-__all__ = ["browser"]  # the fixture
 pytestmark = pytest.mark.slow
 
 

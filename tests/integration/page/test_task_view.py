@@ -12,10 +12,10 @@ from playwright.async_api import Browser, Locator, expect
 
 from qorzen_obs import Retry, TaskManager, task
 from qorzen_obs.settings import ServerSettings
-from tests.integration.page.test_live_page import PAYLOAD, browser, failing, visit, working
+from tests.integration.page.tasks import PAYLOAD, failing, working
+from tests.services.browser import visit
 from tests.services.ops_plane import managing, serving
 
-__all__ = ["browser"]  # the fixture
 pytestmark = pytest.mark.slow
 
 READER = "may-read-and-no-more"
