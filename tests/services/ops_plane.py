@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import aiohttp
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 from msgspec import Struct
 from prometheus_client import CollectorRegistry
 
@@ -92,6 +96,22 @@ async def serving(
         yield plane
     finally:
         await plane.stop()
+
+
+@asynccontextmanager
+async def hosted(mounted: web.Application, prefix: str = "/ops/") -> AsyncIterator[str]:
+    """A user's application that serves `mounted` below a prefix; give the URL of that."""
+    host = web.Application(client_max_size=10**9)
+    host.add_subapp(prefix, mounted)
+    async with TestServer(host) as server:
+        yield str(server.make_url(prefix)).rstrip("/")
+
+
+async def get_json(session: aiohttp.ClientSession, url: str, status: int = 200, **query: str) -> Any:
+    """GET `url`; return the document of the answer, which has this status."""
+    async with session.get(url, params=query) as response:
+        assert response.status == status, await response.text()
+        return json.loads(await response.read())
 
 
 async def exchange(plane: OpsPlane, request: bytes) -> tuple[int, dict[str, str], bytes]:

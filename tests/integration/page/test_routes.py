@@ -12,10 +12,10 @@ import aiohttp
 import pytest
 
 from qorzen_obs import Settings, create_app, open_task_manager
-from qorzen_obs.app import Service
 from qorzen_obs.server import ticker
 from qorzen_obs.settings import ServerSettings
-from tests.integration.server.test_mounted import hosted
+from tests.services.ops_plane import hosted
+from tests.services.whole_service import url_of, whole_service
 from tests.support import PATIENCE_SECONDS, Gate
 
 ROUTES = (
@@ -37,11 +37,8 @@ async def test_f22_all_of_it_answers_while_the_work_loop_is_wedged(monkeypatch: 
     async def hold_the_loop() -> None:
         assert release.wait(2 * PATIENCE_SECONDS)
 
-    service = Service(Settings(server=ServerSettings(port=0)), http=True, environment={})
-    await service.start()
-    try:
-        assert service.ops is not None
-        url = service.ops.url
+    async with whole_service() as service:
+        url = url_of(service)
 
         def watch() -> None:
             deadline = time.monotonic() + PATIENCE_SECONDS
@@ -62,9 +59,6 @@ async def test_f22_all_of_it_answers_while_the_work_loop_is_wedged(monkeypatch: 
         await service.tasks.wait_for_task(culprit)
         watching.join(PATIENCE_SECONDS)
         gate.open()
-    finally:
-        release.set()
-        await service.stop(grace_seconds=0)
 
     assert set(answers) == set(ROUTES)
     assert answers["/api/loop"]["culprit"]["task_id"] == culprit

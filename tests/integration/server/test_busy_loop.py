@@ -7,8 +7,7 @@ import os
 import sys
 from subprocess import PIPE
 
-from qorzen_obs.app import Service
-from qorzen_obs.settings import ServerSettings, Settings
+from tests.services.whole_service import url_of, whole_service
 
 CALLERS = 16
 REQUESTS = 20
@@ -27,26 +26,23 @@ async def no_op() -> None:
 async def test_the_ops_plane_and_the_log_get_their_turns_from_a_loop_that_is_never_idle() -> None:
     assert sys.getswitchinterval() == 0.005, "what a service has that leaves it alone"
     with open(os.devnull, "w") as out:  # noqa: ASYNC230, PTH123 - never waits
-        service = Service(Settings(server=ServerSettings(port=0)), http=True, environment={}, log_stream=out)
-        await service.start()
-        assert service.ops is not None
         done, answered = 0, False
+        async with whole_service(log_stream=out) as service:
 
-        async def call() -> None:
-            nonlocal done
-            while not answered:
-                await service.tasks.run(no_op)
-                done += 1
+            async def call() -> None:
+                nonlocal done
+                while not answered:
+                    await service.tasks.run(no_op)
+                    done += 1
 
-        calls = [asyncio.create_task(call()) for _ in range(CALLERS)]
-        client = await asyncio.create_subprocess_exec(
-            sys.executable, "-c", CLIENT, service.ops.url, str(REQUESTS), stderr=PIPE
-        )
-        _, said = await client.communicate()
-        answered = True
-        await asyncio.gather(*calls)
-        lost = service.loggers.stream.lost()["log_line"]
-        await service.stop()
+            calls = [asyncio.create_task(call()) for _ in range(CALLERS)]
+            client = await asyncio.create_subprocess_exec(
+                sys.executable, "-c", CLIENT, url_of(service), str(REQUESTS), stderr=PIPE
+            )
+            _, said = await client.communicate()
+            answered = True
+            await asyncio.gather(*calls)
+            lost = service.loggers.stream.lost()["log_line"]
     assert (client.returncode, said) == (0, b"")
     # Without giving way it was 30,000 tasks a request, and more than half of the lines; with it 700 and none.
     assert done / REQUESTS < 7_000

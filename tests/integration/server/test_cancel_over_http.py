@@ -6,22 +6,14 @@ import asyncio
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator
 
 import aiohttp
-import pytest
 
 from qorzen_obs.settings import ServerSettings
 from qorzen_obs.tasks import TaskStatus
 from tests.services.ops_plane import TOKEN, managing, serving
 
 JSON = {"Content-Type": "application/json"}
-
-
-@pytest.fixture
-async def session() -> AsyncIterator[aiohttp.ClientSession]:
-    async with aiohttp.ClientSession() as opened:
-        yield opened
 
 
 async def test_a_pending_task_is_cancelled_and_a_running_one_asked_to_stop(

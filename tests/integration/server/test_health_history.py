@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
 from typing import Any
 
 import aiohttp
@@ -16,12 +15,6 @@ from qorzen_obs.server.health_history import MAX_CHANGES, HealthChange, HealthHi
 from qorzen_obs.telemetry.metrics import Load
 from tests.services.ops_plane import SaidManager, State, serving
 from tests.support import until
-
-
-@pytest.fixture
-async def session() -> AsyncIterator[aiohttp.ClientSession]:
-    async with aiohttp.ClientSession() as opened:
-        yield opened
 
 
 async def ask(session: aiohttp.ClientSession, url: str) -> dict[str, Any]:

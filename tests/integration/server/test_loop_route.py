@@ -10,14 +10,12 @@ from typing import Any
 
 import pytest
 
-from qorzen_obs import Settings
-from qorzen_obs.app import Service
 from qorzen_obs.server.app import OpsPlane
-from qorzen_obs.settings import ServerSettings
 from qorzen_obs.stacks import Frame
 from qorzen_obs.telemetry.loop_monitor import EndedBlock
 from qorzen_obs.telemetry.watchdog import CODE
 from tests.services.ops_plane import SaidManager, serving
+from tests.services.whole_service import whole_service
 from tests.support import PATIENCE_SECONDS, until
 
 CANARY = "hunter2-canary"
@@ -40,11 +38,9 @@ async def test_who_holds_the_loop_is_named_meanwhile_and_remembered_after() -> N
         password = "hunter2"  # noqa: F841 - no local is shown
         assert seen.wait(PATIENCE_SECONDS)
 
-    service = Service(Settings(server=ServerSettings(port=0)), http=True, environment={})
-    await service.start()
-    try:
-        assert service.ops is not None
+    async with whole_service() as service:
         plane = service.ops
+        assert plane is not None
         before = await asked(plane)
         assert (before["state"], before["blocked_seconds"], before["culprit"]) == ("running", 0.0, None)
         assert before["recent"] == []
@@ -73,9 +69,6 @@ async def test_who_holds_the_loop_is_named_meanwhile_and_remembered_after() -> N
         assert block["seconds"] >= 0.1
         assert (block["culprit"]["task_id"], block["culprit"]["name"]) == (task_id, "report")
         assert block["culprit"]["frames"] == culprit["frames"]
-    finally:
-        seen.set()
-        await service.stop(grace_seconds=0)
 
 
 async def test_the_last_block_comes_first_and_no_line_of_it_shows_a_secret() -> None:

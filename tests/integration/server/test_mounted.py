@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
 import aiohttp
 import pytest
-from aiohttp import web
-from aiohttp.test_utils import TestServer
 
 from qorzen_obs import Settings, TaskRegistry, create_app, open_task_manager, task
 from qorzen_obs.errors import SettingsError
 from qorzen_obs.server.app import ROUTES
 from qorzen_obs.settings import ServerSettings
-from tests.services.ops_plane import TOKEN, SaidManager
+from tests.services.ops_plane import TOKEN, SaidManager, hosted
 
 JSON = {"Content-Type": "application/json"}
 
@@ -29,21 +25,6 @@ def add(a: int, b: int) -> int:
 
 async def failing() -> None:
     raise ValueError("no such host")
-
-
-@pytest.fixture
-async def session() -> AsyncIterator[aiohttp.ClientSession]:
-    async with aiohttp.ClientSession() as opened:
-        yield opened
-
-
-@asynccontextmanager
-async def hosted(mounted: web.Application, prefix: str = "/ops/") -> AsyncIterator[str]:
-    """A user's application that serves `mounted` below a prefix; give the URL of that."""
-    host = web.Application(client_max_size=10**9)
-    host.add_subapp(prefix, mounted)
-    async with TestServer(host) as server:
-        yield str(server.make_url(prefix)).rstrip("/")
 
 
 async def get(session: aiohttp.ClientSession, url: str, status: int = 200) -> Any:

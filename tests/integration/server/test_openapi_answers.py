@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
 from http import HTTPStatus
 
 import aiohttp
-import pytest
 
 from qorzen_obs import task
 from qorzen_obs.registry import TaskRegistry
@@ -46,12 +44,6 @@ async def waiting(ready: asyncio.Event, released: asyncio.Event) -> None:
     finally:
         helper.cancel()
         await released.wait()  # so that it is asked to stop, and has not stopped yet
-
-
-@pytest.fixture
-async def session() -> AsyncIterator[aiohttp.ClientSession]:
-    async with aiohttp.ClientSession() as opened:
-        yield opened
 
 
 async def ask(

@@ -12,7 +12,6 @@ import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from http import HTTPStatus
-from typing import Any
 
 import aiohttp
 import pytest
@@ -26,7 +25,7 @@ from qorzen_obs.server import app as server_app
 from qorzen_obs.server import metrics as server_metrics
 from qorzen_obs.server.app import OpsPlane
 from qorzen_obs.settings import HealthSettings, ServerSettings
-from tests.services.ops_plane import TOKEN, SaidManager, exchange, managing, serving
+from tests.services.ops_plane import TOKEN, SaidManager, exchange, get_json, managing, serving
 
 JSON = "application/json; charset=utf-8"
 PAYLOADS = [
@@ -42,12 +41,6 @@ async def session() -> AsyncIterator[aiohttp.ClientSession]:
     headers = {"Accept-Encoding": "identity"}
     async with aiohttp.ClientSession(headers=headers, auto_decompress=False) as session:
         yield session
-
-
-async def get_json(session: aiohttp.ClientSession, url: str, status: int = 200) -> Any:
-    async with session.get(url) as response:
-        assert response.status == status, await response.text()
-        return json.loads(await response.read())
 
 
 async def nothing() -> None:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import threading
 import time
-from collections.abc import AsyncIterator
 from typing import Any
 
 import aiohttp
@@ -18,14 +16,8 @@ from qorzen_obs.ledger import Meter
 from qorzen_obs.record import TaskRecord, TaskState
 from qorzen_obs.server.running import MAX_RUNS, USUAL_FOR_SECONDS, UsualSeconds, busy_share
 from qorzen_obs.tasks import COMPLETED, FAILED, EngineKind, TaskStatus
-from tests.services.ops_plane import SaidManager, managing, serving
+from tests.services.ops_plane import SaidManager, get_json, managing, serving
 from tests.support import PATIENCE_SECONDS, Gate, ThreadGate, attempt, record, until
-
-
-@pytest.fixture
-async def session() -> AsyncIterator[aiohttp.ClientSession]:
-    async with aiohttp.ClientSession() as opened:
-        yield opened
 
 
 def test_how_busy_a_thread_is_is_not_known_before_its_call_has_begun() -> None:
@@ -52,12 +44,6 @@ def rest_in_a_process() -> None:
     time.sleep(60)
 
 
-async def ask(session: aiohttp.ClientSession, url: str, status: int = 200) -> Any:
-    async with session.get(url) as response:
-        assert response.status == status, url
-        return json.loads(await response.read())
-
-
 def by_id(document: Any) -> dict[str, Any]:
     return {item["task_id"]: item for item in document["items"]}
 
@@ -67,24 +53,24 @@ async def test_what_runs_is_listed_longest_running_first(session: aiohttp.Client
     async with managing() as (manager, _), serving(manager) as plane:
         ids = [await manager.submit_task(gate, n) for n in range(3)]
         await gate.holds(3)
-        document = await ask(session, f"{plane.url}/api/running")
+        document = await get_json(session, f"{plane.url}/api/running")
         assert [item["task_id"] for item in document["items"]] == ids
         assert document["total"] == 3
         elapsed = [item["elapsed_seconds"] for item in document["items"]]
         assert elapsed == sorted(elapsed, reverse=True)
         assert all(0 < seconds < PATIENCE_SECONDS for seconds in elapsed)
 
-        first = await ask(session, f"{plane.url}/api/running?limit=1")
+        first = await get_json(session, f"{plane.url}/api/running?limit=1")
         assert ([item["task_id"] for item in first["items"]], first["total"]) == (ids[:1], 3)
         gate.open()
         for task_id in ids:
             await manager.wait_for_task(task_id)
-        assert (await ask(session, f"{plane.url}/api/running"))["items"] == []
+        assert (await get_json(session, f"{plane.url}/api/running"))["items"] == []
 
 
 async def test_a_parameter_that_is_not_known_is_refused(session: aiohttp.ClientSession) -> None:
     async with serving(SaidManager()) as plane:
-        await ask(session, f"{plane.url}/api/running?limits=1", 422)
+        await get_json(session, f"{plane.url}/api/running?limits=1", 422)
 
 
 async def test_it_says_what_each_awaits_and_for_whom_it_waits(session: aiohttp.ClientSession) -> None:
@@ -106,7 +92,7 @@ async def test_it_says_what_each_awaits_and_for_whom_it_waits(session: aiohttp.C
             thread = await manager.submit_task(held)
             await gate.holds(1)
             await held.holds(1)
-            found = by_id(await ask(session, f"{plane.url}/api/running"))
+            found = by_id(await get_json(session, f"{plane.url}/api/running"))
             assert found[sleeper]["awaiting"] == "asyncio.sleep"
             assert found[children[0]]["awaiting"] == "asyncio.Event.wait"
             assert found[waiting]["waiting_for"] == children[0]
@@ -126,7 +112,7 @@ async def test_t7_the_name_of_what_is_awaited_shows_no_secret(session: aiohttp.C
         task_id = await manager.submit_task(wait_for_a_helper)
         (attempt,) = manager.attempts()
         await until(lambda: manager.awaiting(attempt))
-        found = by_id(await ask(session, f"{plane.url}/api/running"))
+        found = by_id(await get_json(session, f"{plane.url}/api/running"))
         assert found[task_id]["awaiting"].startswith("asyncio task poll token=[redacted]")
 
 
@@ -145,7 +131,7 @@ async def test_the_usual_time_is_the_median_of_the_completed_runs_of_that_name(
         nap = await manager.submit_task(gate, name="nap")
         mail = await manager.submit_task(gate, name="mail")
         await gate.holds(2)
-        found = by_id(await ask(session, f"{plane.url}/api/running"))
+        found = by_id(await get_json(session, f"{plane.url}/api/running"))
         durations = sorted(info.duration_seconds or 0.0 for info in infos[:3])
         assert found[nap]["usual_seconds"] == durations[1] > 0
         assert found[mail]["usual_seconds"] is None, "what failed says nothing of how long it takes"
@@ -198,7 +184,7 @@ async def test_busy_is_told_where_it_is_known_and_only_there(session: aiohttp.Cl
             await held.holds(1)
             await until(lambda: manager.find(process).started_at)  # type: ignore[union-attr]
             try:
-                found = by_id(await ask(session, f"{plane.url}/api/running"))
+                found = by_id(await get_json(session, f"{plane.url}/api/running"))
                 assert found[idle]["busy_share"] < 0.5
                 assert 0 < found[spinning]["busy_share"] <= 1
                 assert found[sleeping]["busy_share"] < 0.5

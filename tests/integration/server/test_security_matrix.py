@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import aiohttp
@@ -70,12 +70,6 @@ CALLERS: Mapping[str, tuple[dict[str, str], Access | None]] = {
     "control": ({"Authorization": f"bearer {TOKEN.replace(' ', '-')}"}, Access.CONTROL),
 }
 JSON = {"Content-Type": "application/json"}
-
-
-@pytest.fixture
-async def session() -> AsyncIterator[aiohttp.ClientSession]:
-    async with aiohttp.ClientSession() as opened:
-        yield opened
 
 
 @pytest.fixture

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
-from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,8 +18,7 @@ from qorzen_obs.server.ticker import Ticker
 from qorzen_obs.tasks import TaskCategory, TaskPriority, TaskStatus
 from qorzen_obs.telemetry import names
 from qorzen_obs.telemetry.metrics import Load
-from tests.integration.server.test_mounted import hosted
-from tests.services.ops_plane import SaidManager, managing, serving
+from tests.services.ops_plane import SaidManager, get_json, hosted, managing, serving
 from tests.support import Gate, until, virtual_time
 
 
@@ -67,18 +64,6 @@ class Worked(SaidManager):
 
 CELL = CELL_OF[TaskCategory.IO, TaskPriority.HIGH]
 PENDING, RUNNING = TaskStatus.PENDING, TaskStatus.RUNNING
-
-
-@pytest.fixture
-async def session() -> AsyncIterator[aiohttp.ClientSession]:
-    async with aiohttp.ClientSession() as opened:
-        yield opened
-
-
-async def ask(session: aiohttp.ClientSession, url: str, status: int = 200, **query: str) -> Any:
-    async with session.get(url, params=query) as response:
-        assert response.status == status, url
-        return json.loads(await response.read())
 
 
 def test_a_point_is_what_came_between_two_readings() -> None:
@@ -155,7 +140,7 @@ async def test_the_columns_are_of_equal_length_and_show_what_the_manager_did(
         url = f"{plane.url}/api/series"
 
         async def last() -> Any:
-            answers.append(await ask(session, url))
+            answers.append(await get_json(session, url))
             return answers[-1]
 
         for _ in range(3):
@@ -180,11 +165,11 @@ async def test_the_columns_are_of_equal_length_and_show_what_the_manager_did(
         assert document["at"] == sorted(document["at"])
 
         seen = document["at"][-2]
-        later = await ask(session, url, after=seen)
+        later = await get_json(session, url, after=seen)
         assert later["at"][0] == document["at"][-1]
-        await ask(session, url, 422, after="yesterday")
-        await ask(session, url, 422, after="2026-01-31T12:00:00")
-        await ask(session, url, 422, before=seen)
+        await get_json(session, url, 422, after="yesterday")
+        await get_json(session, url, 422, after="2026-01-31T12:00:00")
+        await get_json(session, url, 422, before=seen)
 
 
 @virtual_time

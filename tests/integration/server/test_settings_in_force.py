@@ -11,7 +11,6 @@ import aiohttp
 import msgspec
 import pytest
 
-from qorzen_obs.app import Service
 from qorzen_obs.server.settings_in_force import describe
 from qorzen_obs.settings import (
     EngineSettings,
@@ -24,6 +23,7 @@ from qorzen_obs.settings import (
 from qorzen_obs.tasks import TaskCategory
 from qorzen_obs.telemetry.redaction import Redactor
 from tests.services.ops_plane import SaidManager, serving
+from tests.services.whole_service import url_of, whole_service
 
 CANARY = "hunter2-canary-of-secrets"
 PATTERN = "sesame-[0-9]+"  #: another text, or it would hide the first
@@ -61,13 +61,8 @@ async def test_every_setting_stands_there_with_whether_it_is_the_default() -> No
         health=HealthSettings(loop_blocked_seconds=9),
         telemetry=TelemetrySettings(keep_traces=11, redact_keys=("pin",)),
     )
-    service = Service(settings, http=True, environment={})
-    await service.start()
-    try:
-        assert service.ops is not None
-        sections = json.loads(await ask(f"{service.ops.url}/api/settings"))["sections"]
-    finally:
-        await service.stop(grace_seconds=0)
+    async with whole_service(settings) as service:
+        sections = json.loads(await ask(f"{url_of(service)}/api/settings"))["sections"]
     assert list(sections) == list(Settings.__struct_fields__)
     assert set(values(sections)) == {
         f"{section.name}.{field.name}"
@@ -94,14 +89,9 @@ async def test_every_setting_stands_there_with_whether_it_is_the_default() -> No
 
 
 async def test_what_was_changed_at_run_time_is_what_holds() -> None:
-    service = Service(Settings(server=ServerSettings(port=0)), http=True, environment={})
-    await service.start()
-    try:
-        assert service.ops is not None
+    async with whole_service() as service:
         await service.config.set("tasks.max_concurrent_tasks", 3)
-        sections = json.loads(await ask(f"{service.ops.url}/api/settings"))["sections"]
-    finally:
-        await service.stop(grace_seconds=0)
+        sections = json.loads(await ask(f"{url_of(service)}/api/settings"))["sections"]
     assert sections["tasks"]["max_concurrent_tasks"] == {"value": 3, "default": False}
 
 
@@ -114,13 +104,8 @@ async def test_t7_no_secret_of_the_settings_or_of_the_environment_is_served() ->
         "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://user:{CANARY}@127.0.0.1:1",
         "OTEL_EXPORTER_OTLP_HEADERS": f"authorization=Bearer {CANARY}",
     }
-    service = Service(settings, http=True, environment=environment)
-    await service.start()
-    try:
-        assert service.ops is not None
-        shown = {path: await ask(service.ops.url + path, CANARY) for path in READ_ROUTES}
-    finally:
-        await service.stop(grace_seconds=0)
+    async with whole_service(settings, environment=environment) as service:
+        shown = {path: await ask(url_of(service) + path, CANARY) for path in READ_ROUTES}
     assert [path for path, text in shown.items() if CANARY in text or PATTERN in text] == []
     found = values(json.loads(shown["/api/settings"])["sections"])
     assert found["server.token"] == "set"

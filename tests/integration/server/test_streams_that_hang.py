@@ -19,6 +19,7 @@ from qorzen_obs.server import stream
 from qorzen_obs.settings import ServerSettings, Settings, TaskSettings, TelemetrySettings
 from qorzen_obs.telemetry import names
 from tests.event_stream import Follower, following, parse
+from tests.services.whole_service import whole_service
 from tests.support import PATIENCE_SECONDS, metric, until
 
 pytestmark = pytest.mark.slow  # programs of their own, which no version of Python makes another
@@ -40,12 +41,8 @@ async def service() -> AsyncIterator[Service]:
         tasks=TaskSettings(keep_completed_tasks=100),
         telemetry=TelemetrySettings(log_level="off"),
     )
-    made = Service(settings, http=True, environment={})
-    await made.start()
-    try:
+    async with whole_service(settings) as made:
         yield made
-    finally:
-        await made.stop(grace_seconds=0)
 
 
 def streams(of: Service) -> float:

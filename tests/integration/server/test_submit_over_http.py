@@ -14,7 +14,6 @@ from msgspec import Meta
 from opentelemetry import baggage
 
 from qorzen_obs import task
-from qorzen_obs.app import Service
 from qorzen_obs.core.task_manager import TaskManager
 from qorzen_obs.registry import TaskRegistry
 from qorzen_obs.server import body as body_reading
@@ -22,6 +21,7 @@ from qorzen_obs.server.app import OpsPlane
 from qorzen_obs.settings import ServerSettings, Settings
 from qorzen_obs.tasks import TaskCategory, TaskPriority, TaskStatus
 from tests.services.ops_plane import SaidManager, exchange, managing, serving
+from tests.services.whole_service import url_of, whole_service
 
 CANARY = "canary-5d0b"
 ALLOWED = ServerSettings(port=0, allow_submit=True)
@@ -66,12 +66,6 @@ def registry() -> TaskRegistry:
     for func in (double, wait, who_calls, fail, log_in, call_back):
         registry.add(func)
     return registry
-
-
-@pytest.fixture
-async def session() -> AsyncIterator[aiohttp.ClientSession]:
-    async with aiohttp.ClientSession() as opened:
-        yield opened
 
 
 @pytest.fixture
@@ -407,17 +401,11 @@ async def test_the_registry_tells_what_each_task_takes(
 async def test_a_service_lets_the_tasks_that_it_knows_be_submitted(
     session: aiohttp.ClientSession, registry: TaskRegistry
 ) -> None:
-    service = Service(Settings(server=ALLOWED), http=True, known=registry, environment={})
-    await service.start()
-    try:
-        assert service.ops is not None
-        status, document, _ = await post(
-            session, f"{service.ops.url}/api/tasks", {"task": "double", "args": [1]}
-        )
+    async with whole_service(Settings(server=ALLOWED), known=registry) as service:
+        body = {"task": "double", "args": [1]}
+        status, document, _ = await post(session, f"{url_of(service)}/api/tasks", body)
         assert status == 202
         assert (await service.tasks.wait_for_task(document["task_id"])).result == 2
-    finally:
-        await service.stop(grace_seconds=0)
 
 
 # ---------------------------------------------------------------------------- again, and later

@@ -20,8 +20,7 @@ from qorzen_obs.retry import Retry
 from qorzen_obs.settings import EngineSettings, ServerSettings, Settings, TaskSettings, TelemetrySettings
 from qorzen_obs.tasks import TaskCategory
 from qorzen_obs.telemetry import names
-from qorzen_obs.telemetry.log_records import RecordsAsLines
-from qorzen_obs.telemetry.logs import LogStream
+from tests.services.whole_service import logging_service, url_of
 
 
 class Logged:
@@ -31,8 +30,7 @@ class Logged:
         self.tasks = service.tasks
         self.stream = stream
         self._session = session
-        assert service.ops is not None
-        self._url = service.ops.url
+        self._url = url_of(service)
 
     async def get(self, path: str) -> tuple[int, Any]:
         async with self._session.get(self._url + path) as response:
@@ -58,20 +56,8 @@ async def logged(*, telemetry: TelemetrySettings | None = None, **tasks: Any) ->
         tasks=TaskSettings(**tasks),
         telemetry=telemetry or TelemetrySettings(),
     )
-    stream = io.StringIO()
-    logs = LogStream(stream)
-    service = Service(settings, http=True, environment={"OTEL_TRACES_EXPORTER": "none"}, log_stream=logs)
-    handler, root = RecordsAsLines(logs.logger("logging", "info")), logging.getLogger()
-    logs.configure_structlog("info")
-    root.addHandler(handler)
-    await service.start()
-    try:
-        async with aiohttp.ClientSession() as session:
-            yield Logged(service, stream, session)
-    finally:
-        await service.stop(grace_seconds=0)
-        root.removeHandler(handler)
-        structlog.reset_defaults()
+    async with logging_service(settings) as (service, written), aiohttp.ClientSession() as session:
+        yield Logged(service, written, session)
 
 
 def speak() -> None:

@@ -13,13 +13,13 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 
 import pytest
 
-from qorzen_obs.app import Service
-from qorzen_obs.settings import ServerSettings, Settings, TelemetrySettings
+from qorzen_obs.settings import TelemetrySettings
 from qorzen_obs.telemetry import names
 from qorzen_obs.telemetry.export import BatchLimits, ExportQueue
 from qorzen_obs.telemetry.setup import Tracing, set_up_tracing
 from qorzen_obs.testing import open_test_manager
 from tests.services.otlp_receiver import OtlpReceiver
+from tests.services.whole_service import whole_service
 from tests.support import PATIENCE_SECONDS, metric, until
 
 TASKS = 200
@@ -256,9 +256,7 @@ async def test_f14_the_exporters_own_lines_are_limited_too(
 
 
 async def test_a_service_shows_the_figures_of_its_export() -> None:
-    service = Service(Settings(server=ServerSettings(port=0)), environment={})
-    await service.start()
-    try:
+    async with whole_service(http=False) as service:
         await service.tasks.run(asyncio.sleep, 0)
         shown = service.tasks.status()["telemetry"]
         if shown["sampling"] == "tail":  # else another test has set the global provider
@@ -269,5 +267,3 @@ async def test_a_service_shows_the_figures_of_its_export() -> None:
         assert metric(registry, names.SPAN_QUEUE_LIMIT.name) == shown["span_queue"]["limit"]
         assert metric(registry, names.LAST_EXPORT.name) == 0
         assert metric(registry, names.TRACES.name + "_total", decision="kept") == shown["traces"]["kept"]
-    finally:
-        await service.stop(grace_seconds=0)

@@ -19,6 +19,7 @@ from qorzen_obs.settings import ServerSettings, Settings, TelemetrySettings
 from qorzen_obs.tasks import TaskCategory
 from qorzen_obs.telemetry import names
 from tests.services.program import Running, json_lines, write_files
+from tests.services.whole_service import whole_service
 from tests.support import PATIENCE_SECONDS, metric, settings, until
 
 HERE = Path(__file__).name
@@ -69,12 +70,8 @@ async def watched(**telemetry: Any) -> AsyncIterator[Watched]:
     given = Settings(
         tasks=settings().tasks, server=ServerSettings(port=0), telemetry=TelemetrySettings(**telemetry)
     )
-    service = Service(given, http=True, environment={}, log_stream=stream)
-    await service.start()
-    try:
+    async with whole_service(given, log_stream=stream) as service:
         yield Watched(service, stream)
-    finally:
-        await service.stop(grace_seconds=0)
 
 
 async def nothing() -> None:

@@ -11,6 +11,7 @@ from qorzen_obs.counts import CATEGORIES, PRIORITIES
 from qorzen_obs.settings import ServerSettings, Settings, TelemetrySettings
 from qorzen_obs.telemetry import names
 from qorzen_obs.telemetry.names import MetricName
+from tests.services.whole_service import url_of, whole_service
 
 DECLARED = {value.name: value for value in vars(names).values() if isinstance(value, MetricName)}
 SETTINGS = Settings(server=ServerSettings(port=0), telemetry=TelemetrySettings(log_level="off"))
@@ -18,11 +19,10 @@ SETTINGS = Settings(server=ServerSettings(port=0), telemetry=TelemetrySettings(l
 
 async def scrape(service: Service) -> dict[str, Counter[tuple[tuple[str, str], ...]]]:
     """Return the number of samples of each declared family by its labels, bucket bounds left out."""
-    assert service.ops is not None
     headers = {"Accept": "application/openmetrics-text"}
     async with (
         aiohttp.ClientSession() as session,
-        session.get(f"{service.ops.url}/metrics", headers=headers) as answer,
+        session.get(f"{url_of(service)}/metrics", headers=headers) as answer,
     ):
         text = await answer.text()
     families: dict[str, Counter[tuple[tuple[str, str], ...]]] = {}
@@ -38,13 +38,9 @@ async def scrape(service: Service) -> dict[str, Counter[tuple[tuple[str, str], .
 
 
 async def test_every_declared_metric_is_served_and_known_series_are_there_from_the_start() -> None:
-    service = Service(SETTINGS, http=True, environment={})
-    await service.start()
-    try:
+    async with whole_service(SETTINGS) as service:
         await scrape(service)  # the requests are a metric too, once there was one
         families = await scrape(service)
-    finally:
-        await service.stop(grace_seconds=0)
     assert set(families) == set(DECLARED)
     for family, series in families.items():
         labels = DECLARED[family].labels

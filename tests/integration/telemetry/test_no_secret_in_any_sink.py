@@ -3,14 +3,12 @@
 import asyncio
 import io
 import json
-import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import aiohttp
 import pytest
-import structlog
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
@@ -18,12 +16,11 @@ from qorzen_obs.app import Service
 from qorzen_obs.core.event_bus_manager import Event
 from qorzen_obs.errors import TaskCancelled
 from qorzen_obs.settings import EngineSettings, ServerSettings, Settings, TaskSettings, TelemetrySettings
-from qorzen_obs.telemetry.log_records import RecordsAsLines
-from qorzen_obs.telemetry.logs import LogStream
 from qorzen_obs.telemetry.redaction import HIDDEN, Redactor
 from qorzen_obs.telemetry.span_redaction import redact_span
 from tests.canary_tasks import BARE, CANARY, Spoken, leak, leak_in_a_process, leak_on_the_loop
 from tests.event_stream import following
+from tests.services.whole_service import logging_service
 from tests.support import until
 
 PATHS = (
@@ -86,21 +83,9 @@ async def sinks(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Sinks]:
         tasks=TaskSettings(cancel_grace_seconds=1.0),
         telemetry=TelemetrySettings(log_level="debug"),
     )
-    stream = io.StringIO()
-    logs = LogStream(stream)
-    handler, root = RecordsAsLines(logs.logger("logging", "debug")), logging.getLogger()
-    logs.configure_structlog("debug")
-    root.addHandler(handler)
-    service = Service(settings, http=True, environment={"OTEL_TRACES_EXPORTER": "none"}, log_stream=logs)
-    await service.start()
-    monkeypatch.setattr("opentelemetry.trace.get_tracer", service.tracing.provider.get_tracer)
-    try:
-        async with aiohttp.ClientSession() as session:
-            yield Sinks(service, stream, session)
-    finally:
-        await service.stop(grace_seconds=0)
-        root.removeHandler(handler)
-        structlog.reset_defaults()
+    async with logging_service(settings) as (service, written), aiohttp.ClientSession() as session:
+        monkeypatch.setattr("opentelemetry.trace.get_tracer", service.tracing.provider.get_tracer)
+        yield Sinks(service, written, session)
 
 
 METADATA = {"api_key": CANARY, "url": f"https://me:{CANARY}@host/", "nested": {"password": CANARY}}

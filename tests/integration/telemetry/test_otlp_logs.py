@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import threading
+from contextlib import AbstractAsyncContextManager
 
 import pytest
 import structlog
@@ -15,11 +16,19 @@ from qorzen_obs.errors import SettingsError
 from qorzen_obs.settings import Settings
 from qorzen_obs.telemetry import names
 from tests.services.otlp_receiver import OtlpReceiver
+from tests.services.whole_service import whole_service
 from tests.support import metric
 
 
 def attribute(record: LogRecord, key: str) -> str:
     return next((a.value.string_value for a in record.attributes if a.key == key), "")
+
+
+def exporting(lines: io.StringIO | None = None) -> AbstractAsyncContextManager[Service]:
+    """Start a service that sends its lines to a collector, and writes them here too."""
+    return whole_service(
+        http=False, environment={"OTEL_LOGS_EXPORTER": "otlp"}, log_stream=lines or io.StringIO()
+    )
 
 
 async def speak() -> None:
@@ -33,10 +42,8 @@ async def test_lines_of_a_task_reach_the_collector_redacted_and_in_their_trace(
 ) -> None:
     with OtlpReceiver() as receiver:
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.endpoint)
-        service = Service(Settings(), environment={"OTEL_LOGS_EXPORTER": "otlp"}, log_stream=io.StringIO())
-        await service.start()
-        info = await service.tasks.wait_for_task(await service.tasks.submit_task(speak))
-        await service.stop()
+        async with exporting() as service:
+            info = await service.tasks.wait_for_task(await service.tasks.submit_task(speak))
         said = {record.body.string_value: record for record in receiver.log_records}
         lost = metric(service.registry, f"{names.EVENTS_DROPPED.name}_total", kind="log_record")
     line, finished = said["the gate is open"], said[names.LOG_FINISHED]
@@ -57,19 +64,15 @@ async def test_lines_that_the_collector_does_not_take_are_counted_and_hold_up_no
     with OtlpReceiver(status=400) as receiver:
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.endpoint)
         lines = io.StringIO()
-        service = Service(Settings(), environment={"OTEL_LOGS_EXPORTER": "otlp"}, log_stream=lines)
-        await service.start()
-        await service.tasks.run(speak)
-        await service.stop()
+        async with exporting(lines) as service:
+            await service.tasks.run(speak)
     assert "the gate is open" in lines.getvalue()
     assert metric(service.registry, f"{names.EVENTS_DROPPED.name}_total", kind="log_record") >= 3
 
 
 async def test_nothing_is_exported_where_nobody_asked() -> None:
-    service = Service(Settings(), environment={}, log_stream=io.StringIO())
-    await service.start()
-    assert service.loggers.stream.export is None
-    await service.stop()
+    async with whole_service(http=False, log_stream=io.StringIO()) as service:
+        assert service.loggers.stream.export is None
 
 
 async def test_an_exporter_that_is_not_there_stops_the_start_with_what_to_install() -> None:
@@ -85,14 +88,12 @@ async def test_lines_with_what_otlp_cannot_hold_arrive_beside_the_good_ones(
     ids = [("f" * 40, "1"), ("-1", "1"), ("0", "0"), ("1", "f" * 17)]
     with OtlpReceiver() as receiver:
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.endpoint)
-        service = Service(Settings(), environment={"OTEL_LOGS_EXPORTER": "otlp"}, log_stream=io.StringIO())
-        await service.start()
-        logger = service.tasks._logger
-        logger.warning("good")
-        logger.warning("caf\udce9", detail="\ud800")
-        for number, (trace_id, span_id) in enumerate(ids):
-            logger.warning("odd", number=number, trace_id=trace_id, span_id=span_id)
-        await service.stop()
+        async with exporting() as service:
+            logger = service.tasks._logger
+            logger.warning("good")
+            logger.warning("caf\udce9", detail="\ud800")
+            for number, (trace_id, span_id) in enumerate(ids):
+                logger.warning("odd", number=number, trace_id=trace_id, span_id=span_id)
         said = {record.body.string_value: record for record in receiver.log_records}
         odd = [record for record in receiver.log_records if record.body.string_value == "odd"]
     assert {"good", "caf\\udce9"} <= said.keys()
@@ -105,14 +106,12 @@ async def test_what_is_said_about_sending_a_line_is_not_sent(monkeypatch: pytest
     with OtlpReceiver() as receiver:
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.endpoint)
         lines = io.StringIO()
-        service = Service(Settings(), environment={"OTEL_LOGS_EXPORTER": "otlp"}, log_stream=lines)
-        await service.start()
-        logger = service.tasks._logger
-        for name in ("qorzen-export-otlp", "another"):
-            thread = threading.Thread(target=logger.warning, args=(f"said by {name}",), name=name)
-            thread.start()
-            thread.join()
-        await service.stop()
+        async with exporting(lines) as service:
+            logger = service.tasks._logger
+            for name in ("qorzen-export-otlp", "another"):
+                thread = threading.Thread(target=logger.warning, args=(f"said by {name}",), name=name)
+                thread.start()
+                thread.join()
         said = {record.body.string_value for record in receiver.log_records}
     assert "said by another" in said
     assert "said by qorzen-export-otlp" not in said
