@@ -101,6 +101,7 @@ class Service:
                     lost=self.loggers.stream.lost,
                     exemplars=self.tracing.exemplars,
                     spans=self.tracing.store,
+                    ops_url=lambda: None if self.ops is None else self.ops.url,
                     gil_watch=self._gil_watch,
                 ),
             )
@@ -113,13 +114,12 @@ class Service:
                     tasks=self._known,
                     settings=self.settings.server,
                     health=self.settings.health,
-                    on_request=self.tasks.metrics.on_request,
+                    on_request=self.tasks.looks.metrics.on_request,
                 )
-                self.registry.register(HealthCollector(self.tasks, self.settings.health))
-                self.registry.register(StreamCollector(self.tasks))
+                self.registry.register(HealthCollector(self.tasks.looks, self.settings.health))
+                self.registry.register(StreamCollector(self.tasks.looks))
                 await self.ops.start()
                 self._parts.push_async_callback(self.ops.stop)
-                self.tasks.ops_url = self.ops.url
             await self.tasks.initialize()
             self._parts.push_async_callback(self.tasks.shutdown)
             self._parts = self._parts.pop_all()

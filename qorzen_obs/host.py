@@ -189,7 +189,7 @@ async def _stop(service: Service, signals: StopSignals, grace_seconds: float | N
 
 def stop_message(service: Service) -> str:
     """Return what whoever stops the service should know: what is left, for how long, and how to hurry."""
-    counts = service.tasks.counts
+    counts = service.tasks.looks.counts
     unfinished = counts.get(TaskStatus.PENDING) + counts.get(TaskStatus.RUNNING)
     if not unfinished:
         return "Stopping"

@@ -252,9 +252,14 @@ class TaskRecord(msgspec.Struct, eq=False):
 
 
 class AttemptOwner(Protocol):
-    """What an attempt asks of the manager that runs it."""
+    """What an attempt asks of what runs it (core/lifecycle.py)."""
 
-    def enter(self, attempt: Attempt) -> None: ...
+    @property
+    def manager(self) -> object:
+        """The TaskManager, as the code inside the task gets it."""
+        ...
+
+    def begin(self, attempt: Attempt) -> None: ...
     def suspended(self, attempt: Attempt) -> None: ...
     def report_progress(self, attempt: Attempt, percent: float, message: str) -> None: ...
     def keep_trace(self, attempt: Attempt) -> None: ...
@@ -266,13 +271,12 @@ class Attempt(msgspec.Struct, eq=False):
     record: TaskRecord
     number: int
     context: Context
-    manager: Any  #: an AttemptOwner
+    owner: AttemptOwner
     kwargs: dict[str, Any]
     started_at: float = 0.0  #: monotonic
     started_wall: float = 0.0  #: Unix seconds
-    entered: bool = (
-        False  #: it is current in its context; its meter and its span are there, where they will be
-    )
+    #: It is current in its context; its meter and its span exist, where they ever will.
+    begun: bool = False
     span: Span | None = None
     span_context: SpanContext | None = None  #: None where it leads nowhere
     meter: Meter | None = None  #: None where the time ledger is off
@@ -280,9 +284,8 @@ class Attempt(msgspec.Struct, eq=False):
     asked: Ask | None = None  #: the first ask wins
     asked_at: float = 0.0  #: monotonic
     reason: str | None = None
-    last: bool = (
-        False  #: none will follow: the task was cancelled or passed its deadline, whoever asked first
-    )
+    #: None will follow: the task was cancelled or passed its deadline.
+    last: bool = False
     settled: bool = False  #: how it ends is decided
     ended: bool = False  #: its code has ended
     driver: Any = None  #: the engine's own handle; None until it has the attempt, and when its code has ended
@@ -309,6 +312,10 @@ class Attempt(msgspec.Struct, eq=False):
     @property
     def priority(self) -> TaskPriority:
         return self.record.priority
+
+    @property
+    def manager(self) -> Any:
+        return self.owner.manager
 
     @property
     def waiting_for(self) -> str | None:
@@ -338,10 +345,10 @@ class Attempt(msgspec.Struct, eq=False):
         return event.wait(seconds)
 
     def progress(self, percent: float, message: str = "") -> None:
-        self.manager.report_progress(self, percent, message)
+        self.owner.report_progress(self, percent, message)
 
     def keep_trace(self) -> None:
-        self.manager.keep_trace(self)
+        self.owner.keep_trace(self)
 
     def ask(self, why: Ask, reason: str, at: float) -> None:
         """Set the token: from here on the code inside can see that it should stop."""
@@ -353,16 +360,16 @@ class Attempt(msgspec.Struct, eq=False):
         if self._on_ask is not None:
             self._on_ask()
 
-    def enter(self) -> None:
-        """Be current in the context from here on; before its code begins, and in no other context."""
-        self.manager.enter(self)
+    def begin(self) -> None:
+        """Be current in the context from here on; before its code runs, and in no other context."""
+        self.owner.begin(self)
 
     def suspended(self) -> None:
         """Say that its code waits for the first time, on the loop."""
-        self.manager.suspended(self)
+        self.owner.suspended(self)
 
     def release(self) -> None:
-        """Let go of what runs it: its code has ended. Its context leads back to it, and would keep all of it alive."""
+        """Drop what runs it: its code has ended. Its context leads back to it, and would keep all of it alive."""
         self.driver = None
         self.context = _LEFT
 

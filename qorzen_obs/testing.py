@@ -88,7 +88,7 @@ async def open_test_manager(
 
 
 def _busy_in_threads(tasks: TaskManager) -> bool:
-    slots = tasks.slots()
+    slots = tasks.looks.slots()
     return any(slots[kind.value]["busy"] for kind in _THREADED if kind.value in slots)
 
 

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any, Final, Generic, TypeVar
 
 from qorzen_obs.clock import Clock
+from qorzen_obs.core.runtime import Timers
 
 T = TypeVar("T")
 
@@ -25,8 +26,8 @@ _FEW: Final = 64  # below this many sweeping is not worth it
 class Deadlines(Generic[T]):
     """Calls `on_due(item)` once the clock has reached the item's deadline; never before."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, clock: Clock, on_due: Callable[[T], None]) -> None:
-        self._loop = loop
+    def __init__(self, timers: Timers, clock: Clock, on_due: Callable[[T], None]) -> None:
+        self._timers = timers
         self._clock = clock
         self._on_due = on_due
         self._heap: list[Entry] = []
@@ -68,7 +69,7 @@ class Deadlines(Generic[T]):
         if self._timer is not None:
             self._timer.cancel()
         self._armed_for = when
-        self._timer = self._loop.call_later(max(0.0, when - self._clock.monotonic()), self._fire)
+        self._timer = self._timers.call_later(max(0.0, when - self._clock.monotonic()), self._fire)
 
     def _fire(self) -> None:
         self._armed_for, self._timer = float("inf"), None

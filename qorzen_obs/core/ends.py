@@ -9,12 +9,12 @@ A loop that is blocked tells nothing, so the watchdog does: `tell` is for any th
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from qorzen_obs.core.runtime import Runtime
 from qorzen_obs.record import End
 
 OnEnds = Callable[[Sequence[End]], None]
@@ -27,11 +27,13 @@ class Ends:
     """The ends of which nobody was told yet, of one manager.
 
     Args:
-        dismiss: is told of an observer that has raised, and is called no more.
+        dismiss: called with the name of an observer that has raised, which is not called again, and its error.
+        runtime: has the work loop.
     """
 
-    def __init__(self, dismiss: Callable[[str, Exception], None]) -> None:
+    def __init__(self, dismiss: Callable[[str, Exception], None], runtime: Runtime) -> None:
         self._dismiss = dismiss
+        self._runtime = runtime
         self._observers: tuple[tuple[str, OnEnds], ...] = ()
         self._untold: deque[End] = deque()
         # Held by whoever tells. Re-entrant: an observer may be what ends another task.
@@ -45,13 +47,13 @@ class Ends:
         """Take back an `observe`; of no effect without one."""
         self._observers = tuple(one for one in self._observers if one[1] != on_ends)
 
-    def add(self, end: End, loop: asyncio.AbstractEventLoop) -> None:
+    def add(self, end: End) -> None:
         """Have the observers told of it in the loop's next turn; on the loop.
 
         Beyond MAX_UNTOLD they are told now, after waiting for another thread that is at it.
         """
         if not self._untold:
-            loop.call_soon(self.tell)
+            self._runtime.work_loop.call_soon(self.tell)
         self._untold.append(end)
         if len(self._untold) > MAX_UNTOLD:
             with self._lock:

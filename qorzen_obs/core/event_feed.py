@@ -5,21 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter, deque
-from collections.abc import Callable
-from typing import Any, Final, Protocol
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
 
 from qorzen_obs.record import TaskEvent
 from qorzen_obs.tasks import EventKind
 from qorzen_obs.telemetry import names
 
 CAPACITY: Final = 10_000
-SOURCE: Final = "task_manager"
-
-
-class EventBus(Protocol):
-    """The one method of an event bus that is used."""
-
-    async def publish(self, *, event_type: str, source: str, payload: dict[str, Any]) -> object: ...
 
 
 class EventFeed:
@@ -27,13 +20,13 @@ class EventFeed:
 
     def __init__(
         self,
-        bus: EventBus,
+        publish: Callable[[str, dict[str, Any]], Awaitable[object]],
         logger: Any,
         dropped: Counter[str],
         *,
         before_publishing: Callable[[], object] = lambda: None,
     ) -> None:
-        self._bus = bus
+        self._publish_one = publish
         self._before_publishing = before_publishing
         self._logger = logger
         self._dropped = dropped
@@ -45,17 +38,6 @@ class EventFeed:
         self._complained = False
         self._closing = False
         self._task: asyncio.Task[None] | None = None
-
-    def when_wanted(self, tell: Callable[[bool], None]) -> None:
-        """Call `tell(True)` when events are wanted, now or later, and `tell(False)` when no longer.
-
-        They always are on a bus that cannot say it.
-        """
-        when_subscribed = getattr(self._bus, "when_subscribed", None)
-        if when_subscribed is None:
-            tell(True)
-        else:
-            when_subscribed(tell)
 
     def start(self) -> None:
         """Begin to publish."""
@@ -113,7 +95,7 @@ class EventFeed:
 
     async def _publish(self, event: TaskEvent) -> None:
         try:
-            await self._bus.publish(event_type=event.kind.value, source=SOURCE, payload=_payload(event))
+            await self._publish_one(event.kind.value, _payload(event))
         except (Exception, asyncio.CancelledError) as error:  # the bus is the user's, and may fail
             self._drop(event)
             if self._closing and isinstance(error, asyncio.CancelledError):

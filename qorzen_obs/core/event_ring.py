@@ -88,10 +88,19 @@ class EventRing:
     """The last `capacity` events, and the exact counts after the newest.
 
     While somebody listens it is the first observer of its manager, of every kind: between a transition and its event
-    nothing else may run. The manager lets it `begin` and `end`.
+    nothing else may run. The manager calls `begin` and `end`.
+
+    Args:
+        on_wanted: called, on any thread, whenever `wanted` may have changed.
     """
 
-    def __init__(self, counts: TaskCounts, capacity: int = CAPACITY) -> None:
+    def __init__(
+        self,
+        counts: TaskCounts,
+        capacity: int = CAPACITY,
+        *,
+        on_wanted: Callable[[], object] = lambda: None,
+    ) -> None:
         self.instance = secrets.token_hex(4)  #: tells the numbers of this manager from another's
         self.streams = 0  #: those that are open; the server counts, here and in the next line
         self.evicted = 0  #: those that were cut off, because their client did not read
@@ -100,7 +109,7 @@ class EventRing:
         self._slots: list[tuple[Any, ...] | None] = [None] * capacity
         self._newest = (0, counts.version)  # in one object, so that a reader sees both or neither
         self._listeners: set[Hashable] = set()
-        self._tell: Callable[[], object] = lambda: None
+        self._on_wanted = on_wanted
         self._begun: Future[None] = Future()
 
     @property
@@ -118,21 +127,16 @@ class EventRing:
         """Whether it has begun and not ended; from any thread."""
         return self._begun.done()
 
-    def when_wanted(self, tell: Callable[[], object]) -> None:
-        """Call `tell()`, on any thread, whenever `wanted` may have changed."""
-        self._tell = tell
-        tell()
-
     def listen(self, listener: Hashable) -> Future[None]:
         """Ask for events, until everyone who listens has left; from any thread. It is done when they are kept."""
         self._listeners.add(listener)
-        self._tell()
+        self._on_wanted()
         return self._begun
 
     def leave(self, listener: Hashable) -> None:
         """Take `listen` back; from any thread."""
         self._listeners.discard(listener)
-        self._tell()
+        self._on_wanted()
 
     def begin(self, sequence: int) -> None:
         """Keep every event from now on, which has a number after `sequence`; for the work loop.

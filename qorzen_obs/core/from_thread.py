@@ -5,17 +5,32 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Any, TypeVar
+from enum import Enum
+from typing import Any, Protocol, TypeVar
 
 from qorzen_obs.current import CURRENT
 from qorzen_obs.errors import InvalidTaskError, TaskCancelled, TaskManagerClosedError
 from qorzen_obs.record import Attempt
 from qorzen_obs.tasks import TaskCategory, TaskInfo
 
-if TYPE_CHECKING:
-    from qorzen_obs.core.task_manager import TaskManager
-
 T = TypeVar("T")
+
+
+class WorkLoopCalls(Protocol):
+    """What a TaskManager does on its work loop."""
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop | None: ...
+    @property
+    def state(self) -> Enum: ...
+
+    async def submit_task(self, func: Callable[..., Any], *args: Any, **options: Any) -> str: ...
+    async def run(self, func: Callable[..., Any], *args: Any, **options: Any) -> Any: ...
+    async def wait_for_task(self, task_id: str, timeout: float | None = None) -> TaskInfo: ...
+    async def cancel_task(self, task_id: str) -> bool: ...
+    async def rerun(self, task_id: str) -> str: ...
+    async def pause(self, category: TaskCategory | str) -> None: ...
+    async def resume(self, category: TaskCategory | str) -> None: ...
 
 
 class FromThread:
@@ -25,7 +40,7 @@ class FromThread:
     together, and while it waits it lends its slot. When that task is asked to stop, the call raises TaskCancelled.
     """
 
-    def __init__(self, manager: TaskManager) -> None:
+    def __init__(self, manager: WorkLoopCalls) -> None:
         self._manager = manager
 
     def submit(self, func: Callable[..., Any], *args: Any, **options: Any) -> str:

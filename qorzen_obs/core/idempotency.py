@@ -1,7 +1,7 @@
 """Submitting a thing once however often it is asked for: which task a key was first used for.
 
 Keys belong to the name of a task. One is remembered as long as its task is live or kept whole, so there are never more
-keys than tasks. Who keeps tasks, and how they are submitted, is told from outside.
+keys than tasks. Who keeps tasks, and how they are submitted, is the caller's business.
 """
 
 from __future__ import annotations
@@ -33,14 +33,9 @@ class _Use:
 
 
 class IdempotencyKeys:
-    """The keys of one manager; for its work loop.
+    """The keys of one manager; for its work loop."""
 
-    Args:
-        is_kept: tells of a task's id whether that task is live or kept whole; `forget` must follow when no more.
-    """
-
-    def __init__(self, is_kept: Callable[[str], bool]) -> None:
-        self._is_kept = is_kept
+    def __init__(self) -> None:
         self._uses: dict[tuple[str, str], _Use] = {}
         self._used_for: dict[str, tuple[str, str]] = {}  # by the task's id
 
@@ -48,12 +43,19 @@ class IdempotencyKeys:
         return len(self._uses)
 
     async def submit(
-        self, name: str, key: str, digest: bytes, submit: Callable[[], Awaitable[str]]
+        self,
+        name: str,
+        key: str,
+        digest: bytes,
+        submit: Callable[[], Awaitable[str]],
+        *,
+        is_kept: Callable[[str], bool],
     ) -> Submission:
         """Await `submit` for a new key of `name`, else return what a known one with this `digest` was used for.
 
-        While the first use is still being submitted the next one waits for it. A use that raised, or was cancelled,
-        is none.
+        While the first use is still being submitted, the next one waits for it. A use that raised or was cancelled
+        does not count. `is_kept` says whether the task with an id is live or kept whole; once it is not, the caller
+        calls `forget`.
 
         Raises:
             IdempotencyConflictError: the key was used with another digest.
@@ -69,7 +71,7 @@ class IdempotencyKeys:
         use = self._uses[used] = _Use(digest)
         try:
             task_id = await submit()
-            if self._is_kept(task_id):
+            if is_kept(task_id):
                 use.task_id = task_id
                 self._used_for[task_id] = used
         finally:

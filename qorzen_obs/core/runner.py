@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from math import inf
 from typing import Final
 
 from qorzen_obs.clock import Clock
 from qorzen_obs.core.deadlines import Deadlines
 from qorzen_obs.core.decision import decide, decide_abandoned
-from qorzen_obs.engines.base import Engine, KillingEngine
+from qorzen_obs.core.runtime import Runtime
+from qorzen_obs.engines.base import KillingEngine
 from qorzen_obs.errors import InvalidTaskError
 from qorzen_obs.record import Ask, Attempt, Decision
 from qorzen_obs.tasks import TIMEOUT, EngineKind
@@ -31,35 +31,30 @@ class Runner:
 
     def __init__(
         self,
-        loop: asyncio.AbstractEventLoop,
+        runtime: Runtime,
         clock: Clock,
-        engines: Mapping[EngineKind, Engine],
         *,
-        grace_seconds: Callable[[], float],
         on_decided: Callable[[Attempt, Decision], None],
         on_late_end: Callable[[Attempt], None],
         on_progress: Callable[[Attempt], None],
         redactor: Redactor | None = None,
     ) -> None:
-        self._loop = loop
-        self._loop_thread = threading.get_ident()
+        self._runtime = runtime
         self._clock = clock
-        self._engines = engines
-        self._grace_seconds = grace_seconds
         self._on_decided = on_decided
         self._on_late_end = on_late_end
         self._on_progress = on_progress
         self._redactor = redactor or Redactor()
         self._on_ended = self._ended  # one method object for all attempts
-        self._deadlines: Deadlines[Attempt] = Deadlines(loop, clock, self._pass_deadline)
+        self._deadlines: Deadlines[Attempt] = Deadlines(runtime, clock, self._pass_deadline)
 
     def start(self, attempt: Attempt) -> None:
         """Start `attempt` on its engine; its end arrives by `on_decided`, always later than this call."""
         record = attempt.record
         try:
-            self._engines[record.engine].start(attempt, self._on_ended)
+            self._runtime.engines[record.engine].start(attempt, self._on_ended)
         except RuntimeError as error:  # no thread to be had
-            self._loop.call_soon(self._ended, attempt, None, error)
+            self._runtime.work_loop.call_soon(self._ended, attempt, None, error)
             return
         if record.engine is not _LOOP:
             self.set_deadline(attempt)
@@ -75,10 +70,10 @@ class Runner:
         if attempt.asked is not None or attempt.settled:
             return
         attempt.ask(why, reason, self._clock.monotonic())
-        grace = self._grace_seconds()
+        grace = self._runtime.settings.cancel_grace_seconds
         for share in _AGAIN:
-            self._loop.call_later(grace * share, self._interrupt, attempt)
-        self._loop.call_later(grace, self._end_grace, attempt)
+            self._runtime.call_later(grace * share, self._interrupt, attempt)
+        self._runtime.call_later(grace, self._end_grace, attempt)
         self._interrupt(attempt)
 
     def close(self) -> None:
@@ -87,30 +82,30 @@ class Runner:
 
     def _interrupt(self, attempt: Attempt) -> None:
         if not attempt.ended:
-            self._engines[attempt.record.engine].interrupt(attempt)
+            self._runtime.engines[attempt.record.engine].interrupt(attempt)
 
     def _pass_deadline(self, attempt: Attempt) -> None:
         self.ask(attempt, Ask.DEADLINE, TIMEOUT)
 
     def _end_grace(self, attempt: Attempt) -> None:
         """It would not stop: kill it where the engine can, its end decides then; else give it up."""
-        engine = self._engines[attempt.record.engine]
+        engine = self._runtime.engines[attempt.record.engine]
         if isinstance(engine, KillingEngine) and not attempt.settled:
             engine.kill(attempt)
-            self._loop.call_later(_KILL_SECONDS, self._abandon, attempt)
+            self._runtime.call_later(_KILL_SECONDS, self._abandon, attempt)
         else:
             self._abandon(attempt)
 
     def _abandon(self, attempt: Attempt) -> None:
         if not attempt.settled:
-            self._engines[attempt.record.engine].abandon(attempt)
+            self._runtime.engines[attempt.record.engine].abandon(attempt)
             self._settle(attempt, decide_abandoned(attempt))
 
     def _ended(self, attempt: Attempt, value: object, error: BaseException | None) -> None:
         """The engine says that the code has ended: decide, or drop the result when that is done already."""
         attempt.ended = True
-        if not attempt.entered:  # it was asked to stop before it began
-            attempt.enter()
+        if not attempt.begun:  # it was asked to stop before its code ran
+            attempt.begin()
         if attempt.settled:
             self._on_late_end(attempt)
         else:
@@ -147,15 +142,15 @@ class Runner:
         if attempt.progress_waits or attempt.settled:
             return
         attempt.progress_waits = True
-        if threading.get_ident() == self._loop_thread:
+        if threading.get_ident() == self._runtime.loop_thread:
             self._schedule_progress(attempt)
         else:
-            self._loop.call_soon_threadsafe(self._schedule_progress, attempt)
+            self._runtime.work_loop.call_soon_threadsafe(self._schedule_progress, attempt)
 
     def _schedule_progress(self, attempt: Attempt) -> None:
         wait = attempt.reported_at + _PROGRESS_SECONDS - self._clock.monotonic()
         if wait > 0:
-            self._loop.call_later(wait, self._flush_progress, attempt)
+            self._runtime.call_later(wait, self._flush_progress, attempt)
         else:
             self._flush_progress(attempt)
 

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Final
 
+from qorzen_obs.core.runtime import Timers
 from qorzen_obs.current import CURRENT
 from qorzen_obs.errors import InvalidTaskError, TaskWaitTimeoutError
 from qorzen_obs.record import Attempt, TaskRecord, Wait
@@ -19,10 +20,11 @@ _ROOM: Final = "room in the queue"  #: shown where a task's id would stand
 
 
 class Waiting:
-    """Who waits for what, in one manager.
+    """Who waits for what in one manager.
 
     Args:
-        owner: the manager; tasks of others have no slot here to lend.
+        owner: what runs the manager's attempts; those of another one have no slot here to lend.
+        timers: the work loop's.
         running: the running attempts by the id of their task.
         dispatch: starts and resumes whatever may run now.
     """
@@ -30,13 +32,13 @@ class Waiting:
     def __init__(
         self,
         owner: object,
-        loop: asyncio.AbstractEventLoop,
+        timers: Timers,
         scheduler: Scheduler[TaskRecord],
         running: Mapping[str, Attempt],
         dispatch: Callable[[], None],
     ) -> None:
         self._owner = owner
-        self._loop = loop
+        self._timers = timers
         self._scheduler = scheduler
         self._running = running
         self._dispatch = dispatch
@@ -56,11 +58,11 @@ class Waiting:
         if record.waiters is None:
             record.waiters = []
         wait = self._begin(record.task_id)
-        waiter = (self._loop.create_future(), wait)
+        waiter: tuple[asyncio.Future[None], Wait | None] = (asyncio.Future(), wait)
         record.waiters.append(waiter)
         timer = None
         if timeout is not None and timeout != float("inf"):
-            timer = self._loop.call_later(timeout, _give_up, waiter[0], record.task_id, timeout)
+            timer = self._timers.call_later(timeout, _give_up, waiter[0], record.task_id, timeout)
         try:
             await waiter[0]
         finally:
@@ -73,7 +75,7 @@ class Waiting:
 
     async def for_room(self) -> None:
         """Return when there may be room for one more pending task."""
-        room = self._loop.create_future()
+        room: asyncio.Future[None] = asyncio.Future()
         self.submitters.append(room)
         wait = self._begin(_ROOM)
         try:
@@ -83,7 +85,7 @@ class Waiting:
                 await self._end(wait)
 
     def ended(self, record: TaskRecord) -> None:
-        """Wake whoever waits for the end of this task."""
+        """Wake all that wait for the end of this task."""
         for waiter, wait in record.waiters or ():
             if _resolve(waiter) and wait is not None:
                 self._is_over(wait)
@@ -123,7 +125,7 @@ class Waiting:
     def _begin(self, waits_for: str) -> Wait | None:
         """Lend the slot of the running task that the caller is in; None where it is in none of this manager."""
         attempt = CURRENT.get()
-        if not isinstance(attempt, Attempt) or attempt.manager is not self._owner or attempt.settled:
+        if not isinstance(attempt, Attempt) or attempt.owner is not self._owner or attempt.settled:
             return None
         self.give_up_return(
             attempt.record
@@ -137,7 +139,7 @@ class Waiting:
         """Line up for a slot at once: from here on no pending task gets one first."""
         if wait.end() and wait.attempt.wants_slot:
             record = wait.attempt.record
-            wait.resumed = self.resumes[record.sequence] = self._loop.create_future()
+            wait.resumed = self.resumes[record.sequence] = self._timers.create_future()
             self._scheduler.take_back(record)
 
     async def _end(self, wait: Wait) -> None:
@@ -156,7 +158,7 @@ class Waiting:
 
 
 def _resolve(future: asyncio.Future[None]) -> bool:
-    """Wake whoever awaits `future`; return False when that one was cancelled or is awake already."""
+    """Wake what awaits `future`; return False when it was cancelled or is awake already."""
     if future.done():
         return False
     future.set_result(None)

@@ -20,7 +20,7 @@ import aiohttp
 import msgspec
 
 from qorzen_obs.app import Service
-from qorzen_obs.core.task_manager import ManagerState
+from qorzen_obs.core.runtime import ManagerState
 from qorzen_obs.demo.screen import Screen
 from qorzen_obs.demo.summary import Summary, read_surfaces, summarize
 from qorzen_obs.demo.workload import Tally, find_files, printable, survey
@@ -145,7 +145,7 @@ class _Rounds:
         """
         tasks, folder = self._service.tasks, self._workload.folder
         tally = Tally(on_failure=self._screen.show_failure)
-        self._screen.watch(number, tally, lambda: tasks.counts.read().by_status())
+        self._screen.watch(number, tally, lambda: tasks.looks.counts.read().by_status())
         started_at = time.monotonic()
         task_id = await tasks.submit_task(survey, folder, self._workload.skipped_folders, tally)
         info = await tasks.wait_for_task(task_id)

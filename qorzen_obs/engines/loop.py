@@ -154,8 +154,8 @@ class _Run(msgspec.Struct, eq=False):
     def begin(self) -> object:
         """Call the callable and take its first step; return what it waits for, _ENDED where it does not."""
         attempt = self.attempt
-        if not attempt.entered:
-            attempt.enter()
+        if not attempt.begun:
+            attempt.begin()
         record, context, meter = attempt.record, attempt.context, attempt.meter
         began = 0.0
         if meter is not None:

@@ -75,7 +75,8 @@ class Scheduler(Generic[S]):
         self._groups: dict[_Kind, _Group[S]] = {}  # none of them empty
         self._returning: dict[int, S] = {}  # lenders that want their slot back, first asked first
         self._lenders: set[int] = set()
-        self._depth = 0
+        self.waiting = 0  #: how many tasks wait, for a slot or for their time
+        self._depth = 0  # those that wait for a slot
         self._scheduled: RemovableHeap[S] = RemovableHeap()  # not yet eligible
         self._scheduled_ids: set[int] = set()
 
@@ -92,12 +93,12 @@ class Scheduler(Generic[S]):
 
     def __len__(self) -> int:
         """Return how many tasks wait, for a slot or for their time."""
-        return self._depth + len(self._scheduled_ids)
+        return self.waiting
 
     @property
     def wants_slots(self) -> bool:
         """Whether anything waits: without, `start_next` and `resume_next` give None."""
-        return bool(self._depth or self._returning or self._scheduled_ids)
+        return bool(self.waiting or self._returning)
 
     @property
     def depth(self) -> int:
@@ -133,6 +134,7 @@ class Scheduler(Generic[S]):
 
     def push(self, task: S, now: float) -> None:
         """Let `task` wait for a slot, or first for its time where `eligible_at` is after `now`. O(log n)."""
+        self.waiting += 1
         if task.eligible_at > now:
             task.queue_entry = self._scheduled.push(task.eligible_at, task.sequence, task)
             self._scheduled_ids.add(task.sequence)
@@ -150,6 +152,7 @@ class Scheduler(Generic[S]):
             return False
         if task.sequence in self._scheduled_ids:
             self._scheduled_ids.remove(task.sequence)
+            self.waiting -= 1
             task.queue_entry = None
             return self._scheduled.remove(entry)
         group = self._groups[_kind(task)]
@@ -229,6 +232,7 @@ class Scheduler(Generic[S]):
     def _left(self, task: S, group: _Group[S]) -> None:
         """Account for a task that is in its queue no more."""
         task.queue_entry = None
+        self.waiting -= 1
         self._depth -= 1
         if not group.queues[task.priority]:
             del group.queues[task.priority]

@@ -63,7 +63,7 @@ from qorzen_obs.server.security import (
     read_tokens,
     secure_response,
 )
-from qorzen_obs.server.sources import HEALTH, MANAGER, REDACTOR, SPANS, ManagerSource
+from qorzen_obs.server.sources import COMMANDS, HEALTH, LOOKS, REDACTOR, SPANS, ServedManager
 from qorzen_obs.settings import HealthSettings, ServerSettings
 from qorzen_obs.telemetry.redaction import Redactor
 from qorzen_obs.telemetry.span_store import SpanStore
@@ -125,7 +125,7 @@ CONNECTION_OPTIONS: Final[dict[str, Any]] = {
 
 
 def create_app(
-    manager: ManagerSource,
+    manager: ServedManager,
     *,
     tasks: TaskRegistry | None = None,
     spans: SpanStore | None = None,
@@ -163,21 +163,22 @@ def create_app(
         for method in ("GET", "HEAD") if route.method == "GET" else (route.method,):
             resource.add_route(method, route.handler, expect_handler=_answer_expectation)
             routes[resource, method] = route
-    redactor = manager.redactor if redactor is None else redactor
-    spans = manager.span_store if spans is None else spans
-    app[MANAGER] = manager
+    looks = manager.looks
+    redactor = looks.redactor if redactor is None else redactor
+    spans = looks.span_store if spans is None else spans
+    app[LOOKS], app[COMMANDS] = looks, manager
     app[HEALTH] = health
     app[settings_in_force.SERVER] = settings
     app[CATALOGUE] = Catalogue(TaskRegistry() if tasks is None else tasks)
     app[ALLOW_SUBMIT] = settings.allow_submit
     app[page.FILES] = page.read_files()
-    app[EXPOSITION] = Exposition(manager.registry)
+    app[EXPOSITION] = Exposition(looks.registry)
     app[OPENAPI] = OpenApi(ROUTES, secured=bool(tokens))
     if spans is not None:
         app[SPANS] = spans
     app[REDACTOR] = redactor
     app[page_facts.LINKS] = read_links(settings, redactor)
-    app[running.USUAL] = running.UsualSeconds(manager)
+    app[running.USUAL] = running.UsualSeconds(looks)
     ticker.set_up(app)
     series.set_up(app)
     set_up_history(app)
@@ -230,7 +231,7 @@ class OpsPlane:
 
     def __init__(
         self,
-        manager: ManagerSource,
+        manager: ServedManager,
         *,
         tasks: TaskRegistry | None = None,
         spans: SpanStore | None = None,

@@ -12,7 +12,7 @@ from qorzen_obs.server.commands import NO_WORK_LOOP, on_work_loop
 from qorzen_obs.server.documents import json_response
 from qorzen_obs.server.problems import ProblemError, problem
 from qorzen_obs.server.routes import Access, Answer, Route
-from qorzen_obs.server.sources import MANAGER
+from qorzen_obs.server.sources import COMMANDS
 from qorzen_obs.tasks import TaskCategory
 
 
@@ -26,14 +26,14 @@ class Category(Struct, frozen=True, kw_only=True):
 async def pause_category(request: web.Request) -> web.Response:
     """Start no task of a category any more; running ones go on. Again it changes nothing."""
     category = _category(request)
-    await on_work_loop(request, request.app[MANAGER].pause(category))
+    await on_work_loop(request, request.app[COMMANDS].pause(category))
     return json_response(Category(category=category, paused=True))
 
 
 async def resume_category(request: web.Request) -> web.Response:
     """Let the tasks of a category start again; of no effect on one that is not paused."""
     category = _category(request)
-    await on_work_loop(request, request.app[MANAGER].resume(category))
+    await on_work_loop(request, request.app[COMMANDS].resume(category))
     return json_response(Category(category=category, paused=False))
 
 

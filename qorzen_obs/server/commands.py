@@ -17,7 +17,7 @@ from qorzen_obs.errors import TaskNotCancellableError, TaskNotFoundError
 from qorzen_obs.server.documents import Task, json_response, task_document
 from qorzen_obs.server.problems import ProblemError, problem
 from qorzen_obs.server.routes import Access, Answer, Route
-from qorzen_obs.server.sources import MANAGER, REDACTOR
+from qorzen_obs.server.sources import COMMANDS, LOOKS, REDACTOR
 from qorzen_obs.server.tasks import UNKNOWN_TASK
 from qorzen_obs.tasks import TaskStatus
 
@@ -28,16 +28,17 @@ DEADLINE_SECONDS: Final = 2.0
 
 async def cancel_task(request: web.Request) -> web.Response:
     """Cancel a task: 200 when it is cancelled, 202 when it was asked to stop, 409 when that cannot be."""
-    manager, task_id = request.app[MANAGER], request.match_info["task_id"]
+    task_id = request.match_info["task_id"]
+    command = request.app[COMMANDS].cancel_task(task_id, reason="cancelled over HTTP")
     try:
-        asked = await on_work_loop(request, manager.cancel_task(task_id, reason="cancelled over HTTP"))
+        asked = await on_work_loop(request, command)
     except TaskNotFoundError:
         raise ProblemError(HTTPStatus.NOT_FOUND, "no live, kept or remembered task has this id") from None
     except TaskNotCancellableError:
         raise ProblemError(HTTPStatus.CONFLICT, "this task was submitted with cancellable=False") from None
     if not asked:
         raise ProblemError(HTTPStatus.CONFLICT, "this task has ended")
-    info = manager.find(task_id)
+    info = request.app[LOOKS].find(task_id)
     assert info is not None, "what was just cancelled is remembered"
     stopped = info.status is TaskStatus.CANCELLED
     return json_response(
@@ -47,7 +48,7 @@ async def cancel_task(request: web.Request) -> web.Response:
 
 async def on_work_loop(request: web.Request, command: Coroutine[Any, Any, T]) -> T:
     """Run `command` on the work loop. One that has not begun by the deadline never will, one that has is cancelled."""
-    loop = request.app[MANAGER].loop
+    loop = request.app[LOOKS].loop
     if loop is None or loop.is_closed():
         command.close()
         raise busy("the service is not running")

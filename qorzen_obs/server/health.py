@@ -29,7 +29,7 @@ from qorzen_obs.server.health_history import (
 )
 from qorzen_obs.server.problems import ProblemError, problem
 from qorzen_obs.server.routes import Access, Answer, Handler, Parameter, Route
-from qorzen_obs.server.sources import HEALTH, MANAGER, ManagerSource
+from qorzen_obs.server.sources import HEALTH, LOOKS, Looks
 from qorzen_obs.server.ticker import TICKER
 from qorzen_obs.settings import HealthSettings
 from qorzen_obs.telemetry import names
@@ -67,7 +67,7 @@ class Check:
     name: str  #: in probes
     measurement: str  #: in /health, where several facts may belong to one component
     component: str
-    look: Callable[[ManagerSource, HealthSettings], Finding]
+    look: Callable[[Looks, HealthSettings], Finding]
 
     @property
     def key(self) -> str:
@@ -75,21 +75,21 @@ class Check:
         return f"{self.component}:{self.measurement}"
 
 
-def _look_at_ops_plane(manager: ManagerSource, settings: HealthSettings) -> Finding:
+def _look_at_ops_plane(looks: Looks, settings: HealthSettings) -> Finding:
     return Finding(Outcome.PASS)  # it is the one that answers
 
 
-def _look_at_work_loop(manager: ManagerSource, settings: HealthSettings) -> Finding:
-    seconds = manager.blocked_seconds()
+def _look_at_work_loop(looks: Looks, settings: HealthSettings) -> Finding:
+    seconds = looks.blocked_seconds()
     if seconds < BLOCKED_SHOWN_SECONDS:
         return Finding(Outcome.PASS, observed=0.0, unit="s")
     outcome = Outcome.FAIL if seconds > settings.loop_blocked_seconds else Outcome.WARN
-    return Finding(outcome, f"blocked for {seconds:.1f} s{_culprit(manager)}", round(seconds, 3), "s")
+    return Finding(outcome, f"blocked for {seconds:.1f} s{_culprit(looks)}", round(seconds, 3), "s")
 
 
-def _culprit(manager: ManagerSource) -> str:
+def _culprit(looks: Looks) -> str:
     """Name who blocks the loop, by task and by line, where the watchdog has seen it."""
-    block = manager.loop_block()
+    block = looks.loop_block()
     if block is None:
         return ""
     attempt = block.culprit.attempt
@@ -98,16 +98,16 @@ def _culprit(manager: ManagerSource) -> str:
     return " ".join(f" by {who}{where}".splitlines())
 
 
-def _look_at_start(manager: ManagerSource, settings: HealthSettings) -> Finding:
+def _look_at_start(looks: Looks, settings: HealthSettings) -> Finding:
     # A manager that has ended was initialized all the same: startup probes look once, and never back.
-    if manager.initialized or manager.state.value in ("draining", "stopped"):
+    if looks.initialized or looks.state.value in ("draining", "stopped"):
         return Finding(Outcome.PASS)
     return Finding(Outcome.FAIL, "not initialized yet")
 
 
-def _look_at_state(manager: ManagerSource, settings: HealthSettings) -> Finding:
-    state = manager.state.value
-    if state == "ready" and manager.health.stopping:
+def _look_at_state(looks: Looks, settings: HealthSettings) -> Finding:
+    state = looks.state.value
+    if state == "ready" and looks.health.stopping:
         return Finding(
             Outcome.FAIL, "the service was told to stop, and its work loop has not heard of it", state
         )
@@ -116,16 +116,16 @@ def _look_at_state(manager: ManagerSource, settings: HealthSettings) -> Finding:
     return Finding(Outcome.FAIL, f"the manager is {state} and takes no work", state)
 
 
-def _look_at_scheduler(manager: ManagerSource, settings: HealthSettings) -> Finding:
-    seconds = round(manager.stalled_seconds(), 3)
+def _look_at_scheduler(looks: Looks, settings: HealthSettings) -> Finding:
+    seconds = round(looks.stalled_seconds(), 3)
     if seconds < settings.scheduler_stalled_seconds:
         return Finding(Outcome.PASS, observed=seconds, unit="s")
     problem = f"for {seconds:.1f} s a task has waited that nothing keeps from starting"
     return Finding(Outcome.FAIL, problem, seconds, "s")
 
 
-def _look_at_queue(manager: ManagerSource, settings: HealthSettings) -> Finding:
-    queue = manager.status()["queue"]
+def _look_at_queue(looks: Looks, settings: HealthSettings) -> Finding:
+    queue = looks.status()["queue"]
     waiting, limit = queue["depth"] + queue["scheduled"], queue["limit"]
     percent = round(100 * waiting / limit, 1)
     if waiting < SATURATION_WARNS_AT * limit:
@@ -133,15 +133,15 @@ def _look_at_queue(manager: ManagerSource, settings: HealthSettings) -> Finding:
     return Finding(Outcome.WARN, f"{waiting} of {limit} places are taken", percent, "percent")
 
 
-def _look_at_abandoned(manager: ManagerSource, settings: HealthSettings) -> Finding:
-    abandoned = sum(engine["abandoned"] for engine in manager.status()["slots"].values())
+def _look_at_abandoned(looks: Looks, settings: HealthSettings) -> Finding:
+    abandoned = sum(engine["abandoned"] for engine in looks.status()["slots"].values())
     if not abandoned:
         return Finding(Outcome.PASS, observed=0)
     return Finding(Outcome.WARN, "tasks that would not stop still hold threads", abandoned)
 
 
-def _look_at_telemetry(manager: ManagerSource, settings: HealthSettings) -> Finding:
-    trouble = manager.status()["telemetry"].get("trouble", ())  # a manager without exports has none
+def _look_at_telemetry(looks: Looks, settings: HealthSettings) -> Finding:
+    trouble = looks.status()["telemetry"].get("trouble", ())  # a manager without exports has none
     return Finding(Outcome.WARN if trouble else Outcome.PASS, "; ".join(trouble))
 
 
@@ -178,8 +178,8 @@ HEALTH_CHECKS: Final = tuple(dict.fromkeys(check for checks in PROBES.values() f
 class HealthCollector(Collector):
     """All checks as metrics, looked at when they are scraped; of the program's own the last result."""
 
-    def __init__(self, manager: ManagerSource, settings: HealthSettings) -> None:
-        self._manager = manager
+    def __init__(self, looks: Looks, settings: HealthSettings) -> None:
+        self._looks = looks
         self._settings = settings
 
     def describe(self) -> Iterator[Metric]:
@@ -191,9 +191,9 @@ class HealthCollector(Collector):
         for probe, checks in PROBES.items():
             failing = Outcome.WARN if probe == WARNING else Outcome.FAIL
             for check in checks:
-                outcome = check.look(self._manager, self._settings).outcome
+                outcome = check.look(self._looks, self._settings).outcome
                 family.add_metric((probe, check.name), float(outcome is not failing))
-        for own in self._manager.health:
+        for own in self._looks.health:
             own.begin()  # a scrape does not wait for it: the next one has the result
             result = own.result()
             if result is not None:
@@ -207,10 +207,10 @@ def _probe(probe: str) -> Handler:
 
         An ?exclude that names no check is passed over: a typing error must not restart a service.
         """
-        manager = request.app[MANAGER]
+        looks = request.app[LOOKS]
         checks: list[Check | UserCheck] = [*PROBES[probe]]
         if probe == READYZ:
-            checks += [check for check in manager.health if check.critical]
+            checks += [check for check in looks.health if check.critical]
         if (name := request.match_info.get("check")) is not None:
             known = ", ".join(check.name for check in checks)
             checks = [check for check in checks if check.name == name]
@@ -232,10 +232,10 @@ async def _look_at(
     checks: Sequence[Check | UserCheck], request: web.Request
 ) -> list[tuple[Check | UserCheck, Finding]]:
     """Return what each check finds; the program's own are waited for side by side, each up to its timeout."""
-    manager, settings = request.app[MANAGER], request.app[HEALTH]
+    looks, settings = request.app[LOOKS], request.app[HEALTH]
     await asyncio.gather(*(check.refresh() for check in checks if isinstance(check, UserCheck)))
     found = [
-        (check, _last_result_of(check) if isinstance(check, UserCheck) else check.look(manager, settings))
+        (check, _last_result_of(check) if isinstance(check, UserCheck) else check.look(looks, settings))
         for check in checks
     ]
     findings = [(check, finding) for check, finding in found if finding is not None]
@@ -271,15 +271,15 @@ def set_up_history(app: web.Application) -> None:
     On a tick no check of the program's own is run: of those the last result counts, where somebody has asked. Before
     the manager has started nothing is noted: that takes milliseconds, and would stand there as ten seconds of failure.
     """
-    history, manager, settings = HealthHistory(), app[MANAGER], app[HEALTH]
+    history, looks, settings = HealthHistory(), app[LOOKS], app[HEALTH]
     app[HISTORY] = history
 
     def note() -> None:
-        if manager.state.value in ("new", "starting"):
+        if looks.state.value in ("new", "starting"):
             return
         found: list[tuple[Check | UserCheck, Finding]]
-        found = [(check, check.look(manager, settings)) for check in HEALTH_CHECKS]
-        found += [(own, last) for own in manager.health if (last := _last_result_of(own)) is not None]
+        found = [(check, check.look(looks, settings)) for check in HEALTH_CHECKS]
+        found += [(own, last) for own in looks.health if (last := _last_result_of(own)) is not None]
         _note(history, found)
 
     app[TICKER].add(note)
@@ -311,7 +311,7 @@ class Health(Struct, frozen=True, kw_only=True):
 async def get_health(request: web.Request) -> web.Response:
     """Answer with every check (https://datatracker.ietf.org/doc/html/draft-inadarei-api-health-check)."""
     at = now()
-    findings = await _look_at([*HEALTH_CHECKS, *request.app[MANAGER].health], request)
+    findings = await _look_at([*HEALTH_CHECKS, *request.app[LOOKS].health], request)
     worst = max((finding.outcome for _, finding in findings), key=list(Outcome).index)
     document = Health(
         status=worst,
@@ -344,7 +344,7 @@ class HealthPast(Struct, frozen=True, kw_only=True):
 async def get_health_history(request: web.Request) -> web.Response:
     """Answer with how every check stands now and when it changed; whatever stands there, the status is 200."""
     at = now()
-    await _look_at([*HEALTH_CHECKS, *request.app[MANAGER].health], request)
+    await _look_at([*HEALTH_CHECKS, *request.app[LOOKS].health], request)
     return json_response(HealthPast(checks=request.app[HISTORY].read(), at=at))
 
 

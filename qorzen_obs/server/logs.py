@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from qorzen_obs.server.documents import json_response
 from qorzen_obs.server.routes import Access, Answer, Route
-from qorzen_obs.server.sources import MANAGER
+from qorzen_obs.server.sources import LOOKS
 from qorzen_obs.server.tasks import UNKNOWN_TASK, find_task
 
 
@@ -30,7 +30,7 @@ class LogLines(Struct, frozen=True, kw_only=True):
 
 async def get_task_logs(request: web.Request) -> web.Response:
     """Answer with the kept lines, oldest first, and how many older ones are not kept."""
-    kept = request.app[MANAGER].log_of(find_task(request).task_id)
+    kept = request.app[LOOKS].log_of(find_task(request).task_id)
     return json_response({"items": kept.items, "dropped": kept.dropped})
 
 

@@ -11,7 +11,7 @@ from qorzen_obs.clock import rfc_3339
 from qorzen_obs.server.documents import Moment, json_response, now
 from qorzen_obs.server.health import BLOCKED_SHOWN_SECONDS
 from qorzen_obs.server.routes import Access, Answer, Route
-from qorzen_obs.server.sources import MANAGER, REDACTOR
+from qorzen_obs.server.sources import LOOKS, REDACTOR
 from qorzen_obs.server.stack import StackFrame, show_frames
 from qorzen_obs.stacks import Frames, redacted_frames
 from qorzen_obs.telemetry.loop_monitor import Block, EndedBlock
@@ -50,17 +50,17 @@ class WorkLoop(Struct, frozen=True, kw_only=True):
 
 async def get_loop(request: web.Request) -> web.Response:
     """Answer with the state of the work loop, and the last blocks that ended."""
-    manager, redactor = request.app[MANAGER], request.app[REDACTOR]
-    at, seconds = now(), manager.blocked_seconds()
+    looks, redactor = request.app[LOOKS], request.app[REDACTOR]
+    at, seconds = now(), looks.blocked_seconds()
     is_blocked = seconds >= BLOCKED_SHOWN_SECONDS
-    block = manager.loop_block() if is_blocked else None
+    block = looks.loop_block() if is_blocked else None
     return json_response(
         WorkLoop(
             state="blocked" if is_blocked else "running",
             blocked_seconds=round(seconds, 3) if is_blocked else 0.0,
             cause=None if block is None else block.cause,
             culprit=None if block is None else _holder(block, redactor),
-            recent=[_ended_block(ended, redactor) for ended in reversed(manager.ended_blocks())],
+            recent=[_ended_block(ended, redactor) for ended in reversed(looks.ended_blocks())],
             at=at,
         )
     )

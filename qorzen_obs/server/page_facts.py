@@ -12,7 +12,7 @@ from qorzen_obs.server.documents import Moment, json_response, now
 from qorzen_obs.server.links import Links
 from qorzen_obs.server.registry import ALLOW_SUBMIT
 from qorzen_obs.server.routes import SCOPE, Access, Answer, Route
-from qorzen_obs.server.sources import MANAGER
+from qorzen_obs.server.sources import LOOKS
 
 
 class PageFacts(Struct, frozen=True, kw_only=True):
@@ -34,7 +34,7 @@ async def get_page_facts(request: web.Request) -> web.Response:
             links=request.app[LINKS],
             may_control=may_control,
             may_submit=may_control and request.app[ALLOW_SUBMIT],
-            instance=request.app[MANAGER].event_ring.instance,
+            instance=request.app[LOOKS].event_ring.instance,
             version=metadata.version("qorzen-obs"),
             at=now(),
         )

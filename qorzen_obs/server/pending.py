@@ -12,7 +12,7 @@ from qorzen_obs.counts import PRIORITIES
 from qorzen_obs.record import TaskRecord
 from qorzen_obs.server.documents import Moment, json_response, now
 from qorzen_obs.server.routes import Access, Answer, Route
-from qorzen_obs.server.sources import MANAGER
+from qorzen_obs.server.sources import LOOKS
 from qorzen_obs.tasks import PENDING, TaskPriority
 
 
@@ -53,9 +53,9 @@ def count_pending(
 
 async def get_pending(request: web.Request) -> web.Response:
     """Answer with what waits, by priority."""
-    manager = request.app[MANAGER]
-    at, monotonic = now(), manager.clock.monotonic()
-    found = count_pending(manager.live_records(), monotonic)
+    looks = request.app[LOOKS]
+    at, monotonic = now(), looks.clock.monotonic()
+    found = count_pending(looks.live_records(), monotonic)
     by_priority = {priority.label: numbers for priority, numbers in found.items()}
     return json_response(PendingTasks(by_priority=by_priority, at=at))
 

@@ -17,7 +17,7 @@ from qorzen_obs.server.documents import Moment, json_response, now
 from qorzen_obs.server.problems import problem
 from qorzen_obs.server.query import LIMIT, check_parameters, read_limit
 from qorzen_obs.server.routes import Access, Answer, Route
-from qorzen_obs.server.sources import MANAGER, ManagerSource
+from qorzen_obs.server.sources import LOOKS, Looks
 from qorzen_obs.tasks import COMPLETED, EngineKind
 
 USUAL_FOR_SECONDS: Final = 1.0
@@ -54,8 +54,8 @@ class RunningTasks(Struct, frozen=True, kw_only=True):
 class UsualSeconds:
     """How long a run usually takes, by the task's name."""
 
-    def __init__(self, manager: ManagerSource, monotonic: Callable[[], float] = time.monotonic) -> None:
-        self._manager = manager
+    def __init__(self, looks: Looks, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._looks = looks
         self._monotonic = monotonic
         self._known: Mapping[str, float] = {}
         self._until = float("-inf")
@@ -69,7 +69,7 @@ class UsualSeconds:
 
     def _medians(self) -> dict[str, float]:
         runs: defaultdict[str, list[float]] = defaultdict(list)
-        for record in islice(reversed(self._manager.kept_records()), MAX_READ):
+        for record in islice(reversed(self._looks.kept_records()), MAX_READ):
             state = record.state
             seconds = runs[record.name]
             if state.status is COMPLETED and state.duration_seconds is not None and len(seconds) < MAX_RUNS:
@@ -96,15 +96,15 @@ async def get_running(request: web.Request) -> web.Response:
     """Answer with the running tasks, longest running first."""
     check_parameters(request.query, [LIMIT.name])
     limit = read_limit(request.query)
-    manager, usual = request.app[MANAGER], request.app[USUAL].read()
-    at, moment, attempts = now(), manager.clock.monotonic(), manager.attempts()
+    looks, usual = request.app[LOOKS], request.app[USUAL].read()
+    at, moment, attempts = now(), looks.clock.monotonic(), looks.attempts()
     items = [
         RunningTask(
             task_id=attempt.task_id,
             elapsed_seconds=round(max(0.0, moment - attempt.started_at), 6),
             usual_seconds=usual.get(attempt.name),
             busy_share=None if (share := busy_share(attempt, moment)) is None else round(share, 4),
-            awaiting=manager.awaiting(attempt),
+            awaiting=looks.awaiting(attempt),
             waiting_for=attempt.waiting_for,
         )
         for attempt in attempts[:limit]

@@ -20,7 +20,7 @@ from qorzen_obs.server.documents import Moment, json_response
 from qorzen_obs.server.problems import problem
 from qorzen_obs.server.query import MomentChoice, check_parameters, read_moment
 from qorzen_obs.server.routes import Access, Answer, Parameter, Route
-from qorzen_obs.server.sources import MANAGER, ManagerSource
+from qorzen_obs.server.sources import LOOKS, Looks
 from qorzen_obs.server.ticker import TICKER
 from qorzen_obs.tasks import CANCELLED, COMPLETED, FAILED, PENDING, RUNNING, TaskPriority, TaskStatus
 from qorzen_obs.telemetry import names
@@ -49,17 +49,17 @@ class Point(NamedTuple):
 class Series:
     """The last points, oldest first."""
 
-    def __init__(self, manager: ManagerSource) -> None:
-        self._manager = manager
+    def __init__(self, looks: Looks) -> None:
+        self._looks = looks
         self._before: Load | None = None
         self._points: deque[Point] = deque(maxlen=MAX_POINTS)
 
     def sample(self) -> None:
         """Read everything; from the second time on this makes a point."""
         before = self._before
-        load = self._manager.load(float("-inf") if before is None else before.at)
+        load = self._looks.load(float("-inf") if before is None else before.at)
         if before is not None and load.at > before.at:
-            self._points.append(_point(self._manager.clock.now(), before, load))
+            self._points.append(_point(self._looks.clock.now(), before, load))
         self._before = load
 
     def after(self, at: float | None) -> list[Point]:
@@ -161,7 +161,7 @@ SERIES: Final = web.AppKey("series", Series)
 
 def set_up(app: web.Application) -> None:
     """Let an application with a manager and a ticker keep the last hour."""
-    app[SERIES] = Series(app[MANAGER])
+    app[SERIES] = Series(app[LOOKS])
     app[TICKER].add(app[SERIES].sample)
 
 

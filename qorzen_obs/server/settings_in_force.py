@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from qorzen_obs.server.documents import Moment, json_response, now
 from qorzen_obs.server.routes import Access, Answer, Route
-from qorzen_obs.server.sources import HEALTH, MANAGER, REDACTOR
+from qorzen_obs.server.sources import HEALTH, LOOKS, REDACTOR
 from qorzen_obs.settings import ServerSettings, Settings
 from qorzen_obs.telemetry.redaction import Redactor
 
@@ -67,7 +67,7 @@ def _shown(value: Any, redactor: Redactor) -> Any:
 async def get_settings(request: web.Request) -> web.Response:
     """Answer with the settings in force: the manager's, which may have changed since the start, and the server's."""
     given = {
-        **request.app[MANAGER].settings_in_force(),
+        **request.app[LOOKS].settings_in_force(),
         "server": request.app[SERVER],
         "health": request.app[HEALTH],
     }

@@ -1,7 +1,4 @@
-"""What the server reads from: the manager, by the few methods that it calls, and the kept traces.
-
-All of them answer from any thread and without the work loop, but for those that say so.
-"""
+"""What the server sees of a manager: `Looks` reads, `Commands` acts. It never sees the class."""
 
 from __future__ import annotations
 
@@ -30,8 +27,8 @@ from qorzen_obs.telemetry.span_store import SpanStore
 from qorzen_obs.telemetry.task_lines import KeptLines
 
 
-class ManagerSource(Protocol):
-    """The manager, as the server sees it."""
+class Looks(Protocol):
+    """What the server reads of a manager: from any thread and without its work loop, except for `why_pending`."""
 
     @property
     def state(self) -> Enum:
@@ -40,6 +37,11 @@ class ManagerSource(Protocol):
 
     @property
     def initialized(self) -> bool: ...
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop | None:
+        """The work loop, where commands run; None before it is known."""
+        ...
 
     @property
     def clock(self) -> Clock:
@@ -56,7 +58,7 @@ class ManagerSource(Protocol):
 
     @property
     def span_store(self) -> SpanStore | None:
-        """The kept traces; None where none are."""
+        """The kept traces; None where none are kept."""
         ...
 
     @property
@@ -65,50 +67,11 @@ class ManagerSource(Protocol):
         ...
 
     @property
-    def loop(self) -> asyncio.AbstractEventLoop | None:
-        """The work loop, where commands run; None before it is known."""
-        ...
-
-    @property
     def event_ring(self) -> EventRing:
         """The last events, and the counts after them."""
         ...
 
     def status(self) -> dict[str, Any]: ...
-
-    async def submit_task(
-        self,
-        func: Callable[..., Any],
-        *,
-        category: TaskCategory | str = ...,
-        priority: TaskPriority | str | int = ...,
-        metadata: Mapping[str, Any] | None = ...,
-        timeout: float | None = ...,
-    ) -> str:
-        """Accept a task; for the work loop."""
-        ...
-
-    async def submit_once(
-        self, submit: Callable[[], Awaitable[str]], *, name: str, key: str, digest: bytes
-    ) -> Submission:
-        """Await `submit()` unless the key was used before; for the work loop."""
-        ...
-
-    async def rerun(self, task_id: str) -> str:
-        """Submit again what a failed or cancelled task was submitted with; for the work loop."""
-        ...
-
-    async def pause(self, category: TaskCategory | str) -> None:
-        """Start no task of a category; for the work loop."""
-        ...
-
-    async def resume(self, category: TaskCategory | str) -> None:
-        """Let tasks of a category start again; for the work loop."""
-        ...
-
-    async def cancel_task(self, task_id: str, *, reason: str = ...) -> bool:
-        """Cancel a task; for the work loop."""
-        ...
 
     def settings_in_force(self) -> Mapping[str, Struct]:
         """Return the settings that hold now, by section."""
@@ -132,8 +95,20 @@ class ManagerSource(Protocol):
         """Return the running attempts, longest running first."""
         ...
 
+    def log_of(self, task_id: str) -> KeptLines:
+        """Return the kept log lines of a task."""
+        ...
+
+    def why_pending(self, task_id: str) -> Explanation | None:
+        """Return why a task is pending, None when it is not; for the work loop."""
+        ...
+
     def awaiting(self, attempt: Attempt) -> str | None:
-        """Return what a running attempt awaits, in microseconds; None while its code runs, or where none can tell."""
+        """Return what a running attempt awaits, in microseconds; None while its code runs, or where none can say."""
+        ...
+
+    def stack_of(self, task_id: str) -> LiveStack | None:
+        """Return where a task is; None when no code of it runs. For a process task it may take a second."""
         ...
 
     def blocked_seconds(self) -> float:
@@ -148,28 +123,64 @@ class ManagerSource(Protocol):
         """Return what holds the work loop right now, once it was noticed."""
         ...
 
-    def load(self, since: float) -> Load:
-        """Return the counters and histograms as they are, and the worst lag `since` a moment of its clock."""
-        ...
-
     def ended_blocks(self) -> Sequence[EndedBlock]:
         """Return the last blocks of the work loop that are over, oldest first."""
         ...
 
-    def stack_of(self, task_id: str) -> LiveStack | None:
-        """Return where a task is; None when no code of it runs. For a process task it may take a second."""
-        ...
-
-    def log_of(self, task_id: str) -> KeptLines:
-        """Return the kept log lines of a task."""
-        ...
-
-    def why_pending(self, task_id: str) -> Explanation | None:
-        """Return why a task is pending, None when it is not; for the work loop."""
+    def load(self, since: float) -> Load:
+        """Return the counters and histograms as they are, and the worst lag `since` a moment of its clock."""
         ...
 
 
-MANAGER: Final = web.AppKey("manager", ManagerSource)
+class Commands(Protocol):
+    """Everything that the server asks a manager to do; on its work loop."""
+
+    async def submit_task(
+        self,
+        func: Callable[..., Any],
+        *,
+        category: TaskCategory | str | None = ...,
+        priority: TaskPriority | str | int | None = ...,
+        metadata: Mapping[str, Any] | None = ...,
+        timeout: float | None = ...,
+    ) -> str:
+        """Accept a task."""
+        ...
+
+    async def submit_once(
+        self, submit: Callable[[], Awaitable[str]], *, name: str, key: str, digest: bytes
+    ) -> Submission:
+        """Await `submit()` unless the key was used before."""
+        ...
+
+    async def rerun(self, task_id: str) -> str:
+        """Submit again what a failed or cancelled task was submitted with."""
+        ...
+
+    async def cancel_task(self, task_id: str, *, reason: str = ...) -> bool:
+        """Cancel a task."""
+        ...
+
+    async def pause(self, category: TaskCategory | str) -> None:
+        """Start no task of a category."""
+        ...
+
+    async def resume(self, category: TaskCategory | str) -> None:
+        """Let tasks of a category start again."""
+        ...
+
+
+class ServedManager(Commands, Protocol):
+    """A manager that can be served; a TaskManager is one."""
+
+    @property
+    def looks(self) -> Looks:
+        """What can be read of it."""
+        ...
+
+
+LOOKS: Final = web.AppKey("looks", Looks)
+COMMANDS: Final = web.AppKey("commands", Commands)
 SPANS: Final = web.AppKey("spans", SpanStore)  #: missing where no traces are kept
 REDACTOR: Final = web.AppKey("redactor", Redactor)  #: for kept spans, which user code has filled
 HEALTH: Final = web.AppKey("health", HealthSettings)

@@ -14,7 +14,7 @@ from qorzen_obs.server.documents import Moment, json_response, now
 from qorzen_obs.server.in_thread import run_in_daemon_thread
 from qorzen_obs.server.problems import ProblemError, problem
 from qorzen_obs.server.routes import Access, Answer, Route
-from qorzen_obs.server.sources import MANAGER
+from qorzen_obs.server.sources import LOOKS
 from qorzen_obs.server.tasks import UNKNOWN_TASK
 from qorzen_obs.stacks import Frames
 from qorzen_obs.tasks import EngineKind
@@ -52,16 +52,16 @@ class Stack(Struct, frozen=True, kw_only=True):
 
 async def get_stack(request: web.Request) -> web.Response:
     """Answer with the stack, innermost last: 409 for a task that does not run, 504 when its process is silent."""
-    manager, task_id = request.app[MANAGER], request.match_info["task_id"]
+    looks, task_id = request.app[LOOKS], request.match_info["task_id"]
     taken_at = now()
     try:
         # In a thread, since a worker process may take its time, and reading source lines is reading files.
-        stack = await run_in_daemon_thread(functools.partial(manager.stack_of, task_id), name="qorzen-stack")
+        stack = await run_in_daemon_thread(functools.partial(looks.stack_of, task_id), name="qorzen-stack")
     except TaskNotFoundError:
         raise ProblemError(HTTPStatus.NOT_FOUND, "no live, kept or remembered task has this id") from None
     except StackUnavailableError as error:
         raise ProblemError(HTTPStatus.GATEWAY_TIMEOUT, f"{error.problem}; ask again") from None
-    info = manager.find(task_id)
+    info = looks.find(task_id)
     if stack is None or info is None:
         stands = "has ended" if info is None or info.status.final else f"is {info.status.value}"
         raise ProblemError(HTTPStatus.CONFLICT, f"no code of this task runs now: it {stands}")

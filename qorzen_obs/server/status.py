@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from qorzen_obs.server.documents import json_response, with_timestamps
 from qorzen_obs.server.routes import Access, Answer, Route
-from qorzen_obs.server.sources import MANAGER
+from qorzen_obs.server.sources import LOOKS
 from qorzen_obs.tasks import TaskCategory
 
 
@@ -70,7 +70,7 @@ class Status(Struct, frozen=True, kw_only=True):
 
 async def get_status(request: web.Request) -> web.Response:
     """Answer with `status()`."""
-    return json_response(with_timestamps(request.app[MANAGER].status()))
+    return json_response(with_timestamps(request.app[LOOKS].status()))
 
 
 ROUTES: Final = (

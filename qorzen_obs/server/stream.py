@@ -32,7 +32,7 @@ from qorzen_obs.server.documents import Moment, Task, encode_json, now, task_lin
 from qorzen_obs.server.problems import ProblemError, problem
 from qorzen_obs.server.query import check_parameters, read_choices, read_names
 from qorzen_obs.server.routes import ANSWERED_AT, Access, Answer, Parameter, Route
-from qorzen_obs.server.sources import MANAGER, ManagerSource
+from qorzen_obs.server.sources import LOOKS, Looks
 from qorzen_obs.tasks import EventKind, TaskCategory, TaskStatus
 from qorzen_obs.telemetry import names
 from qorzen_obs.telemetry.families import counter, gauge
@@ -118,9 +118,9 @@ class Streams:
     Everything here runs on the loop that serves them.
     """
 
-    def __init__(self, manager: ManagerSource) -> None:
-        self.manager = manager
-        self.ring = manager.event_ring
+    def __init__(self, looks: Looks) -> None:
+        self.looks = looks
+        self.ring = looks.event_ring
         self.position = 0  #: the last event that streams may see, moved by the timer
         self.state = ""
         self.beat = 0  #: rises when every stream shall be written to
@@ -209,7 +209,7 @@ class Streams:
         return b"%bevent: %b\ndata: %b\n\n" % (head, event.encode(), encode_json(document))
 
     def event_id(self, sequence: int) -> bytes:
-        """Return the id of an event, which tells it from those of another manager."""
+        """Return the id of an event, which tells it from those of another looks."""
         return f"{self.ring.instance}-{sequence}".encode()
 
     def place_of(self, event_id: str) -> int | None:
@@ -244,12 +244,12 @@ class Streams:
         return frame
 
     def _snapshot(self, counts: CountsView, wanted: Wanted) -> Snapshot:
-        records = [record for record in self.manager.records() if wanted.matches(record)]
+        records = [record for record in self.looks.records() if wanted.matches(record)]
         seen = [(record, record.state) for record in records]
         running = [one for one in seen if one[1].status is TaskStatus.RUNNING][:MAX_RUNNING]
         newest = [one for one in seen[:NEWEST] if one[1].status is not TaskStatus.RUNNING]
         return Snapshot(
-            state=self.manager.state.value,
+            state=self.looks.state.value,
             at=now(),
             counts=None if wanted.task_ids else _counts_of(counts, wanted.categories),
             running=[task_line(record.info(state)) for record, state in running],
@@ -283,7 +283,7 @@ class Streams:
         time_now = asyncio.get_running_loop().time()
         before = (self.position, self.state, self.beat)
         self.position = self.ring.last
-        self.state = self.manager.state.value
+        self.state = self.looks.state.value
         if time_now >= self._beat_at:
             self.beat += 1
             self._beat_at = time_now + HEARTBEAT_SECONDS
@@ -391,8 +391,8 @@ class Stream:
 class StreamCollector(Collector):
     """How many streams there are, and how many were cut off. Register it with the manager's registry."""
 
-    def __init__(self, manager: ManagerSource) -> None:
-        self._ring = manager.event_ring
+    def __init__(self, looks: Looks) -> None:
+        self._ring = looks.event_ring
 
     def collect(self) -> Iterator[Metric]:
         """Yield both families; from any thread."""
@@ -418,7 +418,7 @@ STREAMS: Final = web.AppKey("streams", Streams)
 
 def set_up(app: web.Application) -> None:
     """Let an application with a manager have streams, which end before its connections are closed."""
-    app[STREAMS] = Streams(app[MANAGER])
+    app[STREAMS] = Streams(app[LOOKS])
     app.on_shutdown.append(_close)
 
 

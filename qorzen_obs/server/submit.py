@@ -19,8 +19,8 @@ from msgspec import Meta, Struct
 from opentelemetry import context as otel_context
 from opentelemetry.context import Context
 
+from qorzen_obs.core.admission import MAX_METADATA_BYTES
 from qorzen_obs.core.idempotency import MAX_KEY_LENGTH
-from qorzen_obs.core.task_manager import MAX_METADATA_BYTES
 from qorzen_obs.errors import (
     IdempotencyConflictError,
     InvalidTaskError,
@@ -39,7 +39,7 @@ from qorzen_obs.server.problems import ProblemError, problem
 from qorzen_obs.server.query import PriorityChoice
 from qorzen_obs.server.registry import ALLOW_SUBMIT, CATALOGUE, Catalogue
 from qorzen_obs.server.routes import Access, Answer, Parameter, Route
-from qorzen_obs.server.sources import MANAGER
+from qorzen_obs.server.sources import COMMANDS
 from qorzen_obs.server.tasks import UNKNOWN_TASK, location_of
 from qorzen_obs.tasks import TaskCategory
 
@@ -79,9 +79,9 @@ async def submit_task(request: web.Request) -> web.Response:
             HTTPStatus.FORBIDDEN, "submitting over HTTP is off; server.allow_submit switches it on"
         )
     submission = await read_body(request, Submission)
-    manager, caller = request.app[MANAGER], caller_of(request.headers)
+    commands, caller = request.app[COMMANDS], caller_of(request.headers)
     call = _call(request.app[CATALOGUE], submission)
-    submit = functools.partial(manager.submit_task, call, **_options(submission))
+    submit = functools.partial(commands.submit_task, call, **_options(submission))
     key = _idempotency_key(request, submission)
     with _refusals_as_problems():
         if key is None:
@@ -89,7 +89,7 @@ async def submit_task(request: web.Request) -> web.Response:
         else:
             digest = _digest(submission)  # here, and not on the work loop
             once = functools.partial(
-                manager.submit_once, submit, name=submission.task, key=key, digest=digest
+                commands.submit_once, submit, name=submission.task, key=key, digest=digest
             )
             task_id, first = await on_work_loop(request, _as_caller(caller, once))
     return _accepted(request, task_id, HTTPStatus.ACCEPTED if first else HTTPStatus.OK)
@@ -97,10 +97,9 @@ async def submit_task(request: web.Request) -> web.Response:
 
 async def rerun_task(request: web.Request) -> web.Response:
     """Run a failed or cancelled task again, as a new one: 202."""
-    manager, task_id = request.app[MANAGER], request.match_info["task_id"]
     with _refusals_as_problems():
         try:
-            rerun = functools.partial(manager.rerun, task_id)
+            rerun = functools.partial(request.app[COMMANDS].rerun, request.match_info["task_id"])
             again = await on_work_loop(request, _as_caller(caller_of(request.headers), rerun))
         except TaskNotFoundError:
             raise ProblemError(HTTPStatus.NOT_FOUND, "no live, kept or remembered task has this id") from None

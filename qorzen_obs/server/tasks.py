@@ -33,7 +33,7 @@ from qorzen_obs.server.query import (
     refuse,
 )
 from qorzen_obs.server.routes import Access, Answer, Parameter, Route
-from qorzen_obs.server.sources import MANAGER, REDACTOR, SPANS
+from qorzen_obs.server.sources import LOOKS, REDACTOR, SPANS
 from qorzen_obs.server.traces import OtlpTrace, trace_response
 from qorzen_obs.tasks import TaskCategory, TaskInfo, TaskPriority, TaskStatus
 
@@ -217,7 +217,7 @@ async def get_tasks(request: web.Request) -> web.Response:
     order = read_order(query)
     wanted, after, limit = read_filter(query), read_cursor(query, order), read_limit(query)
     at = now()
-    tasks, following = select(request.app[MANAGER].records(), wanted, order, after, limit)
+    tasks, following = select(request.app[LOOKS].records(), wanted, order, after, limit)
     cursor = None if following is None else write_cursor(order, following)
     return json_response(TaskPage(items=[task_line(info) for info in tasks], next_cursor=cursor, at=at))
 
@@ -247,7 +247,7 @@ def find_task(request: web.Request) -> TaskInfo:
     Raises:
         ProblemError: its id is unknown.
     """
-    info = request.app[MANAGER].find(request.match_info["task_id"])
+    info = request.app[LOOKS].find(request.match_info["task_id"])
     if info is None:
         raise ProblemError(HTTPStatus.NOT_FOUND, "no live, kept or remembered task has this id")
     return info

@@ -14,7 +14,7 @@ from qorzen_obs.server.commands import NO_WORK_LOOP, on_work_loop
 from qorzen_obs.server.documents import json_response
 from qorzen_obs.server.problems import ProblemError
 from qorzen_obs.server.routes import Access, Answer, Route
-from qorzen_obs.server.sources import MANAGER, ManagerSource
+from qorzen_obs.server.sources import LOOKS, Looks
 from qorzen_obs.server.tasks import UNKNOWN_TASK
 from qorzen_obs.tasks import TaskStatus
 
@@ -32,9 +32,9 @@ class Why(Struct, frozen=True, kw_only=True):
 
 async def get_why(request: web.Request) -> web.Response:
     """Answer with the limit that holds a task and what is ahead of it; nulls for one that is not pending."""
-    manager, task_id = request.app[MANAGER], request.match_info["task_id"]
+    looks, task_id = request.app[LOOKS], request.match_info["task_id"]
     try:
-        status, why = await on_work_loop(request, _ask(manager, task_id))
+        status, why = await on_work_loop(request, _ask(looks, task_id))
     except TaskNotFoundError:
         raise ProblemError(HTTPStatus.NOT_FOUND, "no live, kept or remembered task has this id") from None
     if why is None:
@@ -51,9 +51,9 @@ async def get_why(request: web.Request) -> web.Response:
     )
 
 
-async def _ask(manager: ManagerSource, task_id: str) -> tuple[TaskStatus, Explanation | None]:
-    why = manager.why_pending(task_id)
-    info = manager.find(task_id)
+async def _ask(looks: Looks, task_id: str) -> tuple[TaskStatus, Explanation | None]:
+    why = looks.why_pending(task_id)
+    info = looks.find(task_id)
     assert info is not None, "the line above raises for an unknown task"
     return info.status, why
 

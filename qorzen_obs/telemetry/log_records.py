@@ -64,13 +64,13 @@ class TaskLogHandler(logging.Handler):
         self._formatter = logging.Formatter()
 
     def emit(self, record: logging.LogRecord) -> None:
-        manager = getattr(CURRENT.get(), "manager", None)
-        if manager is None:
+        owner = getattr(CURRENT.get(), "owner", None)
+        if owner is None:
             return
         try:
             fields = {**fields_of(record), "event": record.getMessage()}
             if record.exc_info and record.exc_info[0] is not None:
                 fields["exception"] = self._formatter.formatException(record.exc_info)
-            keep_line(level_of(record), fields, getattr(manager, "redactor", None) or Redactor())
+            keep_line(level_of(record), fields, getattr(owner, "redactor", None) or Redactor())
         except Exception:  # noqa: BLE001 - as above
             self.handleError(record)

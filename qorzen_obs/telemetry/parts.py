@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 OnSpans = Callable[[Sequence[Any]], None]
 
 
+def _nowhere() -> None:
+    """There is no ops plane."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TelemetryParts:
     """The observation of one manager, put together by the composition root."""
@@ -29,4 +33,5 @@ class TelemetryParts:
     lost: Callable[[], Mapping[str, int]] = dict  #: what the log has lost, by kind of `qorzen_events_dropped`
     exemplars: Exemplars = field(default_factory=IfSampled)  #: who writes those of the task metrics
     spans: SpanStore | None = None  #: where kept traces can be read
+    ops_url: Callable[[], str | None] = _nowhere  #: where the ops plane answers, once there is one
     gil_watch: GilWatch | None = None  #: for a program that owns its process

@@ -139,8 +139,7 @@ def kept_already() -> Iterator[None]:
 def keep_line(level: str, event: Mapping[str, Any], redactor: Redactor | None = None) -> None:
     """Keep a line of the running task, if the caller is in one; `redactor` is for what is not redacted yet."""
     task = CURRENT.get()
-    manager = getattr(task, "manager", None)
-    lines: TaskLines | None = getattr(manager, "task_lines", None)
+    lines: TaskLines | None = getattr(getattr(task, "owner", None), "task_lines", None)
     if task is None or lines is None or _KEPT.get():
         return
     fields = event if redactor is None else redactor.field("", event)
@@ -155,8 +154,8 @@ def keep_task_line(_: Any, method: str, event: MutableMapping[str, Any]) -> Muta
 
         structlog.configure(processors=[add_task_context, format_exc_info, keep_task_line, JSONRenderer()])
     """
-    manager = getattr(CURRENT.get(), "manager", None)
-    keep_line(method, event, getattr(manager, "redactor", None) or Redactor())
+    owner = getattr(CURRENT.get(), "owner", None)
+    keep_line(method, event, getattr(owner, "redactor", None) or Redactor())
     return event
 
 

@@ -11,6 +11,7 @@ import dataclasses
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from opentelemetry.trace import SpanContext
 from prometheus_client import (
@@ -31,6 +32,7 @@ from qorzen_obs.server.negotiation import OPENMETRICS, TEXT, MediaType
 from qorzen_obs.tasks import EventKind, TaskCategory, TaskPriority, TaskStatus
 from qorzen_obs.telemetry import names
 from qorzen_obs.telemetry.cells import HistogramCell
+from qorzen_obs.telemetry.collector import TaskMetricsCollector
 from qorzen_obs.telemetry.families import histogram
 from qorzen_obs.testing import CapturedEvents, CapturedLogs
 from tests.support import record
@@ -144,21 +146,26 @@ class _Nowhere:
         return default
 
 
+def _manager() -> TaskManager:
+    nowhere: Any = _Nowhere()
+    return TaskManager(nowhere, CapturedEvents(), CapturedLogs(), nowhere)
+
+
 def main() -> None:
     """Print the table."""
     records = _records()
     ends = _ends(records)
-    manager = TaskManager(_Nowhere(), CapturedEvents(), CapturedLogs(), _Nowhere())
+    manager = _manager()
     peer = Peer()
 
     def ours() -> None:
-        counts = manager.counts
+        counts = manager.looks.counts
         for end in ends:
             cell = end.record.cell
             counts.accept(cell)
             counts.move(cell, TaskStatus.PENDING, TaskStatus.RUNNING)
             counts.move(cell, TaskStatus.RUNNING, TaskStatus.COMPLETED)
-        manager.metrics.on_ends(ends)
+        manager.looks.metrics.on_ends(ends)
 
     def theirs() -> None:
         for one in records:
@@ -188,12 +195,12 @@ def _scrapes() -> None:
             _scrape_row(what, media_type, one.registry, other.registry, change)
 
     registry = CollectorRegistry()
-    manager = TaskManager(_Nowhere(), CapturedEvents(), CapturedLogs(), _Nowhere(), registry=registry)
-    registry.register(manager.metrics)
+    manager = _manager()
+    registry.register(TaskMetricsCollector(manager.looks.metrics, manager.looks))
     ends = _ends(_records()[: len(KINDS)])
 
     def end_one_of_each(_: int) -> None:
-        manager.metrics.on_ends(ends)
+        manager.looks.metrics.on_ends(ends)
 
     _scrape_row("the whole catalogue", TEXT, registry, registry, end_one_of_each)
     print("In the last row the client writes what our collector collects, as it did for us before.")

@@ -75,7 +75,7 @@ async def _run(
         service = Service(settings, environment={} if spans else DISABLED, log_stream=out)
         await service.start()
         if not observers:
-            service.tasks.ends.stop_observing(service.tasks.metrics.on_ends)
+            service.tasks._announcer.ends.stop_observing(service.tasks.looks.metrics.on_ends)
         events = 0
 
         async def count(_: Event) -> None:
@@ -146,7 +146,7 @@ def _facts(service: Service, tasks: int) -> dict[str, float]:
     outcomes = service.tracing.span_outcomes()
     return {
         "lines_lost": service.loggers.stream.lost()["log_line"],
-        "events_lost": service.tasks.metrics.dropped["event"],
+        "events_lost": service.tasks.looks.metrics.dropped["event"],
         "spans": sum(outcomes.values()),
         "spans_kept": outcomes["kept"],
     }

@@ -124,7 +124,11 @@ class Load:
     def figures(self) -> dict[str, Any]:
         """Say what has been done, and what that took."""
         tasks = self._service.tasks
-        return {"processor": time.process_time(), "events": self.events, "evicted": tasks.event_ring.evicted}
+        return {
+            "processor": time.process_time(),
+            "events": self.events,
+            "evicted": tasks.looks.event_ring.evicted,
+        }
 
 
 async def serve() -> None:

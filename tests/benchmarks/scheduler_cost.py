@@ -143,7 +143,7 @@ async def _hop() -> None:
         gate.release()
 
     records = [make_record() for _ in range(count)]
-    attempts = [Attempt(record, 1, record.context.copy(), None, {}) for record in records]  # type: ignore[union-attr]  # never looked at
+    attempts = [Attempt(record, 1, record.context.copy(), None, {}) for record in records]  # type: ignore[union-attr, arg-type]  # never looked at
     started = time.perf_counter()
     for attempt in attempts:
         await gate.acquire()

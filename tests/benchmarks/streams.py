@@ -162,7 +162,7 @@ async def streamed(plane: str, seconds: float) -> Figures:
         lag = await busy_lag(running, seconds + 0.5)
         events, age = await one
         await crowd
-        evicted = running.tasks.event_ring.evicted
+        evicted = running.tasks.looks.event_ring.evicted
     if evicted:
         print(f"({evicted} of the streams on the {plane} were cut off: this machine cannot read them all)")
     return Figures(lag, events / seconds, age)
@@ -175,7 +175,7 @@ async def idle_share(seconds: float) -> float:
         assert thread.ident is not None
         clock = time.pthread_getcpuclockid(thread.ident)
         crowd = asyncio.create_task(wrk(f"{url}/api/events", IDLE_STREAMS, seconds + 2))
-        while running.tasks.event_ring.streams < IDLE_STREAMS:  # noqa: ASYNC110 - counted on another thread
+        while running.tasks.looks.event_ring.streams < IDLE_STREAMS:  # noqa: ASYNC110 - counted on another thread
             await asyncio.sleep(0.01)
         await asyncio.sleep(0.5)
         started, used = time.monotonic(), time.clock_gettime(clock)

@@ -12,10 +12,16 @@ import pytest
 from opentelemetry import context as otel_context
 from opentelemetry.trace import Status, StatusCode
 
-from qorzen_obs.core import runner, task_manager
+from qorzen_obs.core import lifecycle, runner
+from qorzen_obs.core.admission import Admission
+from qorzen_obs.core.announcer import Announcer
+from qorzen_obs.core.control import Control
 from qorzen_obs.core.deadlines import Deadlines
+from qorzen_obs.core.life import Life
+from qorzen_obs.core.lifecycle import Lifecycle
+from qorzen_obs.core.live_settings import LiveSettings
 from qorzen_obs.core.runner import Runner
-from qorzen_obs.core.task_manager import TaskManager
+from qorzen_obs.core.runtime import ManagerState
 from qorzen_obs.counts import TaskCounts
 from qorzen_obs.history.memory import MemoryHistory
 from qorzen_obs.record import Ask, Attempt, Decision
@@ -126,7 +132,7 @@ def an_event_is_dropped(patch: pytest.MonkeyPatch) -> None:
 
         return announce
 
-    instead(patch, TaskManager, "_announce", make)
+    instead(patch, Announcer, "announce", make)
 
 
 @fault
@@ -139,7 +145,7 @@ def an_end_is_announced_twice(patch: pytest.MonkeyPatch) -> None:
 
         return announce
 
-    instead(patch, TaskManager, "_announce", make)
+    instead(patch, Announcer, "announce", make)
 
 
 # ---------------------------------------------------------------------- order
@@ -213,7 +219,7 @@ def a_delay_is_ignored(patch: pytest.MonkeyPatch) -> None:
 
 @fault
 def an_alarm_is_not_set(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(TaskManager, "_await_next_eligible", lambda self: None)
+    patch.setattr(Lifecycle, "_set_alarm", lambda self: None)
 
 
 # ---------------------------------------------------------------------- pausing
@@ -260,19 +266,19 @@ def a_paused_lender_has_no_slot_back(patch: pytest.MonkeyPatch) -> None:
 @fault
 def a_resumed_category_starts_nobody(patch: pytest.MonkeyPatch) -> None:
     def make(real: Any) -> Any:
-        async def resume(self: Any, category: Any) -> None:
-            self._dispatching = True
-            await real(self, category)
-            self._dispatching = False
+        def resume(self: Any, category: Any) -> None:
+            self._lifecycle._dispatching = True
+            real(self, category)
+            self._lifecycle._dispatching = False
 
         return resume
 
-    instead(patch, TaskManager, "resume", make)
+    instead(patch, Control, "resume", make)
 
 
 @fault
 def a_shutdown_waits_for_what_is_paused(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(TaskManager, "_cancel_paused", lambda self: None)
+    patch.setattr(Control, "cancel_paused", lambda self: None)
 
 
 # ---------------------------------------------------------------------- slots
@@ -316,27 +322,28 @@ def a_limit_is_off_by_one(patch: pytest.MonkeyPatch) -> None:
 def a_new_limit_is_not_applied(patch: pytest.MonkeyPatch) -> None:
     def make(real: Any) -> Any:
         def apply(self: Any, settings: Any) -> None:
-            before = self._limits.total
+            limits = self._scheduler.limits
+            before = limits.total
             real(self, settings)
-            if self.state is task_manager.ManagerState.READY:
-                self._limits.total = before
+            if self._runtime.state is ManagerState.READY:
+                limits.total = before
 
         return apply
 
-    instead(patch, TaskManager, "_apply", make)
+    instead(patch, LiveSettings, "apply", make)
 
 
 @fault
 def a_raised_limit_starts_nobody(patch: pytest.MonkeyPatch) -> None:
     def make(real: Any) -> Any:
         def apply(self: Any, settings: Any) -> None:
-            self._dispatching = True
+            dispatch, self._dispatch = self._dispatch, lambda: None
             real(self, settings)
-            self._dispatching = False
+            self._dispatch = dispatch
 
         return apply
 
-    instead(patch, TaskManager, "_apply", make)
+    instead(patch, LiveSettings, "apply", make)
 
 
 @fault
@@ -378,18 +385,18 @@ def pending_tasks_go_before_lenders(patch: pytest.MonkeyPatch) -> None:
 @fault
 def the_bound_on_pending_is_off_by_one(patch: pytest.MonkeyPatch) -> None:
     def make(real: Any) -> Any:
-        async def admit(self: Any, cell: int) -> None:
-            settings = self._settings
+        async def wait_for_room(self: Any, cell: int) -> None:
+            settings = self._runtime.settings
             limit = settings.max_pending + 1
-            self._settings = msgspec.structs.replace(settings, max_pending=limit)
+            self._runtime.settings = msgspec.structs.replace(settings, max_pending=limit)
             try:
                 await real(self, cell)
             finally:
-                self._settings = settings
+                self._runtime.settings = settings
 
-        return admit
+        return wait_for_room
 
-    instead(patch, TaskManager, "_admit", make)
+    instead(patch, Admission, "wait_for_room", make)
 
 
 # ---------------------------------------------------------------------- ends
@@ -428,15 +435,15 @@ def a_timeout_moves_with_the_wall_clock(patch: pytest.MonkeyPatch) -> None:
 @fault
 def what_is_not_cancellable_is_cancelled(patch: pytest.MonkeyPatch) -> None:
     def make(real: Any) -> Any:
-        async def cancel_task(self: Any, task_id: str, *, reason: str = "cancel_task") -> bool:
-            record = self._live.get(task_id)
+        def cancel(self: Any, task_id: str, reason: str) -> bool:
+            record = self._table.live.get(task_id)
             if record is not None:
                 record.cancellable = True
-            return bool(await real(self, task_id, reason=reason))
+            return bool(real(self, task_id, reason))
 
-        return cancel_task
+        return cancel
 
-    instead(patch, TaskManager, "cancel_task", make)
+    instead(patch, Control, "cancel", make)
 
 
 @fault
@@ -454,7 +461,7 @@ def a_cancelled_task_is_tried_again(patch: pytest.MonkeyPatch) -> None:
 
         return retry_in
 
-    instead(patch, TaskManager, "_retry_in", make)
+    instead(patch, Lifecycle, "_retry_in", make)
 
 
 @fault
@@ -462,19 +469,19 @@ def one_attempt_too_many(patch: pytest.MonkeyPatch) -> None:
     def make(real: Any) -> Any:
         return lambda policy, attempt, *rest: real(policy, attempt - 1, *rest)
 
-    instead(patch, task_manager, "retry_wait_seconds", make)
+    instead(patch, lifecycle, "retry_wait_seconds", make)
 
 
 @fault
 def the_number_of_the_attempt_does_not_rise(patch: pytest.MonkeyPatch) -> None:
     def make(real: Any) -> Any:
-        def start(self: Any, record: Any) -> None:
+        def start(self: Any, record: Any, *times: float) -> None:
             record.state = record.state.but(attempt=0)
-            real(self, record)
+            real(self, record, *times)
 
         return start
 
-    instead(patch, TaskManager, "_start", make)
+    instead(patch, Lifecycle, "_start", make)
 
 
 @fault
@@ -526,7 +533,7 @@ def a_failure_keeps_a_result(patch: pytest.MonkeyPatch) -> None:
 
 @fault
 def the_deadline_of_a_task_is_ignored(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(TaskManager, "_task_deadline_passed", lambda *_: None)
+    patch.setattr(Lifecycle, "_deadline_passed", lambda *_: None)
 
 
 @fault
@@ -539,49 +546,50 @@ def an_abandoned_attempt_is_not_counted(patch: pytest.MonkeyPatch) -> None:
     def make(real: Any) -> Any:
         def decided(self: Any, attempt: Attempt, how: Any) -> None:
             real(self, attempt, how)
-            self._zombies.pop(attempt, None)
+            self._table.abandoned.pop(attempt, None)
 
         return decided
 
-    instead(patch, TaskManager, "_decided", make)
+    instead(patch, Lifecycle, "_decided", make)
 
 
 @fault
 def abandoned_slots_are_replaced_without_end(patch: pytest.MonkeyPatch) -> None:
     def make(real: Any) -> Any:
         def decided(self: Any, attempt: Attempt, how: Any) -> None:
-            zombies, self._zombies = self._zombies, {}
+            table = self._table
+            abandoned, table.abandoned = table.abandoned, {}
             real(self, attempt, how)
-            self._zombies = {**zombies, **self._zombies}
+            table.abandoned = {**abandoned, **table.abandoned}
 
         return decided
 
-    instead(patch, TaskManager, "_decided", make)
+    instead(patch, Lifecycle, "_decided", make)
 
 
 @fault
 def a_late_result_overwrites_the_end(patch: pytest.MonkeyPatch) -> None:
     def make(real: Any) -> Any:
-        def gone(self: Any, attempt: Attempt) -> None:
+        def late_end(self: Any, attempt: Attempt) -> None:
             record = attempt.record
             record.state = record.state.but(status=TaskStatus.COMPLETED, result="late")
             real(self, attempt)
 
-        return gone
+        return late_end
 
-    instead(patch, TaskManager, "_zombie_gone", make)
+    instead(patch, Lifecycle, "_late_end", make)
 
 
 @fault
 def a_late_result_is_counted_twice(patch: pytest.MonkeyPatch) -> None:
     def make(real: Any) -> Any:
-        def gone(self: Any, attempt: Attempt) -> None:
-            self.metrics.dropped["late_result"] += 1
+        def late_end(self: Any, attempt: Attempt) -> None:
+            self._metrics.dropped["late_result"] += 1
             real(self, attempt)
 
-        return gone
+        return late_end
 
-    instead(patch, TaskManager, "_zombie_gone", make)
+    instead(patch, Lifecycle, "_late_end", make)
 
 
 @fault
@@ -589,22 +597,22 @@ def progress_falls(patch: pytest.MonkeyPatch) -> None:
     def progressed(self: Any, attempt: Attempt) -> None:
         percent, message = attempt.reported or (0.0, "")
         attempt.record.progress = TaskProgress(100.0 - percent, message, self._clock.now())
-        self._announce(EventKind.PROGRESS, attempt.record, attempt.record.state.status)
+        self._announcer.announce(EventKind.PROGRESS, attempt.record, attempt.record.state.status, 0.0)
 
-    patch.setattr(TaskManager, "_progressed", progressed)
+    patch.setattr(Lifecycle, "_progressed", progressed)
 
 
 @fault
 def a_waiter_is_forgotten(patch: pytest.MonkeyPatch) -> None:
     def make(real: Any) -> Any:
-        def end(self: Any, record: Any, state: Any) -> None:
+        def end(self: Any, record: Any, state: Any, wall: float) -> None:
             if state.status is TaskStatus.FAILED:
                 record.waiters = []
-            real(self, record, state)
+            real(self, record, state, wall)
 
         return end
 
-    instead(patch, TaskManager, "_end", make)
+    instead(patch, Lifecycle, "_end", make)
 
 
 @fault
@@ -623,56 +631,57 @@ def retention_drops_one_too_many(patch: pytest.MonkeyPatch) -> None:
 @fault
 def retention_drops_a_live_task(patch: pytest.MonkeyPatch) -> None:
     def make(real: Any) -> Any:
-        def end(self: Any, record: Any, state: Any) -> None:
-            real(self, record, state)
+        def end(self: Any, record: Any, state: Any, wall: float) -> None:
+            real(self, record, state, wall)
             for other in [live for live in self._live.values() if live.state.attempt > 1]:
                 del self._live[other.task_id]
 
         return end
 
-    instead(patch, TaskManager, "_end", make)
+    instead(patch, Lifecycle, "_end", make)
 
 
 @fault
 def a_wait_of_the_queue_counts_from_the_submission(patch: pytest.MonkeyPatch) -> None:
     def make(real: Any) -> Any:
-        def start(self: Any, record: Any) -> None:
+        def start(self: Any, record: Any, *times: float) -> None:
             moved = record.eligible_at
             record.eligible_at -= record.definition.delay
-            real(self, record)
+            real(self, record, *times)
             record.eligible_at = moved
 
         return start
 
-    instead(patch, TaskManager, "_start", make)
+    instead(patch, Lifecycle, "_start", make)
 
 
 @fault
 def a_shutdown_leaves_scheduled_tasks(patch: pytest.MonkeyPatch) -> None:
     def make(real: Any) -> Any:
-        async def stop(self: Any, grace_seconds: float) -> None:
-            for record in list(self._live.values()):
+        async def drain(self: Any, grace_seconds: float) -> None:
+            table = self._table
+            for record in list(table.live.values()):
                 if record.eligible_at > self._clock.monotonic():
-                    del self._live[record.task_id]
-            if not self._live:
-                self._nothing_lives.set()
+                    del table.live[record.task_id]
+            if not table.live:
+                table.nothing_lives.set()
             await real(self, grace_seconds)
 
-        return stop
+        return drain
 
-    instead(patch, TaskManager, "_stop", make)
+    instead(patch, Life, "_drain", make)
 
 
 @fault
 def a_stopping_manager_takes_work(patch: pytest.MonkeyPatch) -> None:
     def make(real: Any) -> Any:
-        async def admit(self: Any, cell: int) -> None:
-            if self._state is not task_manager.ManagerState.DRAINING:
+        async def wait_for_room(self: Any, cell: int) -> None:
+            if self._runtime.state is not ManagerState.DRAINING:
                 await real(self, cell)
 
-        return admit
+        return wait_for_room
 
-    instead(patch, TaskManager, "_admit", make)
+    instead(patch, Admission, "wait_for_room", make)
 
 
 # ---------------------------------------------------------------------- spans

@@ -131,7 +131,7 @@ class Rest:
 
     def _settle_what_is_unsure(self) -> None:
         """Ask the manager, where a wait ended and a stop was asked for at one instant, which of them came first."""
-        lenders = self.world.manager._scheduler._lenders
+        lenders = self.world.manager._lifecycle._scheduler._lenders
         for life in self.model.running:
             if life.unsure and life.lent and self.model.asks_of(life):
                 life.show_lent(life.order + 1 in lenders)
@@ -221,7 +221,7 @@ class Rest:
 
     def _history(self) -> None:
         manager = self.world.manager
-        found = {record.task_id for record in manager.records()}
+        found = {record.task_id for record in manager.looks.records()}
         kept = {life.task_id for life in (*self.model.live, *self.model.retained)}
         self.same("27: what is kept", found, kept)
         for life in self.model.ended:

@@ -152,7 +152,7 @@ class World:
             clock=self.loop.clock,
         )
         await self.manager.initialize()
-        self.manager._loop_monitor.stop()  # its pulse would be most of what happens in an hour
+        self.manager._life._loop_monitor.stop()  # its pulse would be most of what happens in an hour
         self.manager.observe("model", self.model.on_event)
         if self.telemetry.observer is not None:
             self.manager.observe("broken", self.telemetry.observer)
@@ -160,7 +160,7 @@ class World:
     def look_for_problems(self) -> None:
         """Fail when something did not go as the model says, or went wrong where nobody saw it."""
         problems = self.model.problems + self.loop.complaints
-        if not any(name == "model" for name, _ in self.manager._observers[EventKind.SUBMITTED]):
+        if not any(name == "model" for name, _ in self.manager._announcer.observers[EventKind.SUBMITTED]):
             problems = [*problems, "the model itself failed and was dismissed"]
         if problems:
             self.model.problems, self.loop.complaints = [], []

@@ -8,7 +8,7 @@ import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import aiohttp
 from aiohttp import web
@@ -31,7 +31,7 @@ from qorzen_obs.record import Attempt, TaskRecord
 from qorzen_obs.registry import TaskRegistry
 from qorzen_obs.scheduling.scheduler import Explanation
 from qorzen_obs.server.app import OnRequest, OpsPlane
-from qorzen_obs.server.sources import ManagerSource
+from qorzen_obs.server.sources import ServedManager
 from qorzen_obs.settings import HealthSettings, ServerSettings, Settings, TaskSettings, TelemetrySettings
 from qorzen_obs.stacks import LiveStack
 from qorzen_obs.tasks import TaskCategory, TaskInfo, TaskPriority
@@ -74,7 +74,7 @@ async def managing(**tasks: Any) -> AsyncIterator[tuple[TaskManager, SpanStore]]
 
 @asynccontextmanager
 async def serving(
-    manager: ManagerSource,
+    manager: ServedManager,
     *,
     tasks: TaskRegistry | None = None,
     spans: SpanStore | None = None,
@@ -167,6 +167,11 @@ class SaidManager:
     span_store: SpanStore | None = None
     loop: asyncio.AbstractEventLoop | None = None
     clock: Clock = field(default_factory=SystemClock)
+
+    @property
+    def looks(self) -> Self:
+        """Itself: it has what is read of a manager beside what a manager does."""
+        return self
 
     async def submit_task(self, func: Callable[..., Any], **options: Any) -> str:
         """It takes none."""

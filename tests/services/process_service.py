@@ -106,7 +106,7 @@ async def process_service(
 
 def engine_of(tasks: TaskManager) -> Any:
     """Return the process engine itself, for what no public surface shows."""
-    return tasks._engines[EngineKind.PROCESS]
+    return tasks._lifecycle._runtime.engines[EngineKind.PROCESS]
 
 
 def guardians() -> list[int]:

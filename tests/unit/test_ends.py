@@ -10,6 +10,7 @@ import pytest
 
 from qorzen_obs.core import ends as ends_module
 from qorzen_obs.core.ends import Ends
+from qorzen_obs.core.runtime import Runtime
 from qorzen_obs.record import End
 from qorzen_obs.tasks import EventKind, TaskStatus
 from tests.support import record
@@ -26,31 +27,34 @@ class Told:
     def __init__(self) -> None:
         self.turns: list[list[str]] = []
         self.errors: list[tuple[str, Exception]] = []
-        self.ends = Ends(lambda name, error: self.errors.append((name, error)))
+        runtime = Runtime()
+        runtime.begin()
+        self.ends = Ends(lambda name, error: self.errors.append((name, error)), runtime)
 
     def on_ends(self, ends: Sequence[End]) -> None:
         self.turns.append([one.record.name for one in ends])
 
 
 async def test_what_ends_in_one_turn_is_told_together_in_the_next_and_in_order() -> None:
-    told, loop = Told(), asyncio.get_running_loop()
+    told = Told()
     told.ends.observe("told", told.on_ends)
     for name in ("a", "b", "c"):
-        told.ends.add(end(name), loop)
+        told.ends.add(end(name))
     assert told.turns == []
     await asyncio.sleep(0)
-    told.ends.add(end("d"), loop)
+    told.ends.add(end("d"))
     await asyncio.sleep(0)
     assert told.turns == [["a", "b", "c"], ["d"]]
 
 
 async def test_who_is_awakened_after_an_end_finds_it_told() -> None:
-    told, loop = Told(), asyncio.get_running_loop()
+    told = Told()
     told.ends.observe("told", told.on_ends)
+    loop = asyncio.get_running_loop()
     waiter = loop.create_future()
 
     def finish() -> None:
-        told.ends.add(end("a"), loop)
+        told.ends.add(end("a"))
         waiter.set_result(None)
 
     loop.call_soon(finish)
@@ -59,7 +63,7 @@ async def test_who_is_awakened_after_an_end_finds_it_told() -> None:
 
 
 async def test_an_observer_that_raises_is_told_no_more_and_the_next_one_is() -> None:
-    told, loop = Told(), asyncio.get_running_loop()
+    told = Told()
 
     def broken(_: Sequence[End]) -> None:
         raise ValueError("on purpose")
@@ -67,7 +71,7 @@ async def test_an_observer_that_raises_is_told_no_more_and_the_next_one_is() -> 
     told.ends.observe("broken", broken)
     told.ends.observe("told", told.on_ends)
     for name in ("a", "b"):
-        told.ends.add(end(name), loop)
+        told.ends.add(end(name))
         await asyncio.sleep(0)
     assert told.turns == [["a"], ["b"]]
     ((name, error),) = told.errors
@@ -75,7 +79,7 @@ async def test_an_observer_that_raises_is_told_no_more_and_the_next_one_is() -> 
 
 
 async def test_what_ends_while_another_thread_tells_is_told_by_that_one() -> None:
-    told, loop = Told(), asyncio.get_running_loop()
+    told = Told()
     inside, go_on = threading.Event(), threading.Event()
 
     def slow(ends: Sequence[End]) -> None:
@@ -84,11 +88,11 @@ async def test_what_ends_while_another_thread_tells_is_told_by_that_one() -> Non
         go_on.wait(10)
 
     told.ends.observe("slow", slow)
-    told.ends.add(end("a"), loop)
+    told.ends.add(end("a"))
     teller = threading.Thread(target=told.ends.tell)
     teller.start()
     assert inside.wait(10)
-    told.ends.add(end("b"), loop)
+    told.ends.add(end("b"))
     told.ends.tell()  # does not wait for the other one
     assert told.turns == [["a"]]
     go_on.set()
@@ -98,10 +102,10 @@ async def test_what_ends_while_another_thread_tells_is_told_by_that_one() -> Non
 
 async def test_of_many_that_end_in_one_turn_few_are_untold(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ends_module, "MAX_UNTOLD", 2)
-    told, loop = Told(), asyncio.get_running_loop()
+    told = Told()
     told.ends.observe("told", told.on_ends)
     for name in "abcde":
-        told.ends.add(end(name), loop)
+        told.ends.add(end(name))
     assert told.turns == [["a", "b", "c"]]
     await asyncio.sleep(0)
     assert told.turns == [["a", "b", "c"], ["d", "e"]]
@@ -111,7 +115,7 @@ async def test_the_loop_waits_for_a_thread_that_tells_rather_than_let_many_be_un
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(ends_module, "MAX_UNTOLD", 2)
-    told, loop = Told(), asyncio.get_running_loop()
+    told = Told()
     inside, go_on = threading.Event(), threading.Event()
 
     def slow(ends: Sequence[End]) -> None:
@@ -120,13 +124,13 @@ async def test_the_loop_waits_for_a_thread_that_tells_rather_than_let_many_be_un
         told.on_ends(ends)
 
     told.ends.observe("slow", slow)
-    told.ends.add(end("a"), loop)
+    told.ends.add(end("a"))
     teller = threading.Thread(target=told.ends.tell)
     teller.start()
     assert inside.wait(10)
     threading.Timer(0.1, go_on.set).start()
     for name in "bcd":
-        told.ends.add(end(name), loop)  # the last of them waits
+        told.ends.add(end(name))  # the last of them waits
     assert [name for turn in told.turns for name in turn] == ["a", "b", "c", "d"]
     await asyncio.to_thread(teller.join)
     assert len(told.turns) == 2

@@ -31,14 +31,14 @@ class Bus:
         if not blocked:
             self.open.set()
 
-    async def publish(self, *, event_type: str, source: str, payload: dict[str, Any]) -> None:
+    async def publish(self, event_type: str, payload: dict[str, Any]) -> None:
         await self.open.wait()
         self.ids.append(payload["task_id"])
 
 
 def feed(bus: Bus) -> tuple[EventFeed, Counter[str]]:
     dropped: Counter[str] = Counter()
-    return EventFeed(bus, CapturedLogs().get_logger("feed"), dropped), dropped
+    return EventFeed(bus.publish, CapturedLogs().get_logger("feed"), dropped), dropped
 
 
 async def test_stop_is_safe_before_start_and_twice() -> None:
@@ -120,17 +120,17 @@ def test_a_full_queue_loses_progress_first_and_counts_all_that_it_loses(sent: li
 
 async def test_a_bus_and_a_logger_that_fail_together_lose_their_event_and_nothing_else() -> None:
     class Failing(Bus):
-        async def publish(self, *, event_type: str, source: str, payload: dict[str, Any]) -> None:
+        async def publish(self, event_type: str, payload: dict[str, Any]) -> None:
             if payload["task_id"] == "id 0":
                 raise OSError
-            await super().publish(event_type=event_type, source=source, payload=payload)
+            await super().publish(event_type, payload)
 
     class Mute:
         def error(self, event: str, **fields: object) -> None:
             raise OSError
 
     bus, dropped = Failing(), Counter[str]()
-    fed = EventFeed(bus, Mute(), dropped)
+    fed = EventFeed(bus.publish, Mute(), dropped)
     fed.start()
     for number in range(3):
         fed.on_event(event(number))

@@ -224,14 +224,13 @@ def test_what_went_by_while_nobody_listened_is_lost_and_the_counts_go_on() -> No
 
 
 def test_it_is_said_from_when_on_events_are_kept_and_whether_they_are_wanted() -> None:
-    ring = EventRing(TaskCounts())
     told: list[bool] = []
-    ring.when_wanted(lambda: told.append(ring.wanted))
+    ring = EventRing(TaskCounts(), on_wanted=lambda: told.append(ring.wanted))
     begun = ring.listen("one")
     ring.listen("another")
     ring.leave("one")
     ring.leave("another")
-    assert told == [False, True, True, True, False]
+    assert told == [True, True, True, False]
     assert not begun.done()
     ring.begin(0)
     assert begun.done()

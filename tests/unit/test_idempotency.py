@@ -1,6 +1,7 @@
 """A key is used once: for the same body it gives the first id, while that task is kept."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ class Tasks:
     def __init__(self) -> None:
         self.kept: list[str] = []
         self.submitted = 0
-        self.keys = IdempotencyKeys(self.kept.__contains__)
+        self.keys = IdempotencyKeys()
         self.gate: asyncio.Event | None = None
         self.problem: Exception | None = None
 
@@ -36,8 +37,15 @@ class Tasks:
         self.evict(task_id)
         return task_id
 
-    def once(self, name: str = "job", key: str = "k", digest: bytes = b"1") -> Any:
-        return self.keys.submit(name, key, digest, self.submit)
+    def once(
+        self,
+        name: str = "job",
+        key: str = "k",
+        digest: bytes = b"1",
+        submit: Callable[[], Awaitable[str]] | None = None,
+    ) -> Any:
+        submit = submit or self.submit
+        return self.keys.submit(name, key, digest, submit, is_kept=self.kept.__contains__)
 
     def evict(self, task_id: str) -> None:
         self.kept.remove(task_id)
@@ -76,7 +84,7 @@ async def test_a_key_is_free_again_when_its_task_is_kept_no_more() -> None:
 
 async def test_a_task_that_is_gone_before_its_id_is_known_holds_no_key() -> None:
     tasks = Tasks()
-    assert (await tasks.keys.submit("job", "k", b"1", tasks.submit_vanishing)).first
+    assert (await tasks.once(submit=tasks.submit_vanishing)).first
     assert len(tasks.keys) == 0
 
 

@@ -19,6 +19,7 @@ from qorzen_obs.record import Ask, End, TaskState
 from qorzen_obs.server.negotiation import OPENMETRICS, TEXT, MediaType
 from qorzen_obs.tasks import ENDED, EngineKind, TaskCategory, TaskPriority, TaskStatus
 from qorzen_obs.telemetry import names
+from qorzen_obs.telemetry.collector import TaskMetricsCollector
 from qorzen_obs.telemetry.metrics import LABEL_CAP, TaskMetrics
 from tests.both_texts import assert_same
 from tests.support import metric, record
@@ -59,13 +60,18 @@ class Source:
 
 @pytest.fixture
 def metrics() -> TaskMetrics:
-    return TaskMetrics(Source())
+    return TaskMetrics()
 
 
 @pytest.fixture
-def registry(metrics: TaskMetrics) -> CollectorRegistry:
+def collector(metrics: TaskMetrics) -> TaskMetricsCollector:
+    return TaskMetricsCollector(metrics, Source())
+
+
+@pytest.fixture
+def registry(collector: TaskMetricsCollector) -> CollectorRegistry:
     registry = CollectorRegistry()
-    registry.register(metrics)
+    registry.register(collector)
     return registry
 
 
@@ -83,8 +89,8 @@ def ended(status: TaskStatus, *, error_type: str | None = None, ran: bool = True
 DECLARED = [value for _, value in inspect.getmembers(names) if isinstance(value, names.MetricName)]
 
 
-def test_no_metric_is_collected_that_is_not_declared(metrics: TaskMetrics) -> None:
-    collected = {family.name: family.type for family in metrics.collect()}
+def test_no_metric_is_collected_that_is_not_declared(collector: TaskMetricsCollector) -> None:
+    collected = {family.name: family.type for family in collector.collect()}
     assert collected.items() <= {metric.name: metric.type for metric in DECLARED}.items()
 
 
@@ -207,8 +213,9 @@ def test_both_formats_can_be_read_back_with_the_same_values(
 @pytest.mark.parametrize("media_type", [TEXT, OPENMETRICS], ids=lambda media_type: media_type.name)
 def test_the_whole_catalogue_is_written_as_the_client_writes_it(media_type: MediaType) -> None:
     source, chance = Source(), random.Random(6)
-    metrics = TaskMetrics(source)
-    assert_same(metrics.collect(), media_type)
+    metrics = TaskMetrics()
+    collector = TaskMetricsCollector(metrics, source)
+    assert_same(collector.collect(), media_type)
     for ends in (1, 10, 1000):
         for number in range(ends):
             cell = chance.randrange(len(CELLS))
@@ -227,9 +234,9 @@ def test_the_whole_catalogue_is_written_as_the_client_writes_it(media_type: Medi
             at = chance.random() * 1e9
             metrics.on_ends([End(ENDED[one.state.status], at, one, one.state, None, None)])
             metrics.on_request("GET", f"/{number % 7}", 200, chance.expovariate(0.1))
-        assert_same(metrics.collect(), media_type)
+        assert_same(collector.collect(), media_type)
 
 
 def test_a_second_manager_cannot_take_the_same_registry(registry: CollectorRegistry) -> None:
     with pytest.raises(ValueError, match="Duplicated timeseries"):
-        registry.register(TaskMetrics(Source()))
+        registry.register(TaskMetricsCollector(TaskMetrics(), Source()))

@@ -15,7 +15,7 @@ from aiohttp import web
 from qorzen_obs.server import commands
 from qorzen_obs.server.commands import on_work_loop
 from qorzen_obs.server.problems import ProblemError
-from qorzen_obs.server.sources import MANAGER
+from qorzen_obs.server.sources import LOOKS
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ async def test_a_late_answer_says_whether_the_command_had_begun(
     loop: asyncio.AbstractEventLoop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(commands, "DEADLINE_SECONDS", 0.05)
-    request = cast(web.Request, SimpleNamespace(app={MANAGER: SimpleNamespace(loop=loop)}))
+    request = cast(web.Request, SimpleNamespace(app={LOOKS: SimpleNamespace(loop=loop)}))
     release, ran = Event(), []
 
     async def block() -> None:

@@ -13,7 +13,7 @@ from qorzen_obs.current import CURRENT
 from qorzen_obs.telemetry.log_records import TaskLogHandler
 from qorzen_obs.telemetry.redaction import HIDDEN, Redactor
 from qorzen_obs.telemetry.task_lines import TaskLines, keep_task_line, kept_already
-from tests.support import attempt, record
+from tests.support import Owner, attempt, record
 
 
 def events(lines: TaskLines, task_id: str) -> list[str]:
@@ -88,24 +88,22 @@ def test_a_giant_line_is_kept_short() -> None:
     assert len(long["text"]) == 2_000
 
 
-class Manager:
+class OwnerWithLines(Owner):
     def __init__(self) -> None:
         self.task_lines = TaskLines()
         self.redactor = Redactor(["iban"])
 
-    def report_progress(self, *_: object) -> None: ...
-
 
 def inside_a_task(call: Any) -> TaskLines:
     running = attempt(record(task_id="a"))
-    running.manager = manager = Manager()
+    running.owner = owner = OwnerWithLines()
 
     def enter() -> None:
         CURRENT.set(running)
         call()
 
     copy_context().run(enter)
-    return manager.task_lines
+    return owner.task_lines
 
 
 def test_the_processor_keeps_a_tasks_line_redacted_and_leaves_the_line_alone() -> None:

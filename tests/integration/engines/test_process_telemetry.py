@@ -60,7 +60,7 @@ async def test_a_flood_of_output_is_drained_and_counted_but_not_shown() -> None:
         await service.end(work.print_flood, 20_000)
         shown = len(service.lines("task.output"))
         assert MAX_LINES_PER_SECOND <= shown < 10_000
-        assert shown + service.tasks.metrics.dropped["worker_report"] == 20_000
+        assert shown + service.tasks.looks.metrics.dropped["worker_report"] == 20_000
 
 
 async def test_log_lines_of_logging_and_structlog_belong_to_the_task() -> None:

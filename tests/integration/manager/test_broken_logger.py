@@ -7,7 +7,7 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 
-from qorzen_obs.core.task_manager import ManagerState
+from qorzen_obs.core.runtime import ManagerState
 from qorzen_obs.testing import open_test_manager, virtual_time
 
 

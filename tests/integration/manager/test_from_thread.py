@@ -74,7 +74,8 @@ async def test_on_the_work_loop_itself_the_caller_is_told_to_await() -> None:
 
 
 async def test_before_the_start_and_after_the_end_work_is_refused() -> None:
-    new = TaskManager(object(), CapturedEvents(), CapturedLogs(), object())
+    nobody: Any = object()
+    new = TaskManager(nobody, CapturedEvents(), CapturedLogs(), nobody)
     with pytest.raises(TaskManagerClosedError, match="not initialized"):
         await in_thread(new.from_thread.run, int)
     async with open_test_manager() as tasks:

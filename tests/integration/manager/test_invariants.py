@@ -193,7 +193,7 @@ def check_surfaces(tasks: TaskManager, events: CapturedEvents, logs: CapturedLog
     assert len(runs) == told["task/started"]
     assert metric(tasks.registry, names.RUN_DURATION.name + "_count") == told["task/started"]
     assert tasks.status()["queue"]["depth"] == 0
-    assert tasks.metrics.telemetry_errors == {}
+    assert tasks.looks.metrics.telemetry_errors == {}
     for slots in tasks.status()["slots"].values():
         assert (slots["busy"], slots["lent"], slots["abandoned"]) == (0, 0, 0)
 

@@ -169,7 +169,7 @@ async def test_a_list_of_tasks_shows_the_phases_of_live_ones_up_to_now_and_an_ev
         tasks.observe("events", events.append)
         ids = [await tasks.submit_task(asyncio.sleep, 60) for _ in range(2)]
         await asyncio.sleep(7)
-        (running, waiting), _ = select(tasks.records(), TaskFilter(), Order.OLDEST, None, 10)
+        (running, waiting), _ = select(tasks.looks.records(), TaskFilter(), Order.OLDEST, None, 10)
         assert [running.task_id, waiting.task_id] == ids
         assert running.phases == pytest.approx({"await": 7.0})
         assert waiting.phases == pytest.approx({"queued": 7.0})
@@ -299,7 +299,7 @@ async def test_the_processor_time_of_a_call_that_still_runs_is_seen() -> None:
             assert info.abandoned
             assert info.phases["thread_cpu"] > 0.02
             stop.set()
-            await until(lambda: not tasks.slots()["thread"]["abandoned"])
+            await until(lambda: not tasks.looks.slots()["thread"]["abandoned"])
             assert tasks.find(task_id) == info
     finally:
         stop.set()

@@ -25,6 +25,7 @@ from qorzen_obs.core.task_manager import TaskManager
 from qorzen_obs.settings import EngineSettings
 from qorzen_obs.tasks import LEGAL_TRANSITIONS, EngineKind, EventKind, TaskCategory, TaskPriority
 from qorzen_obs.telemetry import names
+from qorzen_obs.telemetry.collector import TaskMetricsCollector
 from qorzen_obs.testing import CapturedEvents, CapturedLogs, VirtualTimeLoop, open_test_manager
 from tests.conftest import require
 from tests.support import Gate, Spans, ThreadGate, metric, settings, turns, until, virtual_time
@@ -69,8 +70,9 @@ def assert_counts_agree(tasks: TaskManager) -> dict[str, Any]:
     counts: dict[str, Any] = tasks.status()["tasks"]
     for by in ("by_status", "by_category", "by_priority"):
         assert sum(counts[by].values()) == counts["total"], by
+    collector = TaskMetricsCollector(tasks.looks.metrics, tasks.looks)
     # The first ones come from one reading of the counters, and so does status().
-    families = {family.name: family.samples for family in itertools.islice(tasks.metrics.collect(), 4)}
+    families = {family.name: family.samples for family in itertools.islice(collector.collect(), 4)}
     now = sum(sample.value for sample in families[names.TASKS.name])
     assert now == sum(sample.value for sample in families[names.TASKS_SUBMITTED.name])
     finals = {status.value for status in TaskStatus if status.final}
@@ -174,7 +176,7 @@ async def test_promtool_has_nothing_to_say_about_the_metrics_of_a_busy_manager()
     async with open_test_manager(settings(max_concurrent_tasks=5, max_pending=200)) as tasks:
         await every_kind_of_end(tasks)
         await tasks.submit_task(gate)
-        tasks.metrics.on_request("GET", "/metrics", 200, 0.01)
+        tasks.looks.metrics.on_request("GET", "/metrics", 200, 0.01)
         text: bytes = generate_latest(tasks.registry)
         check = await asyncio.to_thread(
             subprocess.run, [promtool, "check", "metrics"], input=text, capture_output=True, check=False
@@ -240,11 +242,11 @@ async def test_the_loops_lag_is_observed() -> None:
     async with open_test_manager() as tasks:
         await asyncio.sleep(10)
         assert metric(tasks.registry, names.LOOP_LAG.name + "_count") == pytest.approx(100, abs=1)
-        assert tasks.blocked_seconds() == 0
+        assert tasks.looks.blocked_seconds() == 0
         loop = asyncio.get_running_loop()
         assert isinstance(loop, VirtualTimeLoop)
         loop.jump(3)
-        assert tasks.blocked_seconds() == pytest.approx(3, abs=0.1)
+        assert tasks.looks.blocked_seconds() == pytest.approx(3, abs=0.1)
         await asyncio.sleep(0.1)
         assert metric(tasks.registry, names.LOOP_LAG.name + "_bucket", le="1.0") == pytest.approx(100, abs=1)
         assert metric(tasks.registry, names.LOOP_LAG.name + "_sum") == pytest.approx(3, abs=0.2)
@@ -294,7 +296,7 @@ async def test_a_task_is_one_span_with_what_is_worth_knowing() -> None:
         assert span.instrumentation_scope is not None
         assert (span.instrumentation_scope.name, span.instrumentation_scope.version) == (
             names.SCOPE,
-            tasks.version,
+            tasks.looks.version,
         )
 
 
@@ -715,7 +717,7 @@ async def test_a_bus_that_fails_is_told_about_once_and_tried_again(error: BaseEx
         await tasks.shutdown()
         assert len(events.events) == 4
         assert metric(tasks.registry, names.EVENTS_DROPPED.name + "_total", kind="event") == 5
-        assert tasks.metrics.telemetry_errors == {}
+        assert tasks.looks.metrics.telemetry_errors == {}
     assert len(logs.of(names.LOG_LISTENER_FAILED)) == 1
 
 

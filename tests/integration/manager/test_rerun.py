@@ -140,7 +140,7 @@ async def test_a_task_whose_code_would_not_stop_is_not_run_again_before_that_has
             with pytest.raises(TaskNotRerunnableError, match="still runs"):
                 await tasks.rerun(task_id)
             gate.open()
-            await until(lambda: not any(tasks.abandoned_by_category().values()))
+            await until(lambda: not any(tasks.looks.abandoned_by_category().values()))
             again = await tasks.wait_for_task(await tasks.rerun(task_id))
             assert again.result == "value"
 

@@ -71,7 +71,7 @@ async def test_a_failure_outlives_any_number_of_successes_with_its_error_and_its
         assert (whole.error, whole.evicted) == ("wrong", False)
         assert "ValueError" in str(whole.traceback)
         assert [task.task_id for task in await tasks.get_tasks()] == [failed, *kept]
-        lines = tasks.log_of(failed).items
+        lines = tasks.looks.log_of(failed).items
         assert [msgspec.json.decode(line)["event"] for line in lines] == ["task.finished"]
         assert tasks.status()["tasks"]["retained"] == 3
         assert tasks.status()["tasks"]["plugins_with_tasks"] == 1

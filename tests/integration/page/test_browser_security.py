@@ -144,7 +144,7 @@ async def test_t6_no_field_of_any_view_is_markup(browser: Browser) -> None:
         cancelled = await manager.submit_task(hostile, **options)
         await manager.cancel_task(cancelled, reason=PAYLOAD)
         pending = await manager.submit_task(asyncio.sleep, 0, **options)
-        manager.task_lines.add(first, PAYLOAD, PAYLOAD, {PAYLOAD: PAYLOAD}, "2026-01-01T00:00:00Z")
+        manager.looks.task_lines.add(first, PAYLOAD, PAYLOAD, {PAYLOAD: PAYLOAD}, "2026-01-01T00:00:00Z")
         seen = await visit(browser, plane.url)
         page = seen.page
         markup = page.locator("main img, dialog img, main script, dialog script, .banner img")

@@ -51,7 +51,7 @@ def at_rest(manager: TaskManager) -> Counter[str]:
 
 
 async def agrees(follower: Follower, manager: TaskManager) -> None:
-    await follower.reaches(manager.event_ring.last)
+    await follower.reaches(manager.looks.event_ring.last)
     assert +follower.counts == +at_rest(manager)
 
 
@@ -78,7 +78,7 @@ async def test_it_begins_with_a_snapshot_and_goes_on_with_events() -> None:
             shown = completed.data["task"]
             assert (shown["name"], shown["priority"], shown["status"]) == ("held", "high", "completed")
             assert shown["completed_at"].endswith("Z")
-            assert completed.id == f"{manager.event_ring.instance}-{manager.event_ring.last}"
+            assert completed.id == f"{manager.looks.event_ring.instance}-{manager.looks.event_ring.last}"
             await agrees(follower, manager)
 
 
@@ -170,7 +170,7 @@ async def test_every_client_adds_up_to_status_whenever_it_comes(
 
 async def test_a_client_that_fell_behind_the_ring_is_told_and_starts_over() -> None:
     async with managing() as (manager, _), serving(manager) as plane:
-        manager.event_ring.capacity = 64
+        manager.looks.event_ring.capacity = 64
         async with following(plane.url) as follower:
             await follower.has("snapshot")
             for _ in range(100):  # more than the ring holds, before its next batch
@@ -227,7 +227,7 @@ async def test_a_client_resumes_from_its_snapshot_too() -> None:
 )
 async def test_an_id_that_this_manager_has_not_given_out_is_answered_with_a_reset(last_event_id: str) -> None:
     async with managing() as (manager, _), serving(manager) as plane:
-        given = last_event_id.format(instance=manager.event_ring.instance)
+        given = last_event_id.format(instance=manager.looks.event_ring.instance)
         async with following(plane.url, last_event_id=given) as follower:
             assert (await follower.has("reset")).data == {"reason": "unknown"}
             await follower.has("snapshot")
@@ -237,7 +237,7 @@ async def test_an_id_that_this_manager_has_not_given_out_is_answered_with_a_rese
 
 async def test_an_id_that_the_ring_has_left_behind_is_answered_with_a_reset() -> None:
     async with managing() as (manager, _), serving(manager) as plane:
-        manager.event_ring.capacity = 64
+        manager.looks.event_ring.capacity = 64
         async with following(plane.url) as first:
             await first.has("snapshot")
         for _ in range(30):
@@ -251,7 +251,7 @@ async def test_an_id_that_the_ring_has_left_behind_is_answered_with_a_reset() ->
 async def test_events_are_kept_no_longer_when_nobody_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stream, "LINGER_SECONDS", 0.0)
     async with managing() as (manager, _), serving(manager) as plane:
-        ring = manager.event_ring
+        ring = manager.looks.event_ring
         async with following(plane.url) as follower:
             await follower.has("snapshot")
             await manager.run(nothing)
@@ -281,7 +281,7 @@ async def test_a_category_is_followed_alone() -> None:
             assert snapshot["counts"]["total"] == 1
             for category in ("user", "io", "core", "background"):
                 await manager.run(nothing, name=category, category=category)
-            await follower.reaches(manager.event_ring.last)
+            await follower.reaches(manager.looks.event_ring.last)
             assert [name for _, name in follower.events] == ["io"] * 3 + ["background"] * 3
             assert follower.counts["completed"] == 3
 
@@ -309,7 +309,7 @@ async def test_a_client_that_is_told_little_learns_its_place_all_the_same(
         async with following(plane.url, query="?category=ui", gapless=False) as follower:
             await follower.has("snapshot")
             await manager.run(nothing)
-            place = f"{manager.event_ring.instance}-{manager.event_ring.last}"
+            place = f"{manager.looks.event_ring.instance}-{manager.looks.event_ring.last}"
             await until(lambda: follower.last_id == place)
         assert not follower.events
 
@@ -432,7 +432,7 @@ async def test_a_stream_that_fails_is_cut_off_and_says_so_in_the_log(
                 monkeypatch.setattr(stream, "task_line", fail)
                 await manager.run(nothing)
                 await until(lambda: follower.cut_off)
-                await until(lambda: not manager.event_ring.streams)
+                await until(lambda: not manager.looks.event_ring.streams)
     assert caplog.records[0].getMessage() == "a stream of events failed and is cut off"
 
 

@@ -432,11 +432,11 @@ async def test_a_slow_task_is_no_unhealthy_service(probed: Probed) -> None:
         for _ in range(3):
             assert await probed.ask("/readyz") == (200, "ok")
         assert (await probed.health())["status"] == "pass"
-        assert probed.tasks.stalled_seconds() == 0.0
+        assert probed.tasks.looks.stalled_seconds() == 0.0
         gate.open()
 
 
 async def test_a_service_under_way_shows_the_metric_of_its_checks(probed: Probed) -> None:
     registry = CollectorRegistry()
-    registry.register(HealthCollector(probed.tasks, HealthSettings()))
+    registry.register(HealthCollector(probed.tasks.looks, HealthSettings()))
     assert metric(registry, names.HEALTH_CHECK.name, probe="readyz", check="scheduler") == 1

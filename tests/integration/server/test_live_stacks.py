@@ -80,7 +80,7 @@ async def test_asyncio_tasks_that_a_task_has_started_are_shown_with_it() -> None
     async with managing() as (tasks, _):
         other = await tasks.submit_task(asyncio.sleep, 60)
         task_id = await tasks.submit_task(parent)
-        await until(lambda: len(((stack := tasks.stack_of(task_id)) and stack.tasks) or ()) == 2)
+        await until(lambda: len(((stack := tasks.looks.stack_of(task_id)) and stack.tasks) or ()) == 2)
         _, document = await ask(tasks, task_id)
         _, alone = await ask(tasks, other)
 
@@ -118,12 +118,12 @@ async def test_a_task_is_starting_while_what_observes_its_start_blocks(
         with ThreadPoolExecutor(1) as elsewhere:
 
             def block(event: TaskEvent) -> None:
-                found.append(elsewhere.submit(tasks.stack_of, event.record.task_id).result(30))
+                found.append(elsewhere.submit(tasks.looks.stack_of, event.record.task_id).result(30))
 
             tasks.observe("slow", block, [EventKind.STARTED])
             task_id = await tasks.submit_task(func, category=category)
             await tasks.wait_for_task(task_id)
-        assert tasks.metrics.telemetry_errors["slow"] == 0
+        assert tasks.looks.metrics.telemetry_errors["slow"] == 0
 
     assert found == [LiveStack(STARTING)]
 
@@ -187,7 +187,7 @@ async def test_an_abandoned_thread_shows_where_it_still_is() -> None:
             info = await tasks.wait_for_task(task_id)
             assert info.abandoned
             status, document = await ask(tasks, task_id)
-        await until(lambda: tasks.stack_of(task_id) is None)
+        await until(lambda: tasks.looks.stack_of(task_id) is None)
     assert (status, document["state"]) == (200, "abandoned")
     assert functions(document)[0] == "__call__"
 
@@ -204,7 +204,7 @@ async def test_a_call_on_the_loop_s_own_thread_shows_its_stack() -> None:
 
         def look(task_id: str) -> None:
             assert holding.wait(30)
-            seen.append(tasks.stack_of(task_id))
+            seen.append(tasks.looks.stack_of(task_id))
             let_go.set()
 
         task_id = await tasks.submit_task(draw, category=TaskCategory.UI)
@@ -231,7 +231,7 @@ async def test_a_worker_process_answers_whatever_its_code_does(func: Callable[..
     async with process_service() as service:
         task_id, _ = await service.start(func)
         for _ in range(3):
-            stack = await asyncio.to_thread(service.tasks.stack_of, task_id)
+            stack = await asyncio.to_thread(service.tasks.looks.stack_of, task_id)
             assert stack is not None
             assert stack.state == "running"
             assert stack.frames[0].function == func.__name__
@@ -248,7 +248,7 @@ async def test_to_be_asked_over_and_over_does_nothing_to_a_worker_that_runs_pyth
 
         def ask_often() -> None:
             for _ in range(10_000):  # by faulthandler's handler alone it would die within some thousand
-                assert service.tasks.stack_of(task_id) is not None
+                assert service.tasks.looks.stack_of(task_id) is not None
 
         await asyncio.to_thread(ask_often)
         info = service.tasks.find(task_id)
@@ -276,7 +276,7 @@ def block_all_signals() -> None:
 async def test_a_worker_that_has_forked_answers_for_itself() -> None:
     async with process_service() as service:
         task_id, _ = await service.start(fork_and_wait)
-        stack = await asyncio.to_thread(service.tasks.stack_of, task_id)
+        stack = await asyncio.to_thread(service.tasks.looks.stack_of, task_id)
         assert stack is not None
         assert stack.frames[0].function == "fork_and_wait"
 
@@ -285,7 +285,7 @@ async def test_a_worker_that_does_not_answer_is_a_504() -> None:
     async with process_service() as service:
         task_id, _ = await service.start(block_all_signals)
         with pytest.raises(StackUnavailableError, match="does not answer"):
-            await asyncio.to_thread(service.tasks.stack_of, task_id)
+            await asyncio.to_thread(service.tasks.looks.stack_of, task_id)
         status, document = await ask(service.tasks, task_id)
     assert status == 504
     assert document["detail"] == "its worker process does not answer; ask again"
@@ -299,7 +299,7 @@ async def test_what_does_not_run_has_no_stack() -> None:
         pending = await tasks.submit_task(asyncio.sleep, 60)
         answers = [await ask(tasks, task_id) for task_id in (ended, pending, "unknown")]
         with pytest.raises(TaskNotFoundError):
-            tasks.stack_of("unknown")
+            tasks.looks.stack_of("unknown")
     assert [status for status, _ in answers] == [409, 409, 404]
     assert [document["detail"] for _, document in answers][:2] == [
         "no code of this task runs now: it has ended",

@@ -62,7 +62,7 @@ async def test_who_holds_the_loop_is_named_meanwhile_and_remembered_after() -> N
         assert (culprit["task_id"], culprit["task_name"], culprit["category"]) == (task_id, "report", "io")
         assert "hold_the_loop" in {frame["function"].rpartition(".")[2] for frame in culprit["frames"]}
 
-        await until(service.tasks.ended_blocks)
+        await until(service.tasks.looks.ended_blocks)
         after = await asked(plane)
         assert (after["state"], after["culprit"]) == ("running", None)
         (block,) = after["recent"]

@@ -45,7 +45,7 @@ async def test_with_one_argument_it_answers_from_the_managers_own_parts(
     async with open_task_manager(Settings()) as tasks, hosted(create_app(tasks)) as url:
         task_id = await tasks.submit_task(failing, name="mail.send")
         info = await tasks.wait_for_task(task_id)
-        tasks.task_lines.add(task_id, "info", "said", {})
+        tasks.looks.task_lines.add(task_id, "info", "said", {})
 
         assert (await get(session, f"{url}/api/tasks/{task_id}"))["error"] == "no such host"
         assert (await get(session, f"{url}/api/traces"))["items"][0]["trace_id"] == info.trace_id

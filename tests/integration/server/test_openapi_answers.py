@@ -93,7 +93,7 @@ async def test_every_route_answers_as_the_document_says(session: aiohttp.ClientS
         for task_id in ended:
             await manager.wait_for_task(task_id)
         failed, completed = ended
-        manager.task_lines.add(failed, "info", "said", {"more": [1]})
+        manager.looks.task_lines.add(failed, "info", "said", {"more": [1]})
         ready = asyncio.Event()
         released = asyncio.Event()
         running = await manager.submit_task(waiting, ready, released)

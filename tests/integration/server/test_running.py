@@ -110,8 +110,8 @@ async def test_t7_the_name_of_what_is_awaited_shows_no_secret(session: aiohttp.C
 
     async with managing() as (manager, _), serving(manager) as plane:
         task_id = await manager.submit_task(wait_for_a_helper)
-        (attempt,) = manager.attempts()
-        await until(lambda: manager.awaiting(attempt))
+        (attempt,) = manager.looks.attempts()
+        await until(lambda: manager.looks.awaiting(attempt))
         found = by_id(await get_json(session, f"{plane.url}/api/running"))
         assert found[task_id]["awaiting"].startswith("asyncio task poll token=[redacted]")
 

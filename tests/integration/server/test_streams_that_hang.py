@@ -112,7 +112,7 @@ async def test_a_client_that_stalls_keeps_nothing_from_the_others() -> None:
             finally:
                 done.set()
                 await working
-            await follower.reaches(running.tasks.event_ring.last)
+            await follower.reaches(running.tasks.looks.event_ring.last)
             assert not follower.of("reset")
             assert follower.counts["completed"] == running.tasks.status()["tasks"]["total"]
 
@@ -120,13 +120,13 @@ async def test_a_client_that_stalls_keeps_nothing_from_the_others() -> None:
 async def test_a_client_that_reads_again_in_time_is_not_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stream, "STALLED_TICKS", 1_000_000)
     async with service() as running, AsyncExitStack() as stack:
-        running.tasks.event_ring.capacity = 256
+        running.tasks.looks.event_ring.capacity = 256
         slow = stack.enter_context(connect(running))
         slow.settimeout(30)
         text = await asyncio.to_thread(_read_until, slow, b"event: snapshot")
         for _ in range(400):  # more than the connection and the ring hold
             await running.tasks.run(nothing)
-        ring = running.tasks.event_ring
+        ring = running.tasks.looks.event_ring
         text += await asyncio.to_thread(_read_until, slow, f"id: {ring.instance}-{ring.last}\n".encode())
         follower = Follower()
         for block in _body(text).split(b"\n\n")[:-1]:

@@ -52,7 +52,9 @@ async def test_f17_an_unread_pipe_loses_lines_that_are_counted_and_never_holds_t
     gaps.sort()
     assert gaps[len(gaps) // 2] < 0.02
     assert gaps[-1] < 1.0, "on a busy machine; a direct write would wait for ever"
-    assert len(service.tasks.task_lines.of(task_id).items) == 200, "what the pipe lost is there all the same"
+    assert len(service.tasks.looks.task_lines.of(task_id).items) == 200, (
+        "what the pipe lost is there all the same"
+    )
     before = time.monotonic()
     await service.stop(grace_seconds=0)
     assert time.monotonic() - before < 5.0

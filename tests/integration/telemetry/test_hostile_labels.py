@@ -60,7 +60,7 @@ async def test_f16_a_label_that_is_not_of_its_set_is_refused_at_submit(hostile: 
 
 async def test_f16_hostile_paths_and_methods_share_their_series() -> None:
     async with managing() as (tasks, _):
-        seen = tasks.metrics.on_request
+        seen = tasks.looks.metrics.on_request
         async with (
             serving(tasks, on_request=seen) as plane,
             aiohttp.ClientSession(plane.url) as session,

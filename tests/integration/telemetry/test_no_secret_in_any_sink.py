@@ -42,7 +42,7 @@ class Sinks:
         self.exported = InMemorySpanExporter()
         self._session = session
         service.events.subscribe("*", self._keep)
-        service.tasks.event_ring.listen(self)  # as a stream would that was open from the start
+        service.tasks.looks.event_ring.listen(self)  # as a stream would that was open from the start
         service.tracing.provider.add_span_processor(SimpleSpanProcessor(self.exported))  # type: ignore[attr-defined]  # the SDK's
 
     async def _keep(self, event: Event) -> None:
@@ -65,7 +65,7 @@ class Sinks:
 
     async def _streamed(self) -> str:
         assert self.service.ops is not None
-        ring = self.tasks.event_ring
+        ring = self.tasks.looks.event_ring
         async with following(self.service.ops.url, last_event_id=f"{ring.instance}-0") as follower:
             await follower.reaches(ring.last)
         async with following(self.service.ops.url) as newcomer:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import io
 import threading
 from contextlib import AbstractAsyncContextManager
+from typing import Any
 
 import pytest
 import structlog
 from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord, SeverityNumber
 
-from qorzen_obs import current_task
 from qorzen_obs.app import Service
 from qorzen_obs.errors import SettingsError
 from qorzen_obs.settings import Settings
@@ -31,9 +31,7 @@ def exporting(lines: io.StringIO | None = None) -> AbstractAsyncContextManager[S
     )
 
 
-async def speak() -> None:
-    task = current_task()
-    logger = task.manager._logger
+async def speak(logger: Any) -> None:
     logger.warning("the gate is open", password="not for the collector", answer=42, big=2**70)
 
 
@@ -43,7 +41,9 @@ async def test_lines_of_a_task_reach_the_collector_redacted_and_in_their_trace(
     with OtlpReceiver() as receiver:
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.endpoint)
         async with exporting() as service:
-            info = await service.tasks.wait_for_task(await service.tasks.submit_task(speak))
+            info = await service.tasks.wait_for_task(
+                await service.tasks.submit_task(speak, service.loggers.get_logger("task_manager"))
+            )
         said = {record.body.string_value: record for record in receiver.log_records}
         lost = metric(service.registry, f"{names.EVENTS_DROPPED.name}_total", kind="log_record")
     line, finished = said["the gate is open"], said[names.LOG_FINISHED]
@@ -89,7 +89,7 @@ async def test_lines_with_what_otlp_cannot_hold_arrive_beside_the_good_ones(
     with OtlpReceiver() as receiver:
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.endpoint)
         async with exporting() as service:
-            logger = service.tasks._logger
+            logger = service.loggers.get_logger("task_manager")
             logger.warning("good")
             logger.warning("caf\udce9", detail="\ud800")
             for number, (trace_id, span_id) in enumerate(ids):
@@ -107,7 +107,7 @@ async def test_what_is_said_about_sending_a_line_is_not_sent(monkeypatch: pytest
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.endpoint)
         lines = io.StringIO()
         async with exporting(lines) as service:
-            logger = service.tasks._logger
+            logger = service.loggers.get_logger("task_manager")
             for name in ("qorzen-export-otlp", "another"):
                 thread = threading.Thread(target=logger.warning, args=(f"said by {name}",), name=name)
                 thread.start()

@@ -1,0 +1,151 @@
+"""From a call to a checked record, or a refusal. Nothing is accepted here: core/lifecycle.py does that."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Mapping
+from contextvars import copy_context
+from math import inf
+from typing import Any, Final
+
+import msgspec
+
+from qorzen_obs.core.collaborators import choose_engine
+from qorzen_obs.core.runtime import ManagerState, Runtime
+from qorzen_obs.core.waiting import Waiting
+from qorzen_obs.counts import CELL_OF
+from qorzen_obs.errors import InvalidTaskError, TaskManagerClosedError, TaskQueueFullError
+from qorzen_obs.record import NO_KWARGS, TaskRecord
+from qorzen_obs.registry import (
+    MAX_NAME_LENGTH,
+    check_name,
+    check_timeout,
+    parse_category,
+    parse_priority,
+    traits_of,
+)
+from qorzen_obs.scheduling.scheduler import Scheduler
+from qorzen_obs.tasks import EngineKind, TaskCategory, TaskPriority
+from qorzen_obs.telemetry.metrics import TaskMetrics
+
+MAX_METADATA_BYTES: Final = 16_384
+
+# As in tasks.py: what is needed for each task, by names that Python finds at once.
+_READY: Final = ManagerState.READY
+_CORE: Final = TaskCategory.CORE
+_NORMAL: Final = TaskPriority.NORMAL
+_LOOP: Final = EngineKind.LOOP
+
+
+class Admission:
+    """Checks what is submitted to one manager, and whether there is room for it; for the work loop."""
+
+    def __init__(
+        self, runtime: Runtime, scheduler: Scheduler[TaskRecord], waiting: Waiting, metrics: TaskMetrics
+    ) -> None:
+        self._runtime = runtime
+        self._scheduler = scheduler
+        self._waiting = waiting
+        self._metrics = metrics
+        self._random = random.Random()
+
+    def check(
+        self,
+        func: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        *,
+        name: str | None,
+        category: TaskCategory | str | None,
+        plugin_id: str | None,
+        priority: TaskPriority | str | int | None,
+        metadata: Mapping[str, Any] | None,
+        timeout: float | None,
+        cancellable: bool,
+    ) -> TaskRecord:
+        """Return the record of a call, which is not accepted yet.
+
+        Raises:
+            InvalidTaskError: an argument is unusable.
+        """
+        traits = traits_of(func)
+        definition = traits.definition
+        if category is None:
+            category = definition.category or _CORE
+        elif type(category) is not TaskCategory:
+            category = parse_category(category)
+        if priority is None:
+            priority = _NORMAL if definition.priority is None else definition.priority
+        elif type(priority) is not TaskPriority:
+            priority = parse_priority(priority)
+        if timeout is not None:
+            timeout = check_timeout(timeout)
+        timeout = timeout or definition.timeout or self._runtime.settings.default_timeout
+        name = traits.name[:MAX_NAME_LENGTH] if name is None else check_name("name", name)
+        if plugin_id is not None:
+            check_name("plugin_id", plugin_id)
+        return TaskRecord(
+            task_id=f"{self._random.getrandbits(128):032x}",
+            name=name,
+            func=func,
+            args=args,
+            kwargs=kwargs or NO_KWARGS,
+            category=category,
+            priority=priority,
+            cell=CELL_OF[category, priority],
+            plugin_id=plugin_id,
+            metadata=None if metadata is None else _as_json("metadata", metadata),
+            timeout=None if timeout == inf else timeout,
+            cancellable=cancellable,
+            definition=definition,
+            limit=None,
+            wants_progress=traits.wants_progress,
+            engine=_LOOP if traits.on_loop else choose_engine(self._runtime.engines, category, traits),
+            context=copy_context(),
+        )
+
+    def has_room(self) -> bool:
+        """Return whether a task may be accepted at once; `wait_for_room` says why not."""
+        runtime = self._runtime
+        return (
+            runtime.state is _READY
+            and asyncio.get_running_loop() is runtime.loop
+            and self._scheduler.waiting < runtime.settings.max_pending
+        )
+
+    async def wait_for_room(self, cell: int) -> None:
+        """Return once there is room for one more pending task.
+
+        Raises:
+            TaskQueueFullError: there is none, and `tasks.when_full` says to refuse.
+            TaskManagerClosedError: the manager takes no work.
+            InvalidTaskError: this is not the manager's loop.
+        """
+        runtime = self._runtime
+        while not self.has_room():
+            if runtime.state is not _READY:
+                self._metrics.on_rejected(cell, "closed")
+                raise TaskManagerClosedError(runtime.state.value)
+            if asyncio.get_running_loop() is not runtime.loop:
+                problem = "is not the manager's; use manager.from_thread in other threads"
+                raise InvalidTaskError("event loop", problem)
+            if runtime.settings.when_full == "refuse":
+                self._metrics.on_rejected(cell, "queue_full")
+                raise TaskQueueFullError(runtime.settings.max_pending)
+            await self._waiting.for_room()
+
+
+def _as_json(argument: str, value: object) -> dict[str, Any]:
+    """Return a copy of `value` as JSON shows it."""
+    if not isinstance(value, Mapping):
+        raise InvalidTaskError(argument, f"{type(value).__name__} must be a mapping that JSON can show")
+    try:
+        encoded = msgspec.json.encode(dict(value))
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise InvalidTaskError(argument, f"cannot be shown as JSON: {error}") from error
+    if len(encoded) > MAX_METADATA_BYTES:
+        problem = f"takes {len(encoded)} bytes as JSON; {MAX_METADATA_BYTES} are allowed"
+        raise InvalidTaskError(argument, problem)
+    copy: dict[str, Any] = msgspec.json.decode(encoded)
+    return copy

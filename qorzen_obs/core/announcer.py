@@ -1,0 +1,159 @@
+"""Who is notified of what: observers of events, of ends, the event bus, the streams, and the log of the manager itself.
+
+Observation never breaks the observed: an observer that raises is dismissed, counted and logged once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Callable, Iterable
+
+from qorzen_obs.core.collaborators import Collaborators
+from qorzen_obs.core.ends import Ends
+from qorzen_obs.core.event_feed import EventFeed
+from qorzen_obs.core.event_ring import EventRing
+from qorzen_obs.core.health_checks import CheckResult
+from qorzen_obs.core.runtime import Runtime
+from qorzen_obs.counts import TaskCounts
+from qorzen_obs.record import TaskEvent, TaskRecord
+from qorzen_obs.tasks import EventKind, TaskStatus
+from qorzen_obs.telemetry import names
+from qorzen_obs.telemetry.metrics import TaskMetrics
+from qorzen_obs.telemetry.redaction import Redactor
+
+OnEvent = Callable[[TaskEvent], None]
+
+
+class Announcer:
+    """The observers of one manager. Its methods belong to the work loop, but for those that say otherwise."""
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        collaborators: Collaborators,
+        counts: TaskCounts,
+        metrics: TaskMetrics,
+        redactor: Redactor,
+    ) -> None:
+        self._runtime = runtime
+        self._collaborators = collaborators
+        self._logger = collaborators.logger
+        self._counts = counts
+        self._metrics = metrics
+        self._redactor = redactor
+        self._sequence = itertools.count(1)
+        self.observers: dict[EventKind, tuple[tuple[str, OnEvent], ...]] = dict.fromkeys(EventKind, ())
+        self.look_at_once: tuple[
+            OnEvent, ...
+        ] = ()  #: of the observers: those that may look at more than the event
+        self.has_dismissed = False  #: an observer has raised
+        self.ends = Ends(self._dismiss, runtime)
+        self.ring = EventRing(counts, on_wanted=self._ring_wanted)
+        self.feed = EventFeed(
+            collaborators.publish, self._logger, metrics.dropped, before_publishing=self.ends.tell
+        )
+
+    def start(self) -> None:
+        """Begin to notify the event bus and the streams, as far as anybody wants events."""
+        self._collaborators.when_subscribed(self._bus_wanted)
+        self._observe_for_ring()
+        self.feed.start()
+
+    # ------------------------------------------------------------------ events
+
+    def announce(self, kind: EventKind, record: TaskRecord, before: TaskStatus | None, wall: float) -> None:
+        """Notify the observers of one event."""
+        event = TaskEvent(
+            sequence=next(self._sequence),
+            kind=kind,
+            at=wall,
+            record=record,
+            state=record.state,
+            progress=record.progress,
+            previous=before,
+        )
+        for observer in self.observers[kind]:
+            try:
+                observer[1](event)
+            except Exception as error:  # noqa: BLE001 - observation must not break the observed
+                self.stop_observing(observer[1])
+                self._dismiss(observer[0], error)
+
+    def observe(
+        self, name: str, on_event: OnEvent, kinds: Iterable[EventKind], *, first: bool = False
+    ) -> None:
+        """Call `on_event` with each event of these kinds; by then the spans, metrics and log know of earlier ends."""
+        self._observe(name, on_event, kinds, first=first)
+        self.look_at_once += (on_event,)
+
+    def _observe(
+        self, name: str, on_event: OnEvent, kinds: Iterable[EventKind] = EventKind, *, first: bool = False
+    ) -> None:
+        """As `observe`, for an observer that keeps the event and looks at nothing else before a later turn."""
+        one = ((name, on_event),)
+        for kind in kinds:
+            others = self.observers[kind]
+            self.observers[kind] = one + others if first else others + one
+
+    def stop_observing(self, on_event: OnEvent) -> None:
+        """Take back an `observe`; without one, nothing changes."""
+        for kind, observers in self.observers.items():
+            self.observers[kind] = tuple(one for one in observers if one[1] != on_event)
+        self.look_at_once = tuple(one for one in self.look_at_once if one != on_event)
+
+    def _bus_wanted(self, wanted: bool) -> None:
+        self.stop_observing(self.feed.on_event)
+        if wanted:
+            self._observe("event_bus", self.feed.on_event)
+
+    def _ring_wanted(self) -> None:
+        """Somebody began or stopped to listen to the event ring; from any thread."""
+        loop = self._runtime.loop
+        if loop is not None:  # else `start` looks
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nothing happens any more
+                loop.call_soon_threadsafe(self._observe_for_ring)
+
+    def _observe_for_ring(self) -> None:
+        ring = self.ring
+        if ring.wanted and not ring.keeps:
+            self._observe("stream", ring.on_event, first=True)
+            ring.begin(next(self._sequence) if self._counts.version else 0)
+        elif ring.keeps and not ring.wanted:
+            self.stop_observing(ring.on_event)
+            ring.end()
+
+    # ------------------------------------------------------------------ failures, and the manager's own lines
+
+    def _dismiss(self, observer: str, error: Exception) -> None:
+        self.has_dismissed = True
+        self.failed(observer, error)
+
+    def failed(self, component: str, error: Exception) -> None:
+        """Count a failure of the observation itself; the first of each component is logged. From any thread."""
+        self._metrics.telemetry_errors[component] += 1
+        if self._metrics.telemetry_errors[component] == 1:
+            shown = self._redactor.text(repr(error))
+            self.say(self._logger.error, names.LOG_OBSERVER_FAILED, component=component, error=shown)
+
+    def say(self, write: Callable[..., object], event: str, **fields: object) -> None:
+        """Write a line of the manager's own; a logger that fails is counted, and stops nothing."""
+        try:
+            write(event, **fields)
+        except Exception:  # noqa: BLE001 - observation must not break the observed
+            self._metrics.telemetry_errors["log"] += 1
+
+    def health_check_changed(self, check: str, result: CheckResult) -> None:
+        """Log that a health check of the program began to fail, or passes again; from any thread."""
+        self.say(
+            self._logger.info if result.passed else self._logger.warning,
+            names.LOG_HEALTH_CHECK,
+            check=check,
+            passed=result.passed,
+            output=result.output,
+            seconds=round(result.seconds, 6),
+        )
+
+    def count_dropped_reports(self, reports: int) -> None:
+        """Count what worker processes could not report."""
+        self._metrics.dropped["worker_report"] += reports

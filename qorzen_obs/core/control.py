@@ -1,0 +1,187 @@
+"""What callers ask for after a task was accepted: wait, cancel, pause, resume, run again, submit once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from math import inf
+from typing import Any, Final
+
+from qorzen_obs.core.admission import Admission
+from qorzen_obs.core.announcer import Announcer
+from qorzen_obs.core.idempotency import IdempotencyKeys, Submission
+from qorzen_obs.core.lifecycle import Lifecycle
+from qorzen_obs.core.runtime import ManagerState, Runtime
+from qorzen_obs.core.task_table import TaskTable
+from qorzen_obs.errors import (
+    TaskCancelled,
+    TaskFailedError,
+    TaskNotCancellableError,
+    TaskNotFoundError,
+    TaskNotRerunnableError,
+    TaskTimeoutError,
+)
+from qorzen_obs.record import Rerun, TaskRecord
+from qorzen_obs.registry import check_timeout, parse_category
+from qorzen_obs.scheduling.scheduler import Scheduler
+from qorzen_obs.tasks import TIMEOUT, TaskCategory, TaskInfo, TaskStatus
+from qorzen_obs.telemetry import names
+
+_MAX_CANCEL_REASON: Final = 4_000
+
+
+class Control:
+    """The commands of one manager; for its work loop. TaskManager documents each for callers."""
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        table: TaskTable,
+        scheduler: Scheduler[TaskRecord],
+        admission: Admission,
+        lifecycle: Lifecycle,
+        announcer: Announcer,
+        *,
+        keys: IdempotencyKeys,
+        logger: Any,
+    ) -> None:
+        self._runtime = runtime
+        self._table = table
+        self._scheduler = scheduler
+        self._admission = admission
+        self._lifecycle = lifecycle
+        self._announcer = announcer
+        self._keys = keys
+        self._logger = logger
+
+    # ------------------------------------------------------------------ wait
+
+    async def wait(self, task_id: str, timeout: float | None) -> TaskInfo:
+        """Return the final snapshot of a task, once it has ended."""
+        timeout = check_timeout(timeout)
+        record = self._table.live.get(task_id)
+        if record is not None:
+            await self._lifecycle.waiting.for_end(record, timeout)
+            return record.info()
+        self._announcer.ends.tell()  # it may have ended in this turn of the loop
+        info = self._table.history.info(task_id)
+        if info is None:
+            raise TaskNotFoundError(task_id)
+        return info
+
+    async def value_of(self, record: TaskRecord) -> Any:
+        """Return what the task of an accepted record returns, or raise what it raised."""
+        try:
+            await self._lifecycle.waiting.for_end(record, None)
+        except asyncio.CancelledError:
+            if record.cancellable and record.task_id in self._table.live:
+                self._lifecycle.cancel(record, "the caller of run() was cancelled")
+            raise
+        return _value_of(record)
+
+    # ------------------------------------------------------------------ cancel
+
+    def cancel(self, task_id: str, reason: str) -> bool:
+        """Cancel a task or ask it to stop; return False when it had ended."""
+        record = self._table.live.get(task_id)
+        if record is None:
+            if self._table.history.info(task_id) is None:
+                raise TaskNotFoundError(task_id)
+            return False
+        if not record.cancellable:
+            raise TaskNotCancellableError(task_id, record.name)
+        self._lifecycle.cancel(record, self._lifecycle.redactor.head(reason, _MAX_CANCEL_REASON))
+        return True
+
+    # ------------------------------------------------------------------ pause and resume
+
+    def pause(self, category: TaskCategory | str) -> None:
+        """Start no task of the category until `resume`."""
+        category = parse_category(category)
+        if category in self._scheduler.paused:
+            return
+        self._scheduler.paused |= {category}
+        self._announcer.say(self._logger.info, names.LOG_PAUSED, category=category.value)
+        if self._runtime.state is ManagerState.DRAINING:
+            self.cancel_paused()
+
+    def resume(self, category: TaskCategory | str) -> None:
+        """Let tasks of a paused category start again."""
+        category = parse_category(category)
+        if category not in self._scheduler.paused:
+            return
+        self._scheduler.paused -= {category}
+        self._announcer.say(self._logger.info, names.LOG_RESUMED, category=category.value)
+        if self._runtime.loop is not None:
+            self._lifecycle.dispatch()
+
+    def cancel_paused(self) -> None:
+        """Cancel the pending tasks of paused categories: the manager drains, and they would never start."""
+        for record in list(self._table.live.values()):
+            if record.attempt is None and record.category in self._scheduler.paused:
+                self._lifecycle.cancel(record, "shutdown")
+
+    # ------------------------------------------------------------------ submit once, and again
+
+    async def submit_once(
+        self, submit: Callable[[], Awaitable[str]], *, name: str, key: str, digest: bytes
+    ) -> Submission:
+        """Await `submit()`, unless the key was used before."""
+        return await self._keys.submit(name, key, digest, submit, is_kept=self._is_kept)
+
+    def _is_kept(self, task_id: str) -> bool:
+        return self._table.whole(task_id) is not None
+
+    async def rerun(self, task_id: str) -> str:
+        """Submit again what an ended task was submitted with; return the new task's id."""
+        record = self._table.whole(task_id)
+        if record is None and self._table.history.info(task_id) is None:
+            raise TaskNotFoundError(task_id)
+        problem = self._why_not_again(record)
+        if problem is not None:
+            raise TaskNotRerunnableError(task_id, problem)
+        assert record is not None
+        assert record.func is not None
+        again = self._admission.check(
+            record.func,
+            record.args,
+            record.kwargs,
+            name=record.name,
+            category=record.category,
+            plugin_id=record.plugin_id,
+            priority=record.priority,
+            metadata=record.metadata,
+            timeout=inf if record.timeout is None else record.timeout,
+            cancellable=record.cancellable,
+        )
+        again.rerun = Rerun(task_id, record.state.span)
+        await self._admission.wait_for_room(again.cell)
+        self._lifecycle.accept(again)
+        return again.task_id
+
+    def _why_not_again(self, record: TaskRecord | None) -> str | None:
+        if record is None:
+            return "only its outline is kept; submit it anew, and see tasks.keep_completed_tasks"
+        status = record.state.status
+        if not status.final:
+            return f"it is {status.value}; wait for its end, or cancel it first"
+        if status is TaskStatus.COMPLETED:
+            return "it completed; submit it anew"
+        if any(attempt.record is record for attempt in self._table.abandoned):
+            return "its code would not stop and still runs; wait for its end"
+        if record.func is None:
+            return "its arguments were not kept, see tasks.keep_arguments; submit it anew"
+        return None
+
+
+def _value_of(record: TaskRecord) -> Any:
+    state = record.state
+    if state.status is TaskStatus.COMPLETED:
+        return state.result
+    if state.status is TaskStatus.CANCELLED:
+        raise TaskCancelled(record.task_id, state.cancel_reason)
+    if isinstance(state.exception, Exception) and not isinstance(state.exception, StopIteration):
+        raise state.exception
+    # What is meant to end a process, a coroutine or a generator was the task's, and must not end the caller.
+    kind = TaskTimeoutError if state.error_type == TIMEOUT else TaskFailedError
+    raise kind(record.task_id, state.error_type or "unknown", state.error or "") from state.exception

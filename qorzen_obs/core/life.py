@@ -1,0 +1,181 @@
+"""How a manager starts and how it stops: the order in which its parts begin, drain and end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any, Final
+
+from prometheus_client import CollectorRegistry
+
+from qorzen_obs.clock import Clock
+from qorzen_obs.core.announcer import Announcer
+from qorzen_obs.core.collaborators import Collaborators
+from qorzen_obs.core.control import Control
+from qorzen_obs.core.lifecycle import Lifecycle
+from qorzen_obs.core.live_settings import LiveSettings
+from qorzen_obs.core.remote import RemoteTelemetry
+from qorzen_obs.core.runtime import ManagerState, Runtime
+from qorzen_obs.core.task_table import TaskTable
+from qorzen_obs.engines.base import Engine
+from qorzen_obs.errors import ManagerInitializationError, ManagerShutdownError, SettingsError
+from qorzen_obs.scheduling.limits import Limits
+from qorzen_obs.tasks import EngineKind
+from qorzen_obs.telemetry import names
+from qorzen_obs.telemetry.collector import TaskMetricsCollector
+from qorzen_obs.telemetry.loop_monitor import LoopMonitor
+
+_FEED_SECONDS: Final = 2.0
+
+
+class Life:
+    """The start and the stop of one manager, once each; for its work loop."""
+
+    def __init__(
+        self,
+        name: str,
+        runtime: Runtime,
+        table: TaskTable,
+        limits: Limits,
+        *,
+        clock: Clock,
+        collaborators: Collaborators,
+        collector: TaskMetricsCollector,
+        registry: CollectorRegistry,
+        settings: LiveSettings,
+        lifecycle: Lifecycle,
+        control: Control,
+        announcer: Announcer,
+        loop_monitor: LoopMonitor,
+        remote: RemoteTelemetry,
+    ) -> None:
+        self._name = name
+        self._runtime = runtime
+        self._table = table
+        self._limits = limits
+        self._clock = clock
+        self._collaborators = collaborators
+        self._collector = collector
+        self._registry = registry
+        self._settings = settings
+        self._lifecycle = lifecycle
+        self._control = control
+        self._announcer = announcer
+        self._loop_monitor = loop_monitor
+        self._remote = remote
+        self._hurry = asyncio.Event()
+        self._stopping: asyncio.Task[None] | None = None
+
+    # ------------------------------------------------------------------ start
+
+    async def start(self) -> None:
+        """Connect to the collaborators and take work. TaskManager.initialize says what it raises."""
+        runtime = self._runtime
+        if runtime.state is not ManagerState.NEW:
+            problem = f"is {runtime.state.value} already; a task manager is initialized once: make a new one"
+            raise ManagerInitializationError(self._name, problem)
+        runtime.state = ManagerState.STARTING
+        try:
+            await self._connect(runtime.begin())
+        except BaseException as error:
+            runtime.state = ManagerState.NEW
+            known = (ManagerInitializationError, SettingsError)
+            if isinstance(error, known) or not isinstance(error, Exception):
+                raise
+            problem = f"a collaborator failed with {type(error).__name__}: {error}"
+            raise ManagerInitializationError(self._name, problem) from error
+        runtime.state = ManagerState.READY
+        self._log_state()
+
+    async def _connect(self, loop: asyncio.AbstractEventLoop) -> None:
+        await self._settings.read()
+        self._take_engines(self._collaborators.find_engines(loop, self._remote))
+        try:
+            self._registry.register(self._collector)
+        except ValueError as error:
+            problem = "its registry has the metrics of another task manager; give each a CollectorRegistry"
+            raise ManagerInitializationError(self._name, problem) from error
+        try:
+            await self._collaborators.listen_to_settings(self._settings.on_change)
+        except BaseException:
+            self._registry.unregister(self._collector)
+            raise
+        self._announcer.start()
+        self._loop_monitor.start()
+
+    def _take_engines(self, engines: Mapping[EngineKind, Engine]) -> None:
+        self._runtime.engines = engines
+        self._limits.engines = {
+            kind: engine.slots for kind, engine in engines.items() if engine.slots is not None
+        }
+
+    def _log_state(self, **fields: Any) -> None:
+        write = self._collaborators.logger.info
+        self._announcer.say(write, names.LOG_MANAGER_STATE, state=self._runtime.state.value, **fields)
+
+    # ------------------------------------------------------------------ stop
+
+    async def stop(self, grace_seconds: float | None) -> None:
+        """Refuse new work, drain, cancel the rest. TaskManager.shutdown says what it raises."""
+        runtime = self._runtime
+        if self._stopping is None:
+            if runtime.state is ManagerState.STARTING:
+                raise ManagerShutdownError(self._name, "is starting; await or cancel its initialize() first")
+            if runtime.state in (ManagerState.NEW, ManagerState.STOPPED):
+                runtime.state = ManagerState.STOPPED
+                return
+            grace = runtime.settings.shutdown_grace_seconds if grace_seconds is None else grace_seconds
+            runtime.state = ManagerState.DRAINING
+            self._log_state()
+            self._stopping = runtime.work_loop.create_task(self._drain(grace), name="qorzen-shutdown")
+        elif grace_seconds == 0:
+            self._hurry.set()
+        try:
+            await asyncio.shield(self._stopping)
+        except asyncio.CancelledError:
+            self._hurry.set()
+            await asyncio.wait([self._stopping])
+            raise
+
+    async def _drain(self, grace_seconds: float) -> None:
+        self._lifecycle.wake_submitters()
+        self._cancel_what_cannot_start(grace_seconds)
+        await self._wait_for_the_rest(grace_seconds)
+        self._cancel_all()
+        # Bounded: what ignores its cancellation is abandoned after the grace.
+        await self._table.nothing_lives.wait()
+        self._announcer.ends.tell()
+        self._loop_monitor.stop()
+        self._lifecycle.close()
+        await self._announcer.feed.stop(_FEED_SECONDS)
+        self._runtime.state = ManagerState.STOPPED
+        self._log_state(abandoned=len(self._table.abandoned))
+        try:
+            await self._collaborators.stop_listening(self._settings.on_change)
+        except Exception as error:
+            problem = f"config_manager failed with {type(error).__name__}: {error}"
+            raise ManagerShutdownError(self._name, problem) from error
+
+    def _cancel_what_cannot_start(self, grace_seconds: float) -> None:
+        """Cancel what is scheduled for after the grace, and what is paused."""
+        horizon = self._clock.monotonic() + grace_seconds
+        for record in list(self._table.live.values()):
+            if record.eligible_at > horizon:
+                self._lifecycle.cancel(record, "shutdown")
+        self._control.cancel_paused()
+
+    async def _wait_for_the_rest(self, grace_seconds: float) -> None:
+        """Wait until no task lives, for the grace or until somebody hurries."""
+        if grace_seconds <= 0:
+            return
+        events = (self._table.nothing_lives, self._hurry)
+        waiters = [self._runtime.work_loop.create_task(event.wait()) for event in events]
+        await asyncio.wait(waiters, timeout=grace_seconds, return_when=asyncio.FIRST_COMPLETED)
+        for waiter in waiters:
+            waiter.cancel()
+
+    def _cancel_all(self) -> None:
+        """Cancel every task: pending ones first, or the slots of the others would start them."""
+        live = self._table.live.values()
+        for record in sorted(live, key=lambda record: record.attempt is not None):
+            self._lifecycle.cancel(record, "shutdown")

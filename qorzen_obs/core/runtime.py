@@ -1,0 +1,66 @@
+"""What holds for a whole manager right now: its state, its work loop, its engines and its settings.
+
+The work loop writes; any thread reads. Each fact is one object that is replaced whole, so a reader never sees half a
+change.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Mapping
+from enum import Enum
+from typing import Any, Protocol
+
+from qorzen_obs.engines.base import Engine
+from qorzen_obs.settings import TaskSettings
+from qorzen_obs.tasks import EngineKind
+
+
+class ManagerState(Enum):
+    """The life of a task manager, in order."""
+
+    NEW = "new"  #: made, not initialized
+    STARTING = "starting"  #: initialize() runs
+    READY = "ready"  #: takes work
+    DRAINING = "draining"  #: refuses new work, lets accepted work end
+    STOPPED = "stopped"  #: nothing runs but what would not stop
+
+
+class Timers(Protocol):
+    """What an event loop does for code that runs on it."""
+
+    def call_later(
+        self, delay: float, callback: Callable[..., object], *args: Any
+    ) -> asyncio.TimerHandle: ...
+    def create_future(self) -> asyncio.Future[Any]: ...
+
+
+class Runtime:
+    """The present of one manager. Before `begin` it has no loop and no engines, and the default settings."""
+
+    def __init__(self) -> None:
+        self.state = ManagerState.NEW
+        self.loop: asyncio.AbstractEventLoop | None = None  #: the work loop
+        self.loop_thread: int | None = None  #: the id of its thread
+        self.engines: Mapping[EngineKind, Engine] = {}
+        self.settings = TaskSettings()
+
+    def begin(self) -> asyncio.AbstractEventLoop:
+        """Make the running loop the work loop, and return it."""
+        self.loop, self.loop_thread = asyncio.get_running_loop(), threading.get_ident()
+        return self.loop
+
+    @property
+    def work_loop(self) -> asyncio.AbstractEventLoop:
+        """The work loop, for code that runs only once there is one."""
+        assert self.loop is not None, "tasks exist only after initialize"
+        return self.loop
+
+    def call_later(self, delay: float, callback: Callable[..., object], *args: Any) -> asyncio.TimerHandle:
+        """As the work loop's."""
+        return self.work_loop.call_later(delay, callback, *args)
+
+    def create_future(self) -> asyncio.Future[Any]:
+        """As the work loop's."""
+        return self.work_loop.create_future()

@@ -1,0 +1,72 @@
+"""Which tasks exist: those that live, their running attempts, abandoned code that still runs, and the history.
+
+The work loop writes. Other threads read `list(table.live.values())` and the methods here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Iterable
+
+from qorzen_obs.history.base import History, OnEvicted
+from qorzen_obs.record import Attempt, TaskRecord
+from qorzen_obs.tasks import TaskInfo
+
+
+class TaskTable:
+    """The tasks of one manager, by id.
+
+    Args:
+        make_history: makes the history; it gets what to call with each record that leaves the history.
+        on_forgotten: each is called with the id of a task that the history no longer keeps whole.
+    """
+
+    def __init__(
+        self,
+        make_history: Callable[[OnEvicted], History],
+        on_forgotten: Iterable[Callable[[str], object]] = (),
+    ) -> None:
+        self.live: dict[str, TaskRecord] = {}
+        self.running: dict[str, Attempt] = {}
+        self.abandoned: dict[Attempt, bool] = {}  #: still running; True: the attempt keeps its slot
+        self.history = make_history(self._evicted)
+        self.plugins: Counter[str] = Counter()  #: tasks, live and kept, by plugin
+        self.nothing_lives = asyncio.Event()  #: set while `live` is empty
+        self.nothing_lives.set()
+        self._on_forgotten = tuple(on_forgotten)
+
+    def find(self, task_id: str) -> TaskInfo | None:
+        """Return a snapshot of a live or remembered task; from any thread."""
+        record = self.live.get(task_id)
+        return record.info() if record is not None else self.history.info(task_id)
+
+    def whole(self, task_id: str) -> TaskRecord | None:
+        """Return the record of a live task or of one that is kept whole; from any thread."""
+        return self.live.get(task_id) or self.history.record(task_id)
+
+    def records(self) -> list[TaskRecord]:
+        """Return the live and the kept records, newest first; from any thread."""
+        records = {record.sequence: record for record in list(self.live.values())}
+        records.update((record.sequence, record) for record in self.history.records())
+        return sorted(records.values(), key=lambda record: record.sequence, reverse=True)
+
+    def abandoned_attempt(self, task_id: str) -> Attempt | None:
+        """Return the last abandoned attempt of a task whose code still runs; from any thread."""
+        found = [attempt for attempt in list(self.abandoned) if attempt.task_id == task_id]
+        return found[-1] if found else None
+
+    def release_calls(self) -> None:
+        """Drop the callables and arguments of all kept tasks."""
+        for record in self.history.records():
+            record.release()
+
+    def _evicted(self, record: TaskRecord) -> None:
+        if record.func is not None:
+            record.release()
+        for forget in self._on_forgotten:
+            forget(record.task_id)
+        if record.plugin_id is not None:
+            self.plugins[record.plugin_id] -= 1
+            if not self.plugins[record.plugin_id]:
+                del self.plugins[record.plugin_id]

@@ -1,0 +1,163 @@
+"""Shows the task metrics to a scraper: what was counted, and what is true at that moment.
+
+`qorzen_tasks`, `…_submitted` and `…_finished` come from the cells that `status()` reads, all from one reading, so
+that they cannot disagree.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Protocol
+
+from prometheus_client import Metric
+from prometheus_client.core import InfoMetricFamily, StateSetMetricFamily
+from prometheus_client.registry import Collector
+
+from qorzen_obs.counts import CATEGORIES, CELL_OF, CELLS, TaskCounts
+from qorzen_obs.tasks import TaskCategory, TaskPriority
+from qorzen_obs.telemetry import names
+from qorzen_obs.telemetry.families import counter, gauge, histogram
+from qorzen_obs.telemetry.metrics import FINAL, TaskMetrics
+
+Ages = Mapping[tuple[TaskCategory, TaskPriority], float]
+
+
+class MetricsSource(Protocol):
+    """What is read at scrape, from any thread."""
+
+    @property
+    def counts(self) -> TaskCounts: ...
+    @property
+    def version(self) -> str: ...
+    def oldest_pending_ages(self) -> Ages: ...
+    def oldest_running_ages(self) -> Ages: ...
+    def abandoned_by_category(self) -> Mapping[TaskCategory, int]: ...
+    def slots(self) -> Mapping[str, Mapping[str, int]]: ...
+    def queue_limit(self) -> int: ...
+    @property
+    def paused(self) -> Collection[TaskCategory]: ...
+    def service_states(self) -> Mapping[str, bool]: ...
+    def loop_blocked_by_category(self) -> Mapping[str, float]: ...
+
+
+class TaskMetricsCollector(Collector):
+    """All metrics of one manager. Register it with one CollectorRegistry.
+
+    Args:
+        read_lost: gives, by kind of `qorzen_events_dropped`, what others count.
+    """
+
+    def __init__(
+        self,
+        metrics: TaskMetrics,
+        source: MetricsSource,
+        read_lost: Callable[[], Mapping[str, int]] = dict,
+    ) -> None:
+        self._metrics = metrics
+        self._source = source
+        self._read_lost = read_lost
+
+    def describe(self) -> Iterator[Metric]:
+        """Tell the registry the names, so that it refuses another manager's."""
+        return self.collect()
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield every family; from any thread."""
+        yield from self._collect_counts()
+        yield from self._collect_ends()
+        yield from self._collect_state()
+        yield from self._collect_observation()
+
+    def _collect_counts(self) -> Iterator[Metric]:
+        cells = self._source.counts.read().by_cell
+        tasks = gauge(names.TASKS)
+        submitted, finished = counter(names.TASKS_SUBMITTED), counter(names.TASKS_FINISHED)
+        accepted: Counter[tuple[str, str]] = Counter()
+        for (category, priority, status), n in cells.items():
+            labels = (category.value, priority.label)
+            tasks.add_metric((*labels, status.value), n)
+            accepted[labels] += n
+            if status.final:
+                exemplar = (
+                    self._metrics.finished_exemplars[status][CELL_OF[category, priority]].read()
+                    if n
+                    else None
+                )
+                finished.add_metric((*labels, status.value), n, exemplar=exemplar)
+        for labels, n in accepted.items():
+            submitted.add_metric(labels, n)
+        rejected = counter(names.TASKS_REJECTED)
+        for (cell, reason), n in list(self._metrics.rejected_by_cell.items()):
+            category, priority = CELLS[cell]
+            rejected.add_metric((category.value, priority.label, reason), n)
+        yield from (tasks, submitted, rejected, finished)
+
+    def _collect_ends(self) -> Iterator[Metric]:
+        duration, wait = histogram(names.RUN_DURATION), histogram(names.QUEUE_WAIT)
+        retries, phases = counter(names.TASK_RETRIES), counter(names.PHASE_SECONDS)
+        for index, (category, priority) in enumerate(CELLS):
+            labels = (category.value, priority.label)
+            wait.add(self._metrics.queue_wait[index])
+            retries.add_metric(labels, self._metrics.retries[index])
+            for phase, seconds in list(self._metrics.phase_seconds[index].items()):
+                phases.add_metric((*labels, phase), seconds)
+            for status in FINAL:
+                duration.add(self._metrics.run_duration[status][index])
+        errors = counter(names.TASK_ERRORS)
+        for error_labels, n in self._metrics.errors.read():
+            errors.add_metric(error_labels, n)
+        overflow = counter(names.LABEL_OVERFLOW)
+        overflow.add_metric(("error_type",), self._metrics.errors.overflowed)
+        latency = histogram(names.CANCEL_LATENCY)
+        for cell in self._metrics.cancel_latency.values():
+            latency.add(cell)
+        success = gauge(names.LAST_SUCCESS)
+        for category, at in list(self._metrics.last_success.items()):
+            success.add_metric((category.value,), at)
+        yield from (duration, wait, phases, retries, errors, overflow, latency, success)
+
+    def _collect_state(self) -> Iterator[Metric]:
+        source = self._source
+        for name, ages in (
+            (names.OLDEST_PENDING, source.oldest_pending_ages()),
+            (names.OLDEST_RUNNING, source.oldest_running_ages()),
+        ):
+            family = gauge(name)
+            for category, priority in CELLS:
+                family.add_metric((category.value, priority.label), ages.get((category, priority), 0.0))
+            yield family
+        abandoned, by_category = gauge(names.TASKS_ABANDONED), source.abandoned_by_category()
+        for category in CATEGORIES:
+            abandoned.add_metric((category.value,), by_category.get(category, 0))
+        slots, busy = gauge(names.ENGINE_SLOTS), gauge(names.ENGINE_SLOTS_BUSY)
+        for engine, facts in source.slots().items():
+            slots.add_metric((engine,), facts["limit"])
+            busy.add_metric((engine,), facts["busy"])
+        limit = gauge(names.QUEUE_LIMIT)
+        limit.add_metric((), source.queue_limit())
+        paused, categories = gauge(names.CATEGORY_PAUSED), source.paused
+        for category in CATEGORIES:
+            paused.add_metric((category.value,), category in categories)
+        state = StateSetMetricFamily(names.SERVICE_STATE.name, names.SERVICE_STATE.help)
+        state.add_metric((), dict(source.service_states()))
+        build = InfoMetricFamily(names.BUILD_INFO.name, names.BUILD_INFO.help)
+        build.add_metric((), {"version": source.version, "python": platform.python_version()})
+        yield from (abandoned, slots, busy, limit, paused, state, build)
+
+    def _collect_observation(self) -> Iterator[Metric]:
+        lag = histogram(names.LOOP_LAG)
+        lag.add(self._metrics.loop_lag)
+        blocked = counter(names.LOOP_BLOCKED)
+        for category, seconds in self._source.loop_blocked_by_category().items():
+            blocked.add_metric((category,), seconds)
+        dropped, errors = counter(names.EVENTS_DROPPED), counter(names.TELEMETRY_ERRORS)
+        for kind, n in {**self._metrics.dropped, **self._read_lost()}.items():
+            dropped.add_metric((kind,), n)
+        for component, n in list(self._metrics.telemetry_errors.items()):
+            errors.add_metric((component,), n)
+        http = histogram(names.HTTP_DURATION)
+        for cell in list(self._metrics.http.values()):
+            http.add(cell)
+        yield from (lag, blocked, dropped, errors, http)
