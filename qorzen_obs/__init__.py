@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from qorzen_obs.current import current_task, track
     from qorzen_obs.errors import RetryLater
     from qorzen_obs.health import health_check
-    from qorzen_obs.registry import TaskRegistry, task, with_options
+    from qorzen_obs.options import task, with_options
+    from qorzen_obs.registry import TaskRegistry
     from qorzen_obs.retry import Retry, exponential
     from qorzen_obs.server.app import create_app
     from qorzen_obs.settings import Settings
@@ -64,9 +65,9 @@ _HOMES: Final = {
     "exponential": "retry",
     "health_check": "health",
     "open_task_manager": "app",
-    "task": "registry",
+    "task": "options",
     "track": "current",
-    "with_options": "registry",
+    "with_options": "options",
 }
 
 

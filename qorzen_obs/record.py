@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 import msgspec
 from opentelemetry.trace import Span, SpanContext, format_span_id, format_trace_id
 
+from qorzen_obs.definition import TaskDefinition
+from qorzen_obs.definition_limit import DefinitionLimit
 from qorzen_obs.errors import TaskCancelled
 from qorzen_obs.ledger import NO_SECONDS, Ledger, Meter, Seconds
-from qorzen_obs.registry import DefinitionLimit, TaskDefinition
 from qorzen_obs.tasks import (
     GUARANTEES,
     PENDING,

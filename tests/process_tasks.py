@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from qorzen_obs.current import current_task, track
-from qorzen_obs.registry import task
+from qorzen_obs.options import task
 
 process = task(engine="process")
 

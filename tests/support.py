@@ -16,8 +16,8 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from prometheus_client import CollectorRegistry
 
 from qorzen_obs import testing
+from qorzen_obs.definition import NO_DEFINITION
 from qorzen_obs.record import Attempt, TaskRecord
-from qorzen_obs.registry import NO_DEFINITION
 from qorzen_obs.settings import EngineSettings, Settings, TaskSettings
 from qorzen_obs.tasks import EngineKind, TaskCategory, TaskPriority
 

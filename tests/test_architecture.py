@@ -23,7 +23,9 @@ LEVELS = [
     ["current"],
     ["ledger"],
     ["retry"],
-    ["registry", "health"],
+    ["arguments", "definition"],
+    ["callables", "definition_limit"],
+    ["options", "registry", "health"],
     ["record"],
     ["scheduling", "engines", "telemetry", "history"],
     ["core"],
@@ -101,7 +103,7 @@ def test_imports_point_downwards(module: str) -> None:
 @pytest.mark.parametrize(
     ("module", "source", "fault"),
     [
-        ("tasks", "from qorzen_obs.registry import task", "tasks must not know registry"),
+        ("tasks", "from qorzen_obs.options import task", "tasks must not know options"),
         ("tasks", "import qorzen_obs.core.task_manager", "tasks must not know core"),
         ("tasks", "from qorzen_obs import core", "tasks must not know core"),
         ("tasks", "from . import core", "tasks must not know core"),

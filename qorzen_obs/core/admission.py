@@ -11,20 +11,14 @@ from typing import Any, Final
 
 import msgspec
 
+from qorzen_obs.arguments import MAX_NAME_LENGTH, check_name, check_timeout, parse_category, parse_priority
+from qorzen_obs.callables import traits_of
 from qorzen_obs.core.collaborators import choose_engine
 from qorzen_obs.core.runtime import ManagerState, Runtime
 from qorzen_obs.core.waiting import Waiting
 from qorzen_obs.counts import CELL_OF
 from qorzen_obs.errors import InvalidTaskError, TaskManagerClosedError, TaskQueueFullError
 from qorzen_obs.record import NO_KWARGS, TaskRecord
-from qorzen_obs.registry import (
-    MAX_NAME_LENGTH,
-    check_name,
-    check_timeout,
-    parse_category,
-    parse_priority,
-    traits_of,
-)
 from qorzen_obs.scheduling.scheduler import Scheduler
 from qorzen_obs.tasks import EngineKind, TaskCategory, TaskPriority
 from qorzen_obs.telemetry.metrics import TaskMetrics

@@ -10,6 +10,7 @@ import contextlib
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, Protocol
 
+from qorzen_obs.callables import CallableTraits, traits_of
 from qorzen_obs.engines.base import Engine
 from qorzen_obs.engines.external import ExternalEngine
 from qorzen_obs.engines.loop import LoopEngine
@@ -17,7 +18,6 @@ from qorzen_obs.engines.main import MainEngine
 from qorzen_obs.engines.processes.engine import FarSide, ProcessEngine
 from qorzen_obs.errors import ManagerError, ManagerInitializationError
 from qorzen_obs.record import Attempt
-from qorzen_obs.registry import CallableTraits, traits_of
 from qorzen_obs.settings import EngineSettings
 from qorzen_obs.tasks import EngineKind, TaskCategory
 from qorzen_obs.telemetry.logs import accept_logger

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from math import inf
 from typing import Any, Final
 
+from qorzen_obs.arguments import check_timeout, parse_category
 from qorzen_obs.core.admission import Admission
 from qorzen_obs.core.announcer import Announcer
 from qorzen_obs.core.idempotency import IdempotencyKeys, Submission
@@ -22,7 +23,6 @@ from qorzen_obs.errors import (
     TaskTimeoutError,
 )
 from qorzen_obs.record import Rerun, TaskRecord
-from qorzen_obs.registry import check_timeout, parse_category
 from qorzen_obs.scheduling.scheduler import Scheduler
 from qorzen_obs.tasks import TIMEOUT, TaskCategory, TaskInfo, TaskStatus
 from qorzen_obs.telemetry import names

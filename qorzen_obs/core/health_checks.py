@@ -17,6 +17,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Final, Unpack
 
+from qorzen_obs.callables import traits_of
 from qorzen_obs.clock import Clock, SystemClock
 from qorzen_obs.errors import InvalidHealthCheckError
 from qorzen_obs.health import (
@@ -26,7 +27,6 @@ from qorzen_obs.health import (
     definition_of,
     with_check_options,
 )
-from qorzen_obs.registry import traits_of
 
 MAX_CHECKS: Final = 50
 """Each is a series of the metrics, and may be a thread."""

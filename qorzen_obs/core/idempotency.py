@@ -10,8 +10,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Final, NamedTuple
 
+from qorzen_obs.arguments import check_name
 from qorzen_obs.errors import IdempotencyConflictError, InvalidTaskError
-from qorzen_obs.registry import check_name
 
 MAX_KEY_LENGTH: Final = 128
 

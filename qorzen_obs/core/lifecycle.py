@@ -22,9 +22,10 @@ from qorzen_obs.core.runtime import ManagerState, Runtime
 from qorzen_obs.core.task_table import TaskTable
 from qorzen_obs.core.waiting import Waiting
 from qorzen_obs.counts import TaskCounts
+from qorzen_obs.definition import TaskDefinition
+from qorzen_obs.definition_limit import DefinitionLimit
 from qorzen_obs.ledger import Ledger, Meter
 from qorzen_obs.record import Ask, Attempt, Decision, End, TaskRecord, TaskState
-from qorzen_obs.registry import DefinitionLimit, TaskDefinition
 from qorzen_obs.retry import retry_wait_seconds
 from qorzen_obs.scheduling.scheduler import Scheduler
 from qorzen_obs.tasks import (
@@ -185,7 +186,9 @@ class Lifecycle:
         """Let the submitters that wait for room look again, as many as there is room for; all, when none will come."""
         runtime = self._runtime
         free = (
-            runtime.settings.max_pending - self._scheduler.waiting if runtime.state is _READY else float("inf")
+            runtime.settings.max_pending - self._scheduler.waiting
+            if runtime.state is _READY
+            else float("inf")
         )
         self.waiting.let_in(free)
 

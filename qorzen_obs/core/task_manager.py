@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from opentelemetry.trace import TracerProvider
 from prometheus_client import CollectorRegistry
 
+from qorzen_obs.callables import traits_of
 from qorzen_obs.clock import Clock, SystemClock
 from qorzen_obs.core.announcer import OnEvent
 from qorzen_obs.core.assembly import assemble
@@ -30,7 +31,6 @@ from qorzen_obs.core.idempotency import Submission
 from qorzen_obs.core.inspection import Inspection
 from qorzen_obs.core.runtime import ManagerState
 from qorzen_obs.errors import InvalidTaskError
-from qorzen_obs.registry import traits_of
 from qorzen_obs.scheduling.scheduler import Explanation
 from qorzen_obs.tasks import EventKind, TaskCategory, TaskInfo, TaskPriority, TaskProgress, TaskStatus
 from qorzen_obs.telemetry.parts import TelemetryParts

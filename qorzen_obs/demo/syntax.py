@@ -12,7 +12,7 @@ import warnings
 from dataclasses import dataclass
 
 from qorzen_obs.current import CURRENT
-from qorzen_obs.registry import task
+from qorzen_obs.options import task
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from typing import Any, Final, NamedTuple
 from qorzen_obs.current import current_task
 from qorzen_obs.demo.syntax import Measure, parse
 from qorzen_obs.errors import TaskFailedError, TaskManagerClosedError
-from qorzen_obs.registry import task
+from qorzen_obs.options import task
 from qorzen_obs.tasks import TaskCategory, TaskInfo, TaskPriority, TaskStatus
 
 FILES_PER_BATCH: Final = 50

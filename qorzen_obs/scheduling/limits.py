@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 
-from qorzen_obs.registry import DefinitionLimit
+from qorzen_obs.definition_limit import DefinitionLimit
 from qorzen_obs.tasks import EngineKind, TaskCategory
 
 

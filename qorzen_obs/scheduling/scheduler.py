@@ -14,7 +14,7 @@ from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 from typing import Final, Generic, Protocol, TypeVar
 
-from qorzen_obs.registry import DefinitionLimit
+from qorzen_obs.definition_limit import DefinitionLimit
 from qorzen_obs.scheduling.limits import Limits
 from qorzen_obs.scheduling.queue import RemovableHeap
 from qorzen_obs.tasks import EngineKind, TaskCategory, TaskPriority

@@ -12,7 +12,8 @@ from typing import Any, Final, Literal
 from aiohttp import web
 from msgspec import Struct
 
-from qorzen_obs.registry import TaskDefinition, TaskRegistry
+from qorzen_obs.definition import TaskDefinition
+from qorzen_obs.registry import TaskRegistry
 from qorzen_obs.server.arguments import Arguments, UnreadableHintsError
 from qorzen_obs.server.documents import PriorityName, json_response
 from qorzen_obs.server.routes import Access, Answer, Route

@@ -23,11 +23,11 @@ from msgspec import Struct
 from prometheus_client import Metric
 from prometheus_client.registry import Collector
 
+from qorzen_obs.arguments import parse_category
 from qorzen_obs.clock import rfc_3339
 from qorzen_obs.core.event_ring import EventOutline
 from qorzen_obs.counts import CountsView
 from qorzen_obs.record import TaskRecord
-from qorzen_obs.registry import parse_category
 from qorzen_obs.server.documents import Moment, Task, encode_json, now, task_line
 from qorzen_obs.server.problems import ProblemError, problem
 from qorzen_obs.server.query import check_parameters, read_choices, read_names

@@ -19,6 +19,7 @@ from msgspec import Meta, Struct
 from opentelemetry import context as otel_context
 from opentelemetry.context import Context
 
+from qorzen_obs.arguments import parse_priority
 from qorzen_obs.core.admission import MAX_METADATA_BYTES
 from qorzen_obs.core.idempotency import MAX_KEY_LENGTH
 from qorzen_obs.errors import (
@@ -29,7 +30,6 @@ from qorzen_obs.errors import (
     TaskNotRerunnableError,
     TaskQueueFullError,
 )
-from qorzen_obs.registry import parse_priority
 from qorzen_obs.server.arguments import UnreadableHintsError
 from qorzen_obs.server.body import read_body, unprocessable
 from qorzen_obs.server.caller import caller_of

@@ -15,8 +15,8 @@ import msgspec
 from aiohttp import web
 from msgspec import Meta, Struct
 
+from qorzen_obs.arguments import parse_category, parse_priority
 from qorzen_obs.record import TaskRecord, TaskState
-from qorzen_obs.registry import parse_category, parse_priority
 from qorzen_obs.server.documents import Moment, Task, json_response, now, task_document, task_line
 from qorzen_obs.server.problems import ProblemError, problem
 from qorzen_obs.server.query import (

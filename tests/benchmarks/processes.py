@@ -29,7 +29,7 @@ from qorzen_obs.core.config_manager import ConfigManager
 from qorzen_obs.core.event_bus_manager import EventBusManager
 from qorzen_obs.core.logger_manager import LoggerManager
 from qorzen_obs.core.task_manager import TaskManager
-from qorzen_obs.registry import task
+from qorzen_obs.options import task
 from qorzen_obs.settings import EngineSettings, Settings, TaskSettings
 
 KILLS: Final = 50

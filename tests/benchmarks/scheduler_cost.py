@@ -15,8 +15,8 @@ import tracemalloc
 from contextvars import copy_context
 
 from qorzen_obs.counts import CELL_OF
+from qorzen_obs.definition import NO_DEFINITION
 from qorzen_obs.record import TaskRecord
-from qorzen_obs.registry import NO_DEFINITION
 from qorzen_obs.scheduling.limits import Limits
 from qorzen_obs.scheduling.scheduler import Scheduler
 from qorzen_obs.tasks import EngineKind, TaskCategory, TaskPriority

@@ -20,8 +20,8 @@ from opentelemetry.trace import SpanContext
 from qorzen_obs.current import CurrentTask, current_task
 from qorzen_obs.engines.base import Ended
 from qorzen_obs.errors import InvalidTaskError, QorzenError, RetryLater, TaskCancelled
+from qorzen_obs.options import TaskOptions, with_options
 from qorzen_obs.record import Attempt
-from qorzen_obs.registry import TaskOptions, with_options
 from qorzen_obs.retry import Retry
 from qorzen_obs.tasks import EngineKind, TaskCategory, TaskPriority
 

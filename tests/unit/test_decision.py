@@ -13,9 +13,9 @@ from qorzen_obs.core.decision import (
     error_type_of,
     shown_text,
 )
+from qorzen_obs.definition import TaskDefinition
 from qorzen_obs.errors import TaskCancelled
 from qorzen_obs.record import Ask, Attempt, Decision
-from qorzen_obs.registry import TaskDefinition
 from qorzen_obs.tasks import TIMEOUT, TaskStatus
 from tests import support
 

@@ -7,17 +7,12 @@ from typing import Any
 
 import pytest
 
+from qorzen_obs.arguments import check_name, check_timeout, parse_category, parse_priority
+from qorzen_obs.callables import traits_of
+from qorzen_obs.definition import NO_DEFINITION
 from qorzen_obs.errors import InvalidTaskError
-from qorzen_obs.registry import (
-    NO_DEFINITION,
-    TaskRegistry,
-    check_name,
-    check_timeout,
-    parse_category,
-    parse_priority,
-    task,
-    traits_of,
-)
+from qorzen_obs.options import task
+from qorzen_obs.registry import TaskRegistry
 from qorzen_obs.tasks import EngineKind, TaskCategory, TaskPriority
 
 

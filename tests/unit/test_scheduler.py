@@ -10,7 +10,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from qorzen_obs.registry import DefinitionLimit
+from qorzen_obs.definition_limit import DefinitionLimit
 from qorzen_obs.scheduling.limits import Limits
 from qorzen_obs.scheduling.scheduler import Scheduler
 from qorzen_obs.tasks import EngineKind, TaskCategory, TaskPriority

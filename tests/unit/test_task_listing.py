@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from multidict import MultiDict
 
+from qorzen_obs.definition import NO_DEFINITION
 from qorzen_obs.record import ACCEPTED, TaskRecord
-from qorzen_obs.registry import NO_DEFINITION
 from qorzen_obs.server.problems import ProblemError
 from qorzen_obs.server.tasks import (
     Order,

@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, Final, Protocol
 
+from qorzen_obs.callables import traits_of
 from qorzen_obs.clock import Clock, SystemClock
 from qorzen_obs.engines.base import Ended
 from qorzen_obs.engines.processes.codec import LARGE_BYTES, TooLargeError
@@ -32,7 +33,6 @@ from qorzen_obs.errors import (
     TaskTransferError,
 )
 from qorzen_obs.record import Attempt
-from qorzen_obs.registry import traits_of
 from qorzen_obs.stacks import RUNNING, STARTING, LiveStack, users_frames
 from qorzen_obs.tasks import EngineKind
 

@@ -9,7 +9,7 @@ from qorzen_obs import Retry, TaskCategory, TaskManager, TaskStatus, task
 from qorzen_obs.core.concurrency_manager import ConcurrencyManager
 from qorzen_obs.core.config_manager import ConfigManager
 from qorzen_obs.errors import InvalidTaskError, TaskQueueFullError
-from qorzen_obs.registry import with_options
+from qorzen_obs.options import with_options
 from qorzen_obs.telemetry import names
 from qorzen_obs.testing import CapturedEvents, CapturedLogs, open_test_manager
 from tests.support import Gate, metric, settings, turns, until, virtual_time

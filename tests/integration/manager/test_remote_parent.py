@@ -13,7 +13,7 @@ from opentelemetry.trace import format_trace_id
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from qorzen_obs import TaskManager, current_task
-from qorzen_obs.registry import with_options
+from qorzen_obs.options import with_options
 from qorzen_obs.settings import TelemetrySettings
 from qorzen_obs.telemetry.setup import set_up_tracing
 from qorzen_obs.testing import open_test_manager

@@ -16,8 +16,9 @@ from prometheus_client import CollectorRegistry
 
 from qorzen_obs.core.task_manager import TaskManager
 from qorzen_obs.current import current_task
+from qorzen_obs.definition_limit import DefinitionLimit
 from qorzen_obs.errors import InvalidTaskError, RetryLater, TaskFailedError, TaskTimeoutError
-from qorzen_obs.registry import DefinitionLimit, task, with_options
+from qorzen_obs.options import task, with_options
 from qorzen_obs.retry import Retry, exponential
 from qorzen_obs.settings import Settings, TaskSettings
 from qorzen_obs.tasks import TaskStatus

@@ -16,7 +16,7 @@ from aiohttp.test_utils import TestServer
 from qorzen_obs import current_task
 from qorzen_obs.app import Service
 from qorzen_obs.core.task_manager import TaskManager
-from qorzen_obs.registry import task
+from qorzen_obs.options import task
 from qorzen_obs.retry import Retry
 from qorzen_obs.server import stream
 from qorzen_obs.server.app import create_app

@@ -17,8 +17,8 @@ import pytest
 
 from qorzen_obs.core.task_manager import TaskManager
 from qorzen_obs.errors import StackUnavailableError, TaskNotFoundError
+from qorzen_obs.options import task
 from qorzen_obs.record import TaskEvent
-from qorzen_obs.registry import task
 from qorzen_obs.stacks import STARTING, LiveStack
 from qorzen_obs.tasks import EventKind, TaskCategory
 from tests import process_tasks

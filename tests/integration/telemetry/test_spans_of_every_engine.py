@@ -19,7 +19,7 @@ from prometheus_client.openmetrics.exposition import generate_latest as generate
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 
 from qorzen_obs import Retry, TaskManager, current_task, task
-from qorzen_obs.registry import with_options
+from qorzen_obs.options import with_options
 from qorzen_obs.settings import TelemetrySettings
 from qorzen_obs.tasks import TaskInfo, TaskStatus
 from qorzen_obs.telemetry import names

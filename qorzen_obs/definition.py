@@ -1,0 +1,58 @@
+"""What a task is before anyone submits it: the defaults that `@task` puts on a callable, and on nothing else."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from typing import Final
+
+from qorzen_obs.retry import Retry
+from qorzen_obs.tasks import EngineKind, TaskCategory, TaskPriority
+
+_ATTRIBUTE: Final = "__qorzen_task__"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskDefinition:
+    """The defaults of one callable. None leaves the choice to the submission and the settings."""
+
+    name: str | None = None
+    category: TaskCategory | None = None
+    priority: TaskPriority | None = None
+    timeout: float | None = None  #: seconds of one attempt; math.inf is no limit
+    deadline: float | None = None  #: seconds from acceptance to the end of the last attempt
+    retry: Retry | None = None
+    delay: float = 0.0  #: seconds from acceptance until it may start
+    run_at: float | None = None  #: Unix seconds before which it does not start
+    max_concurrent: int | None = None  #: tasks of this definition that run at once
+    engine: EngineKind | None = None
+    new_trace: bool = False  #: start a trace of its own, linked to the submitter's
+    keep_trace: bool = False  #: keep its traces whatever the rate at which traces are sampled
+    at_start: bool = False  #: `serve` submits it once, when the service has started
+
+    @property
+    def waits(self) -> bool:
+        """Whether a task of it may not start at once."""
+        return self.delay > 0 or self.run_at is not None
+
+
+NO_DEFINITION: Final = TaskDefinition()
+
+
+def define(func: object, definition: TaskDefinition) -> None:
+    """Put a definition on a callable, in the place of one that it has."""
+    setattr(func, _ATTRIBUTE, definition)
+
+
+def definition_of(func: object) -> TaskDefinition:
+    """Return what stands on a callable itself, NO_DEFINITION where nothing does."""
+    found = getattr(func, _ATTRIBUTE, None)  # a remote proxy has every attribute that it is asked for
+    return found if isinstance(found, TaskDefinition) else NO_DEFINITION
+
+
+def is_defined(value: object) -> bool:
+    """Return whether `value` carries a definition; runs no code of its own.
+
+    A lazy proxy, such as a web framework's request, may raise when it is asked for an attribute.
+    """
+    return isinstance(inspect.getattr_static(value, _ATTRIBUTE, None), TaskDefinition)

@@ -1,0 +1,160 @@
+"""`@task` and its options: how a callable gets its definition."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any, Final, TypedDict, TypeVar, Unpack, overload
+
+from qorzen_obs.arguments import check_name, check_timeout, parse_category, parse_priority
+from qorzen_obs.callables import traits_of
+from qorzen_obs.definition import define
+from qorzen_obs.errors import InvalidTaskError
+from qorzen_obs.retry import Retry
+from qorzen_obs.tasks import EngineKind, TaskCategory, TaskPriority
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_CHOOSABLE: Final = (
+    EngineKind.LOOP,
+    EngineKind.IO,
+    EngineKind.THREAD,
+    EngineKind.PROCESS,
+    EngineKind.MAIN,
+)
+
+
+class TaskOptions(TypedDict, total=False):
+    """What `@task` takes, as a user writes it; TaskDefinition says what each means."""
+
+    name: str
+    category: TaskCategory | str
+    priority: TaskPriority | str | int
+    timeout: float
+    deadline: float
+    retry: Retry
+    delay: float
+    run_at: datetime | float
+    max_concurrent: int
+    engine: EngineKind | str
+    new_trace: bool
+    keep_trace: bool
+    at_start: bool
+
+
+@overload
+def task(func: F, /) -> F: ...
+@overload
+def task(**options: Unpack[TaskOptions]) -> Callable[[F], F]: ...
+def task(func: F | None = None, /, **options: Unpack[TaskOptions]) -> F | Callable[[F], F]:
+    """Give a callable the defaults it is submitted with, and a name to be found by; it stays callable as before.
+
+    See TaskDefinition for the options.
+
+    Raises:
+        InvalidTaskError: an option is unknown or out of bounds, or the engine cannot run this kind of callable.
+    """
+    checked = {option: _check_option(option, value) for option, value in options.items()}
+
+    def mark(function: F) -> F:
+        traits = traits_of(function)
+        definition = dataclasses.replace(traits.definition, **checked)
+        _check_engine(definition.engine, traits.is_async)
+        define(function, definition)
+        return function
+
+    return mark if func is None else mark(func)
+
+
+def with_options(func: Callable[..., Any], **options: Unpack[TaskOptions]) -> Callable[..., Any]:
+    """Return `func` with other options for one submission, such as `with_options(fetch, delay=5)`.
+
+    What is not given stays as `func`'s own `@task` has it; `func` itself does not change.
+    """
+    return task(**options)(functools.partial(func))
+
+
+def _check_option(option: str, value: Any) -> Any:
+    try:
+        check = _CHECKS[option]
+    except KeyError:
+        known = ", ".join(sorted(_CHECKS))
+        raise InvalidTaskError(option, f"is not an option of a task; use one of {known}") from None
+    return check(value)
+
+
+def _check_engine(engine: EngineKind | None, is_async: bool) -> None:
+    if engine in (None, EngineKind.PROCESS):  # a worker process runs both
+        return
+    assert engine is not None
+    if is_async != (engine is EngineKind.LOOP):
+        kind, right = (
+            ("an async", "'loop' or 'process'")
+            if is_async
+            else ("a synchronous", "'io', 'thread', 'process' or 'main'")
+        )
+        raise InvalidTaskError(
+            "engine", f"{engine.value!r} cannot run {kind} function; use {right} or leave it out"
+        )
+
+
+def _check_deadline(value: object) -> float | None:
+    seconds = check_timeout(value, "deadline")
+    return None if seconds == math.inf else seconds
+
+
+def _check_seconds(argument: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
+        raise InvalidTaskError(argument, f"{value!r} must be a finite number of seconds, 0 or more")
+    return float(value)
+
+
+def _check_run_at(value: object) -> float:
+    if isinstance(value, datetime):
+        if value.tzinfo is None:
+            raise InvalidTaskError("run_at", f"{value.isoformat()} has no time zone; use an aware datetime")
+        return value.timestamp()
+    return _check_seconds("run_at", value)
+
+
+def _check_count(argument: str, value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise InvalidTaskError(argument, f"{value!r} must be a whole number of at least 1")
+    return value
+
+
+def _check_retry(value: object) -> Retry:
+    if not isinstance(value, Retry):
+        raise InvalidTaskError("retry", f"{value!r} must be a Retry, such as Retry(max_attempts=3)")
+    return value
+
+
+def _parse_engine(value: EngineKind | str) -> EngineKind:
+    known = ", ".join(kind.value for kind in _CHOOSABLE)
+    try:
+        kind = EngineKind(value)
+    except ValueError:
+        raise InvalidTaskError("engine", f"{value!r} is unknown; use one of {known}") from None
+    if kind not in _CHOOSABLE:
+        raise InvalidTaskError("engine", f"{value!r} cannot be chosen; use one of {known}")
+    return kind
+
+
+_CHECKS: Final[dict[str, Callable[[Any], Any]]] = {
+    "name": functools.partial(check_name, "name"),
+    "category": parse_category,
+    "priority": parse_priority,
+    "timeout": check_timeout,
+    "deadline": _check_deadline,
+    "retry": _check_retry,
+    "delay": functools.partial(_check_seconds, "delay"),
+    "run_at": _check_run_at,
+    "max_concurrent": functools.partial(_check_count, "max_concurrent"),
+    "engine": _parse_engine,
+    "new_trace": bool,
+    "keep_trace": bool,
+    "at_start": bool,
+}
