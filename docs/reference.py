@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Final
 
 from qorzen_obs.counts import CATEGORIES, PRIORITIES, STATUSES
+from qorzen_obs.engines.traits import ENGINES
 from qorzen_obs.server.app import ROUTES
 from qorzen_obs.server.health import PROBES
 from qorzen_obs.server.openapi import openapi_document
-from qorzen_obs.tasks import EngineKind
 from qorzen_obs.telemetry import names
 from qorzen_obs.telemetry.metrics import DROP_KINDS, LABEL_CAP, REJECTION_REASONS
 from qorzen_obs.telemetry.names import MetricName
@@ -30,7 +30,7 @@ LABELS: Final = {
     "category": [category.value for category in CATEGORIES],
     "priority": [priority.label for priority in PRIORITIES],
     "status": [status.value for status in STATUSES],
-    "engine": [engine.value for engine in EngineKind],
+    "engine": list(ENGINES),
     "phase": list(names.PHASES),
     "reason (of a rejection)": list(REJECTION_REASONS),
     "reason (of a trace)": list(names.TRACE_REASONS),

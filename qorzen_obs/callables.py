@@ -5,13 +5,12 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import CodeType, FunctionType
 from typing import Any, Final
 
 from qorzen_obs.definition import NO_DEFINITION, TaskDefinition, definition_of
 from qorzen_obs.errors import InvalidTaskError
-from qorzen_obs.tasks import EngineKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,11 +21,6 @@ class CallableTraits:
     is_async: bool
     wants_progress: bool  #: it has a parameter named `progress_reporter`
     definition: TaskDefinition
-    on_loop: bool = field(init=False)  #: it is async, and its definition asks for no other engine
-
-    def __post_init__(self) -> None:
-        on_loop = self.is_async and self.definition.engine in (None, EngineKind.LOOP)
-        object.__setattr__(self, "on_loop", on_loop)
 
 
 def traits_of(func: Callable[..., Any]) -> CallableTraits:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from qorzen_obs.retry import Retry
-from qorzen_obs.tasks import EngineKind, TaskCategory, TaskPriority
+from qorzen_obs.tasks import TaskCategory, TaskPriority
 
 _ATTRIBUTE: Final = "__qorzen_task__"
 
@@ -25,7 +25,7 @@ class TaskDefinition:
     delay: float = 0.0  #: seconds from acceptance until it may start
     run_at: float | None = None  #: Unix seconds before which it does not start
     max_concurrent: int | None = None  #: tasks of this definition that run at once
-    engine: EngineKind | None = None
+    engine: str | None = None  #: its kind
     new_trace: bool = False  #: start a trace of its own, linked to the submitter's
     keep_trace: bool = False  #: keep its traces whatever the rate at which traces are sampled
     at_start: bool = False  #: `serve` submits it once, when the service has started

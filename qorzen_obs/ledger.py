@@ -12,21 +12,11 @@ from typing import Final
 
 import msgspec
 
-from qorzen_obs.tasks import EngineKind
+from qorzen_obs.engines.traits import EngineTraits
 
 #: Seconds by phase, of those that took any; what each means stands in telemetry/names.py. Never changed once made.
 Seconds = Mapping[str, float]
 NO_SECONDS: Final[Seconds] = MappingProxyType({})
-
-#: What an attempt's time is by engine: in use, and not.
-_USE_AND_WAIT: Final[Mapping[EngineKind, tuple[str, str]]] = {
-    EngineKind.LOOP: ("loop", "await"),
-    EngineKind.MAIN: ("loop", "await"),
-    EngineKind.EXTERNAL: ("loop", "await"),
-    EngineKind.IO: ("thread_cpu", "thread_wait"),
-    EngineKind.THREAD: ("thread_cpu", "thread_wait"),
-    EngineKind.PROCESS: ("process_cpu", "process_wait"),
-}
 
 
 class Ledger(msgspec.Struct, frozen=True, gc=False):
@@ -71,21 +61,22 @@ class Meter(msgspec.Struct, eq=False, gc=False):
     call_since: float | None = None  #: when its call began in a worker process
     call_seconds: float | None = None  #: how long that took
 
-    def phases(self, engine: EngineKind, elapsed: float, now: float) -> dict[str, float]:
+    def phases(self, engine: EngineTraits, elapsed: float, now: float) -> dict[str, float]:
         """Return where `elapsed` seconds of the attempt went, up to `now`.
 
+        >>> from qorzen_obs.engines.traits import LOOP
         >>> meter = Meter(lambda: 0.0)
         >>> meter.use_seconds = 1.5
-        >>> meter.phases(EngineKind.LOOP, 4.0, 4.0)
+        >>> meter.phases(LOOP, 4.0, 4.0)
         {'loop': 1.5, 'await': 2.5}
         """
-        use, wait = _USE_AND_WAIT[engine]
+        use, wait = engine.use_phase, engine.wait_phase
         used, since, probe = self.use_seconds, self.use_since, self.probe
         if probe is not None:
             used = probe()
         elif since is not None:
             used += max(0.0, now - since)  # another thread may have read the clock before it began
-        if engine is not EngineKind.PROCESS:
+        if not engine.measures_transfer:
             if 0.0 < used < elapsed:
                 return {use: used, wait: elapsed - used}
             # Two clocks, the threads that a call has started, or no time at all.

@@ -12,19 +12,12 @@ from typing import Any, Final, TypedDict, TypeVar, Unpack, overload
 from qorzen_obs.arguments import check_name, check_timeout, parse_category, parse_priority
 from qorzen_obs.callables import traits_of
 from qorzen_obs.definition import define
+from qorzen_obs.engines.traits import ENGINES, EngineTraits
 from qorzen_obs.errors import InvalidTaskError
 from qorzen_obs.retry import Retry
 from qorzen_obs.tasks import EngineKind, TaskCategory, TaskPriority
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-_CHOOSABLE: Final = (
-    EngineKind.LOOP,
-    EngineKind.IO,
-    EngineKind.THREAD,
-    EngineKind.PROCESS,
-    EngineKind.MAIN,
-)
 
 
 class TaskOptions(TypedDict, total=False):
@@ -62,7 +55,7 @@ def task(func: F | None = None, /, **options: Unpack[TaskOptions]) -> F | Callab
     def mark(function: F) -> F:
         traits = traits_of(function)
         definition = dataclasses.replace(traits.definition, **checked)
-        _check_engine(definition.engine, traits.is_async)
+        _check_engine(definition.engine, is_async=traits.is_async)
         define(function, definition)
         return function
 
@@ -86,19 +79,13 @@ def _check_option(option: str, value: Any) -> Any:
     return check(value)
 
 
-def _check_engine(engine: EngineKind | None, is_async: bool) -> None:
-    if engine in (None, EngineKind.PROCESS):  # a worker process runs both
+def _check_engine(kind: str | None, *, is_async: bool) -> None:
+    if kind is None or ENGINES[kind].runs(is_async=is_async):
         return
-    assert engine is not None
-    if is_async != (engine is EngineKind.LOOP):
-        kind, right = (
-            ("an async", "'loop' or 'process'")
-            if is_async
-            else ("a synchronous", "'io', 'thread', 'process' or 'main'")
-        )
-        raise InvalidTaskError(
-            "engine", f"{engine.value!r} cannot run {kind} function; use {right} or leave it out"
-        )
+    function = "an async" if is_async else "a synchronous"
+    *others, last = (repr(engine.kind) for engine in _choosable() if engine.runs(is_async=is_async))
+    right = f"{', '.join(others)} or {last}"
+    raise InvalidTaskError("engine", f"{kind!r} cannot run {function} function; use {right} or leave it out")
 
 
 def _check_deadline(value: object) -> float | None:
@@ -132,15 +119,17 @@ def _check_retry(value: object) -> Retry:
     return value
 
 
-def _parse_engine(value: EngineKind | str) -> EngineKind:
-    known = ", ".join(kind.value for kind in _CHOOSABLE)
-    try:
-        kind = EngineKind(value)
-    except ValueError:
-        raise InvalidTaskError("engine", f"{value!r} is unknown; use one of {known}") from None
-    if kind not in _CHOOSABLE:
-        raise InvalidTaskError("engine", f"{value!r} cannot be chosen; use one of {known}")
-    return kind
+def _parse_engine(value: object) -> str:
+    engine = ENGINES.get(value) if isinstance(value, str) else None
+    if engine is None or not engine.choosable:
+        problem = "is unknown" if engine is None else "cannot be chosen"
+        known = ", ".join(engine.kind for engine in _choosable())
+        raise InvalidTaskError("engine", f"{value!r} {problem}; use one of {known}")
+    return engine.kind
+
+
+def _choosable() -> list[EngineTraits]:
+    return [engine for engine in ENGINES.values() if engine.choosable]
 
 
 _CHECKS: Final[dict[str, Callable[[Any], Any]]] = {

@@ -18,13 +18,12 @@ from opentelemetry.trace import Span, SpanContext, format_span_id, format_trace_
 
 from qorzen_obs.definition import TaskDefinition
 from qorzen_obs.definition_limit import DefinitionLimit
+from qorzen_obs.engines.traits import EngineTraits
 from qorzen_obs.errors import TaskCancelled
 from qorzen_obs.ledger import NO_SECONDS, Ledger, Meter, Seconds
 from qorzen_obs.tasks import (
-    GUARANTEES,
     PENDING,
     RUNNING,
-    EngineKind,
     EventKind,
     TaskCategory,
     TaskInfo,
@@ -165,7 +164,7 @@ class TaskRecord(msgspec.Struct, eq=False):
     definition: TaskDefinition
     limit: DefinitionLimit | None  #: of its definition, shared with the other tasks of it
     wants_progress: bool
-    engine: EngineKind
+    engine: EngineTraits
     context: Context | None  #: the submitter's; dropped when the task ends
     # Set when it is accepted.
     sequence: int = 0  #: order of acceptance, from 1
@@ -221,8 +220,8 @@ class TaskRecord(msgspec.Struct, eq=False):
             metadata=dict(self.metadata or {}),
             cancellable=self.cancellable,
             attempt=state.attempt,
-            engine=self.engine.value,
-            cancel_guarantee=GUARANTEES[self.engine].value,
+            engine=self.engine.kind,
+            cancel_guarantee=self.engine.cancel_guarantee.value,
             timeout_seconds=self.timeout,
             eligible_at=self.eligible_wall,
             queue_wait_seconds=state.queue_wait_seconds,

@@ -83,7 +83,7 @@ LEGAL_TRANSITIONS: Final[Mapping[TaskStatus, frozenset[TaskStatus]]] = {
 
 
 class EngineKind(str, Enum):
-    """Where a callable runs."""
+    """Where a callable runs: the names of the engines of this package, see engines/traits.py."""
 
     __hash__ = str.__hash__  # Enum's own runs Python code for each look-up
 
@@ -102,17 +102,6 @@ class CancelGuarantee(str, Enum):
     COOPERATIVE = "cooperative"  #: told by its token; abandoned when it ignores it past the grace
     KILL = "kill"  #: told by its token; its process is killed when it ignores it past the grace
     NONE = "none"  #: cannot be stopped once started
-
-
-#: What each engine promises.
-GUARANTEES: Final[Mapping[EngineKind, CancelGuarantee]] = {
-    EngineKind.LOOP: CancelGuarantee.PROMPT,
-    EngineKind.IO: CancelGuarantee.COOPERATIVE,
-    EngineKind.THREAD: CancelGuarantee.COOPERATIVE,
-    EngineKind.PROCESS: CancelGuarantee.KILL,
-    EngineKind.MAIN: CancelGuarantee.NONE,
-    EngineKind.EXTERNAL: CancelGuarantee.NONE,
-}
 
 
 #: The `error_type` of an attempt, or a task, that passed its deadline.

@@ -19,7 +19,7 @@ import math
 import selectors
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
-from typing import Any, Final, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import structlog
 from opentelemetry.trace import NoOpTracerProvider, TracerProvider
@@ -30,15 +30,13 @@ from qorzen_obs.core.concurrency_manager import ConcurrencyManager
 from qorzen_obs.core.config_manager import ConfigManager
 from qorzen_obs.core.event_bus_manager import Event
 from qorzen_obs.core.task_manager import TaskManager
+from qorzen_obs.engines.traits import Place
 from qorzen_obs.settings import Settings
-from qorzen_obs.tasks import EngineKind
 from qorzen_obs.telemetry.logs import add_task_context
 from qorzen_obs.telemetry.parts import TelemetryParts
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-_THREADED: Final = (EngineKind.IO, EngineKind.THREAD, EngineKind.EXTERNAL)
 
 
 @asynccontextmanager
@@ -89,7 +87,8 @@ async def open_test_manager(
 
 def _busy_in_threads(tasks: TaskManager) -> bool:
     slots = tasks.looks.slots()
-    return any(slots[kind.value]["busy"] for kind in _THREADED if kind.value in slots)
+    threaded = (engine for engine in tasks.looks.engine_traits() if engine.place is Place.THREAD)
+    return any(slots[engine.kind]["busy"] for engine in threaded)
 
 
 class CapturedLogs:

@@ -17,9 +17,10 @@ from prometheus_client import CollectorRegistry
 
 from qorzen_obs import testing
 from qorzen_obs.definition import NO_DEFINITION
+from qorzen_obs.engines.traits import LOOP
 from qorzen_obs.record import Attempt, TaskRecord
 from qorzen_obs.settings import EngineSettings, Settings, TaskSettings
-from qorzen_obs.tasks import EngineKind, TaskCategory, TaskPriority
+from qorzen_obs.tasks import TaskCategory, TaskPriority
 
 P = ParamSpec("P")
 
@@ -85,7 +86,7 @@ def record(func: Callable[..., Any] = print, *args: Any, **fields: Any) -> TaskR
         "definition": NO_DEFINITION,
         "limit": None,
         "wants_progress": False,
-        "engine": EngineKind.LOOP,
+        "engine": LOOP,
         "context": copy_context(),
         "created_at": 0.0,
         "eligible_at": 0.0,

@@ -17,6 +17,7 @@ from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 
 from qorzen_obs.cli.texts import printable, seconds, short_id
+from qorzen_obs.engines.traits import runs_in_process
 from qorzen_obs.telemetry import names
 
 MIN_WIDTH: Final = 40
@@ -180,7 +181,7 @@ def arrange(spans: Sequence[Span]) -> list[Row]:
         in_worker = below_process and not is_attempt
         orphan = depth == 0 and span.parent_id != ""
         rows.append(Row(span, depth, in_worker, orphan))
-        below = span.engine == "process" if is_attempt else in_worker
+        below = runs_in_process(span.engine) if is_attempt else in_worker
         waiting.extend((child, depth + 1, below) for child in children.get(span.span_id, ()))
     return rows
 
@@ -258,7 +259,7 @@ def _name(row: Row) -> str:
         name += f" #{span.attempt}"
     if span.will_retry:
         name += " ↻"
-    if row.in_worker or span.engine == "process":
+    if row.in_worker or runs_in_process(span.engine):
         name += " [process]"
     return marks + name
 

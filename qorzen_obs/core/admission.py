@@ -13,14 +13,13 @@ import msgspec
 
 from qorzen_obs.arguments import MAX_NAME_LENGTH, check_name, check_timeout, parse_category, parse_priority
 from qorzen_obs.callables import traits_of
-from qorzen_obs.core.collaborators import choose_engine
 from qorzen_obs.core.runtime import ManagerState, Runtime
 from qorzen_obs.core.waiting import Waiting
 from qorzen_obs.counts import CELL_OF
 from qorzen_obs.errors import InvalidTaskError, TaskManagerClosedError, TaskQueueFullError
 from qorzen_obs.record import NO_KWARGS, TaskRecord
 from qorzen_obs.scheduling.scheduler import Scheduler
-from qorzen_obs.tasks import EngineKind, TaskCategory, TaskPriority
+from qorzen_obs.tasks import TaskCategory, TaskPriority
 from qorzen_obs.telemetry.metrics import TaskMetrics
 
 MAX_METADATA_BYTES: Final = 16_384
@@ -29,7 +28,6 @@ MAX_METADATA_BYTES: Final = 16_384
 _READY: Final = ManagerState.READY
 _CORE: Final = TaskCategory.CORE
 _NORMAL: Final = TaskPriority.NORMAL
-_LOOP: Final = EngineKind.LOOP
 
 
 class Admission:
@@ -64,7 +62,7 @@ class Admission:
             InvalidTaskError: an argument is unusable.
         """
         traits = traits_of(func)
-        definition = traits.definition
+        definition, choice = traits.definition, self._runtime.engine_choice
         if category is None:
             category = definition.category or _CORE
         elif type(category) is not TaskCategory:
@@ -95,7 +93,11 @@ class Admission:
             definition=definition,
             limit=None,
             wants_progress=traits.wants_progress,
-            engine=_LOOP if traits.on_loop else choose_engine(self._runtime.engines, category, traits),
+            engine=(
+                choice.for_async[category]
+                if traits.is_async and definition.engine is None
+                else choice.engine_of(category, traits)
+            ),
             context=copy_context(),
         )
 

@@ -6,20 +6,17 @@ This module alone asks what a foreign object can do. Everything else calls `Coll
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, Protocol
 
-from qorzen_obs.callables import CallableTraits, traits_of
 from qorzen_obs.engines.base import Engine
 from qorzen_obs.engines.external import ExternalEngine
 from qorzen_obs.engines.loop import LoopEngine
 from qorzen_obs.engines.main import MainEngine
 from qorzen_obs.engines.processes.engine import FarSide, ProcessEngine
+from qorzen_obs.engines.traits import ENGINES, PROCESS
 from qorzen_obs.errors import ManagerError, ManagerInitializationError
-from qorzen_obs.record import Attempt
 from qorzen_obs.settings import EngineSettings
-from qorzen_obs.tasks import EngineKind, TaskCategory
 from qorzen_obs.telemetry.logs import accept_logger
 from qorzen_obs.telemetry.task_log import StreamTaskLog
 
@@ -27,15 +24,14 @@ SOURCE: Final = "task_manager"
 """What the events on the bus name as their source."""
 SETTINGS_KEY: Final = "tasks"
 """The key of the settings in the configuration."""
-_DEFAULT_ENGINES: Final = {TaskCategory.IO: EngineKind.IO, TaskCategory.UI: EngineKind.MAIN}
 
 OnSetting = Callable[[str, Any], Awaitable[None]]
 
 
 class EngineOwner(Protocol):
-    """A concurrency manager that gives its engines."""
+    """A concurrency manager that gives its engines. One with a mapping `engines` gives all that it has."""
 
-    def engine(self, kind: EngineKind, /) -> Engine:
+    def engine(self, kind: str, /) -> Engine:
         """Return the engine of this kind; a LookupError or ManagerError where there is none."""
         ...
 
@@ -138,68 +134,51 @@ class Collaborators:
         else:
             when_subscribed(tell)
 
-    def find_engines(self, loop: asyncio.AbstractEventLoop, far_side: FarSide) -> dict[EngineKind, Engine]:
+    def find_engines(self, loop: asyncio.AbstractEventLoop, far_side: FarSide) -> dict[str, Engine]:
         """Return the engines by their kind.
 
         Raises:
             ManagerInitializationError: the concurrency manager has neither `engine` nor `run_in_thread`.
         """
+        found = getattr(self._concurrency, "engines", None)
         find = getattr(self._concurrency, "engine", None)
-        if find is not None:
-            return self._own_engines(find, far_side)
-        run_in_thread = getattr(self._concurrency, "run_in_thread", None)
-        if run_in_thread is None:
-            raise ManagerInitializationError(
-                self._name, "concurrency_manager has neither engine nor run_in_thread"
-            )
-        return self._foreign_engines(loop, run_in_thread)
-
-    def _own_engines(
-        self, find: Callable[[EngineKind], Engine], far_side: FarSide
-    ) -> dict[EngineKind, Engine]:
-        kinds = (EngineKind.LOOP, EngineKind.IO, EngineKind.THREAD, EngineKind.MAIN)
-        found = {kind: find(kind) for kind in kinds}
-        with contextlib.suppress(LookupError, ManagerError):  # a foreign manager need not have processes
-            found[EngineKind.PROCESS] = processes = find(EngineKind.PROCESS)
-            if isinstance(processes, ProcessEngine):
-                processes.far_side = far_side
-        return found
-
-    def _foreign_engines(
-        self, loop: asyncio.AbstractEventLoop, run_in_thread: Callable[..., Awaitable[Any]]
-    ) -> dict[EngineKind, Engine]:
-        by_kind: dict[EngineKind, Callable[..., Awaitable[Any]] | None] = {
-            EngineKind.IO: getattr(self._concurrency, "run_io_task", None),
-            EngineKind.MAIN: getattr(self._concurrency, "run_on_main_thread", None),
-        }
-
-        def choose(attempt: Attempt) -> Callable[..., Awaitable[Any]]:
-            record = attempt.record
-            assert record.func is not None, "a record keeps its callable until it ends"
-            return by_kind.get(_wanted_engine(record.category, traits_of(record.func))) or run_in_thread
-
-        engines: dict[EngineKind, Engine] = {
-            EngineKind.LOOP: LoopEngine(loop),
-            EngineKind.EXTERNAL: ExternalEngine(loop, choose),
-        }
-        if by_kind[EngineKind.MAIN] is None:
-            engines[EngineKind.MAIN] = MainEngine(loop)
+        if isinstance(found, Mapping):
+            engines = dict(found)
+        elif find is not None:
+            engines = _ask_for_engines(find)
+        else:
+            return self._foreign_engines(loop)
+        processes = engines.get(PROCESS.kind)
+        if isinstance(processes, ProcessEngine):
+            processes.far_side = far_side
         return engines
 
+    def _foreign_engines(self, loop: asyncio.AbstractEventLoop) -> dict[str, Engine]:
+        run_in_thread = getattr(self._concurrency, "run_in_thread", None)
+        if run_in_thread is None:
+            problem = "concurrency_manager has neither engine nor run_in_thread"
+            raise ManagerInitializationError(self._name, problem)
+        run_on_main_thread = getattr(self._concurrency, "run_on_main_thread", None)
+        external = ExternalEngine(
+            loop,
+            run_in_thread,
+            run_io_task=getattr(self._concurrency, "run_io_task", None),
+            run_on_main_thread=run_on_main_thread,
+        )
+        engines: list[Engine] = [LoopEngine(loop), external]
+        if run_on_main_thread is None:
+            engines.append(MainEngine(loop))
+        return {engine.traits.kind: engine for engine in engines}
 
-def choose_engine(
-    engines: Mapping[EngineKind, Engine], category: TaskCategory, traits: CallableTraits
-) -> EngineKind:
-    """Return which of `engines` runs a callable. Foreign managers may lack the engine that the callable asks for."""
-    wanted = _wanted_engine(category, traits)
-    if wanted in engines:
-        return wanted
-    if traits.is_async:
-        return EngineKind.LOOP
-    return EngineKind.EXTERNAL if EngineKind.EXTERNAL in engines else EngineKind.THREAD
 
-
-def _wanted_engine(category: TaskCategory, traits: CallableTraits) -> EngineKind:
-    if traits.on_loop:
-        return EngineKind.LOOP
-    return traits.definition.engine or _DEFAULT_ENGINES.get(category, EngineKind.THREAD)
+def _ask_for_engines(find: Callable[[str], Engine]) -> dict[str, Engine]:
+    """Return what `find` gives. A foreign manager may lack an engine that is not a default."""
+    found: dict[str, Engine] = {}
+    for engine in ENGINES.values():
+        if engine.choosable:
+            try:
+                found[engine.kind] = find(engine.kind)
+            except (LookupError, ManagerError):
+                if engine.default_for:
+                    raise
+    return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import ParamSpec, TypeVar
 
 from qorzen_obs.core.base import QorzenManager
@@ -12,9 +12,9 @@ from qorzen_obs.engines.loop import LoopEngine
 from qorzen_obs.engines.main import MainEngine
 from qorzen_obs.engines.processes.engine import ProcessEngine
 from qorzen_obs.engines.threads import ThreadEngine
+from qorzen_obs.engines.traits import IO, THREAD
 from qorzen_obs.errors import ManagerError, ManagerInitializationError
 from qorzen_obs.settings import EngineSettings
-from qorzen_obs.tasks import EngineKind
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -26,7 +26,7 @@ class ConcurrencyManager(QorzenManager):
     def __init__(self, settings: EngineSettings | None = None) -> None:
         super().__init__("concurrency_manager")
         self.settings = settings or EngineSettings()
-        self._engines: dict[EngineKind, Engine] = {}
+        self._engines: dict[str, Engine] = {}
 
     async def initialize(self) -> None:
         if self._initialized:
@@ -40,12 +40,12 @@ class ConcurrencyManager(QorzenManager):
         )
         engines: tuple[Engine, ...] = (
             LoopEngine(loop),
-            ThreadEngine(loop, EngineKind.IO, self.settings.io_threads),
-            ThreadEngine(loop, EngineKind.THREAD, self.settings.worker_threads),
+            ThreadEngine(loop, IO, self.settings.io_threads),
+            ThreadEngine(loop, THREAD, self.settings.worker_threads),
             self._processes,
             MainEngine(loop),
         )
-        self._engines = {engine.kind: engine for engine in engines}
+        self._engines = {engine.traits.kind: engine for engine in engines}
         self._become_ready()
 
     async def shutdown(self) -> None:
@@ -55,16 +55,27 @@ class ConcurrencyManager(QorzenManager):
             await self._processes.wait_closed()
         self._become_stopped()
 
-    def engine(self, kind: EngineKind) -> Engine:
+    @property
+    def engines(self) -> Mapping[str, Engine]:
+        """All engines by kind. A manager that adds one adds it here.
+
+        Raises:
+            ManagerError: not initialized.
+        """
+        if not self._engines:
+            raise ManagerError(self.name, "has no engines yet; await initialize() first")
+        return self._engines
+
+    def engine(self, kind: str) -> Engine:
         """Return the engine of this kind.
 
         Raises:
             ManagerError: not initialized, or there is no such engine.
         """
         try:
-            return self._engines[kind]
+            return self.engines[kind]
         except KeyError:
-            raise ManagerError(self.name, f"has no engine {kind.value!r}; await initialize() first") from None
+            raise ManagerError(self.name, f"has no engine {kind!r}") from None
 
     async def run_in_thread(self, func: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Run `func` on a thread of the loop's default executor, outside the slots of tasks."""

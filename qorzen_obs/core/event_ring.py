@@ -16,10 +16,9 @@ from typing import Any, Final, NamedTuple
 from opentelemetry.trace import format_span_id, format_trace_id
 
 from qorzen_obs.counts import CountsView, TaskCounts
+from qorzen_obs.engines.traits import EngineTraits
 from qorzen_obs.record import TaskEvent, TaskState
 from qorzen_obs.tasks import (
-    GUARANTEES,
-    EngineKind,
     EventKind,
     TaskCategory,
     TaskInfo,
@@ -46,7 +45,7 @@ class EventOutline(NamedTuple):
     category: TaskCategory
     plugin_id: str | None
     priority: TaskPriority
-    engine: EngineKind
+    engine: EngineTraits
     created_at: float
     eligible_at: float  #: Unix seconds
     cancellable: bool
@@ -70,8 +69,8 @@ class EventOutline(NamedTuple):
             error_type=state.error_type,
             cancellable=self.cancellable,
             attempt=state.attempt,
-            engine=self.engine.value,
-            cancel_guarantee=GUARANTEES[self.engine].value,
+            engine=self.engine.kind,
+            cancel_guarantee=self.engine.cancel_guarantee.value,
             timeout_seconds=self.timeout,
             eligible_at=self.eligible_at,
             queue_wait_seconds=state.queue_wait_seconds,

@@ -24,8 +24,8 @@ from qorzen_obs.core.health_checks import HealthChecks
 from qorzen_obs.core.runtime import ManagerState, Runtime
 from qorzen_obs.core.task_table import TaskTable
 from qorzen_obs.counts import TaskCounts
-from qorzen_obs.engines.base import AwaitingEngine, StackEngine
-from qorzen_obs.engines.processes.engine import ProcessEngine
+from qorzen_obs.engines.base import AwaitingEngine, ReportingEngine, StackEngine
+from qorzen_obs.engines.traits import EngineTraits
 from qorzen_obs.errors import InvalidTaskError, TaskNotFoundError
 from qorzen_obs.record import Attempt, TaskRecord
 from qorzen_obs.scheduling.scheduler import Explanation, Scheduler
@@ -146,9 +146,9 @@ class Inspection:
             },
             "slots": self.slots(),
             "engines": {
-                kind.value: dict(engine.status())
+                kind: dict(engine.status())
                 for kind, engine in self._runtime.engines.items()
-                if isinstance(engine, ProcessEngine)
+                if isinstance(engine, ReportingEngine)
             },
             "config": {
                 "max_concurrent_tasks": settings.max_concurrent_tasks,
@@ -248,7 +248,7 @@ class Inspection:
 
         Takes microseconds, also while the work loop is wedged; `stack_of` shows all that there is to see.
         """
-        engine = self._runtime.engines[attempt.record.engine]
+        engine = self._runtime.engines[attempt.record.engine.kind]
         if not isinstance(engine, AwaitingEngine):
             return None
         awaiting = engine.awaiting(attempt)
@@ -276,12 +276,16 @@ class Inspection:
         return redacted(stack if running else replace(stack, state=ABANDONED), self.redactor.text)
 
     def _stack_of(self, attempt: Attempt) -> LiveStack | None:
-        engine = self._runtime.engines[attempt.record.engine]
+        engine = self._runtime.engines[attempt.record.engine.kind]
         if not isinstance(engine, StackEngine):  # an engine of a foreign manager may not be able to say
             return LiveStack(RUNNING)
         if attempt.driver is None:  # its start is being announced: the engine does not have it yet
             return None if attempt.ended else LiveStack(STARTING)
         return engine.stack(attempt)
+
+    def engine_traits(self) -> list[EngineTraits]:
+        """Return what is known of each engine."""
+        return [engine.traits for engine in self._runtime.engines.values()]
 
     # ------------------------------------------------------------------ the work loop and the scheduler
 
@@ -325,10 +329,10 @@ class Inspection:
 
     def slots(self) -> dict[str, dict[str, int]]:
         """Return, by engine, the limit, the slots held, those lent by waiting tasks, and the abandoned attempts."""
-        abandoned = Counter(attempt.record.engine for attempt in list(self._table.abandoned))
+        abandoned = Counter(attempt.record.engine.kind for attempt in list(self._table.abandoned))
         limits = self._scheduler.limits
         return {
-            kind.value: {
+            kind: {
                 "limit": limits.engines.get(kind, limits.total),
                 "busy": limits.held_by_engine[kind],
                 "lent": self._scheduler.lent[kind],

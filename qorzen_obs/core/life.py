@@ -20,7 +20,6 @@ from qorzen_obs.core.task_table import TaskTable
 from qorzen_obs.engines.base import Engine
 from qorzen_obs.errors import ManagerInitializationError, ManagerShutdownError, SettingsError
 from qorzen_obs.scheduling.limits import Limits
-from qorzen_obs.tasks import EngineKind
 from qorzen_obs.telemetry import names
 from qorzen_obs.telemetry.collector import TaskMetricsCollector
 from qorzen_obs.telemetry.loop_monitor import LoopMonitor
@@ -103,8 +102,8 @@ class Life:
         self._announcer.start()
         self._loop_monitor.start()
 
-    def _take_engines(self, engines: Mapping[EngineKind, Engine]) -> None:
-        self._runtime.engines = engines
+    def _take_engines(self, engines: Mapping[str, Engine]) -> None:
+        self._runtime.use(engines)
         self._limits.engines = {
             kind: engine.slots for kind, engine in engines.items() if engine.slots is not None
         }

@@ -34,7 +34,6 @@ from qorzen_obs.tasks import (
     FAILED,
     PENDING,
     TIMEOUT,
-    EngineKind,
     EventKind,
     TaskProgress,
     TaskStatus,
@@ -50,7 +49,6 @@ _MAX_PROGRESS_MESSAGE: Final = 500
 
 # As in tasks.py: what is needed for each task, by names that Python finds at once.
 _READY: Final = ManagerState.READY
-_LOOP: Final = EngineKind.LOOP
 _SUBMITTED: Final = EventKind.SUBMITTED
 _STARTED: Final = EventKind.STARTED
 
@@ -224,7 +222,7 @@ class Lifecycle:
             attempt.kwargs = {**record.kwargs, "progress_reporter": attempt.progress}
         record.attempt = attempt
         self._running[record.task_id] = attempt
-        if record.engine is not _LOOP or before.attempt or self._observers[_STARTED]:
+        if not record.engine.reports_steps or before.attempt or self._observers[_STARTED]:
             self.begin(attempt)
         state = before.started(
             wall if before.started_at is None else before.started_at,
@@ -277,7 +275,7 @@ class Lifecycle:
         record, running = attempt.record, attempt.record.state
         now, wall = self._clock.monotonic(), self._clock.now()
         if attempt.asked is not None:
-            self._metrics.on_stopped(record.engine, attempt.asked, now - attempt.asked_at)
+            self._metrics.on_stopped(record.engine.kind, attempt.asked, now - attempt.asked_at)
         duration, ledger = now - attempt.started_at, self._account_attempt(attempt, now)
         del self._running[record.task_id]
         if self.waiting.resumes:

@@ -14,14 +14,12 @@ from qorzen_obs.core.runtime import Runtime
 from qorzen_obs.engines.base import KillingEngine
 from qorzen_obs.errors import InvalidTaskError
 from qorzen_obs.record import Ask, Attempt, Decision
-from qorzen_obs.tasks import TIMEOUT, EngineKind
+from qorzen_obs.tasks import TIMEOUT
 from qorzen_obs.telemetry.redaction import Redactor
 
 #: When, within the grace, an attempt that still runs is interrupted again: it may have swallowed the first time.
 _AGAIN: Final = (0.5, 0.75, 0.9)
 _PROGRESS_SECONDS: Final = 0.1
-_MAIN: Final = EngineKind.MAIN
-_LOOP: Final = EngineKind.LOOP
 #: How long a kill may take. The process engine tries a second way after 1 s.
 _KILL_SECONDS: Final = 2.0
 
@@ -52,15 +50,15 @@ class Runner:
         """Start `attempt` on its engine; its end arrives by `on_decided`, always later than this call."""
         record = attempt.record
         try:
-            self._runtime.engines[record.engine].start(attempt, self._on_ended)
+            self._runtime.engines[record.engine.kind].start(attempt, self._on_ended)
         except RuntimeError as error:  # no thread to be had
             self._runtime.work_loop.call_soon(self._ended, attempt, None, error)
             return
-        if record.engine is not _LOOP:
+        if not record.engine.reports_steps:
             self.set_deadline(attempt)
 
     def set_deadline(self, attempt: Attempt) -> None:
-        """Ask `attempt` to stop when its timeout has passed. On the loop nothing can before it waits."""
+        """Ask `attempt` to stop when its timeout has passed."""
         timeout = attempt.record.timeout
         if timeout is not None and not attempt.settled:
             attempt.deadline = self._deadlines.add(attempt.started_at + timeout, attempt)
@@ -82,14 +80,14 @@ class Runner:
 
     def _interrupt(self, attempt: Attempt) -> None:
         if not attempt.ended:
-            self._runtime.engines[attempt.record.engine].interrupt(attempt)
+            self._runtime.engines[attempt.record.engine.kind].interrupt(attempt)
 
     def _pass_deadline(self, attempt: Attempt) -> None:
         self.ask(attempt, Ask.DEADLINE, TIMEOUT)
 
     def _end_grace(self, attempt: Attempt) -> None:
         """It would not stop: kill it where the engine can, its end decides then; else give it up."""
-        engine = self._runtime.engines[attempt.record.engine]
+        engine = self._runtime.engines[attempt.record.engine.kind]
         if isinstance(engine, KillingEngine) and not attempt.settled:
             engine.kill(attempt)
             self._runtime.call_later(_KILL_SECONDS, self._abandon, attempt)
@@ -98,7 +96,7 @@ class Runner:
 
     def _abandon(self, attempt: Attempt) -> None:
         if not attempt.settled:
-            self._runtime.engines[attempt.record.engine].abandon(attempt)
+            self._runtime.engines[attempt.record.engine.kind].abandon(attempt)
             self._settle(attempt, decide_abandoned(attempt))
 
     def _ended(self, attempt: Attempt, value: object, error: BaseException | None) -> None:
@@ -109,7 +107,7 @@ class Runner:
         if attempt.settled:
             self._on_late_end(attempt)
         else:
-            if attempt.record.engine is _MAIN and attempt.asked is None and self._overran_unseen(attempt):
+            if attempt.record.engine.holds_loop and attempt.asked is None and self._overran_unseen(attempt):
                 attempt.ask(Ask.DEADLINE, TIMEOUT, self._clock.monotonic())
             self._settle(attempt, decide(attempt, value, error, self._redactor))
         attempt.release()

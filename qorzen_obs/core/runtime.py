@@ -13,8 +13,9 @@ from enum import Enum
 from typing import Any, Protocol
 
 from qorzen_obs.engines.base import Engine
+from qorzen_obs.engines.choice import EngineChoice
+from qorzen_obs.engines.traits import ENGINES
 from qorzen_obs.settings import TaskSettings
-from qorzen_obs.tasks import EngineKind
 
 
 class ManagerState(Enum):
@@ -43,8 +44,14 @@ class Runtime:
         self.state = ManagerState.NEW
         self.loop: asyncio.AbstractEventLoop | None = None  #: the work loop
         self.loop_thread: int | None = None  #: the id of its thread
-        self.engines: Mapping[EngineKind, Engine] = {}
+        self.engines: Mapping[str, Engine] = {}  #: by kind
+        self.engine_choice = EngineChoice(ENGINES.values())  #: of the engines of this package, at first
         self.settings = TaskSettings()
+
+    def use(self, engines: Mapping[str, Engine]) -> None:
+        """Run callables on these engines from now on."""
+        self.engines = engines
+        self.engine_choice = EngineChoice(engine.traits for engine in engines.values())
 
     def begin(self) -> asyncio.AbstractEventLoop:
         """Make the running loop the work loop, and return it."""

@@ -7,12 +7,12 @@ each attempt that was started, when the callable's code has really ended, howeve
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Protocol, runtime_checkable
 
+from qorzen_obs.engines.traits import EngineTraits
 from qorzen_obs.record import Attempt
 from qorzen_obs.stacks import LiveStack
-from qorzen_obs.tasks import EngineKind
 
 #: (attempt, value, error): `error` is None when the callable returned `value`.
 Ended = Callable[[Attempt, object, BaseException | None], None]
@@ -22,7 +22,9 @@ class Engine(Protocol):
     """Runs the callables of one kind. All methods belong to the work loop; none blocks, but for MainEngine's."""
 
     @property
-    def kind(self) -> EngineKind: ...
+    def traits(self) -> EngineTraits:
+        """What is known of it elsewhere. Fixed, and no more than it can keep on this system."""
+        ...
 
     @property
     def slots(self) -> int | None:
@@ -78,6 +80,15 @@ class AwaitingEngine(Protocol):
 
     def awaiting(self, attempt: Attempt) -> str | None:
         """Return it, None while code of it runs; from any thread, while the work loop does what it does."""
+        ...
+
+
+@runtime_checkable
+class ReportingEngine(Protocol):
+    """An engine that has something to say in `TaskManager.status()`."""
+
+    def status(self) -> Mapping[str, Any]:
+        """Return it, as JSON shows it; from any thread."""
         ...
 
 

@@ -6,26 +6,45 @@ import asyncio
 import functools
 import threading
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
+from qorzen_obs.callables import traits_of
 from qorzen_obs.engines.base import Ended, is_running, make_task
-from qorzen_obs.record import Attempt
+from qorzen_obs.engines.choice import EngineChoice
+from qorzen_obs.engines.traits import ENGINES, EXTERNAL, IO, MAIN
+from qorzen_obs.record import Attempt, TaskRecord
 from qorzen_obs.stacks import LiveStack, asyncio_stack
-from qorzen_obs.tasks import EngineKind
+from qorzen_obs.tasks import TaskCategory
+
+RunInThread = Callable[..., Awaitable[Any]]
 
 
 class ExternalEngine:
-    """Awaits a foreign `run_in_thread(func, *args, **kwargs)` for each attempt. Nothing can stop one once started."""
+    """Awaits a foreign `run_in_thread(func, *args, **kwargs)` for each attempt. Nothing can stop one once started.
 
-    kind = EngineKind.EXTERNAL
+    `run_io_task` and `run_on_main_thread` run what the engines `io` and `main` would run. Without a
+    `run_on_main_thread` it is the default for no UI callable: MainEngine is.
+    """
+
     slots: int | None = None
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, choose: Callable[[Attempt], Callable[..., Awaitable[Any]]]
+        self,
+        loop: asyncio.AbstractEventLoop,
+        run_in_thread: RunInThread,
+        *,
+        run_io_task: RunInThread | None = None,
+        run_on_main_thread: RunInThread | None = None,
     ) -> None:
+        self.traits = EXTERNAL
+        if run_on_main_thread is None:
+            self.traits = replace(EXTERNAL, default_for=EXTERNAL.default_for - {TaskCategory.UI})
         self._loop = loop
-        self._choose = choose
         self._thread_id = threading.get_ident()
+        self._wanted = EngineChoice(ENGINES.values())
+        self._run_in_thread = run_in_thread
+        self._ways = {IO.kind: run_io_task, MAIN.kind: run_on_main_thread}
 
     def start(self, attempt: Attempt, ended: Ended) -> None:
         attempt.driver = make_task(self._loop, self._run(attempt, ended), attempt)
@@ -44,12 +63,17 @@ class ExternalEngine:
         task = attempt.driver
         return None if task is None or task.done() else asyncio_stack(task, self._thread_id)
 
+    def _way(self, record: TaskRecord) -> RunInThread:
+        assert record.func is not None, "a record keeps its callable until it ends"
+        wanted = self._wanted.engine_of(record.category, traits_of(record.func))
+        return self._ways.get(wanted.kind) or self._run_in_thread
+
     async def _run(self, attempt: Attempt, ended: Ended) -> None:
         record = attempt.record
         call = functools.partial(attempt.context.copy().run, record.func)  # type: ignore[arg-type]  # func is set while it runs
         value, error = None, None
         try:
-            value = await self._choose(attempt)(call, *record.args, **attempt.kwargs)
+            value = await self._way(record)(call, *record.args, **attempt.kwargs)
         except BaseException as caught:
             if isinstance(caught, GeneratorExit) and not is_running(attempt.driver):
                 raise  # the loop is gone and the coroutine is being collected

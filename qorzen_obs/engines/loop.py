@@ -20,6 +20,7 @@ import msgspec
 
 from qorzen_obs.current import CURRENT
 from qorzen_obs.engines.base import Ended
+from qorzen_obs.engines.traits import LOOP
 from qorzen_obs.record import Attempt
 from qorzen_obs.stacks import (
     MAX_TASKS,
@@ -32,7 +33,6 @@ from qorzen_obs.stacks import (
     coroutine_places,
     show_asyncio_task,
 )
-from qorzen_obs.tasks import EngineKind
 
 _SLICE_SECONDS: Final = 0.001  # then the loop gets its turn before the next attempt begins
 _ENDED: Final = object()
@@ -41,7 +41,7 @@ _ENDED: Final = object()
 class LoopEngine:
     """Runs async callables. Cancelling interrupts them at their next await."""
 
-    kind = EngineKind.LOOP
+    traits = LOOP
     slots: int | None = None
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:

@@ -6,15 +6,15 @@ import asyncio
 import threading
 
 from qorzen_obs.engines.base import Ended
+from qorzen_obs.engines.traits import MAIN
 from qorzen_obs.record import Attempt
 from qorzen_obs.stacks import RUNNING, STARTING, LiveStack, is_of_engines, places_of, shown, thread_frame
-from qorzen_obs.tasks import EngineKind
 
 
 class MainEngine:
     """Runs one callable at a time between two turns of the loop. Nothing can stop it once it runs."""
 
-    kind = EngineKind.MAIN
+    traits = MAIN
     slots: int | None = 1
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:

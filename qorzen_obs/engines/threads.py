@@ -16,10 +16,10 @@ from collections import deque
 from queue import SimpleQueue
 
 from qorzen_obs.engines.base import Ended
+from qorzen_obs.engines.traits import EngineTraits
 from qorzen_obs.ledger import Meter
 from qorzen_obs.record import Attempt
 from qorzen_obs.stacks import RUNNING, STARTING, LiveStack, is_of_engines, places_of, shown, thread_frame
-from qorzen_obs.tasks import EngineKind
 
 
 class _Job:
@@ -91,8 +91,8 @@ class _ThreadUse:
 class ThreadEngine:
     """A pool of daemon threads for one kind of work. Cancelling is cooperative: the call has a token to look at."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, kind: EngineKind, slots: int) -> None:
-        self.kind = kind
+    def __init__(self, loop: asyncio.AbstractEventLoop, traits: EngineTraits, slots: int) -> None:
+        self.traits = traits
         self.slots: int | None = slots
         self._loop = loop
         self._jobs: deque[_Job] = deque()
@@ -108,7 +108,7 @@ class ThreadEngine:
     def start(self, attempt: Attempt, ended: Ended) -> None:
         if self._busy >= self._threads:
             self._started += 1
-            name = f"qorzen-{self.kind.value}-{self._started}"
+            name = f"qorzen-{self.traits.kind}-{self._started}"
             threading.Thread(target=self._work, name=name, daemon=True).start()
             self._threads += 1
         self._busy += 1

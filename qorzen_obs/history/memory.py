@@ -14,10 +14,10 @@ from typing import Final
 import msgspec
 from opentelemetry.trace import format_span_id, format_trace_id
 
+from qorzen_obs.engines.traits import EngineTraits
 from qorzen_obs.record import TaskRecord
 from qorzen_obs.tasks import (
     FAILED,
-    EngineKind,
     TaskCategory,
     TaskInfo,
     TaskPriority,
@@ -45,13 +45,13 @@ class Outline(msgspec.Struct, frozen=True, gc=False):
     duration_seconds: float | None
     error_type: str | None
     attempt: int
-    engine: EngineKind
+    engine: EngineTraits
     trace_id: int | None  # as numbers, which take half the room of their text
     span_id: int | None
 
     def info(self) -> TaskInfo:
         """Return a snapshot that says it was evicted."""
-        fields = {**msgspec.structs.asdict(self), "engine": self.engine.value}
+        fields = {**msgspec.structs.asdict(self), "engine": self.engine.kind}
         if self.trace_id is not None and self.span_id is not None:
             fields.update(trace_id=format_trace_id(self.trace_id), span_id=format_span_id(self.span_id))
         return TaskInfo(**fields, progress=TaskProgress(), evicted=True)

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Mapping
 
 from qorzen_obs.definition_limit import DefinitionLimit
-from qorzen_obs.tasks import EngineKind, TaskCategory
+from qorzen_obs.tasks import TaskCategory
 
 
 class Limits:
@@ -20,7 +20,7 @@ class Limits:
         total: int,
         *,
         categories: Mapping[TaskCategory, int] | None = None,
-        engines: Mapping[EngineKind, int] | None = None,
+        engines: Mapping[str, int] | None = None,
     ) -> None:
         self.total = total
         self.categories = dict(categories or {})
@@ -28,14 +28,14 @@ class Limits:
         self.held = 0
         self.taken = 0  #: slots, ever
         self.held_by_category: Counter[TaskCategory] = Counter()
-        self.held_by_engine: Counter[EngineKind] = Counter()
+        self.held_by_engine: Counter[str] = Counter()
 
     @property
     def full(self) -> bool:
         """Whether no task of any kind may start."""
         return self.held >= self.total
 
-    def admits(self, category: TaskCategory, engine: EngineKind, own: DefinitionLimit | None = None) -> bool:
+    def admits(self, category: TaskCategory, engine: str, own: DefinitionLimit | None = None) -> bool:
         """Return whether one more task of this kind may hold a slot."""
         if self.held >= self.total or (own is not None and own.held >= own.maximum):
             return False
@@ -45,7 +45,7 @@ class Limits:
         limit = self.engines.get(engine)
         return limit is None or self.held_by_engine[engine] < limit
 
-    def blocking(self, category: TaskCategory, engine: EngineKind, own: DefinitionLimit | None) -> str | None:
+    def blocking(self, category: TaskCategory, engine: str, own: DefinitionLimit | None) -> str | None:
         """Return the first limit that keeps a task of this kind from starting, by its name; None when none does."""
         if self.held >= self.total:
             return "tasks.max_concurrent_tasks"
@@ -54,14 +54,12 @@ class Limits:
             return f"tasks.category_limits.{category.value}"
         limit = self.engines.get(engine)
         if limit is not None and self.held_by_engine[engine] >= limit:
-            return f"the slots of engine {engine.value}"
+            return f"the slots of engine {engine}"
         if own is not None and own.held >= own.maximum:
             return f"max_concurrent of {own.name}"
         return None
 
-    def try_take(
-        self, category: TaskCategory, engine: EngineKind, own: DefinitionLimit | None = None
-    ) -> bool:
+    def try_take(self, category: TaskCategory, engine: str, own: DefinitionLimit | None = None) -> bool:
         """Hold one more slot where that is admitted, and return whether it is."""
         if self.held >= self.total:
             return False
@@ -72,7 +70,7 @@ class Limits:
         self.take(category, engine, own)
         return True
 
-    def take(self, category: TaskCategory, engine: EngineKind, own: DefinitionLimit | None = None) -> None:
+    def take(self, category: TaskCategory, engine: str, own: DefinitionLimit | None = None) -> None:
         """Hold one more slot."""
         if own is not None:
             own.held += 1
@@ -81,9 +79,7 @@ class Limits:
         self.held_by_category[category] += 1
         self.held_by_engine[engine] += 1
 
-    def give_back(
-        self, category: TaskCategory, engine: EngineKind, own: DefinitionLimit | None = None
-    ) -> None:
+    def give_back(self, category: TaskCategory, engine: str, own: DefinitionLimit | None = None) -> None:
         """Hold one slot less."""
         if own is not None:
             own.held -= 1

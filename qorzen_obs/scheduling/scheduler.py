@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from typing import Final, Generic, Protocol, TypeVar
 
 from qorzen_obs.definition_limit import DefinitionLimit
+from qorzen_obs.engines.traits import EngineTraits
 from qorzen_obs.scheduling.limits import Limits
 from qorzen_obs.scheduling.queue import RemovableHeap
-from qorzen_obs.tasks import EngineKind, TaskCategory, TaskPriority
+from qorzen_obs.tasks import TaskCategory, TaskPriority
 
 AGEING_POINTS: Final = 50.0
 
@@ -26,7 +27,7 @@ class Schedulable(Protocol):
     """What the scheduler must know of a task."""
 
     category: TaskCategory
-    engine: EngineKind
+    engine: EngineTraits
     priority: TaskPriority
     eligible_at: float  #: monotonic seconds
     sequence: int  #: unique, in order of acceptance
@@ -35,7 +36,7 @@ class Schedulable(Protocol):
 
 
 S = TypeVar("S", bound=Schedulable)
-_Kind = tuple[TaskCategory, EngineKind, DefinitionLimit | None]
+_Kind = tuple[TaskCategory, str, DefinitionLimit | None]
 _Order = tuple[int, float, int]
 
 
@@ -71,7 +72,7 @@ class Scheduler(Generic[S]):
         self.limits = limits
         self.paused: frozenset[TaskCategory] = frozenset()  #: no task of these starts; replaced whole
         self._ageing_seconds = ageing_seconds
-        self.lent: Counter[EngineKind] = Counter()
+        self.lent: Counter[str] = Counter()
         self._groups: dict[_Kind, _Group[S]] = {}  # none of them empty
         self._returning: dict[int, S] = {}  # lenders that want their slot back, first asked first
         self._lenders: set[int] = set()
@@ -126,7 +127,7 @@ class Scheduler(Generic[S]):
             and task.eligible_at <= now
             and task.category not in self.paused
             and not self._is_due(now)
-            and self.limits.try_take(task.category, task.engine, task.limit)
+            and self.limits.try_take(task.category, task.engine.kind, task.limit)
         ):
             return True
         self.push(task, now)
@@ -194,7 +195,7 @@ class Scheduler(Generic[S]):
         ahead = sum(self._order(other) < order for queue in self._all_queues() for other in queue)
         if task.category in self.paused:
             return Explanation(f"the pause of category {task.category.value}", ahead, 0.0)
-        return Explanation(self.limits.blocking(task.category, task.engine, task.limit), ahead, 0.0)
+        return Explanation(self.limits.blocking(task.category, task.engine.kind, task.limit), ahead, 0.0)
 
     def _order(self, task: S) -> _Order:
         """Return the fixed key: aged priority, or strict priority without ageing; first-in first-out among equals."""
@@ -255,17 +256,17 @@ class Scheduler(Generic[S]):
         if task.sequence in self._lenders:
             self._lenders.remove(task.sequence)
             self._returning.pop(task.sequence, None)
-            self.lent[task.engine] -= 1
+            self.lent[task.engine.kind] -= 1
         else:
-            self.limits.give_back(task.category, task.engine, task.limit)
+            self.limits.give_back(task.category, task.engine.kind, task.limit)
 
     def lend(self, task: S) -> None:
         """Free the slot of a running task that waits for others; it may have done so already."""
         if task.sequence in self._lenders:
             return
         self._lenders.add(task.sequence)
-        self.lent[task.engine] += 1
-        self.limits.give_back(task.category, task.engine, task.limit)
+        self.lent[task.engine.kind] += 1
+        self.limits.give_back(task.category, task.engine.kind, task.limit)
 
     def take_back(self, task: S) -> None:
         """Let a lender wait for a slot, ahead of every pending task."""
@@ -275,11 +276,11 @@ class Scheduler(Generic[S]):
         """Give a slot to the first returning lender that may have one and return it; else None."""
         if self._returning and not self.limits.full:
             for task in self._returning.values():
-                if self.limits.admits(task.category, task.engine, task.limit):
+                if self.limits.admits(task.category, task.engine.kind, task.limit):
                     del self._returning[task.sequence]
                     self._lenders.remove(task.sequence)
-                    self.lent[task.engine] -= 1
-                    self.limits.take(task.category, task.engine, task.limit)
+                    self.lent[task.engine.kind] -= 1
+                    self.limits.take(task.category, task.engine.kind, task.limit)
                     return task
         return None
 
@@ -314,4 +315,4 @@ class Scheduler(Generic[S]):
 
 
 def _kind(task: Schedulable) -> _Kind:
-    return (task.category, task.engine, task.limit)
+    return (task.category, task.engine.kind, task.limit)

@@ -15,15 +15,17 @@ from aiohttp import web
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from qorzen_obs.clock import rfc_3339
-from qorzen_obs.tasks import CancelGuarantee, EngineKind, TaskCategory, TaskInfo, TaskPriority, TaskStatus
+from qorzen_obs.engines.traits import ENGINES
+from qorzen_obs.tasks import CancelGuarantee, TaskCategory, TaskInfo, TaskPriority, TaskStatus
 from qorzen_obs.telemetry.redaction import Redactor
 
 #: A moment by RFC 3339.
 Moment = Annotated[str, Meta(extra_json_schema={"format": "date-time"})]
 #: A priority, as it is shown.
 PriorityName = Annotated[str, Meta(extra_json_schema={"enum": [priority.label for priority in TaskPriority]})]
+#: The kind of an engine.
+EngineName = Annotated[str, Meta(extra_json_schema={"enum": list(ENGINES)})]
 #: By their value, which finds them quicker than the enum does.
-_ENGINES: Final = {kind.value: kind for kind in EngineKind}
 _GUARANTEES: Final = {guarantee.value: guarantee for guarantee in CancelGuarantee}
 MAX_LISTED_TEXT: Final = 500
 """Characters of a free text in a list; a task's own document has all of it."""
@@ -107,7 +109,7 @@ class Task(Struct, frozen=True, kw_only=True):
     cancel_guarantee: CancelGuarantee
     cancel_reason: str | None
     attempt: int
-    engine: EngineKind
+    engine: EngineName
     timeout_seconds: float | None
     waiting_for: str | None
     abandoned: bool
@@ -163,7 +165,7 @@ def _task(
         cancel_guarantee=_GUARANTEES[info.cancel_guarantee],
         cancel_reason=info.cancel_reason,
         attempt=info.attempt,
-        engine=_ENGINES[info.engine],
+        engine=info.engine,
         timeout_seconds=info.timeout_seconds,
         waiting_for=info.waiting_for,
         abandoned=info.abandoned,

@@ -15,9 +15,9 @@ from msgspec import Struct
 from qorzen_obs.definition import TaskDefinition
 from qorzen_obs.registry import TaskRegistry
 from qorzen_obs.server.arguments import Arguments, UnreadableHintsError
-from qorzen_obs.server.documents import PriorityName, json_response
+from qorzen_obs.server.documents import EngineName, PriorityName, json_response
 from qorzen_obs.server.routes import Access, Answer, Route
-from qorzen_obs.tasks import EngineKind, TaskCategory
+from qorzen_obs.tasks import TaskCategory
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ class RegisteredTask(Struct, frozen=True, kw_only=True):
     description: str | None
     category: TaskCategory | None
     priority: PriorityName | None
-    engine: EngineKind | None
+    engine: EngineName | None
     timeout_seconds: float | Literal["inf"] | None
     arguments: dict[str, Any] | None  #: JSON Schema of them by name; null where it cannot be submitted
     positional: list[str]  #: those that may be given in `args` as well, in this order

@@ -18,7 +18,7 @@ from qorzen_obs.server.problems import problem
 from qorzen_obs.server.query import LIMIT, check_parameters, read_limit
 from qorzen_obs.server.routes import Access, Answer, Route
 from qorzen_obs.server.sources import LOOKS, Looks
-from qorzen_obs.tasks import COMPLETED, EngineKind
+from qorzen_obs.tasks import COMPLETED
 
 USUAL_FOR_SECONDS: Final = 1.0
 """How long what is usual is used again, whoever asks."""
@@ -26,8 +26,6 @@ MAX_READ: Final = 10_000
 """Kept tasks that are looked at for what is usual, those that ended last."""
 MAX_RUNS: Final = 100
 """Runs of one name that say what is usual for it, the last ones."""
-_ON_THE_LOOP: Final = (EngineKind.LOOP, EngineKind.MAIN)
-_ON_THREADS: Final = (EngineKind.IO, EngineKind.THREAD)
 
 
 class RunningTask(Struct, frozen=True, kw_only=True):
@@ -85,11 +83,10 @@ def busy_share(attempt: Attempt, now: float) -> float | None:
     meter, engine, elapsed = attempt.meter, attempt.record.engine, now - attempt.started_at
     if meter is None or elapsed <= 0:
         return None
-    if engine in _ON_THE_LOOP:
-        return meter.phases(engine, elapsed, now).get("loop", 0.0) / elapsed
-    if engine in _ON_THREADS and meter.probe is not None:  # its call has begun, and the system can tell
-        return meter.phases(engine, elapsed, now).get("thread_cpu", 0.0) / elapsed
-    return None
+    # A probe is there once a call has begun, where the system can tell.
+    if not engine.use_is_live and meter.probe is None:
+        return None
+    return meter.phases(engine, elapsed, now).get(engine.use_phase, 0.0) / elapsed
 
 
 async def get_running(request: web.Request) -> web.Response:

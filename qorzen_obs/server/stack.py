@@ -10,14 +10,13 @@ from aiohttp import web
 from msgspec import UNSET, Struct, UnsetType
 
 from qorzen_obs.errors import StackUnavailableError, TaskNotFoundError
-from qorzen_obs.server.documents import Moment, json_response, now
+from qorzen_obs.server.documents import EngineName, Moment, json_response, now
 from qorzen_obs.server.in_thread import run_in_daemon_thread
 from qorzen_obs.server.problems import ProblemError, problem
 from qorzen_obs.server.routes import Access, Answer, Route
 from qorzen_obs.server.sources import LOOKS
 from qorzen_obs.server.tasks import UNKNOWN_TASK
 from qorzen_obs.stacks import Frames
-from qorzen_obs.tasks import EngineKind
 
 
 class StackFrame(Struct, frozen=True, kw_only=True):
@@ -41,7 +40,7 @@ class Stack(Struct, frozen=True, kw_only=True):
     """Where a task is: its calls, the innermost last."""
 
     task_id: str
-    engine: EngineKind
+    engine: EngineName
     state: str
     frames: list[StackFrame]
     awaiting: str | None
@@ -68,7 +67,7 @@ async def get_stack(request: web.Request) -> web.Response:
     return json_response(
         Stack(
             task_id=task_id,
-            engine=EngineKind(info.engine),
+            engine=info.engine,
             state=stack.state,
             frames=show_frames(stack.frames),
             awaiting=stack.awaiting,

@@ -10,11 +10,11 @@ from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
 from qorzen_obs.counts import CELLS, PRIORITIES, CountsView
+from qorzen_obs.engines.traits import ENGINES
 from qorzen_obs.record import Ask, End
 from qorzen_obs.tasks import (
     COMPLETED,
     FAILED,
-    EngineKind,
     EventKind,
     TaskCategory,
     TaskPriority,
@@ -56,9 +56,7 @@ class TaskMetrics:
         }
         self.queue_wait = [HistogramCell(names.QUEUE_WAIT, kind) for kind in kinds]
         self.finished_exemplars = {status: [ExemplarSlot() for _ in CELLS] for status in FINAL}
-        self.cancel_latency = {
-            kind: HistogramCell(names.CANCEL_LATENCY, (kind.value,)) for kind in EngineKind
-        }
+        self.cancel_latency = {kind: HistogramCell(names.CANCEL_LATENCY, (kind,)) for kind in ENGINES}
         self.http: dict[tuple[str, str, str], HistogramCell] = {}
         self.rejected_by_cell = {
             (cell, reason): 0 for cell in range(len(CELLS)) for reason in REJECTION_REASONS
@@ -96,7 +94,7 @@ class TaskMetrics:
             elif status is FAILED:
                 self.errors.add((record.category.value,), state.error_type or "unknown")
 
-    def on_stopped(self, engine: EngineKind, ask: Ask, seconds: float) -> None:
+    def on_stopped(self, engine: str, ask: Ask, seconds: float) -> None:
         """Count how long a running attempt took to end after it was asked to."""
         if ask is Ask.CANCEL:
             self.cancel_latency[engine].observe(seconds)

@@ -113,7 +113,7 @@ class Facts:
         """Start the span by the API, at `start_time` in Unix nanoseconds."""
         attributes = _identity(self.task_id, self.task_name, self.cell, self.plugin_id, self.rerun)
         attributes[names.TASK_ATTEMPT] = self.number
-        attributes[names.TASK_ENGINE] = self.engine.value
+        attributes[names.TASK_ENGINE] = self.engine.kind
         attributes.update(self.source)
         if self.metadata:
             attributes.update(users(self.metadata))

@@ -16,10 +16,11 @@ from contextvars import copy_context
 
 from qorzen_obs.counts import CELL_OF
 from qorzen_obs.definition import NO_DEFINITION
+from qorzen_obs.engines.traits import THREAD
 from qorzen_obs.record import TaskRecord
 from qorzen_obs.scheduling.limits import Limits
 from qorzen_obs.scheduling.scheduler import Scheduler
-from qorzen_obs.tasks import EngineKind, TaskCategory, TaskPriority
+from qorzen_obs.tasks import TaskCategory, TaskPriority
 
 DEPTHS = (1_000, 100_000, 1_000_000)
 SAMPLE = 10_000
@@ -55,7 +56,7 @@ def make_record() -> TaskRecord:
         definition=NO_DEFINITION,
         limit=None,
         wants_progress=False,
-        engine=EngineKind.THREAD,
+        engine=THREAD,
         context=copy_context(),
         created_at=time.time(),
         eligible_at=(now := time.monotonic()),
@@ -136,7 +137,7 @@ async def _hop() -> None:
 
     loop = asyncio.get_running_loop()
     count, outstanding = 20_000, 32
-    engine = ThreadEngine(loop, EngineKind.THREAD, outstanding)
+    engine = ThreadEngine(loop, THREAD, outstanding)
     gate = asyncio.Semaphore(outstanding)
 
     def ended(attempt: Attempt, value: object, error: BaseException | None) -> None:

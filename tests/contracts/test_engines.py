@@ -11,15 +11,19 @@ from typing import Any
 
 import pytest
 
-from qorzen_obs.engines.base import Engine
+from qorzen_obs.engines.base import Engine, KillingEngine
+from qorzen_obs.engines.choice import EngineChoice
 from qorzen_obs.engines.external import ExternalEngine
 from qorzen_obs.engines.loop import LoopEngine
 from qorzen_obs.engines.main import MainEngine
 from qorzen_obs.engines.processes.engine import ProcessEngine
 from qorzen_obs.engines.threads import ThreadEngine
+from qorzen_obs.engines.traits import ENGINES, EXTERNAL, IO, LOOP, MAIN, PROCESS, THREAD, EngineTraits, Place
 from qorzen_obs.errors import FarTaskError, TaskCancelled
+from qorzen_obs.ledger import Meter
 from qorzen_obs.record import Ask, Attempt
-from qorzen_obs.tasks import GUARANTEES, CancelGuarantee, EngineKind
+from qorzen_obs.tasks import CancelGuarantee, EngineKind, TaskCategory
+from qorzen_obs.telemetry import names
 from tests import support
 from tests.support import ThreadGate, turns, until
 
@@ -55,16 +59,21 @@ async def carried(future: asyncio.Future[Any]) -> Any:
     return value
 
 
-MAKE: dict[EngineKind, Callable[[asyncio.AbstractEventLoop], Engine]] = {
-    EngineKind.LOOP: LoopEngine,
-    EngineKind.IO: lambda loop: ThreadEngine(loop, EngineKind.IO, 4),
-    EngineKind.THREAD: lambda loop: ThreadEngine(loop, EngineKind.THREAD, 4),
-    EngineKind.PROCESS: lambda loop: ProcessEngine(loop, 2),
-    EngineKind.MAIN: MainEngine,
-    EngineKind.EXTERNAL: lambda loop: ExternalEngine(loop, lambda _: run_in_thread),
+MAKE: dict[str, Callable[[asyncio.AbstractEventLoop], Engine]] = {
+    LOOP.kind: LoopEngine,
+    IO.kind: lambda loop: ThreadEngine(loop, IO, 4),
+    THREAD.kind: lambda loop: ThreadEngine(loop, THREAD, 4),
+    PROCESS.kind: lambda loop: ProcessEngine(loop, 2),
+    MAIN.kind: MainEngine,
+    EXTERNAL.kind: lambda loop: ExternalEngine(loop, run_in_thread),
 }
 
-THREADED = [EngineKind.IO, EngineKind.THREAD, EngineKind.EXTERNAL]
+THREADED = [engine for engine in ENGINES.values() if engine.place is Place.THREAD]
+
+
+def kind_of(engine: EngineTraits) -> str:
+    """Name a test's parameter."""
+    return engine.kind
 
 
 @dataclass
@@ -74,21 +83,35 @@ class End:
     thread: threading.Thread
 
 
+class Witness(support.Owner):
+    """The manager of an attempt, which notes what it hears."""
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+
+    def begin(self, attempt: Attempt) -> None:
+        attempt.begun = True
+        self.seen.append("begun")
+
+    def suspended(self, attempt: Attempt) -> None:
+        self.seen.append("suspended")
+
+
 class Bench:
     """An engine on the running loop, and what it says has ended."""
 
-    def __init__(self, kind: EngineKind) -> None:
-        self.kind = kind
-        self.engine = MAKE[kind](asyncio.get_running_loop())
+    def __init__(self, wanted: EngineTraits) -> None:
+        self.engine = MAKE[wanted.kind](asyncio.get_running_loop())
+        self.traits = self.engine.traits
         self.ends: list[tuple[Attempt, End]] = []
 
     def start(self, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Attempt:
-        """Start a synchronous callable, or on the loop's engine an async one that does the same."""
-        return self.begin(self.as_async(func) if self.kind is EngineKind.LOOP else func, *args, **kwargs)
+        """Start a synchronous callable, or an async one that does the same where the engine runs only those."""
+        return self.begin(func if self.traits.runs_sync else self.as_async(func), *args, **kwargs)
 
     def begin(self, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Attempt:
         """Start a callable of the kind that the engine runs."""
-        attempt = support.attempt(support.record(func, *args, kwargs=kwargs, engine=self.kind))
+        attempt = support.attempt(support.record(func, *args, kwargs=kwargs, engine=self.traits))
         attempt.context.run(COLOUR.set, "the attempt's")
         self.engine.start(attempt, self.ended)
         return attempt
@@ -112,7 +135,7 @@ class Bench:
         return wrapped
 
 
-@pytest.fixture(params=list(EngineKind), ids=lambda kind: kind.value)
+@pytest.fixture(params=ENGINES.values(), ids=kind_of)
 async def bench(request: pytest.FixtureRequest) -> AsyncIterator[Bench]:
     bench = Bench(request.param)
     yield bench
@@ -124,17 +147,18 @@ async def bench(request: pytest.FixtureRequest) -> AsyncIterator[Bench]:
 @pytest.fixture
 def near(bench: Bench) -> Bench:
     """Only where the callable runs in this process."""
-    if bench.kind is EngineKind.PROCESS:
+    if bench.traits.place is Place.PROCESS:
         pytest.skip("what it runs has no part in the memory of this process")
     return bench
 
 
 def test_the_suite_runs_over_every_engine() -> None:
-    assert set(MAKE) == set(EngineKind) == set(GUARANTEES)
+    assert set(MAKE) == set(ENGINES) == set(EngineKind)
 
 
 async def test_it_says_which_engine_it_is(bench: Bench) -> None:
-    assert bench.engine.kind is bench.kind
+    assert bench.traits.kind in ENGINES
+    assert ENGINES[bench.traits.kind].place is bench.traits.place
     assert bench.engine.slots is None or bench.engine.slots >= 1
 
 
@@ -154,7 +178,7 @@ async def test_it_reports_whatever_the_callable_raises(bench: Bench, error: type
 
     end = await bench.end_of(bench.start(fail))
     assert end.value is None
-    if bench.kind is not EngineKind.PROCESS:
+    if bench.traits.place is not Place.PROCESS:
         assert end.error is raised
     elif issubclass(error, Exception):
         assert (type(end.error), str(end.error)) == (error, "on purpose")
@@ -171,7 +195,7 @@ async def test_it_reports_on_the_loops_own_thread(bench: Bench) -> None:
 
 async def test_it_runs_the_callable_where_it_should(near: Bench) -> None:
     thread = (await near.end_of(near.start(threading.current_thread))).value
-    assert (thread is not threading.main_thread()) == (near.kind in THREADED)
+    assert (thread is not threading.main_thread()) == (near.traits.place is Place.THREAD)
 
 
 async def test_it_runs_the_callable_in_the_attempts_context(near: Bench) -> None:
@@ -200,10 +224,10 @@ async def test_interrupted_before_it_began_it_keeps_its_guarantee(bench: Bench) 
     bench.engine.interrupt(attempt)
     bench.engine.interrupt(attempt)
     end = await bench.end_of(attempt)
-    if GUARANTEES[bench.kind] is CancelGuarantee.PROMPT or bench.kind is EngineKind.MAIN:
+    if bench.traits.place is Place.LOOP:
         assert isinstance(end.error, asyncio.CancelledError)
         assert begun == []
-    elif bench.kind is EngineKind.PROCESS:
+    elif bench.traits.place is Place.PROCESS:
         assert isinstance(end.error, TaskCancelled)
     else:
         assert (end.error, begun) == (None, [1]), "what runs elsewhere has to look at its token"
@@ -223,9 +247,59 @@ async def test_close_is_safe_when_nothing_ran_and_when_it_is_called_again(bench:
     bench.engine.close()
 
 
-@pytest.mark.parametrize("kind", THREADED)
+def test_each_callable_has_one_default_engine_and_everyone_knows_its_phases() -> None:
+    own = [engine for engine in ENGINES.values() if engine.choosable]  # of a service with its own engines
+    for is_async in (True, False):
+        defaults = [engine for engine in own if engine.runs(is_async=is_async)]
+        for category in TaskCategory:
+            assert len([engine for engine in defaults if category in engine.default_for]) == 1
+    for engine in ENGINES.values():
+        assert engine.runs_sync or engine.runs_async
+        assert {engine.use_phase, engine.wait_phase} <= set(names.PHASES)
+
+
+def test_engines_that_leave_a_category_without_a_default_are_refused() -> None:
+    with pytest.raises(LookupError, match="no engine runs synchronous callables of the categories ui, io"):
+        EngineChoice([LOOP, THREAD, PROCESS])
+
+
+async def test_it_can_kill_where_it_promises_to(bench: Bench) -> None:
+    if bench.traits.cancel_guarantee is CancelGuarantee.KILL:
+        assert isinstance(bench.engine, KillingEngine)
+
+
+async def test_only_who_says_so_reports_the_steps_of_an_attempt(bench: Bench) -> None:
+    owner = Witness()
+    attempt = support.attempt(support.record(Bench.as_async(int) if bench.traits.runs_async else int))
+    attempt.owner = owner
+    bench.engine.start(attempt, bench.ended)
+    await bench.end_of(attempt)
+    assert owner.seen == (["begun", "suspended"] if bench.traits.reports_steps else [])
+
+
+async def test_the_transfer_of_a_call_is_measured_where_it_says_so(bench: Bench) -> None:
+    attempt = support.attempt(support.record(Bench.as_async(int) if bench.traits.runs_async else int))
+    attempt.meter = Meter(asyncio.get_running_loop().time)
+    bench.engine.start(attempt, bench.ended)
+    await bench.end_of(attempt)
+    assert (attempt.meter.call_seconds is not None) == bench.traits.measures_transfer
+
+
+async def test_what_a_running_attempt_uses_is_known_at_any_moment_where_it_says_so(near: Bench) -> None:
+    meter = Meter(asyncio.get_running_loop().time)
+
+    def begun() -> bool:
+        return meter.use_since is not None
+
+    attempt = support.attempt(support.record(Bench.as_async(begun) if near.traits.runs_async else begun))
+    attempt.meter = meter
+    near.engine.start(attempt, near.ended)
+    assert (await near.end_of(attempt)).value == near.traits.use_is_live
+
+
+@pytest.mark.parametrize("kind", THREADED, ids=kind_of)
 class TestEnginesWithThreads:
-    async def test_an_abandoned_attempt_gives_its_place_to_another(self, kind: EngineKind) -> None:
+    async def test_an_abandoned_attempt_gives_its_place_to_another(self, kind: EngineTraits) -> None:
         bench = Bench(kind)
         with ThreadGate() as gate:
             stuck = bench.start(gate, "late")
@@ -238,7 +312,7 @@ class TestEnginesWithThreads:
         bench.engine.close()
 
     async def test_closed_while_a_call_runs_it_leaves_the_call_to_end_and_reports_it(
-        self, kind: EngineKind
+        self, kind: EngineTraits
     ) -> None:
         bench = Bench(kind)
         with ThreadGate() as gate:
@@ -249,10 +323,10 @@ class TestEnginesWithThreads:
             assert (await bench.end_of(running)).value == "value"
 
 
-@pytest.mark.parametrize("kind", [EngineKind.IO, EngineKind.THREAD])
+@pytest.mark.parametrize("kind", [IO, THREAD], ids=kind_of)
 class TestThreadEngine:
     async def test_it_raises_when_there_is_no_thread_to_be_had_and_recovers(
-        self, kind: EngineKind, monkeypatch: pytest.MonkeyPatch
+        self, kind: EngineTraits, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def refuse(_: threading.Thread) -> None:
             raise RuntimeError("can't start new thread")
@@ -266,17 +340,17 @@ class TestThreadEngine:
         assert (await bench.end_of(bench.start(int))).value == 0
         bench.engine.close()
 
-    async def test_its_threads_are_daemons_with_its_name_and_are_used_again(self, kind: EngineKind) -> None:
+    async def test_its_threads_are_daemons_with_its_name_and_are_used_again(self, kind: EngineTraits) -> None:
         bench = Bench(kind)
         threads = [(await bench.end_of(bench.start(threading.current_thread))).value for _ in range(5)]
         assert len(set(threads)) == 1
         assert isinstance(threads[0], threading.Thread)
-        assert threads[0].name.startswith(f"qorzen-{kind.value}-")
+        assert threads[0].name.startswith(f"qorzen-{kind.kind}-")
         assert threads[0].daemon
         bench.engine.close()
         await until(lambda: not threads[0].is_alive())  # type: ignore[attr-defined]  # it is a thread, as asserted
 
-    async def test_a_thread_whose_place_was_taken_leaves_when_its_call_ends(self, kind: EngineKind) -> None:
+    async def test_a_thread_whose_place_was_taken_leaves_when_its_call_ends(self, kind: EngineTraits) -> None:
         bench = Bench(kind)
         with ThreadGate() as gate:
             stuck = bench.start(gate)
@@ -289,7 +363,7 @@ class TestThreadEngine:
             assert (await bench.end_of(bench.start(threading.current_thread))).value in threads
         bench.engine.close()
 
-    async def test_an_idle_thread_holds_no_result(self, kind: EngineKind) -> None:
+    async def test_an_idle_thread_holds_no_result(self, kind: EngineTraits) -> None:
         class Big:
             pass
 
@@ -303,7 +377,7 @@ class TestThreadEngine:
         assert seen() is None
         bench.engine.close()
 
-    async def test_a_call_that_ends_after_the_loop_has_closed_harms_nobody(self, kind: EngineKind) -> None:
+    async def test_a_call_that_ends_after_the_loop_has_closed_harms_nobody(self, kind: EngineTraits) -> None:
         gate, threads = ThreadGate(), list[threading.Thread]()
 
         async def leave_it_running() -> None:
@@ -319,11 +393,11 @@ class TestThreadEngine:
 
 
 async def test_the_main_engine_takes_one_at_a_time() -> None:
-    assert Bench(EngineKind.MAIN).engine.slots == 1
+    assert Bench(MAIN).engine.slots == 1
 
 
 async def test_the_loop_engine_interrupts_again_what_swallowed_the_first_time() -> None:
-    bench, interrupted = Bench(EngineKind.LOOP), list[int]()
+    bench, interrupted = Bench(LOOP), list[int]()
 
     async def stubborn() -> str:
         while len(interrupted) < 3:
@@ -367,7 +441,7 @@ async def test_a_cancel_that_an_attempt_has_taken_back_does_not_hit_the_next_one
         task.cancel()
         task.uncancel()
 
-    bench = Bench(EngineKind.LOOP)
+    bench = Bench(LOOP)
     first = bench.begin(takes_it_back)
     second = bench.begin(asyncio.sleep, 0, "slept")
     assert (await bench.end_of(first)).error is None
@@ -392,7 +466,7 @@ async def test_what_an_attempt_on_the_loop_has_awaited_first_is_gone_when_it_let
         await asyncio.ensure_future(read())
         await gate()
 
-    bench = Bench(EngineKind.LOOP)
+    bench = Bench(LOOP)
     attempt = bench.begin(reads_and_goes_on)
     await gate.holds(1)
     gc.collect()
@@ -411,10 +485,10 @@ async def test_an_end_that_cannot_be_reported_keeps_no_other_attempt_on_the_loop
     def refuse(*_: object) -> None:
         raise Unreportable
 
-    bench = Bench(EngineKind.LOOP)
+    bench = Bench(LOOP)
     told: list[object] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context["exception"]))
-    bench.engine.start(support.attempt(support.record(nothing, engine=EngineKind.LOOP)), refuse)
+    bench.engine.start(support.attempt(support.record(nothing, engine=LOOP)), refuse)
     ready = bench.begin(nothing)
     assert (await bench.end_of(ready)).error is None
     later = bench.begin(nothing)

@@ -19,6 +19,7 @@ from opentelemetry.trace import SpanContext
 
 from qorzen_obs.current import CurrentTask, current_task
 from qorzen_obs.engines.base import Ended
+from qorzen_obs.engines.traits import EngineTraits
 from qorzen_obs.errors import InvalidTaskError, QorzenError, RetryLater, TaskCancelled
 from qorzen_obs.options import TaskOptions, with_options
 from qorzen_obs.record import Attempt
@@ -353,8 +354,8 @@ def noticing(coroutine: Coroutine[Any, Any, Any], notice: Callable[[], None]) ->
 class GatedThreads:
     """Stands for a pool of threads: runs what the machine's synchronous callables return, deaf to interruption."""
 
-    def __init__(self, kind: EngineKind, slots: int) -> None:
-        self.kind = kind
+    def __init__(self, traits: EngineTraits, slots: int) -> None:
+        self.traits = traits
         self.slots: int | None = slots
 
     def start(self, attempt: Attempt, ended: Ended) -> None:

@@ -351,7 +351,7 @@ def a_resumed_lender_takes_no_slot(patch: pytest.MonkeyPatch) -> None:
     def resume_next(self: Any) -> Any:
         task = real(self)
         if task is not None:
-            self.limits.give_back(task.category, task.engine, task.limit)
+            self.limits.give_back(task.category, task.engine.kind, task.limit)
         return task
 
     real = Scheduler.resume_next
@@ -362,7 +362,7 @@ def a_resumed_lender_takes_no_slot(patch: pytest.MonkeyPatch) -> None:
 def a_lent_slot_is_counted_twice(patch: pytest.MonkeyPatch) -> None:
     def lend(self: Any, task: Any) -> None:
         real(self, task)
-        self.lent[task.engine] += 1
+        self.lent[task.engine.kind] += 1
 
     real = Scheduler.lend
     patch.setattr(Scheduler, "lend", lend)

@@ -21,6 +21,7 @@ from qorzen_obs.core.task_manager import TaskManager
 from qorzen_obs.engines.base import Engine
 from qorzen_obs.engines.loop import LoopEngine
 from qorzen_obs.engines.main import MainEngine
+from qorzen_obs.engines.traits import IO, THREAD
 from qorzen_obs.errors import (
     QorzenError,
     TaskManagerClosedError,
@@ -67,11 +68,11 @@ class Threads:
     def __init__(self, slots: dict[EngineKind, int]) -> None:
         loop = asyncio.get_running_loop()
         engines: list[Engine] = [LoopEngine(loop), MainEngine(loop)]
-        engines += [GatedThreads(kind, slots[kind]) for kind in (EngineKind.IO, EngineKind.THREAD)]
-        self.engines = {engine.kind: engine for engine in engines}
+        engines += [GatedThreads(IO, slots[EngineKind.IO]), GatedThreads(THREAD, slots[EngineKind.THREAD])]
+        self._engines = {engine.traits.kind: engine for engine in engines}
 
-    def engine(self, kind: EngineKind) -> Engine:
-        return self.engines.get(kind) or GatedThreads(kind, 1)
+    def engine(self, kind: str) -> Engine:
+        return self._engines[kind]
 
 
 @dataclass

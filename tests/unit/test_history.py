@@ -5,10 +5,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry.trace import SpanContext
 
+from qorzen_obs.engines.traits import THREAD
 from qorzen_obs.history import memory
 from qorzen_obs.history.memory import MemoryHistory
 from qorzen_obs.record import TaskRecord, TaskState
-from qorzen_obs.tasks import EngineKind, TaskCategory, TaskPriority, TaskStatus
+from qorzen_obs.tasks import TaskCategory, TaskPriority, TaskStatus
 from tests.support import record
 
 SPAN = SpanContext(0xA, 0xB, is_remote=False)
@@ -23,7 +24,7 @@ def ended(number: int, status: TaskStatus = TaskStatus.FAILED) -> TaskRecord:
         priority=TaskPriority.HIGH,
         plugin_id="reports",
         metadata={"number": number},
-        engine=EngineKind.THREAD,
+        engine=THREAD,
         created_at=10.0,
     )
     one.state = TaskState(

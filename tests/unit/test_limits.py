@@ -4,10 +4,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qorzen_obs.scheduling.limits import Limits
-from qorzen_obs.tasks import EngineKind, TaskCategory
+from qorzen_obs.tasks import TaskCategory
 
 IO, USER = TaskCategory.IO, TaskCategory.USER
-LOOP, THREAD = EngineKind.LOOP, EngineKind.THREAD
+LOOP, THREAD = "loop", "thread"
 
 
 def test_a_slot_is_there_while_all_three_limits_have_room() -> None:
@@ -48,13 +48,13 @@ kinds = st.tuples(st.sampled_from([IO, USER]), st.sampled_from([LOOP, THREAD]))
     st.dictionaries(st.sampled_from([LOOP, THREAD]), st.integers(1, 5)),
 )
 def test_whoever_asks_before_taking_never_passes_a_limit(
-    asked: list[tuple[TaskCategory, EngineKind]],
+    asked: list[tuple[TaskCategory, str]],
     total: int,
     categories: dict[TaskCategory, int],
-    engines: dict[EngineKind, int],
+    engines: dict[str, int],
 ) -> None:
     limits = Limits(total, categories=categories, engines=engines)
-    held: list[tuple[TaskCategory, EngineKind]] = []
+    held: list[tuple[TaskCategory, str]] = []
     for number, (category, engine) in enumerate(asked):
         room = (
             len(held) < total

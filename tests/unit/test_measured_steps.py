@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from qorzen_obs.engines.loop import _go_on, _Run
+from qorzen_obs.engines.traits import LOOP, PROCESS, THREAD
 from qorzen_obs.ledger import Meter
 from qorzen_obs.record import Attempt
-from qorzen_obs.tasks import EngineKind
 from tests.support import attempt, record
 
 
@@ -86,7 +86,7 @@ def test_only_its_own_steps_count_also_those_that_end_by_an_exception() -> None:
         next(steps.rest)
     assert steps.outcome is not None
     assert isinstance(steps.outcome[1], OSError)
-    assert meter.phases(EngineKind.LOOP, now, now) == {"loop": 7.0, "await": 200.0}
+    assert meter.phases(LOOP, now, now) == {"loop": 7.0, "await": 200.0}
 
 
 def test_what_is_awaited_and_is_no_coroutine_is_driven_by_one() -> None:
@@ -104,5 +104,5 @@ def test_what_is_awaited_and_is_no_coroutine_is_driven_by_one() -> None:
 def test_use_is_never_more_than_the_attempt_took() -> None:
     meter = Meter(time.monotonic)
     meter.use_seconds, meter.call_seconds = 5.0, 3.0  # several threads at once
-    assert meter.phases(EngineKind.THREAD, 2.0, 2.0) == {"thread_cpu": 2.0}
-    assert meter.phases(EngineKind.PROCESS, 4.0, 4.0) == {"process_cpu": 3.0, "transfer": 1.0}
+    assert meter.phases(THREAD, 2.0, 2.0) == {"thread_cpu": 2.0}
+    assert meter.phases(PROCESS, 4.0, 4.0) == {"process_cpu": 3.0, "transfer": 1.0}

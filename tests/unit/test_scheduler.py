@@ -11,19 +11,20 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from qorzen_obs.definition_limit import DefinitionLimit
+from qorzen_obs.engines.traits import LOOP, THREAD, EngineTraits
 from qorzen_obs.scheduling.limits import Limits
 from qorzen_obs.scheduling.scheduler import Scheduler
-from qorzen_obs.tasks import EngineKind, TaskCategory, TaskPriority
+from qorzen_obs.tasks import TaskCategory, TaskPriority
 
 CATEGORIES = [TaskCategory.CORE, TaskCategory.IO, TaskCategory.USER]
-ENGINES = [EngineKind.LOOP, EngineKind.THREAD]
+ENGINES = [LOOP, THREAD]
 
 
 @dataclass(eq=False)
 class Task:
     sequence: int
     category: TaskCategory = TaskCategory.CORE
-    engine: EngineKind = EngineKind.LOOP
+    engine: EngineTraits = LOOP
     priority: TaskPriority = TaskPriority.NORMAL
     eligible_at: float = 0.0
     limit: DefinitionLimit | None = None
@@ -58,14 +59,14 @@ class SchedulerMachine(RuleBasedStateMachine):
     @initialize(
         total=st.integers(1, 6),
         categories=st.dictionaries(st.sampled_from(CATEGORIES), st.integers(1, 4)),
-        engines=st.dictionaries(st.sampled_from(ENGINES), st.integers(1, 4)),
+        engines=st.dictionaries(st.sampled_from([LOOP.kind, THREAD.kind]), st.integers(1, 4)),
         ageing=st.sampled_from([0.0, 1.0, 300.0]),
     )
     def begin(
         self,
         total: int,
         categories: dict[TaskCategory, int],
-        engines: dict[EngineKind, int],
+        engines: dict[str, int],
         ageing: float,
     ) -> None:
         self.ageing = ageing
@@ -79,7 +80,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         return (
             len(self.holding) < self.limits.total
             and len(same_category) < self.limits.categories.get(task.category, math.inf)
-            and len(same_engine) < self.limits.engines.get(task.engine, math.inf)
+            and len(same_engine) < self.limits.engines.get(task.engine.kind, math.inf)
             and (task.limit is None or len([o for o in self.holding if o.limit]) < self.own.maximum)
         )
 
@@ -104,7 +105,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     def push(
         self,
         category: TaskCategory,
-        engine: EngineKind,
+        engine: EngineTraits,
         priority: TaskPriority,
         later: float,
         delay: float,
@@ -232,10 +233,10 @@ class SchedulerMachine(RuleBasedStateMachine):
             held = [task for task in self.holding if task.category is category]
             assert self.limits.held_by_category[category] == len(held)
         for engine in ENGINES:
-            assert self.limits.held_by_engine[engine] == len(
+            assert self.limits.held_by_engine[engine.kind] == len(
                 [task for task in self.holding if task.engine is engine]
             )
-            assert self.scheduler.lent[engine] == len(
+            assert self.scheduler.lent[engine.kind] == len(
                 [task for task in self.lending if task.engine is engine]
             )
 
@@ -314,7 +315,7 @@ def test_a_lender_that_ends_while_it_wants_its_slot_back_is_forgotten() -> None:
     tasks.take_back(task)
     tasks.finish(task)
     assert tasks.resume_next() is None
-    assert (tasks.limits.held, tasks.lent[EngineKind.LOOP]) == (0, 0)
+    assert (tasks.limits.held, tasks.lent[LOOP.kind]) == (0, 0)
 
 
 def test_nothing_pending_starts_nothing() -> None:

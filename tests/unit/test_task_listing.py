@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from multidict import MultiDict
 
 from qorzen_obs.definition import NO_DEFINITION
+from qorzen_obs.engines.traits import THREAD
 from qorzen_obs.record import ACCEPTED, TaskRecord
 from qorzen_obs.server.problems import ProblemError
 from qorzen_obs.server.tasks import (
@@ -20,7 +21,7 @@ from qorzen_obs.server.tasks import (
     select,
     write_cursor,
 )
-from qorzen_obs.tasks import EngineKind, TaskCategory, TaskPriority, TaskStatus
+from qorzen_obs.tasks import TaskCategory, TaskPriority, TaskStatus
 
 
 def a_record(
@@ -51,7 +52,7 @@ def a_record(
         definition=NO_DEFINITION,
         limit=None,
         wants_progress=False,
-        engine=EngineKind.THREAD,
+        engine=THREAD,
         context=Context(),
         created_at=60.0 * sequence,  # so that its minute of 1970 is its number
         eligible_at=0.0,

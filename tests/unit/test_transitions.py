@@ -5,7 +5,7 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qorzen_obs.tasks import ENDED, GUARANTEES, LEGAL_TRANSITIONS, EngineKind, EventKind, TaskStatus
+from qorzen_obs.tasks import ENDED, LEGAL_TRANSITIONS, EventKind, TaskStatus
 
 PENDING, RUNNING = TaskStatus.PENDING, TaskStatus.RUNNING
 FINAL = {status for status in TaskStatus if status.final}
@@ -69,7 +69,3 @@ def test_a_task_is_pending_again_only_after_it_ran(choices: list[int]) -> None:
 def test_every_final_state_can_be_reached() -> None:
     assert LEGAL_TRANSITIONS[RUNNING] >= FINAL
     assert TaskStatus.CANCELLED in LEGAL_TRANSITIONS[PENDING]
-
-
-def test_every_engine_says_what_its_cancel_guarantees() -> None:
-    assert set(GUARANTEES) == set(EngineKind)

@@ -33,6 +33,7 @@ from qorzen_obs.client import (
     Why,
     task_path,
 )
+from qorzen_obs.engines.traits import runs_in_process
 
 T = TypeVar("T")
 
@@ -179,7 +180,7 @@ class Asker:
             for task_id in dict.fromkeys((*watched.visible, *list(running)[:STACKS_EACH_TIME]))
             if (task := running.get(task_id)) is not None
             and task.waiting_for is None
-            and (task.engine != "process" or task_id == selected)
+            and (task_id == selected or not runs_in_process(task.engine))
         ]
         # The order of the dict is the order in which they were seen.
         seen = {task_id: index for index, task_id in enumerate(self._places)}

@@ -25,6 +25,7 @@ from qorzen_obs.engines.processes.quarantine import DEATHS, Quarantine
 from qorzen_obs.engines.processes.reports import KEEP_TRACE, PROGRESS
 from qorzen_obs.engines.processes.supervisor import WorkerProcess
 from qorzen_obs.engines.processes.system import missing_for_guardians, missing_for_workers
+from qorzen_obs.engines.traits import PROCESS
 from qorzen_obs.errors import (
     StackUnavailableError,
     TaskCancelled,
@@ -34,7 +35,6 @@ from qorzen_obs.errors import (
 )
 from qorzen_obs.record import Attempt
 from qorzen_obs.stacks import RUNNING, STARTING, LiveStack, users_frames
-from qorzen_obs.tasks import EngineKind
 
 _MAX_UNSTARTED_DEATHS: Final = 2
 _BURY_SECONDS: Final = 3.0
@@ -65,7 +65,7 @@ class ProcessEngine:
     threads.
     """
 
-    kind = EngineKind.PROCESS
+    traits = PROCESS
 
     def __init__(
         self,

@@ -11,12 +11,12 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from qorzen_obs import Retry, TaskInfo, TaskManager, TaskStatus, current_task, task
+from qorzen_obs.engines.traits import LOOP, PROCESS
 from qorzen_obs.ledger import Meter
 from qorzen_obs.record import TaskEvent
 from qorzen_obs.retry import exponential
 from qorzen_obs.server.tasks import Order, TaskFilter, select
 from qorzen_obs.settings import Settings, TelemetrySettings
-from qorzen_obs.tasks import EngineKind
 from qorzen_obs.telemetry import names
 from qorzen_obs.testing import VirtualTimeLoop, open_test_manager
 from tests import process_tasks
@@ -179,8 +179,8 @@ async def test_a_list_of_tasks_shows_the_phases_of_live_ones_up_to_now_and_an_ev
 def test_the_clock_may_have_been_read_before_the_use_began_that_another_thread_sees() -> None:
     meter = Meter(lambda: 0.0)
     meter.use_since = meter.call_since = 4.5
-    assert meter.phases(EngineKind.LOOP, 4.0, 4.0) == {"await": 4.0}
-    assert meter.phases(EngineKind.PROCESS, 4.0, 4.0) == {"transfer": 4.0}
+    assert meter.phases(LOOP, 4.0, 4.0) == {"await": 4.0}
+    assert meter.phases(PROCESS, 4.0, 4.0) == {"transfer": 4.0}
 
 
 @virtual_time

@@ -12,31 +12,32 @@ import pytest
 
 from qorzen_obs import task
 from qorzen_obs.core.task_manager import TaskManager
+from qorzen_obs.engines.traits import EXTERNAL, LOOP, PROCESS, THREAD, EngineTraits
 from qorzen_obs.ledger import Meter
 from qorzen_obs.record import TaskRecord, TaskState
 from qorzen_obs.server.running import MAX_RUNS, USUAL_FOR_SECONDS, UsualSeconds, busy_share
-from qorzen_obs.tasks import COMPLETED, FAILED, EngineKind, TaskStatus
+from qorzen_obs.tasks import COMPLETED, FAILED, TaskStatus
 from tests.services.ops_plane import SaidManager, get_json, managing, serving
 from tests.support import PATIENCE_SECONDS, Gate, ThreadGate, attempt, record, until
 
 
 def test_how_busy_a_thread_is_is_not_known_before_its_call_has_begun() -> None:
-    waits = attempt(record(engine=EngineKind.THREAD))
+    waits = attempt(record(engine=THREAD))
     waits.meter = Meter(lambda: 0.0)
     assert busy_share(waits, 4.0) is None
     waits.meter.probe = lambda: 1.0
     assert busy_share(waits, 4.0) == 0.25
 
 
-@pytest.mark.parametrize("engine", [EngineKind.EXTERNAL, EngineKind.PROCESS])
-def test_how_busy_it_is_nobody_knows_where_no_engine_tells(engine: EngineKind) -> None:
+@pytest.mark.parametrize("engine", [EXTERNAL, PROCESS])
+def test_how_busy_it_is_nobody_knows_where_no_engine_tells(engine: EngineTraits) -> None:
     runs = attempt(record(engine=engine))
     runs.meter = Meter(lambda: 0.0, use_seconds=1.0)
     assert busy_share(runs, 4.0) is None
 
 
 def test_without_a_time_ledger_it_is_not_known() -> None:
-    assert busy_share(attempt(record(engine=EngineKind.LOOP)), 4.0) is None
+    assert busy_share(attempt(record(engine=LOOP)), 4.0) is None
 
 
 @task(engine="process")
