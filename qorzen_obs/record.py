@@ -251,12 +251,34 @@ class TaskRecord(msgspec.Struct, eq=False):
         return ledger.plus(now, attempt.meter.phases(self.engine, elapsed, now)).seconds
 
 
+class FarSide(Protocol):
+    """The telemetry of calls in other processes, as the service's side does it."""
+
+    @property
+    def entry(self) -> str:
+        """What does it in the other process, as `module:name`; see worker.FarTelemetry."""
+        ...
+
+    def surroundings(self, attempt: Attempt) -> Any:
+        """Return what `entry` is given for a call: plain data."""
+        ...
+
+    def on_event(self, attempt: Attempt | None, kind: str, data: Any) -> None:
+        """Take a log line, a span, a line of output; None when its process had no call."""
+        ...
+
+
 class AttemptOwner(Protocol):
     """What an attempt asks of what runs it (core/lifecycle.py)."""
 
     @property
     def manager(self) -> object:
         """The TaskManager, as the code inside the task gets it."""
+        ...
+
+    @property
+    def far_side(self) -> FarSide | None:
+        """What observes a call in another process; None observes none."""
         ...
 
     def begin(self, attempt: Attempt) -> None: ...

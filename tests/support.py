@@ -18,7 +18,7 @@ from prometheus_client import CollectorRegistry
 from qorzen_obs import testing
 from qorzen_obs.definition import NO_DEFINITION
 from qorzen_obs.engines.traits import LOOP
-from qorzen_obs.record import Attempt, TaskRecord
+from qorzen_obs.record import Attempt, FarSide, TaskRecord
 from qorzen_obs.settings import EngineSettings, Settings, TaskSettings
 from qorzen_obs.tasks import TaskCategory, TaskPriority
 
@@ -63,6 +63,7 @@ class Owner:
     """What runs an attempt that nobody runs."""
 
     manager: object = None
+    far_side: FarSide | None = None
 
     def begin(self, attempt: Attempt) -> None: ...
     def suspended(self, attempt: Attempt) -> None: ...

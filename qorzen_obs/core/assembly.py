@@ -99,7 +99,7 @@ def assemble(
     announcer.ends.observe("spans", instrument.on_ends)
     announcer.ends.observe("metrics", metrics.on_ends)
     announcer.ends.observe("log", task_log.on_ends)
-    remote = RemoteTelemetry(
+    far_side = RemoteTelemetry(
         collaborators.logger,
         telemetry.on_spans,
         announcer.count_dropped_reports,
@@ -113,6 +113,7 @@ def assemble(
         scheduler,
         announcer,
         manager=manager,
+        far_side=far_side,
         clock=clock,
         counts=counts,
         metrics=metrics,
@@ -168,7 +169,6 @@ def assemble(
         control=control,
         announcer=announcer,
         loop_monitor=loop_monitor,
-        remote=remote,
     )
     return Parts(
         life=life,

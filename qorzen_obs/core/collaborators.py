@@ -13,8 +13,7 @@ from qorzen_obs.engines.base import Engine
 from qorzen_obs.engines.external import ExternalEngine
 from qorzen_obs.engines.loop import LoopEngine
 from qorzen_obs.engines.main import MainEngine
-from qorzen_obs.engines.processes.engine import FarSide, ProcessEngine
-from qorzen_obs.engines.traits import ENGINES, PROCESS
+from qorzen_obs.engines.traits import ENGINES
 from qorzen_obs.errors import ManagerError, ManagerInitializationError
 from qorzen_obs.settings import EngineSettings
 from qorzen_obs.telemetry.logs import accept_logger
@@ -134,7 +133,7 @@ class Collaborators:
         else:
             when_subscribed(tell)
 
-    def find_engines(self, loop: asyncio.AbstractEventLoop, far_side: FarSide) -> dict[str, Engine]:
+    def find_engines(self, loop: asyncio.AbstractEventLoop) -> dict[str, Engine]:
         """Return the engines by their kind.
 
         Raises:
@@ -143,15 +142,10 @@ class Collaborators:
         found = getattr(self._concurrency, "engines", None)
         find = getattr(self._concurrency, "engine", None)
         if isinstance(found, Mapping):
-            engines = dict(found)
-        elif find is not None:
-            engines = _ask_for_engines(find)
-        else:
-            return self._foreign_engines(loop)
-        processes = engines.get(PROCESS.kind)
-        if isinstance(processes, ProcessEngine):
-            processes.far_side = far_side
-        return engines
+            return dict(found)
+        if find is not None:
+            return _ask_for_engines(find)
+        return self._foreign_engines(loop)
 
     def _foreign_engines(self, loop: asyncio.AbstractEventLoop) -> dict[str, Engine]:
         run_in_thread = getattr(self._concurrency, "run_in_thread", None)

@@ -14,7 +14,6 @@ from qorzen_obs.core.collaborators import Collaborators
 from qorzen_obs.core.control import Control
 from qorzen_obs.core.lifecycle import Lifecycle
 from qorzen_obs.core.live_settings import LiveSettings
-from qorzen_obs.core.remote import RemoteTelemetry
 from qorzen_obs.core.runtime import ManagerState, Runtime
 from qorzen_obs.core.task_table import TaskTable
 from qorzen_obs.engines.base import Engine
@@ -46,7 +45,6 @@ class Life:
         control: Control,
         announcer: Announcer,
         loop_monitor: LoopMonitor,
-        remote: RemoteTelemetry,
     ) -> None:
         self._name = name
         self._runtime = runtime
@@ -61,7 +59,6 @@ class Life:
         self._control = control
         self._announcer = announcer
         self._loop_monitor = loop_monitor
-        self._remote = remote
         self._hurry = asyncio.Event()
         self._stopping: asyncio.Task[None] | None = None
 
@@ -88,7 +85,7 @@ class Life:
 
     async def _connect(self, loop: asyncio.AbstractEventLoop) -> None:
         await self._settings.read()
-        self._take_engines(self._collaborators.find_engines(loop, self._remote))
+        self._take_engines(self._collaborators.find_engines(loop))
         try:
             self._registry.register(self._collector)
         except ValueError as error:

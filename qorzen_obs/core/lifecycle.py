@@ -25,7 +25,7 @@ from qorzen_obs.counts import TaskCounts
 from qorzen_obs.definition import TaskDefinition
 from qorzen_obs.definition_limit import DefinitionLimit
 from qorzen_obs.ledger import Ledger, Meter
-from qorzen_obs.record import Ask, Attempt, Decision, End, TaskRecord, TaskState
+from qorzen_obs.record import Ask, Attempt, Decision, End, FarSide, TaskRecord, TaskState
 from qorzen_obs.retry import retry_wait_seconds
 from qorzen_obs.scheduling.scheduler import Scheduler
 from qorzen_obs.tasks import (
@@ -58,6 +58,7 @@ class Lifecycle:
 
     Args:
         manager: what `current_task().manager` gives to the code inside a task.
+        far_side: what observes the calls of tasks in other processes.
         task_lines: where the log lines go that the code inside a task writes.
         ledger_clock: the time ledger's; None where the ledger is off.
     """
@@ -70,6 +71,7 @@ class Lifecycle:
         announcer: Announcer,
         *,
         manager: object,
+        far_side: FarSide,
         clock: Clock,
         counts: TaskCounts,
         metrics: TaskMetrics,
@@ -85,6 +87,7 @@ class Lifecycle:
         self._scheduler = scheduler
         self._announcer, self._observers, self._ends = announcer, announcer.observers, announcer.ends
         self.manager = manager
+        self.far_side: FarSide | None = far_side
         self._clock = clock
         self._counts = counts
         self._metrics = metrics

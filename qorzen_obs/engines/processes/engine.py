@@ -14,7 +14,7 @@ import threading
 from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from qorzen_obs.callables import traits_of
 from qorzen_obs.clock import Clock, SystemClock
@@ -33,28 +33,11 @@ from qorzen_obs.errors import (
     TaskQuarantinedError,
     TaskTransferError,
 )
-from qorzen_obs.record import Attempt
+from qorzen_obs.record import Attempt, FarSide
 from qorzen_obs.stacks import RUNNING, STARTING, LiveStack, users_frames
 
 _MAX_UNSTARTED_DEATHS: Final = 2
 _BURY_SECONDS: Final = 3.0
-
-
-class FarSide(Protocol):
-    """The telemetry of calls in workers, as the service's side does it."""
-
-    @property
-    def entry(self) -> str:
-        """What does it in the worker, as `module:name`; see worker.FarTelemetry."""
-        ...
-
-    def surroundings(self, attempt: Attempt) -> Any:
-        """Return what `entry` is told of a call: plain data."""
-        ...
-
-    def on_event(self, attempt: Attempt | None, kind: str, data: Any) -> None:
-        """Take a log line, a span, a line of output; None when its worker had no call."""
-        ...
 
 
 class ProcessEngine:
@@ -77,7 +60,9 @@ class ProcessEngine:
         clock: Clock | None = None,
     ) -> None:
         self.slots: int | None = slots
-        self.far_side: FarSide | None = None  #: set before the first start
+        self._far_side: FarSide | None = (
+            None  # of the newest attempt: it also hears workers that have no call
+        )
         self._loop = loop
         self._clock = clock or SystemClock()
         self._tasks_per_worker = tasks_per_worker
@@ -102,7 +87,8 @@ class ProcessEngine:
         if seconds > 0:
             self._loop.call_soon(job.end, None, TaskQuarantinedError(name, DEATHS, seconds))
             return
-        surroundings = self.far_side.surroundings(attempt) if self.far_side else None
+        self._far_side = far_side = attempt.owner.far_side
+        surroundings = far_side.surroundings(attempt) if far_side else None
         try:
             job.encoded = pack(attempt, surroundings, _is_async(attempt), limit=LARGE_BYTES)
         except TooLargeError:
@@ -222,7 +208,8 @@ class ProcessEngine:
         assert job.encoded is not None, "it is kept until the call has started"
         self._workers[worker] = job
         job.worker = worker
-        entry = self.far_side.entry if self.far_side else ""
+        far_side = job.attempt.owner.far_side
+        entry = far_side.entry if far_side else ""
         path = [os.path.abspath(place) for place in sys.path]  # noqa: PTH100  # '' is the present folder
         worker.call(job.encoded, (path, entry))
 
@@ -274,6 +261,7 @@ class ProcessEngine:
     def on_events(self, worker: WorkerProcess, events: list[tuple[str, Any]]) -> None:
         job = self._workers.get(worker)
         attempt = None if job is None else job.attempt
+        far_side = self._far_side if attempt is None else attempt.owner.far_side
         for kind, data in events:
             if kind == PROGRESS:
                 if attempt is not None:
@@ -281,8 +269,8 @@ class ProcessEngine:
             elif kind == KEEP_TRACE:
                 if attempt is not None:
                     attempt.keep_trace()
-            elif self.far_side is not None:
-                self.far_side.on_event(attempt, kind, data)
+            elif far_side is not None:
+                far_side.on_event(attempt, kind, data)
 
     def on_usage(self, worker: WorkerProcess, seconds: float, cpu_seconds: float) -> None:
         job = self._workers.get(worker)

@@ -15,10 +15,13 @@ from opentelemetry.trace import (
     set_span_in_context,
 )
 
+from qorzen_obs.core.concurrency_manager import ConcurrencyManager
 from qorzen_obs.engines.processes.output import MAX_LINES_PER_SECOND
+from qorzen_obs.settings import EngineSettings
 from qorzen_obs.tasks import TaskCategory, TaskPriority
 from qorzen_obs.telemetry.remote_spans import RemoteSpans
 from qorzen_obs.telemetry.sampling import RecordAll
+from qorzen_obs.testing import CapturedLogs, open_test_manager
 from tests import process_tasks as work
 from tests.services.process_service import ProcessService, process_service
 
@@ -53,6 +56,21 @@ async def test_output_of_the_task_and_its_children_becomes_log_lines() -> None:
             ("stdout", "unfinished"),
         ]
         assert all(belongs(line, info.task_id) for line in lines)
+
+
+async def test_managers_that_share_an_engine_each_hear_of_their_own_tasks() -> None:
+    concurrency = ConcurrencyManager(EngineSettings(processes=1))
+    await concurrency.initialize()
+    all_logs = [CapturedLogs(), CapturedLogs()]
+    async with (
+        open_test_manager(concurrency=concurrency, logs=all_logs[0]) as first,
+        open_test_manager(concurrency=concurrency, logs=all_logs[1]) as second,
+    ):
+        for tasks, logs in zip((first, second), all_logs, strict=True):
+            task_id = await tasks.submit_task(work.print_lines)
+            await tasks.wait_for_task(task_id)
+            assert {line["task_id"] for line in logs.of("task.output")} == {task_id}
+    await concurrency.shutdown()
 
 
 async def test_a_flood_of_output_is_drained_and_counted_but_not_shown() -> None:
