@@ -3,10 +3,13 @@
 import asyncio
 import contextvars
 import gc
+import os
+import socket
 import threading
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -266,6 +269,17 @@ def test_engines_that_leave_a_category_without_a_default_are_refused() -> None:
 async def test_it_can_kill_where_it_promises_to(bench: Bench) -> None:
     if bench.traits.cancel_guarantee is CancelGuarantee.KILL:
         assert isinstance(bench.engine, KillingEngine)
+
+
+@pytest.mark.parametrize(("owner", "name"), [(os, "pidfd_open"), (os, "fork"), (socket, "AF_UNIX")])
+async def test_no_kill_is_promised_where_the_system_cannot_keep_the_promise(
+    owner: ModuleType, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert ProcessEngine(asyncio.get_running_loop(), 1).traits == PROCESS
+    monkeypatch.delattr(owner, name)
+    traits = ProcessEngine(asyncio.get_running_loop(), 1).traits
+    assert traits.cancel_guarantee is CancelGuarantee.COOPERATIVE
+    assert replace(traits, cancel_guarantee=CancelGuarantee.KILL) == PROCESS, "and nothing else changes"
 
 
 async def test_only_who_says_so_reports_the_steps_of_an_attempt(bench: Bench) -> None:

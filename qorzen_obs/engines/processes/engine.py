@@ -14,6 +14,7 @@ import threading
 from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any, Final
 
 from qorzen_obs.callables import traits_of
@@ -35,20 +36,21 @@ from qorzen_obs.errors import (
 )
 from qorzen_obs.record import Attempt, FarSide
 from qorzen_obs.stacks import RUNNING, STARTING, LiveStack, users_frames
+from qorzen_obs.tasks import CancelGuarantee
 
 _MAX_UNSTARTED_DEATHS: Final = 2
 _BURY_SECONDS: Final = 3.0
 
 
 class ProcessEngine:
-    """Runs callables in worker processes, each with a guardian. Cancelling is sure: what ignores it is
-    killed.
+    """Runs callables in worker processes, each with a guardian. What ignores a cancel is killed.
+
+    Where the system cannot have guardians, such a worker is killed too, but not every process that it has started. So
+    the engine does not promise a kill there.
 
     Callables, arguments and results must pickle. What is larger than a megabyte is encoded and decoded in
     threads.
     """
-
-    traits = PROCESS
 
     def __init__(
         self,
@@ -60,15 +62,17 @@ class ProcessEngine:
         clock: Clock | None = None,
     ) -> None:
         self.slots: int | None = slots
-        self._far_side: FarSide | None = (
-            None  # of the newest attempt: it also hears workers that have no call
-        )
+        # Of the newest attempt: it also hears what a worker says that has no call.
+        self._far_side: FarSide | None = None
         self._loop = loop
         self._clock = clock or SystemClock()
         self._tasks_per_worker = tasks_per_worker
         self._quarantine = Quarantine(quarantine_seconds)
         self._unavailable = missing_for_workers()
         self._degraded = self._unavailable or missing_for_guardians()
+        self.traits = PROCESS
+        if self._degraded is not None:
+            self.traits = replace(PROCESS, cancel_guarantee=CancelGuarantee.COOPERATIVE)
         self._workers: dict[WorkerProcess, Job | None] = {}  # all that are not dead
         self._starting: set[WorkerProcess] = set()
         self._idle: list[WorkerProcess] = []

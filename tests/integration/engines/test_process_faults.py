@@ -184,6 +184,7 @@ async def test_without_pidfds_a_task_still_runs_and_is_killed_and_status_says_wh
         await service.tasks.cancel_task(task_id)
         info = await service.tasks.wait_for_task(task_id)
         assert (info.status, info.abandoned) == (TaskStatus.CANCELLED, False)
+        assert info.cancel_guarantee == "cooperative", "children that left its group would survive"
         info = await service.end(work.abort)
         assert info.error is not None
         assert "SIGABRT" in info.error
@@ -191,6 +192,7 @@ async def test_without_pidfds_a_task_still_runs_and_is_killed_and_status_says_wh
     assert guardians() == []
 
 
-async def test_with_everything_there_nothing_is_degraded() -> None:
+async def test_with_everything_there_nothing_is_degraded_and_a_kill_is_promised() -> None:
     async with process_service() as service:
         assert service.engine["degraded"] is None
+        assert (await service.end(work.echo, 1)).cancel_guarantee == "kill"
