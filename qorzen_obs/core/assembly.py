@@ -169,6 +169,7 @@ def assemble(
         control=control,
         announcer=announcer,
         loop_monitor=loop_monitor,
+        metrics=metrics,
     )
     return Parts(
         life=life,

@@ -22,6 +22,7 @@ from qorzen_obs.scheduling.limits import Limits
 from qorzen_obs.telemetry import names
 from qorzen_obs.telemetry.collector import TaskMetricsCollector
 from qorzen_obs.telemetry.loop_monitor import LoopMonitor
+from qorzen_obs.telemetry.metrics import TaskMetrics
 
 _FEED_SECONDS: Final = 2.0
 
@@ -45,6 +46,7 @@ class Life:
         control: Control,
         announcer: Announcer,
         loop_monitor: LoopMonitor,
+        metrics: TaskMetrics,
     ) -> None:
         self._name = name
         self._runtime = runtime
@@ -59,6 +61,7 @@ class Life:
         self._control = control
         self._announcer = announcer
         self._loop_monitor = loop_monitor
+        self._metrics = metrics
         self._hurry = asyncio.Event()
         self._stopping: asyncio.Task[None] | None = None
 
@@ -101,6 +104,7 @@ class Life:
 
     def _take_engines(self, engines: Mapping[str, Engine]) -> None:
         self._runtime.use(engines)
+        self._metrics.know_engines(engine.traits for engine in engines.values())
         self._limits.engines = {
             kind: engine.slots for kind, engine in engines.items() if engine.slots is not None
         }

@@ -111,7 +111,7 @@ class TaskMetricsCollector(Collector):
         overflow = counter(names.LABEL_OVERFLOW)
         overflow.add_metric(("error_type",), self._metrics.errors.overflowed)
         latency = histogram(names.CANCEL_LATENCY)
-        for cell in self._metrics.cancel_latency.values():
+        for cell in list(self._metrics.cancel_latency.values()):
             latency.add(cell)
         success = gauge(names.LAST_SUCCESS)
         for category, at in list(self._metrics.last_success.items()):

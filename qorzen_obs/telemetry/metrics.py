@@ -5,12 +5,12 @@ telemetry/collector.py shows them to a scraper.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from qorzen_obs.counts import CELLS, PRIORITIES, CountsView
-from qorzen_obs.engines.traits import ENGINES
+from qorzen_obs.engines.traits import ENGINES, EngineTraits
 from qorzen_obs.record import Ask, End
 from qorzen_obs.tasks import (
     COMPLETED,
@@ -47,8 +47,9 @@ class TaskMetrics:
 
     def __init__(self, exemplars: Exemplars | None = None, *, time_ledger: bool = True) -> None:
         self._exemplars = exemplars or IfSampled()
-        phases = names.PHASES if time_ledger else ()
-        self.phase_seconds = [dict.fromkeys(phases, 0.0) for _ in CELLS]
+        self._time_ledger = time_ledger
+        phases = dict.fromkeys(names.PHASES if time_ledger else (), 0.0)
+        self.phase_seconds = [defaultdict(float, phases) for _ in CELLS]
         kinds = [(category.value, priority.label) for category, priority in CELLS]
         self.run_duration = {
             status: [HistogramCell(names.RUN_DURATION, (*kind, status.value)) for kind in kinds]
@@ -56,7 +57,8 @@ class TaskMetrics:
         }
         self.queue_wait = [HistogramCell(names.QUEUE_WAIT, kind) for kind in kinds]
         self.finished_exemplars = {status: [ExemplarSlot() for _ in CELLS] for status in FINAL}
-        self.cancel_latency = {kind: HistogramCell(names.CANCEL_LATENCY, (kind,)) for kind in ENGINES}
+        self.cancel_latency: dict[str, HistogramCell] = {}  # by engine
+        self.know_engines(ENGINES.values())
         self.http: dict[tuple[str, str, str], HistogramCell] = {}
         self.rejected_by_cell = {
             (cell, reason): 0 for cell in range(len(CELLS)) for reason in REJECTION_REASONS
@@ -67,6 +69,15 @@ class TaskMetrics:
         self.loop_lag = HistogramCell(names.LOOP_LAG)
         self.dropped: Counter[str] = Counter(dict.fromkeys(DROP_KINDS, 0))
         self.telemetry_errors: Counter[str] = Counter()
+
+    def know_engines(self, engines: Iterable[EngineTraits]) -> None:
+        """Let the series of these engines start at 0."""
+        for engine in engines:
+            cell = HistogramCell(names.CANCEL_LATENCY, (engine.kind,))
+            self.cancel_latency.setdefault(engine.kind, cell)
+            for phase in (engine.use_phase, engine.wait_phase) if self._time_ledger else ():
+                for totals in self.phase_seconds:
+                    totals.setdefault(phase, 0.0)
 
     def on_ends(self, ends: Sequence[End]) -> None:
         """Count attempts that have ended; for one thread at a time."""

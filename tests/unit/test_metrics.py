@@ -15,9 +15,10 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse
 
 from qorzen_obs.counts import CELL_OF, CELLS, TaskCounts
+from qorzen_obs.engines.traits import THREAD, EngineTraits
 from qorzen_obs.record import Ask, End, TaskState
 from qorzen_obs.server.negotiation import OPENMETRICS, TEXT, MediaType
-from qorzen_obs.tasks import ENDED, EngineKind, TaskCategory, TaskPriority, TaskStatus
+from qorzen_obs.tasks import ENDED, TaskCategory, TaskPriority, TaskStatus
 from qorzen_obs.telemetry import names
 from qorzen_obs.telemetry.collector import TaskMetricsCollector
 from qorzen_obs.telemetry.metrics import LABEL_CAP, TaskMetrics
@@ -47,6 +48,9 @@ class Source:
 
     def slots(self) -> Mapping[str, Mapping[str, int]]:
         return {"thread": {"limit": 8, "busy": 5}}
+
+    def engine_traits(self) -> list[EngineTraits]:
+        return [THREAD]
 
     def loop_blocked_by_category(self) -> Mapping[str, float]:
         return {"core": 2.5}
@@ -166,8 +170,8 @@ def test_refusals_are_counted_by_kind_and_reason(metrics: TaskMetrics, registry:
 def test_only_what_was_cancelled_counts_in_the_latency_of_cancelling(
     metrics: TaskMetrics, registry: CollectorRegistry
 ) -> None:
-    metrics.on_stopped(EngineKind.THREAD, Ask.CANCEL, 0.2)
-    metrics.on_stopped(EngineKind.THREAD, Ask.DEADLINE, 5.0)
+    metrics.on_stopped(THREAD.kind, Ask.CANCEL, 0.2)
+    metrics.on_stopped(THREAD.kind, Ask.DEADLINE, 5.0)
     assert metric(registry, names.CANCEL_LATENCY.name + "_count", engine="thread") == 1
     assert metric(registry, names.CANCEL_LATENCY.name + "_sum") == 0.2
 
