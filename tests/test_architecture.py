@@ -4,7 +4,8 @@ It reads source text and imports nothing, so an import under TYPE_CHECKING or in
 """
 
 import ast
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -146,3 +147,107 @@ def test_a_wrong_import_is_caught(module: str, source: str, fault: str) -> None:
 )
 def test_a_right_import_passes(module: str, source: str) -> None:
     assert violations(f"{PACKAGE}.{module}", source) == []
+
+
+# What may know one engine from another: the engines, and what makes them.
+MAY_KNOW_ENGINES = {f"{PACKAGE}.engines", f"{PACKAGE}.core.concurrency_manager"}
+NOT_ONE_ENGINE = {"ENGINES", "EngineTraits", "Place", "by_kind", "runs_in_process"}  # of engines.traits
+AN_ENGINE = re.compile(r"\b(engine|engine\.kind|engine\.value|traits\.kind)$")  # what stands for one
+
+
+def classes(source: str) -> Iterator[ast.ClassDef]:
+    return (node for node in ast.parse(source).body if isinstance(node, ast.ClassDef))
+
+
+ENGINE_CLASSES = {
+    found.name
+    for module, path in MODULES.items()
+    if module.startswith(f"{PACKAGE}.engines.")
+    for found in classes(path.read_text("utf-8"))
+    if found.name.endswith("Engine") and "Protocol" not in map(ast.unparse, found.bases)
+}
+ENGINE_KINDS = {
+    ast.literal_eval(member.value)
+    for found in classes((ROOT / "tasks.py").read_text("utf-8"))
+    if found.name == "EngineKind"
+    for member in found.body
+    if isinstance(member, ast.Assign) and isinstance(member.value, ast.Constant)
+}
+
+
+def engines_told_apart(module: str, source: str) -> list[str]:
+    """Where a module asks which engine it is, instead of asking the engine's traits, a sentence each."""
+    if any(f"{module}.".startswith(f"{known}.") for known in MAY_KNOW_ENGINES):
+        return []
+    found = []
+    tree = ast.parse(source)
+    made = {node.func for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    for node in ast.walk(tree):
+        match node:
+            case ast.Name(id=name) | ast.Attribute(attr=name) if name in ENGINE_CLASSES and node not in made:
+                found.append(f"line {node.lineno} asks for the class {name}")
+            case ast.Attribute(value=ast.Name(id="EngineKind")) if module != f"{PACKAGE}.tasks":
+                found.append(f"line {node.lineno} names {ast.unparse(node)}")
+            case ast.ImportFrom(module=origin) if origin and origin.endswith("engines.traits"):
+                one = {alias.name for alias in node.names} - NOT_ONE_ENGINE
+                found += [f"line {node.lineno} imports the traits of {name}" for name in sorted(one)]
+            case ast.Dict() if len(kinds_among(node.keys)) > 1:
+                found.append(f"line {node.lineno} has a table by engine")
+            case ast.Compare() if AN_ENGINE.search(ast.unparse(node.left)):
+                compared = [each for other in node.comparators for each in getattr(other, "elts", [other])]
+                found += [f"line {node.lineno} compares with {kind!r}" for kind in kinds_among(compared)]
+    return found
+
+
+def kinds_among(nodes: Iterable[ast.expr | None]) -> list[str]:
+    """The kinds of engines that stand there as text."""
+    values = (node.value for node in nodes if isinstance(node, ast.Constant))
+    return [value for value in values if isinstance(value, str) and value in ENGINE_KINDS]
+
+
+def test_the_engines_are_found_that_nobody_may_tell_apart() -> None:
+    own = {"LoopEngine", "ThreadEngine", "ProcessEngine", "MainEngine", "ExternalEngine"}
+    assert own == ENGINE_CLASSES
+    assert {"loop", "io", "thread", "process", "main", "external"} == ENGINE_KINDS
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_nobody_tells_engines_apart_but_by_their_traits(module: str) -> None:
+    assert engines_told_apart(module, MODULES[module].read_text("utf-8")) == []
+
+
+@pytest.mark.parametrize(
+    ("source", "fault"),
+    [
+        ("isinstance(engine, ProcessEngine)", "asks for the class ProcessEngine"),
+        ("isinstance(engine, (main.MainEngine, int))", "asks for the class MainEngine"),
+        ("type(engine) is LoopEngine", "asks for the class LoopEngine"),
+        ("match engine:\n    case ThreadEngine():\n        pass", "asks for the class ThreadEngine"),
+        ("SLOTS = {EngineKind.IO: 4}", "names EngineKind.IO"),
+        ("record.engine is EngineKind.LOOP", "names EngineKind.LOOP"),
+        ("from qorzen_obs.engines.traits import ENGINES, PROCESS", "imports the traits of PROCESS"),
+        ("WORDS = {'io': 'on a thread', 'process': 'in a process'}", "has a table by engine"),
+        ("task.engine == 'process'", "compares with 'process'"),
+        ("'s' if engine.kind in ('io', 'other') else ''", "compares with 'io'"),
+    ],
+)
+def test_an_engine_that_is_told_apart_is_caught(source: str, fault: str) -> None:
+    (message,) = engines_told_apart(f"{PACKAGE}.core.runner", source)
+    assert fault in message
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "engines = [LoopEngine(loop), external.ExternalEngine(loop, run)]",
+        "isinstance(engine, KillingEngine)",
+        "from qorzen_obs.engines.traits import ENGINES, EngineTraits",
+        "def task(engine: EngineKind | str) -> None: ...",
+        "record.engine.place is Place.THREAD",
+        "PHASES = {'loop': 1, 'await': 2}",
+        "category == 'io'",
+        "worker.kind == 'process'",
+    ],
+)
+def test_who_asks_for_traits_passes(source: str) -> None:
+    assert engines_told_apart(f"{PACKAGE}.core.runner", source) == []

@@ -12,6 +12,7 @@ from rich.text import Text
 from qorzen_obs.cli.output import STYLES
 from qorzen_obs.cli.texts import moment, printable, seconds, share
 from qorzen_obs.client import AsyncioTask, Frame, LogLines, Stack, Task, Why
+from qorzen_obs.engines.traits import ENGINES
 
 _LABEL_WIDTH: Final = 12
 _BAR_WIDTH: Final = 40
@@ -31,9 +32,9 @@ _PHASES: Final = {
     "process_wait": ("▒", "blue"),
 }
 #: Where a task uses something: the loop or a processor.
-USE_PHASES: Final = frozenset({"loop", "thread_cpu", "process_cpu"})
+USE_PHASES: Final = frozenset(engine.use_phase for engine in ENGINES.values())
 #: Where it runs and does not.
-WAIT_PHASES: Final = frozenset({"await", "thread_wait", "process_wait", "transfer"})
+WAIT_PHASES: Final = frozenset({"transfer", *(engine.wait_phase for engine in ENGINES.values())})
 _LEVEL_STYLES: Final = {"warning": "yellow", "error": "red", "critical": "bold red", "debug": "dim"}
 _SAID_ELSEWHERE: Final = frozenset({"at", "level", "event", "trace_id", "span_id", "attempt"})
 

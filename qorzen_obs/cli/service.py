@@ -50,7 +50,7 @@ def _describe(status: Status) -> Iterator[str]:
         )
         yield _line("" if index else "slots", ", ".join([f"{engine:<9}{slots.busy} of {slots.limit}", *more]))
     for engine, facts in status.engines.items():
-        yield _line(f"{engine}es" if engine == "process" else engine, _facts(facts))
+        yield _line(engine, _facts(facts))
     yield _line("settings", _facts(status.config))
     yield _line("telemetry", _facts(status.telemetry))
 
