@@ -15,7 +15,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse
 
 from qorzen_obs.counts import CELL_OF, CELLS, TaskCounts
-from qorzen_obs.engines.traits import THREAD, EngineTraits
+from qorzen_obs.engines.traits import THREAD
 from qorzen_obs.record import Ask, End, TaskState
 from qorzen_obs.server.negotiation import OPENMETRICS, TEXT, MediaType
 from qorzen_obs.tasks import ENDED, TaskCategory, TaskPriority, TaskStatus
@@ -48,9 +48,6 @@ class Source:
 
     def slots(self) -> Mapping[str, Mapping[str, int]]:
         return {"thread": {"limit": 8, "busy": 5}}
-
-    def engine_traits(self) -> list[EngineTraits]:
-        return [THREAD]
 
     def loop_blocked_by_category(self) -> Mapping[str, float]:
         return {"core": 2.5}
