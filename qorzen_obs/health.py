@@ -18,10 +18,10 @@ from qorzen_obs.errors import InvalidHealthCheckError
 
 F = TypeVar("F", bound=Callable[[], object])
 
+#: The names of the service's own checks.
 BUILT_IN: Final = frozenset(
     ("ops-plane", "work-loop", "initialized", "accepting", "scheduler", "queue", "abandoned", "telemetry")
 )
-"""The names of the service's own checks."""
 MIN_AGE_SECONDS: Final = 0.1
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _ATTRIBUTE: Final = "__qorzen_health_check__"

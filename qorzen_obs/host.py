@@ -32,10 +32,9 @@ from qorzen_obs.telemetry.log_records import RecordsAsLines
 from qorzen_obs.telemetry.logs import LEVELS, LogStream
 from qorzen_obs.telemetry.redaction import Redactor
 
+#: How long a thread keeps the interpreter while another waits for it. Python's own 5 ms would show as loop lag.
 SWITCH_SECONDS: Final = 0.0005
-"""How long a thread keeps the interpreter while another waits for it; Python's own 5 ms would be seen as loop lag."""
-STOP_SECONDS: Final = 5.0
-"""What a stop may take past its grace before the watchdog ends the process."""
+STOP_SECONDS: Final = 5.0  #: what a stop may take past its grace before the watchdog ends the process
 
 _WRITING_SECONDS: Final = 0.5  # of these, for the stacks
 _LONGEST_WATCH_SECONDS: Final = 1e6  # 12 days; threads and timers have limits of their own

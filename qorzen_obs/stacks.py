@@ -18,10 +18,8 @@ from dataclasses import dataclass, replace
 from types import AsyncGeneratorType, CodeType, CoroutineType, FrameType, GeneratorType
 from typing import Any, Final, NamedTuple
 
-MAX_FRAMES: Final = 100
-"""Of a stack that is deeper the innermost are kept: they say what happens now."""
-MAX_TASKS: Final = 50
-"""asyncio tasks of one task of ours that are shown."""
+MAX_FRAMES: Final = 100  #: of a deeper stack the innermost frames are kept: they say what happens now
+MAX_TASKS: Final = 50  #: how many asyncio tasks of one of our tasks are shown
 _MAX_LINE: Final = 200
 
 

@@ -24,8 +24,8 @@ from qorzen_obs.tasks import TaskCategory, TaskPriority
 
 P = ParamSpec("P")
 
+#: How long a condition may take on a busy machine. Nothing waits this long where all is well.
 PATIENCE_SECONDS = 5.0
-"""How long a condition may take on a busy machine. Nothing waits for it where all is well."""
 
 
 def settings(*, worker_threads: int = 4, io_threads: int = 4, **tasks: Any) -> Settings:

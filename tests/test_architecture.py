@@ -1,11 +1,12 @@
-"""Imports point downwards: this holds the arrows between the parts of qorzen_obs.
+"""The shape of the source: imports point downwards, and what the formatter and the linter do not see.
 
 It reads source text and imports nothing, so an import under TYPE_CHECKING or inside a function counts too.
 """
 
 import ast
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,12 @@ MODULES = {
     ".".join((PACKAGE, *path.relative_to(ROOT).with_suffix("").parts)): path
     for path in sorted(ROOT.rglob("*.py"))
 }
+
+SOURCES = sorted(
+    str(path.relative_to(ROOT.parent))
+    for folder in (PACKAGE, "tests", "docs", "dashboards", "examples")
+    for path in (ROOT.parent / folder).rglob("*.py")
+)
 
 
 def part_of(module: str) -> str:
@@ -251,3 +258,30 @@ def test_an_engine_that_is_told_apart_is_caught(source: str, fault: str) -> None
 )
 def test_who_asks_for_traits_passes(source: str) -> None:
     assert engines_told_apart(f"{PACKAGE}.core.runner", source) == []
+
+
+def found_in_sources(check: Callable[[str], list[str]]) -> list[str]:
+    return [
+        f"{path}: {found}" for path in SOURCES for found in check((ROOT.parent / path).read_text("utf-8"))
+    ]
+
+
+def docstrings_below(source: str) -> list[str]:
+    """The names that are documented by a string below them. One way is enough: `#:` above or behind."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        statements = getattr(node, "body", None)
+        for one, following in pairwise(statements if isinstance(statements, list) else []):
+            if isinstance(one, ast.Assign | ast.AnnAssign) and isinstance(following, ast.Expr):
+                value = following.value
+                if isinstance(value, ast.Constant) and isinstance(value.value, str):
+                    found.append(ast.unparse(one).partition(" ")[0])
+    return found
+
+
+def test_constants_and_fields_are_documented_one_way() -> None:
+    assert found_in_sources(docstrings_below) == []
+
+
+def test_a_docstring_below_a_constant_is_caught() -> None:
+    assert docstrings_below('LIMIT = 3\n"""At most."""') == ["LIMIT"]

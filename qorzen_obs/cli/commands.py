@@ -27,8 +27,8 @@ from qorzen_obs.client import Client, ClientError, Task
 from qorzen_obs.tasks import TaskCategory, TaskPriority
 
 _FIRST_LOOK_SECONDS: Final = 0.05
+#: The pause between two looks for the end of a task doubles each time, up to this.
 _LAST_LOOK_SECONDS: Final = 1.0
-"""How often the end of a task is looked for: twice as late each time, up to this."""
 
 
 @click.command("submit")

@@ -19,10 +19,8 @@ from qorzen_obs.settings import EngineSettings
 from qorzen_obs.telemetry.logs import accept_logger
 from qorzen_obs.telemetry.task_log import StreamTaskLog
 
-SOURCE: Final = "task_manager"
-"""What the events on the bus name as their source."""
-SETTINGS_KEY: Final = "tasks"
-"""The key of the settings in the configuration."""
+SOURCE: Final = "task_manager"  #: what the events on the bus name as their source
+SETTINGS_KEY: Final = "tasks"  #: the key of the settings in the configuration
 
 OnSetting = Callable[[str, Any], Awaitable[None]]
 

@@ -17,8 +17,8 @@ from qorzen_obs.core.runtime import Timers
 
 T = TypeVar("T")
 
+#: When, a number that keeps items from being compared, and the item; None in its place is an empty entry.
 Entry = list[Any]
-"""When, a number that keeps items from being compared, and the item; None in its place is an empty entry."""
 
 _FEW: Final = 64  # below this many sweeping is not worth it
 

@@ -19,8 +19,9 @@ from qorzen_obs.record import End
 
 OnEnds = Callable[[Sequence[End]], None]
 
+#: Maximum number of ends kept for the end of the turn; above it they are announced at once. A shutdown may end a
+#: million pending tasks in one turn.
 MAX_UNTOLD: Final = 10_000
-"""Of so many nobody knows at most. More are told at once: a shutdown may end a million pending tasks in one turn."""
 
 
 class Ends:

@@ -28,8 +28,7 @@ from qorzen_obs.health import (
     with_check_options,
 )
 
-MAX_CHECKS: Final = 50
-"""Each is a series of the metrics, and may be a thread."""
+MAX_CHECKS: Final = 50  #: each is a series of the metrics, and may need a thread
 _MAX_OUTPUT: Final = 500
 _CLOSE_SECONDS: Final = 1.0
 

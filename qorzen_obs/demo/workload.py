@@ -23,10 +23,10 @@ from qorzen_obs.errors import TaskFailedError, TaskManagerClosedError
 from qorzen_obs.options import task
 from qorzen_obs.tasks import TaskCategory, TaskInfo, TaskPriority, TaskStatus
 
+#: A batch is one trace with six spans per file, and 2,000 spans of a trace are kept.
 FILES_PER_BATCH: Final = 50
-"""A batch is one trace with six spans a file, and 2,000 spans of a trace are kept."""
+#: So at most 300 tasks are pending, few files are in memory, and a stop has little to wait for.
 BATCHES_AT_ONCE: Final = 3
-"""So at most 300 tasks are pending, the files in memory are few, and a stop has little to wait for."""
 SLOWEST_KEPT: Final = 5
 _NAME_LENGTH: Final = 150
 

@@ -20,8 +20,9 @@ class History(Protocol):
     are dropped.
     """
 
-    keep: int
-    """How many failed records, and how many of the others, are kept whole; `shrink` applies a change."""
+    keep: (
+        int  #: how many failed records, and how many of the others, are kept whole; `shrink` applies a change
+    )
 
     def __len__(self) -> int:
         """Return how many records are kept whole."""

@@ -93,16 +93,13 @@ ROUTES: Final[tuple[Route, ...]] = (
     *categories.ROUTES,
     *openapi.ROUTES,
 )
-MAX_CONNECTIONS: Final = 512
-"""Open connections; one more is closed at once."""
-IDLE_SECONDS: Final = 15.0
-"""How long a connection may be silent, or take to send its headers."""
+MAX_CONNECTIONS: Final = 512  #: open connections; the server closes one more at once
+IDLE_SECONDS: Final = 15.0  #: how long a connection may be silent, or take to send its headers
+#: How long a client may leave a response unread, where the system can tell (Linux).
 STALLED_SECONDS: Final = 30.0
-"""How long a client may leave a response unread, where the system can tell (Linux)."""
+#: How long stop waits for requests in flight before it aborts their connections.
 SHUTDOWN_SECONDS: Final = 1.0
-"""How long stop waits for requests in flight before it aborts their connections."""
-STOP_DEADLINE_SECONDS: Final = 5.0
-"""How long stop waits for the thread, whatever happens there."""
+STOP_DEADLINE_SECONDS: Final = 5.0  #: how long stop waits for the thread, whatever happens there
 
 #: `(method, route template, status code, seconds)` of each answered request.
 OnRequest = Callable[[str, str, int, float], None]

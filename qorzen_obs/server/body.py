@@ -14,8 +14,7 @@ from aiohttp import hdrs, web
 from qorzen_obs.server.problems import ProblemError
 
 MAX_BODY_BYTES: Final = 64 * 1024
-BODY_SECONDS: Final = 10.0
-"""How long a body may take to come; as long as its headers, it keeps a connection from others."""
+BODY_SECONDS: Final = 10.0  #: how long a body may take to arrive: as long as its headers
 
 T = TypeVar("T")
 

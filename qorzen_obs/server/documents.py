@@ -27,8 +27,7 @@ PriorityName = Annotated[str, Meta(extra_json_schema={"enum": [priority.label fo
 EngineName = Annotated[str, Meta(extra_json_schema={"enum": list(ENGINES)})]
 #: By their value, which finds them quicker than the enum does.
 _GUARANTEES: Final = {guarantee.value: guarantee for guarantee in CancelGuarantee}
-MAX_LISTED_TEXT: Final = 500
-"""Characters of a free text in a list; a task's own document has all of it."""
+MAX_LISTED_TEXT: Final = 500  #: characters of a free text in a list; a task's own document has all of it
 
 
 def json_response(

@@ -35,10 +35,9 @@ from qorzen_obs.settings import HealthSettings
 from qorzen_obs.telemetry import names
 from qorzen_obs.telemetry.families import gauge
 
+#: A loop that does not turn for this long is named, though it is not yet a failure.
 BLOCKED_SHOWN_SECONDS: Final = 0.1
-"""From here on a loop that does not turn is named, though it is not yet a failure."""
-SATURATION_WARNS_AT: Final = 0.9
-"""The share of `tasks.max_pending` from which /health warns."""
+SATURATION_WARNS_AT: Final = 0.9  #: the share of `tasks.max_pending` from which /health is degraded
 
 
 class Outcome(Enum):
@@ -157,8 +156,8 @@ TELEMETRY: Final = Check("telemetry", "export", "telemetry", _look_at_telemetry)
 LIVEZ: Final = "livez"
 READYZ: Final = "readyz"
 STARTUPZ: Final = "startupz"
+#: The probe label, in the metrics, of the checks that belong to no probe and only degrade /health.
 WARNING: Final = "health"
-"""In the metrics the probe of checks that belong to none, and of which /health only warns."""
 _MEANINGS: Final = {
     LIVEZ: "the service answers and its work loop turns",
     READYZ: "the service takes work",

@@ -13,8 +13,7 @@ from msgspec import Struct
 
 from qorzen_obs.server.documents import Moment
 
-MAX_CHANGES: Final = 50
-"""Of one check, the last ones."""
+MAX_CHANGES: Final = 50  #: of one check, the last ones
 _MAX_OUTPUT: Final = 500
 
 OutcomeName = Literal["pass", "warn", "fail"]

@@ -22,10 +22,8 @@ from qorzen_obs.server.problems import ProblemError, problem
 from qorzen_obs.server.routes import Access, Answer, Route
 from qorzen_obs.telemetry.families import Family
 
-RENDER_TIMEOUT_SECONDS: Final = 10.0
-"""How long a scrape waits; Prometheus itself gives up after 10 s."""
-END: Final = b"# EOF\n"
-"""The last line of OpenMetrics."""
+RENDER_TIMEOUT_SECONDS: Final = 10.0  #: how long a scrape waits; Prometheus itself gives up after 10 s
+END: Final = b"# EOF\n"  #: the last line of OpenMetrics
 
 
 class Variant(NamedTuple):

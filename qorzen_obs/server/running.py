@@ -20,12 +20,9 @@ from qorzen_obs.server.routes import Access, Answer, Route
 from qorzen_obs.server.sources import LOOKS, Looks
 from qorzen_obs.tasks import COMPLETED
 
-USUAL_FOR_SECONDS: Final = 1.0
-"""How long what is usual is used again, whoever asks."""
-MAX_READ: Final = 10_000
-"""Kept tasks that are looked at for what is usual, those that ended last."""
-MAX_RUNS: Final = 100
-"""Runs of one name that say what is usual for it, the last ones."""
+USUAL_FOR_SECONDS: Final = 1.0  #: how long a computed median is used again
+MAX_READ: Final = 10_000  #: how many kept tasks are read for the medians, those that ended last
+MAX_RUNS: Final = 100  #: how many runs of one name make its median, the last ones
 
 
 class RunningTask(Struct, frozen=True, kw_only=True):

@@ -40,28 +40,28 @@ from qorzen_obs.telemetry.families import counter, gauge
 logger = logging.getLogger(__name__)
 
 BATCH_SECONDS: Final = 0.1
+#: How often a quiet stream is written to, for proxies and clients that give up on a silent one.
 HEARTBEAT_SECONDS: Final = 15.0
-"""How often a quiet stream is written to, for proxies and clients that give up on a silent one."""
+#: How many ticks, a second in all, a client may leave its stream unread. Ticks and not time, since the loop itself
+#: may have stood still.
 STALLED_TICKS: Final = 8
-"""How often a client may be seen not to read, within a second. No time, for the loop may have stood still itself."""
+#: How long a stream waits until the work loop keeps events. A blocked loop does not, and has no events either.
 BEGIN_SECONDS: Final = 1.0
-"""How long a stream waits until the work loop keeps events. One that is blocked does not, and nothing happens on it."""
+#: How long events are kept after the last client has left, so that it can come back.
 LINGER_SECONDS: Final = 60.0
-"""How long events are kept after the last client has left, for it to come back."""
+#: Of the connections that the ops plane takes, so that scrapes and probes always find one.
 MAX_STREAMS: Final = 384
-"""Of the connections that the ops plane takes, so that scrapes and probes always find one."""
 MAX_BATCH_EVENTS: Final = 256
+#: Bytes written before the stream checks whether the client reads. asyncio buffers at most 64 KiB besides.
 MAX_PIECE_BYTES: Final = 32 * 1024
-"""What is written before it is asked whether the client reads. asyncio holds back at most 64 KiB besides."""
+#: What the system may buffer for a client; by default it would be megabytes. Linux takes twice this.
 SEND_BUFFER_BYTES: Final = 64 * 1024
-"""What the system may hold back for a client; its own choice would be megabytes. Linux takes twice that."""
 NEWEST: Final = 200
 MAX_RUNNING: Final = 200
 
 CONTENT_TYPE: Final = "text/event-stream"
 _MOST_SHARED: Final = 16
-RETRY_MILLISECONDS: Final = 1_000
-"""After how long a browser's EventSource comes back."""
+RETRY_MILLISECONDS: Final = 1_000  #: after how long a browser's EventSource reconnects
 
 Place = tuple[int, bytes]  #: the sequence of the last event that is told, and what to write to get there
 

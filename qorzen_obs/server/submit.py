@@ -45,8 +45,8 @@ from qorzen_obs.tasks import TaskCategory
 
 T = TypeVar("T")
 
+#: When a client should ask again while the service stops: another one may answer by then.
 DRAINED_SECONDS: Final = 10
-"""When to ask again while the service stops: another one may answer by then."""
 
 _TAKES: Final = {"metadata": f"takes an object of at most {MAX_METADATA_BYTES} bytes of JSON"}
 

@@ -15,8 +15,7 @@ from prometheus_client.utils import floatToGoString
 
 from qorzen_obs.telemetry.names import MetricName
 
-EXPONENT_FROM: Final = 1_000_000
-"""From here on Go, and so the exposition, writes numbers with an exponent."""
+EXPONENT_FROM: Final = 1_000_000  #: from here on Go, and so the exposition, writes numbers with an exponent
 
 
 def number(value: float) -> str:

@@ -24,10 +24,8 @@ from typing import Any, Final
 
 from qorzen_obs.stacks import Frames, Place, parse_dump, places_of, shown
 
-PYTHON_SECONDS: Final = 0.15
-"""Processor time after which the main thread is asked where it is."""
-DUMP_SECONDS: Final = 0.4
-"""Processor time after which its stack is taken without asking."""
+PYTHON_SECONDS: Final = 0.15  #: processor time after which the main thread is asked where it is
+DUMP_SECONDS: Final = 0.4  #: processor time after which its stack is taken without asking
 _PUSH_BACK_SECONDS: Final = 0.05
 _MAX_DUMP_BYTES: Final = 1_000_000
 

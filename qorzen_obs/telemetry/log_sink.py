@@ -20,8 +20,7 @@ from typing import Final, TextIO
 
 MAX_LINES: Final = 10_000
 MAX_CHARACTERS: Final = 8_000_000
-FLUSH_SECONDS: Final = 1.0
-"""How long `close`, and the exit of the interpreter, waits for what is queued."""
+FLUSH_SECONDS: Final = 1.0  #: how long `close`, and the exit of the interpreter, waits for queued lines
 
 _MAX_PIPE_BYTES: Final = 65_536  # what a pipe holds
 _MAX_WRITE_BYTES: Final = 1_048_576  # the thread has to wait for the interpreter after each write

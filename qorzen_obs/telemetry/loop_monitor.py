@@ -32,16 +32,12 @@ from qorzen_obs.telemetry.watchdog import (
 )
 from qorzen_obs.telemetry.way import Way
 
-INTERVAL_SECONDS: Final = 0.025
-"""Between two beats of a watched loop."""
+INTERVAL_SECONDS: Final = 0.025  #: between two beats of a watched loop
 UNWATCHED_INTERVAL_SECONDS: Final = 0.1
-LONG_SECONDS: Final = 1.0
-"""The end of a block that took longer is logged too."""
+LONG_SECONDS: Final = 1.0  #: the end of a block that took longer is logged too
 MAX_STACK_TEXT: Final = 8_000
-PEAK_SECONDS: Final = 60.0
-"""For how long the worst lag is known."""
-KEPT_BLOCKS: Final = 20
-"""Blocks that are remembered when they have ended, the last ones."""
+PEAK_SECONDS: Final = 60.0  #: how long the worst lag is remembered
+KEPT_BLOCKS: Final = 20  #: how many ended blocks are remembered, the last ones
 _KEPT_FRAMES: Final = 4  # of each, the innermost: what a person looks for
 _LINES: Final = 5  # that may follow at once; then one in _LINE_SECONDS
 _LINE_SECONDS: Final = 10.0

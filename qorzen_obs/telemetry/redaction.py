@@ -22,10 +22,10 @@ HIDDEN: Final = "[redacted]"
 MAX_FIELD_TEXT: Final = 65_536  #: characters of one text in a field
 _MAX_DEPTH: Final = 8
 _MAX_ITEMS: Final = 1_000  #: of one mapping or sequence
+#: Of a text of any length, so much more is searched than is kept.
 _WINDOW: Final = 65_536
-"""How much more than what is kept is looked at of a text without bound."""
+#: Characters left out at the edge where such a text was cut before the search: longer than any secret.
 _GUARD: Final = 16_384
-"""What is left out at the edge where such a text was cut unseen: more than a secret takes."""
 _MAX_NAME: Final = 200  #: characters of a field's name that are looked at
 
 # ---------------------------------------------------------------------- names of fields

@@ -19,8 +19,7 @@ from opentelemetry.trace import StatusCode, format_trace_id
 
 from qorzen_obs.telemetry.task_span import AnySpan, readable
 
-MAX_UNDECIDED: Final = 1_000
-"""Traces that are not decided yet and are shown beside the kept ones, the youngest."""
+MAX_UNDECIDED: Final = 1_000  #: how many undecided traces are shown beside the kept ones, the youngest
 
 
 @dataclass(frozen=True, slots=True)

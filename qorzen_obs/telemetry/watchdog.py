@@ -18,19 +18,18 @@ from typing import Final, NamedTuple, Protocol
 from qorzen_obs.telemetry.culprit import ANOTHER_THREAD, Culprit, find_culprit
 from qorzen_obs.telemetry.gil_watch import GilWatch
 
+#: A loop that is overdue for this long is blocked. With the 25 ms between two beats: within 100 ms of the start.
 NOTICE_SECONDS: Final = 0.075
-"""A loop that is overdue for so long is blocked. With the 25 ms between two beats: within 100 ms of the start."""
 CODE: Final = "code"
 GC: Final = "gc"
 GIL_HELD: Final = "gil_held"
 
 _FOLLOW_SECONDS: Final = 0.05  # between two looks at a blocked loop
-HELD_SECONDS: Final = 0.15
-"""Oversleeping so long is more than waiting one's turn on a busy machine."""
+HELD_SECONDS: Final = 0.15  #: to oversleep for so long is more than to wait for one's turn on a busy machine
 _MOST: Final = 0.5
 _NEARLY_ALL: Final = 0.8
+#: The share of a stall that the process must have computed; below it, it did not get to run.
 SOME: Final = 0.25
-"""The share of a stall that the process must have computed, or it did not get to run."""
 _JOIN_SECONDS: Final = 1.0
 
 

@@ -13,10 +13,10 @@ import asyncio
 import time
 from typing import Final
 
+#: Between two times of giving way. One takes 0.1 ms where nobody waits: Linux makes that of no sleep at all.
 SECONDS: Final = 0.01
-"""Between two times of giving way. One takes 0.1 ms where nobody waits: Linux makes that of no sleep at all."""
+#: The share of time that a loop's thread must have computed. A loop that waits for events gives way by itself.
 BUSY_SHARE: Final = 0.5
-"""The share of time that a loop's thread must have computed. One that has waited for events has given way."""
 
 
 class Way:

@@ -19,8 +19,8 @@ from qorzen_obs.settings import ServerSettings
 from tests.services.ops_plane import managing, serving
 
 TOKEN = "a-token-for-control"
+#: Per operation, besides those that cover its schema; so a run has some 800 requests.
 EXAMPLES = 3
-"""Per operation, besides those that cover its schema; with them a run has some 800 requests."""
 
 #: Half of the time names that exist; the other half is made up.
 CONFIGURATION = """

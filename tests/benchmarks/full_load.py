@@ -23,8 +23,7 @@ from qorzen_obs.settings import ServerSettings, Settings, TelemetrySettings
 from tests.benchmarks.collector import collector
 from tests.benchmarks.script import Measured, Script, no_op
 
-CALLERS: Final = 16
-"""So few that a turn of the loop is short, so many that none is idle."""
+CALLERS: Final = 16  #: so few that a turn of the loop is short, so many that none is idle
 SCRAPES_PER_SECOND: Final = 20
 STREAMS: Final = 4
 TIMER_SECONDS: Final = 0.001

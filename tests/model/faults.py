@@ -34,8 +34,7 @@ from qorzen_obs.telemetry.metrics import TaskMetrics
 from qorzen_obs.telemetry.task_log import TaskLog
 
 Seed = Callable[[pytest.MonkeyPatch], None]
-FAULTS: Final[dict[str, Seed]] = {}
-"""Each by its name, which says what is wrong."""
+FAULTS: Final[dict[str, Seed]] = {}  #: by name; the name says what is wrong
 
 
 def fault(seed: Seed) -> Seed:

@@ -14,8 +14,8 @@ from typing import Final, TypeAlias
 
 from tests.services.program import ROOT, environment
 
+#: Calls per task, by scenario and by the language of the called function.
 Counts: TypeAlias = dict[str, dict[str, float]]
-"""Calls a task, by scenario and by the language of the function that is called."""
 
 FILE: Final = Path(__file__).with_name("calls.json")
 VERSION: Final = "{}.{}".format(*sys.version_info)

@@ -28,8 +28,8 @@ WARM_UP: Final = 200
 BATCH: Final = 100
 TASK_SECONDS: Final = 1e-4  #: so many pass for the sampler with each task: 10,000 a second
 
+#: What asyncio calls in each turn of its loop, whether or not there is anything to do.
 _TURN: Final = frozenset({"_run_once", "select", "_process_events", "_add_callback", "_read_from_self"})
-"""What asyncio calls in each turn of its loop, whether or not there is anything to do."""
 
 
 class ScriptedClock:

@@ -65,8 +65,8 @@ RSS_SLOPE: Final = 1e6 / 3600  #: bytes a second that are no growth, of a soak a
 RSS_NOISE: Final = 5e6  #: bytes that are none in a shorter one: the allocator settles, 0.6 MB at a time
 BLOCKS: Final = 5_000  #: of memory that are none: some are forgotten by the thousand
 OBJECTS: Final = 100  #: of one type that are none
+#: How many more count as none: the pools grow up to their limits, and a spare worker process comes and goes.
 HELD: Final = {"descriptors": 10, "threads": 2, "asyncio tasks": 0, "worker processes": 1}
-"""How many more are none: the pools grow up to their limits, and a spare worker process comes and goes."""
 
 SETTINGS: Final = Settings(
     tasks=TaskSettings(

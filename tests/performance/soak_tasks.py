@@ -116,8 +116,9 @@ def _in_process(func: Callable[..., Any], timeout: float = 60.0) -> Callable[...
     return with_options(func, engine="process", timeout=timeout)
 
 
+#: Cancelled before its time comes.
 NEVER: Final = Job(with_options(for_ever, delay=3600), TaskStatus.CANCELLED, attempts=0, cancel=True)
-"""Cancelled before its time comes."""
+#: Submitted again and again.
 JOBS: Final = (
     Job(work, spans=1),
     Job(work_in_thread, spans=1),
@@ -135,11 +136,10 @@ JOBS: Final = (
     Job(with_options(work, category=TaskCategory.USER, delay=0.02), spans=1),
     NEVER,
 )
-"""Submitted again and again."""
+#: Those that cost a process or a thread: one per second.
 RARE_JOBS: Final = (
     Job(_in_process(fail_elsewhere), TaskStatus.FAILED),
     Job(_in_process(until_asked), TaskStatus.CANCELLED, cancel=True),
     Job(_in_process(for_ever, timeout=_SHORT), TaskStatus.FAILED),
     Job(deaf, TaskStatus.CANCELLED, cancel=True),
 )
-"""Those that cost a process or a thread, one in a second."""

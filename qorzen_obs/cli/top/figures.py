@@ -13,8 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from qorzen_obs.telemetry import names
 from qorzen_obs.telemetry.quantiles import bucket_quantile
 
-WINDOW_SECONDS: Final = 5.0
-"""Over how long rates are taken."""
+WINDOW_SECONDS: Final = 5.0  #: the time over which rates are computed
 
 _PENDING: Final = names.TASKS.name
 _OLDEST: Final = names.OLDEST_PENDING.name

@@ -42,8 +42,8 @@ STACKS_EACH_TIME: Final = 6
 NAMES_EACH_TIME: Final = 6
 METRICS_SECONDS: Final = 2.0  #: rendering them takes the service tens of milliseconds
 TRACE_SECONDS: Final = 5.0  #: a trace may be a megabyte
+#: After a slow poll, pause for this many times its duration if that is longer than the interval.
 _RARER: Final = 5
-"""A poll that took so long is followed by a pause of so many times that, if it is longer than the interval."""
 _BREATH_SECONDS: Final = 0.05  #: between two polls, however fast keys are pressed
 _JOIN_SECONDS: Final = 0.5
 

@@ -14,8 +14,8 @@ from qorzen_obs.cli.top.terminal import Terminal
 from qorzen_obs.cli.top.view import Command, CommandKind, Shown, View, rows_of
 from qorzen_obs.client import Client, ClientError
 
+#: Redraw this often without news: the line that says how long the service has not answered changes.
 _REDRAW_SECONDS = 1.0
-"""What is drawn without news: for how long there was no answer."""
 
 
 def run_top(client: Client, interval_seconds: float, console: Console) -> None:

@@ -15,8 +15,8 @@ from contextlib import suppress
 from types import FrameType, TracebackType
 from typing import Any, Final, NoReturn, Self
 
+#: How long the rest of an escape sequence may take: a terminal sends it at once, over a slow line too.
 ESCAPE_SECONDS: Final = 0.05
-"""How long the rest of an escape sequence may take: a terminal sends it at once, also through a slow line."""
 _MAX_READ: Final = 1024
 
 _SEQUENCES: Final[Mapping[str, str]] = {

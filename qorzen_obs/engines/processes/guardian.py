@@ -25,8 +25,8 @@ TERMINATE: Final = b"T"  #: on the lifeline: send SIGTERM to the worker. The lif
 TELL: Final = b"S"  #: on the lifeline: have the worker write where it is, as soon as it runs Python
 TELL_AT_ONCE: Final = b"N"  #: the same, whatever it does
 STACK_SIGNAL: Final = signal.SIGRTMIN + 5 if hasattr(signal, "SIGRTMIN") else signal.SIGUSR1
+#: The worker writes its stack on this signal. A real-time signal collides with none that programs use.
 STACK_SIGNAL_AT_ONCE: Final = signal.SIGRTMIN + 6 if hasattr(signal, "SIGRTMIN") else signal.SIGUSR2
-"""At which the worker writes its stack; real-time signals, so that none of what programs use is taken."""
 
 _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_CHILD_SUBREAPER: Final = 36

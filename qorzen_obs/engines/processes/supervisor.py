@@ -20,8 +20,8 @@ from qorzen_obs.engines.processes.teller import Teller
 from qorzen_obs.engines.processes.worker import EXIT_NO_MEMORY
 from qorzen_obs.stacks import Frames
 
+#: How long the reason of a worker's death may take to arrive after its channel broke, on a busy machine too.
 _DYING_SECONDS: Final = 0.5
-"""How long after its channel broke a worker's death may take to be told, which then says why, on a busy machine too."""
 
 
 class Owner(Protocol):

@@ -17,8 +17,7 @@ from typing import Final, Protocol
 from qorzen_obs.stacks import Frames, parse_dump
 
 DEADLINE_SECONDS: Final = 1.0
-_PYTHON_SECONDS: Final = 0.3
-"""What does not run Python for so long stands still in C."""
+_PYTHON_SECONDS: Final = 0.3  #: a thread that runs no Python for this long stands still in C
 _OUTERMOST: Final = b"in <module>\n"  # of the guardian's script, which every worker begins in
 _CUT: Final = b"  ...\n"  # faulthandler's own limit of 100 frames
 

@@ -6,8 +6,8 @@ import asyncio
 
 from qorzen_obs.current import current_task
 
+#: Markup, for every place that must show it as text.
 PAYLOAD = '<img src=x onerror="alert(1)"><script>alert(2)</script>'
-"""Markup, for every place that must show it as text."""
 
 
 async def working(gate: asyncio.Event, reported: asyncio.Event) -> None:

@@ -25,8 +25,8 @@ from tests.support import PATIENCE_SECONDS, metric, until
 pytestmark = pytest.mark.slow  # programs of their own, which no version of Python makes another
 
 RECEIVE_BUFFER = 4_096
+#: What a client that does not read may cost, apart from what its own side of the connection holds.
 MOST_QUEUED = 256 * 1024
-"""What a client that does not read may cost, apart from what its own side of the connection holds."""
 REQUEST = b"GET /api/events HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
