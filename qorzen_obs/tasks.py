@@ -153,14 +153,12 @@ class TaskInfo:
     engine: str = EngineKind.LOOP.value
     cancel_guarantee: str = CancelGuarantee.PROMPT.value
     timeout_seconds: float | None = None  #: of one attempt; None is no limit
-    eligible_at: float | None = (
-        None  #: from when on it may start, or could have; later than now: it is scheduled
-    )
+    #: From when on it may start, or could have; if that is later than now, it is scheduled.
+    eligible_at: float | None = None
     queue_wait_seconds: float | None = None  #: from `eligible_at` to the start of the last attempt
     duration_seconds: float | None = None  #: of the last attempt
-    phases: dict[str, float] = field(
-        default_factory=dict
-    )  #: seconds by phase of its life so far, see telemetry/names.py
+    #: Seconds by phase of its life so far, see telemetry/names.py.
+    phases: dict[str, float] = field(default_factory=dict)
     waiting_for: str | None = None  #: the id of the task that it waits for; it holds no slot meanwhile
     cancel_reason: str | None = None
     abandoned: bool = False  #: it ended on paper, yet its code would not stop and may still run
