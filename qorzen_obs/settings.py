@@ -60,9 +60,8 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     host: str = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535)] = 8080
     token: Annotated[str, Meta(min_length=16)] | None = None  #: for control, and so for everything
-    token_file: str | None = (
-        None  #: instead of `token`: a file with a line for each: `TOKEN`, or `TOKEN read`
-    )
+    #: Instead of `token`: a file with one token a line, `TOKEN` or `TOKEN read`.
+    token_file: str | None = None
     allow_submit: bool = False  #: whether registered tasks can be submitted over HTTP
     allowed_hosts: tuple[str, ...] = ()
     grafana_url: str | None = None  #: where the page's link to Grafana leads
@@ -90,9 +89,8 @@ class TelemetrySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     watch_loop: bool = True  #: a thread that says who blocks the work loop
     keep_log_lines_per_task: Count = 200
     keep_log_lines: Count = 20_000  #: in all
-    redact_keys: tuple[
-        str, ...
-    ] = ()  #: names of fields whose values no sink may show, besides the usual ones
+    #: Names of fields whose values no sink may show, besides the usual ones.
+    redact_keys: tuple[str, ...] = ()
     redact_patterns: tuple[str, ...] = ()  #: regular expressions of what no sink may show
 
 

@@ -6,8 +6,11 @@ It reads source text and imports nothing, so an import under TYPE_CHECKING or in
 import ast
 import re
 from collections.abc import Callable, Iterable, Iterator
+from io import StringIO
 from itertools import pairwise
 from pathlib import Path
+from tokenize import COMMENT, OP, TokenInfo, generate_tokens
+from typing import Final
 
 import pytest
 
@@ -285,3 +288,69 @@ def test_constants_and_fields_are_documented_one_way() -> None:
 
 def test_a_docstring_below_a_constant_is_caught() -> None:
     assert docstrings_below('LIMIT = 3\n"""At most."""') == ["LIMIT"]
+
+
+LINE_LENGTH: Final = 110  # as in pyproject.toml
+
+
+def broken_by_comment(source: str) -> list[str]:
+    """The brackets that the formatter opened only to make room for a comment at the end of a line.
+
+    Without the comment what they hold fits on one line. Brackets that end with a comma are open because of that.
+    """
+    rows: dict[int, list[TokenInfo]] = {}
+    comments, opened, pairs = set[int](), list[TokenInfo](), list[tuple[int, int]]()
+    for token in generate_tokens(StringIO(source).readline):
+        row = token.start[0]
+        if token.type == COMMENT:
+            comments.add(row)
+        elif token.string.strip():
+            rows.setdefault(row, []).append(token)
+        if token.type == OP and token.string in "([{":
+            opened.append(token)
+        elif token.type == OP and token.string in ")]}":
+            pairs.append((opened.pop().start[0], row))
+    found = []
+    for first, last in pairs:
+        within = range(first, last + 1)
+        if first == last or not comments & {*within} or any(row not in rows for row in within):
+            continue
+        line = rows[first][0].line[: rows[first][-1].end[1]]
+        for row in within[1:]:
+            tokens = rows[row]
+            gap = "" if line[-1] in "([{" or tokens[0].string in ")]}" else " "
+            line += gap + tokens[0].line[tokens[0].start[1] : tokens[-1].end[1]]
+        if len(line) <= LINE_LENGTH and not re.search(r",[)\]}]", line):
+            found.append(f"{first}: {line.strip()}")
+    return found
+
+
+def test_no_line_is_broken_for_the_comment_at_its_end() -> None:
+    assert found_in_sources(broken_by_comment) == [], "put the comment above the line"
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "token: str | None = (\n    None  #: for control\n)",
+        "stack = text(\n    block.culprit\n)  # here, not on the loop",
+        "def f():\n    if has(\n        'a'\n    ):  # two\n        pass",
+        "all = [\n    *{\n        1\n    },  # of the first\n    2,\n]",
+    ],
+)
+def test_a_line_broken_for_its_comment_is_caught(source: str) -> None:
+    assert len(broken_by_comment(source)) == 1
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "#: For control.\ntoken: str | None = None",
+        "all = [\n    1,  # the first\n    2,\n]",
+        "all = [\n    # the first\n    1\n]",
+        "text = (\n    'a'\n    'b'\n)",
+        f"text = (\n    {'a' * 60}\n    + {'b' * 60}  # more\n)",
+    ],
+)
+def test_a_line_broken_for_another_reason_passes(source: str) -> None:
+    assert broken_by_comment(source) == []

@@ -126,12 +126,10 @@ class FarSide:
     def _enter_trace(self) -> None:
         from opentelemetry import context as otel_context  # noqa: PLC0415  # see above
         from opentelemetry.baggage.propagation import W3CBaggagePropagator  # noqa: PLC0415  # see above
-        from opentelemetry.trace.propagation.tracecontext import (  # noqa: PLC0415  # see above
-            TraceContextTextMapPropagator,
-        )
+        from opentelemetry.trace.propagation import tracecontext  # noqa: PLC0415  # see above
 
         carrier = self._surroundings["carrier"]
-        found = TraceContextTextMapPropagator().extract(carrier)
+        found = tracecontext.TraceContextTextMapPropagator().extract(carrier)
         otel_context.attach(W3CBaggagePropagator().extract(carrier, found))
 
 

@@ -127,9 +127,8 @@ class Waiting:
         attempt = CURRENT.get()
         if not isinstance(attempt, Attempt) or attempt.owner is not self._owner or attempt.settled:
             return None
-        self.give_up_return(
-            attempt.record
-        )  # another branch of the task wants the slot back: it goes on without
+        # Another branch of the task may want the slot back: it goes on without.
+        self.give_up_return(attempt.record)
         wait = Wait(attempt, waits_for)
         self._scheduler.lend(attempt.record)
         self._dispatch()

@@ -31,9 +31,8 @@ class RunningTask(Struct, frozen=True, kw_only=True):
     task_id: str
     elapsed_seconds: float  #: of this attempt
     usual_seconds: float | None  #: the median of the kept completed runs of its name
-    busy_share: (
-        Annotated[float, Meta(ge=0, le=1)] | None
-    )  #: of the elapsed time on the loop, or on a processor
+    #: The share of the elapsed time that it used the loop, or a processor.
+    busy_share: Annotated[float, Meta(ge=0, le=1)] | None
     awaiting: str | None  #: what its innermost await is for
     waiting_for: str | None  #: the task that it waits for
 

@@ -39,9 +39,8 @@ class Culprit:
     def __init__(self, name: str, attempt: Attempt | None, places: list[Place]) -> None:
         self.name = name
         self.attempt = attempt
-        self.context = (
-            None if attempt is None else attempt.context
-        )  #: which the attempt lets go of at its end
+        #: Held here, since the attempt drops it at its end.
+        self.context = None if attempt is None else attempt.context
         self.dump: Callable[[], Frames] = tuple  #: gives a better stack, where there is one
         self._places = places
 

@@ -278,9 +278,8 @@ class LoopMonitor:
         self._seconds[block.label] += block.seconds
 
     def _tell_begin(self, block: Block) -> None:
-        stack = self.stack_text(
-            block.culprit
-        )  # here, for the loop has better things to do than to read files
+        # Here, since the loop has better things to do than to read files.
+        stack = self.stack_text(block.culprit)
         with self._lock:
             block.stack = stack
             if self._unread is block:

@@ -91,9 +91,8 @@ class TailSampler(SpanProcessor):
         self.kept = 0  #: spans of kept traces
         self.dropped_shutdown = 0  #: spans that ended after the rest was decided
         self._reset()
-        if hasattr(
-            os, "register_at_fork"
-        ):  # a fork copies the lock as it is, and traces that end in the parent
+        # A fork copies the lock as it is, and traces that end in the parent.
+        if hasattr(os, "register_at_fork"):
             reset = weakref.WeakMethod(self._reset)
             os.register_at_fork(after_in_child=lambda: (method := reset()) and method())
 

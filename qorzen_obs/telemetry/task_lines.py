@@ -32,9 +32,8 @@ _LEFT_OUT: Final = frozenset(
 class KeptLines(NamedTuple):
     """What is kept of one task's lines."""
 
-    items: list[
-        msgspec.Raw
-    ]  #: oldest first, each a JSON object with `at`, `level`, `event` and the line's fields
+    #: Oldest first; each is a JSON object with `at`, `level`, `event` and the line's fields.
+    items: list[msgspec.Raw]
     dropped: int  #: how many older ones are not kept
 
 

@@ -102,9 +102,8 @@ class Watched:
     long_tasks: list[float] = field(default_factory=list)  #: milliseconds
     heaps: list[float] = field(default_factory=list)  #: MB after a collection: at first, soon, at the end
     nodes: list[int] = field(default_factory=list)  #: of the document, and any that are held outside of it
-    busy: dict[str, float] = field(
-        default_factory=dict
-    )  #: the share of the page's main thread, by what it did
+    #: The share of the page's main thread, by what it did.
+    busy: dict[str, float] = field(default_factory=dict)
     events: float = 0.0  #: a second, that the page got
     made: float = 0.0  #: a second, by the service
     resets: int = 0

@@ -117,9 +117,8 @@ class Show:
     targets: list[Actor] = field(default_factory=list)  #: whom it waits for just now
     lent: bool = False  #: it gave its slot away and has not resumed since
     interrupted_at: float | None = None
-    outcome: tuple[str, Any] | None = (
-        None  #: ("returned", value) or ("raised", error), once the code has ended
-    )
+    #: ("returned", value) or ("raised", error), once the code has ended.
+    outcome: tuple[str, Any] | None = None
     reported: list[float] = field(default_factory=list)
 
     @property

@@ -39,9 +39,8 @@ def test_without_a_fault_the_machine_finds_nothing() -> None:
 @pytest.mark.timeout(300)  # a search of up to 300 runs, and the machine may be busy
 @pytest.mark.parametrize("name", sorted(FAULTS))
 def test_the_machine_finds_that(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        sys, "unraisablehook", lambda _: None
-    )  # a fault leaves coroutines behind, of dead loops
+    # A fault leaves coroutines of dead loops behind.
+    monkeypatch.setattr(sys, "unraisablehook", lambda _: None)
     found = is_found(name)
     gc.collect()
     assert found, f"nothing tells that {name.replace('_', ' ')}"

@@ -73,9 +73,8 @@ def test_a_malformed_list_is_left_out_whole(text: str, caplog: pytest.LogCapture
     assert not caplog.records
 
 
-@settings(
-    suppress_health_check=[HealthCheck.function_scoped_fixture]
-)  # the records are looked at, not counted
+# The records are looked at, not counted.
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     traceparent=st.text(max_size=80) | st.just(TRACEPARENT),
     tracestate=st.text("ab=,;\t @/<\x00é", max_size=30),

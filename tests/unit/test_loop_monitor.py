@@ -100,9 +100,8 @@ def test_a_loop_that_turns_before_the_stack_is_read_leaves_the_span_to_the_watch
     go_on.set()
     held.watchdog.join()
     assert block is not None
-    held.monitor._tell_end(
-        block
-    )  # as a loop does whose turn comes just after the watchdog has seen that it is over
+    # As a loop does whose turn comes just after the watchdog has seen that it is over.
+    held.monitor._tell_end(block)
     (stack,) = held.stacks()
     assert "the source" in stack
     (ended,) = held.monitor.ended_blocks()

@@ -48,9 +48,8 @@ COLUMNS: Final[Mapping[Listing, tuple[Column, ...]]] = {
     Listing.FAILED: (*_ALWAYS, Column.ELAPSED, Column.ENDED),
     Listing.ENDED: (*_ALWAYS, Column.ELAPSED, Column.ENDED),
 }
-_TEXTS: Final = frozenset(
-    {Column.NAME, Column.CATEGORY, Column.ENGINE}
-)  # sorted from a to z, others from the top
+#: Sorted from a to z; the other columns start with the largest.
+_TEXTS: Final = frozenset({Column.NAME, Column.CATEGORY, Column.ENGINE})
 
 
 class Tab(Enum):

@@ -337,9 +337,8 @@ def test_the_standard_library_is_surveyed_with_thousands_of_tasks() -> None:
     assert summary["files"] == sum(
         1 for _ in find_files(LIBRARY, frozenset({"site-packages", "dist-packages"}))
     )
-    logged = [
-        line for line in json_lines(done.stderr) if line["event"] != names.LOG_LOOP_BLOCKED
-    ]  # a busy machine
+    # On a busy machine the loop may be blocked, too.
+    logged = [line for line in json_lines(done.stderr) if line["event"] != names.LOG_LOOP_BLOCKED]
     assert len(logged) == len(summary["failures"]) == summary["status"]["failed"]
     genuine = {"SyntaxError", "UnicodeDecodeError", "ValueError", "RecursionError", "MemoryError"}
     assert {failure["error_type"] for failure in summary["failures"]} <= genuine

@@ -180,10 +180,8 @@ def test_f3_while_it_drains_it_is_alive_and_not_ready_refuses_work_and_lets_its_
 
 
 def test_f3_the_last_scrape_has_the_final_counts(tmp_path: Path, silent_collector: str) -> None:
-    variables = {
-        **GRACES,
-        "OTEL_EXPORTER_OTLP_ENDPOINT": silent_collector,
-    }  # which it gives a second to answer
+    # It gives the collector a second to answer.
+    variables = {**GRACES, "OTEL_EXPORTER_OTLP_ENDPOINT": silent_collector}
     with Running("serve", "busy", cwd=write_files(tmp_path, MODULES), variables=variables) as service:
         url = service.line("serves").split()[-1]
         service.line("begun")

@@ -110,9 +110,8 @@ async def test_f8_a_worker_killed_in_the_middle_of_400_mb_hurts_no_neighbour() -
         outcomes = set()
         for round_number in range(8):
             neighbours = [await service.tasks.submit_task(work.large, 20_000_000) for _ in range(2)]
-            victim, pid = await service.start(
-                work.large, 400_000_000, name=f"victim {round_number}"
-            )  # a name each, or it would be quarantined
+            # A name for each round, or the name would be quarantined.
+            victim, pid = await service.start(work.large, 400_000_000, name=f"victim {round_number}")
             await asyncio.sleep(chance.uniform(0, 0.3))  # the subject: somewhere in the middle
             try:
                 os.kill(int(pid), signal.SIGKILL)

@@ -17,9 +17,8 @@ from tests.services.ops_plane import TOKEN, SaidManager, exchange, serving
 
 #: Every route, classified. A new one fails the test below until it stands here.
 CLASSIFIED = {
-    **{
-        f"GET {path}": Access.OPEN for path in ASSETS
-    },  # the page and its files: they show nothing of the service
+    # The page and its files show nothing of the service.
+    **{f"GET {path}": Access.OPEN for path in ASSETS},
     "GET /livez": Access.PROBE,
     "GET /livez/{check}": Access.PROBE,
     "GET /healthz": Access.PROBE,

@@ -119,9 +119,8 @@ def test_a_client_goes_on_after_the_point_that_it_has_seen() -> None:
     series = Series(manager)
     for step in range(6):
         manager.clock.at = 10.0 * step
-        manager.clock.jumped = (
-            -20.0 if step >= 4 else 0.0
-        )  # so that the moment of the second point comes again
+        # Back, so that the moment of the second point comes again.
+        manager.clock.jumped = -20.0 if step >= 4 else 0.0
         series.sample()
     points = series.after(None)
     assert [round(point.at - 1_700_000_000) for point in points] == [10, 20, 30, 20, 30]
