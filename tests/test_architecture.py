@@ -354,3 +354,20 @@ def test_a_line_broken_for_its_comment_is_caught(source: str) -> None:
 )
 def test_a_line_broken_for_another_reason_passes(source: str) -> None:
     assert broken_by_comment(source) == []
+
+
+def starred_literals(source: str) -> list[str]:
+    """The literals that are unpacked into another one, as `[*("a", "b"), "c"]`: one list has a line for each item."""
+    return [
+        f"{node.lineno}: {ast.unparse(node)}"
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Starred) and isinstance(node.value, ast.Tuple | ast.List | ast.Set)
+    ]
+
+
+def test_no_literal_is_unpacked_to_keep_it_on_a_line() -> None:
+    assert found_in_sources(starred_literals) == []
+
+
+def test_an_unpacked_literal_is_caught() -> None:
+    assert len(starred_literals("all = [*('a', 'b'), *others, 'c']")) == 1

@@ -26,8 +26,16 @@ _MULTILINE: Final = frozenset({"exception", "stack"})
 #: What the package itself puts into every line, which can hold no secret.
 _OURS: Final = frozenset(
     {
-        *("attempt", "category", "duration_seconds", "level", "priority", "queue_wait_seconds", "span_id"),
-        *("status", "timestamp", "trace_id"),
+        "attempt",
+        "category",
+        "duration_seconds",
+        "level",
+        "priority",
+        "queue_wait_seconds",
+        "span_id",
+        "status",
+        "timestamp",
+        "trace_id",
     }
 )
 _HARMLESS_TYPES: Final = frozenset({int, float, bool, type(None)})

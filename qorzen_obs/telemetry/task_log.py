@@ -177,9 +177,23 @@ _NOTHING: Final[Mapping[str, Any]] = {}
 
 #: All that a canonical line may have.
 _FIELDS: Final = (
-    *("task_id", "task_name", "category", "priority", "attempt", "status", "duration_seconds"),
-    *("queue_wait_seconds", "trace_id", "span_id", "plugin_id", "cancel_reason", "abandoned", "error_type"),
-    *("error", "eligible_in_seconds", "rerun_of"),
+    "task_id",
+    "task_name",
+    "category",
+    "priority",
+    "attempt",
+    "status",
+    "duration_seconds",
+    "queue_wait_seconds",
+    "trace_id",
+    "span_id",
+    "plugin_id",
+    "cancel_reason",
+    "abandoned",
+    "error_type",
+    "error",
+    "eligible_in_seconds",
+    "rerun_of",
 )
 
 

@@ -71,9 +71,25 @@ class Facts:
     """What a span says of an attempt. Holds no record: a span may outlive by far what the task has returned."""
 
     __slots__ = (
-        *("cell", "engine", "keep", "metadata", "number", "plugin_id", "previous", "rerun", "source"),
-        *("submitter", "task_id", "task_name"),
-        *("abandoned", "cancel_reason", "error", "error_type", "outcome", "phases", "queue_wait"),
+        "abandoned",
+        "cancel_reason",
+        "cell",
+        "engine",
+        "error",
+        "error_type",
+        "keep",
+        "metadata",
+        "number",
+        "outcome",
+        "phases",
+        "plugin_id",
+        "previous",
+        "queue_wait",
+        "rerun",
+        "source",
+        "submitter",
+        "task_id",
+        "task_name",
         "will_retry",
     )
 
@@ -171,8 +187,20 @@ class TaskSpan(Span):
     """
 
     __slots__ = (
-        *("_attempt", "_end", "_facts", "_func", "_maker", "_previous", "_real"),
-        *("context", "end_time", "keep", "parent", "sink", "start_time", "task_name"),
+        "_attempt",
+        "_end",
+        "_facts",
+        "_func",
+        "_maker",
+        "_previous",
+        "_real",
+        "context",
+        "end_time",
+        "keep",
+        "parent",
+        "sink",
+        "start_time",
+        "task_name",
     )
 
     # Set by SpanMaker.start, where a call for it would cost more than what it does.

@@ -111,18 +111,25 @@ async def test_no_request_is_answered_by_what_is_not_documented(
         trace_ids = [info.trace_id for info in infos]
         configuration.write_text(CONFIGURATION.format(task_ids=kept, trace_ids=trace_ids))
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "schemathesis.cli", "--config-file", str(configuration), "--no-color"),
-            *("run", f"{plane.url}/openapi.json", "--phases", "coverage,fuzzing"),
-            *(
-                "--max-examples",
-                str(EXAMPLES),
-                "--generation-deterministic",
-                "--workers",
-                "2",
-                "--warnings",
-                "off",
-            ),
-            *("--exclude-path", "/api/events"),  # its answer does not end
+            sys.executable,
+            "-m",
+            "schemathesis.cli",
+            "--config-file",
+            str(configuration),
+            "--no-color",
+            "run",
+            f"{plane.url}/openapi.json",
+            "--phases",
+            "coverage,fuzzing",
+            "--max-examples",
+            str(EXAMPLES),
+            "--generation-deterministic",
+            "--workers",
+            "2",
+            "--warnings",
+            "off",
+            "--exclude-path",
+            "/api/events",  # its answer does not end
             *(("--header", f"Authorization: Bearer {TOKEN}") if with_token else ()),
             cwd=tmp_path,
             stdout=subprocess.PIPE,

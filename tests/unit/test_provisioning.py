@@ -455,7 +455,10 @@ def test_on_one_machine_no_two_programs_want_the_same_port() -> None:
         tempo["server"]["http_listen_port"],
         loki["server"]["http_listen_port"],
         loki["server"]["grpc_listen_port"],
-        *(8080, 9090, 9093, 3000),
+        8080,
+        9090,
+        9093,
+        3000,
         9095,  # Tempo's gRPC, where nothing else is said
     ]
     assert len(ports) == len(set(ports))

@@ -101,18 +101,16 @@ def test_the_head_tells_of_the_service_and_the_table_of_its_tasks() -> None:
         assert words in text, words
     (line,) = (line for line in text.splitlines() if line.startswith("survey"))
     assert line.split() == [
-        *(
-            "survey",
-            "background",
-            "critical",
-            "process",
-            "██████░░░░░░",
-            "50%",
-            "90.0",
-            "s",
-            "42%",
-            "asyncio.sleep",
-        ),
+        "survey",
+        "background",
+        "critical",
+        "process",
+        "██████░░░░░░",
+        "50%",
+        "90.0",
+        "s",
+        "42%",
+        "asyncio.sleep",
     ]
 
 

@@ -214,7 +214,12 @@ def test_a_row_says_what_its_task_waits_for() -> None:
     waits_for_unknown = a_task("unknown", waiting_for="0123456789ab")
     pending = a_task("not listed", waiting_for="id-z")
     rows = listed(
-        *(View(sort=Column.NAME), A, B, waits, waits_for_unknown, pending),
+        View(sort=Column.NAME),
+        A,
+        B,
+        waits,
+        waits_for_unknown,
+        pending,
         places={"id-a": "a place"},
         names={"id-z": "z"},
     )

@@ -55,15 +55,16 @@ async def test_axe_core_has_nothing_to_say(
         page = await browser.new_page(color_scheme=scheme, viewport={"width": width, "height": 900})
         found: dict[str, Any] = {}
         for view in (
-            *(
-                "now",
-                "tasks",
-                "tasks?status=failed&name=outer",
-                "traces",
-                f"traces/{info.trace_id}",
-                "health",
-            ),
-            *(f"tasks/{failed}", f"tasks/{running}", f"tasks/{pending}", "nowhere"),
+            "now",
+            "tasks",
+            "tasks?status=failed&name=outer",
+            "traces",
+            f"traces/{info.trace_id}",
+            "health",
+            f"tasks/{failed}",
+            f"tasks/{running}",
+            f"tasks/{pending}",
+            "nowhere",
         ):
             await page.goto(f"{plane.url}/#/{view}")
             await expect(page.locator("main h1")).to_have_count(1)

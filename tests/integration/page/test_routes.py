@@ -19,8 +19,15 @@ from tests.services.whole_service import url_of, whole_service
 from tests.support import PATIENCE_SECONDS, Gate
 
 ROUTES = (
-    *("/api/page", "/api/settings", "/api/series", "/api/running", "/api/pending", "/api/loop"),
-    *("/api/health/history", "/api/tasks?order=ended", "/api/traces?sort=slowest"),
+    "/api/page",
+    "/api/settings",
+    "/api/series",
+    "/api/running",
+    "/api/pending",
+    "/api/loop",
+    "/api/health/history",
+    "/api/tasks?order=ended",
+    "/api/traces?sort=slowest",
 )
 
 

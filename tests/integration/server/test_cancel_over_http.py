@@ -65,7 +65,11 @@ async def test_a_blocked_work_loop_is_said_and_the_command_is_not_run_later(
 async def _cli(*arguments: str, token: str | None = None) -> tuple[int, str]:
     environment = {"QORZEN_SERVER__TOKEN": token} if token else {}
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "qorzen_obs", "cancel", *arguments),
+        sys.executable,
+        "-m",
+        "qorzen_obs",
+        "cancel",
+        *arguments,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         env=environment,

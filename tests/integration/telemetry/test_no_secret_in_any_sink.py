@@ -24,8 +24,19 @@ from tests.services.whole_service import logging_service
 from tests.support import until
 
 PATHS = (
-    *("/metrics", "/status", "/health", "/livez?verbose", "/readyz?verbose", "/api/tasks", "/api/traces"),
-    *("/api/running", "/api/pending", "/api/loop", "/api/series", "/api/health/history", "/api/settings"),
+    "/metrics",
+    "/status",
+    "/health",
+    "/livez?verbose",
+    "/readyz?verbose",
+    "/api/tasks",
+    "/api/traces",
+    "/api/running",
+    "/api/pending",
+    "/api/loop",
+    "/api/series",
+    "/api/health/history",
+    "/api/settings",
     "/api/page",
 )
 OF_A_TASK = ("", "/logs", "/trace")
