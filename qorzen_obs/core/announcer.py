@@ -44,9 +44,8 @@ class Announcer:
         self._redactor = redactor
         self._sequence = itertools.count(1)
         self.observers: dict[EventKind, tuple[tuple[str, OnEvent], ...]] = dict.fromkeys(EventKind, ())
-        self.look_at_once: tuple[
-            OnEvent, ...
-        ] = ()  #: of the observers: those that may look at more than the event
+        #: Of the observers: those that may look at more than the event.
+        self.look_at_once: tuple[OnEvent, ...] = ()
         self.has_dismissed = False  #: an observer has raised
         self.ends = Ends(self._dismiss, runtime)
         self.ring = EventRing(counts, on_wanted=self._ring_wanted)

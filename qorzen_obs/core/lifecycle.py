@@ -106,9 +106,8 @@ class Lifecycle:
             on_progress=self._progressed,
             redactor=redactor,
         )
-        self._deadlines: Deadlines[TaskRecord] = Deadlines(
-            runtime, clock, self._deadline_passed
-        )  # of whole tasks
+        # Of whole tasks; the runner has those of attempts.
+        self._deadlines: Deadlines[TaskRecord] = Deadlines(runtime, clock, self._deadline_passed)
         self._deadline_entries: dict[int, list[Any]] = {}  # in them, by the task's sequence
         # By name. A limit exists as long as a task of it is live or kept, or made-up names would pile up.
         self._definition_limits: WeakValueDictionary[str, DefinitionLimit] = WeakValueDictionary()

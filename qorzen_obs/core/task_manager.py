@@ -83,9 +83,8 @@ class TaskManager(QorzenManager):
         self._control = parts.control
         self._announcer = parts.announcer
         self._table = parts.table
-        self.looks: Inspection = (
-            parts.inspection
-        )  #: reads for any thread; what the server and the metrics see
+        #: reads for any thread; what the server and the metrics see
+        self.looks: Inspection = parts.inspection
         self.from_thread = FromThread(self)  #: the calls below, for threads other than the work loop's
 
     # ------------------------------------------------------------------ life

@@ -31,9 +31,8 @@ class EngineTraits:
     cancel_guarantee: CancelGuarantee  #: what it can promise on this system
     use_phase: str  #: the phase of the time ledger in which an attempt uses the loop or a processor
     wait_phase: str  #: the phase in which it runs and uses neither
-    measures_transfer: bool = (
-        False  #: what its calls do not take of an attempt's time is the phase `transfer`
-    )
+    #: what its calls do not take of an attempt's time is the phase `transfer`
+    measures_transfer: bool = False
     use_is_live: bool = False  #: a meter knows the use at any moment, without a probe
     runs_sync: bool = False
     runs_async: bool = False

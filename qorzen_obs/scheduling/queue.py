@@ -1,7 +1,8 @@
-"""A binary heap from which anything can be removed: the order of pending tasks and of deadlines.
+"""A binary heap from which anything can be removed: the order of pending tasks (scheduler.py) and of deadlines
+(core/deadlines.py).
 
-Removing marks an entry dead; dead ones leave when they reach the top, or all at once when they are the majority, so
-each operation is O(log n) amortised and memory follows what is alive.
+`remove` marks an entry dead. A dead entry leaves when it reaches the top, or with all others when they are the
+majority. So each operation is O(log n) amortised, and memory follows what is alive.
 """
 
 from __future__ import annotations
@@ -66,11 +67,13 @@ class RemovableHeap(Generic[T]):
         Raises:
             IndexError: the heap is empty.
         """
-        entry = heapq.heappop(self._entries)
+        entries = self._entries
+        entry = heapq.heappop(entries)
         item: T = entry[2]  # type: ignore[assignment]  # as in peek
         entry[2] = None
         self._alive -= 1
-        self._drop_dead_head()
+        while entries and entries[0][2] is None:  # twice, since a method costs a call for each task
+            heapq.heappop(entries)
         return item
 
     def remove(self, entry: list[object]) -> bool:
@@ -79,15 +82,12 @@ class RemovableHeap(Generic[T]):
             return False
         entry[2] = None
         self._alive -= 1
-        dead = len(self._entries) - self._alive
+        entries = self._entries
+        dead = len(entries) - self._alive
         if dead > _FEW and dead > self._alive:
-            self._entries = [entry for entry in self._entries if entry[2] is not None]
+            self._entries = [entry for entry in entries if entry[2] is not None]
             heapq.heapify(self._entries)
         else:
-            self._drop_dead_head()
+            while entries and entries[0][2] is None:
+                heapq.heappop(entries)
         return True
-
-    def _drop_dead_head(self) -> None:
-        entries = self._entries
-        while entries and entries[0][2] is None:
-            heapq.heappop(entries)

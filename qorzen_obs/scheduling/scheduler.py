@@ -126,7 +126,7 @@ class Scheduler(Generic[S]):
             and not self._returning
             and task.eligible_at <= now
             and task.category not in self.paused
-            and not self._is_due(now)
+            and not (self._scheduled_ids and self._is_due(now))
             and self.limits.try_take(task.category, task.engine.kind, task.limit)
         ):
             return True
@@ -204,9 +204,7 @@ class Scheduler(Generic[S]):
         return (strict, task.eligible_at - task.priority * seconds_per_point, task.sequence)
 
     def _is_due(self, now: float) -> bool:
-        """Return whether the time of a task has come that is still kept with those that wait for theirs."""
-        if not self._scheduled_ids:
-            return False
+        """Return whether the time of a task has come that still stands among the scheduled ones."""
         eligible_at = self._scheduled.first_key
         return eligible_at is not None and eligible_at <= now
 

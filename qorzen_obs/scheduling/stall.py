@@ -1,7 +1,7 @@
 """Tells a scheduler that nobody asks what may start from one whose tasks wait for a slot.
 
-Whoever looks at it sees, for a moment, a free slot before it is given away. So two looks count, with nothing started
-between them.
+For a moment a reader sees a free slot that has not been given away yet. So it takes two looks with no start between
+them.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from collections.abc import Hashable
 
 
 class StallWatch:
-    """For how long the same has been startable. From any thread."""
+    """Measures for how long the same task could have started. From any thread."""
 
     def __init__(self) -> None:
         self._seen: tuple[Hashable, float] | None = None
 
     def seconds(self, startable: Hashable | None, now: float) -> float:
-        """Return since when `startable`, which is `Scheduler.startable`'s, has not changed; 0 when it is None."""
+        """Return for how long `Scheduler.startable` has given the same answer `startable`; 0.0 when that is None."""
         seen = self._seen
         if startable is None or seen is None or seen[0] != startable:
             self._seen = None if startable is None else (startable, now)
