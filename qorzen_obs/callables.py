@@ -6,9 +6,10 @@ import functools
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import CodeType, FunctionType
-from typing import Any, Final
+from types import FunctionType
+from typing import Any
 
+from qorzen_obs.code_cache import CodeCache
 from qorzen_obs.definition import NO_DEFINITION, TaskDefinition, definition_of
 from qorzen_obs.errors import InvalidTaskError
 
@@ -23,6 +24,7 @@ class CallableTraits:
     definition: TaskDefinition
 
 
+@CodeCache
 def traits_of(func: Callable[..., Any]) -> CallableTraits:
     """Return what the manager needs to know of `func`; partials and callable objects are looked through.
 
@@ -30,15 +32,7 @@ def traits_of(func: Callable[..., Any]) -> CallableTraits:
         InvalidTaskError: `func` is not callable.
     """
     if type(func) is FunctionType:  # the usual case, without inspect's 4 µs
-        code = func.__code__
-        if func.__dict__:  # a definition, a mark, or what another decorator has left
-            return _traits_of_function(func)
-        known = _KNOWN.get(id(code))
-        if known is None or known[0] is not code or known[1].name != func.__qualname__:
-            if len(_KNOWN) >= _MAX_KNOWN:
-                _KNOWN.clear()
-            known = _KNOWN[id(code)] = (code, _traits_of_function(func))
-        return known[1]
+        return _traits_of_function(func)
     if not callable(func):
         raise InvalidTaskError(
             "func", f"{func!r} is not callable; pass a function and its arguments after it"
@@ -55,11 +49,6 @@ def traits_of(func: Callable[..., Any]) -> CallableTraits:
         getattr(type(inner), "__call__", None)  # noqa: B004 - not a test for being callable: the method is wanted
     )
     return CallableTraits(name, is_async, _has_parameter(func, "progress_reporter"), definition)
-
-
-#: Of functions without attributes, by the id of their code, which is held so that the id stays its own.
-_KNOWN: Final[dict[int, tuple[CodeType, CallableTraits]]] = {}
-_MAX_KNOWN: Final = 10_000
 
 
 def _traits_of_function(func: FunctionType) -> CallableTraits:

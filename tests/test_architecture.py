@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[1] / PACKAGE
 # may stand lower than the rest of it.
 LEVELS = [
     ["errors"],
-    ["clock"],
+    ["clock", "code_cache"],
     ["tasks"],
     ["engines.traits"],
     ["settings"],
