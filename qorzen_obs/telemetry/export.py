@@ -7,9 +7,7 @@ its timeout and its shutdown wait for the exporter. Knows nothing of spans, so l
 from __future__ import annotations
 
 import logging
-import os
 import threading
-import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,6 +23,7 @@ from qorzen_obs.clock import Clock
 from qorzen_obs.errors import SettingsError
 from qorzen_obs.telemetry import names
 from qorzen_obs.telemetry.families import counter, gauge
+from qorzen_obs.telemetry.forks import call_in_child
 
 T = TypeVar("T")
 
@@ -141,9 +140,7 @@ class ExportQueue(Generic[T]):
         thread = threading.Thread(target=self._run, name=f"{THREAD_PREFIX}{self.name}", daemon=True)
         self._thread: threading.Thread | None = thread
         thread.start()
-        if hasattr(os, "register_at_fork"):
-            reset = weakref.WeakMethod(self._reset_in_child)
-            os.register_at_fork(after_in_child=lambda: (method := reset()) and method())
+        call_in_child(self._reset_in_child)
 
     def _reset(self) -> None:
         # Re-entrant: inside it the garbage collector may end the span of a forgotten coroutine.

@@ -13,10 +13,11 @@ import select
 import stat
 import threading
 import time
-import weakref
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Final, TextIO
+
+from qorzen_obs.telemetry.forks import call_in_child
 
 MAX_LINES: Final = 10_000
 MAX_CHARACTERS: Final = 8_000_000
@@ -46,9 +47,8 @@ class LogSink:
         self.counted: Counter[str] = Counter()  #: lines that were written by a level, lost ones included
         self.lost = 0  #: lines that were not written, since the start
         self._reset()
-        if self._descriptor is not None and hasattr(os, "register_at_fork"):
-            reset = weakref.WeakMethod(self._become_child)
-            os.register_at_fork(after_in_child=lambda: (method := reset()) and method())
+        if self._descriptor is not None:
+            call_in_child(self._become_child)
 
     def _reset(self) -> None:
         # Re-entrant: a signal's handler, or the garbage collector, may write a line while its thread holds it.

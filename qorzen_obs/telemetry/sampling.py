@@ -6,9 +6,7 @@ whoever finds nobody at work does the work for all.
 
 from __future__ import annotations
 
-import os
 import threading
-import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,6 +22,7 @@ from opentelemetry.util.types import Attributes
 from qorzen_obs.clock import Clock
 from qorzen_obs.telemetry import names
 from qorzen_obs.telemetry.exemplars import ExemplarSlot
+from qorzen_obs.telemetry.forks import call_in_child
 from qorzen_obs.telemetry.task_span import AnySpan, TaskSpan, readable
 from qorzen_obs.telemetry.trace_buffer import Bounds, Budget, TraceBuffer
 
@@ -91,10 +90,7 @@ class TailSampler(SpanProcessor):
         self.kept = 0  #: spans of kept traces
         self.dropped_shutdown = 0  #: spans that ended after the rest was decided
         self._reset()
-        # A fork copies the lock as it is, and traces that end in the parent.
-        if hasattr(os, "register_at_fork"):
-            reset = weakref.WeakMethod(self._reset)
-            os.register_at_fork(after_in_child=lambda: (method := reset()) and method())
+        call_in_child(self._reset)  # a fork copies the lock as it is, and traces that end in the parent
 
     def _reset(self) -> None:
         self._lock = threading.Lock()

@@ -6,9 +6,7 @@ A span processor, called by whichever thread ends a span. It knows spans and not
 from __future__ import annotations
 
 import itertools
-import os
 import threading
-import weakref
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +15,7 @@ from typing import Final, Protocol
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 from opentelemetry.trace import StatusCode, format_trace_id
 
+from qorzen_obs.telemetry.forks import call_in_child
 from qorzen_obs.telemetry.task_span import AnySpan, readable
 
 MAX_UNDECIDED: Final = 1_000  #: how many undecided traces are shown beside the kept ones, the youngest
@@ -75,9 +74,7 @@ class SpanStore(SpanProcessor):
         self.undecided: Undecided | None = None
         self._taking = True
         self._reset()
-        if hasattr(os, "register_at_fork"):  # a fork may copy the lock while another thread holds it
-            reset = weakref.WeakMethod(self._reset)
-            os.register_at_fork(after_in_child=lambda: (method := reset()) and method())
+        call_in_child(self._reset)  # a fork may copy the lock while another thread holds it
 
     def _reset(self) -> None:
         # Re-entrant: inside it the garbage collector may close a forgotten coroutine, whose span then ends in
