@@ -22,14 +22,8 @@ from qorzen_obs.record import Attempt, End, TaskRecord, TaskState
 from qorzen_obs.tasks import FAILED, EventKind
 from qorzen_obs.telemetry import names
 from qorzen_obs.telemetry.redaction import Redactor
-from qorzen_obs.telemetry.task_span import (
-    Facts,
-    SpanMaker,
-    TaskSpan,
-    TaskSpanSink,
-    UserAttributes,
-    identity,
-)
+from qorzen_obs.telemetry.span_facts import Facts, Outcome, UserAttributes, identity
+from qorzen_obs.telemetry.task_span import SpanMaker, TaskSpan, TaskSpanSink
 
 #: Under which the API keeps the current span; asked for, since it is made anew in each process.
 _SPAN_KEY: Final = next(iter(trace.set_span_in_context(trace.INVALID_SPAN, Context())))
@@ -132,7 +126,7 @@ class SpanInstrument:
             span = self._maker.start(attempt, started_at, sink)
         else:
             context = Context() if attempt.record.new_trace else None
-            facts = Facts(attempt, attempt.record.func, attempt.record.state.span)
+            facts = Facts.of(attempt, attempt.record.func, attempt.record.state.span)
             span = facts.start_by(self._tracer, context, self._user_attributes, started_at)
         attempt.span = span
         otel_context.attach(trace.set_span_in_context(span))
@@ -190,9 +184,7 @@ class SpanInstrument:
             attempt.span = None  # it leads back to the attempt
             return span if span.finish(state, attempt.phases, will_retry, end_time) else None
         assert span is not None, "asked before"
-        facts = Facts(attempt, None, None)
-        facts.decide(state, attempt.phases, will_retry)
-        facts.end_by(span, end_time)
+        Outcome.of(state, attempt.phases, will_retry).end_by(span, end_time)
         return None
 
 

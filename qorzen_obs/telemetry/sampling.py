@@ -163,9 +163,9 @@ class TailSampler(SpanProcessor):
             if self._taking and alone.get(trace_id) == span_id:
                 del alone[trace_id]
                 self._buffer.end_alone(trace_id, span, must_keep, now)
-                span.forget()  # what is kept was settled before
+                span.discard()  # a kept one was detached before
             else:
-                span.settle()
+                span.detach()
                 self._end(span.context, span, must_keep, now)
 
     def _count_root(self, trace_id: int, now: float) -> None:
@@ -231,7 +231,7 @@ class TailSampler(SpanProcessor):
         self.kept += len(spans)
         for span in spans:
             if isinstance(span, TaskSpan):
-                span.settle()
+                span.detach()
         if partial:
             spans = [_marked_partial(readable(span)) for span in spans]
         for sink in self._sinks:

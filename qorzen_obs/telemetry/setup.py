@@ -37,9 +37,10 @@ from qorzen_obs.telemetry.log_export import LogExport
 from qorzen_obs.telemetry.redaction import Redactor
 from qorzen_obs.telemetry.remote_spans import RemoteSpans
 from qorzen_obs.telemetry.sampling import RecordAll, TailSampler, base_ratio
+from qorzen_obs.telemetry.span_facts import UserAttributes
 from qorzen_obs.telemetry.span_redaction import redact_span
 from qorzen_obs.telemetry.span_store import SpanStore
-from qorzen_obs.telemetry.task_span import AnySpan, SpanMaker, TaskSpanSink, UserAttributes, readable
+from qorzen_obs.telemetry.task_span import AnySpan, SpanMaker, TaskSpanSink, readable
 from qorzen_obs.telemetry.trace_buffer import Budget
 
 #: Whose the provider is: ours, somebody else's, or nobody's since the environment says so.

@@ -7,196 +7,119 @@ and all that is shown are the SDK's, and what is dropped costs next to nothing (
 
 from __future__ import annotations
 
-import os
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from random import getrandbits
 from typing import Any, Final, Protocol
 
+import msgspec
 from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, SpanLimits, TracerProvider
 from opentelemetry.sdk.trace.id_generator import IdGenerator, RandomIdGenerator
 from opentelemetry.trace import (
-    Link,
     NonRecordingSpan,
     Span,
     SpanContext,
-    SpanKind,
     Status,
     StatusCode,
     TraceFlags,
-    Tracer,
     TraceState,
 )
 
-from qorzen_obs.counts import CELL_LABELS
-from qorzen_obs.record import Attempt, Rerun, TaskRecord, TaskState
+from qorzen_obs.record import Attempt, TaskState
 from qorzen_obs.tasks import FAILED
 from qorzen_obs.telemetry import names
-from qorzen_obs.telemetry.source import source_of
+from qorzen_obs.telemetry.forks import ForkSafeLock
+from qorzen_obs.telemetry.span_facts import Facts, Outcome, UserAttributes
 
-_MAX_DESCRIPTION: Final = 256
 _SAMPLED: Final = TraceFlags(TraceFlags.SAMPLED)
+_NOT_SAMPLED: Final = TraceFlags(TraceFlags.DEFAULT)
 _NO_STATE: Final = TraceState()
 
-#: Yields the attributes that a user's metadata becomes.
-UserAttributes = Callable[[Mapping[str, Any]], Iterator[tuple[str, Any]]]
-
-
-def identity(record: TaskRecord) -> dict[str, Any]:
-    """Return the attributes that say which task it is."""
-    return _identity(record.task_id, record.name, record.cell, record.plugin_id, record.rerun)
-
-
-def _identity(
-    task_id: str, name: str, cell: int, plugin_id: str | None, rerun: Rerun | None
-) -> dict[str, Any]:
-    category, priority = CELL_LABELS[cell]
-    attributes: dict[str, Any] = {
-        names.TASK_ID: task_id,
-        names.TASK_NAME: name,
-        names.TASK_CATEGORY: category,
-        names.TASK_PRIORITY: priority,
-    }
-    if plugin_id is not None:
-        attributes[names.TASK_PLUGIN_ID] = plugin_id
-    if rerun is not None:
-        attributes[names.TASK_RERUN_OF] = rerun.task_id
-    return attributes
-
-
-class Facts:
-    """What a span says of an attempt. Holds no record: a span may outlive by far what the task has returned."""
-
-    __slots__ = (
-        "abandoned",
-        "cancel_reason",
-        "cell",
-        "engine",
-        "error",
-        "error_type",
-        "keep",
-        "metadata",
-        "number",
-        "outcome",
-        "phases",
-        "plugin_id",
-        "previous",
-        "queue_wait",
-        "rerun",
-        "source",
-        "submitter",
-        "task_id",
-        "task_name",
-        "will_retry",
-    )
-
-    def __init__(
-        self, attempt: Attempt, func: Callable[..., Any] | None, previous: SpanContext | None
-    ) -> None:
-        record = attempt.record
-        self.task_id = record.task_id
-        self.task_name = record.name
-        self.cell = record.cell
-        self.plugin_id = record.plugin_id
-        self.rerun = record.rerun
-        self.engine = record.engine
-        self.metadata = record.metadata
-        self.keep = record.definition.keep_trace
-        self.source = source_of(func)
-        self.number = attempt.number
-        self.previous = previous
-        submitter = record.submitter
-        #: What a trace of its own is linked to.
-        self.submitter = submitter if submitter is not None and record.new_trace else None
-
-    def decide(self, state: TaskState, phases: Mapping[str, float], will_retry: bool) -> None:
-        """Add how it ended."""
-        self.outcome = state.status
-        self.queue_wait = state.queue_wait_seconds
-        self.cancel_reason = state.cancel_reason
-        self.abandoned = state.abandoned
-        self.error_type = state.error_type
-        self.error = state.error
-        self.phases = phases
-        self.will_retry = will_retry
-
-    def start_by(
-        self, tracer: Tracer, context: Context | None, users: UserAttributes, start_time: int
-    ) -> Span:
-        """Start the span by the API, at `start_time` in Unix nanoseconds."""
-        attributes = _identity(self.task_id, self.task_name, self.cell, self.plugin_id, self.rerun)
-        attributes[names.TASK_ATTEMPT] = self.number
-        attributes[names.TASK_ENGINE] = self.engine.kind
-        attributes.update(self.source)
-        if self.metadata:
-            attributes.update(users(self.metadata))
-        if self.keep:
-            attributes[names.TRACE_KEEP] = True
-        linked = (self.submitter, self.previous, self.rerun and self.rerun.span)
-        return tracer.start_span(
-            f"run {self.task_name}",
-            context=context,
-            kind=SpanKind.CONSUMER,
-            attributes=attributes,
-            links=[Link(one) for one in linked if one is not None],
-            start_time=start_time,
-            record_exception=False,
-            set_status_on_exception=False,
-        )
-
-    def end_by(self, span: Span, end_time: int) -> None:
-        """End a span by the API, as it was decided."""
-        attributes: dict[str, Any] = {
-            names.TASK_STATUS: self.outcome.value,
-            names.TASK_QUEUE_WAIT: self.queue_wait or 0.0,
-        }
-        if self.cancel_reason is not None:
-            attributes[names.TASK_CANCEL_REASON] = self.cancel_reason
-        if self.abandoned:
-            attributes[names.TASK_ABANDONED] = True
-        if self.will_retry:
-            attributes[names.TASK_WILL_RETRY] = True
-        if self.error_type is not None:
-            attributes[names.ERROR_TYPE] = self.error_type
-        attributes |= {names.TASK_PHASE + phase: value for phase, value in self.phases.items()}
-        span.set_attributes(attributes)
-        if self.outcome is FAILED:
-            description = f"{self.error_type}: {self.error}"[:_MAX_DESCRIPTION]
-            span.set_status(Status(StatusCode.ERROR, description))
-        span.end(end_time)
+#: Guards the states of all spans; held for the little while in which one becomes the SDK's. It is one lock for all,
+#: and re-entrant, since the garbage collector may run user code that writes to another span.
+_STATES: Final = ForkSafeLock()
 
 
 class TaskSpanSink(Protocol):
     """Takes the spans of attempts; see TailSampler.
 
-    It says of each that has ended whether anybody may still want it, by `settle` or `forget`.
+    For each span that has ended it calls `detach` or `discard`: somebody may still want to see it, or nobody will.
     """
 
     def on_task_start(self, span: TaskSpan) -> None: ...
     def on_task_ends(self, spans: Sequence[TaskSpan]) -> None: ...
 
 
+class _Open(msgspec.Struct):
+    """The attempt runs. What the span says can be asked of it."""
+
+    attempt: Attempt
+    func: Callable[..., Any] | None  #: the record drops it before the span is told of the end
+    previous: SpanContext | None  #: of the attempt before this one
+
+    def facts(self) -> Facts:
+        return Facts.of(self.attempt, self.func, self.previous)
+
+    def make(self, span: TaskSpan) -> Any:
+        return span.maker.make(span, self.facts())
+
+
+class _Ended(msgspec.Struct):
+    """The attempt has ended. The span still refers to it, until somebody knows whether the trace is kept."""
+
+    before: _Open
+    state: TaskState
+    phases: Mapping[str, float]
+    will_retry: bool
+
+    def detached(self) -> _Detached:
+        return _Detached(self.before.facts(), Outcome.of(self.state, self.phases, self.will_retry))
+
+    def make(self, span: TaskSpan) -> Any:
+        return self.detached().make(span)
+
+
+class _Detached(msgspec.Struct):
+    """Its trace is kept or undecided. What the span says is a copy, which keeps nothing of the task alive."""
+
+    facts: Facts
+    outcome: Outcome
+
+    def make(self, span: TaskSpan) -> Any:
+        made = span.maker.make(span, self.facts)
+        self.outcome.end_by(made, span.ended_at)
+        return made
+
+
+class _Empty(msgspec.Struct):
+    """Only name and times are left: its trace is dropped, or the SDK's span says everything."""
+
+    def make(self, span: TaskSpan) -> Any:
+        made = span.maker.make(span, None)
+        made.end(span.ended_at)
+        return made
+
+
+_EMPTY: Final = _Empty()
+
+
 class TaskSpan(Span):
     """The span of one attempt: the API's Span, and by `readable` the SDK's ReadableSpan. From any thread.
 
-    What it says is the attempt's to tell, until that ends: then it is settled, a copy that holds no record, or
-    forgotten, where its trace is dropped. Of one that is forgotten only name and times can be asked.
+    Its state goes from _Open to _Ended, and then to _Detached or _Empty. When somebody writes to it or wants to read
+    it, the SDK's span is made of its state, which is _Empty from then on.
     """
 
     __slots__ = (
-        "_attempt",
-        "_end",
-        "_facts",
-        "_func",
-        "_maker",
-        "_previous",
-        "_real",
+        "_made",
+        "_state",
         "context",
         "end_time",
         "keep",
+        "maker",
         "parent",
         "sink",
         "start_time",
@@ -204,28 +127,30 @@ class TaskSpan(Span):
     )
 
     # Set by SpanMaker.start, where a call for it would cost more than what it does.
-    _attempt: Attempt | None  #: until it is settled or forgotten
-    _end: tuple[TaskState, Mapping[str, float], bool] | None  #: how it ended; as long as that
-    _facts: Facts | None
-    _func: Callable[..., Any] | None
-    _maker: SpanMaker
-    _previous: SpanContext | None  #: of the attempt before this one
-    _real: Any  #: the SDK's, once there is one
+    _state: _Open | _Ended | _Detached | _Empty
+    _made: Any  #: the SDK's span, once there is one
     context: SpanContext
     end_time: int | None  #: Unix nanoseconds
     keep: bool  #: its trace was asked for before it began
+    maker: SpanMaker
     parent: SpanContext | None
     sink: TaskSpanSink
     start_time: int  #: Unix nanoseconds
     task_name: str
 
+    @property
+    def ended_at(self) -> int:
+        """The end time of a span that has ended."""
+        assert self.end_time is not None, "asked for once it has ended"
+        return self.end_time
+
     def why_kept(self, slow_seconds: float) -> str | None:
         """Return for which of names.TRACE_REASONS its trace is kept whatever the budget, once it has ended."""
-        real, end, keep = self._real, self._end, self.keep
-        failed = end is not None and end[0].status is FAILED
-        if real is not None:  # the task's code may have said otherwise
-            failed = real.status.status_code is StatusCode.ERROR
-            keep = bool((real.attributes or {}).get(names.TRACE_KEEP))
+        state, made, keep = self._state, self._made, self.keep
+        failed = type(state) is _Ended and state.state.status is FAILED
+        if made is not None:  # the task's code may have said otherwise
+            failed = made.status.status_code is StatusCode.ERROR
+            keep = bool((made.attributes or {}).get(names.TRACE_KEEP))
         if failed:
             return names.BY_ERROR
         if keep:
@@ -235,63 +160,49 @@ class TaskSpan(Span):
 
     def finish(self, state: TaskState, phases: Mapping[str, float], will_retry: bool, end_time: int) -> bool:
         """End it with what was decided; return False when the task's code has ended it. The caller tells the sink."""
-        with _LOCK:
+        with _STATES.lock:
             if self.end_time is not None:
                 return False
-            self._end = (state, phases, will_retry)
             self.end_time = end_time
-            if self._real is not None:
-                facts = self._known()
-                assert facts is not None, "the sink lets it be settled or forgotten, never before"
-                facts.end_by(self._real, end_time)
+            before = self._state
+            if type(before) is _Open:
+                self._state = _Ended(before, state, phases, will_retry)
+            else:
+                Outcome.of(state, phases, will_retry).end_by(self._made, end_time)
         return True
 
-    def settle(self) -> None:
-        """Copy what it says, for it may be asked for and outlive the attempt by far."""
-        with _LOCK:
-            self._known()
-            self.forget()
+    def detach(self) -> None:
+        """Copy what it says: somebody may ask for it, and it may outlive the attempt by far."""
+        with _STATES.lock:
+            if type(self._state) is _Ended:
+                self._state = self._state.detached()
 
-    def forget(self) -> None:
-        """Let go of the attempt, and of what it says where that is not settled: nobody will ask for it."""
-        self._attempt = self._func = self._end = None
+    def discard(self) -> None:
+        """Let go of the attempt, and of what it says unless that is copied: nobody will ask for it.
+
+        Without the lock: by whoever may call `detach`, and `_sdk_span` leaves the same state behind.
+        """
+        if type(self._state) is _Ended:
+            self._state = _EMPTY
 
     def readable(self) -> ReadableSpan:
         """Return the ended span as the SDK has it.
 
-        Of one that is settled it is made without the lock, or the loop would wait for the exporter's thread.
+        A detached one is made without the lock, or the loop would wait for the exporter's thread.
         """
-        span: ReadableSpan
-        if self.end_time is None or self._facts is None or self._attempt is not None:
-            span = self._sdk_span()
-            return span
-        made = self._real or self._make(self._facts)
-        with _LOCK:
-            span = self._real = self._real or made
+        state = self._state
+        made = state.make(self) if type(state) is _Detached else None
+        with _STATES.lock:
+            if made is not None and self._made is None:
+                self._made, self._state = made, _EMPTY
+            span: ReadableSpan = self._sdk_span()
         return span
 
-    def _make(self, facts: Facts | None) -> Any:
-        """Return the SDK's span with what is known; ended, where it has ended."""
-        made: Any = self._maker.make(self, facts)
-        if self.end_time is not None and facts is not None:
-            facts.end_by(made, self.end_time)
-        elif self.end_time is not None:
-            made.end(self.end_time)
-        return made
-
-    def _known(self) -> Facts | None:
-        """Return what it says by now; None once it is forgotten. Under the lock of all spans."""
-        if self._attempt is not None and self._facts is None:
-            self._facts = Facts(self._attempt, self._func, self._previous)
-        if self._end is not None and self._facts is not None:
-            self._facts.decide(*self._end)
-        return self._facts
-
     def _sdk_span(self) -> Any:
-        with _LOCK:
-            if self._real is None:
-                self._real = self._make(self._known())
-            return self._real
+        with _STATES.lock:
+            if self._made is None:
+                self._made, self._state = self._state.make(self), _EMPTY
+            return self._made
 
     # What the API asks for. Everything but the identity is the SDK's.
 
@@ -302,7 +213,7 @@ class TaskSpan(Span):
         return self.end_time is None
 
     def end(self, end_time: int | None = None) -> None:
-        with _LOCK:
+        with _STATES.lock:
             if self.end_time is not None:
                 return
             real = self._sdk_span()
@@ -340,21 +251,6 @@ class TaskSpan(Span):
     def __getattr__(self, name: str) -> Any:
         """Give whatever else the SDK's span has."""
         return getattr(self._sdk_span(), name)
-
-
-#: Of all spans: it is held for the little while in which one becomes the SDK's. Re-entrant, for the garbage collector
-#: may run user code that writes to a span.
-_LOCK = threading.RLock()
-
-
-def _forget_lock() -> None:
-    """Leave the lock behind in a forked child, where the thread that held it is not."""
-    global _LOCK  # noqa: PLW0603 - it is of all spans
-    _LOCK = threading.RLock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_lock)
 
 
 AnySpan = ReadableSpan | TaskSpan
@@ -409,9 +305,8 @@ class SpanMaker:
             trace_id, span_id = self._ids.generate_trace_id(), self._ids.generate_span_id()
             context = SpanContext(trace_id, span_id, False, _SAMPLED, _NO_STATE)
         span = TaskSpan()
-        span._attempt, span._func, span._previous = attempt, record.func, record.state.span
-        span._maker, span.sink, span._real = self, sink, None
-        span._facts = span._end = span.end_time = None
+        span._state, span._made = _Open(attempt, record.func, record.state.span), None
+        span.maker, span.sink, span.end_time = self, sink, None
         span.context, span.parent, span.start_time = context, parent, start_time
         span.keep, span.task_name = record.definition.keep_trace, record.name
         sink.on_task_start(span)
@@ -428,9 +323,6 @@ class SpanMaker:
                 f"run {span.task_name}", context=context, start_time=span.start_time
             )
         return facts.start_by(self._tracer, context, self._users, span.start_time)
-
-
-_NOT_SAMPLED: Final = TraceFlags(TraceFlags.DEFAULT)
 
 
 class _GivenIds(threading.local, IdGenerator):

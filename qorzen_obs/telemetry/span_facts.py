@@ -1,0 +1,151 @@
+"""What the span of an attempt says, as attributes, links and a status. Holds no record: a span may outlive its task."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final
+
+import msgspec
+from opentelemetry.context import Context
+from opentelemetry.trace import Link, Span, SpanContext, SpanKind, Status, StatusCode, Tracer
+
+from qorzen_obs.counts import CELL_LABELS
+from qorzen_obs.record import Attempt, Rerun, TaskRecord, TaskState
+from qorzen_obs.tasks import FAILED, EngineKind, TaskStatus
+from qorzen_obs.telemetry import names
+from qorzen_obs.telemetry.source import source_of
+
+_MAX_DESCRIPTION: Final = 256
+
+#: Yields the attributes that a user's metadata becomes.
+UserAttributes = Callable[[Mapping[str, Any]], Iterator[tuple[str, Any]]]
+
+
+def identity(record: TaskRecord) -> dict[str, Any]:
+    """Return the attributes that say which task it is."""
+    return _identity(record.task_id, record.name, record.cell, record.plugin_id, record.rerun)
+
+
+def _identity(
+    task_id: str, name: str, cell: int, plugin_id: str | None, rerun: Rerun | None
+) -> dict[str, Any]:
+    category, priority = CELL_LABELS[cell]
+    attributes: dict[str, Any] = {
+        names.TASK_ID: task_id,
+        names.TASK_NAME: name,
+        names.TASK_CATEGORY: category,
+        names.TASK_PRIORITY: priority,
+    }
+    if plugin_id is not None:
+        attributes[names.TASK_PLUGIN_ID] = plugin_id
+    if rerun is not None:
+        attributes[names.TASK_RERUN_OF] = rerun.task_id
+    return attributes
+
+
+class Facts(msgspec.Struct, frozen=True):
+    """What is known of an attempt when it starts."""
+
+    task_id: str
+    task_name: str
+    cell: int
+    plugin_id: str | None
+    rerun: Rerun | None
+    engine: EngineKind
+    metadata: dict[str, Any] | None
+    keep: bool  #: its trace was asked for
+    source: Mapping[str, str | int]
+    number: int  #: of the attempt
+    links: tuple[SpanContext, ...]
+
+    @staticmethod
+    def of(attempt: Attempt, func: Callable[..., Any] | None, previous: SpanContext | None) -> Facts:
+        """Return the facts of `attempt`, a run of `func`; `previous` is the span of the attempt before it."""
+        record = attempt.record
+        rerun = record.rerun
+        # A trace of its own is linked to the submitter's.
+        linked = (record.submitter if record.new_trace else None, previous, rerun and rerun.span)
+        return Facts(
+            task_id=record.task_id,
+            task_name=record.name,
+            cell=record.cell,
+            plugin_id=record.plugin_id,
+            rerun=rerun,
+            engine=record.engine,
+            metadata=record.metadata,
+            keep=record.definition.keep_trace,
+            source=source_of(func),
+            number=attempt.number,
+            links=tuple(one for one in linked if one is not None),
+        )
+
+    def start_by(
+        self, tracer: Tracer, context: Context | None, users: UserAttributes, start_time: int
+    ) -> Span:
+        """Start the span by the API, at `start_time` in Unix nanoseconds."""
+        attributes = _identity(self.task_id, self.task_name, self.cell, self.plugin_id, self.rerun)
+        attributes[names.TASK_ATTEMPT] = self.number
+        attributes[names.TASK_ENGINE] = self.engine.kind
+        attributes.update(self.source)
+        if self.metadata:
+            attributes.update(users(self.metadata))
+        if self.keep:
+            attributes[names.TRACE_KEEP] = True
+        return tracer.start_span(
+            f"run {self.task_name}",
+            context=context,
+            kind=SpanKind.CONSUMER,
+            attributes=attributes,
+            links=[Link(one) for one in self.links],
+            start_time=start_time,
+            record_exception=False,
+            set_status_on_exception=False,
+        )
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """How an attempt ended. Fields as in TaskInfo."""
+
+    status: TaskStatus
+    queue_wait_seconds: float | None
+    cancel_reason: str | None
+    abandoned: bool
+    error: str | None
+    error_type: str | None
+    phases: Mapping[str, float]
+    will_retry: bool
+
+    @staticmethod
+    def of(state: TaskState, phases: Mapping[str, float], will_retry: bool) -> Outcome:
+        """Return the outcome of an attempt that led to `state`, without what the task returned or raised."""
+        return Outcome(
+            status=state.status,
+            queue_wait_seconds=state.queue_wait_seconds,
+            cancel_reason=state.cancel_reason,
+            abandoned=state.abandoned,
+            error=state.error,
+            error_type=state.error_type,
+            phases=phases,
+            will_retry=will_retry,
+        )
+
+    def end_by(self, span: Span, end_time: int) -> None:
+        """End a span by the API, at `end_time` in Unix nanoseconds."""
+        attributes: dict[str, Any] = {
+            names.TASK_STATUS: self.status.value,
+            names.TASK_QUEUE_WAIT: self.queue_wait_seconds or 0.0,
+        }
+        if self.cancel_reason is not None:
+            attributes[names.TASK_CANCEL_REASON] = self.cancel_reason
+        if self.abandoned:
+            attributes[names.TASK_ABANDONED] = True
+        if self.will_retry:
+            attributes[names.TASK_WILL_RETRY] = True
+        if self.error_type is not None:
+            attributes[names.ERROR_TYPE] = self.error_type
+        attributes |= {names.TASK_PHASE + phase: value for phase, value in self.phases.items()}
+        span.set_attributes(attributes)
+        if self.status is FAILED:
+            description = f"{self.error_type}: {self.error}"[:_MAX_DESCRIPTION]
+            span.set_status(Status(StatusCode.ERROR, description))
+        span.end(end_time)
