@@ -18,7 +18,7 @@ from qorzen_obs.server.documents import Task, json_response, task_document
 from qorzen_obs.server.problems import ProblemError, problem
 from qorzen_obs.server.routes import Access, Answer, Route
 from qorzen_obs.server.sources import COMMANDS, LOOKS, REDACTOR
-from qorzen_obs.server.tasks import UNKNOWN_TASK
+from qorzen_obs.server.tasks import UNKNOWN_TASK, unknown_task
 from qorzen_obs.tasks import TaskStatus
 
 T = TypeVar("T")
@@ -33,7 +33,7 @@ async def cancel_task(request: web.Request) -> web.Response:
     try:
         asked = await on_work_loop(request, command)
     except TaskNotFoundError:
-        raise ProblemError(HTTPStatus.NOT_FOUND, "no live, kept or remembered task has this id") from None
+        raise unknown_task() from None
     except TaskNotCancellableError:
         raise ProblemError(HTTPStatus.CONFLICT, "this task was submitted with cancellable=False") from None
     if not asked:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Iterable
 from datetime import datetime
+from enum import Enum
 from http import HTTPStatus
 from typing import Annotated, Final, Literal, NoReturn, TypeVar
 
 from msgspec import Meta
 from multidict import MultiMapping
 
-from qorzen_obs.server.problems import ProblemError
+from qorzen_obs.server.problems import ProblemError, problem
 from qorzen_obs.server.routes import Parameter
 
 MAX_LIMIT: Final = 1000
@@ -29,10 +30,14 @@ PriorityChoice = Literal["low", "normal", "high", "critical", 0, 50, 100, 200]
 MomentChoice = Annotated[str, Meta(extra_json_schema={"anyOf": [{"format": "date-time"}, {"maxLength": 0}]})]
 
 T = TypeVar("T")
+E = TypeVar("E", bound=Enum)
 _RFC_3339: Final = re.compile(
     r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)", re.ASCII | re.IGNORECASE
 )
 Query = MultiMapping[str]
+
+#: The answer of a route that reads parameters.
+BAD_PARAMETER: Final = problem("A parameter has a value that it does not take.")
 
 
 def refuse(parameter: str, takes: str) -> NoReturn:
@@ -59,6 +64,16 @@ def read_one(query: Query, parameter: str) -> str | None:
     if len(values) > 1:
         refuse(parameter, "one value")
     return values[0] if values else None
+
+
+def read_choice(query: Query, parameter: str, default: E) -> E:
+    """Return the member of an enum that a parameter names by its value; `default` where it is missing or empty."""
+    choices = type(default)
+    text = read_one(query, parameter)
+    try:
+        return default if text is None else choices(text)
+    except ValueError:
+        refuse(parameter, f"one of {', '.join(str(choice.value) for choice in choices)}")
 
 
 def read_limit(query: Query) -> int:

@@ -14,8 +14,7 @@ from msgspec import Meta, Struct
 
 from qorzen_obs.record import Attempt
 from qorzen_obs.server.documents import Moment, json_response, now
-from qorzen_obs.server.problems import problem
-from qorzen_obs.server.query import LIMIT, check_parameters, read_limit
+from qorzen_obs.server.query import BAD_PARAMETER, LIMIT, check_parameters, read_limit
 from qorzen_obs.server.routes import Access, Answer, Route
 from qorzen_obs.server.sources import LOOKS, Looks
 from qorzen_obs.tasks import COMPLETED
@@ -116,7 +115,7 @@ ROUTES: Final = (
         parameters=(LIMIT,),
         answers={
             200: Answer("Elapsed and usual time, busy share, and what each awaits.", RunningTasks),
-            422: problem("A parameter takes something else."),
+            422: BAD_PARAMETER,
         },
     ),
 )

@@ -17,8 +17,7 @@ from msgspec import Struct
 from qorzen_obs.clock import rfc_3339
 from qorzen_obs.counts import PRIORITIES
 from qorzen_obs.server.documents import Moment, json_response
-from qorzen_obs.server.problems import problem
-from qorzen_obs.server.query import MomentChoice, check_parameters, read_moment
+from qorzen_obs.server.query import BAD_PARAMETER, MomentChoice, check_parameters, read_moment
 from qorzen_obs.server.routes import Access, Answer, Parameter, Route
 from qorzen_obs.server.sources import LOOKS, Looks
 from qorzen_obs.server.ticker import TICKER
@@ -176,7 +175,7 @@ ROUTES: Final = (
         ),
         answers={
             200: Answer("The points as columns, oldest first.", LastHour),
-            422: problem("A parameter takes something else."),
+            422: BAD_PARAMETER,
         },
     ),
 )

@@ -15,7 +15,7 @@ from qorzen_obs.server.in_thread import run_in_daemon_thread
 from qorzen_obs.server.problems import ProblemError, problem
 from qorzen_obs.server.routes import Access, Answer, Route
 from qorzen_obs.server.sources import LOOKS
-from qorzen_obs.server.tasks import UNKNOWN_TASK
+from qorzen_obs.server.tasks import UNKNOWN_TASK, unknown_task
 from qorzen_obs.stacks import Frames
 
 
@@ -57,7 +57,7 @@ async def get_stack(request: web.Request) -> web.Response:
         # In a thread, since a worker process may take its time, and reading source lines is reading files.
         stack = await run_in_daemon_thread(functools.partial(looks.stack_of, task_id), name="qorzen-stack")
     except TaskNotFoundError:
-        raise ProblemError(HTTPStatus.NOT_FOUND, "no live, kept or remembered task has this id") from None
+        raise unknown_task() from None
     except StackUnavailableError as error:
         raise ProblemError(HTTPStatus.GATEWAY_TIMEOUT, f"{error.problem}; ask again") from None
     info = looks.find(task_id)

@@ -30,7 +30,7 @@ from qorzen_obs.counts import CountsView
 from qorzen_obs.record import TaskRecord
 from qorzen_obs.server.documents import Moment, Task, encode_json, now, task_line
 from qorzen_obs.server.problems import ProblemError, problem
-from qorzen_obs.server.query import check_parameters, read_choices, read_names
+from qorzen_obs.server.query import BAD_PARAMETER, check_parameters, read_choices, read_names
 from qorzen_obs.server.routes import ANSWERED_AT, Access, Answer, Parameter, Route
 from qorzen_obs.server.sources import LOOKS, Looks
 from qorzen_obs.tasks import EventKind, TaskCategory, TaskStatus
@@ -482,7 +482,7 @@ ROUTES: Final = (
                 None,
                 (CONTENT_TYPE,),
             ),
-            422: problem("A parameter takes something else."),
+            422: BAD_PARAMETER,
             503: problem("Too many streams are open, or the server stops.", hdrs.RETRY_AFTER),
         },
     ),

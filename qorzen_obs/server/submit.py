@@ -40,7 +40,7 @@ from qorzen_obs.server.query import PriorityChoice
 from qorzen_obs.server.registry import ALLOW_SUBMIT, CATALOGUE, Catalogue
 from qorzen_obs.server.routes import Access, Answer, Parameter, Route
 from qorzen_obs.server.sources import COMMANDS
-from qorzen_obs.server.tasks import UNKNOWN_TASK, location_of
+from qorzen_obs.server.tasks import UNKNOWN_TASK, location_of, unknown_task
 from qorzen_obs.tasks import TaskCategory
 
 T = TypeVar("T")
@@ -102,7 +102,7 @@ async def rerun_task(request: web.Request) -> web.Response:
             rerun = functools.partial(request.app[COMMANDS].rerun, request.match_info["task_id"])
             again = await on_work_loop(request, _as_caller(caller_of(request.headers), rerun))
         except TaskNotFoundError:
-            raise ProblemError(HTTPStatus.NOT_FOUND, "no live, kept or remembered task has this id") from None
+            raise unknown_task() from None
         except TaskNotRerunnableError as error:
             detail = f"this task cannot be run again: {error.reason}"
             raise ProblemError(HTTPStatus.CONFLICT, detail) from None
@@ -187,6 +187,10 @@ _TRACE_PARAMETERS: Final = (
     Parameter("baggage", str, "What the task can read as its baggage (W3C).", "header"),
 )
 
+_NOT_NOW: Final = problem(
+    "The queue is full, the service stops, or its work loop does not answer.", hdrs.RETRY_AFTER
+)
+
 ROUTES: Final = (
     Route(
         "/api/tasks",
@@ -214,9 +218,7 @@ ROUTES: Final = (
             408: problem("The body did not come in time.", hdrs.CONNECTION),
             413: problem("The body is too large."),
             422: problem("An argument or an option is not what is taken."),
-            503: problem(
-                "The queue is full, the service stops, or its work loop does not answer.", hdrs.RETRY_AFTER
-            ),
+            503: _NOT_NOW,
         },
     ),
     Route(
@@ -230,9 +232,7 @@ ROUTES: Final = (
             202: Answer("The new task is accepted.", Submitted, headers=(hdrs.LOCATION,)),
             404: UNKNOWN_TASK,
             409: problem("It has not failed and was not cancelled, or what it needs is not kept."),
-            503: problem(
-                "The queue is full, the service stops, or its work loop does not answer.", hdrs.RETRY_AFTER
-            ),
+            503: _NOT_NOW,
         },
     ),
 )

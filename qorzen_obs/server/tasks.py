@@ -20,11 +20,13 @@ from qorzen_obs.record import TaskRecord, TaskState
 from qorzen_obs.server.documents import Moment, Task, json_response, now, task_document, task_line
 from qorzen_obs.server.problems import ProblemError, problem
 from qorzen_obs.server.query import (
+    BAD_PARAMETER,
     LIMIT,
     MomentChoice,
     PriorityChoice,
     Query,
     check_parameters,
+    read_choice,
     read_choices,
     read_limit,
     read_moment,
@@ -132,14 +134,6 @@ def _read_seconds(query: Query, parameter: str) -> float | None:
     return None if at is None else at.timestamp()
 
 
-def read_order(query: Query) -> Order:
-    """Return the order that a query asks for."""
-    try:
-        return Order(read_one(query, "order") or Order.NEWEST)
-    except ValueError:
-        refuse("order", f"one of {', '.join(order.value for order in Order)}")
-
-
 def select(
     records: Sequence[TaskRecord], wanted: TaskFilter, order: Order, after: Key | None, limit: int
 ) -> tuple[list[TaskInfo], Key | None]:
@@ -214,7 +208,7 @@ async def get_tasks(request: web.Request) -> web.Response:
     """Answer with a page of the live and kept tasks; `at` is the moment that it shows."""
     query = request.query
     check_parameters(query, _NAMES)
-    order = read_order(query)
+    order = read_choice(query, "order", Order.NEWEST)
     wanted, after, limit = read_filter(query), read_cursor(query, order), read_limit(query)
     at = now()
     tasks, following = select(request.app[LOOKS].records(), wanted, order, after, limit)
@@ -249,8 +243,16 @@ def find_task(request: web.Request) -> TaskInfo:
     """
     info = request.app[LOOKS].find(request.match_info["task_id"])
     if info is None:
-        raise ProblemError(HTTPStatus.NOT_FOUND, "no live, kept or remembered task has this id")
+        raise unknown_task()
     return info
+
+
+UNKNOWN_TASK: Final = problem("No live, kept or remembered task has this id.")
+
+
+def unknown_task() -> ProblemError:
+    """Return the error that answers with UNKNOWN_TASK."""
+    return ProblemError(HTTPStatus.NOT_FOUND, "no live, kept or remembered task has this id")
 
 
 def location_of(request: web.Request, task_id: str) -> str:
@@ -261,8 +263,6 @@ def location_of(request: web.Request, task_id: str) -> str:
     return f"{prefix}/api/tasks/{task_id}"
 
 
-UNKNOWN_TASK: Final = problem("No live, kept or remembered task has this id.")
-
 ROUTES: Final = (
     Route(
         "/api/tasks",
@@ -270,7 +270,7 @@ ROUTES: Final = (
         Access.READ,
         summary="The live and kept tasks, a page at a time.",
         parameters=PARAMETERS,
-        answers={200: Answer("A page of them.", TaskPage), 422: problem("A parameter takes something else.")},
+        answers={200: Answer("A page of them.", TaskPage), 422: BAD_PARAMETER},
     ),
     Route(
         "/api/tasks/{task_id}",

@@ -15,7 +15,16 @@ from msgspec import Struct
 from qorzen_obs.clock import rfc_3339
 from qorzen_obs.server.documents import Moment, json_response
 from qorzen_obs.server.problems import ProblemError, problem
-from qorzen_obs.server.query import LIMIT, Query, check_parameters, read_limit, read_names, read_one, refuse
+from qorzen_obs.server.query import (
+    BAD_PARAMETER,
+    LIMIT,
+    check_parameters,
+    read_choice,
+    read_limit,
+    read_names,
+    read_one,
+    refuse,
+)
 from qorzen_obs.server.routes import Access, Answer, Parameter, Route
 from qorzen_obs.server.sources import REDACTOR, SPANS
 from qorzen_obs.telemetry.otlp_json import to_otlp_json
@@ -66,14 +75,6 @@ class TraceList(Struct, frozen=True):
     items: list[Trace]
 
 
-def read_sort(query: Query) -> Sort:
-    """Return which traces a query wants first."""
-    try:
-        return Sort(read_one(query, "sort") or Sort.NEWEST)
-    except ValueError:
-        refuse("sort", f"one of {', '.join(sort.value for sort in Sort)}")
-
-
 def select(
     traces: Sequence[TraceSummary], sort: Sort, text: str, ids: Collection[str] = ()
 ) -> list[TraceSummary]:
@@ -119,7 +120,7 @@ async def get_traces(request: web.Request) -> web.Response:
     errors = read_one(request.query, "errors")
     if errors not in {None, "true"}:
         refuse("errors", "true")
-    limit, sort = read_limit(request.query), read_sort(request.query)
+    limit, sort = read_limit(request.query), read_choice(request.query, "sort", Sort.NEWEST)
     text = (read_one(request.query, "q") or "").lower()
     ids = {one.lower() for one in read_names(request.query, "trace_id")}
     all_of_them = bool(text or ids) or sort is not Sort.NEWEST
@@ -159,7 +160,7 @@ ROUTES: Final = (
         parameters=PARAMETERS,
         answers={
             200: Answer("A line of each.", TraceList),
-            422: problem("A parameter takes something else."),
+            422: BAD_PARAMETER,
         },
     ),
     Route(

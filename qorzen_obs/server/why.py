@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from http import HTTPStatus
 from typing import Final
 
 from aiohttp import web
@@ -12,10 +11,9 @@ from qorzen_obs.errors import TaskNotFoundError
 from qorzen_obs.scheduling.scheduler import Explanation
 from qorzen_obs.server.commands import NO_WORK_LOOP, on_work_loop
 from qorzen_obs.server.documents import json_response
-from qorzen_obs.server.problems import ProblemError
 from qorzen_obs.server.routes import Access, Answer, Route
 from qorzen_obs.server.sources import LOOKS, Looks
-from qorzen_obs.server.tasks import UNKNOWN_TASK
+from qorzen_obs.server.tasks import UNKNOWN_TASK, unknown_task
 from qorzen_obs.tasks import TaskStatus
 
 
@@ -36,7 +34,7 @@ async def get_why(request: web.Request) -> web.Response:
     try:
         status, why = await on_work_loop(request, _ask(looks, task_id))
     except TaskNotFoundError:
-        raise ProblemError(HTTPStatus.NOT_FOUND, "no live, kept or remembered task has this id") from None
+        raise unknown_task() from None
     if why is None:
         return json_response(Why(task_id=task_id, status=status, pending=False))
     return json_response(

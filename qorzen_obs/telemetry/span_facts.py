@@ -10,8 +10,9 @@ from opentelemetry.context import Context
 from opentelemetry.trace import Link, Span, SpanContext, SpanKind, Status, StatusCode, Tracer
 
 from qorzen_obs.counts import CELL_LABELS
+from qorzen_obs.engines.traits import EngineTraits
 from qorzen_obs.record import Attempt, Rerun, TaskRecord, TaskState
-from qorzen_obs.tasks import FAILED, EngineKind, TaskStatus
+from qorzen_obs.tasks import FAILED, TaskStatus
 from qorzen_obs.telemetry import names
 from qorzen_obs.telemetry.source import source_of
 
@@ -51,7 +52,7 @@ class Facts(msgspec.Struct, frozen=True):
     cell: int
     plugin_id: str | None
     rerun: Rerun | None
-    engine: EngineKind
+    engine: EngineTraits
     metadata: dict[str, Any] | None
     keep: bool  #: its trace was asked for
     source: Mapping[str, str | int]

@@ -12,12 +12,12 @@ from qorzen_obs.definition import NO_DEFINITION
 from qorzen_obs.engines.traits import THREAD
 from qorzen_obs.record import ACCEPTED, TaskRecord
 from qorzen_obs.server.problems import ProblemError
+from qorzen_obs.server.query import read_choice
 from qorzen_obs.server.tasks import (
     Order,
     TaskFilter,
     read_cursor,
     read_filter,
-    read_order,
     select,
     write_cursor,
 )
@@ -65,7 +65,7 @@ def a_record(
 def ids(records: list[TaskRecord], query: str) -> list[str]:
     """The ids that a query selects, without the common beginning."""
     values = MultiDict(parse_qsl(query, keep_blank_values=True))
-    infos, _ = select(records, read_filter(values), read_order(values), None, 100)
+    infos, _ = select(records, read_filter(values), read_choice(values, "order", Order.NEWEST), None, 100)
     return [info.task_id.removeprefix("task-") for info in infos]
 
 
