@@ -257,6 +257,118 @@ TestScheduler = SchedulerMachine.TestCase
 TestScheduler.settings = hypothesis_settings(max_examples=40, stateful_step_count=50, deadline=None)
 
 
+class EnteringMachine(RuleBasedStateMachine):
+    """Two schedulers are told the same: one by `enter`, the other by `push` and `start_next`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0.0
+        self.sequence = 0
+        self.holding: set[int] = set()
+        self.lending: set[int] = set()
+
+    @initialize(
+        total=st.integers(1, 4),
+        categories=st.dictionaries(st.sampled_from(CATEGORIES), st.integers(1, 3)),
+        engines=st.dictionaries(st.sampled_from(ENGINES), st.integers(1, 3)),
+        ageing=st.sampled_from([0.0, 300.0]),
+    )
+    def begin(
+        self,
+        total: int,
+        categories: dict[TaskCategory, int],
+        engines: dict[EngineKind, int],
+        ageing: float,
+    ) -> None:
+        self.both = [
+            Scheduler[Task](Limits(total, categories=categories, engines=engines), ageing_seconds=ageing)
+            for _ in range(2)
+        ]
+        self.tasks: list[dict[int, Task]] = [{}, {}]
+        self.own = [DefinitionLimit("crowd", 2) for _ in range(2)]
+
+    @rule(
+        category=st.sampled_from(CATEGORIES),
+        engine=st.sampled_from(ENGINES),
+        priority=st.sampled_from(list(TaskPriority)),
+        later=st.sampled_from([0.0, 0.5, 400.0]),
+        delay=st.sampled_from([0.0, 0.0, 0.0, 1.0, 500.0]),
+        limited=st.booleans(),
+    )
+    def submit(
+        self,
+        category: TaskCategory,
+        engine: EngineKind,
+        priority: TaskPriority,
+        later: float,
+        delay: float,
+        limited: bool,
+    ) -> None:
+        self.now += later
+        self.sequence += 1
+        (entering, pushing), eligible_at = self.both, self.now + delay
+        nothing_could_start = entering.startable(self.now) is None
+        for tasks, own in zip(self.tasks, self.own, strict=True):
+            limit = own if limited else None
+            tasks[self.sequence] = Task(self.sequence, category, engine, priority, eligible_at, limit)
+        new, same = (tasks[self.sequence] for tasks in self.tasks)
+        entered = entering.enter(new, self.now)
+        pushing.push(same, self.now)
+        is_held = not entered and entering.is_held(new)
+        started = [self.start_all(entering), self.start_all(pushing)]
+        if entered:
+            assert started[0] == [], "else the other one would have gone first"
+            started[0] = [self.sequence]
+        assert started[0] == started[1]
+        if nothing_could_start and is_held:
+            assert started[0] == [], "a task that is held changes nothing"
+        self.holding.update(started[0])
+
+    def start_all(self, one: Scheduler[Task]) -> list[int]:
+        while (lender := one.resume_next()) is not None:
+            self.lending.discard(lender.sequence)
+            self.holding.add(lender.sequence)
+        started = []
+        while (task := one.start_next(self.now)) is not None:
+            started.append(task.sequence)
+        return started
+
+    @precondition(lambda self: self.holding)
+    @rule(data=st.data(), lends=st.booleans())
+    def leave(self, data: Any, lends: bool) -> None:
+        sequence = data.draw(st.sampled_from(sorted(self.holding)))
+        for one, tasks in zip(self.both, self.tasks, strict=True):
+            (one.lend if lends else one.finish)(tasks[sequence])
+        self.holding.remove(sequence)
+        if lends:
+            self.lending.add(sequence)
+
+    @precondition(lambda self: self.lending)
+    @rule(data=st.data())
+    def take_back(self, data: Any) -> None:
+        sequence = data.draw(st.sampled_from(sorted(self.lending)))
+        for one, tasks in zip(self.both, self.tasks, strict=True):
+            one.take_back(tasks[sequence])
+
+    @rule(total=st.integers(1, 4), paused=st.sets(st.sampled_from(CATEGORIES), max_size=2))
+    def change(self, total: int, paused: set[TaskCategory]) -> None:
+        for one in self.both:
+            one.limits.total, one.paused = total, frozenset(paused)
+
+    @invariant()
+    def both_say_the_same(self) -> None:
+        if hasattr(self, "both"):
+            said = [
+                (one.depth, one.scheduled, one.limits.held, one.limits.held_by_engine, dict(one.lent))
+                for one in self.both
+            ]
+            assert said[0] == said[1]
+
+
+TestEntering = EnteringMachine.TestCase
+TestEntering.settings = hypothesis_settings(max_examples=40, stateful_step_count=50, deadline=None)
+
+
 def order(tasks: list[Task], ageing: float) -> list[int]:
     pending = scheduler(len(tasks) + 1, ageing)
     for task in tasks:
