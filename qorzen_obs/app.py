@@ -100,7 +100,7 @@ class Service:
                     redactor=self.redactor,
                     lost=self.loggers.stream.lost,
                     exemplars=self.tracing.exemplars,
-                    spans=self.tracing.store,
+                    spans=self.tracing.traces,
                     ops_url=lambda: None if self.ops is None else self.ops.url,
                     gil_watch=self._gil_watch,
                 ),

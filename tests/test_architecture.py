@@ -52,6 +52,7 @@ MAY_USE_THE_SDK = {
     f"{PACKAGE}.telemetry.setup",  # the only wiring
     f"{PACKAGE}.telemetry.sampling",  # samples SDK spans
     f"{PACKAGE}.telemetry.span_store",  # holds finished SDK spans
+    f"{PACKAGE}.telemetry.traces",  # sums them up
     f"{PACKAGE}.telemetry.otlp_json",  # writes them out
     f"{PACKAGE}.telemetry.log_export",  # makes its log records
     f"{PACKAGE}.telemetry.span_redaction",  # makes them again without secrets

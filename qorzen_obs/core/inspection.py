@@ -37,9 +37,9 @@ from qorzen_obs.telemetry.loop_monitor import Block, EndedBlock, LoopMonitor
 from qorzen_obs.telemetry.metrics import Load, TaskMetrics
 from qorzen_obs.telemetry.parts import TelemetryParts
 from qorzen_obs.telemetry.redaction import Redactor
-from qorzen_obs.telemetry.span_store import SpanStore
 from qorzen_obs.telemetry.task_lines import KeptLines, TaskLines, encoded_line
 from qorzen_obs.telemetry.task_log import canonical_line
+from qorzen_obs.telemetry.traces import Traces
 from qorzen_obs.telemetry.watchdog import NOTICE_SECONDS
 
 E = TypeVar("E", bound=Enum)
@@ -113,8 +113,8 @@ class Inspection:
         return self._telemetry.redactor
 
     @property
-    def span_store(self) -> SpanStore | None:
-        """The kept traces; None where none are kept."""
+    def traces(self) -> Traces | None:
+        """The recent traces; None where none are kept."""
         return self._telemetry.spans
 
     def status(self) -> dict[str, Any]:

@@ -66,7 +66,7 @@ from qorzen_obs.server.security import (
 from qorzen_obs.server.sources import COMMANDS, HEALTH, LOOKS, REDACTOR, SPANS, ServedManager
 from qorzen_obs.settings import HealthSettings, ServerSettings
 from qorzen_obs.telemetry.redaction import Redactor
-from qorzen_obs.telemetry.span_store import SpanStore
+from qorzen_obs.telemetry.traces import Traces
 
 logger = logging.getLogger(__name__)
 
@@ -125,7 +125,7 @@ def create_app(
     manager: ServedManager,
     *,
     tasks: TaskRegistry | None = None,
-    spans: SpanStore | None = None,
+    spans: Traces | None = None,
     redactor: Redactor | None = None,
     settings: ServerSettings = _DEFAULT_SERVER,
     health: HealthSettings = _DEFAULT_HEALTH,
@@ -162,7 +162,7 @@ def create_app(
             routes[resource, method] = route
     looks = manager.looks
     redactor = looks.redactor if redactor is None else redactor
-    spans = looks.span_store if spans is None else spans
+    spans = looks.traces if spans is None else spans
     app[LOOKS], app[COMMANDS] = looks, manager
     app[HEALTH] = health
     app[settings_in_force.SERVER] = settings
@@ -231,7 +231,7 @@ class OpsPlane:
         manager: ServedManager,
         *,
         tasks: TaskRegistry | None = None,
-        spans: SpanStore | None = None,
+        spans: Traces | None = None,
         redactor: Redactor | None = None,
         settings: ServerSettings,
         health: HealthSettings,

@@ -23,8 +23,8 @@ from qorzen_obs.tasks import TaskCategory, TaskInfo, TaskPriority
 from qorzen_obs.telemetry.loop_monitor import Block, EndedBlock
 from qorzen_obs.telemetry.metrics import Load
 from qorzen_obs.telemetry.redaction import Redactor
-from qorzen_obs.telemetry.span_store import SpanStore
 from qorzen_obs.telemetry.task_lines import KeptLines
+from qorzen_obs.telemetry.traces import Traces
 
 
 class Looks(Protocol):
@@ -57,8 +57,8 @@ class Looks(Protocol):
         ...
 
     @property
-    def span_store(self) -> SpanStore | None:
-        """The kept traces; None where none are kept."""
+    def traces(self) -> Traces | None:
+        """The recent traces; None where none are kept."""
         ...
 
     @property
@@ -181,6 +181,6 @@ class ServedManager(Commands, Protocol):
 
 LOOKS: Final = web.AppKey("looks", Looks)
 COMMANDS: Final = web.AppKey("commands", Commands)
-SPANS: Final = web.AppKey("spans", SpanStore)  #: missing where no traces are kept
+SPANS: Final = web.AppKey("spans", Traces)  #: missing where no traces are kept
 REDACTOR: Final = web.AppKey("redactor", Redactor)  #: for kept spans, which user code has filled
 HEALTH: Final = web.AppKey("health", HealthSettings)

@@ -29,7 +29,7 @@ from qorzen_obs.server.routes import Access, Answer, Parameter, Route
 from qorzen_obs.server.sources import REDACTOR, SPANS
 from qorzen_obs.telemetry.otlp_json import to_otlp_json
 from qorzen_obs.telemetry.span_redaction import redact_span
-from qorzen_obs.telemetry.span_store import MAX_UNDECIDED, TraceSummary
+from qorzen_obs.telemetry.traces import MAX_UNDECIDED, TraceSummary
 
 
 class Sort(Enum):
@@ -100,8 +100,8 @@ def trace_response(request: web.Request, trace_id: str) -> web.Response:
     Raises:
         ProblemError: no span of it is kept.
     """
-    store = request.app.get(SPANS)
-    spans = store.trace(trace_id) if store is not None and _TRACE_ID.fullmatch(trace_id) else []
+    recent = request.app.get(SPANS)
+    spans = recent.trace(trace_id) if recent is not None and _TRACE_ID.fullmatch(trace_id) else []
     if not spans:
         raise ProblemError(
             HTTPStatus.NOT_FOUND, "no span of this trace is kept: unknown, too old, or none has ended yet"
@@ -124,12 +124,12 @@ async def get_traces(request: web.Request) -> web.Response:
     text = (read_one(request.query, "q") or "").lower()
     ids = {one.lower() for one in read_names(request.query, "trace_id")}
     all_of_them = bool(text or ids) or sort is not Sort.NEWEST
-    store, redactor = request.app.get(SPANS), request.app[REDACTOR]
+    recent, redactor = request.app.get(SPANS), request.app[REDACTOR]
     summaries: list[TraceSummary] = []
-    if store is not None:
-        looked_at = store.keep_traces + MAX_UNDECIDED if all_of_them else limit
-        summaries = store.summaries(looked_at, errors=errors is not None)
-    # Redacted before they are searched: or whoever reads could guess a secret letter by letter.
+    if recent is not None:
+        looked_at = recent.keep_traces + MAX_UNDECIDED if all_of_them else limit
+        summaries = recent.summaries(looked_at, errors=errors is not None)
+    # Redacted before they are searched, or a reader could guess a secret letter by letter.
     summaries = [replace(trace, root_name=redactor.text(trace.root_name)) for trace in summaries]
     return json_response(TraceList([_line(trace) for trace in select(summaries, sort, text, ids)[:limit]]))
 

@@ -12,7 +12,7 @@ from qorzen_obs.telemetry.gil_watch import GilWatch
 from qorzen_obs.telemetry.redaction import Redactor
 
 if TYPE_CHECKING:
-    from qorzen_obs.telemetry.span_store import SpanStore  # which brings the SDK
+    from qorzen_obs.telemetry.traces import Traces  # which brings the SDK
 
 #: Takes the encoded spans that end in worker processes, see telemetry/remote_spans.py.
 OnSpans = Callable[[Sequence[Any]], None]
@@ -32,6 +32,6 @@ class TelemetryParts:
     redactor: Redactor = field(default_factory=Redactor)
     lost: Callable[[], Mapping[str, int]] = dict  #: what the log has lost, by kind of `qorzen_events_dropped`
     exemplars: Exemplars = field(default_factory=IfSampled)  #: who writes those of the task metrics
-    spans: SpanStore | None = None  #: where kept traces can be read
+    spans: Traces | None = None  #: the recent traces
     ops_url: Callable[[], str | None] = _nowhere  #: where the ops plane answers, once there is one
     gil_watch: GilWatch | None = None  #: for a program that owns its process

@@ -42,6 +42,7 @@ from qorzen_obs.telemetry.span_redaction import redact_span
 from qorzen_obs.telemetry.span_store import SpanStore
 from qorzen_obs.telemetry.task_span import AnySpan, SpanMaker, TaskSpanSink, readable
 from qorzen_obs.telemetry.trace_buffer import Budget
+from qorzen_obs.telemetry.traces import AllTraces, Traces
 
 #: Whose the provider is: ours, somebody else's, or nobody's since the environment says so.
 Mode: TypeAlias = Literal["sdk", "foreign", "disabled"]
@@ -75,6 +76,8 @@ class Tracing:
         self.mode: Mode = mode
         self.provider = provider
         self.store = store
+        #: What can be read, undecided traces included.
+        self.traces: Traces = store if sampler is None else AllTraces(store, sampler)
         self.sampling = sampling  #: `tail`, `foreign`, `none`, or what a head sampler says of itself
         self.exporters = tuple(export.name for export in exports)
         self.exemplars: Exemplars = sampler or IfSampled()
@@ -232,7 +235,6 @@ def set_up_tracing(
         slow_task_seconds=settings.slow_task_seconds,
         clock=clock,
     )
-    store.undecided = sampler
     for export in exports:
         export.queue.on_tick = sampler.tick
     provider.chain.fill(sampler)

@@ -1,6 +1,6 @@
-"""The recent traces of this process, in memory: what the page and `/api/traces` show without a collector.
+"""The kept traces of this process, in memory: what the page and `/api/traces` show without a collector.
 
-A span processor, called by whichever thread ends a span. It knows spans and nothing of tasks.
+A span processor, called by the thread that ends a span. It knows spans and nothing of tasks.
 """
 
 from __future__ import annotations
@@ -9,29 +9,13 @@ import itertools
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Final, Protocol
 
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 from opentelemetry.trace import StatusCode, format_trace_id
 
 from qorzen_obs.telemetry.forks import call_in_child
 from qorzen_obs.telemetry.task_span import AnySpan, readable
-
-MAX_UNDECIDED: Final = 1_000  #: how many undecided traces are shown beside the kept ones, the youngest
-
-
-@dataclass(frozen=True, slots=True)
-class TraceSummary:
-    """One trace in a line, from those of its spans that have ended and are kept."""
-
-    trace_id: str  #: 32 hexadecimal digits
-    root_name: str  #: of the first span without a parent in this process; before that one ends, of the first
-    started_at: float  #: Unix seconds
-    duration_seconds: float  #: from the first start to the last end
-    spans: int
-    errors: int  #: of them with status ERROR
-    dropped: int  #: spans that ended and are not kept, because the trace was full
+from qorzen_obs.telemetry.traces import TraceSummary, is_root, summarize
 
 
 class _Trace:
@@ -44,23 +28,14 @@ class _Trace:
         self.summary: TraceSummary | None = None  # as of the last reading
 
 
-class Undecided(Protocol):
-    """Who holds the ended spans of traces of which it is not known yet whether they are kept."""
-
-    def ended_spans(self, trace_id: int) -> list[AnySpan]: ...
-    def newest(self, limit: int) -> list[tuple[int, list[AnySpan]]]: ...
-
-
 class SpanStore(SpanProcessor):
     """The spans that ended last, by trace; all methods from any thread.
 
-    What `undecided` holds is shown too, beside and before what is kept.
-
     Holds at most `keep_traces` traces of at most `keep_spans_per_trace` spans, `keep_spans` in all (a span takes
-    some 2.6 kB). What is over evicts the trace in which no span has ended for longest, and one that was kept for a
-    reason of its own, such as an error, only where there is no other. In a full trace later
-    spans are dropped and counted, but one without a parent in this process takes the last place: the root ends
-    last, and nobody wants to miss it.
+    some 2.6 kB). Beyond that it evicts the trace in which no span has ended for longest. A trace that was kept for a
+    reason of its own, such as an error, goes only when no other is left. A full trace drops and counts later spans.
+    The exception is a span without a parent in this process, which takes the last place: the root ends last, and
+    readers need it.
     """
 
     def __init__(
@@ -71,7 +46,6 @@ class SpanStore(SpanProcessor):
         self.keep_spans = keep_spans
         self.dropped_spans = 0  #: not kept, because their trace was full
         self.evicted_traces = 0
-        self.undecided: Undecided | None = None
         self._taking = True
         self._reset()
         call_in_child(self._reset)  # a fork may copy the lock while another thread holds it
@@ -112,7 +86,7 @@ class SpanStore(SpanProcessor):
             for span in spans[len(taken) :]:
                 trace.dropped += 1
                 self.dropped_spans += 1
-                if _is_root(span):
+                if is_root(span):
                     trace.spans[-1] = span
             evicted = self._evict()
         del evicted  # outside the lock: freeing 2,000 spans takes a millisecond
@@ -152,34 +126,24 @@ class SpanStore(SpanProcessor):
             key = int(trace_id, 16)
         except ValueError:
             return []
-        waiting = self.undecided.ended_spans(key) if self.undecided is not None else []
         with self._lock:
             trace = self._traces.get(key)
             kept = list(trace.spans) if trace else []
-        known = {span.context.span_id for span in kept}  # some may have been decided between the two readings
-        waiting = [span for span in waiting if span.context.span_id not in known]
-        return [readable(span) for span in (*kept, *waiting)]
+        return [readable(span) for span in kept]
 
     def summaries(self, limit: int = 100, *, errors: bool = False) -> list[TraceSummary]:
-        """Return at most `limit` traces, with `errors` of those with a failed span; first where one ended last.
+        """Return at most `limit` kept traces, the one in which a span ended last first; see `Traces`.
 
-        Walks the spans of those traces only in which something happened since the last call.
+        Walks only the spans of traces that have changed since the last call.
         """
-        if errors:  # a failed span decides about its trace, so none is undecided
-            with self._lock:
-                newest_first = list(reversed(self._traces.items()))
-            kept = (self._summary(*item) for item in newest_first if item[1].must_keep)
-            failed = (summary for summary in kept if summary.errors)
-            return list(itertools.islice(failed, limit))
-        waiting = self.undecided.newest(min(limit, MAX_UNDECIDED)) if self.undecided is not None else []
         with self._lock:
-            newest = dict(itertools.islice(reversed(self._traces.items()), limit))
-        open_ones = [
-            _summarize(format_trace_id(trace_id), spans, 0)
-            for trace_id, spans in waiting
-            if trace_id not in newest
-        ]
-        return (open_ones + [self._summary(*trace) for trace in newest.items()])[:limit]
+            newest_first = reversed(self._traces.items())
+            traces = list(newest_first if errors else itertools.islice(newest_first, limit))
+        if not errors:
+            return [self._summary(*item) for item in traces]
+        summaries = (self._summary(*item) for item in traces if item[1].must_keep)
+        failed = (summary for summary in summaries if summary.errors)
+        return list(itertools.islice(failed, limit))
 
     def _summary(self, trace_id: int, trace: _Trace) -> TraceSummary:
         with self._lock:
@@ -187,24 +151,5 @@ class SpanStore(SpanProcessor):
             if known and (known.spans, known.dropped) == (len(trace.spans), dropped):
                 return known
             spans = list(trace.spans)
-        trace.summary = summary = _summarize(format_trace_id(trace_id), spans, dropped)
+        trace.summary = summary = summarize(format_trace_id(trace_id), spans, dropped)
         return summary
-
-
-def _is_root(span: AnySpan) -> bool:
-    return span.parent is None or span.parent.is_remote
-
-
-def _summarize(trace_id: str, ended: Sequence[AnySpan], dropped: int) -> TraceSummary:
-    spans = [readable(span) for span in ended]
-    root = min(spans, key=lambda span: (not _is_root(span), span.start_time))
-    start = min(span.start_time or 0 for span in spans)
-    return TraceSummary(
-        trace_id=trace_id,
-        root_name=root.name,
-        started_at=start / 1e9,
-        duration_seconds=(max(span.end_time or 0 for span in spans) - start) / 1e9,
-        spans=len(spans),
-        errors=sum(span.status.status_code is StatusCode.ERROR for span in spans),
-        dropped=dropped,
-    )

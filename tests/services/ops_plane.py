@@ -41,14 +41,14 @@ from qorzen_obs.telemetry.metrics import Load
 from qorzen_obs.telemetry.parts import TelemetryParts
 from qorzen_obs.telemetry.redaction import Redactor
 from qorzen_obs.telemetry.setup import set_up_tracing
-from qorzen_obs.telemetry.span_store import SpanStore
 from qorzen_obs.telemetry.task_lines import KeptLines
+from qorzen_obs.telemetry.traces import Traces
 
 TOKEN = "a token of many characters"
 
 
 @asynccontextmanager
-async def managing(**tasks: Any) -> AsyncIterator[tuple[TaskManager, SpanStore]]:
+async def managing(**tasks: Any) -> AsyncIterator[tuple[TaskManager, Traces]]:
     """A ready manager on the running loop with these `tasks` settings, and the traces that it leaves."""
     settings = Settings(tasks=TaskSettings(**tasks))
     loggers = LoggerManager("error")
@@ -61,11 +61,11 @@ async def managing(**tasks: Any) -> AsyncIterator[tuple[TaskManager, SpanStore]]
         loggers,
         ConfigManager(settings),
         tracer_provider=tracing.provider,
-        telemetry=TelemetryParts(status=tracing.status, spans=tracing.store),
+        telemetry=TelemetryParts(status=tracing.status, spans=tracing.traces),
     )
     await manager.initialize()
     try:
-        yield manager, tracing.store
+        yield manager, tracing.traces
     finally:
         await manager.shutdown(grace_seconds=0)
         await concurrency.shutdown()
@@ -77,7 +77,7 @@ async def serving(
     manager: ServedManager,
     *,
     tasks: TaskRegistry | None = None,
-    spans: SpanStore | None = None,
+    spans: Traces | None = None,
     settings: ServerSettings | None = None,
     health: HealthSettings | None = None,
     on_request: OnRequest | None = None,
@@ -164,7 +164,7 @@ class SaidManager:
     registry: CollectorRegistry = field(default_factory=CollectorRegistry)
     event_ring: EventRing = field(default_factory=_ring)
     redactor: Redactor = field(default_factory=Redactor)
-    span_store: SpanStore | None = None
+    traces: Traces | None = None
     loop: asyncio.AbstractEventLoop | None = None
     clock: Clock = field(default_factory=SystemClock)
 

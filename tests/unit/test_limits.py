@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qorzen_obs.registry import DefinitionLimit
+from qorzen_obs.definition_limit import DefinitionLimit
 from qorzen_obs.scheduling.limits import Limits
 from qorzen_obs.tasks import TaskCategory
 
@@ -50,16 +50,16 @@ kinds = st.tuples(st.sampled_from([IO, USER]), st.sampled_from([LOOP, THREAD]))
     st.integers(1, 4),
 )
 def test_a_slot_is_taken_exactly_where_it_is_admitted(
-    asked: list[tuple[tuple[TaskCategory, EngineKind], bool, bool]],
+    asked: list[tuple[tuple[TaskCategory, str], bool, bool]],
     total: int,
     categories: dict[TaskCategory, int],
-    engines: dict[EngineKind, int],
+    engines: dict[str, int],
     maximum: int,
 ) -> None:
     """`try_take` looks only at the limits that are set; `admits` and `take` look at all."""
     trying, asking = (Limits(total, categories=categories, engines=engines) for _ in range(2))
     crowds = [DefinitionLimit("crowd", maximum) for _ in range(2)]
-    held: list[tuple[TaskCategory, EngineKind, bool]] = []
+    held: list[tuple[TaskCategory, str, bool]] = []
     for (category, engine), limited, gives_back in asked:
         tried, own = crowds if limited else (None, None)
         admitted = asking.admits(category, engine, own)
@@ -68,9 +68,9 @@ def test_a_slot_is_taken_exactly_where_it_is_admitted(
             asking.take(category, engine, own)
             held.append((category, engine, limited))
         if gives_back and held:
-            category, engine, limited = held.pop(0)
+            oldest, its_engine, was_limited = held.pop(0)
             for limits, crowd in zip((trying, asking), crowds, strict=True):
-                limits.give_back(category, engine, crowd if limited else None)
+                limits.give_back(oldest, its_engine, crowd if was_limited else None)
         assert vars(trying) == vars(asking)
         assert crowds[0].held == crowds[1].held
 

@@ -32,12 +32,12 @@ def tracer(tracing: Tracing) -> trace.Tracer:
 
 def kept(tracing: Tracing) -> list[str]:
     return sorted(
-        span.name for found in tracing.store.summaries() for span in spans_of(tracing, found.trace_id)
+        span.name for found in tracing.traces.summaries() for span in spans_of(tracing, found.trace_id)
     )
 
 
 def spans_of(tracing: Tracing, trace_id: str) -> list[ReadableSpan]:
-    return tracing.store.trace(trace_id)
+    return tracing.traces.trace(trace_id)
 
 
 def remote(sampled: bool) -> Any:
@@ -116,11 +116,11 @@ def test_the_ended_spans_of_an_undecided_trace_are_shown() -> None:
         tracer(tracing).start_span("child").end()
         trace_id = f"{root.get_span_context().trace_id:032x}"
         assert [span.name for span in spans_of(tracing, trace_id)] == ["child"]
-        (summary,) = tracing.store.summaries()
+        (summary,) = tracing.traces.summaries()
         assert (summary.trace_id, summary.root_name, summary.spans) == (trace_id, "child", 1)
         assert tracing.status()["undecided_traces"] == 1
     assert spans_of(tracing, trace_id) == []
-    assert tracing.store.summaries() == []
+    assert tracing.traces.summaries() == []
 
 
 def test_spans_of_a_worker_belong_to_the_trace_of_the_open_run_span() -> None:

@@ -270,14 +270,14 @@ class EnteringMachine(RuleBasedStateMachine):
     @initialize(
         total=st.integers(1, 4),
         categories=st.dictionaries(st.sampled_from(CATEGORIES), st.integers(1, 3)),
-        engines=st.dictionaries(st.sampled_from(ENGINES), st.integers(1, 3)),
+        engines=st.dictionaries(st.sampled_from([LOOP.kind, THREAD.kind]), st.integers(1, 3)),
         ageing=st.sampled_from([0.0, 300.0]),
     )
     def begin(
         self,
         total: int,
         categories: dict[TaskCategory, int],
-        engines: dict[EngineKind, int],
+        engines: dict[str, int],
         ageing: float,
     ) -> None:
         self.both = [
@@ -298,7 +298,7 @@ class EnteringMachine(RuleBasedStateMachine):
     def submit(
         self,
         category: TaskCategory,
-        engine: EngineKind,
+        engine: EngineTraits,
         priority: TaskPriority,
         later: float,
         delay: float,

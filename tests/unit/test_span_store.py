@@ -16,8 +16,9 @@ from opentelemetry.context import Context
 from opentelemetry.sdk.trace import ReadableSpan, Tracer, TracerProvider
 from opentelemetry.trace import NonRecordingSpan, SpanContext, StatusCode, TraceFlags, format_trace_id
 
-from qorzen_obs.telemetry.span_store import MAX_UNDECIDED, SpanStore
+from qorzen_obs.telemetry.span_store import SpanStore
 from qorzen_obs.telemetry.task_span import AnySpan
+from qorzen_obs.telemetry.traces import MAX_UNDECIDED, AllTraces
 
 SECOND = 1_000_000_000
 START = 1_700_000_000 * SECOND
@@ -302,7 +303,7 @@ def test_however_many_are_undecided_every_kept_trace_can_be_asked_for() -> None:
         def newest(self, limit: int) -> list[tuple[int, list[AnySpan]]]:
             return [(number + 1, [open_one]) for number in range(min(limit, 10_000))]
 
-    store.undecided = Many()
-    found = store.summaries(store.keep_traces + MAX_UNDECIDED)
+    traces = AllTraces(store, Many())
+    found = traces.summaries(traces.keep_traces + MAX_UNDECIDED)
     assert len(found) == 3 + MAX_UNDECIDED
     assert [summary.root_name for summary in found[-3:]] == ["c", "b", "a"]

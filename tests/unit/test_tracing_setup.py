@@ -120,7 +120,7 @@ def end_span(tracing: Tracing, name: str = "work") -> None:
 
 def kept(tracing: Tracing) -> list[str]:
     """The names of the traces in the store, oldest first."""
-    return [summary.root_name for summary in reversed(tracing.store.summaries())]
+    return [summary.root_name for summary in reversed(tracing.traces.summaries())]
 
 
 # What is made
@@ -209,7 +209,7 @@ def test_the_length_of_attributes_is_bounded(
     span.set_attribute("text", "x" * 100_000)
     span.add_event("event", {"text": "x" * 100_000})
     span.end()
-    (stored,) = tracing.store.trace(f"{span.get_span_context().trace_id:032x}")
+    (stored,) = tracing.traces.trace(f"{span.get_span_context().trace_id:032x}")
     assert stored.attributes == {"text": "x" * in_span}
     assert stored.events[0].attributes == {"text": "x" * in_event}
 

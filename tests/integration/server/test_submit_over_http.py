@@ -270,10 +270,8 @@ async def test_the_trace_and_the_baggage_of_the_caller_go_on_in_the_task(
     _, document, _ = await post(session, f"{plane.url}/api/tasks", {"task": "who calls"}, **headers)
     info = await manager.wait_for_task(document["task_id"])
     assert (info.trace_id, info.result) == (trace_id, {"customer": "42"})
-    assert manager.looks.span_store is not None
-    submitted, run = sorted(
-        manager.looks.span_store.trace(trace_id), key=lambda span: span.name, reverse=True
-    )
+    assert manager.looks.traces is not None
+    submitted, run = sorted(manager.looks.traces.trace(trace_id), key=lambda span: span.name, reverse=True)
     assert [submitted.name, run.name] == ["submit who calls", "run who calls"]
     assert submitted.parent is not None
     assert f"{submitted.parent.span_id:016x}" == "b7ad6b7169203331"

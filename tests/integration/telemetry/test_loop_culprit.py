@@ -47,7 +47,7 @@ class Watched:
         info = self.tasks.find(task_id)
         assert info is not None
         assert info.trace_id is not None
-        (span,) = self.service.tracing.store.trace(info.trace_id)
+        (span,) = self.service.tracing.traces.trace(info.trace_id)
         return span
 
     def ask(self, path: str) -> str:

@@ -75,7 +75,7 @@ async def service(
 def attributes_of(tracing: Tracing, info: TaskInfo) -> dict[str, Any]:
     """The attributes of the task's last run span, as far as its trace is kept."""
     assert info.trace_id is not None
-    for span in tracing.store.trace(info.trace_id):
+    for span in tracing.traces.trace(info.trace_id):
         if f"{span.context.span_id:016x}" == info.span_id:
             return dict(span.attributes or {})
     raise LookupError(info.task_id)

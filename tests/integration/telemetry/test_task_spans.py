@@ -108,8 +108,8 @@ def test_it_is_the_span_that_the_sdk_would_have_made(func: Callable[..., Any]) -
             await tasks.wait_for_task(task_id)
             alone = await tasks.submit_task(func)
             await tasks.wait_for_task(alone)
-        summaries = reversed(tracing.store.summaries())
-        found[late] = [shown(tracing.store.trace(summary.trace_id)) for summary in summaries]
+        summaries = reversed(tracing.traces.summaries())
+        found[late] = [shown(tracing.traces.trace(summary.trace_id)) for summary in summaries]
 
     scenario(True)
     scenario(False)
@@ -179,7 +179,7 @@ async def test_a_span_whose_trace_is_dropped_has_name_and_times_and_keeps_nothin
         await tasks.run(asyncio.sleep, 0)  # the loop holds on to the last one
         gc.collect()
         assert results[0]() is None
-    assert tracing.store.summaries() == []
+    assert tracing.traces.summaries() == []
     (span,) = spans
     assert span.name.endswith("gives")
     assert span.end_time >= span.start_time
@@ -196,7 +196,7 @@ async def test_a_span_that_the_tasks_code_has_ended_stays_as_it_was_then() -> No
         await tasks.run(ends)
         (info,) = await tasks.get_tasks()
     assert info.trace_id is not None
-    (span,) = tracing.store.trace(info.trace_id)
+    (span,) = tracing.traces.trace(info.trace_id)
     assert span.end_time == 9_000_000_000
     assert names.TASK_STATUS not in (span.attributes or {})
     assert tracing.span_outcomes()[names.SPAN_KEPT] == 1
@@ -214,7 +214,7 @@ async def test_its_trace_waits_for_it_as_soon_as_there_is_another_span() -> None
         task_id = await tasks.submit_task(opens_and_fails)
         info = await tasks.wait_for_task(task_id)
     assert info.error_type == "RuntimeError"
-    assert [span.name for span in tracing.store.trace(info.trace_id or "")] == ["inner", f"run {info.name}"]
+    assert [span.name for span in tracing.traces.trace(info.trace_id or "")] == ["inner", f"run {info.name}"]
     assert tracing.status()["undecided_traces"] == 0
 
 
@@ -225,7 +225,7 @@ async def test_an_attempt_that_was_cancelled_before_its_code_began_has_one_too()
         await tasks.cancel_task(task_id)
         info = await tasks.wait_for_task(task_id)
     assert info.status.value == "cancelled"
-    (span,) = tracing.store.trace(info.trace_id or "")
+    (span,) = tracing.traces.trace(info.trace_id or "")
     assert (span.attributes or {})[names.TASK_STATUS] == "cancelled"
 
 

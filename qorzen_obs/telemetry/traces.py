@@ -1,0 +1,109 @@
+"""What can be read of recent traces, whoever holds their spans.
+
+Knows spans and nothing of tasks, of sampling, or of where the spans are kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.trace import StatusCode, format_trace_id
+
+from qorzen_obs.telemetry.task_span import AnySpan, readable
+
+MAX_UNDECIDED: Final = 1_000  #: the youngest undecided traces, shown beside the kept ones
+
+
+@dataclass(frozen=True, slots=True)
+class TraceSummary:
+    """One trace in a line, from those of its spans that have ended and are kept."""
+
+    trace_id: str  #: 32 hexadecimal digits
+    root_name: str  #: of the first span without a parent in this process; before that one ends, of the first
+    started_at: float  #: Unix seconds
+    duration_seconds: float  #: from the first start to the last end
+    spans: int
+    errors: int  #: of them with status ERROR
+    dropped: int  #: spans that ended and are not kept, because the trace was full
+
+
+class Traces(Protocol):
+    """Recent traces; all methods from any thread."""
+
+    @property
+    def keep_traces(self) -> int:
+        """How many traces are kept at most; up to MAX_UNDECIDED may be listed beside them."""
+        ...
+
+    def trace(self, trace_id: str) -> list[ReadableSpan]:
+        """Return the ended spans of a trace by its hexadecimal id; empty when it is not known."""
+        ...
+
+    def summaries(self, limit: int = ..., *, errors: bool = ...) -> list[TraceSummary]:
+        """Return at most `limit` traces, those that changed last first; with `errors` only those with a failed span."""
+        ...
+
+
+class Undecided(Protocol):
+    """Holds the ended spans of traces that are neither kept nor dropped yet."""
+
+    def ended_spans(self, trace_id: int) -> list[AnySpan]: ...
+    def newest(self, limit: int) -> list[tuple[int, list[AnySpan]]]: ...
+
+
+class AllTraces:
+    """The undecided traces and then the kept ones, as one `Traces`."""
+
+    def __init__(self, kept: Traces, undecided: Undecided) -> None:
+        self._kept = kept
+        self._undecided = undecided
+
+    @property
+    def keep_traces(self) -> int:
+        return self._kept.keep_traces
+
+    def trace(self, trace_id: str) -> list[ReadableSpan]:
+        """Return the ended spans of a trace, those that are kept first."""
+        try:
+            key = int(trace_id, 16)
+        except ValueError:
+            return []
+        waiting = self._undecided.ended_spans(key)  # first: what is decided meanwhile is found among the kept
+        kept = self._kept.trace(trace_id)
+        known = {span.context.span_id for span in kept}
+        return kept + [readable(span) for span in waiting if span.context.span_id not in known]
+
+    def summaries(self, limit: int = 100, *, errors: bool = False) -> list[TraceSummary]:
+        """Return at most `limit` traces. With `errors` all are kept ones: a failed span decides about its trace."""
+        if errors:
+            return self._kept.summaries(limit, errors=True)
+        waiting = self._undecided.newest(min(limit, MAX_UNDECIDED))  # first, as above
+        kept = self._kept.summaries(limit)
+        known = {summary.trace_id for summary in kept}
+        found = [(format_trace_id(trace_id), spans) for trace_id, spans in waiting]
+        undecided = [summarize(trace_id, spans) for trace_id, spans in found if trace_id not in known]
+        return (undecided + kept)[:limit]
+
+
+def is_root(span: AnySpan) -> bool:
+    """Return whether a span has no parent in this process."""
+    return span.parent is None or span.parent.is_remote
+
+
+def summarize(trace_id: str, ended: Sequence[AnySpan], dropped: int = 0) -> TraceSummary:
+    """Return a trace in a line, from at least one span."""
+    spans = [readable(span) for span in ended]
+    root = min(spans, key=lambda span: (not is_root(span), span.start_time))
+    start = min(span.start_time or 0 for span in spans)
+    return TraceSummary(
+        trace_id=trace_id,
+        root_name=root.name,
+        started_at=start / 1e9,
+        duration_seconds=(max(span.end_time or 0 for span in spans) - start) / 1e9,
+        spans=len(spans),
+        errors=sum(span.status.status_code is StatusCode.ERROR for span in spans),
+        dropped=dropped,
+    )
