@@ -95,15 +95,14 @@ def _whole_number(environment: Mapping[str, str], variable: str, default: int, l
 class ExportQueue(Generic[T]):
     """Sends what is put in, in batches, from a daemon thread; all methods from any thread.
 
-    `send` gets a batch and returns how many of it were refused; it may block, raise, or never return. Where it
-    raises, the halves are tried by themselves, so that one bad item does not take the others with it. What finds
-    the queue full is dropped. Each item ends up in exactly one of `exported`, `failed`, `dropped_full` and
-    `dropped_shutdown`. `on_tick` is called before each batch and every `delay_seconds`. `close` runs when nothing
-    more will be sent: in the thread, or in another one when that is stuck in `send`. `on_ended` is the last thing that
-    the thread does, however late.
+    `send` gets a batch and returns how many of it were refused; it may block, raise, or never return. When it
+    raises, the queue tries the halves by themselves, so that one bad item does not take the others with it. A full
+    queue drops what is put in. Each item ends up in exactly one of `exported`, `failed`, `dropped_full` and
+    `dropped_shutdown`. `close` runs when nothing more will be sent: in the thread, or in another one when that is
+    stuck in `send`. `on_ended` is the last thing that the thread does, however late.
 
-    A forked process sends nothing: the connection of the exporter is its parent's as well, and two processes on one
-    would talk across each other. Its queue is empty, and what it puts in is counted as `dropped_shutdown`.
+    A forked process sends nothing: its parent uses the exporter's connection too, and two processes on one would
+    talk across each other. Its queue is empty, and it counts what is put in as `dropped_shutdown`.
     """
 
     def __init__(
@@ -121,7 +120,6 @@ class ExportQueue(Generic[T]):
         self._limits = limits
         self._send = send
         self._clock = clock
-        self.on_tick: Callable[[], None] | None = None
         self._close = close
         self._on_ended = on_ended
         self.exported = 0
@@ -137,9 +135,7 @@ class ExportQueue(Generic[T]):
         self._forked = False
         self._failed_before_closing = 0
         self._reset()
-        thread = threading.Thread(target=self._run, name=f"{THREAD_PREFIX}{self.name}", daemon=True)
-        self._thread: threading.Thread | None = thread
-        thread.start()
+        self._thread: threading.Thread | None = None
         call_in_child(self._reset_in_child)
 
     def _reset(self) -> None:
@@ -156,6 +152,12 @@ class ExportQueue(Generic[T]):
         self._reset()  # a closed queue stays closed
         self._forked = True
         self._thread = None
+
+    def start(self, on_tick: Callable[[], None] | None = None) -> None:
+        """Begin to send, once. The thread calls `on_tick` before each batch and every `delay_seconds`."""
+        name = f"{THREAD_PREFIX}{self.name}"
+        self._thread = threading.Thread(target=self._run, args=(on_tick,), name=name, daemon=True)
+        self._thread.start()
 
     @property
     def size(self) -> int:
@@ -213,7 +215,8 @@ class ExportQueue(Generic[T]):
         if thread is not None:
             thread.join(max(0.0, deadline_seconds))
         with self._changed:
-            late = thread is not None and thread.is_alive() and not self._given_up
+            ended = self._forked if thread is None else not thread.is_alive()
+            late = not ended and not self._given_up
             if late:
                 self._given_up = True
                 self.dropped_shutdown += len(self._queue) + self._in_flight
@@ -227,11 +230,12 @@ class ExportQueue(Generic[T]):
 
     # ------------------------------------------------------------------ the thread
 
-    def _run(self) -> None:
+    def _run(self, on_tick: Callable[[], None] | None) -> None:
         # Or an instrumented HTTP library would make spans of the export, to be exported in turn.
         otel_context.attach(otel_context.set_value(_SUPPRESS_INSTRUMENTATION_KEY, True))
         while self._await_work():
-            self._tick()
+            if on_tick is not None and not self._closing:
+                self._tick(on_tick)
             while batch := self._take():
                 self._export(batch)
             self._tell_of_drops()
@@ -254,12 +258,11 @@ class ExportQueue(Generic[T]):
             or self._given_up
         )
 
-    def _tick(self) -> None:
-        if self.on_tick is not None and not self._closing:
-            try:
-                self.on_tick()
-            except Exception:  # noqa: BLE001  # a thread's top: the export goes on
-                self._log_exception("the tick of the export queue %r failed")
+    def _tick(self, on_tick: Callable[[], None]) -> None:
+        try:
+            on_tick()
+        except Exception:  # noqa: BLE001  # a thread's top: the export goes on
+            self._log_exception("the tick of the export queue %r failed")
 
     def _take(self) -> list[T]:
         with self._changed:

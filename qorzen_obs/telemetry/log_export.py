@@ -44,7 +44,7 @@ class _Line(NamedTuple):
 
 
 class LogExport:
-    """Sends the log lines of one service; all methods from any thread."""
+    """Sends the log lines of one service, by a thread of its own; all methods from any thread."""
 
     def __init__(
         self,
@@ -61,6 +61,7 @@ class LogExport:
         self.queue: ExportQueue[_Line] = ExportQueue(
             f"{name}-logs", self._send, limits, clock=clock, close=exporter.shutdown, on_ended=on_ended
         )
+        self.queue.start()
 
     def put(self, level: str, fields: Mapping[str, Any]) -> None:
         """Take one line; it must not be changed any more. A full queue drops and counts it.

@@ -236,7 +236,7 @@ def set_up_tracing(
         clock=clock,
     )
     for export in exports:
-        export.queue.on_tick = sampler.tick
+        export.queue.start(on_tick=sampler.tick)
     provider.chain.fill(sampler)
     if set_global and provider is not current:
         trace.set_tracer_provider(provider)
@@ -362,7 +362,7 @@ def _span_limits() -> SpanLimits:
 
 
 class _Export:
-    """One exporter with its queue and its thread."""
+    """One exporter with its queue, which sends once it is started."""
 
     def __init__(
         self, name: str, exporter: SpanExporter, limits: BatchLimits, clock: Clock, redactor: Redactor
@@ -410,7 +410,7 @@ def _make_exports(environment: Mapping[str, str], clock: Clock, redactor: Redact
     limits = BatchLimits.from_environment(environment)
     wanted = _wanted_exporters(environment)
     exporters = {name: _make_exporter(variable, _SPAN_EXPORTERS, name) for variable, name in wanted}
-    # Only now that all can be made: each starts a thread.
+    # Only now that all can be made: each changes what the loggers of its exporter say.
     return [_Export(name, exporter, limits, clock, redactor) for name, exporter in exporters.items()]
 
 

@@ -39,9 +39,15 @@ class Make:
         self.made: list[ExportQueue[int]] = []
 
     def __call__(
-        self, send: Send, limits: BatchLimits = NEVER, *, close: Callable[[], None] | None = None
+        self,
+        send: Send,
+        limits: BatchLimits = NEVER,
+        *,
+        close: Callable[[], None] | None = None,
+        on_tick: Callable[[], None] | None = None,
     ) -> ExportQueue[int]:
         self.made.append(ExportQueue("test", send, limits, clock=SystemClock(), close=close))
+        self.made[-1].start(on_tick)
         return self.made[-1]
 
 
@@ -143,9 +149,17 @@ def test_it_ticks_while_nothing_happens_and_survives_a_tick_that_raises(make: Ma
             raise ValueError("once")
         twice.set()
 
-    queue = make(lambda batch: 0, SOON)
-    queue.on_tick = tick
+    make(lambda batch: 0, SOON, on_tick=tick)
     assert twice.wait(PATIENCE_SECONDS)
+
+
+def test_a_queue_that_never_started_counts_what_it_holds_and_closes_its_exporter() -> None:
+    closed = threading.Event()
+    queue: ExportQueue[int] = ExportQueue("test", lambda _: 0, NEVER, clock=SystemClock(), close=closed.set)
+    queue.put([1, 2])
+    assert not queue.shutdown(PATIENCE_SECONDS)
+    assert closed.wait(PATIENCE_SECONDS)
+    assert fates(queue) == (0, 0, 0, 2)
 
 
 @given(
@@ -166,6 +180,7 @@ def test_every_item_has_exactly_one_fate(puts: list[list[int]], answers: list[st
         return 0
 
     queue: ExportQueue[int] = ExportQueue("test", send, NEVER, clock=SystemClock())
+    queue.start()
     for items in puts:
         queue.put(items)
         assert queue.size <= queue.limit
@@ -237,6 +252,7 @@ def test_a_queue_that_was_full_is_trouble_for_a_minute(make: Make) -> None:
     clock = Clock()
     queue: ExportQueue[int] = ExportQueue("test", lambda _: 0, NEVER, clock=clock)
     make.made.append(queue)
+    queue.start()
     queue.put(range(20))
     queue.flush(PATIENCE_SECONDS)
     assert queue.trouble == ("export test: the queue was full within the last minute, and some were dropped")

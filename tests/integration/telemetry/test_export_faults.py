@@ -204,6 +204,7 @@ def test_f14_a_burst_of_ten_times_the_queue_is_dropped_counted_and_said_once_a_m
     queue: ExportQueue[int] = ExportQueue(
         "test", send, BatchLimits(queue_size=100, batch_size=10, delay_seconds=0.001), clock=clock
     )
+    queue.start()
     for n in range(1_000):
         queue.put([n])
     assert (queue.size, queue.dropped_full) == (100, 900)
