@@ -7,15 +7,18 @@ import functools
 import os
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from typing import Any, Final, TextIO
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
+from prometheus_client.registry import Collector
 
 from qorzen_obs.core.concurrency_manager import ConcurrencyManager
 from qorzen_obs.core.config_manager import ConfigManager
 from qorzen_obs.core.event_bus_manager import EventBusManager
 from qorzen_obs.core.logger_manager import LoggerManager
 from qorzen_obs.core.task_manager import TaskManager
+from qorzen_obs.errors import ManagerError, ManagerInitializationError
 from qorzen_obs.registry import TaskRegistry
 from qorzen_obs.server.app import OpsPlane
 from qorzen_obs.server.health import HealthCollector
@@ -24,6 +27,7 @@ from qorzen_obs.server.stream import StreamCollector
 from qorzen_obs.settings import Settings, load_settings
 from qorzen_obs.telemetry.export import TracingMetrics
 from qorzen_obs.telemetry.gil_watch import GilWatch
+from qorzen_obs.telemetry.log_export import LogExport
 from qorzen_obs.telemetry.logs import LogStream
 from qorzen_obs.telemetry.parts import TelemetryParts
 from qorzen_obs.telemetry.redaction import Redactor
@@ -32,11 +36,26 @@ from qorzen_obs.telemetry.setup import Tracing, set_up_log_export, set_up_tracin
 _FLUSH_SECONDS: Final = 1.0
 
 
-class Service:
-    """A task manager with its parts, for one event loop.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What a started service is made of."""
 
-    `known` are the tasks that HTTP clients can name. `environment` decides on tracing only; settings come as an object.
-    `gil_watch` is for a program that owns the process. `checks` are health checks that hold from the first answer on.
+    config: ConfigManager
+    loggers: LoggerManager
+    events: EventBusManager
+    concurrency: ConcurrencyManager
+    registry: CollectorRegistry
+    tracing: Tracing
+    tasks: TaskManager
+    ops: OpsPlane | None  #: None unless HTTP was asked for
+
+
+class Service:
+    """A task manager with its parts, for one event loop. It starts once.
+
+    `known` are the tasks that HTTP clients can name. `environment` decides what is exported, spans and log lines;
+    settings come as an object. A LogStream brings its own export. `gil_watch` is for a program that owns the process.
+    `checks` are health checks that hold from the first answer on.
     """
 
     def __init__(
@@ -51,116 +70,163 @@ class Service:
         checks: Iterable[Callable[[], object]] = (),
     ) -> None:
         self.settings = settings
-        self.config = ConfigManager(settings)
-        self.redactor = Redactor(settings.telemetry.redact_keys, settings.telemetry.redact_patterns)
-        self.loggers = LoggerManager(settings.telemetry.log_level, log_stream, self.redactor)
-        self.events = EventBusManager(self.loggers.get_logger("event_bus_manager"))
-        self.concurrency = ConcurrencyManager(settings.engines)
-        self.registry = CollectorRegistry()
+        self._redactor = Redactor(settings.telemetry.redact_keys, settings.telemetry.redact_patterns)
         self._environment = os.environ if environment is None else environment
+        self._log_stream = log_stream
         self._http = http
         self._known = known
         self._gil_watch = gil_watch
         self._checks = checks
-        self._parts = AsyncExitStack()
-        self.tasks: TaskManager  #: from `start` on
-        self.tracing: Tracing  #: from `start` on
-        self.ops: OpsPlane | None = None
+        self._parts: Parts | None = None
+        self._stops = AsyncExitStack()
+
+    @property
+    def parts(self) -> Parts:
+        """What it is made of, from `start` on and also after `stop`.
+
+        Raises:
+            ManagerError: it was not started.
+        """
+        if self._parts is None:
+            raise ManagerError("service", "has no parts yet; await start() first")
+        return self._parts
+
+    @property
+    def tasks(self) -> TaskManager:
+        """The task manager, one of the parts."""
+        return self.parts.tasks
+
+    @property
+    def ops(self) -> OpsPlane | None:
+        """What serves HTTP, one of the parts; None unless that was asked for."""
+        return self.parts.ops
 
     async def start(self) -> None:
-        """Start every part; when one fails, those before it are stopped again.
+        """Start every part; when one fails, stop those before it.
 
         Raises:
             SettingsError: a setting or an OTEL_* variable cannot be followed.
             InvalidHealthCheckError: one of the health checks cannot be used.
-            ManagerInitializationError: a part did not start, such as for a port in use.
+            ManagerInitializationError: a part did not start, such as for a port in use, or it was started before.
         """
-        async with self._parts:
-            for manager in (self.config, self.loggers, self.events, self.concurrency):
-                await manager.initialize()
-                self._parts.push_async_callback(manager.shutdown)
-            self.tracing = set_up_tracing(
-                self.settings.telemetry, self._environment, set_global=True, redactor=self.redactor
+        if self._parts is not None:
+            raise ManagerInitializationError("service", "was started before; make a new one")
+        async with AsyncExitStack() as stops:
+            self._parts = await self._start(stops)
+            self._stops = stops.pop_all()
+
+    async def _start(self, stops: AsyncExitStack) -> Parts:
+        settings = self.settings
+        log = self._log_stream
+        export = log.export if isinstance(log, LogStream) else set_up_log_export(self._environment)
+        stops.push_async_callback(_flush, None, export)
+        config = ConfigManager(settings)
+        loggers = LoggerManager(settings.telemetry.log_level, log, self._redactor, export)
+        events = EventBusManager(loggers.get_logger("event_bus_manager"))
+        concurrency = ConcurrencyManager(settings.engines)
+        for manager in (config, loggers, events, concurrency):
+            await manager.initialize()
+            stops.push_async_callback(manager.shutdown)
+        tracing = set_up_tracing(
+            settings.telemetry, self._environment, set_global=True, redactor=self._redactor
+        )
+        stops.push_async_callback(_flush, tracing, export)
+        registry = _make_registry(TracingMetrics(tracing), loggers.stream)
+        ops: OpsPlane | None = None
+        tasks = TaskManager(
+            concurrency,
+            events,
+            loggers,
+            config,
+            registry=registry,
+            tracer_provider=tracing.provider,
+            telemetry=TelemetryParts(
+                settings=settings.telemetry,
+                status=functools.partial(_telemetry_status, tracing, export),
+                on_spans=tracing.on_spans,
+                redactor=self._redactor,
+                lost=loggers.stream.lost,
+                exemplars=tracing.exemplars,
+                spans=tracing.traces,
+                ops_url=lambda: None if ops is None else ops.url,
+                gil_watch=self._gil_watch,
+            ),
+        )
+        for check in self._checks:
+            tasks.health.add(check)
+        stops.push_async_callback(tasks.health.close)
+        if self._http:
+            ops = OpsPlane(
+                tasks,
+                tasks=self._known,
+                settings=settings.server,
+                health=settings.health,
+                on_request=tasks.looks.metrics.on_request,
             )
-            self._parts.push_async_callback(self._flush)
-            self.loggers.stream.export = set_up_log_export(self._environment)
-            self.registry.register(TracingMetrics(self.tracing))
-            self._collect_process()
-            self.tasks = TaskManager(
-                self.concurrency,
-                self.events,
-                self.loggers,
-                self.config,
-                registry=self.registry,
-                tracer_provider=self.tracing.provider,
-                telemetry=TelemetryParts(
-                    settings=self.settings.telemetry,
-                    status=self._telemetry_status,
-                    on_spans=self.tracing.on_spans,
-                    redactor=self.redactor,
-                    lost=self.loggers.stream.lost,
-                    exemplars=self.tracing.exemplars,
-                    spans=self.tracing.traces,
-                    ops_url=lambda: None if self.ops is None else self.ops.url,
-                    gil_watch=self._gil_watch,
-                ),
-            )
-            for check in self._checks:
-                self.tasks.health.add(check)
-            self._parts.push_async_callback(self.tasks.health.close)
-            if self._http:
-                self.ops = OpsPlane(
-                    self.tasks,
-                    tasks=self._known,
-                    settings=self.settings.server,
-                    health=self.settings.health,
-                    on_request=self.tasks.looks.metrics.on_request,
-                )
-                self.registry.register(HealthCollector(self.tasks.looks, self.settings.health))
-                self.registry.register(StreamCollector(self.tasks.looks))
-                await self.ops.start()
-                self._parts.push_async_callback(self.ops.stop)
-            await self.tasks.initialize()
-            self._parts.push_async_callback(self.tasks.shutdown)
-            self._parts = self._parts.pop_all()
-
-    def refuse_traffic(self) -> None:
-        """Have /readyz say no from now on, before `stop` and while the work loop is wedged; from any thread."""
-        self.tasks.health.stopping = True
-
-    async def stop(self, *, grace_seconds: float | None = None) -> None:
-        """Stop the manager, which may take `grace_seconds`, and send what is observed, then stop every part.
-
-        The ops plane answers till then, so a last scrape has the final counts.
-        """
-        async with self._parts:
-            await self.tasks.shutdown(grace_seconds=grace_seconds)
-            await self._flush()
-
-    def _telemetry_status(self) -> dict[str, Any]:
-        status = self.tracing.status()
-        logs = self.loggers.stream.export
-        if logs is not None and logs.queue.trouble is not None:
-            status["trouble"].append(logs.queue.trouble)
-        return status
-
-    async def _flush(self) -> None:
-        """Send what waits, spans and log lines side by side, for a second at most. Again, it finds nothing to send."""
-        logs = self.loggers.stream.export
-        shutdowns = [self.tracing.shutdown] if logs is None else [self.tracing.shutdown, logs.shutdown]
-        # In threads of their own: those of asyncio's pool may all be held by the program.
-        await asyncio.gather(
-            *(
-                run_in_daemon_thread(functools.partial(shutdown, _FLUSH_SECONDS), name="qorzen-flush")
-                for shutdown in shutdowns
-            )
+            registry.register(HealthCollector(tasks.looks, settings.health))
+            registry.register(StreamCollector(tasks.looks))
+            await ops.start()
+            stops.push_async_callback(ops.stop)
+        await tasks.initialize()
+        stops.push_async_callback(tasks.shutdown)
+        return Parts(
+            config=config,
+            loggers=loggers,
+            events=events,
+            concurrency=concurrency,
+            registry=registry,
+            tracing=tracing,
+            tasks=tasks,
+            ops=ops,
         )
 
-    def _collect_process(self) -> None:
-        ProcessCollector(registry=self.registry)
-        PlatformCollector(registry=self.registry)
-        GCCollector(registry=self.registry)
-        self.registry.register(self.loggers.stream)
+    def refuse_traffic(self) -> None:
+        """Have /readyz say no from now on, before `stop` and while the work loop is blocked.
+
+        From any thread and from a signal's handler; of no effect before `start` has returned.
+        """
+        if self._parts is not None:
+            self._parts.tasks.health.refuse_traffic()
+
+    async def stop(self, *, grace_seconds: float | None = None) -> None:
+        """Stop the manager, which may take `grace_seconds`, send what waits to be exported, then stop every part.
+
+        The ops plane answers till then, so a last scrape has the final counts. Safe before start.
+        """
+        async with self._stops:
+            if self._parts is not None:
+                await self._parts.tasks.shutdown(grace_seconds=grace_seconds)
+                await _flush(self._parts.tracing, self._parts.loggers.stream.export)
+
+
+def _make_registry(*collectors: Collector) -> CollectorRegistry:
+    """Return a registry with what the process says of itself, and `collectors`."""
+    registry = CollectorRegistry()
+    ProcessCollector(registry=registry)
+    PlatformCollector(registry=registry)
+    GCCollector(registry=registry)
+    for collector in collectors:
+        registry.register(collector)
+    return registry
+
+
+def _telemetry_status(tracing: Tracing, logs: LogExport | None) -> dict[str, Any]:
+    status = tracing.status()
+    if logs is not None and logs.queue.trouble is not None:
+        status["trouble"].append(logs.queue.trouble)
+    return status
+
+
+async def _flush(tracing: Tracing | None, logs: LogExport | None) -> None:
+    """Send the spans and the log lines that wait, side by side, for a second at most. Idempotent."""
+    exports = [export for export in (tracing, logs) if export is not None]
+    # In threads of their own: those of asyncio's pool may all be held by the program.
+    await asyncio.gather(
+        *(
+            run_in_daemon_thread(functools.partial(export.shutdown, _FLUSH_SECONDS), name="qorzen-flush")
+            for export in exports
+        )
+    )
 
 
 @asynccontextmanager

@@ -31,6 +31,7 @@ from qorzen_obs.telemetry.gil_watch import GilWatch
 from qorzen_obs.telemetry.log_records import RecordsAsLines
 from qorzen_obs.telemetry.logs import LEVELS, LogStream
 from qorzen_obs.telemetry.redaction import Redactor
+from qorzen_obs.telemetry.setup import set_up_log_export
 
 #: How long a thread keeps the interpreter while another waits for it. Python's own 5 ms would show as loop lag.
 SWITCH_SECONDS: Final = 0.0005
@@ -43,13 +44,15 @@ _LONGEST_WATCH_SECONDS: Final = 1e6  # 12 days; threads and timers have limits o
 def set_up_process(telemetry: TelemetrySettings, log_stream: TextIO) -> LogStream:
     """Set what a serving process needs: logging, tracebacks of crashes, a short switch interval.
 
-    Lines of `logging` and of structlog go the way of our own, unless the program has configured them itself. Returns
-    the log's stream, for the service; the exit of the interpreter flushes it.
+    Lines of `logging` and of structlog go to the same stream as our own, unless the program has configured them
+    itself. Returns that stream, for the service. The exit of the interpreter flushes it.
 
     Raises:
-        SettingsError: `telemetry.redact_keys` or `telemetry.redact_patterns` cannot be followed.
+        SettingsError: `telemetry.redact_keys`, `telemetry.redact_patterns` or an OTEL_* variable of the log export
+            cannot be followed.
     """
-    logs = LogStream(log_stream, Redactor(telemetry.redact_keys, telemetry.redact_patterns))
+    redactor = Redactor(telemetry.redact_keys, telemetry.redact_patterns)
+    logs = LogStream(log_stream, redactor, set_up_log_export(os.environ))
     sys.setswitchinterval(SWITCH_SECONDS)
     if sys.__stderr__ is not None:
         faulthandler.enable(sys.__stderr__)

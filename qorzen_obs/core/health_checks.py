@@ -215,7 +215,7 @@ class HealthChecks:
             redact=redact,
             on_change=on_change,
         )
-        self.stopping = False  #: the process was told to stop, of which the work loop may not have heard yet
+        self.stopping = False  #: the process was told to stop, which the work loop may not know yet
         self._checks: dict[str, UserCheck] = {}
         self._lock = threading.Lock()
 
@@ -241,6 +241,10 @@ class HealthChecks:
                 raise InvalidHealthCheckError(
                     "name", f"two checks are named {made.name!r}; give one another name"
                 )
+
+    def refuse_traffic(self) -> None:
+        """Have /readyz say no from now on; from any thread and from a signal's handler."""
+        self.stopping = True
 
     async def close(self) -> None:
         """Cancel what still runs on the work loop, and wait a second at most; on that loop."""

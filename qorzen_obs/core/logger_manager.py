@@ -8,25 +8,27 @@ from typing import Any, TextIO
 import structlog
 
 from qorzen_obs.core.base import QorzenManager
+from qorzen_obs.telemetry.log_export import LogExport
 from qorzen_obs.telemetry.logs import LogStream
 from qorzen_obs.telemetry.redaction import Redactor
 from qorzen_obs.telemetry.task_log import StreamTaskLog
 
 
 class LoggerManager(QorzenManager):
-    """One log stream for the service."""
+    """One log stream for the service. A LogStream that is given has its own redactor and export."""
 
     def __init__(
         self,
         level: str = "info",
         stream: TextIO | LogStream | None = None,
         redactor: Redactor | None = None,
+        export: LogExport | None = None,
     ) -> None:
         super().__init__("logger_manager")
         self._level = level
         self._own = not isinstance(stream, LogStream)
         self._users_first = stream is None
-        self.stream = stream if isinstance(stream, LogStream) else LogStream(stream, redactor)
+        self.stream = stream if isinstance(stream, LogStream) else LogStream(stream, redactor, export)
 
     async def initialize(self) -> None:
         self._become_ready()

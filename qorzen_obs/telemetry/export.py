@@ -209,10 +209,10 @@ class ExportQueue(Generic[T]):
                 self._changed.notify_all()
 
     def shutdown(self, deadline_seconds: float) -> bool:
-        """Send what waits until the deadline, and give up the rest; return whether all of it was taken."""
+        """Send what waits until the deadline, and give up the rest; return whether all of it was taken. Idempotent."""
         self.begin_shutdown()
         thread = self._thread
-        if thread is not None:
+        if thread is not None and not self._given_up:
             thread.join(max(0.0, deadline_seconds))
         with self._changed:
             ended = self._forked if thread is None else not thread.is_alive()

@@ -51,17 +51,23 @@ def add_task_context(_: Any, __: str, event: MutableMapping[str, Any]) -> Mutabl
 class LogStream(Collector):
     """One stream of log lines: redacts, renders, counts and writes them, and keeps those of tasks.
 
-    JSON where `stream` (standard error when None) is no terminal. A Collector of `qorzen_log_messages`.
+    JSON unless `stream` (standard error when None) is a terminal. `export` gets every line too. A Collector of
+    `qorzen_log_messages`.
     """
 
-    def __init__(self, stream: TextIO | None = None, redactor: Redactor | None = None) -> None:
+    def __init__(
+        self,
+        stream: TextIO | None = None,
+        redactor: Redactor | None = None,
+        export: LogExport | None = None,
+    ) -> None:
         self.redactor = redactor or Redactor()
         self._sink = LogSink(stream or sys.stderr, self._say_lost)
         self._terminal = self._sink.isatty()
         self._render: Any = TerminalLines() if self._terminal else JsonLines()
         self._lock = threading.RLock()  # a signal's handler may log while its thread holds it
         self._lines = dict.fromkeys(_COUNTED_LEVELS, 0)
-        self.export: LogExport | None = None  #: where lines go besides
+        self.export = export
 
     def logger(self, name: str, level: str = "info") -> Any:
         """Return a structlog logger of our own that writes lines of at least `level`."""

@@ -86,7 +86,7 @@ async def measure(endpoint: str | None) -> tuple[float, float, float]:
     await service.start()
     lag, rate = await steady(service), await full(service)
     await service.stop()
-    outcomes = service.tracing.span_outcomes()
+    outcomes = service.parts.tracing.span_outcomes()
     return lag, rate, outcomes[names.SPAN_EXPORTED] / sum(outcomes.values())
 
 

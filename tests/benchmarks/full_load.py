@@ -87,7 +87,7 @@ async def _lag_watched(tasks: int, traces_per_second: float) -> Measured:
             lag = await _lag_p99(service, tasks)
             said, _ = await watcher.communicate(b"")  # without input, 3.11 would not close the pipe
         got: dict[str, Any] = json.loads(said)
-        outcomes = service.tracing.span_outcomes()
+        outcomes = service.parts.tracing.span_outcomes()
         return Measured(lag, facts={**got, "spans_exported": outcomes["exported"]})
 
 
@@ -97,7 +97,7 @@ async def spans_lost(tasks: int) -> Measured:
         async with _service(environment, math.inf) as service:
             script = Script()
             await script.run(tasks, lambda: service.tasks.submit_task(script.task))
-    outcomes = {name: n for name, n in service.tracing.span_outcomes().items() if n}
+    outcomes = {name: n for name, n in service.parts.tracing.span_outcomes().items() if n}
     return Measured(tasks - sum(outcomes.values()), facts=outcomes)
 
 

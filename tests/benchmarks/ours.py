@@ -83,12 +83,12 @@ async def _run(
             events += 1
 
         if subscribe:
-            service.events.subscribe("*", count)
+            service.parts.events.subscribe("*", count)
         script, submit = Script(), service.tasks.submit_task
         with Stopwatch() as watch:
             await script.run(tasks, lambda: submit(script.task))
             await service.tasks.shutdown()
-            await asyncio.to_thread(service.loggers.stream.close)
+            await asyncio.to_thread(service.parts.loggers.stream.close)
         await service.stop()
     return watch.each(tasks, **_facts(service, tasks), events_delivered=events)
 
@@ -103,7 +103,7 @@ async def threads(calls: int) -> Measured:
         with Stopwatch() as watch:
             await call(calls, lambda: run(sync_no_op))
             await service.tasks.shutdown()
-            await asyncio.to_thread(service.loggers.stream.close)
+            await asyncio.to_thread(service.parts.loggers.stream.close)
         await service.stop()
     return watch.each(calls, **_facts(service, calls))
 
@@ -133,7 +133,7 @@ async def drain(tasks: int) -> Measured:
             gate.set()
             await nothing_left.wait()
             await service.tasks.shutdown()
-            await asyncio.to_thread(service.loggers.stream.close)
+            await asyncio.to_thread(service.parts.loggers.stream.close)
         await service.stop()
     submit_us = submitting.each(tasks).value
     return watch.each(tasks, **_facts(service, tasks + holders), submit_us=submit_us)
@@ -143,9 +143,9 @@ def _facts(service: Service, tasks: int) -> dict[str, float]:
     """Return what shows whether everything was observed."""
     completed = service.tasks.status()["tasks"]["by_status"]["completed"]
     assert completed == tasks, f"{completed} of {tasks} tasks completed"
-    outcomes = service.tracing.span_outcomes()
+    outcomes = service.parts.tracing.span_outcomes()
     return {
-        "lines_lost": service.loggers.stream.lost()["log_line"],
+        "lines_lost": service.parts.loggers.stream.lost()["log_line"],
         "events_lost": service.tasks.looks.metrics.dropped["event"],
         "spans": sum(outcomes.values()),
         "spans_kept": outcomes["kept"],

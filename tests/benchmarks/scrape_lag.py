@@ -95,7 +95,7 @@ async def rendered_on_the_loop() -> float:
 
         async def render() -> None:
             while True:
-                generate_latest(service.registry)
+                generate_latest(service.parts.registry)
                 await asyncio.sleep(1 / SCRAPES_PER_SECOND)
 
         rendering = asyncio.create_task(render())

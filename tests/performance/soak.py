@@ -121,9 +121,9 @@ class Soak:
         self.service = service
         self.tasks = service.tasks
         self.spans = SpanCount()
-        assert isinstance(service.tracing.provider, TracerProvider)
-        service.tracing.provider.add_span_processor(self.spans)
-        service.events.subscribe("*", self._on_event)
+        assert isinstance(service.parts.tracing.provider, TracerProvider)
+        service.parts.tracing.provider.add_span_processor(self.spans)
+        service.parts.events.subscribe("*", self._on_event)
         self._seconds = seconds
         self._jobs = itertools.cycle(JOBS)
         self._rare_jobs = itertools.cycle(RARE_JOBS)
@@ -151,7 +151,7 @@ class Soak:
 
     async def _fill(self) -> None:
         """Let as many traces be decided as are remembered; what else is bounded, the load fills."""
-        tracer = self.service.tracing.provider.get_tracer("tests.soak")
+        tracer = self.service.parts.tracing.provider.get_tracer("tests.soak")
         for number in range(Bounds().decisions):
             tracer.start_span("soak.filler").end()
             if number % 1_000 == 0:
@@ -348,8 +348,8 @@ async def soak(seconds: float, log: Any) -> list[str]:
     memory.MAX_OUTLINES = OUTLINES  # type: ignore[misc]  # Final is meant for the package
     series.MAX_POINTS = POINTS  # type: ignore[misc]  # as above
     service = Service(SETTINGS, http=True, environment={}, log_stream=log)
-    service.loggers.stream.configure_structlog("info")
     await service.start()
+    service.parts.loggers.stream.configure_structlog("info")
     try:
         readings = await Soak(service, seconds).run()
     finally:

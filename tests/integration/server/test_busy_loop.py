@@ -42,7 +42,7 @@ async def test_the_ops_plane_and_the_log_get_their_turns_from_a_loop_that_is_nev
             _, said = await client.communicate()
             answered = True
             await asyncio.gather(*calls)
-            lost = service.loggers.stream.lost()["log_line"]
+            lost = service.parts.loggers.stream.lost()["log_line"]
     assert (client.returncode, said) == (0, b"")
     # Without giving way it was 30,000 tasks a request, and more than half of the lines; with it 700 and none.
     assert done / REQUESTS < 7_000

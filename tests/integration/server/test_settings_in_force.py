@@ -90,7 +90,7 @@ async def test_every_setting_stands_there_with_whether_it_is_the_default() -> No
 
 async def test_what_was_changed_at_run_time_is_what_holds() -> None:
     async with whole_service() as service:
-        await service.config.set("tasks.max_concurrent_tasks", 3)
+        await service.parts.config.set("tasks.max_concurrent_tasks", 3)
         sections = json.loads(await ask(f"{url_of(service)}/api/settings"))["sections"]
     assert sections["tasks"]["max_concurrent_tasks"] == {"value": 3, "default": False}
 

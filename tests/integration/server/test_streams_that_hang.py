@@ -46,11 +46,11 @@ async def service() -> AsyncIterator[Service]:
 
 
 def streams(of: Service) -> float:
-    return metric(of.registry, names.HTTP_STREAMS.name)
+    return metric(of.parts.registry, names.HTTP_STREAMS.name)
 
 
 def evicted(of: Service) -> float:
-    return metric(of.registry, names.HTTP_STREAMS_EVICTED.name + "_total")
+    return metric(of.parts.registry, names.HTTP_STREAMS_EVICTED.name + "_total")
 
 
 def connect(to: Service) -> socket.socket:

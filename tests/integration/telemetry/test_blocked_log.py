@@ -31,7 +31,8 @@ async def test_f17_an_unread_pipe_loses_lines_that_are_counted_and_never_holds_t
     unread: TextIO,
 ) -> None:
     service = Service(Settings(), environment={"OTEL_TRACES_EXPORTER": "none"}, log_stream=unread)
-    logger = service.loggers.get_logger("user")
+    await service.start()
+    logger = service.parts.loggers.get_logger("user")
     gaps: list[float] = []
 
     async def chatter() -> None:
@@ -42,13 +43,12 @@ async def test_f17_an_unread_pipe_loses_lines_that_are_counted_and_never_holds_t
             await asyncio.sleep(0)
             gaps.append(time.monotonic() - before)
 
-    await service.start()
     task_id = await service.tasks.submit_task(chatter)
     info = await service.tasks.wait_for_task(task_id)
     assert info.status is TaskStatus.COMPLETED
-    lost = metric(service.registry, "qorzen_events_dropped_total", kind="log_line")
+    lost = metric(service.parts.registry, "qorzen_events_dropped_total", kind="log_line")
     assert lost > MAX_LINES / 2
-    assert metric(service.registry, "qorzen_log_messages_total", level="info") >= 2 * MAX_LINES
+    assert metric(service.parts.registry, "qorzen_log_messages_total", level="info") >= 2 * MAX_LINES
     gaps.sort()
     assert gaps[len(gaps) // 2] < 0.02
     assert gaps[-1] < 1.0, "on a busy machine; a direct write would wait for ever"

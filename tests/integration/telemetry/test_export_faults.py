@@ -262,7 +262,7 @@ async def test_a_service_shows_the_figures_of_its_export() -> None:
         shown = service.tasks.status()["telemetry"]
         if shown["sampling"] == "tail":  # else another test has set the global provider
             assert shown["spans"][names.SPAN_KEPT] >= 1
-        registry = service.registry
+        registry = service.parts.registry
         for outcome, n in shown["spans"].items():
             assert metric(registry, names.SPANS.name + "_total", outcome=outcome) == n
         assert metric(registry, names.SPAN_QUEUE_LIMIT.name) == shown["span_queue"]["limit"]

@@ -41,13 +41,13 @@ class Watched:
         return [line for line in self.all_lines() if line["event"] == names.LOG_LOOP_BLOCKED]
 
     def seconds(self, category: str) -> float:
-        return metric(self.service.registry, f"{names.LOOP_BLOCKED.name}_total", category=category)
+        return metric(self.service.parts.registry, f"{names.LOOP_BLOCKED.name}_total", category=category)
 
     def span(self, task_id: str) -> ReadableSpan:
         info = self.tasks.find(task_id)
         assert info is not None
         assert info.trace_id is not None
-        (span,) = self.service.tracing.traces.trace(info.trace_id)
+        (span,) = self.service.parts.tracing.traces.trace(info.trace_id)
         return span
 
     def ask(self, path: str) -> str:
@@ -150,7 +150,7 @@ async def test_f22_what_ended_before_the_loop_was_blocked_is_told_while_it_is() 
             give_up_at = time.monotonic() + PATIENCE_SECONDS
             while not ended() and time.monotonic() < give_up_at:
                 time.sleep(0.01)
-            told.append((ended(), metric(service.service.registry, f"{names.RUN_DURATION.name}_count")))
+            told.append((ended(), metric(service.service.parts.registry, f"{names.RUN_DURATION.name}_count")))
 
         async def block() -> None:
             watching = threading.Thread(target=look)

@@ -52,9 +52,9 @@ class Sinks:
         self.events: list[Event] = []
         self.exported = InMemorySpanExporter()
         self._session = session
-        service.events.subscribe("*", self._keep)
+        service.parts.events.subscribe("*", self._keep)
         service.tasks.looks.event_ring.listen(self)  # as a stream would that was open from the start
-        service.tracing.provider.add_span_processor(SimpleSpanProcessor(self.exported))  # type: ignore[attr-defined]  # the SDK's
+        service.parts.tracing.provider.add_span_processor(SimpleSpanProcessor(self.exported))  # type: ignore[attr-defined]  # the SDK's
 
     async def _keep(self, event: Event) -> None:
         self.events.append(event)
@@ -95,7 +95,7 @@ async def sinks(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Sinks]:
         telemetry=TelemetrySettings(log_level="debug"),
     )
     async with logging_service(settings) as (service, written), aiohttp.ClientSession() as session:
-        monkeypatch.setattr("opentelemetry.trace.get_tracer", service.tracing.provider.get_tracer)
+        monkeypatch.setattr("opentelemetry.trace.get_tracer", service.parts.tracing.provider.get_tracer)
         yield Sinks(service, written, session)
 
 

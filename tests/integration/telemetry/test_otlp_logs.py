@@ -15,6 +15,8 @@ from qorzen_obs.app import Service
 from qorzen_obs.errors import SettingsError
 from qorzen_obs.settings import Settings
 from qorzen_obs.telemetry import names
+from qorzen_obs.telemetry.logs import LogStream
+from qorzen_obs.telemetry.setup import set_up_log_export
 from tests.services.otlp_receiver import OtlpReceiver
 from tests.services.whole_service import whole_service
 from tests.support import metric
@@ -42,10 +44,10 @@ async def test_lines_of_a_task_reach_the_collector_redacted_and_in_their_trace(
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.endpoint)
         async with exporting() as service:
             info = await service.tasks.wait_for_task(
-                await service.tasks.submit_task(speak, service.loggers.get_logger("task_manager"))
+                await service.tasks.submit_task(speak, service.parts.loggers.get_logger("task_manager"))
             )
         said = {record.body.string_value: record for record in receiver.log_records}
-        lost = metric(service.registry, f"{names.EVENTS_DROPPED.name}_total", kind="log_record")
+        lost = metric(service.parts.registry, f"{names.EVENTS_DROPPED.name}_total", kind="log_record")
     line, finished = said["the gate is open"], said[names.LOG_FINISHED]
     assert line.severity_number == SeverityNumber.SEVERITY_NUMBER_WARN
     assert finished.severity_number == SeverityNumber.SEVERITY_NUMBER_INFO
@@ -65,14 +67,29 @@ async def test_lines_that_the_collector_does_not_take_are_counted_and_hold_up_no
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.endpoint)
         lines = io.StringIO()
         async with exporting(lines) as service:
-            await service.tasks.run(speak)
+            await service.tasks.run(speak, service.parts.loggers.get_logger("task_manager"))
     assert "the gate is open" in lines.getvalue()
-    assert metric(service.registry, f"{names.EVENTS_DROPPED.name}_total", kind="log_record") >= 3
+    assert metric(service.parts.registry, f"{names.EVENTS_DROPPED.name}_total", kind="log_record") >= 3
+
+
+async def test_a_log_stream_that_a_service_is_given_brings_its_own_export(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with OtlpReceiver() as receiver:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.endpoint)
+        export = set_up_log_export({"OTEL_LOGS_EXPORTER": "otlp"})
+        stream = LogStream(io.StringIO(), export=export)
+        stream.logger("program").info("before the start")
+        async with whole_service(http=False, log_stream=stream) as service:
+            await service.tasks.run(speak, service.parts.loggers.get_logger("task_manager"))
+        said = [record.body.string_value for record in receiver.log_records]
+    assert "before the start" in said
+    assert said.count("the gate is open") == 1
 
 
 async def test_nothing_is_exported_where_nobody_asked() -> None:
     async with whole_service(http=False, log_stream=io.StringIO()) as service:
-        assert service.loggers.stream.export is None
+        assert service.parts.loggers.stream.export is None
 
 
 async def test_an_exporter_that_is_not_there_stops_the_start_with_what_to_install() -> None:
@@ -89,7 +106,7 @@ async def test_lines_with_what_otlp_cannot_hold_arrive_beside_the_good_ones(
     with OtlpReceiver() as receiver:
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.endpoint)
         async with exporting() as service:
-            logger = service.loggers.get_logger("task_manager")
+            logger = service.parts.loggers.get_logger("task_manager")
             logger.warning("good")
             logger.warning("caf\udce9", detail="\ud800")
             for number, (trace_id, span_id) in enumerate(ids):
@@ -99,7 +116,7 @@ async def test_lines_with_what_otlp_cannot_hold_arrive_beside_the_good_ones(
     assert {"good", "caf\\udce9"} <= said.keys()
     assert attribute(said["caf\\udce9"], "detail") == "\\ud800"
     assert [record.trace_id for record in odd] == [b""] * len(ids)
-    assert service.loggers.stream.lost()["log_record"] == 0
+    assert service.parts.loggers.stream.lost()["log_record"] == 0
 
 
 async def test_what_is_said_about_sending_a_line_is_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,7 +124,7 @@ async def test_what_is_said_about_sending_a_line_is_not_sent(monkeypatch: pytest
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.endpoint)
         lines = io.StringIO()
         async with exporting(lines) as service:
-            logger = service.loggers.get_logger("task_manager")
+            logger = service.parts.loggers.get_logger("task_manager")
             for name in ("qorzen-export-otlp", "another"):
                 thread = threading.Thread(target=logger.warning, args=(f"said by {name}",), name=name)
                 thread.start()
