@@ -66,16 +66,17 @@ def set_up_process(telemetry: TelemetrySettings, log_stream: TextIO) -> LogStrea
 class StopSignals:
     """SIGINT and SIGTERM as events: the first asks to stop, the second to stop at once.
 
-    A context manager for the main thread, on a running loop. Each signal also sets a watchdog, which writes the stacks
-    of all threads and asyncio tasks and ends the process with status 1 when it is still there by then. So these are
-    plain signal handlers: the loop's own would wait as long as a task holds the loop.
+    A context manager for the main thread, on a running loop. Each signal calls `when_asked()` in its handler. It also
+    sets a watchdog, which writes the stacks of all threads and asyncio tasks and ends the process with status 1 when
+    it is still there by then. So these are plain signal handlers: the loop's own would wait as long as a task holds
+    the loop.
     """
 
-    def __init__(self, settings: TaskSettings, gil_watch: GilWatch) -> None:
+    def __init__(self, settings: TaskSettings, gil_watch: GilWatch, when_asked: Callable[[], object]) -> None:
         self._gil_watch = gil_watch  # whose handlers belong to the main thread, as these do
         self.asked = asyncio.Event()
         self.asked_again = asyncio.Event()
-        self.when_asked: Callable[[], object] = lambda: None  #: called in the signals' handler
+        self._when_asked = when_asked
         self._patience = [settings.shutdown_grace_seconds, settings.cancel_grace_seconds]
         self._events = [self.asked, self.asked_again]
         self._loop = asyncio.get_running_loop()
@@ -100,7 +101,7 @@ class StopSignals:
         if self._events:
             self._end.come_in(self._patience.pop(0) + STOP_SECONDS)
             self._loop.call_soon_threadsafe(self._events.pop(0).set)
-            self.when_asked()
+            self._when_asked()
 
 
 class _EndTimer:
@@ -170,7 +171,6 @@ async def hosted(service: Service, signals: StopSignals) -> AsyncIterator[None]:
     When the block is left by an exception, what still runs is cancelled at once.
     """
     await service.start()
-    signals.when_asked = service.refuse_traffic
     grace: float | None = 0.0
     try:
         yield

@@ -100,7 +100,7 @@ async def serve(
     service = Service(
         settings, http=True, known=registry, log_stream=logs, gil_watch=gil_watch, checks=checks
     )
-    with StopSignals(settings.tasks, gil_watch) as signals:
+    with StopSignals(settings.tasks, gil_watch, service.refuse_traffic) as signals:
         async with hosted(service, signals):
             assert service.ops is not None, "it was asked for"
             say(f"qorzen_obs serves {service.ops.url}/")

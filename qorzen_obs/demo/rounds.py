@@ -75,7 +75,7 @@ async def run_demo(
         warnings.simplefilter("ignore", category)
     gc.set_threshold(*_GC_THRESHOLDS)
     gil_watch = GilWatch()
-    with StopSignals(settings.tasks, gil_watch) as signals, Screen(as_json=as_json) as screen:
+    with Screen(as_json=as_json) as screen:
         log_level = settings.telemetry.log_level
         if sys.stderr.isatty() and log_level == "info":
             log_level = "error"  # a line for each task would bury the display
@@ -84,22 +84,23 @@ async def run_demo(
         )
         logs = set_up_process(settings.telemetry, sys.stderr)
         service = Service(settings, http=True, log_stream=logs, gil_watch=gil_watch)
-        async with hosted(service, signals):
-            rounds = _Rounds(service, workload, screen, as_json=as_json)
-            rounds.announce()
-            working = asyncio.create_task(rounds.run(once=once, pause_seconds=pause_seconds))
-            asked = asyncio.create_task(signals.asked.wait())
-            await asyncio.wait({working, asked}, return_when=asyncio.FIRST_COMPLETED)
-            asked.cancel()
-            if working.done():
-                return working.result()
-            screen.say(stop_message(service))
-        working.cancel()
-        with suppress(asyncio.CancelledError, TaskManagerClosedError):
-            await working
-        if once:
-            screen.complain("stopped before every file was surveyed")
-        return not once
+        with StopSignals(settings.tasks, gil_watch, service.refuse_traffic) as signals:
+            async with hosted(service, signals):
+                rounds = _Rounds(service, workload, screen, as_json=as_json)
+                rounds.announce()
+                working = asyncio.create_task(rounds.run(once=once, pause_seconds=pause_seconds))
+                asked = asyncio.create_task(signals.asked.wait())
+                await asyncio.wait({working, asked}, return_when=asyncio.FIRST_COMPLETED)
+                asked.cancel()
+                if working.done():
+                    return working.result()
+                screen.say(stop_message(service))
+            working.cancel()
+            with suppress(asyncio.CancelledError, TaskManagerClosedError):
+                await working
+            if once:
+                screen.complain("stopped before every file was surveyed")
+            return not once
 
 
 class _Rounds:
