@@ -34,20 +34,26 @@ UNSEEN: Final = "code that held the interpreter, so that nobody could look"
 
 
 class Culprit:
-    """Who holds the loop. `attempt` is None for what is no task's."""
+    """Who holds the loop. `attempt` is None for code of no task. `dump` returns a better stack, if there is one."""
 
-    def __init__(self, name: str, attempt: Attempt | None, places: list[Place]) -> None:
+    def __init__(
+        self,
+        name: str,
+        attempt: Attempt | None,
+        places: list[Place],
+        dump: Callable[[], Frames] = tuple,
+    ) -> None:
         self.name = name
         self.attempt = attempt
         #: Held here, since the attempt drops it at its end.
         self.context = None if attempt is None else attempt.context
-        self.dump: Callable[[], Frames] = tuple  #: gives a better stack, where there is one
         self._places = places
+        self._dump = dump
 
     @functools.cached_property
     def frames(self) -> Frames:
         """Where it was seen. Reads files when it is first asked."""
-        return users_frames(self.dump()) or shown(self._places)
+        return users_frames(self._dump()) or shown(self._places)
 
     @property
     def place(self) -> str:
@@ -67,8 +73,10 @@ class Culprit:
         return self.attempt is other.attempt and self.name == other.name
 
 
-def find_culprit(loop: asyncio.AbstractEventLoop, thread_id: int) -> Culprit:
-    """Return who runs on `loop`, whose thread is `thread_id`; from any other thread.
+def find_culprit(
+    loop: asyncio.AbstractEventLoop, thread_id: int, dump: Callable[[], Frames] = tuple
+) -> Culprit:
+    """Return who runs on `loop`, whose thread is `thread_id`; from any other thread. `dump` is as in Culprit.
 
     It neither waits nor reads a file: code that held the interpreter goes on as soon as this thread lets go of it.
     """
@@ -82,8 +90,8 @@ def find_culprit(loop: asyncio.AbstractEventLoop, thread_id: int) -> Culprit:
     places = places_of(innermost, _is_outside)
     del innermost, handle  # or they would live as long as this thread sleeps
     if attempt is not None:
-        return Culprit(attempt.name, attempt, places)
-    return Culprit(name, None, places)
+        name = attempt.name
+    return Culprit(name, attempt, places, dump)
 
 
 def _is_outside(frame: FrameType) -> bool:

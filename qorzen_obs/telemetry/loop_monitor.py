@@ -230,10 +230,8 @@ class LoopMonitor:
         self._schedule(loop)
 
     def _tell_unseen(self, late: float) -> None:
-        """Tell of a block that the watchdog could not see while it was, nor before the loop turned afterwards."""
-        culprit = Culprit(UNSEEN, None, [])
-        if self._gil_watch is not None:
-            culprit.dump = self._gil_watch.read
+        """Report a block that the watchdog saw neither while it lasted nor before the loop turned afterwards."""
+        culprit = Culprit(UNSEEN, None, [], tuple if self._gil_watch is None else self._gil_watch.read)
         now = time.monotonic()
         block = Block(culprit, GIL_HELD, now - late, self._redact)
         with self._lock:

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from typing import Final, NamedTuple, Protocol
 
+from qorzen_obs.stacks import Frames
 from qorzen_obs.telemetry.culprit import ANOTHER_THREAD, Culprit, find_culprit
 from qorzen_obs.telemetry.gil_watch import GilWatch
 
@@ -103,6 +104,7 @@ class Watchdog:
         self._on_blocked = on_blocked
         self._on_error = on_error
         self._gil_watch = gil_watch
+        self._dump: Callable[[], Frames] = tuple if gil_watch is None else gil_watch.read
         self._gc = GcWatch()
         self._loop_thread = threading.get_ident()
         self._loop_clock = _cpu_clock_of(self._loop_thread)
@@ -152,25 +154,25 @@ class Watchdog:
                 self._gil_watch.push_back()
 
     def _look(self, due: float, before: _Reading, now: _Reading, wait: float) -> Finding:
-        culprit = find_culprit(self._loop, self._loop_thread)
         since = max(due, before.at)
         overslept = now.at - before.at - wait
         if now.gc - before.gc >= _MOST * (now.at - since):
-            return Finding(due, since, GC, culprit)
+            return Finding(due, since, GC, self._find())
         used = now.process_cpu - before.process_cpu
         if overslept < HELD_SECONDS or used < SOME * overslept:  # the latter: the process did not get to run
-            return Finding(due, due, CODE, culprit)
+            return Finding(due, due, CODE, self._find())
         if (
             now.loop_cpu is not None
             and before.loop_cpu is not None
             and now.loop_cpu - before.loop_cpu < _MOST * used
         ):
             if used < _NEARLY_ALL * overslept:
-                return Finding(due, due, CODE, culprit)
-            culprit = Culprit(ANOTHER_THREAD, None, [])
-        elif self._gil_watch is not None:
-            culprit.dump = self._gil_watch.read
-        return Finding(due, since, GIL_HELD, culprit)
+                return Finding(due, due, CODE, self._find())
+            return Finding(due, since, GIL_HELD, Culprit(ANOTHER_THREAD, None, []))
+        return Finding(due, since, GIL_HELD, self._find(self._dump))
+
+    def _find(self, dump: Callable[[], Frames] = tuple) -> Culprit:
+        return find_culprit(self._loop, self._loop_thread, dump)
 
     def _read(self) -> _Reading:
         return _Reading(

@@ -6,6 +6,7 @@ import linecache
 import os
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,7 +15,7 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 
 from qorzen_obs.clock import SystemClock
 from qorzen_obs.record import Attempt
-from qorzen_obs.stacks import Place
+from qorzen_obs.stacks import Frames, Place
 from qorzen_obs.telemetry import loop_monitor, names
 from qorzen_obs.telemetry.culprit import Culprit
 from qorzen_obs.telemetry.gil_watch import GilWatch
@@ -36,12 +37,12 @@ def a_monitor(clock: SystemClock | None = None) -> LoopMonitor:
 class Held:
     """A loop that an attempt of a task holds, and the watchdog's thread that has found it."""
 
-    def __init__(self) -> None:
+    def __init__(self, dump: Callable[[], Frames] = tuple) -> None:
         self.monitor = a_monitor()
         self.monitor.due = time.monotonic() - 0.1
         self.attempt: Attempt = attempt(record())
         self.attempt.span = cast("Any", TracerProvider().get_tracer("test").start_span("task"))
-        self.culprit = Culprit("task", self.attempt, [Place(Held.__init__.__code__, 30)])
+        self.culprit = Culprit("task", self.attempt, [Place(Held.__init__.__code__, 30)], dump)
         finding = Finding(self.monitor.due, self.monitor.due, CODE, self.culprit)
         self.watchdog = threading.Thread(target=self.monitor._blocked, args=(finding,))
 
@@ -68,10 +69,10 @@ def test_a_block_whose_line_is_suppressed_never_reads_source_on_the_loop_s_threa
     monkeypatch: pytest.MonkeyPatch, readers: list[threading.Thread]
 ) -> None:
     monkeypatch.setattr(loop_monitor, "_LINES", 0)
-    held = Held()
+    dumps: list[Frames] = [()]
+    held = Held(dumps.pop)  # a second one would fail: the dump is gone by then
     held.watchdog.start()
     held.watchdog.join()
-    held.culprit.dump = lambda: pytest.fail("the dump is gone by now")
     held.monitor._turned(None)
     (stack,) = held.stacks()
     assert "the source" in stack
@@ -83,14 +84,14 @@ def test_a_block_whose_line_is_suppressed_never_reads_source_on_the_loop_s_threa
 def test_a_loop_that_turns_before_the_stack_is_read_leaves_the_span_to_the_watchdog(
     readers: list[threading.Thread],
 ) -> None:
-    held, reading, go_on = Held(), threading.Event(), threading.Event()
+    reading, go_on = threading.Event(), threading.Event()
 
     def dump() -> tuple[()]:
         reading.set()
         go_on.wait(10)
         return ()
 
-    held.culprit.dump = dump
+    held = Held(dump)
     held.watchdog.start()
     assert reading.wait(10)
     block = held.monitor.block
@@ -127,14 +128,14 @@ def test_of_the_blocks_that_are_over_the_last_are_remembered(monkeypatch: pytest
 def test_a_span_that_ends_before_the_stack_is_read_shows_the_place_without_source(
     turned: bool, readers: list[threading.Thread]
 ) -> None:
-    held, reading, go_on = Held(), threading.Event(), threading.Event()
+    reading, go_on = threading.Event(), threading.Event()
 
     def dump() -> tuple[()]:
         reading.set()
         go_on.wait(10)
         return ()
 
-    held.culprit.dump = dump
+    held = Held(dump)
     held.watchdog.start()
     assert reading.wait(10)
     if turned:
