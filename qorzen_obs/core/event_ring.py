@@ -101,8 +101,8 @@ class EventRing:
         on_wanted: Callable[[], object] = lambda: None,
     ) -> None:
         self.instance = secrets.token_hex(4)  #: tells the numbers of this manager from another's
-        self.streams = 0  #: those that are open; the server counts, here and in the next line
-        self.evicted = 0  #: those that were cut off, because their client did not read
+        self.streams = 0  #: open streams of all servers of this manager
+        self.evicted = 0  #: streams that were cut off, because their client did not read
         self._counts = counts
         self.capacity = capacity
         self._slots: list[tuple[Any, ...] | None] = [None] * capacity
@@ -136,6 +136,18 @@ class EventRing:
         """Take `listen` back; from any thread."""
         self._listeners.discard(listener)
         self._on_wanted()
+
+    def stream_opened(self) -> None:
+        """Count one more open stream; on the server's loop, as the next two."""
+        self.streams += 1
+
+    def stream_closed(self) -> None:
+        """Count one open stream less."""
+        self.streams -= 1
+
+    def stream_evicted(self) -> None:
+        """Count a stream that was cut off."""
+        self.evicted += 1
 
     def begin(self, sequence: int) -> None:
         """Keep every event from now on, which has a number after `sequence`; for the work loop.

@@ -145,7 +145,7 @@ class Streams:
             detail = "the server stops" if self.closing else f"no more than {MAX_STREAMS} streams may be open"
             raise ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, detail, headers={hdrs.RETRY_AFTER: "5"})
         self._open.add(stream)
-        self.ring.streams += 1
+        self.ring.stream_opened()
         if len(self._open) == 1:
             self._kept = self.ring.listen(self)
             self._beat_at = asyncio.get_running_loop().time() + HEARTBEAT_SECONDS
@@ -154,7 +154,7 @@ class Streams:
             yield
         finally:
             self._open.discard(stream)
-            self.ring.streams -= 1
+            self.ring.stream_closed()
             if not self._open:
                 self._end_listening()
 
@@ -278,7 +278,7 @@ class Streams:
         self._frames.clear()
 
     def _look(self) -> None:
-        """Move on to what has happened, cut off who does not read, and wake who waits."""
+        """Move on to what has happened, cut off clients that do not read, and wake those who wait."""
         self._forget()
         time_now = asyncio.get_running_loop().time()
         before = (self.position, self.state, self.beat)
@@ -289,11 +289,9 @@ class Streams:
             self._beat_at = time_now + HEARTBEAT_SECONDS
         gone = False
         for stream in self._open:
-            if stream.writing:
-                stream.unread_ticks += 1
-                if stream.unread_ticks == STALLED_TICKS:
-                    self.ring.evicted += 1
-                    stream.abort()
+            if stream.tick():
+                self.ring.stream_evicted()
+                stream.abort()
             gone = gone or stream.gone
         if gone or self.closing or before != (self.position, self.state, self.beat):
             self._changed.set()  # wakes all who wait now
@@ -304,8 +302,8 @@ class Stream:
     """One client's stream."""
 
     def __init__(self, request: web.Request, response: web.StreamResponse, wanted: Wanted) -> None:
-        self.writing = False
-        self.unread_ticks = 0  #: how often it was seen writing the same piece
+        self._writing = False
+        self._unread_ticks = 0  # how many ticks have found it writing the same piece
         self._streams = request.app[STREAMS]
         self._request = request
         self._response = response
@@ -319,6 +317,13 @@ class Stream:
         """Whether its connection is closed, or about to be."""
         transport = self._request.transport
         return transport is None or transport.is_closing()
+
+    def tick(self) -> bool:
+        """Count a tick of the timer; return True at the tick that finds the client stalled."""
+        if not self._writing:
+            return False
+        self._unread_ticks += 1
+        return self._unread_ticks == STALLED_TICKS
 
     def abort(self) -> None:
         """Cut the client off."""
@@ -381,10 +386,10 @@ class Stream:
     async def _write(self, data: bytes) -> None:
         """Return when the client has read, or the system has taken, all but a little."""
         for start in range(0, len(data), MAX_PIECE_BYTES):
-            self.writing, self.unread_ticks = True, 0
+            self._writing, self._unread_ticks = True, 0
             await self._response.write(data[start : start + MAX_PIECE_BYTES])
             await self._request.writer.drain()
-            self.writing = False
+            self._writing = False
             await asyncio.sleep(0)  # a client that reads fast must not keep the loop for itself
 
 
