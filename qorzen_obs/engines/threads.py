@@ -55,18 +55,18 @@ class _Job:
 
 
 class _ThreadUse:
-    """Counts the processor time of what this thread does in the `with` block."""
+    """Counts the processor time that this thread uses from here to the end of the `with` block."""
 
     __slots__ = ("_began", "_ended", "_lock", "_meter", "_thread")
 
     def __init__(self, meter: Meter) -> None:
         self._meter = meter
-
-    def __enter__(self) -> None:
         self._lock = threading.Lock()
         self._ended = False
         self._thread = threading.get_ident()
         self._began = time.thread_time()
+
+    def __enter__(self) -> None:
         if hasattr(time, "pthread_getcpuclockid"):
             self._meter.probe = self._so_far
 
@@ -79,8 +79,8 @@ class _ThreadUse:
     def _so_far(self) -> float:
         """Return the seconds up to now; from any thread.
 
-        The clock of a thread that is gone must not be asked for: pthread_getcpuclockid reads freed memory. This one
-        is there as long as the lock is held and the block has not ended, since it takes the lock before it can end.
+        The clock of a thread that has ended must not be asked for: pthread_getcpuclockid reads freed memory. While the
+        lock is held and the block has not ended, the thread still lives, since it needs the lock to end the block.
         """
         with self._lock:
             if not self._ended:
@@ -127,7 +127,8 @@ class ThreadEngine:
         pass  # the token is set, and the call looks at it or not
 
     def abandon(self, attempt: Attempt) -> None:
-        attempt.driver.abandoned = True
+        job: _Job = attempt.driver
+        job.abandoned = True
         self._busy -= 1
         self._threads -= 1
 
