@@ -27,12 +27,13 @@ class ConcurrencyManager(QorzenManager):
         super().__init__("concurrency_manager")
         self.settings = settings or EngineSettings()
         self._engines: dict[str, Engine] = {}
+        self._processes: ProcessEngine | None = None
 
     async def initialize(self) -> None:
         if self._initialized:
             raise ManagerInitializationError(self.name, "is initialized already; make a new one")
         loop = asyncio.get_running_loop()
-        self._processes = ProcessEngine(
+        self._processes = processes = ProcessEngine(
             loop,
             self.settings.processes,
             tasks_per_worker=self.settings.process_tasks_per_worker,
@@ -42,7 +43,7 @@ class ConcurrencyManager(QorzenManager):
             LoopEngine(loop),
             ThreadEngine(loop, IO, self.settings.io_threads),
             ThreadEngine(loop, THREAD, self.settings.worker_threads),
-            self._processes,
+            processes,
             MainEngine(loop),
         )
         self._engines = {engine.traits.kind: engine for engine in engines}
@@ -51,7 +52,7 @@ class ConcurrencyManager(QorzenManager):
     async def shutdown(self) -> None:
         for engine in self._engines.values():
             engine.close()
-        if self._engines:
+        if self._processes is not None:
             await self._processes.wait_closed()
         self._become_stopped()
 

@@ -83,6 +83,7 @@ class FrameReader:
         self._kind = -1
         self._pieces: list[bytearray] = []
         self._body_size = 0
+        self._wanted: list[int] = []  # the sizes of the parts that have not begun to arrive
         self.large = False  #: a frame of more than `large_bytes` is next: `read_large` takes it
         self._sizes = False
         self._expect(bytearray(_PREFIX.size))
@@ -144,7 +145,6 @@ class FrameReader:
             self._kind, count, self._body_size = _PREFIX.unpack(self._target)
             if not SETUP <= self._kind <= FAILURE:
                 raise ValueError(f"{self._kind} is not a kind of frame")
-            self._wanted: list[int] = []
             self._sizes = True
             self._expect(bytearray(8 * count))
         elif self._sizes:
