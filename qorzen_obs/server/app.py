@@ -244,16 +244,16 @@ class OpsPlane:
         self._settings = settings
         self._health = health
         self._on_request = on_request
-        self._thread: threading.Thread | None = None
-        self._port: int | None = None
-        self._listening: Future[None] = Future()
+        self._thread = threading.Thread(target=self._run, name="qorzen-ops", daemon=True)
+        self._listening: Future[int] = Future()  # on that port
         self._stop_asked: Future[None] = Future()
         self._ended: Future[None] = Future()
 
     @property
     def port(self) -> int:
         """The port that it listens on; before start the one of the settings, which may be 0."""
-        return self._settings.port if self._port is None else self._port
+        listening = self._listening
+        return listening.result() if listening.done() and not listening.exception() else self._settings.port
 
     @property
     def url(self) -> str:
@@ -268,10 +268,9 @@ class OpsPlane:
             SettingsError: the address can be reached from other machines and no token is set, or as for create_app.
             ManagerInitializationError: it was started before, or cannot listen there.
         """
-        if self._thread is not None:
+        if self._thread.ident is not None:
             raise ManagerInitializationError("ops plane", "it was started before; make a new one")
         check_exposure(self._settings)
-        self._thread = threading.Thread(target=self._run, name="qorzen-ops", daemon=True)
         self._thread.start()
         try:
             await asyncio.shield(asyncio.wrap_future(self._listening))
@@ -284,7 +283,7 @@ class OpsPlane:
 
         Safe before start and when called again. When the caller is cancelled the plane stops all the same.
         """
-        if self._thread is None:
+        if self._thread.ident is None:
             return
         if not self._stop_asked.done():
             self._stop_asked.set_result(None)
@@ -322,8 +321,7 @@ class OpsPlane:
         door = _Door(runner.server)
         try:
             listener = await self._listen(door.admit)
-            self._port = listener.sockets[0].getsockname()[1]
-            self._listening.set_result(None)
+            self._listening.set_result(listener.sockets[0].getsockname()[1])
             await asyncio.wrap_future(self._stop_asked)
             await _close_listener(listener)
         finally:
