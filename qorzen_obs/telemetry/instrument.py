@@ -64,8 +64,11 @@ class SpanInstrument:
         self._tracer = provider.get_tracer(names.SCOPE, version)
         self._provider = provider if isinstance(provider, TaskSpanProvider) else None
         self._variable = _context_variable()
-        if self._provider is not None:
-            self._maker = self._provider.span_maker(names.SCOPE, version, self._user_attributes)
+        self._maker = (
+            None
+            if self._provider is None
+            else self._provider.span_maker(names.SCOPE, version, self._user_attributes)
+        )
 
     def submitted(self, record: TaskRecord) -> None:
         """Mark the submission inside the caller's span, if there is one, and make it the parent of the run."""
@@ -106,10 +109,10 @@ class SpanInstrument:
         try:
             started_at = int(attempt.started_wall * 1e9)
             sink = None if self._provider is None else self._provider.task_sink
-            variable = self._variable
-            if sink is None or variable is None:
+            maker, variable = self._maker, self._variable
+            if maker is None or sink is None or variable is None:
                 return inside.run(self._begin_by_api, attempt, started_at, sink)
-            span = self._maker.start(attempt, started_at, sink)
+            span = maker.start(attempt, started_at, sink)
             attempt.span = span
             around = inside.get(variable)
             inside.run(variable.set, Context({**around, _SPAN_KEY: span} if around else {_SPAN_KEY: span}))
@@ -122,7 +125,7 @@ class SpanInstrument:
         self, attempt: Attempt, started_at: int, sink: TaskSpanSink | None
     ) -> SpanContext | None:
         span: Span
-        if sink is not None:
+        if sink is not None and self._maker is not None:
             span = self._maker.start(attempt, started_at, sink)
         else:
             context = Context() if attempt.record.new_trace else None
