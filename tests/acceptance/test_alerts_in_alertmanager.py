@@ -9,10 +9,9 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from subprocess import Popen
-from threading import Thread
 from typing import Any
 from urllib.request import urlopen
 
@@ -23,6 +22,7 @@ from dashboards import rules
 from dashboards.stack import PROVISIONING, alertmanager_command, lay_out, prometheus_command
 from tests.conftest import require
 from tests.services.backends import PROMETHEUS_HINT, eventually, free_port, get_json, program, query
+from tests.services.http_server import give, http_server
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
@@ -36,23 +36,12 @@ def webhook() -> Iterator[tuple[str, list[dict[str, Any]]]]:
     """Where Alertmanager tells somebody; give its address and what it was told, an alert each."""
     told: list[dict[str, Any]] = []
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            told.extend(json.loads(self.rfile.read(int(self.headers["Content-Length"])))["alerts"])
-            self.send_response(200)
-            self.end_headers()
+    def answer(handler: BaseHTTPRequestHandler, body: bytes) -> None:
+        told.extend(json.loads(body)["alerts"])
+        give(handler, 200)
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}/", told
-        finally:
-            server.shutdown()
-            thread.join()
+    with http_server(answer) as url:
+        yield f"{url}/", told
 
 
 def hurry_prometheus(folder: Path) -> None:

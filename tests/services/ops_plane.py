@@ -17,8 +17,6 @@ from msgspec import Struct
 from prometheus_client import CollectorRegistry
 
 from qorzen_obs.clock import Clock, SystemClock
-from qorzen_obs.core.concurrency_manager import ConcurrencyManager
-from qorzen_obs.core.config_manager import ConfigManager
 from qorzen_obs.core.event_bus_manager import EventBusManager
 from qorzen_obs.core.event_ring import EventRing
 from qorzen_obs.core.health_checks import HealthChecks
@@ -43,6 +41,7 @@ from qorzen_obs.telemetry.redaction import Redactor
 from qorzen_obs.telemetry.setup import set_up_tracing
 from qorzen_obs.telemetry.task_lines import KeptLines
 from qorzen_obs.telemetry.traces import Traces
+from qorzen_obs.testing import open_test_manager
 
 TOKEN = "a token of many characters"
 
@@ -50,25 +49,18 @@ TOKEN = "a token of many characters"
 @asynccontextmanager
 async def managing(**tasks: Any) -> AsyncIterator[tuple[TaskManager, Traces]]:
     """A ready manager on the running loop with these `tasks` settings, and the traces that it leaves."""
-    settings = Settings(tasks=TaskSettings(**tasks))
     loggers = LoggerManager("error")
-    concurrency = ConcurrencyManager(settings.engines)
     tracing = set_up_tracing(TelemetrySettings(), {}, set_global=False)
-    await concurrency.initialize()
-    manager = TaskManager(
-        concurrency,
-        EventBusManager(loggers.get_logger("events")),
-        loggers,
-        ConfigManager(settings),
-        tracer_provider=tracing.provider,
-        telemetry=TelemetryParts(status=tracing.status, spans=tracing.traces),
-    )
-    await manager.initialize()
     try:
-        yield manager, tracing.traces
+        async with open_test_manager(
+            Settings(tasks=TaskSettings(**tasks)),
+            events=EventBusManager(loggers.get_logger("events")),
+            logs=loggers,
+            tracer_provider=tracing.provider,
+            telemetry=TelemetryParts(status=tracing.status, spans=tracing.traces),
+        ) as manager:
+            yield manager, tracing.traces
     finally:
-        await manager.shutdown(grace_seconds=0)
-        await concurrency.shutdown()
         tracing.shutdown()
 
 

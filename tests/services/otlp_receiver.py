@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import gzip
 import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from contextlib import ExitStack
+from http.server import BaseHTTPRequestHandler
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import (
     ExportLogsServiceRequest,
@@ -23,6 +24,8 @@ from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
+from tests.services.http_server import give, http_server
+
 
 class OtlpReceiver:
     """Listens on a free port of 127.0.0.1 while the `with` block lasts; answers each export with `status`."""
@@ -32,20 +35,17 @@ class OtlpReceiver:
         self.requests: list[ExportTraceServiceRequest] = []
         self.log_requests: list[ExportLogsServiceRequest] = []
         self._arrived = threading.Condition()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
-        self.endpoint = f"http://127.0.0.1:{self._server.server_port}"  #: for OTEL_EXPORTER_OTLP_ENDPOINT
+        self.endpoint = ""  #: for OTEL_EXPORTER_OTLP_ENDPOINT
+        self._listening = ExitStack()
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        self.endpoint = self._listening.enter_context(http_server(self._answer))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
+        self._listening.close()
 
     @property
     def spans(self) -> list[Span]:
@@ -94,24 +94,11 @@ class OtlpReceiver:
         answer: bytes = ExportLogsServiceResponse().SerializeToString()
         return answer
 
-
-def _handler(receiver: OtlpReceiver) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            if self.headers["Content-Encoding"] == "gzip":
-                body = gzip.decompress(body)
-            take = {"/v1/traces": receiver.take, "/v1/logs": receiver.take_logs}.get(self.path)
-            known = take is not None and self.headers["Content-Type"] == "application/x-protobuf"
-            status = receiver.status if known else 404
-            answer = take(body) if take is not None and status < 400 else b""
-            self.send_response(status)
-            self.send_header("Content-Type", "application/x-protobuf")
-            self.send_header("Content-Length", str(len(answer)))
-            self.end_headers()
-            self.wfile.write(answer)
-
-        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  # the name is the base class's
-            pass
-
-    return Handler
+    def _answer(self, request: BaseHTTPRequestHandler, body: bytes) -> None:
+        if request.headers["Content-Encoding"] == "gzip":
+            body = gzip.decompress(body)
+        take = {"/v1/traces": self.take, "/v1/logs": self.take_logs}.get(request.path)
+        known = take is not None and request.headers["Content-Type"] == "application/x-protobuf"
+        status = self.status if known else 404
+        answer = take(body) if take is not None and status < 400 else b""
+        give(request, status, answer, Content_Type="application/x-protobuf", Content_Length=str(len(answer)))

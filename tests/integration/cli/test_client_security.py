@@ -3,57 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
+from http.server import BaseHTTPRequestHandler
 
 import pytest
 from click.testing import CliRunner
 
 from qorzen_obs.cli import cli
 from qorzen_obs.client import Client, ClientError
+from tests.services.http_server import give, http_server
 
 TOKEN = "a-token-of-many-characters"
-
-
-@contextmanager
-def server(answer: Callable[[BaseHTTPRequestHandler], None]) -> Iterator[str]:
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            # A connection that is closed before its body was read is reset, and its answer lost with it.
-            self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            answer(self)
-
-        do_POST = do_GET  # noqa: N815 - the name is http.server's
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as listening:
-        thread = Thread(target=listening.serve_forever)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{listening.server_port}"
-        finally:
-            listening.shutdown()
-            thread.join()
-
-
-def give(handler: BaseHTTPRequestHandler, status: int, body: bytes, **headers: str) -> None:
-    handler.send_response(status)
-    for name, value in headers.items():
-        handler.send_header(name, value)
-    handler.end_headers()
-    handler.wfile.write(body)
 
 
 def test_a_redirect_is_not_followed_so_the_token_stays_with_the_service() -> None:
     reached: list[str] = []
     with (
-        server(lambda handler: reached.append(handler.path)) as elsewhere,
-        server(lambda handler: give(handler, 302, b"", Location=f"{elsewhere}/status")) as url,
+        http_server(lambda handler, _: reached.append(handler.path)) as elsewhere,
+        http_server(lambda handler, _: give(handler, 302, b"", Location=f"{elsewhere}/status")) as url,
         pytest.raises(ClientError, match="302"),
     ):
         Client(url, TOKEN).status()
@@ -69,7 +36,7 @@ def test_a_redirect_is_not_followed_so_the_token_stays_with_the_service() -> Non
     ids=lambda body: body[:8].decode("ascii", "replace"),
 )
 def test_another_kind_of_server_is_one_line_and_status_1(command: list[str], body: bytes) -> None:
-    with server(lambda handler: give(handler, HTTPStatus.OK, body)) as url:
+    with http_server(lambda handler, _: give(handler, HTTPStatus.OK, body)) as url:
         done = CliRunner().invoke(cli, [*command, "--url", url])
     assert (done.exit_code, done.stdout) == (1, "")
     (line,) = done.stderr.splitlines()
@@ -78,7 +45,7 @@ def test_another_kind_of_server_is_one_line_and_status_1(command: list[str], bod
 
 def test_t10_an_error_message_does_nothing_to_a_terminal() -> None:
     problem = json.dumps({"detail": "no\x1b[2J such\nthing"}).encode()
-    with server(lambda handler: give(handler, HTTPStatus.NOT_FOUND, problem)) as url:
+    with http_server(lambda handler, _: give(handler, HTTPStatus.NOT_FOUND, problem)) as url:
         done = CliRunner().invoke(cli, ["show", "x", "--url", url])
     assert done.exit_code == 1
     assert done.stderr == "Error: no\\u001b[2J such\\u000athing\n"
@@ -89,18 +56,18 @@ def test_a_token_for_reading_may_say_so_in_its_file(tmp_path_factory: pytest.Tem
     file.write_text(f"{TOKEN} read\nanother\n")
     sent: list[str | None] = []
 
-    def answer(handler: BaseHTTPRequestHandler) -> None:
+    def answer(handler: BaseHTTPRequestHandler, _: bytes) -> None:
         sent.append(handler.headers["Authorization"])
         give(handler, HTTPStatus.OK, b'{"status": "pass"}')
 
-    with server(answer) as url:
+    with http_server(answer) as url:
         done = CliRunner().invoke(cli, ["health", "--url", url, "--token-file", str(file)])
     assert done.exit_code == 0
     assert sent == [f"Bearer {TOKEN}"]
 
 
 def test_a_service_that_wants_a_token_is_told_from_one_that_does_not_accept_it() -> None:
-    with server(lambda handler: give(handler, 401, b'{"detail": "send the header"}')) as url:
+    with http_server(lambda handler, _: give(handler, 401, b'{"detail": "send the header"}')) as url:
         with pytest.raises(ClientError, match="wants its token: --token-file, or QORZEN_SERVER__TOKEN"):
             Client(url).status()
         with pytest.raises(ClientError, match="does not accept this token"):

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 
 import pytest
 from click.testing import CliRunner, Result
 
 from qorzen_obs.cli import cli
 from qorzen_obs.settings import ServerSettings
+from tests.services.http_server import give, http_server
 from tests.services.ops_plane import SaidManager, State, serving
 
 TOKEN = "a-token-of-many-characters"
@@ -77,27 +74,6 @@ async def test_a_server_that_is_not_there_is_status_1() -> None:
     assert "does not answer" in done.stderr
 
 
-@contextmanager
-def another_server(status: HTTPStatus, body: bytes) -> Iterator[str]:
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(status)
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}"
-        finally:
-            server.shutdown()
-            thread.join()
-
-
 @pytest.mark.parametrize(
     ("status", "body"),
     [
@@ -109,7 +85,7 @@ def another_server(status: HTTPStatus, body: bytes) -> Iterator[str]:
     ],
 )
 async def test_another_kind_of_server_is_no_healthy_service(status: HTTPStatus, body: bytes) -> None:
-    with another_server(status, body) as url:
+    with http_server(lambda handler, _: give(handler, status, body)) as url:
         done = await ask("--url", url)
     assert (done.exit_code, done.stdout) == (1, "")
     assert "Error: " in done.stderr
