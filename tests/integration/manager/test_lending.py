@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from qorzen_obs import TaskStatus
+from qorzen_obs.core.config_manager import ConfigManager
 from qorzen_obs.core.task_manager import TaskManager
 from qorzen_obs.errors import InvalidTaskError, TaskWaitTimeoutError
 from qorzen_obs.telemetry import names
@@ -344,3 +345,52 @@ async def test_waiting_for_a_task_that_has_ended_lends_nothing() -> None:
             return before, info.result, tasks.status()["slots"]["loop"]["busy"]
 
         assert await tasks.run(late) == (1, "value", 1)
+
+
+@virtual_time
+async def test_the_slot_that_a_child_frees_goes_to_its_parent_and_not_to_the_next_pending_task() -> None:
+    order: list[str] = []
+
+    async def note(name: str, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+        order.append(name)
+
+    async def parent() -> None:
+        await tasks.run(note, "child", 1, priority="critical")
+        order.append("parent")
+
+    async with open_test_manager(ONE_SLOT) as tasks:
+        first = await tasks.submit_task(parent)
+        last = await tasks.submit_task(note, "pending", 60)
+        await tasks.wait_for_task(first)
+        await tasks.wait_for_task(last)
+    assert order == ["child", "parent", "pending"]
+
+
+@virtual_time
+async def test_the_next_free_slot_does_not_go_to_an_abandoned_lender() -> None:
+    stop = asyncio.Event()
+
+    async def stubborn() -> None:
+        branch = asyncio.ensure_future(tasks.run(asyncio.sleep, 1))  # that nobody cancels
+        while not stop.is_set():
+            try:
+                await stop.wait()
+            except asyncio.CancelledError:
+                continue
+        await branch
+
+    config = ConfigManager(settings(max_concurrent_tasks=2, max_abandoned=0))
+    async with open_test_manager(config=config) as tasks:
+        lender = await tasks.submit_task(stubborn)
+        await asyncio.sleep(0.5)
+        other = await tasks.submit_task(asyncio.sleep, 3)
+        await config.set("tasks.max_concurrent_tasks", 1)
+        await asyncio.sleep(1)  # the child has ended, and the other task holds the only slot
+        await tasks.cancel_task(lender)
+        assert (await tasks.wait_for_task(lender)).abandoned
+        assert (await tasks.wait_for_task(other)).status is TaskStatus.COMPLETED
+        assert await tasks.run(asyncio.sleep, 1, "the slot is free") == "the slot is free"
+        stop.set()
+        await asyncio.sleep(1)
+        assert tasks.status()["slots"]["loop"] == {"limit": 1, "busy": 0, "lent": 0, "abandoned": 0}

@@ -247,3 +247,14 @@ async def test_progress_from_a_thread_of_the_task_reaches_its_record() -> None:
         await until(lambda: tasks.find(task_id).progress.percent == 70)  # type: ignore[union-attr]  # it is known
         gate.open()
         await tasks.wait_for_task(task_id)
+
+
+@virtual_time
+async def test_of_reports_that_are_coalesced_the_highest_counts() -> None:
+    async def reports() -> None:
+        for percent in (10, 80, 30):
+            current_task().progress(percent, f"{percent} is the newest")
+
+    async with open_test_manager() as tasks:
+        info = await tasks.wait_for_task(await tasks.submit_task(reports))
+        assert (info.progress.percent, info.progress.message) == (80, "30 is the newest")

@@ -11,17 +11,20 @@ import aiohttp
 import pytest
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from prometheus_client import generate_latest
 
+from qorzen_obs import current_task
 from qorzen_obs.app import Service
 from qorzen_obs.core.event_bus_manager import Event
 from qorzen_obs.errors import TaskCancelled
 from qorzen_obs.settings import EngineSettings, ServerSettings, Settings, TaskSettings, TelemetrySettings
 from qorzen_obs.telemetry.redaction import HIDDEN, Redactor
 from qorzen_obs.telemetry.span_redaction import redact_span
+from qorzen_obs.testing import CapturedEvents, CapturedLogs, open_test_manager
 from tests.canary_tasks import BARE, CANARY, Spoken, leak, leak_in_a_process, leak_on_the_loop
 from tests.event_stream import following
 from tests.services.whole_service import logging_service
-from tests.support import until
+from tests.support import Spans, until
 
 PATHS = (
     "/metrics",
@@ -152,3 +155,24 @@ async def test_t7_a_cancel_reason_is_redacted_for_pending_and_running_tasks(
         with pytest.raises(TaskCancelled) as caught:
             raise TaskCancelled(running, info.cancel_reason)
         assert CANARY not in str(caught.value)
+
+
+async def test_results_and_arguments_are_in_no_event_line_span_or_metric() -> None:
+    canary = "canary-4711"
+    events, logs, spans = CapturedEvents(), CapturedLogs(), Spans()
+
+    def work(secret: str, *, also: str) -> str:
+        current_task().progress(50, "working")
+        return secret + also
+
+    async with open_test_manager(events=events, logs=logs, tracer_provider=spans.provider) as tasks:
+        await tasks.run(work, canary, also=canary)
+        await tasks.shutdown()
+        sinks = [
+            repr([event.payload for event in events.events]),
+            repr(logs.lines),
+            "".join(span.to_json() for span in spans.all()),
+            generate_latest(tasks.registry).decode(),
+            repr(tasks.status()),
+        ]
+    assert [canary in sink for sink in sinks] == [False] * 5
