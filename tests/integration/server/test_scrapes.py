@@ -1,16 +1,23 @@
-"""F15: many scrapes at once, and one that reads slowly, cost the work loop next to nothing."""
+"""What a scrape gets; many at once, or one that reads slowly, cost the work loop next to nothing (F15)."""
+
+from __future__ import annotations
 
 import asyncio
+import gzip
 import itertools
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 
 import aiohttp
 import pytest
-from prometheus_client import Metric
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
+from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from tests.services.ops_plane import managing, serving
+from qorzen_obs.server import metrics as server_metrics
+from tests.integration.server.collectors import HangingCollector
+from tests.services.ops_plane import SaidManager, get_json, managing, serving
 
 SCRAPES = 50
 
@@ -104,3 +111,87 @@ async def test_f15_a_scrape_in_flight_is_shared_by_those_that_came_before_it_beg
             let_go.set()
             assert await first == "render 1.0"
             assert set(await asyncio.gather(*later)) <= {"render 2.0", "render 3.0"}
+
+
+@pytest.fixture
+async def raw_session() -> AsyncIterator[aiohttp.ClientSession]:
+    """Ask for no compression, and unpack none."""
+    headers = {"Accept-Encoding": "identity"}
+    async with aiohttp.ClientSession(headers=headers, auto_decompress=False) as session:
+        yield session
+
+
+@pytest.mark.parametrize(
+    ("headers", "content_type", "coding"),
+    [
+        ({}, "text/plain; version=0.0.4; charset=utf-8", None),
+        ({"Accept": "version=abc"}, "text/plain; version=0.0.4; charset=utf-8", None),
+        (
+            {"Accept": "application/openmetrics-text"},
+            "application/openmetrics-text; version=1.0.0; charset=utf-8",
+            None,
+        ),
+        ({"Accept-Encoding": "gzip"}, "text/plain; version=0.0.4; charset=utf-8", "gzip"),
+        (
+            {"Accept": "application/openmetrics-text;version=1.0.0", "Accept-Encoding": "br, gzip;q=0.1"},
+            "application/openmetrics-text; version=1.0.0; charset=utf-8",
+            "gzip",
+        ),
+        ({"Accept-Encoding": "gzip;q=0"}, "text/plain; version=0.0.4; charset=utf-8", None),
+    ],
+)
+async def test_metrics_come_in_the_form_that_was_asked_for(
+    raw_session: aiohttp.ClientSession, headers: dict[str, str], content_type: str, coding: str | None
+) -> None:
+    async with managing() as (manager, _), serving(manager) as plane:
+        await manager.run(asyncio.sleep, 0)
+        async with raw_session.get(f"{plane.url}/metrics", headers=headers) as response:
+            body = await response.read()
+            assert response.status == 200
+            assert response.headers["Content-Type"] == content_type
+            assert response.headers.get("Content-Encoding") == coding
+            assert response.headers["Vary"] == "Accept, Accept-Encoding"
+    text = (gzip.decompress(body) if coding else body).decode()
+    parse = parse_openmetrics if "openmetrics" in content_type else parse_text
+    samples = {
+        sample.labels["status"]: sample.value
+        for family in parse(text)
+        for sample in family.samples
+        if sample.name == "qorzen_tasks" and sample.labels["category"] == "core" and sample.value
+    }
+    assert samples == {"completed": 1.0}
+
+
+class FailingCollector:
+    def collect(self) -> Iterator[Metric]:
+        raise RuntimeError("secret reason")
+
+
+async def test_a_collector_that_fails_is_a_problem_without_its_reason(
+    session: aiohttp.ClientSession, caplog: pytest.LogCaptureFixture
+) -> None:
+    registry = CollectorRegistry()
+    registry.register(FailingCollector())
+    async with serving(SaidManager(registry=registry)) as plane:
+        async with session.get(f"{plane.url}/metrics") as response:
+            assert response.status == 500
+            assert response.headers["Content-Type"] == "application/problem+json"
+            assert b"secret" not in await response.read()
+        await get_json(session, f"{plane.url}/status")
+    assert "secret reason" in caplog.text
+
+
+async def test_a_collector_that_hangs_is_a_503(
+    session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server_metrics, "RENDER_TIMEOUT_SECONDS", 0.05)
+    collector = HangingCollector()
+    registry = CollectorRegistry()
+    registry.register(collector)
+    async with (
+        serving(SaidManager(registry=registry)) as plane,
+        session.get(f"{plane.url}/metrics") as response,
+    ):
+        assert response.status == 503
+        assert response.headers["Retry-After"] == "10"
+    collector.let_go.set()
