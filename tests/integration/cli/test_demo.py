@@ -20,6 +20,7 @@ from qorzen_obs.demo.syntax import measure
 from qorzen_obs.demo.workload import find_files
 from qorzen_obs.tasks import TaskStatus
 from qorzen_obs.telemetry import names
+from tests.services.backends import eventually, free_port, get_json, program
 from tests.services.program import PATIENCE_SECONDS, ROOT, Running, environment, json_lines, run, write_files
 
 pytestmark = pytest.mark.slow  # programs of their own, which no version of Python makes another
@@ -349,3 +350,32 @@ def test_the_standard_library_is_surveyed_with_thousands_of_tasks() -> None:
 def _broken_in_the_library() -> list[Path]:
     """Files that the library's own tests are about; which ones there are depends on the version and the packager."""
     return [path for path in LIBRARY.glob("test/tokenizedata/bad*.py") if path.name != "badsyntax_3131.txt"]
+
+
+def running(url: str, text: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = get_json(f"{url}/api/tasks?status=running&q={text}")["items"]
+    return found
+
+
+def test_a_batch_is_stopped_from_another_terminal() -> None:
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    with program(sys.executable, "-m", "qorzen_obs", "demo", "--json", "--port", str(port)):
+        eventually(lambda: running(url, "parse"))
+        batch = eventually(lambda: running(url, "batch"))[0]
+        cancel = (sys.executable, "-m", "qorzen_obs", "cancel", batch["task_id"], "--url", url)
+        asked = subprocess.run(cancel, capture_output=True, text=True, check=False)
+        assert asked.returncode == 0, asked.stderr
+        assert asked.stdout.startswith(batch["name"])
+
+        stopped = eventually(lambda: ended(url, batch["task_id"]))
+        assert (stopped["status"], stopped["cancel_reason"]) == ("cancelled", "cancelled over HTTP")
+        trace = get_json(f"{url}/api/tasks/{batch['task_id']}/trace")
+        assert trace["resourceSpans"], "what it had done is still to be seen"
+        assert get_json(f"{url}/status")["tasks"]["by_status"]["cancelled"] > 1, "its children with it"
+        eventually(lambda: running(url, "batch"))  # the others go on
+
+
+def ended(url: str, task_id: str) -> dict[str, Any] | None:
+    task: dict[str, Any] = get_json(f"{url}/api/tasks/{task_id}")
+    return None if task["status"] == "running" else task
