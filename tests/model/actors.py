@@ -284,13 +284,13 @@ class Actor:
         try:
             info = await self._as_the_engine_would(show, self.notes.manager.wait_for_task(target.task_id))
             if info.task_id != target.task_id or not info.status.final:
-                self.notes.complain(f"25: waiting for {target} gave {info.status} of {info.name}")
+                self.notes.complain(f"D25: waiting for {target} gave {info.status} of {info.name}")
         except InvalidTaskError:
             if not refused:
-                self.notes.complain(f"25: {self} may wait for {target}, and was refused")
+                self.notes.complain(f"D25: {self} may wait for {target}, and was refused")
         else:
             if refused:
-                self.notes.complain(f"25: {self} waits for its own end by way of {target}")
+                self.notes.complain(f"D25: {self} waits for its own end by way of {target}")
         finally:
             self.notes.waits_no_more(show, target)
 

@@ -1,4 +1,4 @@
-"""How an attempt may end, by what was asked of it and what its code did: DESIGN.md's words, written out again."""
+"""How an attempt may end, by what was asked of it and what its code did: the rules, written a second time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What must be true of the manager, from what was asked of it and what it announced; the numbers are FAULTS.md's, D.
+"""What must be true of the manager, from what was asked of it and what it announced: D1 to D29 of docs/faults.md.
 
 The model folds the event stream as it happens, predicts each end from the asks and from what the code did, and
 keeps the slots that tasks must be holding. It reads no state of the manager.
@@ -223,12 +223,12 @@ class Model:
         life = self.lives.get(show.actor.number)
         self.expect(
             life is not None and life.status is RUNNING and life.final is None,
-            f"9: the code of {show.actor} runs, and it is {life.status if life else 'unknown'}",
+            f"D9: the code of {show.actor} runs, and it is {life.status if life else 'unknown'}",
         )
         if life is not None:
-            self.expect(show.number == life.attempt, f"2: {show.actor} runs {show.number} in {life.attempt}")
+            self.expect(show.number == life.attempt, f"D2: {show.actor} runs {show.number} in {life.attempt}")
         numbers = [other.number for other in show.actor.shows]
-        self.expect(len(set(numbers)) == len(numbers), f"1: {show.actor} runs twice in one attempt")
+        self.expect(len(set(numbers)) == len(numbers), f"D1: {show.actor} runs twice in one attempt")
 
     def note_show_end(self, show: Show) -> None:
         life = self.lives[show.actor.number]
@@ -262,21 +262,21 @@ class Model:
         """Fold one event, at the moment it happens."""
         info = event.info
         self.stream.append((event.kind.value, info.task_id))
-        self.expect(event.sequence == self.sequence + 1, f"2: event {event.sequence} after {self.sequence}")
+        self.expect(event.sequence == self.sequence + 1, f"D2: event {event.sequence} after {self.sequence}")
         self.sequence = event.sequence
         number = info.metadata["actor"]
         life = self.lives.get(number)
         if event.kind is EventKind.SUBMITTED:
-            self.expect(life is None, f"1: actor {number} was accepted twice")
+            self.expect(life is None, f"D1: actor {number} was accepted twice")
             self._accept(self.actors[number], info)
             return
         if life is None:
-            self.expect(False, f"1: {event.kind.value} of actor {number}, which was not accepted")
+            self.expect(False, f"D1: {event.kind.value} of actor {number}, which was not accepted")
             return
         before, after = NEXT.get(event.kind) or (life.status, ENDS[event.kind])
         self.expect(
             life.final is None and life.status is before is event.previous and info.status is after,
-            f"2: {event.kind.value} of {life.actor} in {life.status}, to {info.status}",
+            f"D2: {event.kind.value} of {life.actor} in {life.status}, to {info.status}",
         )
         if life.final is None:
             self._fold(event.kind, life, info)
@@ -288,7 +288,7 @@ class Model:
         elif kind is EventKind.PROGRESS:
             self.expect(
                 life.percent <= info.progress.percent <= 100,
-                f"19: {life.actor} fell from {life.percent} to {info.progress.percent}",
+                f"D19: {life.actor} fell from {life.percent} to {info.progress.percent}",
             )
             life.percent = info.progress.percent
         elif kind is EventKind.RETRYING:
@@ -298,8 +298,8 @@ class Model:
 
     def _accept(self, actor: Actor, info: TaskInfo) -> None:
         now = self.now()
-        self.expect(self.accepts() is None, f"22: {actor} was accepted though {self.accepts()}")
-        self.expect(info.status is PENDING, f"2: {actor} is accepted as {info.status}")
+        self.expect(self.accepts() is None, f"D22: {actor} was accepted though {self.accepts()}")
+        self.expect(info.status is PENDING, f"D2: {actor} is accepted as {info.status}")
         if actor.plan.limit is not None:
             name, maximum = actor.plan.limit
             self.definition_limits[name] = maximum
@@ -312,25 +312,25 @@ class Model:
         life.attempt += 1
         life.started_at = now
         self.expect(
-            info.attempt == life.attempt, f"2: {life.actor} starts {info.attempt}, not {life.attempt}"
+            info.attempt == life.attempt, f"D2: {life.actor} starts {info.attempt}, not {life.attempt}"
         )
-        self.expect(life.eligible_at <= now + EPSILON, f"12: {life.actor} starts before its time")
-        self.expect(not life.cancel_wanted, f"9: {life.actor} was cancelled, and starts")
-        self.expect(now < self.stop_asked_at + EPSILON, f"23: {life.actor} starts after all was cancelled")
-        self.expect(life.plan.category not in self.paused, f"6: {life.actor} is paused, and starts")
+        self.expect(life.eligible_at <= now + EPSILON, f"D12: {life.actor} starts before its time")
+        self.expect(not life.cancel_wanted, f"D9: {life.actor} was cancelled, and starts")
+        self.expect(now < self.stop_asked_at + EPSILON, f"D23: {life.actor} starts after all was cancelled")
+        self.expect(life.plan.category not in self.paused, f"D6: {life.actor} is paused, and starts")
         waited = info.queue_wait_seconds
         self.expect(
             waited is not None and abs(waited - (now - life.eligible_at)) < EPSILON,
-            f"3: {life.actor} waited {now - life.eligible_at} s, not {waited}",
+            f"D3: {life.actor} waited {now - life.eligible_at} s, not {waited}",
         )
         held = self.held()
         for name, n in held.of(life.plan):
-            self.expect(n < self.limit(name, life.plan), f"5: {life.actor} starts with {n} slots of {name}")
+            self.expect(n < self.limit(name, life.plan), f"D5: {life.actor} starts with {n} slots of {name}")
         self._expect_turn(life)
         self._expect_span(life)
 
     def _expect_turn(self, life: Life) -> None:
-        """7 and 8: whoever else might have had this slot comes later in the order."""
+        """D7 and D8: whoever else might have had this slot comes later in the order."""
         at_most = self.held(at_most=True)
         for other in self.pending:
             waits = other.eligible_at < self.now() - EPSILON or other.eligible_at == other.accepted_at
@@ -340,7 +340,7 @@ class Model:
                 and self.precedes(other, life)
                 and self.may_start(other.plan, at_most)
             ):
-                self.expect(False, f"7: {life.actor} starts before {other.actor}")
+                self.expect(False, f"D7: {life.actor} starts before {other.actor}")
         if self.ends_since_rest > 1:
             return  # who of several lenders asks first is the loop's choice
         for lender in self.running:
@@ -348,7 +348,7 @@ class Model:
                 both = self.held(besides=lender)
                 self.expect(
                     self.admits(life.plan, both),
-                    f"7: {life.actor} starts while {lender.actor} wants its slot back",
+                    f"D7: {life.actor} starts while {lender.actor} wants its slot back",
                 )
 
     def precedes(self, one: Life, other: Life) -> bool:
@@ -370,7 +370,7 @@ class Model:
         end = End(FAILED, info.error_type)
         self._expect_end(life, end)
         wait = self._retry_in(life, end)
-        self.expect(wait is not None, f"13: {life.actor} is tried again after {info.error_type}")
+        self.expect(wait is not None, f"D13: {life.actor} is tried again after {info.error_type}")
         self._expect_span_end(life, end, will_retry=True, duration=info.duration_seconds)
         self.retries += 1
         life.eligible_at = self.now() + (wait or 0.0)
@@ -382,29 +382,29 @@ class Model:
         info = info.replace(cancel_reason=reason, waiting_for=None)  # of the attempt, whose end this is
         end = End(info.status, info.error_type, reason, info.abandoned)
         self.expect(
-            (info.result is not None) == (info.status is COMPLETED), f"11: {life.actor} has {info.result!r}"
+            (info.result is not None) == (info.status is COMPLETED), f"D11: {life.actor} has {info.result!r}"
         )
-        self.expect((info.error_type is not None) == (info.status is FAILED), f"13: {life.actor}: {info}")
+        self.expect((info.error_type is not None) == (info.status is FAILED), f"D13: {life.actor}: {info}")
         if life.status is RUNNING:
             self._expect_end(life, end)
             if end.status is FAILED and self._retry_in(life, end) is not None:
-                self.expect(False, f"13: {life.actor} is not tried again after {info.error_type}")
+                self.expect(False, f"D13: {life.actor} is not tried again after {info.error_type}")
             self._expect_span_end(life, end, will_retry=False, duration=info.duration_seconds)
             self.expect(
                 info.duration_seconds is not None
                 and abs(info.duration_seconds - (now - life.started_at)) < EPSILON,
-                f"3: {life.actor} ran {now - life.started_at} s, not {info.duration_seconds}",
+                f"D3: {life.actor} ran {now - life.started_at} s, not {info.duration_seconds}",
             )
         else:
             self._expect_end_before_a_start(life, end)
         self.expect(
             abs(sum(info.phases.values()) - (now - life.accepted_at)) < EPSILON,
-            f"3: {life.actor} lived {now - life.accepted_at} s, and its phases are {info.phases}",
+            f"D3: {life.actor} lived {now - life.accepted_at} s, and its phases are {info.phases}",
         )
         said = [min(100.0, max(0.0, percent)) for show in life.actor.shows for percent in show.reported]
         self.expect(
             info.progress.percent == max(said, default=0.0),
-            f"19: {life.actor} reported {said}: {info.progress}",
+            f"D19: {life.actor} reported {said}: {info.progress}",
         )
         if info.abandoned:
             life.keeps_slot = len(self.zombies) >= self.settings["max_abandoned"]
@@ -438,14 +438,14 @@ class Model:
             allowed.append(End(CANCELLED, cancel_reason="shutdown"))
         if life.actor.deadline is not None and now >= life.accepted_at + life.actor.deadline - EPSILON:
             allowed.append(End(FAILED, "timeout"))
-        self.expect(end in allowed, f"13: {life.actor} waits and ends as {end}, not {allowed}")
+        self.expect(end in allowed, f"D13: {life.actor} waits and ends as {end}, not {allowed}")
 
     def _expect_end(self, life: Life, end: End) -> None:
         allowed = set(self._ends_allowed(life))
-        self.expect(end in allowed, f"13: {life.actor} ends as {end}, not {allowed}")
+        self.expect(end in allowed, f"D13: {life.actor} ends as {end}, not {allowed}")
         outcome = life.show.outcome if life.show else None
         if end.status is COMPLETED and outcome is not None:
-            self.expect(outcome[0] == "returned", f"11: {life.actor} completed and {outcome}")
+            self.expect(outcome[0] == "returned", f"D11: {life.actor} completed and {outcome}")
 
     def _ends_allowed(self, life: Life) -> Iterable[End]:
         """Yield how the running attempt may end now. Several first asks are possible where two clocks agree."""
@@ -483,14 +483,14 @@ class Model:
     # ------------------------------------------------------------------ spans
 
     def _expect_span(self, life: Life) -> None:
-        """15: one span for the attempt that starts, with the right parent and links."""
+        """D15: one span for the attempt that starts, with the right parent and links."""
         own = [
             span
             for span in self.spans.spans
             if span.name.startswith("run ") and span.attributes.get("qorzen.task.id") == life.task_id
         ]
         new = own[len(life.spans) :]
-        self.expect(len(new) == 1, f"15: {life.actor} starts with {len(new)} spans")
+        self.expect(len(new) == 1, f"D15: {life.actor} starts with {len(new)} spans")
         if not new:
             return
         (span, *_), before = new, life.spans[-1:]
@@ -498,29 +498,29 @@ class Model:
         submitter = life.actor.submitter
         links = [earlier.context for earlier in before]
         if life.actor.delay:
-            self.expect(not span.parent.is_valid, f"15: {life.actor} was delayed and has a parent")
+            self.expect(not span.parent.is_valid, f"D15: {life.actor} was delayed and has a parent")
             links = [submitter, *links] if submitter.is_valid else links
         elif submitter.is_valid:
             parent = self.spans.spans[span.parent.span_id - 1] if span.parent.is_valid else None
             self.expect(
                 parent is not None and parent.kind is SpanKind.PRODUCER and parent.parent == submitter,
-                f"15: {life.actor} is not below its submission",
+                f"D15: {life.actor} is not below its submission",
             )
         else:
-            self.expect(span.parent == NOBODY, f"15: {life.actor} has a parent from nowhere")
-        self.expect(span.links == links, f"15: {life.actor} has links {span.links}, not {links}")
+            self.expect(span.parent == NOBODY, f"D15: {life.actor} has a parent from nowhere")
+        self.expect(span.links == links, f"D15: {life.actor} has links {span.links}, not {links}")
         self.expect(
             span.attributes.get("qorzen.task.attempt") == life.attempt,
-            f"15: {life.actor}: attempt of its span",
+            f"D15: {life.actor}: attempt of its span",
         )
 
     def _expect_span_end(self, life: Life, end: End, *, will_retry: bool, duration: float | None) -> None:
-        """15: its span has ended, once, and says how."""
+        """D15: its span has ended, once, and says how."""
         if not life.spans:
             return
         span = life.spans[-1]
         said = span.attributes
-        self.expect(span.ends == 1, f"15: the span of {life.actor} was ended {span.ends} times")
+        self.expect(span.ends == 1, f"D15: the span of {life.actor} was ended {span.ends} times")
         wanted = {
             "qorzen.task.status": end.status.value,
             "error.type": end.error_type,
@@ -529,8 +529,8 @@ class Model:
             "qorzen.task.abandoned": end.abandoned or None,
         }
         shown = {key: said.get(key) for key in wanted}
-        self.expect(shown == wanted, f"15: the span of {life.actor} says {shown}, not {wanted}")
+        self.expect(shown == wanted, f"D15: the span of {life.actor} says {shown}, not {wanted}")
         status = StatusCode.ERROR if end.status is FAILED else StatusCode.UNSET
-        self.expect(span.status is status, f"15: the span of {life.actor} has status {span.status}")
+        self.expect(span.status is status, f"D15: the span of {life.actor} has status {span.status}")
         length = ((span.end_time or 0) - (span.start_time or 0)) / 1e9
-        self.expect(duration is not None and abs(length - duration) < 1e-3, f"15: span of {length} s")
+        self.expect(duration is not None and abs(length - duration) < 1e-3, f"D15: span of {length} s")

@@ -1,4 +1,4 @@
-"""What must hold whenever nothing moves: the manager's own words against the model's (FAULTS.md, D)."""
+"""What must hold whenever nothing moves: the manager's own words against the model's (docs/faults.md, D)."""
 
 from __future__ import annotations
 
@@ -71,39 +71,39 @@ class Rest:
         self.model.highest_limits = dict(self.model.definition_limits)
 
     def _counts(self, tasks: dict[str, Any]) -> None:
-        """3 and 4: the numbers of `status()` are those of the folded stream."""
+        """D3 and D4: the numbers of `status()` are those of the folded stream."""
         lives = self.model.lives.values()
         by_status = Counter(life.final.status.value if life.final else life.status.value for life in lives)
-        self.same("3: total", tasks["total"], len(lives))
-        self.same("3: by_status", +Counter(tasks["by_status"]), by_status)
+        self.same("D3: total", tasks["total"], len(lives))
+        self.same("D3: by_status", +Counter(tasks["by_status"]), by_status)
         self.same(
-            "3: by_category", +Counter(tasks["by_category"]), Counter(x.plan.category.value for x in lives)
+            "D3: by_category", +Counter(tasks["by_category"]), Counter(x.plan.category.value for x in lives)
         )
         self.same(
-            "3: by_priority", +Counter(tasks["by_priority"]), Counter(x.plan.priority.label for x in lives)
+            "D3: by_priority", +Counter(tasks["by_priority"]), Counter(x.plan.priority.label for x in lives)
         )
-        self.expect(min(tasks["by_status"].values()) >= 0, f"4: {tasks['by_status']} is below 0")
-        self.same("1: rejected", tasks["rejected"], self.model.rejected.total())
-        self.same("27: retained", tasks["retained"], len(self.model.retained))
+        self.expect(min(tasks["by_status"].values()) >= 0, f"D4: {tasks['by_status']} is below 0")
+        self.same("D1: rejected", tasks["rejected"], self.model.rejected.total())
+        self.same("D27: retained", tasks["retained"], len(self.model.retained))
         known = [*self.model.live, *self.model.retained]
         plugins = {life.plan.plugin_id for life in known if life.plan.plugin_id is not None}
-        self.same("27: plugins_with_tasks", tasks["plugins_with_tasks"], len(plugins))
+        self.same("D27: plugins_with_tasks", tasks["plugins_with_tasks"], len(plugins))
 
     def _queue(self, queue: dict[str, Any]) -> None:
         now, pending = self.model.now(), self.model.pending
-        self.same("3: paused", set(queue["paused"]), {category.value for category in self.model.paused})
-        self.same("3: waiting", queue["depth"] + queue["scheduled"], len(pending))
+        self.same("D3: paused", set(queue["paused"]), {category.value for category in self.model.paused})
+        self.same("D3: waiting", queue["depth"] + queue["scheduled"], len(pending))
         if any(abs(life.eligible_at - now) < EPSILON and life.actor.delay for life in pending):
             return  # one rounding away from either side
         waiting = [life for life in pending if life.eligible_at <= now + EPSILON]
-        self.same("3: depth", queue["depth"], len(waiting))
+        self.same("D3: depth", queue["depth"], len(waiting))
         age = max((now - life.eligible_at for life in waiting), default=0.0)
         self.expect(
-            abs(queue["oldest_pending_age_seconds"] - age) < EPSILON, f"3: oldest pending, {age}: {queue}"
+            abs(queue["oldest_pending_age_seconds"] - age) < EPSILON, f"D3: oldest pending, {age}: {queue}"
         )
 
     def _slots(self, slots: dict[str, Any]) -> None:
-        """5: slots held, lent and abandoned, each counted once."""
+        """D5: slots held, lent and abandoned, each counted once."""
         self._settle_what_is_unsure()
         held = self.model.held()
         lenders = [life for life in self.model.running if life.lent]
@@ -118,7 +118,7 @@ class Rest:
                 "lent": lent[kind],
                 "abandoned": abandoned[kind],
             }
-            self.same(f"5: slots of {kind.value}", slots[kind.value], expected)
+            self.same(f"D5: slots of {kind.value}", slots[kind.value], expected)
         now_held: dict[str, float] = {}
         highest = {f"definition {name}": n for name, n in self.model.highest_limits.items()}
         for life in [*self.model.running, *self.model.zombies]:
@@ -126,7 +126,7 @@ class Rest:
                 now_held[name] = n
                 limit = self.model.limit(name, life.plan)
                 allowed = max(limit, self.last_held.get(name, 0), highest.get(name, 0))
-                self.expect(n <= allowed, f"5: {n} slots of {name}")
+                self.expect(n <= allowed, f"D5: {n} slots of {name}")
         self.last_held = now_held
 
     def _settle_what_is_unsure(self) -> None:
@@ -138,61 +138,61 @@ class Rest:
             life.unsure = False
 
     def _no_idle_slot(self) -> None:
-        """6: what could run does."""
+        """D6: what could run does."""
         held = self.model.held()
         for life in self.model.pending:
             if life.eligible_at < self.model.now() - EPSILON or life.eligible_at == life.accepted_at:
-                self.expect(not self.model.may_start(life.plan, held), f"6: {life.actor} could start")
+                self.expect(not self.model.may_start(life.plan, held), f"D6: {life.actor} could start")
             if not self.model.ready and life.plan.category in self.model.paused:
-                self.expect(False, f"23: {life.actor} is paused, and holds up the shutdown")
+                self.expect(False, f"D23: {life.actor} is paused, and holds up the shutdown")
         for life in self.model.running:
             if self.model.returning(life):
                 self.expect(
-                    not self.model.admits(life.plan, held), f"6: {life.actor} could have its slot back"
+                    not self.model.admits(life.plan, held), f"D6: {life.actor} could have its slot back"
                 )
 
     def _clocks(self) -> None:
-        """12 and 25: nothing outlives its deadline or its grace."""
+        """D12 and D25: nothing outlives its deadline or its grace."""
         past = self.model.now() - EPSILON
         grace = self.model.settings["cancel_grace_seconds"]
         for life in self.model.live:
             if life.actor.deadline is not None and life.status is TaskStatus.PENDING:
                 self.expect(
-                    life.accepted_at + life.actor.deadline > past, f"12: {life.actor} is past its deadline"
+                    life.accepted_at + life.actor.deadline > past, f"D12: {life.actor} is past its deadline"
                 )
             if life.status is TaskStatus.RUNNING:
                 asks = self.model.asks_of(life)
                 if asks and asks[0].at < past:
-                    self.expect(asks[0].at + grace > past, f"12: {life.actor} runs past its grace")
+                    self.expect(asks[0].at + grace > past, f"D12: {life.actor} runs past its grace")
                 if life.show is not None:
                     self._token(life, bool(asks))
 
     def _token(self, life: Life, asked: bool) -> None:
         show = life.show
         assert show is not None
-        self.expect(show.task.cancelled == asked, f"12: the token of {life.actor} says {not asked}")
+        self.expect(show.task.cancelled == asked, f"D12: the token of {life.actor} says {not asked}")
         if show.interrupted_at is not None:
-            self.expect(asked, f"12: {life.actor} was interrupted, and nobody asked")
+            self.expect(asked, f"D12: {life.actor} was interrupted, and nobody asked")
         elif asked and not life.plan.sync and not show.targets:
-            self.expect(False, f"12: {life.actor} was not interrupted")
+            self.expect(False, f"D12: {life.actor} was not interrupted")
 
     def _spans(self) -> None:
-        """15: exactly the running attempts have an open span."""
+        """D15: exactly the running attempts have an open span."""
         unended = [span for span in self.model.spans.spans if span.ends == 0 and span.name != "the caller"]
         open_spans = Counter(str(span.attributes.get("qorzen.task.id")) for span in unended)
-        self.same("15: open spans", open_spans, Counter(life.task_id for life in self.model.running))
+        self.same("D15: open spans", open_spans, Counter(life.task_id for life in self.model.running))
 
     def _waiters(self) -> None:
-        """22 and 25: whoever waits is released when it is time."""
+        """D22 and D25: whoever waits is released when it is time."""
         for waiter in self.world.waiters:
-            self.expect(self.world.waiter_is_right(waiter), f"25: {waiter}")
+            self.expect(self.world.waiter_is_right(waiter), f"D25: {waiter}")
         self.world.waiters = [waiter for waiter in self.world.waiters if not waiter.task.done()]
         for actor, task in self.world.submissions:
             if task.done() and task.exception() is not None:
-                self.expect(False, f"26: submitting {actor} raised {task.exception()!r}")
+                self.expect(False, f"D26: submitting {actor} raised {task.exception()!r}")
         self.world.submissions = [(actor, task) for actor, task in self.world.submissions if not task.done()]
         if self.world.submissions and not self._a_task_waits_for_room():
-            self.same("22: submitters wait because", self.model.accepts(), "queue_full")
+            self.same("D22: submitters wait because", self.model.accepts(), "queue_full")
 
     def _a_task_waits_for_room(self) -> bool:
         targets = [target for life in self.model.running if life.show for target in life.show.targets]
@@ -200,13 +200,13 @@ class Rest:
         return any(target.task_id is None for target in targets)
 
     def _live_tasks(self) -> None:
-        """27: what lives is found, whole."""
+        """D27: what lives is found, whole."""
         for life in self.model.live:
             info = self.world.manager.find(life.task_id)
             if info is None or info.evicted:
-                self.expect(False, f"27: {life.actor} lives and was forgotten")
+                self.expect(False, f"D27: {life.actor} lives and was forgotten")
                 continue
-            self.same(f"3: {life.actor}", (info.status, info.attempt), (life.status, life.attempt))
+            self.same(f"D3: {life.actor}", (info.status, info.attempt), (life.status, life.attempt))
 
     # ------------------------------------------------------------------ now and then
 
@@ -216,25 +216,25 @@ class Rest:
         events = [
             (event.event_type, event.payload["task_id"]) for event in self.world.telemetry.events.events
         ]
-        self.same("20: the bus", events, self.model.stream)
+        self.same("D20: the bus", events, self.model.stream)
         self._log()
 
     def _history(self) -> None:
         manager = self.world.manager
         found = {record.task_id for record in manager.looks.records()}
         kept = {life.task_id for life in (*self.model.live, *self.model.retained)}
-        self.same("27: what is kept", found, kept)
+        self.same("D27: what is kept", found, kept)
         for life in self.model.ended:
             info, final = manager.find(life.task_id), life.final
             assert final is not None
             if info is None:
-                self.expect(False, f"27: {life.actor} was forgotten altogether")
+                self.expect(False, f"D27: {life.actor} was forgotten altogether")
             elif life in self.model.retained:
-                self.expect(info == final, f"14: {life.actor} ended as {final} and is now {info}")
+                self.expect(info == final, f"D14: {life.actor} ended as {final} and is now {info}")
             else:
-                self.expect(info.evicted and info.result is None, f"27: {life.actor} was evicted: {info}")
+                self.expect(info.evicted and info.result is None, f"D27: {life.actor} was evicted: {info}")
                 for left in ("status", "error_type", "queue_wait_seconds", "trace_id", "span_id"):
-                    self.same(f"14: {left} of {life.actor}", getattr(info, left), getattr(final, left))
+                    self.same(f"D14: {left} of {life.actor}", getattr(info, left), getattr(final, left))
 
     def _log(self) -> None:
         canonical = ("task.finished", "task.retrying")
@@ -242,10 +242,10 @@ class Rest:
         lines = Counter((event, fields["task_id"]) for event, fields in written if event in canonical)
         expected = Counter(("task.finished", life.task_id) for life in self.model.ended)
         retrying = [("task.retrying", task) for kind, task in self.model.stream if kind == "task/retrying"]
-        self.same("15: lines", lines, expected + Counter(retrying))
+        self.same("D15: lines", lines, expected + Counter(retrying))
 
     def scrape(self) -> None:
-        """3, 4, 14 and 29: the registry counts what the model counted, with labels from the declared sets."""
+        """D3, D4, D14 and D29: the registry counts what the model counted, with labels from the declared sets."""
         samples: dict[tuple[str, frozenset[tuple[str, str]]], float] = {}
         sums: defaultdict[str, float] = defaultdict(float)
         for family in self.world.registry.collect():
@@ -255,12 +255,12 @@ class Rest:
                     sums[sample.name] += sample.value
                     self._labels(sample.name, sample.labels)
         below = [key for key, n in samples.items() if n < 0]
-        self.expect(not below, f"4: {below} are below 0")
+        self.expect(not below, f"D4: {below} are below 0")
         self._cells(samples)
         self._sums(sums)
         counters = {key: n for key, n in samples.items() if key[0].endswith(("_total", "_count"))}
         fallen = [key for key, n in self.last_counters.items() if counters.get(key, 0) < n]
-        self.expect(not fallen, f"4: {fallen} fell")
+        self.expect(not fallen, f"D4: {fallen} fell")
         self.last_counters = counters
 
     def _labels(self, name: str, labels: dict[str, str]) -> None:
@@ -268,7 +268,7 @@ class Rest:
             if name == f"{names.LOOP_BLOCKED.name}_total" and value in names.LOOP_BLOCKED_BY:
                 continue
             if label not in FREE_LABELS and value not in LABELS.get(label, ()):
-                self.expect(False, f"29: {name} has {label}={value!r}")
+                self.expect(False, f"D29: {name} has {label}={value!r}")
 
     def _cells(self, samples: dict[tuple[str, frozenset[tuple[str, str]]], float]) -> None:
         lives = self.model.lives.values()
@@ -285,7 +285,7 @@ class Rest:
             if name == "qorzen_tasks":
                 by_name = dict(labels)
                 shown[by_name["category"], by_name["priority"], by_name["status"]] += int(n)
-        self.same("3: qorzen_tasks", +shown, cells)
+        self.same("D3: qorzen_tasks", +shown, cells)
 
     def _sums(self, sums: dict[str, float]) -> None:
         started = [life for life in self.model.ended if life.attempt]
@@ -304,32 +304,32 @@ class Rest:
             "qorzen_category_paused": len(self.model.paused),
         }
         for name, n in expected.items():
-            self.same(f"3: {name}", sums[name], n)
+            self.same(f"D3: {name}", sums[name], n)
         if not self.model.live:  # each phase is counted when it ends
             lived = sum(sum(life.final.phases.values()) for life in self.model.ended if life.final)
             counted = sums[names.PHASE_SECONDS.name + "_total"]
             self.expect(
-                abs(counted - lived) < EPSILON * (1 + lived), f"3: {counted} s in phases, not {lived}"
+                abs(counted - lived) < EPSILON * (1 + lived), f"D3: {counted} s in phases, not {lived}"
             )
 
     # ------------------------------------------------------------------ at the end
 
     def after_shutdown(self) -> None:
-        """1, 23: every accepted task has ended, and only declared zombies run."""
-        self.same("23: state", self.world.manager.state.value, "stopped")
-        self.same("1: not ended", [life.actor for life in self.model.live], [])
+        """D1 and D23: every accepted task has ended, and only declared zombies run."""
+        self.same("D23: state", self.world.manager.state.value, "stopped")
+        self.same("D1: not ended", [life.actor for life in self.model.live], [])
         for task in self.world.stopping:
-            self.expect(task.done() and task.exception() is None, f"23: shutdown() did not return: {task}")
+            self.expect(task.done() and task.exception() is None, f"D23: shutdown() did not return: {task}")
         running = [
             show.actor
             for actor in self.world.actors
             for show in actor.shows
             if show.outcome is None and actor not in [life.actor for life in self.model.zombies]
         ]
-        self.same("23: still runs", running, [])
-        self.same("25: still wait", self.world.waiters + self.world.submissions, [])
+        self.same("D23: still runs", running, [])
+        self.same("D25: still wait", self.world.waiters + self.world.submissions, [])
 
     def when_all_is_over(self) -> None:
-        """24: no asyncio task is left, and no span open."""
-        self.same("24: tasks left", asyncio.all_tasks(self.world.loop), set())
-        self.same("14: zombies", [life.actor for life in self.model.zombies], [])
+        """D24: no asyncio task is left, and no span open."""
+        self.same("D24: tasks left", asyncio.all_tasks(self.world.loop), set())
+        self.same("D14: zombies", [life.actor for life in self.model.zombies], [])

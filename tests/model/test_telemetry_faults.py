@@ -1,4 +1,4 @@
-"""What observes may fail: the same script ends the same way with broken telemetry as with whole (FAULTS.md, D 21)."""
+"""D21: telemetry may fail; the same script ends the same way with broken telemetry as with whole."""
 
 from typing import Any
 

@@ -216,7 +216,7 @@ class World:
         life = self.model.lives[target.number]
         final = life.final
         if final is None:
-            return self.complain(f"25: run() of {target} returned before its end")
+            return self.complain(f"D25: run() of {target} returned before its end")
         if final.status is TaskStatus.COMPLETED:
             ok = error is None and value == final.result
         elif final.status is TaskStatus.CANCELLED:
@@ -229,7 +229,7 @@ class World:
                 getattr(error, "error_type", None),
             )
         if not ok:
-            self.complain(f"11: run() of {target} gave {value!r}, {error!r} for {final.status}")
+            self.complain(f"D11: run() of {target} gave {value!r}, {error!r} for {final.status}")
         return None
 
     def submission(self, actor: Actor) -> None:
@@ -239,7 +239,7 @@ class World:
             self.model.rejected[actor.obstacle] += 1
 
     def refused(self, actor: Actor, error: Exception) -> None:
-        """22: a refusal is typed, and comes when there is a reason."""
+        """D22: a refusal is typed, and comes when there is a reason."""
         actor.refusal = error
         waited = actor.obstacle == "queue_full" == self._worth_waiting_for
         if waited and not self.model.ready:
@@ -250,7 +250,7 @@ class World:
             "queue_full": TaskQueueFullError,
         }
         if actor.obstacle is None or not isinstance(error, kinds[actor.obstacle]):
-            self.complain(f"22: {actor} was refused with {error!r}, where {actor.obstacle} was due")
+            self.complain(f"D22: {actor} was refused with {error!r}, where {actor.obstacle} was due")
 
     # ------------------------------------------------------------------ operations
 
@@ -363,11 +363,11 @@ class World:
         task = self.loop.create_task(coroutine)
         self.loop.settle()
         if not task.done():
-            self.complain(f"25: {coroutine} does not return")
+            self.complain(f"D25: {coroutine} does not return")
             task.cancel()
             self.loop.settle()
         elif task.exception() is not None:
-            self.complain(f"26: {coroutine} raised {task.exception()!r}")
+            self.complain(f"D26: {coroutine} raised {task.exception()!r}")
 
     async def _submit(self, actor: Actor, cancel_at_once: bool) -> None:
         with contextlib.ExitStack() as stack:
@@ -381,7 +381,7 @@ class World:
                 self.refused(actor, error)
                 return
         if task_id != actor.task_id:
-            self.complain(f"1: {actor} was accepted as {actor.task_id} and returned {task_id}")
+            self.complain(f"D1: {actor} was accepted as {actor.task_id} and returned {task_id}")
         if cancel_at_once:
             await self._cancel(actor)
 
@@ -390,7 +390,7 @@ class World:
         return trace.use_span(span, end_on_exit=True)
 
     async def _cancel(self, actor: Actor) -> None:
-        """9 and 10: cancel, and compare the answer."""
+        """D9 and D10: cancel, and compare the answer."""
         assert actor.task_id is not None
         life = self.model.lives[actor.number]
         before, live = life.status, life.final is None
@@ -401,9 +401,9 @@ class World:
             self.model.note_cancel(life, "the machine")
         answer = await self.manager.cancel_task(actor.task_id, reason="the machine")
         if answer is not live:
-            self.complain(f"9: cancelling {actor} in {before} gave {answer}")
+            self.complain(f"D9: cancelling {actor} in {before} gave {answer}")
         if before is TaskStatus.PENDING and live and life.final is None:
-            self.complain(f"9: {actor} was pending, was cancelled, and has not ended")
+            self.complain(f"D9: {actor} was pending, was cancelled, and has not ended")
         return None
 
     async def _expecting(self, kind: type[Exception], coroutine: Coroutine[Any, Any, Any]) -> None:
@@ -411,10 +411,10 @@ class World:
             answer = await coroutine
         except kind:
             return
-        self.complain(f"10: {coroutine} gave {answer!r}, and should raise {kind.__name__}")
+        self.complain(f"D10: {coroutine} gave {answer!r}, and should raise {kind.__name__}")
 
     def waiter_is_right(self, waiter: Waiter) -> bool:
-        """25: return whether a waiter was released when, and only when, it should be."""
+        """D25: return whether a waiter was released when, and only when, it should be."""
         life = self.model.lives.get(waiter.target.number)
         over = waiter.target.refusal is not None or (life is not None and life.final is not None)
         late = waiter.deadline is not None and self.now() >= waiter.deadline - EPSILON

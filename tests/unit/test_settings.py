@@ -15,7 +15,7 @@ from qorzen_obs.settings import ENVIRONMENT_PREFIX, Settings, TaskSettings, conv
 from qorzen_obs.tasks import TaskCategory
 
 
-def test_the_defaults_are_those_of_the_contract() -> None:
+def test_the_defaults_are_as_documented() -> None:
     settings = Settings()
     assert msgspec.to_builtins(settings.tasks) == {
         "max_concurrent_tasks": 100,

@@ -1,4 +1,4 @@
-"""Killing: what will not stop is killed, what dies takes nobody along, and nothing is left behind."""
+"""Killing (F7, F8, F10, D18): what will not stop is killed, what dies takes nobody along, nothing is left."""
 
 import asyncio
 import os

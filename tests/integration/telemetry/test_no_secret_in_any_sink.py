@@ -1,4 +1,4 @@
-"""T7: a canary in every place where a task can put a text, and no sink that shows it."""
+"""T7 and D28: a canary in every place where a task can put a text, and no sink that shows it."""
 
 import asyncio
 import io
