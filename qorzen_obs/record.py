@@ -9,11 +9,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from contextvars import Context
+from copy import copy
 from enum import Enum
 from math import inf
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 import msgspec
+from msgspec.structs import astuple, replace
 from opentelemetry.trace import Span, SpanContext, format_span_id, format_trace_id
 
 from qorzen_obs.definition import TaskDefinition
@@ -51,27 +53,19 @@ class Decision(msgspec.Struct, frozen=True):
     error: str | None = None
     error_type: str | None = None
     traceback: str | None = None
-    exception: BaseException | None = None
+    exception: BaseException | None = None  #: what `run` raises again
     cancel_reason: str | None = None
     abandoned: bool = False
 
 
-class TaskState(msgspec.Struct, frozen=True):
-    """Where a task stands; replaced whole by each transition. Fields as in TaskInfo."""
+class TaskState(Decision, frozen=True):
+    """Where a task stands, and how its last attempt ended; replaced whole by each transition. Fields as in TaskInfo."""
 
-    status: TaskStatus
     attempt: int = 0
     started_at: float | None = None
     completed_at: float | None = None
     queue_wait_seconds: float | None = None
     duration_seconds: float | None = None
-    error: str | None = None
-    error_type: str | None = None
-    traceback: str | None = None
-    result: Any = None
-    exception: BaseException | None = None  #: what `run` raises again
-    cancel_reason: str | None = None
-    abandoned: bool = False
     span: SpanContext | None = None  #: of the last attempt
     ledger: Ledger | None = None  #: None where the time ledger is off
 
@@ -82,23 +76,14 @@ class TaskState(msgspec.Struct, frozen=True):
         span: SpanContext | None,
         ledger: Ledger | None,
     ) -> TaskState:
-        """Return the state of a pending task whose next attempt begins."""
+        """Return the state of a pending task whose next attempt begins: of the last one nothing stays."""
         return TaskState(
             RUNNING,
-            self.attempt + 1,
-            started_at,
-            None,
-            queue_wait_seconds,
-            None,
-            None,
-            None,
-            None,
-            None,
-            None,
-            None,
-            False,
-            span,
-            ledger,
+            attempt=self.attempt + 1,
+            started_at=started_at,
+            queue_wait_seconds=queue_wait_seconds,
+            span=span,
+            ledger=ledger,
         )
 
     def decided(
@@ -110,27 +95,26 @@ class TaskState(msgspec.Struct, frozen=True):
         ledger: Ledger | None,
     ) -> TaskState:
         """Return the state of a running task whose attempt ends so."""
-        return TaskState(
-            decision.status,
-            self.attempt,
-            self.started_at,
-            completed_at,
-            self.queue_wait_seconds,
-            duration_seconds,
-            decision.error,
-            decision.error_type,
-            decision.traceback,
-            decision.result,
-            decision.exception,
-            decision.cancel_reason,
-            decision.abandoned,
-            span,
-            ledger,
+        return TaskState(  # type: ignore[misc]  # mypy cannot tell how many fields a Decision has
+            *astuple(decision),
+            attempt=self.attempt,
+            started_at=self.started_at,
+            completed_at=completed_at,
+            queue_wait_seconds=self.queue_wait_seconds,
+            duration_seconds=duration_seconds,
+            span=span,
+            ledger=ledger,
         )
 
     def but(self, **changes: Any) -> TaskState:
         """Return the state with these fields changed."""
-        return msgspec.structs.replace(self, **changes)
+        return replace(self, **changes)
+
+    def outline(self) -> TaskState:
+        """Return the state without what may keep much alive: result, exception and traceback."""
+        if self.result is None and self.exception is None and self.traceback is None:
+            return self
+        return replace(self, result=None, exception=None, traceback=None)
 
 
 class Rerun(NamedTuple):
@@ -186,17 +170,25 @@ class TaskRecord(msgspec.Struct, eq=False):
         return self.definition.new_trace or self.definition.waits
 
     def release(self, *, keep_call: bool = False) -> None:
-        """Let go of what the ended task needed; `keep_call` keeps its callable and arguments, to be run again."""
+        """Drop what the ended task needed; `keep_call` keeps its callable and arguments, to be run again."""
         self.context = self.queue_entry = None
         if not keep_call:
             self.func = None
             self.args, self.kwargs = (), NO_KWARGS
 
+    def outline(self) -> TaskRecord:
+        """Return a copy for `info` of a given state that keeps nothing of the user's alive, and no attempt."""
+        outline = copy(self)
+        outline.release()
+        outline.metadata = outline.attempt = outline.waiters = outline.limit = None
+        outline.state = ACCEPTED
+        return outline
+
     def info(self, state: TaskState | None = None, progress: TaskProgress | None = None) -> TaskInfo:
         """Return a snapshot, of an earlier `state` and `progress` where they are given; from any thread.
 
         Its phases reach up to now; those of an earlier state, and those with a `progress` of their own, which are an
-        event's, up to the transition that led to it.
+        event's, up to the transition that led to it. This is where the value of each field of TaskInfo comes from.
         """
         state = state or self.state
         phases = self._phases_now(state) if progress is None else state.ledger.seconds if state.ledger else {}
@@ -217,7 +209,7 @@ class TaskRecord(msgspec.Struct, eq=False):
             error_type=state.error_type,
             traceback=state.traceback,
             result=state.result,
-            metadata=dict(self.metadata or {}),
+            metadata=msgspec.to_builtins(self.metadata) if self.metadata else {},
             cancellable=self.cancellable,
             attempt=state.attempt,
             engine=self.engine.kind,
@@ -446,6 +438,19 @@ class TaskEvent(msgspec.Struct, frozen=True, gc=False):
     state: TaskState  #: the state that the event led to
     progress: TaskProgress
     previous: TaskStatus | None = None  #: None for submitted
+
+    def outline(self) -> TaskEvent:
+        """Return the event without what may keep much alive: arguments, metadata, result and traceback."""
+        record, state = self.record.outline(), self.state.outline()
+        return TaskEvent(
+            sequence=self.sequence,
+            kind=self.kind,
+            at=self.at,
+            record=record,
+            state=state,
+            progress=self.progress,
+            previous=self.previous,
+        )
 
     @property
     def info(self) -> TaskInfo:

@@ -131,7 +131,10 @@ class TaskProgress:
 
 @dataclass(slots=True, kw_only=True)
 class TaskInfo:
-    """A snapshot of one task. Times are Unix seconds, durations are seconds by the monotonic clock."""
+    """A snapshot of one task. Times are Unix seconds, durations are seconds by the monotonic clock.
+
+    Its containers are its own, except for `result`, which is the object that the task returned.
+    """
 
     task_id: str
     name: str

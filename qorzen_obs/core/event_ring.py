@@ -1,8 +1,8 @@
-"""The last events of a manager, for whoever follows them on another thread.
+"""The last events of a manager, for readers on other threads.
 
-The work loop writes: a tuple an event, and while nobody listens it is no observer, so that no event is made for it. A
-reader takes slot by slot and knows by the number in each whether it came too late. No slot keeps a task's arguments,
-metadata or result alive.
+The work loop writes an outline of each event. While nobody listens the ring is not an observer, so that no event is
+made for it. A reader takes slot by slot and knows by the number in each whether it came too late. No slot keeps a
+task's arguments, metadata or result alive.
 """
 
 from __future__ import annotations
@@ -11,76 +11,13 @@ import secrets
 import time
 from collections.abc import Callable, Hashable
 from concurrent.futures import Future
-from typing import Any, Final, NamedTuple
-
-from opentelemetry.trace import format_span_id, format_trace_id
+from typing import Final
 
 from qorzen_obs.counts import CountsView, TaskCounts
-from qorzen_obs.engines.traits import EngineTraits
-from qorzen_obs.record import TaskEvent, TaskState
-from qorzen_obs.tasks import (
-    EventKind,
-    TaskCategory,
-    TaskInfo,
-    TaskPriority,
-    TaskProgress,
-    TaskStatus,
-)
+from qorzen_obs.record import TaskEvent
 
 CAPACITY: Final = 8_192
 _MOST_READINGS: Final = 1_000
-
-
-class EventOutline(NamedTuple):
-    """What is kept of an event: what TaskEvent says, without the record."""
-
-    sequence: int
-    kind: EventKind
-    at: float
-    previous: TaskStatus | None
-    state: TaskState  #: without result and exception
-    progress: TaskProgress
-    task_id: str
-    name: str
-    category: TaskCategory
-    plugin_id: str | None
-    priority: TaskPriority
-    engine: EngineTraits
-    created_at: float
-    eligible_at: float  #: Unix seconds
-    cancellable: bool
-    timeout: float | None
-
-    def info(self) -> TaskInfo:
-        """Return the task as it was right after, without metadata, result and traceback."""
-        state = self.state
-        return TaskInfo(
-            task_id=self.task_id,
-            name=self.name,
-            category=self.category,
-            plugin_id=self.plugin_id,
-            priority=self.priority,
-            status=state.status,
-            progress=self.progress,
-            created_at=self.created_at,
-            started_at=state.started_at,
-            completed_at=state.completed_at,
-            error=state.error,
-            error_type=state.error_type,
-            cancellable=self.cancellable,
-            attempt=state.attempt,
-            engine=self.engine.kind,
-            cancel_guarantee=self.engine.cancel_guarantee.value,
-            timeout_seconds=self.timeout,
-            eligible_at=self.eligible_at,
-            queue_wait_seconds=state.queue_wait_seconds,
-            duration_seconds=state.duration_seconds,
-            phases=dict(state.ledger.seconds) if state.ledger else {},
-            cancel_reason=state.cancel_reason,
-            abandoned=state.abandoned,
-            trace_id=format_trace_id(state.span.trace_id) if state.span else None,
-            span_id=format_span_id(state.span.span_id) if state.span else None,
-        )
 
 
 class EventRing:
@@ -105,7 +42,7 @@ class EventRing:
         self.evicted = 0  #: streams that were cut off, because their client did not read
         self._counts = counts
         self.capacity = capacity
-        self._slots: list[tuple[Any, ...] | None] = [None] * capacity
+        self._slots: list[TaskEvent | None] = [None] * capacity
         self._newest = (0, counts.version)  # in one object, so that a reader sees both or neither
         self._listeners: set[Hashable] = set()
         self._on_wanted = on_wanted
@@ -165,30 +102,11 @@ class EventRing:
 
     def on_event(self, event: TaskEvent) -> None:
         """Keep one event in the place of the oldest; O(1)."""
-        sequence, record, state = event.sequence, event.record, event.state
-        if state.result is not None or state.exception is not None or state.traceback is not None:
-            state = state.but(result=None, exception=None, traceback=None)
-        self._slots[sequence % self.capacity] = (
-            sequence,
-            event.kind,
-            event.at,
-            event.previous,
-            state,
-            event.progress,
-            record.task_id,
-            record.name,
-            record.category,
-            record.plugin_id,
-            record.priority,
-            record.engine,
-            record.created_at,
-            record.eligible_wall,
-            record.cancellable,
-            record.timeout,
-        )
+        sequence = event.sequence
+        self._slots[sequence % self.capacity] = event.outline()
         self._newest = (sequence, self._counts.version)
 
-    def since(self, sequence: int, limit: int) -> list[EventOutline] | None:
+    def since(self, sequence: int, limit: int) -> list[TaskEvent] | None:
         """Return the events after `sequence`, `limit` at most, oldest first; None when one of them is gone.
 
         From any thread.
@@ -197,9 +115,9 @@ class EventRing:
         found = []
         for number in wanted:
             slot = self._slots[number % self.capacity]
-            if slot is None or slot[0] != number:
+            if slot is None or slot.sequence != number:
                 return None
-            found.append(EventOutline._make(slot))
+            found.append(slot)
         return found
 
     def counted(self) -> tuple[int, CountsView]:

@@ -8,53 +8,59 @@ Only the work loop writes. Reading from another thread copies a dictionary's val
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
-from typing import Final
+from operator import attrgetter
+from typing import Any, Final
 
 import msgspec
 from opentelemetry.trace import format_span_id, format_trace_id
 
 from qorzen_obs.engines.traits import EngineTraits
-from qorzen_obs.record import TaskRecord
-from qorzen_obs.tasks import (
-    FAILED,
-    TaskCategory,
-    TaskInfo,
-    TaskPriority,
-    TaskProgress,
-    TaskStatus,
-)
+from qorzen_obs.history.base import OnEvicted
+from qorzen_obs.record import NO_PROGRESS, TaskRecord
+from qorzen_obs.tasks import FAILED, TaskInfo
 
 MAX_OUTLINES: Final = 100_000
+
+#: What an outline keeps, by the name that TaskInfo gives it, and where a record has it.
+_KEPT: Final = {
+    "task_id": "task_id",
+    "name": "name",
+    "category": "category",
+    "priority": "priority",
+    "plugin_id": "plugin_id",
+    "status": "state.status",
+    "created_at": "created_at",
+    "started_at": "state.started_at",
+    "completed_at": "state.completed_at",
+    "queue_wait_seconds": "state.queue_wait_seconds",
+    "duration_seconds": "state.duration_seconds",
+    "error_type": "state.error_type",
+    "attempt": "state.attempt",
+    "engine": "engine",
+}
+_values_of: Final = attrgetter(*_KEPT.values())
+_IDS: Final = ("trace_id", "span_id")
 _NO_SPAN: Final = (None, None)
 
+#: What is left of a task after retention: status, times, error type, trace, and what it was called. The ids of trace
+#: and span are numbers, which take half the room of their text.
+Outline: Any = msgspec.defstruct("Outline", [*_KEPT, *_IDS], frozen=True, gc=False, module=__name__)
 
-class Outline(msgspec.Struct, frozen=True, gc=False):
-    """What is left of a task after retention: status, times, error type, trace, and what it was called."""
 
-    task_id: str
-    name: str
-    category: TaskCategory
-    priority: TaskPriority
-    plugin_id: str | None
-    status: TaskStatus
-    created_at: float
-    started_at: float | None
-    completed_at: float | None
-    queue_wait_seconds: float | None
-    duration_seconds: float | None
-    error_type: str | None
-    attempt: int
-    engine: EngineTraits
-    trace_id: int | None  # as numbers, which take half the room of their text
-    span_id: int | None
+def outline_of(record: TaskRecord) -> Any:
+    """Return the outline of an ended task."""
+    span = record.state.span
+    return Outline(*_values_of(record), *(_NO_SPAN if span is None else span[:2]))
 
-    def info(self) -> TaskInfo:
-        """Return a snapshot that says it was evicted."""
-        fields = {**msgspec.structs.asdict(self), "engine": self.engine.kind}
-        if self.trace_id is not None and self.span_id is not None:
-            fields.update(trace_id=format_trace_id(self.trace_id), span_id=format_span_id(self.span_id))
-        return TaskInfo(**fields, progress=TaskProgress(), evicted=True)
+
+def info_of(outline: Any) -> TaskInfo:
+    """Return a snapshot that says it was evicted."""
+    fields = msgspec.structs.asdict(outline)
+    engine: EngineTraits = fields["engine"]
+    fields.update(engine=engine.kind, cancel_guarantee=engine.cancel_guarantee.value)
+    if outline.trace_id is not None:
+        fields.update(trace_id=format_trace_id(outline.trace_id), span_id=format_span_id(outline.span_id))
+    return TaskInfo(**fields, progress=NO_PROGRESS, evicted=True)
 
 
 class MemoryHistory:
@@ -63,11 +69,11 @@ class MemoryHistory:
     Of each the oldest goes first.
     """
 
-    def __init__(self, keep: int, on_evicted: Callable[[TaskRecord], None] | None = None) -> None:
+    def __init__(self, keep: int, on_evicted: OnEvicted | None = None) -> None:
         self.keep = keep
         self._on_evicted = on_evicted
         self._records: dict[str, TaskRecord] = {}
-        self._outlines: dict[str, Outline] = {}
+        self._outlines: dict[str, Any] = {}
         # The order stands apart: the first key of a dict costs a walk over all that was deleted before it.
         self._failed_order: deque[str] = deque()
         self._other_order: deque[str] = deque()
@@ -90,7 +96,9 @@ class MemoryHistory:
                 self._evict(self._records[order.popleft()])
 
     def _evict(self, record: TaskRecord) -> None:
-        self._outlines[record.task_id] = _outline(record)  # first, so that a reader always finds one of them
+        self._outlines[record.task_id] = outline_of(
+            record
+        )  # first, so that a reader always finds one of them
         self._outline_order.append(record.task_id)
         del self._records[record.task_id]
         if len(self._outlines) > MAX_OUTLINES:
@@ -108,30 +116,8 @@ class MemoryHistory:
         if record is not None:
             return record.info()
         outline = self._outlines.get(task_id)
-        return None if outline is None else outline.info()
+        return None if outline is None else info_of(outline)
 
     def records(self) -> list[TaskRecord]:
         """Return the kept records, oldest end first; from any thread."""
         return list(self._records.values())
-
-
-def _outline(record: TaskRecord) -> Outline:
-    state = record.state
-    span = state.span
-    return Outline(
-        record.task_id,
-        record.name,
-        record.category,
-        record.priority,
-        record.plugin_id,
-        state.status,
-        record.created_at,
-        state.started_at,
-        state.completed_at,
-        state.queue_wait_seconds,
-        state.duration_seconds,
-        state.error_type,
-        state.attempt,
-        record.engine,
-        *(_NO_SPAN if span is None else span[:2]),
-    )

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import Annotated, Any, Final
+from types import NoneType
+from typing import Annotated, Any, Final, get_args, get_type_hints
 
 import msgspec
 from aiohttp import web
@@ -16,7 +17,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from qorzen_obs.clock import rfc_3339
 from qorzen_obs.engines.traits import ENGINES
-from qorzen_obs.tasks import CancelGuarantee, TaskCategory, TaskInfo, TaskPriority, TaskStatus
+from qorzen_obs.tasks import CancelGuarantee, TaskInfo, TaskPriority
 from qorzen_obs.telemetry.redaction import Redactor
 
 #: A moment by RFC 3339.
@@ -83,96 +84,75 @@ class Progress(Struct, frozen=True, kw_only=True):
     updated_at: Moment | None
 
 
-class Task(Struct, frozen=True, kw_only=True):
-    """One task: everything that is shown of it."""
+#: Fields of TaskInfo that no document has: what a task returned stays in the process.
+_NEVER_SHOWN: Final = frozenset({"result"})
+#: Fields that lists leave out: a task's own document has them.
+_UNLISTED: Final = ("traceback", "metadata")
+#: How fields look whose type in TaskInfo says less.
+_SHOWN_AS: Final[Mapping[str, Any]] = {
+    "priority": PriorityName,
+    "progress": Progress,
+    "engine": EngineName,
+    "cancel_guarantee": CancelGuarantee,
+}
 
-    task_id: str
-    name: str
-    category: TaskCategory
-    plugin_id: str | None
-    priority: PriorityName
-    status: TaskStatus
-    progress: Progress
-    created_at: Moment
-    eligible_at: Moment | None
-    started_at: Moment | None
-    completed_at: Moment | None
-    queue_wait_seconds: float | None
-    duration_seconds: float | None
-    phases: dict[str, float]
-    error: str | None
-    error_type: str | None
-    traceback: str | UnsetType | None = UNSET  #: left out of lists
-    metadata: dict[str, Any] | UnsetType = UNSET  #: redacted, and left out of lists
-    cancellable: bool
-    cancel_guarantee: CancelGuarantee
-    cancel_reason: str | None
-    attempt: int
-    engine: EngineName
-    timeout_seconds: float | None
-    waiting_for: str | None
-    abandoned: bool
-    evicted: bool
-    trace_id: str | None
-    span_id: str | None
-    rerun_of: str | None
+
+def shown_fields(of: type[TaskInfo]) -> list[tuple[str, Any] | tuple[str, Any, Any]]:
+    """Return what a document shows of a snapshot: every field of it, in order, with how it looks in JSON.
+
+    Fields whose names end in `_at` are moments.
+    """
+    fields: list[tuple[str, Any] | tuple[str, Any, Any]] = []
+    for name, kind in get_type_hints(of).items():
+        if name in _NEVER_SHOWN:
+            continue
+        shown = _SHOWN_AS.get(name, kind)
+        if name.endswith("_at"):
+            shown = Moment | None if NoneType in get_args(kind) else Moment
+        fields.append((name, shown | UnsetType, UNSET) if name in _UNLISTED else (name, shown))
+    return fields
+
+
+_Shown: Any = msgspec.defstruct("_Shown", shown_fields(TaskInfo), frozen=True, kw_only=True, module=__name__)
+
+
+_MOMENTS: Final = tuple(name for name in _Shown.__struct_fields__ if name.endswith("_at"))
+
+
+class Task(_Shown):  # type: ignore[misc]  # its fields are TaskInfo's
+    """One task: everything that is shown of it."""
 
 
 def task_document(info: TaskInfo, redactor: Redactor) -> Task:
     """Return everything that is shown of one task."""
-    metadata = redactor.field("metadata", info.metadata)
-    return _task(info, info.progress.message, info.error, info.traceback, metadata)
+    return Task(**_shown(info, metadata=redactor.field("metadata", info.metadata)))
 
 
 def task_line(info: TaskInfo) -> Task:
     """Return what a list shows of one task: no traceback, and long texts cut."""
+    unlisted = dict.fromkeys(_UNLISTED, UNSET)
     error = None if info.error is None else _cut(info.error)
-    return _task(info, _cut(info.progress.message), error, UNSET, UNSET)
-
-
-def _task(
-    info: TaskInfo,
-    message: str,
-    error: str | None,
-    traceback: str | UnsetType | None,
-    metadata: dict[str, Any] | UnsetType,
-) -> Task:
     return Task(
-        task_id=info.task_id,
-        name=info.name,
-        category=info.category,
-        plugin_id=info.plugin_id,
-        priority=info.priority.label,
-        status=info.status,
-        progress=Progress(
-            percent=info.progress.percent,
-            message=message,
-            updated_at=timestamp(info.progress.updated_at),
-        ),
-        created_at=rfc_3339(info.created_at),
-        eligible_at=timestamp(info.eligible_at),
-        started_at=timestamp(info.started_at),
-        completed_at=timestamp(info.completed_at),
-        queue_wait_seconds=info.queue_wait_seconds,
-        duration_seconds=info.duration_seconds,
-        phases=info.phases,
-        error=error,
-        error_type=info.error_type,
-        traceback=traceback,
-        metadata=metadata,
-        cancellable=info.cancellable,
-        cancel_guarantee=_GUARANTEES[info.cancel_guarantee],
-        cancel_reason=info.cancel_reason,
-        attempt=info.attempt,
-        engine=info.engine,
-        timeout_seconds=info.timeout_seconds,
-        waiting_for=info.waiting_for,
-        abandoned=info.abandoned,
-        evicted=info.evicted,
-        trace_id=info.trace_id,
-        span_id=info.span_id,
-        rerun_of=info.rerun_of,
+        **_shown(info, error=error, progress=_progress(info, _cut(info.progress.message)), **unlisted)
     )
+
+
+def _shown(info: TaskInfo, **instead: Any) -> dict[str, Any]:
+    """Return the fields of a document; those in `instead` have another value than the snapshot's."""
+    values = {name: getattr(info, name) for name in Task.__struct_fields__}
+    values.update((name, timestamp(values[name])) for name in _MOMENTS)
+    values.update(
+        priority=info.priority.label,
+        progress=_progress(info, info.progress.message),
+        cancel_guarantee=_GUARANTEES[info.cancel_guarantee],
+    )
+    values.update(instead)
+    return values
+
+
+def _progress(info: TaskInfo, message: str) -> Progress:
+    progress = info.progress
+    return Progress(percent=progress.percent, message=message, updated_at=timestamp(progress.updated_at))
 
 
 def _cut(text: str) -> str:

@@ -25,9 +25,8 @@ from prometheus_client.registry import Collector
 
 from qorzen_obs.arguments import parse_category
 from qorzen_obs.clock import rfc_3339
-from qorzen_obs.core.event_ring import EventOutline
 from qorzen_obs.counts import CountsView
-from qorzen_obs.record import TaskRecord
+from qorzen_obs.record import TaskEvent, TaskRecord
 from qorzen_obs.server.documents import Moment, Task, encode_json, now, task_line
 from qorzen_obs.server.problems import ProblemError, problem
 from qorzen_obs.server.query import BAD_PARAMETER, check_parameters, read_choices, read_names
@@ -105,7 +104,7 @@ class Wanted:
     categories: frozenset[TaskCategory] = frozenset()
     task_ids: frozenset[str] = frozenset()
 
-    def matches(self, task: TaskRecord | EventOutline) -> bool:
+    def matches(self, task: TaskRecord) -> bool:
         """Return whether a task is asked for."""
         return (not self.categories or task.category in self.categories) and (
             not self.task_ids or task.task_id in self.task_ids
@@ -224,18 +223,18 @@ class Streams:
             self._shared.clear()
         self._shared[key] = place
 
-    def _encoded(self, events: list[EventOutline], wanted: Wanted) -> Place:
-        frames = (self._frame_of(event) for event in events if wanted.matches(event))
+    def _encoded(self, events: list[TaskEvent], wanted: Wanted) -> Place:
+        frames = (self._frame_of(event) for event in events if wanted.matches(event.record))
         return events[-1].sequence, b"".join(frames)
 
-    def _frame_of(self, event: EventOutline) -> bytes:
+    def _frame_of(self, event: TaskEvent) -> bytes:
         frame = self._frames.get(event.sequence)
         if frame is None:
             document = Happened(
                 kind=event.kind,
                 at=rfc_3339(event.at),
                 previous=event.previous,
-                task=task_line(event.info()),
+                task=task_line(event.info),
             )
             frame = self.frame(event.kind.value, document, event.sequence)
             if len(self._frames) >= _MOST_SHARED * MAX_BATCH_EVENTS:

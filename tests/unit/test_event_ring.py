@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qorzen_obs.core.event_ring import CAPACITY, EventOutline, EventRing
+from qorzen_obs.core.event_ring import CAPACITY, EventRing
 from qorzen_obs.counts import CELLS, CountsView, TaskCounts
 from qorzen_obs.record import ACCEPTED, NO_PROGRESS, TaskEvent, TaskRecord, TaskState
 from qorzen_obs.tasks import ENDED, LEGAL_TRANSITIONS, EventKind, TaskStatus
@@ -92,7 +92,7 @@ class Folder:
             self.place = event.sequence
             self._fold(event)
 
-    def _fold(self, event: EventOutline) -> None:
+    def _fold(self, event: TaskEvent) -> None:
         if event.kind is not EventKind.PROGRESS:
             if event.previous is not None:
                 self.counts[event.previous.value] -= 1
@@ -256,7 +256,7 @@ def test_the_ring_keeps_no_result_no_exception_and_no_arguments_alive() -> None:
     assert [reference() for reference in of] == [None, None]
     _, event = ring.since(0, 10) or []
     assert (event.state.error, event.state.exception, event.state.traceback) == ("broken", None, None)
-    assert (event.info().error, event.info().metadata) == ("broken", {})
+    assert (event.info.error, event.info.metadata) == ("broken", {})
 
 
 def test_an_observer_that_was_dismissed_keeps_no_reader_waiting() -> None:
