@@ -112,7 +112,8 @@ class SpanInstrument:
             maker, variable = self._maker, self._variable
             if maker is None or sink is None or variable is None:
                 return inside.run(self._begin_by_api, attempt, started_at, sink)
-            span = maker.start(attempt, started_at, sink)
+            span = TaskSpan(maker, attempt, started_at, sink)
+            sink.on_task_start(span)
             attempt.span = span
             around = inside.get(variable)
             inside.run(variable.set, Context({**around, _SPAN_KEY: span} if around else {_SPAN_KEY: span}))
@@ -126,7 +127,8 @@ class SpanInstrument:
     ) -> SpanContext | None:
         span: Span
         if sink is not None and self._maker is not None:
-            span = self._maker.start(attempt, started_at, sink)
+            span = TaskSpan(self._maker, attempt, started_at, sink)
+            sink.on_task_start(span)
         else:
             context = Context() if attempt.record.new_trace else None
             facts = Facts.of(attempt, attempt.record.func, attempt.record.state.span)

@@ -126,17 +126,32 @@ class TaskSpan(Span):
         "task_name",
     )
 
-    # Set by SpanMaker.start, where a call for it would cost more than what it does.
-    _state: _Open | _Ended | _Detached | _Empty
-    _made: Any  #: the SDK's span, once there is one
-    context: SpanContext
-    end_time: int | None  #: Unix nanoseconds
-    keep: bool  #: its trace was asked for before it began
-    maker: SpanMaker
-    parent: SpanContext | None
-    sink: TaskSpanSink
-    start_time: int  #: Unix nanoseconds
-    task_name: str
+    def __init__(self, maker: SpanMaker, attempt: Attempt, start_time: int, sink: TaskSpanSink) -> None:
+        """Make it a child of the span that the task was submitted in. The caller tells the sink."""
+        record = attempt.record
+        parent = record.submitter
+        if parent is not None and record.new_trace:
+            parent = None
+        if parent is not None:
+            flags = _SAMPLED if parent.trace_flags.sampled else _NOT_SAMPLED
+            span_id = maker.ids.generate_span_id()
+            context = SpanContext(parent.trace_id, span_id, False, flags, parent.trace_state)
+        elif maker.ids_are_random:  # what the SDK's own generator and constructor do, without calling them
+            ids = (getrandbits(128) or 1, getrandbits(64) or 1)
+            context = tuple.__new__(SpanContext, (*ids, False, _SAMPLED, _NO_STATE, True))
+        else:
+            trace_id, span_id = maker.ids.generate_trace_id(), maker.ids.generate_span_id()
+            context = SpanContext(trace_id, span_id, False, _SAMPLED, _NO_STATE)
+        self._state: _Open | _Ended | _Detached | _Empty = _Open(attempt, record.func, record.state.span)
+        self._made: Any = None  # the SDK's span, once there is one
+        self.maker = maker
+        self.sink = sink
+        self.context = context
+        self.parent = parent
+        self.start_time = start_time  #: Unix nanoseconds
+        self.end_time: int | None = None  #: Unix nanoseconds
+        self.keep = record.definition.keep_trace  #: its trace was asked for before it began
+        self.task_name = record.name
 
     @property
     def ended_at(self) -> int:
@@ -262,7 +277,7 @@ def readable(span: AnySpan) -> ReadableSpan:
 
 
 class SpanMaker:
-    """Makes the spans of attempts for one provider of the SDK that samples at the tail."""
+    """What the spans of attempts share, for one provider of the SDK that samples at the tail."""
 
     def __init__(
         self,
@@ -274,8 +289,8 @@ class SpanMaker:
         version: str,
         users: UserAttributes,
     ) -> None:
-        self._ids = ids
-        self._random = type(ids) is RandomIdGenerator
+        self.ids = ids
+        self.ids_are_random = type(ids) is RandomIdGenerator
         self._users = users
         self._given = _GivenIds()
         # Without a processor: what is made here is offered as a TaskSpan.
@@ -288,33 +303,9 @@ class SpanMaker:
         )
         self._tracer = provider.get_tracer(scope, version)
 
-    def start(self, attempt: Attempt, start_time: int, sink: TaskSpanSink) -> TaskSpan:
-        """Start the span of an attempt, as a child of the span that the task was submitted in."""
-        record = attempt.record
-        parent = record.submitter
-        if parent is not None and record.new_trace:
-            parent = None
-        if parent is not None:
-            flags = _SAMPLED if parent.trace_flags.sampled else _NOT_SAMPLED
-            span_id = self._ids.generate_span_id()
-            context = SpanContext(parent.trace_id, span_id, False, flags, parent.trace_state)
-        elif self._random:  # what the SDK's own generator and constructor do, without calling them
-            ids = (getrandbits(128) or 1, getrandbits(64) or 1)
-            context = tuple.__new__(SpanContext, (*ids, False, _SAMPLED, _NO_STATE, True))
-        else:
-            trace_id, span_id = self._ids.generate_trace_id(), self._ids.generate_span_id()
-            context = SpanContext(trace_id, span_id, False, _SAMPLED, _NO_STATE)
-        span = TaskSpan()
-        span._state, span._made = _Open(attempt, record.func, record.state.span), None
-        span.maker, span.sink, span.end_time = self, sink, None
-        span.context, span.parent, span.start_time = context, parent, start_time
-        span.keep, span.task_name = record.definition.keep_trace, record.name
-        sink.on_task_start(span)
-        return span
-
     def make(self, span: TaskSpan, facts: Facts | None) -> Span:
         """Start the SDK's span with the identity of ours, and the facts where there are any; from any thread."""
-        self._given.trace_id, self._given.span_id = span.context.trace_id, span.context.span_id
+        self._given.set(span.context.trace_id, span.context.span_id)
         context = Context()
         if span.parent is not None:
             context = trace.set_span_in_context(NonRecordingSpan(span.parent), context)
@@ -326,9 +317,12 @@ class SpanMaker:
 
 
 class _GivenIds(threading.local, IdGenerator):
-    """Gives out what its thread has put here."""
+    """Gives out the ids that its thread has set."""
 
     trace_id = span_id = 0
+
+    def set(self, trace_id: int, span_id: int) -> None:
+        self.trace_id, self.span_id = trace_id, span_id
 
     def generate_trace_id(self) -> int:
         return self.trace_id
