@@ -31,9 +31,13 @@ class CodeCache(Generic[T_co]):
         if type(func) is not FunctionType or (func.__dict__ and not self._with_attributes):
             return self._compute(func)
         code = func.__code__
-        known = self._known.get(id(code))
-        if known is None or known[0] is not code or known[1] != func.__qualname__:
-            if len(self._known) >= MAX_KNOWN:
-                self._known.clear()
-            known = self._known[id(code)] = (code, func.__qualname__, self._compute(func))
+        try:  # a subscript that finds is cheaper than `get`
+            known = self._known[id(code)]
+            if known[0] is code and known[1] == func.__qualname__:
+                return known[2]
+        except KeyError:
+            pass
+        if len(self._known) >= MAX_KNOWN:
+            self._known.clear()
+        known = self._known[id(code)] = (code, func.__qualname__, self._compute(func))
         return known[2]

@@ -372,3 +372,25 @@ def test_no_literal_is_unpacked_to_keep_it_on_a_line() -> None:
 
 def test_an_unpacked_literal_is_caught() -> None:
     assert len(starred_literals("all = [*('a', 'b'), *others, 'c']")) == 1
+
+
+MOST_POSITIONAL: Final = 6
+
+
+def long_calls(source: str) -> list[str]:
+    """The calls with more positional arguments than a reader can tell apart."""
+    return [
+        f"{node.lineno}: {ast.unparse(node.func)}"
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Call)
+        and sum(not isinstance(argument, ast.Starred) for argument in node.args) > MOST_POSITIONAL
+    ]
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_no_call_passes_more_positional_arguments_than_can_be_told_apart(module: str) -> None:
+    assert long_calls(MODULES[module].read_text("utf-8")) == [], "name them"
+
+
+def test_a_call_with_too_many_positional_arguments_is_caught() -> None:
+    assert long_calls("f(1, 2, 3, 4, 5, 6, 7)\nf(1, 2, 3, 4, 5, 6, *rest, g=7)") == ["1: f"]

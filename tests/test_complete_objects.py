@@ -64,7 +64,6 @@ FOREIGN: Final[Mapping[str, str]] = {
 
 #: Not yet complete when their constructor returns.
 KNOWN: Final[Mapping[str, str]] = {
-    "core.collaborators.processes": "ProcessEngine: its far side is known once the manager starts",
     "core.life.limits": "Limits: the slots of the engines are known once the manager starts",
 }
 

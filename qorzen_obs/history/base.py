@@ -20,9 +20,8 @@ class History(Protocol):
     are dropped.
     """
 
-    keep: (
-        int  #: how many failed records, and how many of the others, are kept whole; `shrink` applies a change
-    )
+    #: How many failed records, and how many of the others, are kept whole; `shrink` applies a change.
+    keep: int
 
     def __len__(self) -> int:
         """Return how many records are kept whole."""

@@ -69,7 +69,7 @@ class MemoryHistory:
     Of each the oldest goes first.
     """
 
-    def __init__(self, keep: int, on_evicted: OnEvicted | None = None) -> None:
+    def __init__(self, keep: int, on_evicted: OnEvicted) -> None:
         self.keep = keep
         self._on_evicted = on_evicted
         self._records: dict[str, TaskRecord] = {}
@@ -96,15 +96,13 @@ class MemoryHistory:
                 self._evict(self._records[order.popleft()])
 
     def _evict(self, record: TaskRecord) -> None:
-        self._outlines[record.task_id] = outline_of(
-            record
-        )  # first, so that a reader always finds one of them
+        # First, so that a reader always finds one of them.
+        self._outlines[record.task_id] = outline_of(record)
         self._outline_order.append(record.task_id)
         del self._records[record.task_id]
         if len(self._outlines) > MAX_OUTLINES:
             del self._outlines[self._outline_order.popleft()]
-        if self._on_evicted is not None:
-            self._on_evicted(record)
+        self._on_evicted(record)
 
     def record(self, task_id: str) -> TaskRecord | None:
         """Return the whole record while it is kept; from any thread."""

@@ -308,13 +308,13 @@ class LoopMonitor:
             block.kept = True
             self._ended_blocks.append(
                 EndedBlock(
-                    self._clock.now() - (time.monotonic() - block.since),
-                    block.seconds,
-                    block.cause,
-                    block.culprit.name,
-                    None if attempt is None else attempt.task_id,
-                    block.culprit.category,
-                    block.culprit.frames[-_KEPT_FRAMES:],  # they are there, since the stack was made of them
+                    began=self._clock.now() - (time.monotonic() - block.since),
+                    seconds=block.seconds,
+                    cause=block.cause,
+                    culprit=block.culprit.name,
+                    task_id=None if attempt is None else attempt.task_id,
+                    category=block.culprit.category,
+                    frames=block.culprit.frames[-_KEPT_FRAMES:],  # they are there: the stack was made of them
                 )
             )
 

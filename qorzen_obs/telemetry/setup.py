@@ -338,7 +338,15 @@ class _Provider(TracerProvider):
 
     def span_maker(self, scope: str, version: str, users: UserAttributes) -> SpanMaker:
         """Return what makes such spans."""
-        return SpanMaker(self.sampler, self.resource, self._limits, self.id_generator, scope, version, users)
+        return SpanMaker(
+            self.sampler,
+            self.resource,
+            self._limits,
+            self.id_generator,
+            scope=scope,
+            version=version,
+            users=users,
+        )
 
 
 def _resource() -> Resource:

@@ -102,7 +102,7 @@ def test_an_event_of_the_stream_has_every_field_but_those_that_keep_much_alive()
 
 
 def test_an_outline_of_the_history_has_no_free_texts_and_says_that_it_was_evicted() -> None:
-    history, one = MemoryHistory(keep=0), ended()
+    history, one = MemoryHistory(keep=0, on_evicted=lambda _: None), ended()
     history.add(one)
     history.shrink()
     outline = history.info(one.task_id)

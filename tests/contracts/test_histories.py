@@ -1,4 +1,6 @@
-"""The memory of ended tasks: the last ones whole, more as outlines, oldest out first."""
+"""What every history does (history/base.py): the last ended tasks whole, more as outlines, oldest out first."""
+
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -7,12 +9,23 @@ from opentelemetry.trace import SpanContext
 
 from qorzen_obs.engines.traits import THREAD
 from qorzen_obs.history import memory
+from qorzen_obs.history.base import History, OnEvicted
 from qorzen_obs.history.memory import MemoryHistory
 from qorzen_obs.record import TaskRecord, TaskState
 from qorzen_obs.tasks import TaskCategory, TaskPriority, TaskStatus
 from tests.support import record
 
+Make = Callable[[int, OnEvicted], History]
+
+#: Each history by its name, made from how many to keep and what to call with an evicted record.
+MAKE: dict[str, Make] = {"memory": MemoryHistory}
+each_history = pytest.mark.parametrize("make", MAKE.values(), ids=MAKE)
+
 SPAN = SpanContext(0xA, 0xB, is_remote=False)
+
+
+def ignored(_: TaskRecord) -> None:
+    """Nobody asks what was evicted."""
 
 
 def ended(number: int, status: TaskStatus = TaskStatus.FAILED) -> TaskRecord:
@@ -42,9 +55,10 @@ def ended(number: int, status: TaskStatus = TaskStatus.FAILED) -> TaskRecord:
     return one
 
 
-def test_a_kept_record_is_whole_and_an_evicted_one_is_an_outline() -> None:
+@each_history
+def test_a_kept_record_is_whole_and_an_evicted_one_is_an_outline(make: Make) -> None:
     evicted: list[TaskRecord] = []
-    history = MemoryHistory(1, evicted.append)
+    history = make(1, evicted.append)
     old, new = ended(1), ended(2)
     assert not history.add(old)
     history.shrink()
@@ -70,8 +84,9 @@ def test_a_kept_record_is_whole_and_an_evicted_one_is_an_outline() -> None:
     assert history.info("id 3") is None
 
 
-def test_an_outline_of_a_task_that_never_ran_has_no_trace() -> None:
-    history = MemoryHistory(0)
+@each_history
+def test_an_outline_of_a_task_that_never_ran_has_no_trace(make: Make) -> None:
+    history = make(0, ignored)
     never_ran = ended(1, TaskStatus.CANCELLED)
     never_ran.state = never_ran.state.but(span=None, queue_wait_seconds=None)
     history.add(never_ran)
@@ -86,9 +101,12 @@ def test_an_outline_of_a_task_that_never_ran_has_no_trace() -> None:
     )
 
 
-def test_a_failure_is_still_whole_after_any_number_of_others_and_they_after_any_number_of_failures() -> None:
+@each_history
+def test_a_failure_is_still_whole_after_any_number_of_others_and_they_after_any_number_of_failures(
+    make: Make,
+) -> None:
     evicted: list[TaskRecord] = []
-    history = MemoryHistory(2, evicted.append)
+    history = make(2, evicted.append)
     statuses = [TaskStatus.FAILED, *[TaskStatus.COMPLETED, TaskStatus.CANCELLED] * 10, TaskStatus.FAILED]
     for number, status in enumerate(statuses):
         history.add(ended(number, status))
@@ -106,9 +124,10 @@ def test_a_failure_is_still_whole_after_any_number_of_others_and_they_after_any_
     assert sorted(record.sequence for record in evicted) == sorted(gone)
 
 
+@each_history
 @given(st.lists(st.integers(0, 6), min_size=1, max_size=30), st.integers(0, 6))
-def test_whatever_is_kept_the_last_ones_are_whole_and_the_rest_outlines(keeps: list[int], first: int) -> None:
-    history = MemoryHistory(first)
+def test_the_last_ones_are_whole_and_the_rest_outlines(make: Make, keeps: list[int], first: int) -> None:
+    history = make(first, ignored)
     for number, keep in enumerate(keeps):
         history.add(ended(number))
         history.keep = keep
@@ -123,9 +142,11 @@ def test_whatever_is_kept_the_last_ones_are_whole_and_the_rest_outlines(keeps: l
             assert info.evicted is (earlier <= number - len(history))
 
 
-def test_outlines_are_bounded_too_and_the_oldest_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_outlines_in_memory_are_bounded_too_and_the_oldest_is_dropped(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(memory, "MAX_OUTLINES", 3)
-    history = MemoryHistory(1)
+    history = MemoryHistory(1, ignored)
     for number in range(6):
         history.add(ended(number))
         history.shrink()
