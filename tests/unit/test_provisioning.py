@@ -27,10 +27,10 @@ from qorzen_obs.server.security import read_tokens
 from qorzen_obs.settings import ServerSettings, load_settings
 from qorzen_obs.telemetry import names
 from tests.conftest import require
+from tests.services.backends import PROMETHEUS_HINT
 
 ROOT = Path(__file__).parents[2]
 PROVISIONING = ROOT / "dashboards" / "provisioning"
-PROMETHEUS_HINT = "apt-get install prometheus"
 ALERTMANAGER_HINT = "apt-get install --no-install-recommends prometheus-alertmanager"
 WHEEL_HINT = "make .venv/.dev, on Linux on an x86-64 processor"
 

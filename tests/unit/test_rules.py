@@ -23,16 +23,16 @@ from qorzen_obs.telemetry.metrics import REJECTION_REASONS
 from qorzen_obs.telemetry.names import QUEUE_LIMIT, TASKS
 from tests.conftest import require
 from tests.panels import parse, selectors
+from tests.services.backends import PROMETHEUS_HINT
 
 ROOT = Path(__file__).parents[2]
-PROMTOOL_HINT = "apt-get install prometheus"
 ALERTS = tuple(rules.alerts(Site()))
 NAMES = sorted({alert.name for alert in ALERTS})
 RUNBOOKS = (ROOT / "docs" / "runbooks.md").read_text("utf-8")
 
 
 def promtool(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [require("promtool", PROMTOOL_HINT), *map(str, arguments)]
+    command = [require("promtool", PROMETHEUS_HINT), *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 

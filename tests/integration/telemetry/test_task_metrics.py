@@ -28,6 +28,7 @@ from qorzen_obs.telemetry.names import MetricName
 from qorzen_obs.testing import CapturedEvents, CapturedLogs, VirtualTimeLoop, open_test_manager
 from tests.conftest import require
 from tests.integration.telemetry.ends import every_kind_of_end, fail
+from tests.services.backends import PROMETHEUS_HINT
 from tests.services.whole_service import url_of, whole_service
 from tests.support import Gate, Spans, ThreadGate, metric, settings, until, virtual_time
 
@@ -141,7 +142,7 @@ async def test_every_task_makes_only_legal_transitions_and_ends_once() -> None:
 
 
 async def test_promtool_has_nothing_to_say_about_the_metrics_of_a_busy_manager() -> None:
-    promtool = require("promtool", "apt-get install prometheus")
+    promtool = require("promtool", PROMETHEUS_HINT)
     gate = Gate()
     async with open_test_manager(settings(max_concurrent_tasks=5, max_pending=200)) as tasks:
         await every_kind_of_end(tasks)
