@@ -96,7 +96,7 @@ class MemoryHistory:
                 self._evict(self._records[order.popleft()])
 
     def _evict(self, record: TaskRecord) -> None:
-        # First, so that a reader always finds one of them.
+        # The outline first, so that a reader always finds one of the two.
         self._outlines[record.task_id] = outline_of(record)
         self._outline_order.append(record.task_id)
         del self._records[record.task_id]
