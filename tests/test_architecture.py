@@ -5,7 +5,8 @@ It reads source text and imports nothing, so an import under TYPE_CHECKING or in
 
 import ast
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from graphlib import CycleError, TopologicalSorter
 from io import StringIO
 from itertools import pairwise
 from pathlib import Path
@@ -59,6 +60,8 @@ MAY_USE_THE_SDK = {
     f"{PACKAGE}.telemetry.task_span",  # makes them of attempts, where somebody wants to see one
     f"{PACKAGE}.telemetry.remote_spans",  # makes them of what worker processes send, and records there
 }
+
+MAX_CORE_LINES: Final = 450
 
 MODULES = {
     ".".join((PACKAGE, *path.relative_to(ROOT).with_suffix("").parts)): path
@@ -394,3 +397,51 @@ def test_no_call_passes_more_positional_arguments_than_can_be_told_apart(module:
 
 def test_a_call_with_too_many_positional_arguments_is_caught() -> None:
     assert long_calls("f(1, 2, 3, 4, 5, 6, 7)\nf(1, 2, 3, 4, 5, 6, *rest, g=7)") == ["1: f"]
+
+
+def circle(sources: Mapping[str, str]) -> list[str]:
+    """Modules that lead back to the first of them by imports of any kind, those for types and in functions too."""
+    modules = {module.removesuffix(".__init__"): module for module in sources}
+    leads_to: dict[str, set[str]] = {module: set() for module in sources}
+    for module, source in sources.items():
+        for name in imports(module, source):
+            # `from a import b` gives `a.b`: the module of that name, or something in the module `a`.
+            found = modules.get(name) or modules.get(name.rpartition(".")[0])
+            if found not in (None, module):
+                leads_to[module].add(found)
+    try:
+        TopologicalSorter(leads_to).prepare()
+    except CycleError as error:
+        return list(error.args[1])
+    return []
+
+
+def test_no_modules_import_each_other() -> None:
+    assert circle({module: path.read_text("utf-8") for module, path in MODULES.items()}) == []
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("from p.b import B", "from p.a import A"),
+        ("from p import b", "if TYPE_CHECKING:\n    from p.a import A"),
+        ("import p.b", "def late():\n    from .a import A"),
+        ("from p.c import C", "from p.a import A"),
+    ],
+)
+def test_a_circle_is_caught(one: str, other: str) -> None:
+    found = circle({"p.__init__": "", "p.a": one, "p.b": other, "p.c": "from p import b"})
+    assert {"p.a", "p.b"} <= set(found)
+
+
+def test_imports_in_one_direction_are_no_circle() -> None:
+    assert circle({"p.__init__": "from p.a import A", "p.a": "from p.b import B", "p.b": "import os"}) == []
+
+
+def test_no_module_of_the_core_is_too_long() -> None:
+    lengths = {
+        module: len(path.read_text("utf-8").splitlines())
+        for module, path in MODULES.items()
+        if module.startswith(f"{PACKAGE}.core.")
+    }
+    assert {module: length for module, length in lengths.items() if length > MAX_CORE_LINES} == {}

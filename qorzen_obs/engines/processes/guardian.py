@@ -24,8 +24,9 @@ REPORT: Final = struct.Struct("<ii")
 TERMINATE: Final = b"T"  #: on the lifeline: send SIGTERM to the worker. The lifeline's end means: kill.
 TELL: Final = b"S"  #: on the lifeline: have the worker write where it is, as soon as it runs Python
 TELL_AT_ONCE: Final = b"N"  #: the same, whatever it does
+#: The worker writes its stack on these signals, as soon as it runs Python and at once. Real-time signals collide with
+#: none that programs use.
 STACK_SIGNAL: Final = signal.SIGRTMIN + 5 if hasattr(signal, "SIGRTMIN") else signal.SIGUSR1
-#: The worker writes its stack on this signal. A real-time signal collides with none that programs use.
 STACK_SIGNAL_AT_ONCE: Final = signal.SIGRTMIN + 6 if hasattr(signal, "SIGRTMIN") else signal.SIGUSR2
 
 _PR_SET_PDEATHSIG: Final = 1
@@ -154,7 +155,7 @@ def become_worker(channel: int, stacks: int) -> None:
     sys.path.insert(0, _ROOT)
     from qorzen_obs.engines.processes.worker import serve  # noqa: PLC0415  # not in the guardian
 
-    serve(channel, stacks)
+    serve(channel, stacks, STACK_SIGNAL, STACK_SIGNAL_AT_ONCE)
 
 
 def _leave_stdio() -> None:

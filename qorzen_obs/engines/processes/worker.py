@@ -26,7 +26,6 @@ from qorzen_obs.engines.processes.channel import Frame, FrameReader, frame_parts
 from qorzen_obs.engines.processes.codec import decode, encode
 from qorzen_obs.engines.processes.failure import failure_of, untransferable
 from qorzen_obs.engines.processes.far_task import FarTask
-from qorzen_obs.engines.processes.guardian import STACK_SIGNAL, STACK_SIGNAL_AT_ONCE
 from qorzen_obs.engines.processes.reports import Reports
 
 _MAX_FRAMES: Final = 100  # as faulthandler's own
@@ -166,8 +165,11 @@ class Worker:
         self._sock.close()
 
 
-def serve(descriptor: int, stacks: int) -> None:
-    """Be a worker over this inherited socket, and write to the descriptor `stacks` where it is, when asked."""
+def serve(descriptor: int, stacks: int, stack_signal: int, stack_signal_at_once: int) -> None:
+    """Be a worker over this inherited socket, and write its stack to the descriptor `stacks` on either signal.
+
+    It answers `stack_signal` as soon as it runs Python, `stack_signal_at_once` whatever it does.
+    """
     # A handler that does nothing, where SIG_IGN would be inherited by what user code executes.
     signal.signal(signal.SIGTERM, lambda *_: None)
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -177,10 +179,17 @@ def serve(descriptor: int, stacks: int) -> None:
     os.set_inheritable(descriptor, False)
     os.set_inheritable(stacks, False)
     # The one in C answers while C code holds the interpreter; see teller.py for why it is not asked first.
-    signal.signal(STACK_SIGNAL, lambda _, frame: _write_stack(stacks, frame))
-    signal.siginterrupt(STACK_SIGNAL, False)
-    faulthandler.register(STACK_SIGNAL_AT_ONCE, file=stacks, all_threads=False)
-    os.register_at_fork(after_in_child=lambda: _leave_stacks(stacks))
+    signal.signal(stack_signal, lambda _, frame: _write_stack(stacks, frame))
+    signal.siginterrupt(stack_signal, False)
+    faulthandler.register(stack_signal_at_once, file=stacks, all_threads=False)
+
+    def leave_stacks() -> None:
+        """In a child that user code has forked: nobody asks it where it is."""
+        signal.signal(stack_signal, lambda *_: None)
+        faulthandler.unregister(stack_signal_at_once)
+        os.close(stacks)
+
+    os.register_at_fork(after_in_child=leave_stacks)
     Worker(socket.socket(fileno=descriptor)).serve()
 
 
@@ -194,13 +203,6 @@ def _write_stack(descriptor: int, frame: FrameType | None) -> None:
         lines.append("  ...")
     with suppress(OSError):  # nobody listens any more
         os.write(descriptor, "".join(f"{line}\n" for line in lines).encode(errors="replace"))
-
-
-def _leave_stacks(descriptor: int) -> None:
-    """In a child that user code has forked: it is nobody's to answer for."""
-    signal.signal(STACK_SIGNAL, lambda *_: None)
-    faulthandler.unregister(STACK_SIGNAL_AT_ONCE)
-    os.close(descriptor)
 
 
 def _flush_output() -> None:
