@@ -50,7 +50,7 @@ class Announcer:
         self.ends = Ends(self._dismiss, runtime)
         self.ring = EventRing(counts, on_wanted=self._ring_wanted)
         self.feed = EventFeed(
-            collaborators.publish, self._logger, metrics.dropped, before_publishing=self.ends.tell
+            collaborators.publish, self._logger, metrics.dropped, before_publishing=self.ends.notify
         )
 
     def start(self) -> None:

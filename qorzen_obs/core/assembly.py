@@ -83,7 +83,7 @@ def assemble(
         clock,
         metrics.loop_lag.observe,
         log=partial(announcer.say, collaborators.logger.warning),
-        on_blocked=announcer.ends.tell,
+        on_blocked=announcer.ends.notify,
         on_error=partial(announcer.failed, "loop_monitor"),
         redact=redactor.text,
         gil_watch=telemetry.gil_watch,

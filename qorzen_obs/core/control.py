@@ -63,7 +63,7 @@ class Control:
         if record is not None:
             await self._lifecycle.waiting.for_end(record, timeout)
             return record.info()
-        self._announcer.ends.tell()  # it may have ended in this turn of the loop
+        self._announcer.ends.notify()  # it may have ended in this turn of the loop
         info = self._table.history.info(task_id)
         if info is None:
             raise TaskNotFoundError(task_id)

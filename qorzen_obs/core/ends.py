@@ -1,10 +1,11 @@
-"""What is told of attempts that have ended: to their spans, the metrics and the log, a turn of the loop at a time.
+"""Notifies the spans, the metrics and the log of attempts that have ended, a turn of the loop at a time.
 
-A busy loop ends some twenty attempts in a turn. Told of each on its own, all that the observers need goes through the
-processor's caches once for each attempt; told of all, one observer after the other, once for all of them. That makes
-full observation a fifth cheaper (docs/performance.md). Whoever waits for a task's end wakes after it was told.
+A busy loop ends some twenty attempts in a turn. If the observers were notified of each on its own, all that they need
+would go through the processor's caches once for each attempt. Notified of all, one observer after the other, it goes
+through once. That makes full observation a fifth cheaper (docs/performance.md). A caller that waits for a task's end
+wakes after the observers were notified of it.
 
-A loop that is blocked tells nothing, so the watchdog does: `tell` is for any thread.
+A blocked loop notifies nobody, so the watchdog does it: `notify` is for any thread.
 """
 
 from __future__ import annotations
@@ -19,13 +20,13 @@ from qorzen_obs.record import End
 
 OnEnds = Callable[[Sequence[End]], None]
 
-#: Maximum number of ends kept for the end of the turn; above it they are announced at once. A shutdown may end a
-#: million pending tasks in one turn.
-MAX_UNTOLD: Final = 10_000
+#: Maximum number of ends kept until the loop's next turn; above it the observers are notified at once. A shutdown may
+#: end a million pending tasks in one turn.
+MAX_QUEUED: Final = 10_000
 
 
 class Ends:
-    """The ends of which nobody was told yet, of one manager.
+    """The ends of one manager of which the observers were not notified yet.
 
     Args:
         dismiss: called with the name of an observer that has raised, which is not called again, and its error.
@@ -36,8 +37,8 @@ class Ends:
         self._dismiss = dismiss
         self._runtime = runtime
         self._observers: tuple[tuple[str, OnEnds], ...] = ()
-        self._untold: deque[End] = deque()
-        # Held by whoever tells. Re-entrant: an observer may be what ends another task.
+        self._queue: deque[End] = deque()
+        # Held while they are notified. Re-entrant: an observer may be what ends another task.
         self._lock = threading.RLock()
 
     def observe(self, name: str, on_ends: OnEnds) -> None:
@@ -49,28 +50,28 @@ class Ends:
         self._observers = tuple(one for one in self._observers if one[1] != on_ends)
 
     def add(self, end: End) -> None:
-        """Have the observers told of it in the loop's next turn; on the loop.
+        """Have the observers notified of it in the loop's next turn; on the loop.
 
-        Beyond MAX_UNTOLD they are told now, after waiting for another thread that is at it.
+        Beyond MAX_QUEUED they are notified now, after waiting for another thread that notifies them.
         """
-        if not self._untold:
-            self._runtime.work_loop.call_soon(self.tell)
-        self._untold.append(end)
-        if len(self._untold) > MAX_UNTOLD:
+        if not self._queue:
+            self._runtime.work_loop.call_soon(self.notify)
+        self._queue.append(end)
+        if len(self._queue) > MAX_QUEUED:
             with self._lock:
-                if self._untold:  # the other thread may have told of these too
-                    self._tell()
+                if self._queue:  # the other thread may have notified of these too
+                    self._notify()
 
-    def tell(self) -> None:
-        """Tell the observers of what has ended until now, unless another thread is at it: that one looks again."""
-        while self._untold and self._lock.acquire(blocking=False):
+    def notify(self) -> None:
+        """Notify the observers of what has ended until now; if another thread is doing so, it does this too."""
+        while self._queue and self._lock.acquire(blocking=False):
             try:
-                self._tell()
+                self._notify()
             finally:
                 self._lock.release()
 
-    def _tell(self) -> None:
-        ends = [self._untold.popleft() for _ in range(len(self._untold))]
+    def _notify(self) -> None:
+        ends = [self._queue.popleft() for _ in range(len(self._queue))]
         for name, on_ends in self._observers:
             try:
                 on_ends(ends)

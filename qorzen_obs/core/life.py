@@ -144,7 +144,7 @@ class Life:
         self._cancel_all()
         # Bounded: what ignores its cancellation is abandoned after the grace.
         await self._table.nothing_lives.wait()
-        self._announcer.ends.tell()
+        self._announcer.ends.notify()
         self._loop_monitor.stop()
         self._lifecycle.close()
         await self._announcer.feed.stop(_FEED_SECONDS)

@@ -359,7 +359,7 @@ class Lifecycle:
         self._scheduler.push(record, now)
         attempt, record.attempt = record.attempt, None
         self._change(record, state, EventKind.RETRYING, wall, attempt)
-        self._ends.tell()  # the next attempt may begin in this turn of the loop, and comes after it in the log
+        self._ends.notify()  # the next attempt may begin in this turn of the loop, and comes after it in the log
         self.dispatch()
 
     # ------------------------------------------------------------------ end
@@ -423,7 +423,7 @@ class Lifecycle:
             self._ends.add(End(kind, wall, record, state, ended, record.context))
         if self._observers[kind]:
             if self._announcer.look_at_once:
-                self._ends.tell()
+                self._ends.notify()
             self._announcer.announce(kind, record, before, wall)
 
     def close(self) -> None:

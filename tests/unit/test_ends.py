@@ -89,19 +89,19 @@ async def test_what_ends_while_another_thread_tells_is_told_by_that_one() -> Non
 
     told.ends.observe("slow", slow)
     told.ends.add(end("a"))
-    teller = threading.Thread(target=told.ends.tell)
-    teller.start()
+    notifier = threading.Thread(target=told.ends.notify)
+    notifier.start()
     assert inside.wait(10)
     told.ends.add(end("b"))
-    told.ends.tell()  # does not wait for the other one
+    told.ends.notify()  # does not wait for the other one
     assert told.turns == [["a"]]
     go_on.set()
-    await asyncio.to_thread(teller.join)
+    await asyncio.to_thread(notifier.join)
     assert told.turns == [["a"], ["b"]]
 
 
-async def test_of_many_that_end_in_one_turn_few_are_untold(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ends_module, "MAX_UNTOLD", 2)
+async def test_of_many_that_end_in_one_turn_few_are_queued(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ends_module, "MAX_QUEUED", 2)
     told = Told()
     told.ends.observe("told", told.on_ends)
     for name in "abcde":
@@ -111,10 +111,10 @@ async def test_of_many_that_end_in_one_turn_few_are_untold(monkeypatch: pytest.M
     assert told.turns == [["a", "b", "c"], ["d", "e"]]
 
 
-async def test_the_loop_waits_for_a_thread_that_tells_rather_than_let_many_be_untold(
+async def test_the_loop_waits_for_a_thread_that_tells_rather_than_queue_many(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(ends_module, "MAX_UNTOLD", 2)
+    monkeypatch.setattr(ends_module, "MAX_QUEUED", 2)
     told = Told()
     inside, go_on = threading.Event(), threading.Event()
 
@@ -125,12 +125,12 @@ async def test_the_loop_waits_for_a_thread_that_tells_rather_than_let_many_be_un
 
     told.ends.observe("slow", slow)
     told.ends.add(end("a"))
-    teller = threading.Thread(target=told.ends.tell)
-    teller.start()
+    notifier = threading.Thread(target=told.ends.notify)
+    notifier.start()
     assert inside.wait(10)
     threading.Timer(0.1, go_on.set).start()
     for name in "bcd":
         told.ends.add(end(name))  # the last of them waits
     assert [name for turn in told.turns for name in turn] == ["a", "b", "c", "d"]
-    await asyncio.to_thread(teller.join)
+    await asyncio.to_thread(notifier.join)
     assert len(told.turns) == 2
