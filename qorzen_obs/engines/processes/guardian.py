@@ -22,8 +22,8 @@ from typing import Final
 #: What the guardian reports: the worker's wait status, and how often its memory cgroup has killed meanwhile.
 REPORT: Final = struct.Struct("<ii")
 TERMINATE: Final = b"T"  #: on the lifeline: send SIGTERM to the worker. The lifeline's end means: kill.
-TELL: Final = b"S"  #: on the lifeline: have the worker write where it is, as soon as it runs Python
-TELL_AT_ONCE: Final = b"N"  #: the same, whatever it does
+WRITE_STACK: Final = b"S"  #: on the lifeline: have the worker write where it is, as soon as it runs Python
+WRITE_STACK_AT_ONCE: Final = b"N"  #: the same, whatever it does
 #: The worker writes its stack on these signals, as soon as it runs Python and at once. Real-time signals collide with
 #: none that programs use.
 STACK_SIGNAL: Final = signal.SIGRTMIN + 5 if hasattr(signal, "SIGRTMIN") else signal.SIGUSR1
@@ -82,8 +82,8 @@ def main(arguments: list[str]) -> None:
 
 _SIGNALS: Final = {
     TERMINATE: signal.SIGTERM,
-    TELL: STACK_SIGNAL,
-    TELL_AT_ONCE: STACK_SIGNAL_AT_ONCE,
+    WRITE_STACK: STACK_SIGNAL,
+    WRITE_STACK_AT_ONCE: STACK_SIGNAL_AT_ONCE,
 }
 
 

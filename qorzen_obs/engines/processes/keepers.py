@@ -20,9 +20,9 @@ from qorzen_obs.engines.processes.guardian import (
     REPORT,
     STACK_SIGNAL,
     STACK_SIGNAL_AT_ONCE,
-    TELL,
-    TELL_AT_ONCE,
     TERMINATE,
+    WRITE_STACK,
+    WRITE_STACK_AT_ONCE,
 )
 
 _SCRIPT: Final = str(Path(__file__).with_name("guardian.py"))
@@ -46,8 +46,8 @@ class Keeper(Protocol):
         """Send SIGTERM to the worker."""
         ...
 
-    def tell(self, *, at_once: bool) -> None:
-        """Have the worker write where it is, once it is ready; see teller.Teller. From any thread."""
+    def write_stack(self, *, at_once: bool) -> None:
+        """Have the worker write where it is, once it is ready; see StackReader. From any thread."""
         ...
 
     def kill(self) -> None:
@@ -92,9 +92,9 @@ class GuardedKeeper:
         with suppress(OSError):  # it is dead or dying
             self._lifeline.send(TERMINATE)
 
-    def tell(self, *, at_once: bool) -> None:
+    def write_stack(self, *, at_once: bool) -> None:
         with suppress(OSError):  # as above
-            self._lifeline.send(TELL_AT_ONCE if at_once else TELL)
+            self._lifeline.send(WRITE_STACK_AT_ONCE if at_once else WRITE_STACK)
 
     def kill(self) -> None:
         if self._fallback is None:
@@ -162,7 +162,7 @@ class PlainKeeper:
     def terminate(self) -> None:
         self.process.send_signal(signal.SIGTERM)  # looks whether it has ended first
 
-    def tell(self, *, at_once: bool) -> None:
+    def write_stack(self, *, at_once: bool) -> None:
         self.process.send_signal(STACK_SIGNAL_AT_ONCE if at_once else STACK_SIGNAL)
 
     def kill(self) -> None:

@@ -16,7 +16,7 @@ from qorzen_obs.engines.processes.codec import LARGE_BYTES, Encoded, decode, enc
 from qorzen_obs.engines.processes.failure import error_of, untransferable
 from qorzen_obs.engines.processes.keepers import Death, GuardedKeeper, PlainKeeper
 from qorzen_obs.engines.processes.output import OutputReader
-from qorzen_obs.engines.processes.teller import Teller
+from qorzen_obs.engines.processes.stack_reader import StackReader
 from qorzen_obs.engines.processes.worker import EXIT_NO_MEMORY
 from qorzen_obs.stacks import Frames
 
@@ -56,14 +56,14 @@ class WorkerProcess:
         self._outbox: list[memoryview] = []
         self._receiver: threading.Thread | None = None
         self._channel, theirs = socket.socketpair()
-        self._teller = Teller()
+        self._stacks = StackReader()
         try:
             keeper = GuardedKeeper if guarded else PlainKeeper
-            self._keeper = keeper(loop, theirs, self._teller.far_end, self._on_death)
+            self._keeper = keeper(loop, theirs, self._stacks.far_end, self._on_death)
         except BaseException:
             self._channel.close()
             theirs.close()
-            self._teller.close()
+            self._stacks.close()
             raise
         self._channel.setblocking(False)
         self._reader = FrameReader(self._channel, large_bytes=LARGE_BYTES)
@@ -100,7 +100,7 @@ class WorkerProcess:
 
     def stack(self) -> Frames | None:
         """Return where its main thread is; None when it does not answer. Blocks, a second at most: for a thread."""
-        return self._teller.ask(self._keeper.tell)
+        return self._stacks.read(self._keeper.write_stack)
 
     def kill(self) -> None:
         """Kill it with all that it has started; `on_dead` follows. Idempotent."""
@@ -236,7 +236,7 @@ class WorkerProcess:
 
     def _close(self) -> None:
         self._channel.close()
-        self._teller.close()
+        self._stacks.close()
         for pipe in (self._keeper.process.stdout, self._keeper.process.stderr):
             assert pipe is not None, "both were asked for"
             pipe.close()

@@ -178,7 +178,7 @@ def serve(descriptor: int, stacks: int, stack_signal: int, stack_signal_at_once:
         stream.reconfigure(line_buffering=True, errors="backslashreplace")  # type: ignore[union-attr]  # text files here
     os.set_inheritable(descriptor, False)
     os.set_inheritable(stacks, False)
-    # The one in C answers while C code holds the interpreter; see teller.py for why it is not asked first.
+    # The one in C answers while C code holds the interpreter; see stack_reader.py for why it is not asked first.
     signal.signal(stack_signal, lambda _, frame: _write_stack(stacks, frame))
     signal.siginterrupt(stack_signal, False)
     faulthandler.register(stack_signal_at_once, file=stacks, all_threads=False)

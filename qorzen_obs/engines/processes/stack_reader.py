@@ -1,9 +1,9 @@
-"""How the service asks a worker process where it is, and reads the answer; from any thread.
+"""Has a worker process write its stack, and reads it; from any thread.
 
-The worker writes its main thread's stack to a socket of its own. It is asked to do so by a handler in Python, which
-runs between two bytecodes. One that does not answer is in C code that lets no Python run, and is asked again by
-faulthandler's handler in C. That one alone would not do: when it meets a frame that is just being made, it brings the
-process down (measured on 3.11 to 3.13: once in some thousand signals to code that calls functions all the time).
+The worker writes its main thread's stack to a socket of its own. A handler in Python does so first; it runs between
+two bytecodes. A worker that does not answer is in C code that lets no Python run, and faulthandler's handler in C does
+so then. The handler in C cannot do it always: when it meets a frame that is just being made, it brings the process
+down (measured on 3.11 to 3.13: once in some thousand signals to code that calls functions all the time).
 """
 
 from __future__ import annotations
@@ -22,31 +22,31 @@ _OUTERMOST: Final = b"in <module>\n"  # of the guardian's script, which every wo
 _CUT: Final = b"  ...\n"  # faulthandler's own limit of 100 frames
 
 
-class Tell(Protocol):
+class WriteStack(Protocol):
     """Has the worker write, by its handler in Python or by the one in C."""
 
     def __call__(self, *, at_once: bool) -> None: ...
 
 
-class Teller:
-    """The service's end of one worker's socket for stacks; one question at a time."""
+class StackReader:
+    """The service's end of one worker's socket for stacks; one stack at a time."""
 
     def __init__(self) -> None:
         self._ours, self.far_end = socket.socketpair()
         self._ours.setblocking(False)
         self._lock = threading.Lock()
 
-    def ask(self, tell: Tell) -> Frames | None:
-        """Call `tell`, which makes the worker write, and return the stack; None when it does not within a second."""
+    def read(self, write_stack: WriteStack) -> Frames | None:
+        """Return the stack that `write_stack` has the worker write; None when none comes within a second."""
         deadline = time.monotonic() + DEADLINE_SECONDS
         if not self._lock.acquire(timeout=DEADLINE_SECONDS):
             return None
         try:
             self._drain()
-            tell(at_once=False)
+            write_stack(at_once=False)
             if frames := self._receive(time.monotonic() + _PYTHON_SECONDS):
                 return frames
-            tell(at_once=True)
+            write_stack(at_once=True)
             return self._receive(deadline)
         except (OSError, ValueError):  # it is gone, and the socket closed
             return None
@@ -54,7 +54,7 @@ class Teller:
             self._lock.release()
 
     def _drain(self) -> None:
-        """Take what came too late for an earlier question."""
+        """Drop what came too late for an earlier call."""
         try:
             while self._ours.recv(65_536):
                 pass
