@@ -19,7 +19,7 @@ from qorzen_obs.cli.options import (
     give_json,
     json_option,
     make_client,
-    refusals_told,
+    refusals_shown,
 )
 from qorzen_obs.cli.output import print_lines
 from qorzen_obs.cli.texts import printable
@@ -65,9 +65,9 @@ def submit_command(
             raise WrongUse(f"--timeout {timeout:g}: give a positive number of seconds, or inf")
         document["timeout"] = timeout if math.isfinite(timeout) else "inf"
     client = make_client(url, token_file)
-    with refusals_told():
+    with refusals_shown():
         task_id = _submit(client, document)
-        _tell_new_task(client, task_id, wait=wait, as_json=as_json)
+        _show_new_task(client, task_id, wait=wait, as_json=as_json)
 
 
 def _submit(client: Client, document: dict[str, Any]) -> str:
@@ -122,12 +122,12 @@ def rerun_command(task_id: str, url: str, token_file: Path | None, wait: bool, a
     Exit status 1 says that it has not failed, or that its arguments are not kept.
     """
     client = make_client(url, token_file)
-    with refusals_told():
+    with refusals_shown():
         new_id = client.rerun(task_id)
-        _tell_new_task(client, new_id, wait=wait, as_json=as_json)
+        _show_new_task(client, new_id, wait=wait, as_json=as_json)
 
 
-def _tell_new_task(client: Client, task_id: str, *, wait: bool, as_json: bool) -> None:
+def _show_new_task(client: Client, task_id: str, *, wait: bool, as_json: bool) -> None:
     if not wait:
         return give_json({"task_id": task_id}) if as_json else click.echo(printable(task_id))
     if not as_json:
@@ -163,7 +163,7 @@ def cancel_command(task_id: str, url: str, token_file: Path | None, as_json: boo
     Exit status 1 says that it had ended, may not be cancelled, or is unknown to the service.
     """
     client = make_client(url, token_file)
-    with refusals_told():
+    with refusals_shown():
         task = client.cancel(task_id)
     if as_json:
         return give_json({"task_id": task.task_id, "status": task.status})
@@ -180,7 +180,7 @@ _category = click.argument("category", type=click.Choice([category.value for cat
 def pause_command(category: str, url: str, token_file: Path | None) -> None:
     """Have the pending tasks of a category wait; running ones go on."""
     client = make_client(url, token_file)
-    with refusals_told():
+    with refusals_shown():
         client.pause(category)
     click.echo(f"{category} is paused: its pending tasks wait, running ones go on")
 
@@ -191,6 +191,6 @@ def pause_command(category: str, url: str, token_file: Path | None) -> None:
 def resume_command(category: str, url: str, token_file: Path | None) -> None:
     """Let the pending tasks of a paused category start again."""
     client = make_client(url, token_file)
-    with refusals_told():
+    with refusals_shown():
         client.resume(category)
     click.echo(f"{category} goes on")

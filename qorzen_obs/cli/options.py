@@ -64,7 +64,7 @@ def make_client(url: str, token_file: Path | None, **options: Any) -> Client:
 
 
 @contextmanager
-def refusals_told() -> Iterator[None]:
+def refusals_shown() -> Iterator[None]:
     """Turn what the client raises into a message and exit status 1."""
     try:
         yield

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from qorzen_obs.cli.options import client_options, give_json, json_option, make_client, refusals_told
+from qorzen_obs.cli.options import client_options, give_json, json_option, make_client, refusals_shown
 from qorzen_obs.cli.texts import number, printable, seconds
 from qorzen_obs.client import Health, Status
 
@@ -20,7 +20,7 @@ from qorzen_obs.client import Health, Status
 def status_command(url: str, token_file: Path | None, as_json: bool) -> None:
     """Say what a running service does: state, counts, queue, slots, engines, settings."""
     client = make_client(url, token_file)
-    with refusals_told():
+    with refusals_shown():
         if as_json:
             return give_json(client.document("/status"))
         status = client.status()
@@ -82,7 +82,7 @@ def health_command(url: str, token_file: Path | None, as_json: bool) -> None:
     answer.
     """
     client = make_client(url, token_file)
-    with refusals_told():
+    with refusals_shown():
         document = client.document("/health", also=(HTTPStatus.SERVICE_UNAVAILABLE,))
         health = client.read(document, Health)
     if as_json:

@@ -13,7 +13,7 @@ import click
 from rich.text import Text
 
 from qorzen_obs.cli.account import log_lines, stack_lines, task_lines, why_lines
-from qorzen_obs.cli.options import client_options, give_json, json_option, make_client, refusals_told
+from qorzen_obs.cli.options import client_options, give_json, json_option, make_client, refusals_shown
 from qorzen_obs.cli.output import STYLES, print_lines, print_table
 from qorzen_obs.cli.texts import moment, number, printable, seconds, share
 from qorzen_obs.client import Client, ClientError, LogLines, Stack, Task, TaskPage, Why, task_path
@@ -69,7 +69,7 @@ def tasks_command(
     With --json what the service says of each; with --all that is one list of all pages.
     """
     client = make_client(url, token_file)
-    with refusals_told():
+    with refusals_shown():
         pages = [client.document("/api/tasks", {**query, "limit": PAGE if everything else limit})]
         typed = [client.read(pages[0], TaskPage)]
         while everything and (cursor := typed[-1].next_cursor) is not None:
@@ -132,7 +132,7 @@ def show_command(task_id: str, url: str, token_file: Path | None, lines: int, as
     it runs. With --json an object of task, why, stack and logs.
     """
     client = make_client(url, token_file)
-    with refusals_told():
+    with refusals_shown():
         parts: dict[str, Any] = {"task": client.document(task_path(task_id)), "why": None, "stack": None}
         task = client.read(parts["task"], Task)
         if task.status == "pending":

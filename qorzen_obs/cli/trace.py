@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import click
 
-from qorzen_obs.cli.options import client_options, give_json, json_option, make_client, refusals_told
+from qorzen_obs.cli.options import client_options, give_json, json_option, make_client, refusals_shown
 from qorzen_obs.cli.output import open_console, print_lines
 from qorzen_obs.cli.waterfall import TraceDocument, read_spans, running_note, waterfall
 from qorzen_obs.client import Client, ClientError, task_path, trace_path
@@ -34,7 +34,7 @@ def trace_command(
     asked task itself are marked. With --json the trace as OTLP/JSON, which trace viewers import.
     """
     client = make_client(url, token_file)
-    with refusals_told():
+    with refusals_shown():
         document = _find(client, trace_or_task_id)
         spans = read_spans(client.read(document, TraceDocument))
         running = None if as_json else _running(client, trace_or_task_id)

@@ -48,7 +48,7 @@ ConcurrencyManager = EngineOwner | ThreadRunner
 
 
 class EventBusManager(Protocol):
-    """Takes the events. One with `when_subscribed(tell)` says whether anybody subscribes; without it, all are made."""
+    """Takes the events. With `when_subscribed(on_change)` it says whether anybody subscribes; else all are made."""
 
     async def publish(self, *, event_type: str, source: str, payload: dict[str, Any]) -> object:
         """Deliver one event."""
@@ -123,13 +123,13 @@ class Collaborators:
         """Deliver one event to the bus."""
         await self._events.publish(event_type=event_type, source=SOURCE, payload=payload)
 
-    def when_subscribed(self, tell: Callable[[bool], None]) -> None:
-        """Call `tell` with whether anybody wants events, now and at each change; always, where the bus cannot say."""
+    def when_subscribed(self, on_change: Callable[[bool], None]) -> None:
+        """Call `on_change` with whether anybody wants events, now and at each change; True where the bus cannot say."""
         when_subscribed = getattr(self._events, "when_subscribed", None)
         if when_subscribed is None:
-            tell(True)
+            on_change(True)
         else:
-            when_subscribed(tell)
+            when_subscribed(on_change)
 
     def find_engines(self, loop: asyncio.AbstractEventLoop) -> dict[str, Engine]:
         """Return the engines by their kind.

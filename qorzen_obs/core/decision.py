@@ -46,7 +46,7 @@ def decide(
     if error is None:
         if value is not None and isinstance(value, Coroutine):  # an ABC takes a while to say no
             value.close()
-            return _failed(_forgotten_await(attempt), redactor)
+            return _failed(_missing_await(attempt), redactor)
         return Decision(COMPLETED, value)
     if attempt.asked is Ask.CANCEL and isinstance(error, (CancelledError, TaskCancelled)):
         return Decision(TaskStatus.CANCELLED, cancel_reason=attempt.reason)
@@ -91,7 +91,7 @@ def _failed(error: BaseException, redactor: Redactor) -> Decision:
         message = f"<its message cannot be shown: {type(broken).__name__}>"
     far = getattr(error.__cause__, "far_traceback", None)  # where it was raised in a worker process
     text = far or "".join(traceback.TracebackException.from_exception(error, compact=True).format())
-    _forget_locals(error)
+    _drop_locals(error)
     return Decision(
         TaskStatus.FAILED,
         error=shown_text(redactor.head(message, _MAX_MESSAGE), _MAX_MESSAGE),
@@ -101,7 +101,7 @@ def _failed(error: BaseException, redactor: Redactor) -> Decision:
     )
 
 
-def _forget_locals(error: BaseException) -> None:
+def _drop_locals(error: BaseException) -> None:
     """Drop the local variables that the exception's frames hold, so that a kept failure keeps no data alive."""
     seen: set[int] = set()
     pending: list[BaseException | None] = [error]
@@ -129,6 +129,6 @@ def _may_be_suspended(frame: FrameType) -> bool:
     return bool(code.co_flags & _GENERATORS) and code.co_code[frame.f_lasti] == _YIELD
 
 
-def _forgotten_await(attempt: Attempt) -> TypeError:
+def _missing_await(attempt: Attempt) -> TypeError:
     name = attempt.record.name
     return TypeError(f"{name} returned a coroutine that nobody awaits; submit an async function itself")

@@ -35,30 +35,30 @@ class EventBusManager(QorzenManager):
 
     async def shutdown(self) -> None:
         self._subscribers.clear()
-        self._tell_publishers()
+        self._notify_publishers()
         self._become_stopped()
 
     def subscribe(self, event_type: str, subscriber: Subscriber) -> Callable[[], None]:
         """Await `subscriber(event)` for each event of this type, or of any with '*'; return what unsubscribes it."""
         entry = (event_type, subscriber)
         self._subscribers.append(entry)
-        self._tell_publishers()
+        self._notify_publishers()
 
         def unsubscribe() -> None:
             if entry in self._subscribers:
                 self._subscribers.remove(entry)
-                self._tell_publishers()
+                self._notify_publishers()
 
         return unsubscribe
 
-    def when_subscribed(self, tell: Callable[[bool], None]) -> None:
-        """Call `tell` with whether anybody subscribes, now and at each change: events need not be made for nobody."""
-        self._publishers.append(tell)
-        tell(bool(self._subscribers))
+    def when_subscribed(self, on_change: Callable[[bool], None]) -> None:
+        """Call `on_change` with whether anybody subscribes, now and at each change: else events need not be made."""
+        self._publishers.append(on_change)
+        on_change(bool(self._subscribers))
 
-    def _tell_publishers(self) -> None:
-        for tell in self._publishers:
-            tell(bool(self._subscribers))
+    def _notify_publishers(self) -> None:
+        for on_change in self._publishers:
+            on_change(bool(self._subscribers))
 
     async def publish(self, *, event_type: str, source: str, payload: dict[str, Any]) -> None:
         """Deliver one event. A subscriber's exception is logged and goes no further."""

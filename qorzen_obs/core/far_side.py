@@ -28,7 +28,6 @@ class FarSide:
         self._send = send
         self._surroundings: dict[str, Any] = {}
         self._last_redactor: Any = None
-        self._forget: list[Callable[[], None]] = []
         on_import = _OnImport(
             {
                 "logging": self._set_up_logging,

@@ -81,7 +81,7 @@ class UserCheck:
         self._clock = clock
         self._redact = redact
         self._on_change = on_change
-        self._passes = True  # what was told
+        self._passes = True  # what was reported last
         self._lock = threading.Lock()
         self._run: _Run | None = None  # the last that began
         self._before: CheckResult | None = None  # of the run before it
@@ -120,7 +120,7 @@ class UserCheck:
                     await asyncio.wrap_future(run.ended)
         if run.result is None:
             run.overdue = True
-            self._tell(self._overdue(run))
+            self._report(self._overdue(run))
 
     def result(self) -> CheckResult | None:
         """Return what is known: of the last run, or of the one before while that has time left; None at first."""
@@ -182,9 +182,9 @@ class UserCheck:
         line = "".join(character if character.isprintable() else " " for character in shown)
         run.result = CheckResult(passed, line, seconds, run.at)
         run.ended.set_result(None)
-        self._tell(run.result)
+        self._report(run.result)
 
-    def _tell(self, result: CheckResult) -> None:
+    def _report(self, result: CheckResult) -> None:
         with self._lock:
             changed, self._passes = result.passed is not self._passes, result.passed
         if changed:
@@ -197,7 +197,7 @@ class HealthChecks:
     Args:
         work_loop: where coroutine functions run; None while there is none.
         redact: what each text of a check goes through before it leaves, with the number of characters to keep.
-        on_change: is told when a check begins to fail and when it passes again; from any thread.
+        on_change: called when a check begins to fail and when it passes again; from any thread.
     """
 
     def __init__(

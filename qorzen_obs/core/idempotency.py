@@ -24,12 +24,12 @@ class Submission(NamedTuple):
 
 
 class _Use:
-    __slots__ = ("decided", "digest", "task_id")
+    __slots__ = ("digest", "over", "task_id")
 
     def __init__(self, digest: bytes) -> None:
         self.digest = digest
         self.task_id: str | None = None  #: None while it is being submitted
-        self.decided = asyncio.Event()
+        self.over = asyncio.Event()
 
 
 class IdempotencyKeys:
@@ -67,7 +67,7 @@ class IdempotencyKeys:
                 raise IdempotencyConflictError(name, key)
             if use.task_id is not None:
                 return Submission(use.task_id, first=False)
-            await use.decided.wait()
+            await use.over.wait()
         use = self._uses[used] = _Use(digest)
         try:
             task_id = await submit()
@@ -77,7 +77,7 @@ class IdempotencyKeys:
         finally:
             if use.task_id is None:
                 del self._uses[used]
-            use.decided.set()
+            use.over.set()
         return Submission(task_id, first=True)
 
     def forget(self, task_id: str) -> None:

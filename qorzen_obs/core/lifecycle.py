@@ -288,7 +288,7 @@ class Lifecycle:
             self._scheduler.finish(record)
         retry_in = None if decision.status is COMPLETED else self._retry_in(attempt, decision)
         state = running.decided(decision, attempt.span_context, wall, duration, ledger)
-        self._loop_monitor.settle(attempt)
+        self._loop_monitor.on_attempt_ends(attempt)
         if retry_in is None:
             self._end(record, state, wall)
         else:

@@ -19,11 +19,11 @@ BODY_SECONDS: Final = 10.0  #: how long a body may take to arrive: as long as it
 T = TypeVar("T")
 
 #: Those of msgspec's words that come from the types alone. Others may repeat a value, or are a user's own.
-_TELLS_TYPES_ONLY: Final = re.compile(
+_NAMES_TYPES_ONLY: Final = re.compile(
     r"Expected `[a-z |]+`(?: of length (?:[<>]=? )?\d+| [<>]=? [-+.\de]+)?(?:, got (?:`[a-z]+`|\d+))?"
     r"|Object missing required field `\w+`"
 )
-_TELLS_NOTHING: Final = "takes something else"
+_SOMETHING_ELSE: Final = "takes something else"
 
 
 async def read_body(request: web.Request, model: type[T]) -> T:
@@ -76,7 +76,7 @@ def convert(value: object, kind: Any, place: str) -> Any:
     except msgspec.ValidationError as error:
         raise unprocessable(*explain(error, place, kind)) from None
     except Exception:  # noqa: BLE001 - what a user's type raises of itself says no more than this
-        raise unprocessable(place, _TELLS_NOTHING) from None
+        raise unprocessable(place, _SOMETHING_ELSE) from None
 
 
 def unprocessable(place: str, problem: str) -> ProblemError:
@@ -95,7 +95,7 @@ def explain(error: msgspec.ValidationError, root: str, kind: Any) -> tuple[str, 
     """
     problem, _, path = str(error).partition(" - at `")
     steps = re.sub(r"^(?:key` in `)?\$\.?", "", path.removesuffix("`"))
-    if not _TELLS_TYPES_ONLY.fullmatch(problem):
+    if not _NAMES_TYPES_ONLY.fullmatch(problem):
         problem = _said_by_type(problem, kind, steps)
     if not steps:
         return root, problem
@@ -106,7 +106,7 @@ def _said_by_type(problem: str, kind: Any, steps: str) -> str:
     """Return what the type itself says where msgspec's words repeat the value."""
     unknown, choice = problem.startswith("Object contains unknown"), problem.startswith("Invalid enum value")
     if not (unknown or choice):
-        return _TELLS_NOTHING
+        return _SOMETHING_ELSE
     found: Any = msgspec.inspect.type_info(kind)
     for step in steps.split(".") if steps else ():
         fields = found.fields if isinstance(found, msgspec.inspect.StructType) else ()
@@ -114,7 +114,7 @@ def _said_by_type(problem: str, kind: Any, steps: str) -> str:
     if unknown and isinstance(found, msgspec.inspect.StructType):
         return f"has an unknown field; known are {', '.join(field.encode_name for field in found.fields)}"
     choices = _choices(found)
-    return f"takes one of {', '.join(map(str, choices))}" if choice and choices else _TELLS_NOTHING
+    return f"takes one of {', '.join(map(str, choices))}" if choice and choices else _SOMETHING_ELSE
 
 
 def _choices(kind: Any) -> list[object]:

@@ -270,15 +270,15 @@ class Streams:
     def _rest(self) -> None:
         """Nobody has come back: the manager need keep no events any more."""
         self.ring.leave(self)
-        self._forget()
+        self._drop_shared()
 
-    def _forget(self) -> None:
+    def _drop_shared(self) -> None:
         self._shared.clear()
         self._frames.clear()
 
     def _look(self) -> None:
         """Move on to what has happened, cut off clients that do not read, and wake those who wait."""
-        self._forget()
+        self._drop_shared()
         time_now = asyncio.get_running_loop().time()
         before = (self.position, self.state, self.beat)
         self.position = self.ring.last

@@ -129,7 +129,7 @@ class ExportQueue(Generic[T]):
         self.last_export_at = 0.0  #: Unix seconds; 0 before the first
         self._failing = False  # nothing of the last batch was taken
         self._full_at = float("-inf")  # monotonic: when it last had no room
-        self._told: tuple[int, float] = (0, -_SILENCE_SECONDS)  # drops that were logged, when
+        self._logged: tuple[int, float] = (0, -_SILENCE_SECONDS)  # drops that were logged, when
         self._raised_at = -_SILENCE_SECONDS
         self._closing = False
         self._forked = False
@@ -139,7 +139,7 @@ class ExportQueue(Generic[T]):
         call_in_child(self._reset_in_child)
 
     def _reset(self) -> None:
-        # Re-entrant: inside it the garbage collector may end the span of a forgotten coroutine.
+        # Re-entrant: inside it the garbage collector may end the span of a coroutine that nobody holds.
         self._changed = threading.Condition(threading.RLock())
         self._queue: deque[T] = deque()
         self._in_flight = 0
@@ -238,8 +238,8 @@ class ExportQueue(Generic[T]):
                 self._tick(on_tick)
             while batch := self._take():
                 self._export(batch)
-            self._tell_of_drops()
-        self._tell_of_drops()
+            self._log_drops()
+        self._log_drops()
         self._close_once()
         if self._on_ended is not None:
             self._on_ended()
@@ -313,12 +313,12 @@ class ExportQueue(Generic[T]):
             self._raised_at = now
             _log.exception(message, self.name)
 
-    def _tell_of_drops(self) -> None:
+    def _log_drops(self) -> None:
         """Say how many were dropped, once a minute at most; the metric has them all."""
-        now, (told, at) = self._clock.monotonic(), self._told
-        dropped = self.dropped_full - told
+        now, (logged, at) = self._clock.monotonic(), self._logged
+        dropped = self.dropped_full - logged
         if dropped and now - at >= _SILENCE_SECONDS:
-            self._told = (self.dropped_full, now)
+            self._logged = (self.dropped_full, now)
             _log.warning("the export queue %r was full; %d were dropped", self.name, dropped)
 
 

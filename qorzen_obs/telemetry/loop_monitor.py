@@ -46,7 +46,7 @@ _LINE_SECONDS: Final = 10.0
 class Block:
     """A stretch of time in which one culprit held the loop. `seconds` of one that goes on are up to now."""
 
-    __slots__ = ("_redact", "cause", "culprit", "ended", "kept", "logged", "since", "stack", "told")
+    __slots__ = ("_redact", "cause", "culprit", "ended", "kept", "logged", "on_span", "since", "stack")
 
     def __init__(
         self, culprit: Culprit, cause: str, since: float, redact: Callable[[str], str] = str
@@ -57,7 +57,7 @@ class Block:
         self.since = since  #: monotonic
         self.ended: float | None = None  #: monotonic
         self.stack: str | None = None  #: as text, once the watchdog has made it
-        self.told = False  #: its span has the event
+        self.on_span = False  #: its span has the event
         self.logged = False
         self.kept = False  #: among the ended blocks
 
@@ -97,10 +97,10 @@ class LoopMonitor:
 
     Args:
         clock: the watchdog needs the system's; with another one there is none.
-        on_lag: is told how late each beat was, in seconds.
+        on_lag: called with how late each beat was, in seconds.
         on_blocked: is called, on the watchdog's thread, while the loop is blocked: twenty times a second.
         log: writes a line, `log(event, **fields)`.
-        on_error: is told what goes wrong in here.
+        on_error: called with what goes wrong in here.
         redact: what each text of a stack goes through before it leaves.
     """
 
@@ -199,14 +199,14 @@ class LoopMonitor:
 
     # ------------------------------------------------------------------ on the loop
 
-    def settle(self, attempt: Attempt) -> None:
-        """Put a block that is not told yet on the attempt's span, which is about to end. O(1): reads no file."""
+    def on_attempt_ends(self, attempt: Attempt) -> None:
+        """Write a block of the loop to the span of its attempt, which is about to end. O(1): reads no file."""
         now, unread = self._block, self._unread
         if now is None and unread is None:
             return
         for block in (now, unread):
             if block is not None and block.culprit.attempt is attempt:
-                self._tell_span(block, at_once=True)
+                self._write_to_span(block, at_once=True)
 
     def _schedule(self, loop: asyncio.AbstractEventLoop) -> None:
         due = self._clock.monotonic() + self._interval
@@ -224,19 +224,19 @@ class LoopMonitor:
             and self._block is None
             and time.process_time() - self._cpu >= SOME * late  # or the whole process did not get to run
         ):
-            self._tell_unseen(late)
+            self._report_unseen(late)
         if self._way is not None:
             self._way.look()
         self._schedule(loop)
 
-    def _tell_unseen(self, late: float) -> None:
+    def _report_unseen(self, late: float) -> None:
         """Report a block that the watchdog saw neither while it lasted nor before the loop turned afterwards."""
         culprit = Culprit(UNSEEN, None, [], tuple if self._gil_watch is None else self._gil_watch.read)
         now = time.monotonic()
         block = Block(culprit, GIL_HELD, now - late, self._redact)
         with self._lock:
             self._end(block, now)
-        self._tell_begin(block)
+        self._report_begin(block)
 
     def _turned(self, due: float | None) -> None:
         """The loop runs, so a block is over."""
@@ -246,7 +246,7 @@ class LoopMonitor:
             if block is not None:
                 self._end(block, time.monotonic())
         if block is not None:
-            self._tell_end(block)
+            self._report_end(block)
 
     # ------------------------------------------------------------------ on the watchdog's thread
 
@@ -266,8 +266,8 @@ class LoopMonitor:
                 block = self._block = self._unread = Block(culprit, cause, since, self._redact)
         if block is not None:
             if before is not None:
-                self._tell_end(before)
-            self._tell_begin(block)
+                self._report_end(before)
+            self._report_begin(block)
 
     # ------------------------------------------------------------------ what comes of it
 
@@ -275,7 +275,7 @@ class LoopMonitor:
         block.ended = max(at, block.since)
         self._seconds[block.label] += block.seconds
 
-    def _tell_begin(self, block: Block) -> None:
+    def _report_begin(self, block: Block) -> None:
         # Here, since the loop has better things to do than to read files.
         stack = self.stack_text(block.culprit)
         with self._lock:
@@ -284,7 +284,7 @@ class LoopMonitor:
                 self._unread = None
             over = block.ended is not None
         if over:
-            self._tell_span(block)
+            self._write_to_span(block)
             self._keep(block)
         if self._may_log():
             block.logged = True
@@ -293,8 +293,8 @@ class LoopMonitor:
         else:
             self._suppressed += 1
 
-    def _tell_end(self, block: Block) -> None:
-        self._tell_span(block)
+    def _report_end(self, block: Block) -> None:
+        self._write_to_span(block)
         self._keep(block)
         if block.logged and block.seconds > LONG_SECONDS:
             self._write(block, over=True)
@@ -338,16 +338,16 @@ class LoopMonitor:
         except Exception as error:  # noqa: BLE001 - what observes must not break what it observes
             self._on_error(error)
 
-    def _tell_span(self, block: Block, *, at_once: bool = False) -> None:
+    def _write_to_span(self, block: Block, *, at_once: bool = False) -> None:
         """Unless `at_once`, a block whose stack is not there yet is left to the watchdog, which is making it."""
         attempt = block.culprit.attempt
         with self._lock:
             stack = block.stack
             if stack is None and not at_once:
                 return
-            told, block.told = block.told, True
+            written, block.on_span = block.on_span, True
         span = None if attempt is None else attempt.span
-        if told or attempt is None or span is None or not span.is_recording():
+        if written or attempt is None or span is None or not span.is_recording():
             return  # the last: the loop was held in the attempt's context after its end, by what follows it
         began = attempt.started_wall + max(0.0, block.since - attempt.started_at)
         attributes: dict[str, str | float] = {

@@ -31,8 +31,8 @@ _MAX_NAME: Final = 200  #: characters of a field's name that are looked at
 # ---------------------------------------------------------------------- names of fields
 
 _WORDS: Final = re.compile(r"[A-Z]++(?![a-z])|[A-Z]*?[A-Z]?[^\W\dA-Z_]++|[A-Z]|\d++")
-#: Words that tell by themselves, and as the end of a word written together: `authtoken`, `dbpassword`.
-_TELLING: Final = (
+#: Words that name a secret by themselves, and as the end of a word written together: `authtoken`, `dbpassword`.
+_SECRET_WORDS: Final = (
     "password",
     "passwords",
     "passwd",
@@ -52,7 +52,7 @@ _TELLING: Final = (
     "accesskey",
     "secretkey",
 )
-_TELLING_PAIRS: Final = frozenset(
+_SECRET_PAIRS: Final = frozenset(
     {
         *(
             (word, "key")
@@ -271,8 +271,8 @@ class Redactor:
             return True
         if not words or words[-1] in _HARMLESS:
             return False
-        return any(word.endswith(_TELLING) for word in words) or any(
-            pair in _TELLING_PAIRS for pair in pairwise(words)
+        return any(word.endswith(_SECRET_WORDS) for word in words) or any(
+            pair in _SECRET_PAIRS for pair in pairwise(words)
         )
 
     def _hide_values(self, text: str) -> str:

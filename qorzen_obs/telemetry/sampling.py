@@ -200,7 +200,7 @@ class TailSampler(SpanProcessor):
     def _work(self) -> None:
         """Do what stands in the line, unless somebody does: that one looks again after letting go.
 
-        Never waits, so the garbage collector may end a span of a forgotten coroutine in the middle of it.
+        Never waits, so the garbage collector may end a span of a coroutine that nobody holds in the middle of it.
         """
         line = self._line
         while line and self._lock.acquire(blocking=False):

@@ -51,7 +51,7 @@ class SpanStore(SpanProcessor):
         call_in_child(self._reset)  # a fork may copy the lock while another thread holds it
 
     def _reset(self) -> None:
-        # Re-entrant: inside it the garbage collector may close a forgotten coroutine, whose span then ends in
+        # Re-entrant: inside it the garbage collector may close a coroutine that nobody holds, whose span then ends in
         # the very thread that holds the lock.
         self._lock = threading.RLock()
         self._spans = 0  # in all traces

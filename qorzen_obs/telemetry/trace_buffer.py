@@ -108,7 +108,7 @@ class TraceBuffer(Generic[S]):
     A trace is decided at the first of: one of its spans must be kept; its last open span has ended; it has
     `spans_per_trace` spans or is `seconds` old; too much waits and it is the oldest. All but the first ask the
     budget. What comes later follows the decision, except that a span that must be kept turns a drop into a
-    partial trace. A trace so old that its decision is forgotten is decided anew.
+    partial trace. A trace so old that its decision was dropped is decided anew.
 
     `keep` is called with spans of one trace, in the order in which they ended, whether they are of a partial one,
     and whether the trace is kept for a reason of its own, not by the budget.
@@ -303,6 +303,6 @@ class TraceBuffer(Generic[S]):
             self._decided.move_to_end(trace_id)
         self._decided[trace_id] = verdict
         if len(self._decided) > self._bounds.decisions:
-            forgotten, _ = self._decided.popitem(last=False)
-            self._by_budget.discard(forgotten)
+            oldest, _ = self._decided.popitem(last=False)
+            self._by_budget.discard(oldest)
         return verdict

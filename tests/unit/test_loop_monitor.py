@@ -102,7 +102,7 @@ def test_a_loop_that_turns_before_the_stack_is_read_leaves_the_span_to_the_watch
     held.watchdog.join()
     assert block is not None
     # As a loop does whose turn comes just after the watchdog has seen that it is over.
-    held.monitor._tell_end(block)
+    held.monitor._report_end(block)
     (stack,) = held.stacks()
     assert "the source" in stack
     (ended,) = held.monitor.ended_blocks()
@@ -140,7 +140,7 @@ def test_a_span_that_ends_before_the_stack_is_read_shows_the_place_without_sourc
     assert reading.wait(10)
     if turned:
         held.monitor._turned(None)
-    held.monitor.settle(held.attempt)
+    held.monitor.on_attempt_ends(held.attempt)
     assert readers == []
     go_on.set()
     held.watchdog.join()

@@ -9,7 +9,7 @@ from typing import Final
 import click
 from rich.console import Console
 
-from qorzen_obs.cli.options import WrongUse, client_options, make_client, refusals_told
+from qorzen_obs.cli.options import WrongUse, client_options, make_client, refusals_shown
 
 _TIMEOUT_SECONDS: Final = 3.0
 
@@ -41,7 +41,7 @@ def top_command(url: str, token_file: Path | None, interval: float) -> None:
         ) from error
     client = make_client(url, token_file, timeout_seconds=_TIMEOUT_SECONDS)
     try:
-        with refusals_told():
+        with refusals_shown():
             run_top(client, interval, console)
     except KeyboardInterrupt:
         pass  # the other way to say that one has seen enough

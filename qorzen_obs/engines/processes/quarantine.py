@@ -10,7 +10,7 @@ _KEEP_NAMES: Final = 1_000
 
 
 class Quarantine:
-    """Deaths by task name; at most 1,000 names, the one without a death for longest is forgotten first."""
+    """Deaths by task name; at most 1,000 names, and the name without a death for longest is dropped first."""
 
     def __init__(self, window_seconds: float) -> None:
         self._window = window_seconds
