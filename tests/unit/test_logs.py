@@ -74,7 +74,7 @@ def test_only_lines_of_the_level_and_above_are_written(level: str, written: list
 @pytest.mark.parametrize(
     "value",
     ["line\nbreak", "\x1b[31mred", "\udcff", object(), {1: {2, 3}}, float("nan"), b"\xff", ValueError("x")],
-    ids=repr,
+    ids=["a line break", "a colour", "half a character", "object", "dict", "nan", "bytes", "error"],
 )
 def test_any_value_becomes_one_line_of_json(value: object) -> None:
     stream = io.StringIO()

@@ -68,7 +68,7 @@ async def test_a_bad_option_is_refused_by_name_and_nothing_is_accepted(
         assert await tasks.run(asyncio.sleep, 0, "works") == "works"
 
 
-@pytest.mark.parametrize("func", [None, "print", 7, asyncio.sleep(0)], ids=repr)
+@pytest.mark.parametrize("func", [None, "print", 7, asyncio.sleep(0)], ids=lambda func: type(func).__name__)
 async def test_what_cannot_be_called_is_refused(func: Any) -> None:
     async with open_test_manager() as tasks:
         with pytest.raises(InvalidTaskError, match="is not callable; pass a function and its arguments"):
