@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Iterator
 import hypothesis
 import pytest
 
-GRACE_SECONDS = 2.0  #: how long what a test stopped may take to be gone
+GRACE_SECONDS = 60.0  #: how long what a test stopped may take to be gone
 
 # The timeout of a test bounds it; a busy machine must not fail a property for one slow example.
 hypothesis.settings.register_profile("unhurried", hypothesis.settings(), deadline=None)

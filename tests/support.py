@@ -25,7 +25,7 @@ from qorzen_obs.tasks import TaskCategory, TaskPriority
 P = ParamSpec("P")
 
 #: How long a condition may take on a busy machine. Nothing waits this long where all is well.
-PATIENCE_SECONDS = 5.0
+PATIENCE_SECONDS = 300.0
 
 
 def settings(*, worker_threads: int = 4, io_threads: int = 4, **tasks: Any) -> Settings:

@@ -23,6 +23,7 @@ from dashboards.stack import PROVISIONING, alertmanager_command, lay_out, promet
 from tests.conftest import require
 from tests.services.backends import PROMETHEUS_HINT, eventually, free_port, get_json, program, query
 from tests.services.http_server import give, http_server
+from tests.support import PATIENCE_SECONDS
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
@@ -104,7 +105,7 @@ def test_a_service_that_goes_down_is_told_of_and_so_is_its_return(tree: Path, tm
         ExitStack() as watching,
     ):
         with demo():
-            eventually(lambda: urlopen(f"http://{service}/readyz", timeout=5).close() is None)
+            eventually(lambda: urlopen(f"http://{service}/readyz", timeout=PATIENCE_SECONDS).close() is None)
             watching.enter_context(program(*prometheus_command(prometheus, tmp_path, configuration, server)))
             eventually(lambda: query(f"http://{server}", 'up{job="qorzen"}'))  # with the token, or it were 0
             assert told == []

@@ -19,10 +19,10 @@ from tests.panels import Target, load, parse, selectors, substitute, targets, va
 from tests.services.backends import eventually, get_json, prometheus
 from tests.services.otlp_receiver import OtlpReceiver
 from tests.services.program import ROOT, Running
+from tests.support import PATIENCE_SECONDS
 
-pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
-PATIENCE_SECONDS: Final = 90.0
 SERVICE: Final = "tests.services.troubled_service"
 SETTINGS: Final = {
     "QORZEN_TASKS__MAX_PENDING": "100",
@@ -133,7 +133,7 @@ def test_every_panel_has_data_and_shows_the_trouble(trouble: tuple[str, Server, 
         return not missing
 
     try:
-        eventually(look, timeout_seconds=PATIENCE_SECONDS)
+        eventually(look)
     except AssertionError:
         pytest.fail(f"without data, or 0 all along: {[str(target) for target in missing]}")
     for dashboard in load():
@@ -188,4 +188,4 @@ def test_a_restart_and_a_deploy_are_found(trouble: tuple[str, Server, float]) ->
 def _ask_for_nothing(url: str) -> None:
     """Make an error of HTTP, which a dashboard shows as well."""
     with pytest.raises(urllib.error.HTTPError, match="404"):
-        urllib.request.urlopen(f"{url}/api/tasks/none", timeout=30)
+        urllib.request.urlopen(f"{url}/api/tasks/none", timeout=PATIENCE_SECONDS)

@@ -19,6 +19,7 @@ from tests.services.backends import (
     query,
 )
 from tests.services.otlp_receiver import OtlpReceiver
+from tests.support import PATIENCE_SECONDS
 
 pytestmark = pytest.mark.integration
 
@@ -72,6 +73,6 @@ def test_exemplars_in_prometheus_lead_to_traces_of_the_service_and_of_the_collec
 def test_promtool_has_nothing_to_say_about_the_metrics(tree: Path) -> None:
     promtool = require("promtool", PROMETHEUS_HINT)
     with demo_after_one_round(tree) as (url, _):
-        text = urllib.request.urlopen(f"{url}/metrics", timeout=5).read()
+        text = urllib.request.urlopen(f"{url}/metrics", timeout=PATIENCE_SECONDS).read()
     checked = subprocess.run([promtool, "check", "metrics"], input=text, capture_output=True, check=False)
     assert (checked.returncode, checked.stdout, checked.stderr) == (0, b"", b"")

@@ -15,7 +15,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.conftest import require
 from tests.services.backends import eventually, free_port, program
-from tests.services.program import PATIENCE_SECONDS, Running, write_files
+from tests.services.program import Running, write_files
+from tests.support import PATIENCE_SECONDS
 
 pytestmark = pytest.mark.integration
 
@@ -96,7 +97,7 @@ def exporter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     address = f"127.0.0.1:{free_port()}"
     with program(binary, f"--config.file={configuration}", f"--web.listen-address={address}"):
         url = f"http://{address}"
-        eventually(lambda: urllib.request.urlopen(f"{url}/-/healthy", timeout=5).read())
+        eventually(lambda: urllib.request.urlopen(f"{url}/-/healthy", timeout=PATIENCE_SECONDS).read())
         yield url
 
 

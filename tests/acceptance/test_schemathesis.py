@@ -89,7 +89,6 @@ async def busy(manager: TaskManager) -> AsyncIterator[None]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("with_token", [False, True], ids=["none", "control"])
 async def test_no_request_is_answered_by_what_is_not_documented(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, with_token: bool

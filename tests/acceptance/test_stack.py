@@ -15,6 +15,7 @@ from dashboards import stack
 from tests.acceptance.test_alerts_in_alertmanager import ALERTMANAGER_HINT
 from tests.conftest import require
 from tests.services.backends import PROMETHEUS_HINT, eventually, free_port, get_json, program
+from tests.support import PATIENCE_SECONDS
 
 ROOT = Path(__file__).parents[2]
 
@@ -58,7 +59,7 @@ def test_the_stack_comes_up_watches_the_demo_and_ends_in_order(tree: Path) -> No
         assert known["url"] == f"http://127.0.0.1:{alertmanager}/api/v2/alerts"
         running.send_signal(signal.SIGINT)
         assert running.stdout.read().split() == ["stopping", "…"]
-        assert running.wait(30) == 0
+        assert running.wait(PATIENCE_SECONDS) == 0
     for port in (service, prometheus, alertmanager):
         assert not stack.answers(f"http://127.0.0.1:{port}/")
     folder = Path(text.partition("what they write")[2].split()[0])

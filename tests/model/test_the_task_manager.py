@@ -1,11 +1,8 @@
 """The task manager against its model: whatever is done to it, in whatever order, what it says is true."""
 
-import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.model.machine import TaskManagerMachine
-
-pytestmark = pytest.mark.timeout(600)  # it takes some 30 s, and minutes more to shrink what it found
 
 TestTheTaskManager = TaskManagerMachine.TestCase
 TestTheTaskManager.settings = settings(

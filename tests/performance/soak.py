@@ -37,7 +37,7 @@ from qorzen_obs.tasks import TaskStatus
 from qorzen_obs.telemetry.trace_buffer import Bounds
 from tests.performance.soak_tasks import GRACE_SECONDS, JOBS, RARE_JOBS, Job
 from tests.services.process_service import guardians
-from tests.support import metric
+from tests.support import PATIENCE_SECONDS, metric
 
 USUAL_SECONDS: Final = 1_800.0
 WARM_UP_SECONDS: Final = 10.0
@@ -291,7 +291,7 @@ def resident_bytes() -> int:
 def get(url: str) -> None:
     """Read an answer; a task that is gone or does not run is one."""
     try:
-        with urllib.request.urlopen(url, timeout=30) as answer:
+        with urllib.request.urlopen(url, timeout=PATIENCE_SECONDS) as answer:
             answer.read()
     except urllib.error.HTTPError as error:
         with error:

@@ -9,7 +9,6 @@ from tests.performance import baseline
 BEFORE = {"async task": {"python": 200.0, "c": 100.0}}
 
 
-@pytest.mark.timeout(300)  # a profiler is at work, and the machine may be busy
 def test_a_task_costs_as_many_calls_as_the_baseline_says() -> None:
     known = baseline.read().get(baseline.VERSION)
     if known is None:

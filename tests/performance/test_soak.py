@@ -13,7 +13,6 @@ SECONDS = 60
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(400)
 def test_f26_a_minute_of_everything_at_once_leaves_nothing_behind() -> None:
     program = subprocess.run(
         [sys.executable, "-m", "tests.performance.soak", str(SECONDS)],
@@ -22,7 +21,6 @@ def test_f26_a_minute_of_everything_at_once_leaves_nothing_behind() -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=380,
         check=False,
     )
     assert program.returncode == 0, program.stdout

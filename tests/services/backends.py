@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from tests.conftest import require
+from tests.support import PATIENCE_SECONDS
 
 T = TypeVar("T")
 
@@ -35,11 +36,11 @@ def free_port() -> int:
 
 def get_json(url: str) -> Any:
     """GET `url` and return its JSON."""
-    with urllib.request.urlopen(url, timeout=5) as answer:
+    with urllib.request.urlopen(url, timeout=PATIENCE_SECONDS) as answer:
         return json.load(answer)
 
 
-def eventually(check: Callable[[], T | None], *, timeout_seconds: float = 30.0) -> T:
+def eventually(check: Callable[[], T | None], *, timeout_seconds: float = PATIENCE_SECONDS) -> T:
     """Return the first true value of `check`, which may fail to connect: other processes set the pace."""
     deadline = time.monotonic() + timeout_seconds
     while True:
@@ -72,7 +73,7 @@ def program(
     finally:
         process.terminate()
         try:
-            process.communicate(timeout=20)
+            process.communicate(timeout=PATIENCE_SECONDS)
         except subprocess.TimeoutExpired:
             process.kill()
             process.communicate()

@@ -25,6 +25,7 @@ from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from tests.services.http_server import give, http_server
+from tests.support import PATIENCE_SECONDS
 
 
 class OtlpReceiver:
@@ -73,11 +74,11 @@ class OtlpReceiver:
     def resources(self) -> list[Resource]:
         return [group.resource for request in list(self.requests) for group in request.resource_spans]
 
-    def wait_for_spans(self, count: int, timeout: float = 10.0) -> list[Span]:
+    def wait_for_spans(self, count: int) -> list[Span]:
         """Wait until at least `count` spans have arrived and return them all."""
         with self._arrived:
-            if not self._arrived.wait_for(lambda: len(self.spans) >= count, timeout):
-                raise TimeoutError(f"{len(self.spans)} of {count} spans arrived within {timeout:g} s")
+            if not self._arrived.wait_for(lambda: len(self.spans) >= count, PATIENCE_SECONDS):
+                raise TimeoutError(f"{len(self.spans)} of {count} spans arrived")
             return self.spans
 
     def take(self, body: bytes) -> bytes:

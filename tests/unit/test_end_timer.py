@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import PATIENCE_SECONDS
+
 ROOT = Path(__file__).parents[2]
 
 FORKS = """
@@ -73,7 +75,9 @@ time.sleep(60)
 
 def ran(program: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", program]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30, check=False)
+    return subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False
+    )
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the system does not fork")

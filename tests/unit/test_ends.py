@@ -13,7 +13,7 @@ from qorzen_obs.core.ends import Ends
 from qorzen_obs.core.runtime import Runtime
 from qorzen_obs.record import End
 from qorzen_obs.tasks import EventKind, TaskStatus
-from tests.support import record
+from tests.support import PATIENCE_SECONDS, record
 
 
 def end(name: str) -> End:
@@ -85,13 +85,13 @@ async def test_what_ends_while_another_thread_tells_is_told_by_that_one() -> Non
     def slow(ends: Sequence[End]) -> None:
         told.on_ends(ends)
         inside.set()
-        go_on.wait(10)
+        go_on.wait(PATIENCE_SECONDS)
 
     told.ends.observe("slow", slow)
     told.ends.add(end("a"))
     notifier = threading.Thread(target=told.ends.notify)
     notifier.start()
-    assert inside.wait(10)
+    assert inside.wait(PATIENCE_SECONDS)
     told.ends.add(end("b"))
     told.ends.notify()  # does not wait for the other one
     assert told.turns == [["a"]]
@@ -120,14 +120,14 @@ async def test_the_loop_waits_for_a_thread_that_tells_rather_than_queue_many(
 
     def slow(ends: Sequence[End]) -> None:
         inside.set()
-        assert go_on.wait(10)
+        assert go_on.wait(PATIENCE_SECONDS)
         told.on_ends(ends)
 
     told.ends.observe("slow", slow)
     told.ends.add(end("a"))
     notifier = threading.Thread(target=told.ends.notify)
     notifier.start()
-    assert inside.wait(10)
+    assert inside.wait(PATIENCE_SECONDS)
     threading.Timer(0.1, go_on.set).start()
     for name in "bcd":
         told.ends.add(end(name))  # the last of them waits

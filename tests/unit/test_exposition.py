@@ -12,6 +12,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from qorzen_obs.server import metrics
 from qorzen_obs.server.metrics import Exposition, Variant
 from qorzen_obs.server.negotiation import OPENMETRICS, TEXT
+from tests.support import PATIENCE_SECONDS
 
 PLAIN = Variant(TEXT, compressed=False)
 COMPRESSED = Variant(OPENMETRICS, compressed=True)
@@ -33,14 +34,14 @@ class GatedCollector:
         self.most_at_once = max(self.most_at_once, self.at_once)
         value = self.renders
         self._entered.release()
-        assert self._may_go_on.acquire(timeout=30)
+        assert self._may_go_on.acquire(timeout=PATIENCE_SECONDS)
         self.at_once -= 1
         if value == 13:
             raise RuntimeError("unlucky")
         yield GaugeMetricFamily("render", "Its number.", value)
 
     async def wait_entered(self) -> None:
-        assert await asyncio.to_thread(self._entered.acquire, timeout=30)
+        assert await asyncio.to_thread(self._entered.acquire, timeout=PATIENCE_SECONDS)
 
     def let_on(self, renders: int = 1) -> None:
         self._may_go_on.release(renders)

@@ -13,6 +13,7 @@ import pytest
 from qorzen_obs.stacks import parse_dump, users_frames
 from qorzen_obs.telemetry import gil_watch
 from qorzen_obs.telemetry.gil_watch import GilWatch
+from tests.support import PATIENCE_SECONDS
 
 ROOT = Path(__file__).parents[2]
 
@@ -107,7 +108,7 @@ assert watch.read()
 def alone(program: str, *arguments: str) -> None:
     """Run a program that owns its process, and ends without closing the watch."""
     command = [sys.executable, "-W", "error::RuntimeWarning", "-c", OWNER + program, *arguments]
-    subprocess.run(command, cwd=ROOT, check=True, timeout=30)
+    subprocess.run(command, cwd=ROOT, check=True, timeout=PATIENCE_SECONDS)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the system does not fork")

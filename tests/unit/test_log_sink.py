@@ -15,7 +15,7 @@ import pytest
 
 from qorzen_obs.telemetry import log_sink
 from qorzen_obs.telemetry.log_sink import LogSink
-from tests.support import until
+from tests.support import PATIENCE_SECONDS, until
 
 
 def said(lines: int) -> str:
@@ -208,7 +208,7 @@ def test_a_forked_child_writes_directly() -> None:
     )
     # In a process of its own: from 3.12 on Python warns of a fork with threads.
     command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", program]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=True)
     assert sorted(ended.stderr.split()) == ["child", "parent"]
 
 
@@ -220,7 +220,7 @@ def test_the_exit_of_the_interpreter_flushes() -> None:
         "for number in range(1000): sink.write(str(number))\n"
     )
     ended = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=True
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=True
     )
     assert ended.stderr.split() == [str(number) for number in range(1000)]
 
@@ -234,7 +234,9 @@ def test_the_exit_of_the_interpreter_does_not_wait_for_a_reader_that_does_not_re
         "for number in range(1000): sink.write('x' * 1000)\n"
     )
     try:
-        ended = subprocess.run([sys.executable, "-c", program], stderr=writing, timeout=20, check=False)
+        ended = subprocess.run(
+            [sys.executable, "-c", program], stderr=writing, timeout=PATIENCE_SECONDS, check=False
+        )
         assert ended.returncode == 0
     finally:
         os.close(reading)

@@ -21,7 +21,7 @@ from qorzen_obs.telemetry.culprit import Culprit
 from qorzen_obs.telemetry.gil_watch import GilWatch
 from qorzen_obs.telemetry.loop_monitor import INTERVAL_SECONDS, KEPT_BLOCKS, LoopMonitor
 from qorzen_obs.telemetry.watchdog import CODE, Finding
-from tests.support import attempt, record, until
+from tests.support import PATIENCE_SECONDS, attempt, record, until
 
 
 def fail(error: Exception) -> None:
@@ -88,12 +88,12 @@ def test_a_loop_that_turns_before_the_stack_is_read_leaves_the_span_to_the_watch
 
     def dump() -> tuple[()]:
         reading.set()
-        go_on.wait(10)
+        go_on.wait(PATIENCE_SECONDS)
         return ()
 
     held = Held(dump)
     held.watchdog.start()
-    assert reading.wait(10)
+    assert reading.wait(PATIENCE_SECONDS)
     block = held.monitor.block
     held.monitor._turned(None)
     assert held.stacks() == []
@@ -132,12 +132,12 @@ def test_a_span_that_ends_before_the_stack_is_read_shows_the_place_without_sourc
 
     def dump() -> tuple[()]:
         reading.set()
-        go_on.wait(10)
+        go_on.wait(PATIENCE_SECONDS)
         return ()
 
     held = Held(dump)
     held.watchdog.start()
-    assert reading.wait(10)
+    assert reading.wait(PATIENCE_SECONDS)
     if turned:
         held.monitor._turned(None)
     held.monitor.on_attempt_ends(held.attempt)
@@ -204,6 +204,6 @@ def test_a_watchdog_whose_loop_was_closed_leaves_neither_hook_nor_timer_nor_file
     asyncio.run(start_and_forget())
     for thread in threading.enumerate():
         if thread.name == "qorzen-watchdog":
-            thread.join(10)
+            thread.join(PATIENCE_SECONDS)
     assert gc.callbacks == hooks
     assert dumps() == files == []

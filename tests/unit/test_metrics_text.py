@@ -30,6 +30,7 @@ from qorzen_obs.telemetry.exposition import HistogramReading
 from qorzen_obs.telemetry.families import counter, gauge, histogram
 from qorzen_obs.telemetry.names import MetricName
 from tests.both_texts import Collected, assert_same, by_both
+from tests.support import PATIENCE_SECONDS
 
 GAUGE = MetricName("gauge", "temperature", 'Of the "room".', ("room", "a_side"))
 COUNTER = MetricName("counter", "doors", "Opened \\ closed\nor both.", ("door",))
@@ -296,7 +297,7 @@ def test_renders_in_two_threads_agree_with_themselves_while_another_counts() -> 
         keep_trace(ours, number % 13, number)
     stop.set()
     for thread in threads:
-        thread.join(30)
+        thread.join(PATIENCE_SECONDS)
         assert not thread.is_alive()
     assert bodies
     assert all(last == count for last, count in bodies)

@@ -16,6 +16,7 @@ from qorzen_obs.server import commands
 from qorzen_obs.server.commands import on_work_loop
 from qorzen_obs.server.problems import ProblemError
 from qorzen_obs.server.sources import LOOKS
+from tests.support import PATIENCE_SECONDS
 
 
 @pytest.fixture
@@ -38,7 +39,7 @@ async def test_a_late_answer_says_whether_the_command_had_begun(
 
     async def block() -> None:
         ran.append("first")
-        release.wait(20)  # holds the loop
+        release.wait(PATIENCE_SECONDS)  # holds the loop
 
     async def wait_its_turn() -> None:
         ran.append("second")

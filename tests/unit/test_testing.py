@@ -21,6 +21,7 @@ from qorzen_obs.testing import (
     open_test_manager,
     virtual_time,
 )
+from tests.support import PATIENCE_SECONDS
 
 
 def the_loop() -> VirtualTimeLoop:
@@ -90,7 +91,7 @@ async def test_a_thread_of_the_manager_holds_the_time_until_it_is_done() -> None
 
     def work() -> str:
         entered.set()
-        assert leave.wait(5)
+        assert leave.wait(PATIENCE_SECONDS)
         return "in time"
 
     async with open_test_manager() as tasks:

@@ -21,6 +21,7 @@ from qorzen_obs.cli.top.poll import (
 )
 from qorzen_obs.cli.top.view import Command, CommandKind, Listing, Tab
 from qorzen_obs.client import Client, ClientError, Query
+from tests.support import PATIENCE_SECONDS
 
 T = TypeVar("T")
 
@@ -235,7 +236,7 @@ class Watching:
         self.poller = Poller(client, interval_seconds=3600.0, on_change=lambda: self.changes.put(None))
 
     def wait(self) -> None:
-        self.changes.get(timeout=10)
+        self.changes.get(timeout=PATIENCE_SECONDS)
 
 
 def test_what_is_new_on_the_screen_is_asked_for_at_once_and_paused_nothing_else() -> None:

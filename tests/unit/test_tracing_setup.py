@@ -28,6 +28,7 @@ from qorzen_obs.settings import TelemetrySettings
 from qorzen_obs.telemetry import names
 from qorzen_obs.telemetry.setup import Tracing, set_up_tracing
 from tests.services.otlp_receiver import OtlpReceiver
+from tests.support import PATIENCE_SECONDS
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = TelemetrySettings()
@@ -478,7 +479,7 @@ def test_f13_a_stuck_exporter_is_given_up_and_does_not_hold_up_another(set_up: S
         end_span(tracing)
         assert tracing.shutdown(2.0) is False
         assert [span.name for span in collector.spans] == ["work"]
-    assert stuck.release.wait(10)
+    assert stuck.release.wait(PATIENCE_SECONDS)
     assert stuck.shutdowns == 1
 
 
@@ -521,7 +522,7 @@ def test_shutdown_from_several_threads_happens_once(set_up: SetUp, offer: Offer)
     for thread in threads:
         thread.join()
     assert answers == [False] * 3
-    assert stuck.release.wait(10)
+    assert stuck.release.wait(PATIENCE_SECONDS)
     assert stuck.shutdowns == 1
 
 
@@ -537,7 +538,7 @@ def alone(scenario: Callable[[], None], **environment: str) -> str:
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
-        timeout=50,
+        timeout=PATIENCE_SECONDS,
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")

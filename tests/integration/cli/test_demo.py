@@ -21,7 +21,8 @@ from qorzen_obs.demo.workload import find_files
 from qorzen_obs.tasks import TaskStatus
 from qorzen_obs.telemetry import names
 from tests.services.backends import eventually, free_port, get_json, program
-from tests.services.program import PATIENCE_SECONDS, ROOT, Running, environment, json_lines, run, write_files
+from tests.services.program import ROOT, Running, environment, json_lines, run, write_files
+from tests.support import PATIENCE_SECONDS
 
 pytestmark = pytest.mark.slow  # programs of their own, which no version of Python makes another
 
@@ -158,7 +159,9 @@ def test_a_batch_is_a_trace_of_its_own_linked_to_the_survey(tree: Path, tmp_path
     with Running("demo", "--json", "--pause", "3600", "--path", tree, cwd=tmp_path) as demo:
         summary = json.loads(demo.line())
         trace_id = summary["slowest_batch"]["trace_id"]
-        with urllib.request.urlopen(f"{summary['url']}/api/traces/{trace_id}", timeout=10) as response:
+        with urllib.request.urlopen(
+            f"{summary['url']}/api/traces/{trace_id}", timeout=PATIENCE_SECONDS
+        ) as response:
             document = json.load(response)
 
     resources = document["resourceSpans"]
@@ -176,7 +179,7 @@ def test_it_goes_on_until_a_signal_stops_it_in_order(
     with Running("demo", "--json", "--pause", "0", "--path", tree, cwd=tmp_path) as demo:
         rounds = [json.loads(demo.line()) for _ in range(3)]
         demo.signal(number)
-        assert demo.wait(10) == 0
+        assert demo.wait() == 0
 
     assert [summary["round"] for summary in rounds] == [1, 2, 3]
     assert [summary["status"]["completed"] for summary in rounds] == [16, 32, 48]
@@ -207,7 +210,7 @@ def test_a_folder_that_goes_away_is_told_and_the_service_goes_on(tree: Path, tmp
         gone.rename(tree)
         assert json.loads(demo.line('"files": 5'))["surfaces_agree"]
         demo.signal(signal.SIGTERM)
-        assert demo.wait(10) == 0
+        assert demo.wait() == 0
 
 
 def test_an_address_that_others_can_reach_needs_a_token(tree: Path) -> None:
@@ -250,6 +253,7 @@ def test_counts_that_differ_fail_the_demo(tree: Path) -> None:
 import msgspec
 from qorzen_obs import cli
 from qorzen_obs.demo import rounds
+from tests.support import PATIENCE_SECONDS
 
 async def read_wrongly(url, token, read=rounds.read_surfaces):
     surfaces = await read(url, token)
@@ -319,7 +323,6 @@ def _read_all(terminal: int) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_the_standard_library_is_surveyed_with_thousands_of_tasks() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "qorzen_obs", "demo", "--once", "--json"],
@@ -327,7 +330,6 @@ def test_the_standard_library_is_surveyed_with_thousands_of_tasks() -> None:
         env=environment({"QORZEN_TELEMETRY__LOG_LEVEL": "warning"}),
         capture_output=True,
         text=True,
-        timeout=240,
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.services.program import PATIENCE_SECONDS, ROOT, Running, environment
+from tests.services.program import ROOT, Running, environment
+from tests.support import PATIENCE_SECONDS
 
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 OUTPUT = {

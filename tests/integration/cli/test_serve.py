@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.services.program import Running, run, write_files
+from tests.support import PATIENCE_SECONDS
 
 SHOP = """
 import asyncio, logging, math, structlog
@@ -56,7 +57,7 @@ def shop(tmp_path: Path) -> Path:
 
 
 def get(url: str) -> Any:
-    with urllib.request.urlopen(url, timeout=10) as response:
+    with urllib.request.urlopen(url, timeout=PATIENCE_SECONDS) as response:
         return json.load(response)
 
 
@@ -64,7 +65,7 @@ def refusal(url: str) -> str:
     """What a probe says, once it says no."""
     while True:
         try:
-            urllib.request.urlopen(url, timeout=10).close()
+            urllib.request.urlopen(url, timeout=PATIENCE_SECONDS).close()
         except urllib.error.HTTPError as error:
             with error:
                 return error.read().decode()
@@ -77,7 +78,7 @@ def test_the_tasks_of_a_module_are_told_and_those_at_start_run_once(shop: Path) 
         service.line("open")
         status = get(f"{url}status")["tasks"]
         service.signal(signal.SIGTERM)
-        assert service.wait(10) == 0
+        assert service.wait() == 0
 
     assert told == ["fetch", "for ever", "open the shop, submitted at the start"]
     assert status["total"] == 2
@@ -91,7 +92,7 @@ def test_a_program_s_own_log_lines_are_json_with_their_task(shop: Path) -> None:
     with Running("serve", "shop.tasks", cwd=shop) as service:
         service.line("open")
         service.signal(signal.SIGINT)
-        assert service.wait(10) == 0
+        assert service.wait() == 0
 
     lines = {line["event"]: line for line in service.log()}
     assert lines["fetched 7"]["logger_name"] == "shop"
@@ -114,7 +115,7 @@ def test_f4_a_second_signal_cancels_what_the_first_let_end(
             "Stopping: 1 task has 30 s to end; a second signal cancels what is left"
         )
         service.signal(second)
-        assert service.wait(10) == 0
+        assert service.wait() == 0
 
     (end,) = (line for line in service.log() if line["event"] == "task.finished")
     assert (end["status"], end["cancel_reason"]) == ("cancelled", "shutdown")
@@ -126,7 +127,7 @@ def test_f3_what_does_not_end_within_the_grace_is_cancelled(shop: Path) -> None:
     ) as service:
         service.line("begun")
         service.signal(signal.SIGTERM)
-        assert service.wait(10) == 0
+        assert service.wait() == 0
 
     assert service.log()[-1]["state"] == "stopped"
 
@@ -141,7 +142,7 @@ def test_f3_a_stop_that_a_wedged_loop_keeps_back_ends_with_the_stacks_of_all_thr
         assert get(f"{url}status")["tasks"]["by_status"]["running"] == 1
         service.signal(signal.SIGTERM)
         assert "[-]accepting failed: the service was told to stop" in refusal(f"{url}readyz?verbose")
-        assert service.wait(15) == 1
+        assert service.wait() == 1
 
     assert "Timeout" in service.errors()
     assert "Thread MainThread:\n" in service.errors()

@@ -12,7 +12,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.services.program import PATIENCE_SECONDS, Running, write_files
+from tests.services.program import Running, write_files
+from tests.support import PATIENCE_SECONDS
 
 pytestmark = pytest.mark.slow  # programs of their own, which no version of Python makes another
 
@@ -141,7 +142,7 @@ def test_f3_it_stops_in_order(
             clients.enter_context(unread(url, "/metrics", 50))
             clients.enter_context(unread(url, "/api/events", 1))
         service.signal(number)
-        assert service.wait(20) == 0, "the watchdog would have ended it with 1, at the latest after 5.2 s"
+        assert service.wait() == 0, "the watchdog would have ended it with 1, at the latest after 5.2 s"
 
     states = [line["state"] for line in service.log() if line["event"] == "manager.state"]
     assert states == ["ready", "draining", "stopped"]
@@ -151,7 +152,7 @@ def test_f3_a_thread_that_asyncio_waits_for_is_named_and_keeps_the_process_no_lo
     with Running("serve", "executor", cwd=write_files(tmp_path, MODULES), variables=GRACES) as service:
         service.line("begun")
         service.signal(signal.SIGTERM)
-        assert service.wait(20) == 1
+        assert service.wait() == 1
 
     assert '"state":"stopped"' in service.errors()  # all that is the service's own ended in order
     assert "Timeout" in service.errors()

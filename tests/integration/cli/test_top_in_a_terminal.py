@@ -25,7 +25,8 @@ from qorzen_obs.server.app import OpsPlane
 from qorzen_obs.settings import ServerSettings
 from qorzen_obs.tasks import TaskStatus
 from tests.services.ops_plane import TOKEN, SaidManager, managing, serving
-from tests.services.program import PATIENCE_SECONDS, environment
+from tests.services.program import environment
+from tests.support import PATIENCE_SECONDS
 
 pytestmark = pytest.mark.slow  # programs of their own, which no version of Python makes another
 

@@ -12,7 +12,7 @@ from qorzen_obs.errors import TaskCancelled, TaskNotCancellableError, TaskNotFou
 from qorzen_obs.settings import Settings
 from qorzen_obs.telemetry import names
 from qorzen_obs.testing import CapturedEvents, open_test_manager
-from tests.support import Gate, ThreadGate, metric, settings, turns, until, virtual_time
+from tests.support import PATIENCE_SECONDS, Gate, ThreadGate, metric, settings, turns, until, virtual_time
 
 BRIEF = 0.05  # seconds of grace where threads need real time
 
@@ -305,7 +305,7 @@ async def test_a_thread_stops_by_its_token(category: str) -> None:
         me = current_task()
         me.raise_if_cancelled()
         entered.set()
-        assert me.wait(5), "nobody asked"
+        assert me.wait(PATIENCE_SECONDS), "nobody asked"
         assert me.cancelled
         me.raise_if_cancelled()
 

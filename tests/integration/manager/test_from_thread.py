@@ -16,7 +16,7 @@ from qorzen_obs.errors import (
     TaskWaitTimeoutError,
 )
 from qorzen_obs.testing import CapturedEvents, CapturedLogs, open_test_manager
-from tests.support import Gate, Spans, until
+from tests.support import PATIENCE_SECONDS, Gate, Spans, until
 
 
 async def in_thread(call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -152,7 +152,7 @@ async def test_a_thread_that_was_asked_to_stop_gets_no_more_work_in() -> None:
 
         def parent() -> None:
             entered.set()
-            assert current_task().wait(5)
+            assert current_task().wait(PATIENCE_SECONDS)
             tasks.from_thread.run(int)
 
         task_id = await tasks.submit_task(parent)

@@ -19,7 +19,7 @@ from qorzen_obs.errors import (
 )
 from qorzen_obs.telemetry import names
 from qorzen_obs.testing import CapturedEvents, CapturedLogs, open_test_manager
-from tests.support import Gate, ThreadGate, metric, settings, turns, until, virtual_time
+from tests.support import PATIENCE_SECONDS, Gate, ThreadGate, metric, settings, turns, until, virtual_time
 
 
 def new_manager(
@@ -180,7 +180,7 @@ async def test_idle_threads_end_with_the_concurrency_manager() -> None:
         await asyncio.gather(*(tasks.run(threading.get_ident, category="io") for _ in range(5)))
         await tasks.run(threading.get_ident)
     for thread in set(threading.enumerate()) - before:
-        thread.join(5)
+        thread.join(PATIENCE_SECONDS)
         assert not thread.is_alive()
 
 

@@ -11,7 +11,7 @@ import pytest
 from qorzen_obs import TaskInfo, TaskStatus, current_task, task
 from qorzen_obs.core.task_manager import TaskManager
 from qorzen_obs.testing import CapturedEvents, VirtualTimeLoop, open_test_manager
-from tests.support import Gate, ThreadGate, settings, turns, until, virtual_time
+from tests.support import PATIENCE_SECONDS, Gate, ThreadGate, settings, turns, until, virtual_time
 
 
 async def end_of(tasks: TaskManager, task_id: str) -> TaskInfo:
@@ -124,7 +124,7 @@ async def test_a_task_that_outlasts_its_timeout_and_the_grace_is_abandoned() -> 
 
 async def test_a_thread_past_its_timeout_is_told_by_its_token() -> None:
     def work() -> bool:
-        return current_task().wait(5)
+        return current_task().wait(PATIENCE_SECONDS)
 
     async with open_test_manager() as tasks:
         info = await end_of(tasks, await tasks.submit_task(work, timeout=0.05))

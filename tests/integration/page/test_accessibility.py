@@ -13,6 +13,7 @@ from playwright.async_api import Browser, Page, expect
 from qorzen_obs import TaskManager
 from qorzen_obs.settings import ServerSettings
 from tests.integration.page.tasks import failing, working
+from tests.services.browser import new_page
 from tests.services.ops_plane import TOKEN, managing, serving
 
 pytestmark = pytest.mark.slow
@@ -52,7 +53,7 @@ async def test_axe_core_has_nothing_to_say(
         await manager.submit_task(gate.wait, name="other")
         pending = await manager.submit_task(failing, "", name="report", priority="critical")
         await manager.cancel_task(await manager.submit_task(failing, ""))
-        page = await browser.new_page(color_scheme=scheme, viewport={"width": width, "height": 900})
+        page = await new_page(browser, color_scheme=scheme, viewport={"width": width, "height": 900})
         found: dict[str, Any] = {}
         for view in (
             "now",
@@ -91,7 +92,7 @@ async def test_axe_core_has_nothing_to_say_while_something_is_wrong(
         raise RuntimeError("the disk is full")
 
     gate, reported = asyncio.Event(), asyncio.Event()
-    page = await browser.new_page(color_scheme=scheme, viewport={"width": width, "height": 900})
+    page = await new_page(browser, color_scheme=scheme, viewport={"width": width, "height": 900})
     async with managing() as (manager, spans):
         manager.health.add(ill, critical=False)
         task_id = await manager.submit_task(working, gate, reported, name="import")
@@ -112,7 +113,7 @@ async def test_axe_core_has_nothing_to_say_while_something_is_wrong(
         found |= await findings(page, "stale")
         settings = ServerSettings(port=plane.port, token=TOKEN)
         async with serving(manager, spans=spans, settings=settings):
-            await page.get_by_label("Token").fill("a wrong one", timeout=15_000)
+            await page.get_by_label("Token").fill("a wrong one")
             await page.get_by_role("button", name="Open").click()
             await expect(page.locator("#refused")).to_be_visible()
             found |= await findings(page, "signing in")
@@ -124,7 +125,7 @@ async def test_axe_core_has_nothing_to_say_while_something_is_wrong(
 async def test_the_page_is_walked_by_keys_and_shows_where_one_is(browser: Browser) -> None:
     async with managing() as (manager, spans), serving(manager, spans=spans) as plane:
         await manager.wait_for_task(await manager.submit_task(failing, "", name="report"))
-        page = await browser.new_page()
+        page = await new_page(browser)
         await page.goto(plane.url)
         await expect(page.locator("#ended tbody tr")).to_have_count(1)
         reached: list[str] = []

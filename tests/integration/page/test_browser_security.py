@@ -13,7 +13,7 @@ from playwright.async_api import Browser, expect
 
 from qorzen_obs.current import current_task
 from tests.integration.page.tasks import PAYLOAD, failing
-from tests.services.browser import visit
+from tests.services.browser import new_page, visit
 from tests.services.ops_plane import SaidManager, managing, serving
 from tests.support import until
 
@@ -76,7 +76,7 @@ async def test_t5_a_page_from_elsewhere_changes_nothing_and_reads_nothing(
         serving(manager, on_request=on_request) as plane,
         TestServer(other) as elsewhere,
     ):
-        page = await browser.new_page()
+        page = await new_page(browser)
         await page.goto(str(elsewhere.make_url("/").with_host(host)))
         read: list[Any] = await page.evaluate(ATTEMPTS, plane.url)
         assert read == []

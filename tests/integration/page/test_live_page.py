@@ -81,7 +81,7 @@ async def test_the_page_says_when_the_service_is_gone_and_comes_back_with_it(bro
         await expect(seen.page.locator("#stale")).to_contain_text("The service does not answer.")
         settings = ServerSettings(port=plane.port)
         async with serving(manager, spans=spans, settings=settings):
-            await expect(seen.page.locator("#stale")).to_be_hidden(timeout=15_000)
+            await expect(seen.page.locator("#stale")).to_be_hidden()
             await manager.wait_for_task(await manager.submit_task(failing, "", name="after.the.return"))
             await expect(seen.page.locator("#ended")).to_contain_text("after.the.return")
 
@@ -96,7 +96,7 @@ async def test_the_page_shows_the_next_service_after_a_restart(browser: Browser)
     await expect(page.locator("#stale")).to_be_visible()
     async with managing() as (second, spans), serving(second, spans=spans, settings=settings):
         await second.wait_for_task(await second.submit_task(failing, "", name="of.the.second"))
-        await expect(page.locator("#stale")).to_be_hidden(timeout=15_000)
+        await expect(page.locator("#stale")).to_be_hidden()
         await expect(page.locator(".tile.failed strong")).to_have_text("1")
         await expect(page.locator("#ended")).to_contain_text("of.the.second")
         await expect(page.locator("#ended")).not_to_contain_text("of.the.first")

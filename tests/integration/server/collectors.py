@@ -7,6 +7,8 @@ from collections.abc import Iterator
 
 from prometheus_client.core import GaugeMetricFamily, Metric
 
+from tests.support import PATIENCE_SECONDS
+
 
 class HangingCollector:
     """Hangs until it is let go."""
@@ -17,7 +19,7 @@ class HangingCollector:
 
     def collect(self) -> Iterator[Metric]:
         self.entered.set()
-        self.let_go.wait(30)
+        self.let_go.wait(PATIENCE_SECONDS)
         yield GaugeMetricFamily("late", "Too late.", 1)
 
 

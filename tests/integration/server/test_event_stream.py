@@ -25,7 +25,7 @@ from qorzen_obs.settings import ServerSettings, Settings, TelemetrySettings
 from qorzen_obs.tasks import TaskInfo
 from tests.event_stream import Follower, following
 from tests.services.ops_plane import TOKEN, SaidManager, State, managing, serving
-from tests.support import Gate, until
+from tests.support import PATIENCE_SECONDS, Gate, until
 
 
 async def nothing() -> None:
@@ -257,7 +257,7 @@ async def test_events_are_kept_no_longer_when_nobody_comes_back(monkeypatch: pyt
             await manager.run(nothing)
             assert ring.since(ring.last - 1, 1)
         await until(lambda: not ring.streams)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             while ring.since(ring.last - 1, 1):
                 await manager.run(nothing)
         async with following(plane.url, last_event_id=follower.last_id) as late:

@@ -14,7 +14,7 @@ from qorzen_obs.server import ticker
 from qorzen_obs.server.health_history import MAX_CHANGES, HealthChange, HealthHistory
 from qorzen_obs.telemetry.metrics import Load
 from tests.services.ops_plane import SaidManager, State, serving
-from tests.support import until
+from tests.support import PATIENCE_SECONDS, until
 
 
 async def ask(session: aiohttp.ClientSession, url: str) -> dict[str, Any]:
@@ -135,7 +135,7 @@ async def test_nobody_has_to_look_for_a_change_to_be_remembered_and_no_check_is_
     async def next_look() -> None:
         for _ in range(8):  # a tick asks three times, and the first answers may be of one that was under way
             looked.clear()
-            await asyncio.wait_for(looked.wait(), 5)
+            await asyncio.wait_for(looked.wait(), PATIENCE_SECONDS)
 
     async with serving(manager) as plane:
         for depth in (0, 95, 0):

@@ -24,7 +24,7 @@ from qorzen_obs.tasks import EventKind, TaskCategory
 from tests import process_tasks
 from tests.services.ops_plane import managing, serving
 from tests.services.process_service import process_service
-from tests.support import ThreadGate, until
+from tests.support import PATIENCE_SECONDS, ThreadGate, until
 
 HERE = str(Path(__file__))
 
@@ -118,7 +118,9 @@ async def test_a_task_is_starting_while_what_observes_its_start_blocks(
         with ThreadPoolExecutor(1) as elsewhere:
 
             def block(event: TaskEvent) -> None:
-                found.append(elsewhere.submit(tasks.looks.stack_of, event.record.task_id).result(30))
+                found.append(
+                    elsewhere.submit(tasks.looks.stack_of, event.record.task_id).result(PATIENCE_SECONDS)
+                )
 
             tasks.observe("slow", block, [EventKind.STARTED])
             task_id = await tasks.submit_task(func, category=category)
@@ -134,7 +136,7 @@ async def test_f22_stacks_are_shown_while_the_work_loop_is_wedged() -> None:
 
     async def hold_the_loop() -> None:
         holding.set()
-        assert let_go.wait(30)
+        assert let_go.wait(PATIENCE_SECONDS)
 
     found: dict[str, tuple[int, dict[str, Any]]] = {}
 
@@ -156,7 +158,7 @@ async def test_f22_stacks_are_shown_while_the_work_loop_is_wedged() -> None:
 
             def look_from_a_thread() -> None:
                 try:
-                    assert holding.wait(30)
+                    assert holding.wait(PATIENCE_SECONDS)
                     asyncio.run(look())
                 finally:
                     let_go.set()
@@ -198,12 +200,12 @@ async def test_a_call_on_the_loop_s_own_thread_shows_its_stack() -> None:
 
     def draw() -> None:
         holding.set()
-        assert let_go.wait(30)
+        assert let_go.wait(PATIENCE_SECONDS)
 
     async with managing() as (tasks, _):
 
         def look(task_id: str) -> None:
-            assert holding.wait(30)
+            assert holding.wait(PATIENCE_SECONDS)
             seen.append(tasks.looks.stack_of(task_id))
             let_go.set()
 

@@ -22,7 +22,7 @@ CANARY = "hunter2-canary"
 
 
 def ask(plane: OpsPlane) -> Any:
-    with urllib.request.urlopen(f"{plane.url}/api/loop", timeout=10) as response:
+    with urllib.request.urlopen(f"{plane.url}/api/loop", timeout=PATIENCE_SECONDS) as response:
         return json.load(response)
 
 

@@ -24,6 +24,7 @@ from qorzen_obs.settings import HealthSettings, ServerSettings
 from tests.integration.server.collectors import HangingCollector, HugeCollector
 from tests.services.ops_plane import TOKEN, SaidManager, get_json, managing, serving
 from tests.services.whole_service import url_of, whole_service
+from tests.support import PATIENCE_SECONDS
 
 
 async def nothing() -> None:
@@ -186,7 +187,7 @@ async def test_f22_everything_answers_while_the_work_loop_is_blocked() -> None:
         return answers
 
     def ask_from_a_thread(url: str) -> tuple[dict[str, str], float]:
-        assert blocked.wait(30)
+        assert blocked.wait(PATIENCE_SECONDS)
         return asyncio.run(ask(url)), time.monotonic()
 
     async with managing() as (manager, spans), serving(manager, spans=spans) as plane:
@@ -206,6 +207,7 @@ REQUESTS = 20
 #: In a process of its own: a thread of this one would starve with the server that it asks.
 CLIENT = """
 import sys, urllib.request
+from tests.support import PATIENCE_SECONDS
 for _ in range(int(sys.argv[2])):
     urllib.request.urlopen(sys.argv[1] + "/livez").read()
 """

@@ -18,6 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from qorzen_obs.server import metrics as server_metrics
 from tests.integration.server.collectors import HangingCollector
 from tests.services.ops_plane import SaidManager, get_json, managing, serving
+from tests.support import PATIENCE_SECONDS
 
 SCRAPES = 50
 
@@ -92,7 +93,7 @@ async def test_f15_a_scrape_in_flight_is_shared_by_those_that_came_before_it_beg
         def collect(self) -> Iterator[Metric]:
             yield GaugeMetricFamily("render", "Which render it is.", next(order))
             entered.set()
-            assert let_go.wait(30)
+            assert let_go.wait(PATIENCE_SECONDS)
 
     async with managing() as (tasks, _), serving(tasks) as plane:
         tasks.registry.register(Held())

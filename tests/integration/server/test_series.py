@@ -19,7 +19,7 @@ from qorzen_obs.tasks import TaskCategory, TaskPriority, TaskStatus
 from qorzen_obs.telemetry import names
 from qorzen_obs.telemetry.metrics import Load
 from tests.services.ops_plane import SaidManager, get_json, hosted, managing, serving
-from tests.support import Gate, until, virtual_time
+from tests.support import PATIENCE_SECONDS, Gate, until, virtual_time
 
 
 @dataclass
@@ -145,11 +145,11 @@ async def test_the_columns_are_of_equal_length_and_show_what_the_manager_did(
         for _ in range(3):
             await manager.submit_task(gate)
         await gate.holds(3)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             while 3 not in (await last())["running"]:
                 pass
         gate.open()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             while not any((await last())["completed"]):
                 pass
         document = answers[-1]

@@ -84,7 +84,7 @@ async def test_a_client_that_does_not_read_is_cut_off_and_costs_little_until_the
         done = asyncio.Event()
         working = asyncio.create_task(run_tasks(running.tasks, done))
         try:
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(PATIENCE_SECONDS):
                 while not evicted(running):  # noqa: ASYNC110 - the server counts on another thread
                     await asyncio.sleep(0.01)
         finally:
@@ -106,7 +106,7 @@ async def test_a_client_that_stalls_keeps_nothing_from_the_others() -> None:
             done = asyncio.Event()
             working = asyncio.create_task(run_tasks(running.tasks, done))
             try:
-                async with asyncio.timeout(30):
+                async with asyncio.timeout(PATIENCE_SECONDS):
                     while evicted(running) < 5:  # noqa: ASYNC110 - as above
                         await asyncio.sleep(0.01)
             finally:
@@ -122,7 +122,7 @@ async def test_a_client_that_reads_again_in_time_is_not_cut_off(monkeypatch: pyt
     async with service() as running, AsyncExitStack() as stack:
         running.tasks.looks.event_ring.capacity = 256
         slow = stack.enter_context(connect(running))
-        slow.settimeout(30)
+        slow.settimeout(PATIENCE_SECONDS)
         text = await asyncio.to_thread(_read_until, slow, b"event: snapshot")
         for _ in range(400):  # more than the connection and the ring hold
             await running.tasks.run(nothing)

@@ -141,7 +141,7 @@ async def test_f12_f13_a_name_that_is_looked_up_for_ever_holds_up_nobody(
 
     def stall(host: object, *_: object, **__: object) -> list[object]:
         asked.set()
-        release.wait(30)
+        release.wait(PATIENCE_SECONDS)
         raise socket.gaierror(socket.EAI_AGAIN, "no answer")
 
     tracing = set_up("http://collector.invalid:4318", monkeypatch)

@@ -53,7 +53,7 @@ class Watched:
     def ask(self, path: str) -> str:
         """Ask the ops plane, from a thread."""
         assert self.tasks.ops_url is not None
-        with urllib.request.urlopen(self.tasks.ops_url + path, timeout=10) as response:
+        with urllib.request.urlopen(self.tasks.ops_url + path, timeout=PATIENCE_SECONDS) as response:
             text: str = response.read().decode()
         return text
 
@@ -344,7 +344,7 @@ def _length_that_takes_a_second() -> int:
 
 
 def _wait_for(condition: Callable[[], list[dict[str, Any]]]) -> list[dict[str, Any]]:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + PATIENCE_SECONDS
     while not (found := condition()):
         assert time.monotonic() < deadline, "it never came"
         time.sleep(0.01)

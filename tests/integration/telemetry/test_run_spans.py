@@ -15,7 +15,7 @@ from qorzen_obs import TaskStatus, current_task, task
 from qorzen_obs.telemetry import names
 from qorzen_obs.testing import CapturedLogs, VirtualTimeLoop, open_test_manager
 from tests.integration.telemetry.ends import fail
-from tests.support import Gate, Spans, metric, settings, turns, virtual_time
+from tests.support import PATIENCE_SECONDS, Gate, Spans, metric, settings, turns, virtual_time
 
 ROOT = Path(__file__).parents[3]
 
@@ -191,7 +191,9 @@ async def test_a_span_is_as_long_as_the_attempt_by_the_monotonic_clock() -> None
 def test_without_an_sdk_nothing_breaks_and_there_is_no_trace(provider: str) -> None:
     # In a process of its own: a proxy stands for the provider that another test may have set.
     command = f"from {__name__} import without_an_sdk; without_an_sdk({provider!r})"
-    subprocess.run([sys.executable, "-W", "error", "-c", command], cwd=ROOT, check=True, timeout=50)
+    subprocess.run(
+        [sys.executable, "-W", "error", "-c", command], cwd=ROOT, check=True, timeout=PATIENCE_SECONDS
+    )
 
 
 def without_an_sdk(provider: str) -> None:

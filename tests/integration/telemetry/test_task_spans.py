@@ -26,7 +26,7 @@ from qorzen_obs.telemetry.parts import TelemetryParts
 from qorzen_obs.telemetry.setup import Tracing, set_up_tracing
 from qorzen_obs.telemetry.task_span import TaskSpan
 from qorzen_obs.testing import open_test_manager, virtual_time
-from tests.support import settings
+from tests.support import PATIENCE_SECONDS, settings
 
 
 def set_up(per_second: float = math.inf) -> Tracing:
@@ -261,6 +261,6 @@ asyncio.run(main())
 
 def test_a_task_leaves_nothing_for_the_garbage_collector() -> None:
     done = subprocess.run(
-        [sys.executable, "-c", ROUNDS], capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-c", ROUNDS], capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=True
     )
     assert int(done.stdout) < 50, "of 150 tasks: no cycle was left by each"
