@@ -123,7 +123,7 @@ class TaskManagerMachine(RuleBasedStateMachine):
         return [life.actor for life in self._world.model.lives.values()] if self.world else []
 
     def _on_stage(self) -> list[Actor]:
-        """The actors whose code waits for a line, zombies included."""
+        """The actors whose code waits for a line, those of abandoned tasks included."""
         actors = self._world.actors if self.world else []
         return [actor for actor in actors if actor.show is not None and actor.show.idle]
 
@@ -131,7 +131,7 @@ class TaskManagerMachine(RuleBasedStateMachine):
         model = self._world.model if self.world else None
         return [actor for actor in self._on_stage() if model and model.lives[actor.number].final is None]
 
-    def _zombies(self) -> list[Actor]:
+    def _abandoned(self) -> list[Actor]:
         parents = self._parents()
         return [actor for actor in self._on_stage() if actor not in parents]
 
@@ -203,12 +203,12 @@ class TaskManagerMachine(RuleBasedStateMachine):
         if actors:
             self.do("tell", actors[pick % len(actors)].number, *outcome)
 
-    @precondition(lambda self: self._zombies())
+    @precondition(lambda self: self._abandoned())
     @rule(pick=PICKS, outcome=OUTCOMES)
     def finish_late(self, pick: int, outcome: tuple[Line, Any]) -> None:
         """Let the code of an abandoned task report, and end."""
-        self._finish(self._zombies(), pick, (Line.REPORT, 99.0))
-        self._finish(self._zombies(), pick, outcome)
+        self._finish(self._abandoned(), pick, (Line.REPORT, 99.0))
+        self._finish(self._abandoned(), pick, outcome)
 
     @precondition(lambda self: self._on_stage())
     @rule(

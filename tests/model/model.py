@@ -53,7 +53,7 @@ class Life:
     final: TaskInfo | None = None
     unsure: bool = False  #: its waiting was over when it was asked to stop: it may have its slot back, or not
     keeps_slot: bool = False  #: it was abandoned when no more slots were to be replaced
-    zombie: bool = False
+    still_runs: bool = False  #: it was abandoned, and its code has not ended
     spans: list[Recorded] = field(default_factory=list)
 
     @property
@@ -142,8 +142,8 @@ class Model:
         return [life for life in self.live if life.status is RUNNING]
 
     @property
-    def zombies(self) -> list[Life]:
-        return [life for life in self.ended if life.zombie]
+    def abandoned(self) -> list[Life]:
+        return [life for life in self.ended if life.still_runs]
 
     def limit(self, name: str, plan: Plan) -> float:
         """Return the limit in force of one of the names that `Limited.of` yields."""
@@ -162,7 +162,7 @@ class Model:
             for life in self.running
             if not life.lent or life is besides or (at_most and not self._surely_lent(life))
         ]
-        holders += [life for life in self.zombies if life.keeps_slot and not life.lent]
+        holders += [life for life in self.abandoned if life.keeps_slot and not life.lent]
         plans = [life.plan for life in holders]
         return Limited(
             len(plans),
@@ -232,8 +232,8 @@ class Model:
 
     def note_show_end(self, show: Show) -> None:
         life = self.lives[show.actor.number]
-        if life.zombie and show is life.show:
-            life.zombie = False
+        if life.still_runs and show is life.show:
+            life.still_runs = False
             self.late_results += 1
 
     def note_cancel(self, life: Life, reason: str) -> None:
@@ -407,8 +407,8 @@ class Model:
             f"D19: {life.actor} reported {said}: {info.progress}",
         )
         if info.abandoned:
-            life.keeps_slot = len(self.zombies) >= self.settings["max_abandoned"]
-            life.zombie = True
+            life.keeps_slot = len(self.abandoned) >= self.settings["max_abandoned"]
+            life.still_runs = True
         life.final = info
         self.ends_since_rest += 1
         for lender in self.running:

@@ -107,9 +107,9 @@ class Rest:
         self._settle_what_is_unsure()
         held = self.model.held()
         lenders = [life for life in self.model.running if life.lent]
-        lenders += [life for life in self.model.zombies if life.keeps_slot and life.lent]
+        lenders += [life for life in self.model.abandoned if life.keeps_slot and life.lent]
         lent = Counter(life.plan.engine for life in lenders)
-        abandoned = Counter(life.plan.engine for life in self.model.zombies)
+        abandoned = Counter(life.plan.engine for life in self.model.abandoned)
         for kind in (EngineKind.LOOP, EngineKind.IO, EngineKind.THREAD, EngineKind.MAIN):
             limit = self.model.engine_slots.get(kind, self.model.settings["max_concurrent_tasks"])
             expected = {
@@ -121,7 +121,7 @@ class Rest:
             self.same(f"D5: slots of {kind.value}", slots[kind.value], expected)
         now_held: dict[str, float] = {}
         highest = {f"definition {name}": n for name, n in self.model.highest_limits.items()}
-        for life in [*self.model.running, *self.model.zombies]:
+        for life in [*self.model.running, *self.model.abandoned]:
             for name, n in held.of(life.plan):
                 now_held[name] = n
                 limit = self.model.limit(name, life.plan)
@@ -296,7 +296,7 @@ class Rest:
             "qorzen_tasks_rejected_total": self.model.rejected.total(),
             "qorzen_task_retries_total": self.model.retries,
             "qorzen_task_errors_total": len(failed),
-            "qorzen_tasks_abandoned": len(self.model.zombies),
+            "qorzen_tasks_abandoned": len(self.model.abandoned),
             "qorzen_task_run_duration_seconds_count": len(started),
             "qorzen_task_queue_wait_seconds_count": len(started),
             "qorzen_events_dropped_total": self.model.late_results,
@@ -315,7 +315,7 @@ class Rest:
     # ------------------------------------------------------------------ at the end
 
     def after_shutdown(self) -> None:
-        """D1 and D23: every accepted task has ended, and only declared zombies run."""
+        """D1 and D23: every accepted task has ended, and only abandoned code runs."""
         self.same("D23: state", self.world.manager.state.value, "stopped")
         self.same("D1: not ended", [life.actor for life in self.model.live], [])
         for task in self.world.stopping:
@@ -324,7 +324,7 @@ class Rest:
             show.actor
             for actor in self.world.actors
             for show in actor.shows
-            if show.outcome is None and actor not in [life.actor for life in self.model.zombies]
+            if show.outcome is None and actor not in [life.actor for life in self.model.abandoned]
         ]
         self.same("D23: still runs", running, [])
         self.same("D25: still wait", self.world.waiters + self.world.submissions, [])
@@ -332,4 +332,4 @@ class Rest:
     def when_all_is_over(self) -> None:
         """D24: no asyncio task is left, and no span open."""
         self.same("D24: tasks left", asyncio.all_tasks(self.world.loop), set())
-        self.same("D14: zombies", [life.actor for life in self.model.zombies], [])
+        self.same("D14: abandoned", [life.actor for life in self.model.abandoned], [])

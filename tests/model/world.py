@@ -437,7 +437,7 @@ class World:
         self.rest.after_shutdown()
         self.look()
         self.scrape()
-        for life in list(self.model.zombies):
+        for life in list(self.model.abandoned):
             self._release(life.actor)
         self.rest.when_all_is_over()
         self.look_for_problems()
