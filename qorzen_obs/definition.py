@@ -31,8 +31,8 @@ class TaskDefinition:
     at_start: bool = False  #: `serve` submits it once, when the service has started
 
     @property
-    def waits(self) -> bool:
-        """Whether a task of it may not start at once."""
+    def starts_later(self) -> bool:
+        """Whether a task of it may have to wait for its time."""
         return self.delay > 0 or self.run_at is not None
 
 

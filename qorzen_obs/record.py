@@ -167,7 +167,7 @@ class TaskRecord(msgspec.Struct, eq=False):
     @property
     def new_trace(self) -> bool:
         """Whether its spans start a trace of their own: where asked for, and for what does not start at once."""
-        return self.definition.new_trace or self.definition.waits
+        return self.definition.new_trace or self.definition.starts_later
 
     def release(self, *, keep_call: bool = False) -> None:
         """Drop what the ended task needed; `keep_call` keeps its callable and arguments, to be run again."""
@@ -235,8 +235,8 @@ class TaskRecord(msgspec.Struct, eq=False):
             return ledger.seconds
         now = self.clock()
         if state.status is PENDING:
-            waits = ledger.waiting(max(now, ledger.until), self.eligible_at, before=state.attempt)
-            return ledger.plus(now, waits).seconds
+            seconds = ledger.waiting(max(now, ledger.until), self.eligible_at, before=state.attempt)
+            return ledger.plus(now, seconds).seconds
         if attempt is None or attempt.meter is None:  # it starts or ends at this moment
             return ledger.seconds
         elapsed = max(0.0, now - ledger.until)
@@ -307,7 +307,7 @@ class Attempt(msgspec.Struct, eq=False):
     reported: tuple[float, str] | None = None  #: the newest progress
     reported_at: float = -inf  #: when progress last reached the record, monotonic
     progress_waits: bool = False  #: `reported` is on its way to the record
-    waits: tuple[str, ...] = ()  #: the tasks that it waits for right now
+    waits_for: tuple[str, ...] = ()  #: the ids of the tasks for whose end it waits right now
     _stop_event: threading.Event | None = None
     _on_ask: Callable[[], object] | None = None
 
@@ -334,13 +334,12 @@ class Attempt(msgspec.Struct, eq=False):
     @property
     def waiting_for(self) -> str | None:
         """The first of the tasks that this one waits for."""
-        waits = self.waits
-        return waits[0] if waits else None
+        return self.waits_for[0] if self.waits_for else None
 
     @property
     def wants_slot(self) -> bool:
         """Whether it should hold a slot: it waits for nobody and nobody asked it to stop."""
-        return not (self.waits or self.settled or self.asked is not None)
+        return not (self.waits_for or self.settled or self.asked is not None)
 
     @property
     def cancelled(self) -> bool:
@@ -404,16 +403,16 @@ class Wait:
         self.waits_for = waits_for
         self.resumed: asyncio.Future[None] | None = None  #: done when the task has its slot back
         self._over = False
-        attempt.waits = (*attempt.waits, waits_for)
+        attempt.waits_for = (*attempt.waits_for, waits_for)
 
     def end(self) -> bool:
         """Note that it is over; return False when that was known."""
         if self._over:
             return False
         self._over = True
-        waits = list(self.attempt.waits)
-        waits.remove(self.waits_for)
-        self.attempt.waits = tuple(waits)
+        left = list(self.attempt.waits_for)
+        left.remove(self.waits_for)
+        self.attempt.waits_for = tuple(left)
         return True
 
 

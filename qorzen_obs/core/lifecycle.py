@@ -124,7 +124,9 @@ class Lifecycle:
         """Take a checked record in: from here on its task exists. It starts at once where it may."""
         now, wall = self._clock.monotonic(), self._clock.now()
         definition = record.definition
-        wait = max(definition.delay, (definition.run_at or 0.0) - wall, 0.0) if definition.waits else 0.0
+        wait = (
+            max(definition.delay, (definition.run_at or 0.0) - wall, 0.0) if definition.starts_later else 0.0
+        )
         record.sequence = next(self._task_sequence)
         record.created_at = wall
         record.eligible_at, record.eligible_wall = now + wait, wall + wait
@@ -142,7 +144,7 @@ class Lifecycle:
             when = now + definition.deadline
             self._deadline_entries[record.sequence] = self._deadlines.add(when, record)
         self._counts.accept(record.cell)
-        starts = self._scheduler.enter(record, now)
+        starts = self._scheduler.start_or_push(record, now)
         if self._observers[_SUBMITTED]:
             self._announcer.announce(_SUBMITTED, record, None, wall)
         if starts:

@@ -120,7 +120,7 @@ class Waiting:
             waiting = self._running.get(task_id)
             if waiting is not None and task_id not in seen:
                 seen.add(task_id)
-                pending += waiting.waits
+                pending += waiting.waits_for
 
     def _begin(self, waits_for: str) -> Wait | None:
         """Lend the slot of the running task that the caller is in; None where it is in none of this manager."""

@@ -197,7 +197,7 @@ def _go_on(run: _Run, waits_for: Any) -> Generator[Any, Any, None]:
     into or closed is PEP 380's; this is its text, with a context and a clock (tests/benchmarks/ledger_cost.py).
     """
     attempt, coroutine = run.attempt, run.coroutine
-    enter, meter, send = attempt.context.run, attempt.meter, coroutine.send
+    inside, meter, send = attempt.context.run, attempt.meter, coroutine.send
     step: Any
     began = 0.0
     while True:
@@ -205,7 +205,7 @@ def _go_on(run: _Run, waits_for: Any) -> Generator[Any, Any, None]:
             argument = yield waits_for
             step = send
         except GeneratorExit:
-            enter(coroutine.close)
+            inside(coroutine.close)
             raise
         except BaseException as thrown:  # noqa: BLE001 - all that is thrown in is for the coroutine
             step, argument = coroutine.throw, thrown
@@ -215,7 +215,7 @@ def _go_on(run: _Run, waits_for: Any) -> Generator[Any, Any, None]:
             meter.use_since = began = meter.clock()
         value, error = None, None
         try:
-            waits_for = enter(step, argument)
+            waits_for = inside(step, argument)
             continue
         except StopIteration as end:
             value = end.value

@@ -116,10 +116,10 @@ class Scheduler(Generic[S]):
         """When the next task's time comes; None when none waits for it."""
         return self._scheduled.first_key
 
-    def enter(self, task: S, now: float) -> bool:
-        """Give a slot to a new task where nothing waits for one and the limits admit it; else `push` it.
+    def start_or_push(self, task: S, now: float) -> bool:
+        """Give a new task a slot if nothing waits for one and the limits admit it, else `push` it; return which.
 
-        Return whether it has a slot. The same as `push` and `start_next`, without the detour over the queue.
+        True is a slot. It does what `push` and `start_next` do, without the detour through the queue.
         """
         if (
             not self._depth

@@ -44,13 +44,13 @@ async def run_in_thread(func: Callable[..., Any], *args: Any, **kwargs: Any) -> 
             value = func(*args, **kwargs)
         except BaseException as caught:  # noqa: BLE001 - a thread's top
             error = caught
-        loop.call_soon_threadsafe(settle, future, value, error)
+        loop.call_soon_threadsafe(set_outcome, future, value, error)
 
     threading.Thread(target=work, name="foreign", daemon=True).start()
     return await carried(future)
 
 
-def settle(future: asyncio.Future[Any], value: object, error: BaseException | None) -> None:
+def set_outcome(future: asyncio.Future[Any], value: object, error: BaseException | None) -> None:
     if not future.done():
         future.set_result((value, error))
 

@@ -10,7 +10,7 @@ _AT_ONCE_SECONDS = 1e-6  # below this a timer is a matter of rounding, and due
 
 
 class SteppedLoop(VirtualTimeLoop):
-    """`settle` runs all that is ready; `advance` lets time pass, timer by timer, settling at each of them."""
+    """`run_until_quiet` runs all that is ready; `advance` lets time pass, timer by timer, quiet at each of them."""
 
     def __init__(self, on_rest: Callable[[], None] = lambda: None) -> None:
         super().__init__()
@@ -28,7 +28,7 @@ class SteppedLoop(VirtualTimeLoop):
             self._next_timer_in = seconds
             self.stop()
 
-    def settle(self) -> None:
+    def run_until_quiet(self) -> None:
         """Run until nothing is ready, then look at what is true at rest."""
         self.run_forever()
         self.on_rest()
@@ -38,9 +38,9 @@ class SteppedLoop(VirtualTimeLoop):
         end = self.time() + seconds
         while self.time() + self._next_timer_in <= end:
             super().jump(self._next_timer_in)
-            self.settle()
+            self.run_until_quiet()
         super().jump(end - self.time())
-        self.settle()
+        self.run_until_quiet()
 
     def _complain(self, _: Any, context: dict[str, Any]) -> None:
         self.complaints.append(f"{context['message']}: {context.get('exception')!r}")

@@ -104,7 +104,7 @@ class Rest:
 
     def _slots(self, slots: dict[str, Any]) -> None:
         """D5: slots held, lent and abandoned, each counted once."""
-        self._settle_what_is_unsure()
+        self._resolve_what_is_unsure()
         held = self.model.held()
         lenders = [life for life in self.model.running if life.lent]
         lenders += [life for life in self.model.abandoned if life.keeps_slot and life.lent]
@@ -129,7 +129,7 @@ class Rest:
                 self.expect(n <= allowed, f"D5: {n} slots of {name}")
         self.last_held = now_held
 
-    def _settle_what_is_unsure(self) -> None:
+    def _resolve_what_is_unsure(self) -> None:
         """Ask the manager, where a wait ended and a stop was asked for at one instant, which of them came first."""
         lenders = self.world.manager._lifecycle._scheduler._lenders
         for life in self.model.running:

@@ -134,7 +134,7 @@ class World:
     def open(self) -> None:
         """Start the manager."""
         opening = self.loop.create_task(self._open(TaskSettings(**self.given)))
-        self.loop.settle()
+        self.loop.run_until_quiet()
         opening.result()
         self.rest = Rest(self)
         self.loop.on_rest = self.rest.check
@@ -261,14 +261,14 @@ class World:
         for actor in actors:
             work = self._submit(actor, cancel_at_once)
             self.submissions.append((actor, self.loop.create_task(work)))
-        self.loop.settle()
+        self.loop.run_until_quiet()
 
     @operation
     def run(self, plan: Plan) -> None:
         """Call `run` from outside; `stop_waiting` may cancel it."""
         actor = self._hire(plan)
         self.waiters.append(Waiter(actor, None, self.loop.create_task(run_and_tell(actor))))
-        self.loop.settle()
+        self.loop.run_until_quiet()
 
     @operation
     def tell(self, number: int, line: Line, given: Any = None) -> None:
@@ -282,7 +282,7 @@ class World:
         elif line is Line.RAISE:
             given = error_of(given)
         show.lines.put_nowait((line, given))
-        self.loop.settle()
+        self.loop.run_until_quiet()
 
     @operation
     def cancel(self, number: int) -> None:
@@ -300,13 +300,13 @@ class World:
         deadline = None if timeout is None else self.now() + timeout
         waiting = self.loop.create_task(self.manager.wait_for_task(target.task_id, timeout))
         self.waiters.append(Waiter(target, deadline, waiting))
-        self.loop.settle()
+        self.loop.run_until_quiet()
 
     @operation
     def stop_waiting(self, index: int) -> None:
         """Cancel somebody's wait."""
         self.waiters.pop(index).task.cancel()
-        self.loop.settle()
+        self.loop.run_until_quiet()
 
     @operation
     def advance(self, seconds: float) -> None:
@@ -339,7 +339,7 @@ class World:
         model.ready = False
         model.stop_asked_at = min(model.stop_asked_at, self.now() + grace_seconds)
         self.stopping.append(self.loop.create_task(self.manager.shutdown(grace_seconds=grace_seconds)))
-        self.loop.settle()
+        self.loop.run_until_quiet()
 
     @operation
     def look(self) -> None:
@@ -361,11 +361,11 @@ class World:
     def _now(self, coroutine: Coroutine[Any, Any, None]) -> None:
         """Run what ends within one settling."""
         task = self.loop.create_task(coroutine)
-        self.loop.settle()
+        self.loop.run_until_quiet()
         if not task.done():
             self.complain(f"D25: {coroutine} does not return")
             task.cancel()
-            self.loop.settle()
+            self.loop.run_until_quiet()
         elif task.exception() is not None:
             self.complain(f"D26: {coroutine} raised {task.exception()!r}")
 
@@ -446,7 +446,7 @@ class World:
         show = actor.show
         if show is not None and show.outcome is None:
             show.lines.put_nowait((Line.RETURN, None))
-            self.loop.settle()
+            self.loop.run_until_quiet()
 
     def close(self) -> None:
         """Close the loop, whatever state a failure left it in."""
@@ -458,5 +458,5 @@ class World:
             for actor in self.actors:
                 if actor.show is not None and actor.show.outcome is None:
                     actor.show.lines.put_nowait((Line.RETURN, None))
-            self.loop.settle()
+            self.loop.run_until_quiet()
         self.loop.close()

@@ -257,8 +257,8 @@ TestScheduler = SchedulerMachine.TestCase
 TestScheduler.settings = hypothesis_settings(max_examples=40, stateful_step_count=50, deadline=None)
 
 
-class EnteringMachine(RuleBasedStateMachine):
-    """Two schedulers are told the same: one by `enter`, the other by `push` and `start_next`."""
+class StartingMachine(RuleBasedStateMachine):
+    """Two schedulers are told the same: one by `start_or_push`, the other by `push` and `start_next`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -306,17 +306,17 @@ class EnteringMachine(RuleBasedStateMachine):
     ) -> None:
         self.now += later
         self.sequence += 1
-        (entering, pushing), eligible_at = self.both, self.now + delay
-        nothing_could_start = entering.startable(self.now) is None
+        (starting, pushing), eligible_at = self.both, self.now + delay
+        nothing_could_start = starting.startable(self.now) is None
         for tasks, own in zip(self.tasks, self.own, strict=True):
             limit = own if limited else None
             tasks[self.sequence] = Task(self.sequence, category, engine, priority, eligible_at, limit)
         new, same = (tasks[self.sequence] for tasks in self.tasks)
-        entered = entering.enter(new, self.now)
+        has_slot = starting.start_or_push(new, self.now)
         pushing.push(same, self.now)
-        is_held = not entered and entering.is_held(new)
-        started = [self.start_all(entering), self.start_all(pushing)]
-        if entered:
+        is_held = not has_slot and starting.is_held(new)
+        started = [self.start_all(starting), self.start_all(pushing)]
+        if has_slot:
             assert started[0] == [], "else the other one would have gone first"
             started[0] = [self.sequence]
         assert started[0] == started[1]
@@ -365,8 +365,8 @@ class EnteringMachine(RuleBasedStateMachine):
             assert said[0] == said[1]
 
 
-TestEntering = EnteringMachine.TestCase
-TestEntering.settings = hypothesis_settings(max_examples=40, stateful_step_count=50, deadline=None)
+TestStarting = StartingMachine.TestCase
+TestStarting.settings = hypothesis_settings(max_examples=40, stateful_step_count=50, deadline=None)
 
 
 def order(tasks: list[Task], ageing: float) -> list[int]:

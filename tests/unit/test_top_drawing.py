@@ -75,7 +75,7 @@ def screen(snapshot: Snapshot | None, view: View | None = None, *, size: Size = 
         names={},
     )
     scene = Scene("http://127.0.0.1:8080", view, size, NOW, 100.0, rows, snapshot, **fields)
-    view.settle(rows, scene.list_height)
+    view.keep_selection(rows, scene.list_height)
     file = StringIO()
     console = Console(
         file=file, width=size.width, height=size.height, markup=False, emoji=False, highlight=False

@@ -44,10 +44,10 @@ def press(view: View, keys: str, *tasks: Task, height: int = 10) -> Command | No
     command = None
     for key in keys.split():
         rows = listed(view, *tasks)
-        view.settle(rows, height)
+        view.keep_selection(rows, height)
         opened = next((task for task in tasks if task.task_id == view.opened), None)
         command = view.press(key, Shown(rows, height, opened))
-        view.settle(listed(view, *tasks), height)
+        view.keep_selection(listed(view, *tasks), height)
     return command
 
 
@@ -98,11 +98,11 @@ def test_a_selection_stays_with_its_task_and_goes_to_its_place_when_that_has_gon
     press(view, "down", A, B, C)
     assert view.selected == "id-b"
     older = a_task("older", seconds=9)
-    view.settle(listed(view, older, A, B, C), 10)
+    view.keep_selection(listed(view, older, A, B, C), 10)
     assert chosen(view) == ("id-b", 2)
-    view.settle(listed(view, older, A, C), 10)
+    view.keep_selection(listed(view, older, A, C), 10)
     assert chosen(view) == ("id-c", 2)
-    view.settle([], 10)
+    view.keep_selection([], 10)
     assert chosen(view) == (None, 0)
     assert press(view, "enter c r") is None, "there is nothing to open, to cancel or to run again"
 

@@ -77,7 +77,7 @@ def _scene(client: Client, view: View, poller: Poller, console: Console) -> Scen
         snapshot=snapshot,
         trouble=poller.trouble,
     )
-    view.settle(rows, scene.list_height)
+    view.keep_selection(rows, scene.list_height)
     return scene
 
 

@@ -114,7 +114,7 @@ class View:
     to_cancel: Task | None = None  #: asked whether to cancel it
     notice: str = ""  #: what became of the last command; until the next key
 
-    def settle(self, rows: Sequence[Row], height: int) -> None:
+    def keep_selection(self, rows: Sequence[Row], height: int) -> None:
         """Keep the selection on its task, or on its place when that has gone, and within the `height` lines shown."""
         ids = [row.task.task_id for row in rows]
         if self.selected in ids:
