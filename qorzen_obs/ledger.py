@@ -1,6 +1,6 @@
 """The time ledger: each moment of a task's life belongs to one phase, so that the phases sum to the whole.
 
-Pure: it is told the time. A transition settles the time since the one before it, with the same reading of the clock
+Pure: the caller gives the time. A transition books the time since the one before it, with the same reading of the clock
 that durations and eligibility come from. What is measured is what a task uses; waits are what remains.
 """
 
