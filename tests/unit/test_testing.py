@@ -2,7 +2,6 @@
 
 import asyncio
 import threading
-import time
 
 import pytest
 import structlog
@@ -38,11 +37,9 @@ async def test_hours_pass_at_once_and_in_order() -> None:
         await asyncio.sleep(seconds)
         order.append((name, the_loop().time()))
 
-    started = time.monotonic()
     await asyncio.gather(wait("late", 7_200), wait("early", 0.001), wait("middle", 60), wait("also", 60))
     assert [name for name, _ in order] == ["early", "middle", "also", "late"]
     assert [at for _, at in order] == pytest.approx([0.001, 60, 60, 7_200])
-    assert time.monotonic() - started < 5
 
 
 @virtual_time

@@ -10,7 +10,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -33,6 +32,8 @@ from tests.support import PATIENCE_SECONDS
 ROOT = Path(__file__).parents[2]
 SETTINGS = TelemetrySettings()
 NO_SPANS = dict.fromkeys(names.SPAN_OUTCOMES, 0)
+
+FOR_EVER = str(10 * int(PATIENCE_SECONDS))  #: seconds; what waits for them hangs
 
 
 class SetUp(Protocol):
@@ -443,13 +444,11 @@ def test_after_shutdown_spans_are_dropped_and_the_store_stays_readable(set_up: S
 
 def test_f13_shutdown_returns_at_its_deadline_and_ends_the_retries(set_up: SetUp) -> None:
     with OtlpReceiver(status=503) as collector:
-        tracing = set_up(OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint)
+        tracing = set_up(OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint, OTEL_EXPORTER_OTLP_TIMEOUT=FOR_EVER)
         end_span(tracing)
-        before = time.monotonic()
         assert tracing.shutdown(0.2) is False
-        assert time.monotonic() - before < 1.0
         assert tracing.shutdown() is False
-    # That no thread outlives the test says that the retries, 10 s of them, have ended.
+    # That no thread outlives the test says that the retries have ended.
 
 
 def test_shutdown_says_when_the_collector_refused(set_up: SetUp) -> None:
@@ -488,9 +487,7 @@ def test_f13_an_exporter_deaf_to_shutdown_is_left_behind(set_up: SetUp, offer: O
     offer("stuck", lambda: stuck)
     tracing = set_up(OTEL_TRACES_EXPORTER="stuck")
     end_span(tracing)
-    before = time.monotonic()
     assert tracing.shutdown(0.05) is False
-    assert time.monotonic() - before < 1.0
     stuck.release.set()
 
 
@@ -682,7 +679,6 @@ def ends_in_order() -> None:
     tracing = set_up_globally()
     for _ in range(1_000):
         end_global_span("stuck")
-    print(time.monotonic())  # noqa: T201  # read by the test
     assert not tracing.shutdown()
 
 
@@ -690,12 +686,10 @@ def ends_without_a_shutdown() -> None:
     set_up_globally()
     for _ in range(1_000):
         end_global_span("stuck")
-    print(time.monotonic())  # noqa: T201  # read by the test
 
 
 @pytest.mark.parametrize("scenario", [ends_in_order, ends_without_a_shutdown])
 def test_f13_a_collector_that_never_answers_does_not_hold_up_the_exit(scenario: Callable[[], None]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
-        printed = alone(scenario, OTEL_EXPORTER_OTLP_ENDPOINT=endpoint)
-    assert time.monotonic() - float(printed) < 2.0
+        alone(scenario, OTEL_EXPORTER_OTLP_ENDPOINT=endpoint, OTEL_EXPORTER_OTLP_TIMEOUT=FOR_EVER)

