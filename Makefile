@@ -2,7 +2,7 @@
 # older than its lock file or pyproject.toml only when it has to be brought up to date.
 
 .DEFAULT_GOAL := help
-.PHONY: test-programs test-parts help demo stack test lint format docs dashboards bench baseline soak lock clean
+.PHONY: help demo stack check test test-all lint format docs dashboards bench baseline soak lock clean
 
 # $(call first,CANDIDATES,CONDITION) prints the first Python that runs (a shim may not), fits and can make
 # environments. The condition holds no comma.
@@ -35,19 +35,24 @@ demo: .venv/.runtime ## run a real workload and serve it; options go in ARGS="--
 stack: .venv/.runtime ## the demo with Prometheus and Alertmanager from the system's packages; ARGS="--port 8081"
 	@.venv/bin/python -m dashboards.stack $(ARGS)
 
-# Much of what the tests do is to wait, so some stand beside each other.
-test: lint ## check style and types, then run the tests on each supported Python that is here (slow ones on one)
-	@$(MAKE) --no-print-directory -j3 --output-sync=line test-programs test-parts $(addprefix test-,$(others))
+# Tests wait for programs and timers about as long as they compute, so there are more workers than processors.
+PYTEST = bin/pytest -n 3 --dist worksteal
+# These are the same on each Python: what is drawn, generated or written about, and programs beside ours.
+SAME = $(addprefix --ignore , tests/acceptance tests/integration/cli tests/integration/page tests/test_architecture.py \
+	tests/test_complete_objects.py $(wildcard tests/unit/test_dashboard*.py tests/unit/test_top_*.py tests/unit/test_cli*.py) \
+	tests/unit/test_docs.py tests/unit/test_provisioning.py tests/unit/test_rules.py tests/unit/test_waterfall.py)
+
+check: lint ## style, types, and the tests of modules, seams and the model on one Python; under 90 seconds
+	.venv/bin/pytest -n 2 --dist worksteal -m "not slow" tests/unit tests/contracts tests/model tests/test_*.py $(ARGS)
+
+test: lint test-all $(addprefix test-,$(others)) ## all that CI runs: style, types, all tests on one Python, the rest on each one here
 	@echo "Tested on Python $(mine) $(others)"
 
-test-programs: .venv/.dev
-	.venv/bin/pytest tests/acceptance tests/integration $(ARGS) || test $$? -eq 5
-
-test-parts: .venv/.dev
-	.venv/bin/pytest tests --ignore tests/acceptance --ignore tests/integration $(ARGS) || test $$? -eq 5
+test-all: .venv/.dev
+	.venv/$(PYTEST) $(ARGS) || test $$? -eq 5
 
 test-%: .venv-%/.dev
-	.venv-$*/bin/pytest -m "not slow" $(ARGS) || test $$? -eq 5
+	.venv-$*/$(PYTEST) -m "not slow" $(SAME) $(ARGS) || test $$? -eq 5
 
 lint: .venv/.dev ## ruff and mypy
 	.venv/bin/ruff check
