@@ -17,8 +17,9 @@ COMMAND = ("-W", "error", "-m", "qorzen_obs")
 
 
 def environment(changes: Mapping[str, str]) -> dict[str, str]:
-    """The environment without what would change the program's settings, and with any free port."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("QORZEN_", "OTEL_"))}
+    """The environment without what would change the program's settings or screen, and with any free port."""
+    others = ("QORZEN_", "OTEL_", "COLUMNS", "LINES")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(others)}
     return {**kept, "QORZEN_SERVER__PORT": "0", **changes}
 
 
