@@ -7,7 +7,8 @@ consistent story. Everyone else gets a `TaskInfo`.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from contextvars import Context
 from copy import copy
 from enum import Enum
@@ -308,8 +309,7 @@ class Attempt(msgspec.Struct, eq=False):
     reported_at: float = -inf  #: when progress last reached the record, monotonic
     progress_waits: bool = False  #: `reported` is on its way to the record
     waits_for: tuple[str, ...] = ()  #: the ids of the tasks for whose end it waits right now
-    _stop_event: threading.Event | None = None
-    _on_ask: Callable[[], object] | None = None
+    _on_ask: list[Callable[[], object]] = []
 
     @property
     def task_id(self) -> str:
@@ -350,12 +350,9 @@ class Attempt(msgspec.Struct, eq=False):
             raise TaskCancelled(self.record.task_id, self.reason)
 
     def wait(self, seconds: float) -> bool:
-        event = self._stop_event
-        if event is None:
-            event = self._stop_event = threading.Event()
-            if self.asked is not None:  # asked between the two lines of `ask`
-                event.set()
-        return event.wait(seconds)
+        asked = threading.Event()
+        with self.notifying(asked.set):
+            return asked.wait(min(seconds, threading.TIMEOUT_MAX))
 
     def progress(self, percent: float, message: str = "") -> None:
         self.owner.report_progress(self, percent, message)
@@ -368,10 +365,8 @@ class Attempt(msgspec.Struct, eq=False):
         self.asked_at = at
         self.reason = reason
         self.asked = why
-        if self._stop_event is not None:
-            self._stop_event.set()
-        if self._on_ask is not None:
-            self._on_ask()
+        for call in list(self._on_ask):
+            call()
 
     def begin(self) -> None:
         """Be current in the context from here on; before its code runs, and in no other context."""
@@ -386,11 +381,19 @@ class Attempt(msgspec.Struct, eq=False):
         self.driver = None
         self.context = _LEFT
 
-    def when_asked(self, call: Callable[[], object] | None) -> None:
-        """Call `call` when the attempt is asked to stop, at once if it was; None takes that back."""
-        self._on_ask = call
-        if call is not None and self.asked is not None:
-            call()
+    @contextmanager
+    def notifying(self, call: Callable[[], object]) -> Iterator[None]:
+        """Call `call` when the attempt is asked to stop within the block, at once if it was; from any thread.
+
+        Each thread of a task has a call of its own. It may come twice, and must not raise.
+        """
+        self._on_ask.append(call)
+        try:
+            if self.asked is not None:  # `ask` may have looked at the calls before
+                call()
+            yield
+        finally:
+            self._on_ask.remove(call)
 
 
 class Wait:

@@ -1,19 +1,29 @@
-"""The way into the manager for other threads: blocking calls that run on the work loop."""
+"""The way into the manager for other threads: blocking calls that run on the work loop.
+
+A call always ends: with its answer, or with an error, also while the loop stops and after.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
+import contextlib
+import threading
 from collections.abc import Callable, Coroutine
-from enum import Enum
-from typing import Any, Protocol, TypeVar
+from concurrent.futures import Future, InvalidStateError
+from functools import partial
+from typing import Any, Final, Protocol, TypeVar
 
+from qorzen_obs.core.runtime import ManagerState
 from qorzen_obs.current import CURRENT
-from qorzen_obs.errors import InvalidTaskError, TaskCancelled, TaskManagerClosedError
+from qorzen_obs.errors import InvalidTaskError, TaskManagerClosedError
 from qorzen_obs.record import Attempt
 from qorzen_obs.tasks import TaskCategory, TaskInfo
 
 T = TypeVar("T")
+Call = Callable[[], Coroutine[Any, Any, T]]
+
+#: How often a waiting thread looks whether the loop still runs: one that just stops tells nobody.
+_LOOK_SECONDS: Final = 0.25
 
 
 class WorkLoopCalls(Protocol):
@@ -22,10 +32,11 @@ class WorkLoopCalls(Protocol):
     @property
     def loop(self) -> asyncio.AbstractEventLoop | None: ...
     @property
-    def state(self) -> Enum: ...
+    def state(self) -> ManagerState: ...
 
-    async def submit_task(self, func: Callable[..., Any], *args: Any, **options: Any) -> str: ...
-    async def run(self, func: Callable[..., Any], *args: Any, **options: Any) -> Any: ...
+    def find(self, task_id: str) -> TaskInfo | None: ...
+    async def submit_task(self, func: Callable[..., Any], /, *args: Any, **options: Any) -> str: ...
+    async def run(self, func: Callable[..., Any], /, *args: Any, **options: Any) -> Any: ...
     async def wait_for_task(self, task_id: str, timeout: float | None = None) -> TaskInfo: ...
     async def cancel_task(self, task_id: str) -> bool: ...
     async def rerun(self, task_id: str) -> str: ...
@@ -37,62 +48,111 @@ class FromThread:
     """`manager.from_thread`: the manager's calls, for threads that are not its loop's.
 
     Inside a task on a worker thread the task is the submitter, as for a coroutine: spans and log lines belong
-    together, and while it waits it lends its slot. When that task is asked to stop, the call raises TaskCancelled.
+    together, and while it waits it lends its slot. When that task is asked to stop, the call raises TaskCancelled, in
+    each of the task's threads. A call that the stop of the manager or of its loop leaves without an answer raises
+    TaskManagerClosedError.
     """
 
     def __init__(self, manager: WorkLoopCalls) -> None:
         self._manager = manager
+        self._running: set[asyncio.Task[None]] = set()  # calls on the work loop
 
-    def submit(self, func: Callable[..., Any], *args: Any, **options: Any) -> str:
+    def submit(self, func: Callable[..., Any], /, *args: Any, **options: Any) -> str:
         """As `submit_task`."""
-        return self._call(self._manager.submit_task(func, *args, **options))
+        return self._call(partial(self._manager.submit_task, func, *args, **options))
 
-    def run(self, func: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    def run(self, func: Callable[..., Any], /, *args: Any, **options: Any) -> Any:
         """As `run`."""
-        return self._call(self._manager.run(func, *args, **options))
+        return self._call(partial(self._manager.run, func, *args, **options))
 
     def wait(self, task_id: str, timeout: float | None = None) -> TaskInfo:
-        """As `wait_for_task`."""
-        return self._call(self._manager.wait_for_task(task_id, timeout))
+        """As `wait_for_task`; after the stop too, for a task that has ended."""
+        try:
+            return self._call(lambda: self._manager.wait_for_task(task_id, timeout))
+        except TaskManagerClosedError:
+            info = self._manager.find(task_id)
+            if info is None or not info.status.final:
+                raise
+            return info
 
     def cancel(self, task_id: str) -> bool:
         """As `cancel_task`."""
-        return self._call(self._manager.cancel_task(task_id))
+        return self._call(lambda: self._manager.cancel_task(task_id))
 
     def rerun(self, task_id: str) -> str:
         """As `rerun`."""
-        return self._call(self._manager.rerun(task_id))
+        return self._call(lambda: self._manager.rerun(task_id))
 
     def pause(self, category: TaskCategory | str) -> None:
         """As `pause`."""
-        self._call(self._manager.pause(category))
+        self._call(lambda: self._manager.pause(category))
 
     def resume(self, category: TaskCategory | str) -> None:
         """As `resume`."""
-        self._call(self._manager.resume(category))
+        self._call(lambda: self._manager.resume(category))
 
-    def _call(self, coroutine: Coroutine[Any, Any, T]) -> T:
+    def _call(self, call: Call[T]) -> T:
+        """Run a call on the work loop, and wait for its answer."""
         loop = self._manager.loop
-        if loop is None or loop.is_closed():
-            coroutine.close()
-            raise TaskManagerClosedError(self._manager.state.value)
-        if _runs_here(loop):
-            coroutine.close()
+        if loop is not None and _runs_here(loop):
             raise InvalidTaskError("thread", "is the work loop's own; await the manager's methods there")
-        attempt = CURRENT.get()
-        if not isinstance(attempt, Attempt):
-            return asyncio.run_coroutine_threadsafe(coroutine, loop).result()
-        if attempt.cancelled:
-            coroutine.close()
-            raise TaskCancelled(attempt.task_id, attempt.reason)
-        future = asyncio.run_coroutine_threadsafe(coroutine, loop)
-        attempt.when_asked(future.cancel)
+        task = CURRENT.get()
+        attempt = task if isinstance(task, Attempt) else None
+        answer: Future[T] = Future()
+        with contextlib.nullcontext() if attempt is None else attempt.notifying(answer.cancel):
+            self._wait(answer, call, loop)
+        if not answer.cancelled():
+            return answer.result()
+        if attempt is not None:
+            attempt.raise_if_cancelled()
+        state = (
+            self._manager.state
+        )  # in any other than the first it is the loop that has stopped, if not the manager
+        raise TaskManagerClosedError((state if state is ManagerState.NEW else ManagerState.STOPPED).value)
+
+    def _wait(self, answer: Future[T], call: Call[T], loop: asyncio.AbstractEventLoop | None) -> None:
+        """Return when the answer is there; it is cancelled where the loop does not run, or not any more."""
+        ended = threading.Event()
+        answer.add_done_callback(lambda _: ended.set())
+        if loop is not None:
+            with contextlib.suppress(RuntimeError):  # it is closed
+                loop.call_soon_threadsafe(self._begin, loop, call, answer)
+        while not ended.is_set():
+            if loop is None or not loop.is_running():
+                answer.cancel()
+            ended.wait(_LOOK_SECONDS)
+
+    def _begin(self, loop: asyncio.AbstractEventLoop, call: Call[T], answer: Future[T]) -> None:
+        """Begin a call, on the work loop; none after the stop, when the loop may not turn often enough to end it."""
+        if self._manager.state is ManagerState.STOPPED:
+            answer.cancel()
+        elif not answer.cancelled():
+            running = loop.create_task(_give(call, answer), name="call from a thread")
+            self._running.add(running)
+            running.add_done_callback(self._running.discard)
+
+
+async def _give(call: Call[T], answer: Future[T]) -> None:
+    """Run a call, on the work loop, and give its outcome to the thread that waits; its cancelling ends the call."""
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None, "it runs as one"
+
+    def stop(answer: Future[T]) -> None:
+        if answer.cancelled():
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                loop.call_soon_threadsafe(task.cancel)
+
+    answer.add_done_callback(stop)
+    with contextlib.suppress(InvalidStateError):  # nobody waits any more
         try:
-            return future.result()
-        except concurrent.futures.CancelledError:
-            raise TaskCancelled(attempt.task_id, attempt.reason) from None
-        finally:
-            attempt.when_asked(None)
+            value = await call()
+        except asyncio.CancelledError:
+            answer.cancel()
+            raise
+        except BaseException as error:  # noqa: BLE001 - it is the caller's, and must not end the work loop
+            answer.set_exception(error)
+        else:
+            answer.set_result(value)
 
 
 def _runs_here(loop: asyncio.AbstractEventLoop) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from math import inf
 from typing import Final
 
@@ -143,7 +144,8 @@ class Runner:
         if threading.get_ident() == self._runtime.loop_thread:
             self._schedule_progress(attempt)
         else:
-            self._runtime.work_loop.call_soon_threadsafe(self._schedule_progress, attempt)
+            with suppress(RuntimeError):  # the loop is closed: nobody sees progress any more
+                self._runtime.work_loop.call_soon_threadsafe(self._schedule_progress, attempt)
 
     def _schedule_progress(self, attempt: Attempt) -> None:
         wait = attempt.reported_at + _PROGRESS_SECONDS - self._clock.monotonic()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine
 from concurrent.futures import Future
+from contextlib import suppress
 from http import HTTPStatus
 from typing import Any, Final, TypeVar
 
@@ -49,9 +50,6 @@ async def cancel_task(request: web.Request) -> web.Response:
 async def on_work_loop(request: web.Request, command: Coroutine[Any, Any, T]) -> T:
     """Run `command` on the work loop. One that has not begun by the deadline never will, one that has is cancelled."""
     loop = request.app[LOOKS].loop
-    if loop is None or loop.is_closed():
-        command.close()
-        raise busy("the service is not running")
     wanted: Future[None] = Future()  # whose cancelling and beginning exclude each other
 
     async def begin() -> T:
@@ -60,7 +58,13 @@ async def on_work_loop(request: web.Request, command: Coroutine[Any, Any, T]) ->
         command.close()
         raise asyncio.CancelledError
 
-    future = asyncio.run_coroutine_threadsafe(begin(), loop)
+    beginning, future = begin(), None
+    with suppress(RuntimeError):  # the loop is closed
+        future = None if loop is None else asyncio.run_coroutine_threadsafe(beginning, loop)
+    if future is None:
+        beginning.close()
+        command.close()
+        raise busy("the service is not running")
     try:
         async with asyncio.timeout(DEADLINE_SECONDS):
             return await asyncio.wrap_future(future)

@@ -308,11 +308,8 @@ class Actor:
             return await coroutine
         task = asyncio.ensure_future(coroutine)
         attempt: Any = show.task
-        attempt.when_asked(task.cancel)
-        try:
+        with attempt.notifying(task.cancel):
             return await task
-        finally:
-            attempt.when_asked(None)
 
 
 async def run_and_tell(target: Actor) -> None:

@@ -54,3 +54,13 @@ async def test_a_late_answer_says_whether_the_command_had_begun(
     turned: Future[None] = asyncio.run_coroutine_threadsafe(asyncio.sleep(0), loop)
     await asyncio.wrap_future(turned)
     assert ran == ["first"]
+
+
+@pytest.mark.parametrize("closed", [False, True])
+async def test_f39_without_a_loop_that_runs_the_service_says_that_it_does_not(closed: bool) -> None:
+    loop = asyncio.new_event_loop()
+    loop.close()
+    looks = SimpleNamespace(loop=loop if closed else None)
+    request = cast(web.Request, SimpleNamespace(app={LOOKS: looks}))
+    with pytest.raises(ProblemError, match="the service is not running"):
+        await on_work_loop(request, asyncio.sleep(0))

@@ -1,13 +1,18 @@
-"""The manager's calls from other threads: the user's own, and those of tasks."""
+"""The manager's calls from other threads: the user's own, and those of tasks. They always end (F39)."""
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable
-from typing import Any
+from contextvars import copy_context
+from typing import Any, Self
 
 import pytest
 
 from qorzen_obs import TaskManager, TaskStatus, current_task
+from qorzen_obs.clock import SystemClock
+from qorzen_obs.core.runner import Runner
+from qorzen_obs.core.runtime import Runtime
 from qorzen_obs.errors import (
     InvalidTaskError,
     TaskCancelled,
@@ -16,7 +21,7 @@ from qorzen_obs.errors import (
     TaskWaitTimeoutError,
 )
 from qorzen_obs.testing import CapturedEvents, CapturedLogs, open_test_manager
-from tests.support import PATIENCE_SECONDS, Gate, Spans, until
+from tests.support import PATIENCE_SECONDS, Gate, Spans, attempt, record, until
 
 
 async def in_thread(call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -160,3 +165,202 @@ async def test_a_thread_that_was_asked_to_stop_gets_no_more_work_in() -> None:
         await tasks.cancel_task(task_id)
         assert (await tasks.wait_for_task(task_id)).status is TaskStatus.CANCELLED
         assert tasks.status()["tasks"]["total"] == 1
+
+
+# ---------------------------------------------------------------------- while the loop ends, and after
+
+
+class Caller:
+    """A thread that calls the manager again and again, and what became of its calls."""
+
+    def __init__(self, call: Callable[[], object]) -> None:
+        self.answered = 0
+        self.errors: list[BaseException] = []
+        self._call = call
+        self._left = threading.Event()
+        self._thread = threading.Thread(target=self._work)
+        self._thread.start()
+
+    def _work(self) -> None:
+        while not self._left.is_set():
+            try:
+                self._call()
+                self.answered += 1
+            except Exception as error:  # noqa: BLE001 - the test looks at them
+                self.errors.append(error)
+                self._left.wait(
+                    0.001
+                )  # what is refused at once must not keep the interpreter from the others
+
+    def leave(self) -> None:
+        """End; returns only if no call hangs."""
+        self._left.set()
+        self._thread.join(PATIENCE_SECONDS)
+        assert not self._thread.is_alive(), "it hangs in a call"
+
+    def ends_refused(self) -> None:
+        """Every call that was not answered was refused, and there was one."""
+        assert {type(error) for error in self.errors} == {TaskManagerClosedError}
+
+
+def test_f39_threads_that_submit_for_ever_are_refused_when_main_ends() -> None:
+    async def main() -> list[Caller]:
+        async with open_test_manager() as tasks:
+            callers = [Caller(lambda: tasks.from_thread.submit(max, 1, 2)) for _ in range(4)]
+            await until(lambda: all(caller.answered > 10 for caller in callers))
+        await until(lambda: all(caller.errors for caller in callers))
+        return callers
+
+    for caller in asyncio.run(main()):
+        refused = len(caller.errors)
+        while len(caller.errors) <= refused:  # once more, now that the loop is closed
+            time.sleep(0.001)
+        caller.leave()
+        caller.ends_refused()
+
+
+class Unfinished:
+    """A manager whose loop stops before the manager does."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.new_event_loop()
+        self._manager = open_test_manager()
+        self.gate = Gate()
+        self.callers: list[Caller] = []
+
+    def __enter__(self) -> Self:
+        self.loop.run_until_complete(self._begin())
+        return self
+
+    async def _begin(self) -> None:
+        self.tasks = await self._manager.__aenter__()
+        away = self.tasks.from_thread
+        pending = await self.tasks.submit_task(self.gate)
+        for call in (lambda: away.run(self.gate), lambda: away.submit(max, 1, 2), lambda: away.wait(pending)):
+            self.callers.append(Caller(call))
+        await self.gate.holds(2)
+
+    def __exit__(self, *_: object) -> None:
+        for caller in self.callers:
+            caller.leave()
+        self.loop.run_until_complete(self._manager.__aexit__(None, None, None))
+        self.loop.close()
+
+
+def test_f39_calls_are_refused_when_their_loop_stops_without_a_word() -> None:
+    with Unfinished() as unfinished:
+        for caller in unfinished.callers:
+            while not caller.errors:
+                time.sleep(0.001)
+            caller.leave()
+            caller.ends_refused()
+
+
+def test_f39_what_a_refused_thread_ran_is_cancelled_when_the_loop_goes_on() -> None:
+    with Unfinished() as unfinished:
+        for caller in unfinished.callers:
+            while not caller.errors:
+                time.sleep(0.001)
+            caller.leave()
+        counts = unfinished.tasks.looks.counts
+        unfinished.loop.run_until_complete(until(lambda: counts.get(TaskStatus.CANCELLED) == 1))
+
+
+def test_f39_calls_whose_loop_cancels_everything_are_refused() -> None:
+    """As `asyncio.run` does when main has ended, also where nobody has shut the manager down."""
+    manager = open_test_manager()
+
+    async def main() -> list[Caller]:
+        tasks = await manager.__aenter__()
+        gate = Gate()
+        callers = [Caller(lambda: tasks.from_thread.run(gate)) for _ in range(4)]
+        await gate.holds(4)
+        return callers
+
+    for caller in asyncio.run(main()):
+        caller.leave()
+        assert {type(error) for error in caller.errors} <= {TaskManagerClosedError, TaskCancelled}
+        assert caller.errors
+
+
+async def test_f39_after_the_stop_a_thread_still_learns_how_a_task_ended() -> None:
+    async with open_test_manager() as tasks:
+        task_id = await tasks.submit_task(max, 2, 3)
+        await tasks.wait_for_task(task_id)
+        await tasks.shutdown()
+        assert (await in_thread(tasks.from_thread.wait, task_id)).result == 3
+        for call in (tasks.from_thread.wait, tasks.from_thread.cancel, tasks.from_thread.rerun):
+            with pytest.raises(TaskManagerClosedError, match="stopped"):
+                await in_thread(call, "nobody")
+
+
+def test_f39_progress_after_the_loop_was_closed_is_dropped() -> None:
+    runtime = Runtime()
+    runtime.loop = loop = asyncio.new_event_loop()
+    loop.close()
+    ignore: Callable[..., None] = lambda *_: None  # noqa: E731
+    runner = Runner(runtime, SystemClock(), on_decided=ignore, on_late_end=ignore, on_progress=ignore)
+    runner.report_progress(attempt(record()), 50, "half")
+
+
+# ---------------------------------------------------------------------- several threads of one task
+
+
+async def test_each_waiting_thread_of_a_task_learns_that_it_was_asked_to_stop() -> None:
+    gate, learned = Gate(), list[str]()
+    async with open_test_manager() as tasks:
+
+        def run_a_child() -> None:
+            with pytest.raises(TaskCancelled, match="enough"):
+                tasks.from_thread.run(gate)
+            learned.append("run")
+
+        def wait_for_the_token() -> None:
+            assert current_task().wait(PATIENCE_SECONDS)
+            learned.append("wait")
+
+        waiting = threading.Barrier(7)
+
+        def announced(work: Callable[[], None]) -> None:
+            waiting.wait(PATIENCE_SECONDS)
+            work()
+
+        def parent() -> None:
+            jobs = [run_a_child, wait_for_the_token] * 3
+            threads = [threading.Thread(target=copy_context().run, args=(announced, job)) for job in jobs]
+            for thread in threads:
+                thread.start()
+            waiting.wait(PATIENCE_SECONDS)
+            for thread in threads:
+                thread.join(PATIENCE_SECONDS)
+
+        task_id = await tasks.submit_task(parent)
+        await gate.holds(3)
+        await tasks.cancel_task(task_id, reason="enough")
+        info = await tasks.wait_for_task(task_id)
+        assert (info.status, info.abandoned) == (TaskStatus.COMPLETED, False)
+        assert sorted(learned) == ["run"] * 3 + ["wait"] * 3
+
+
+async def test_a_call_that_ends_leaves_the_other_calls_of_its_task_within_reach() -> None:
+    first, second = Gate(), Gate()
+    async with open_test_manager() as tasks:
+
+        def parent() -> str:
+            beside = threading.Thread(target=copy_context().run, args=(tasks.from_thread.run, second))
+            beside.start()
+            try:
+                tasks.from_thread.run(first)
+            except TaskCancelled as error:
+                return str(error.reason)
+            finally:
+                beside.join(PATIENCE_SECONDS)
+            return "nobody asked"
+
+        task_id = await tasks.submit_task(parent)
+        await first.holds(1)
+        await second.holds(1)
+        second.open()
+        await until(lambda: tasks.status()["tasks"]["by_status"]["completed"] == 1)
+        await tasks.cancel_task(task_id, reason="enough")
+        assert (await tasks.wait_for_task(task_id)).result == "enough"
