@@ -112,6 +112,12 @@ def until_told() -> str:
 
 
 @process
+def told_within(seconds: float) -> bool:
+    say_pid()
+    return current_task().wait(seconds)
+
+
+@process
 def until_cancelled() -> None:
     say_pid()
     while True:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import select
 import socket
-from typing import TYPE_CHECKING, Any, NoReturn
+import time
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from qorzen_obs.engines.processes.channel import CANCEL, FrameReader
 from qorzen_obs.engines.processes.reports import Reports
@@ -13,6 +14,9 @@ from qorzen_obs.errors import InvalidTaskError, TaskCancelled, TaskError
 
 if TYPE_CHECKING:
     from qorzen_obs.tasks import TaskCategory, TaskPriority
+
+_LONGEST_WAIT_SECONDS: Final = 1e10  #: 300 years
+_LONGEST_POLL_SECONDS: Final = 86_400  #: the system takes 2^31 milliseconds at most
 
 
 class FarTask:
@@ -72,7 +76,11 @@ class FarTask:
             return False
         poll = select.poll()
         poll.register(self._sock, select.POLLIN)
-        self._asked = bool(poll.poll(math.ceil(max(0.0, seconds) * 1000) if seconds < math.inf else None))
+        left = min(seconds, _LONGEST_WAIT_SECONDS)
+        deadline = time.monotonic() + left
+        while left > _LONGEST_POLL_SECONDS and not poll.poll(_LONGEST_POLL_SECONDS * 1000):
+            left = deadline - time.monotonic()
+        self._asked = bool(poll.poll(math.ceil(max(0.0, min(left, _LONGEST_POLL_SECONDS)) * 1000)))
         return self._asked
 
     def progress(self, percent: object, message: str = "") -> None:

@@ -1,6 +1,7 @@
 """Killing (F7, F8, F10, D18): what will not stop is killed, what dies takes nobody along, nothing is left."""
 
 import asyncio
+import math
 import os
 import random
 import signal
@@ -50,6 +51,14 @@ async def test_a_task_that_looks_at_its_token_ends_by_itself() -> None:
         assert (info.status, info.result) == (TaskStatus.COMPLETED, "told")
         assert (await service.tasks.wait_for_task(gives_in)).status is TaskStatus.CANCELLED
         assert await service.tasks.run(work.echo, "the workers live") == "the workers live"
+
+
+@pytest.mark.parametrize("seconds", [math.inf, 1e10, 1e308, 10**400], ids=["inf", "1e10", "1e308", "10**400"])
+async def test_a_task_may_wait_for_its_token_as_long_as_it_likes(seconds: float) -> None:
+    async with process_service(grace_seconds=30) as service:
+        task_id, _ = await service.start(work.told_within, seconds)
+        await service.tasks.cancel_task(task_id)
+        assert (await service.tasks.wait_for_task(task_id)).result is True
 
 
 async def test_an_async_task_is_cancelled_at_its_await() -> None:

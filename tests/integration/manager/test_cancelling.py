@@ -1,6 +1,7 @@
 """What cancelling does to tasks that wait, run, give in, refuse, or have ended."""
 
 import asyncio
+import math
 import threading
 from typing import Any
 
@@ -319,6 +320,21 @@ async def test_a_thread_stops_by_its_token(category: str) -> None:
             False,
             "cancel_task",
         )
+
+
+@pytest.mark.parametrize("seconds", [math.inf, 1e10, 1e308, 10**400], ids=["inf", "1e10", "1e308", "10**400"])
+async def test_a_thread_may_wait_for_its_token_as_long_as_it_likes(seconds: float) -> None:
+    waits = threading.Event()
+
+    def wait() -> bool:
+        waits.set()
+        return current_task().wait(seconds)
+
+    async with open_test_manager() as tasks:
+        task_id = await tasks.submit_task(wait)
+        await until(waits.is_set)
+        await tasks.cancel_task(task_id)
+        assert (await tasks.wait_for_task(task_id)).result is True
 
 
 async def test_a_wait_for_the_token_ends_by_itself_where_nobody_asks() -> None:
