@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from types import FunctionType
 from typing import Any
 
+from qorzen_obs import foreign
 from qorzen_obs.code_cache import CodeCache
 from qorzen_obs.definition import NO_DEFINITION, TaskDefinition, definition_of
 from qorzen_obs.errors import InvalidTaskError
@@ -35,19 +36,17 @@ def traits_of(func: Callable[..., Any]) -> CallableTraits:
         return _traits_of_function(func)
     if not callable(func):
         raise InvalidTaskError(
-            "func", f"{func!r} is not callable; pass a function and its arguments after it"
+            "func", f"{foreign.shown(func)} is not callable; pass a function and its arguments after it"
         )
     inner: Any = func
     definition = definition_of(inner)
-    while isinstance(inner, functools.partial):
-        inner = inner.func
+    while foreign.is_a(inner, functools.partial):
+        inner = foreign.func_of_partial(inner)
         if definition is NO_DEFINITION:
             definition = definition_of(inner)
-    qualname = getattr(inner, "__qualname__", None)
-    name = definition.name or (qualname if isinstance(qualname, str) else type(inner).__qualname__)
-    is_async = inspect.iscoroutinefunction(inner) or inspect.iscoroutinefunction(
-        getattr(type(inner), "__call__", None)  # noqa: B004 - not a test for being callable: the method is wanted
-    )
+    name = definition.name or foreign.name_of(inner)
+    # Of an object its method is asked as well.
+    is_async = _is_async(inner) or _is_async(foreign.attribute(type(inner), "__call__"))
     return CallableTraits(name, is_async, _has_parameter(func, "progress_reporter"), definition)
 
 
@@ -57,12 +56,19 @@ def _traits_of_function(func: FunctionType) -> CallableTraits:
     definition = definition_of(func)
     is_async = bool(code.co_flags & inspect.CO_COROUTINE) or inspect.iscoroutinefunction(func)
     return CallableTraits(
-        definition.name or func.__qualname__, is_async, "progress_reporter" in named, definition
+        definition.name or foreign.name_of(func), is_async, "progress_reporter" in named, definition
     )
 
 
 def _has_parameter(func: Callable[..., Any], name: str) -> bool:
     try:
         return name in inspect.signature(func).parameters
-    except (TypeError, ValueError):  # some builtins have no signature
+    except BaseException:  # noqa: BLE001 - some builtins have none, and an object may answer by code of its own
+        return False
+
+
+def _is_async(func: object) -> bool:
+    try:
+        return inspect.iscoroutinefunction(func)
+    except BaseException:  # noqa: BLE001 - as above
         return False

@@ -35,7 +35,7 @@ class CodeCache(Generic[T_co]):
             known = self._known[id(code)]
             if known[0] is code and known[1] == func.__qualname__:
                 return known[2]
-        except KeyError:
+        except BaseException:  # noqa: BLE001 - unknown, or a name that cannot be compared
             pass
         if len(self._known) >= MAX_KNOWN:
             self._known.clear()

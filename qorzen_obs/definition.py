@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import inspect
 from dataclasses import dataclass
 from typing import Final
 
+from qorzen_obs import foreign
 from qorzen_obs.retry import Retry
 from qorzen_obs.tasks import TaskCategory, TaskPriority
 
@@ -46,8 +46,8 @@ def define(func: object, definition: TaskDefinition) -> None:
 
 def definition_of(func: object) -> TaskDefinition:
     """Return what stands on a callable itself, NO_DEFINITION where nothing does."""
-    found = getattr(func, _ATTRIBUTE, None)  # a remote proxy has every attribute that it is asked for
-    return found if isinstance(found, TaskDefinition) else NO_DEFINITION
+    found = foreign.attribute(func, _ATTRIBUTE)  # a remote proxy has every attribute that it is asked for
+    return found if foreign.is_a(found, TaskDefinition) else NO_DEFINITION
 
 
 def is_defined(value: object) -> bool:
@@ -55,4 +55,4 @@ def is_defined(value: object) -> bool:
 
     A lazy proxy, such as a web framework's request, may raise when it is asked for an attribute.
     """
-    return isinstance(inspect.getattr_static(value, _ATTRIBUTE, None), TaskDefinition)
+    return foreign.is_a(foreign.attribute_as_it_stands(value, _ATTRIBUTE), TaskDefinition)

@@ -6,7 +6,6 @@ As `@task` it puts a definition on the callable and nothing else. core/health_ch
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import math
 import re
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Final, TypedDict, TypeVar, Unpack, overload
 
+from qorzen_obs import foreign
 from qorzen_obs.errors import InvalidHealthCheckError
 
 F = TypeVar("F", bound=Callable[[], object])
@@ -73,15 +73,15 @@ def checks_in(module: ModuleType) -> list[Callable[[], object]]:
     found = (
         value
         for value in vars(module).values()
-        if isinstance(inspect.getattr_static(value, _ATTRIBUTE, None), CheckDefinition)
+        if foreign.is_a(foreign.attribute_as_it_stands(value, _ATTRIBUTE), CheckDefinition)
     )  # static: a lazy proxy may raise when it is asked for an attribute
     return list(dict.fromkeys(found))  # one callable may have several names
 
 
 def definition_of(check: Callable[[], object]) -> CheckDefinition:
     """Return what @health_check says of a callable, or what it would say by default."""
-    found = getattr(check, _ATTRIBUTE, None)
-    return found if isinstance(found, CheckDefinition) else CheckDefinition()
+    found = foreign.attribute(check, _ATTRIBUTE)
+    return found if foreign.is_a(found, CheckDefinition) else CheckDefinition()
 
 
 def with_check_options(definition: CheckDefinition, options: CheckOptions) -> CheckDefinition:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from qorzen_obs import foreign
 from qorzen_obs.errors import InvalidTaskError, RetryLater, TaskTimeoutError
 from qorzen_obs.tasks import TIMEOUT
 
@@ -87,7 +88,7 @@ def retry_wait_seconds(
     """Return how long to wait before the attempt after `attempt`, or None when there will be none."""
     if policy is not None and attempt >= policy.max_attempts:
         return None
-    if isinstance(error, RetryLater):
+    if foreign.is_a(error, RetryLater):
         return max(0.0, error.seconds)
     if policy is None:
         return None

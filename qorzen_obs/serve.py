@@ -10,6 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Final
 
+from qorzen_obs import foreign
 from qorzen_obs.app import Service
 from qorzen_obs.core.health_checks import HealthChecks
 from qorzen_obs.errors import InvalidHealthCheckError, InvalidTaskError, QorzenError
@@ -123,7 +124,7 @@ def _import(name: str) -> ModuleType:
         problem = f"needs {error.name!r}, which is not installed" if error.name else str(error)
         raise BrokenModuleError(name, f"{problem}{_place_of(error)}") from error
     except (Exception, SystemExit) as error:  # whatever the program's own code does
-        problem = f"failed while it was imported: {type(error).__name__}: {error}{_place_of(error)}"
+        problem = f"failed while it was imported: {foreign.described(error)}{_place_of(error)}"
         raise BrokenModuleError(name, problem) from error
 
 

@@ -18,6 +18,8 @@ from dataclasses import dataclass, replace
 from types import AsyncGeneratorType, CodeType, CoroutineType, FrameType, GeneratorType
 from typing import Any, Final, NamedTuple
 
+from qorzen_obs import foreign
+
 MAX_FRAMES: Final = 100  #: of a deeper stack the innermost frames are kept: they say what happens now
 MAX_TASKS: Final = 50  #: how many asyncio tasks of one of our tasks are shown
 _MAX_LINE: Final = 200
@@ -104,7 +106,7 @@ def _cut(outside: list[bool]) -> int:
 
 def belongs_to(frame: FrameType, package: str) -> bool:
     """Return whether a frame executes code of `package` or below it."""
-    return f"{frame.f_globals.get('__name__')}.".startswith(f"{package}.")
+    return f"{foreign.module_of(frame)}.".startswith(f"{package}.")
 
 
 def is_of_engines(frame: FrameType) -> bool:
@@ -121,7 +123,10 @@ def shown(places: list[Place]) -> Frames:
 
 
 def _source(file: str, line: int) -> str | None:
-    return linecache.getline(file, line).strip()[:_MAX_LINE] or None
+    try:
+        return linecache.getline(file, line).strip()[:_MAX_LINE] or None
+    except Exception:  # noqa: BLE001 - a code object may name any file, and a module's loader may raise anything
+        return None
 
 
 def redacted(stack: LiveStack, redact: Callable[[str], str]) -> LiveStack:
@@ -166,19 +171,21 @@ def coroutine_places(awaitable: object) -> list[Place]:
 
 def _step(awaitable: object) -> tuple[FrameType | None, object]:
     """Return the frame of an awaitable, and what it awaits."""
-    if isinstance(awaitable, CoroutineType):
-        return awaitable.cr_frame, awaitable.cr_await
-    if isinstance(awaitable, GeneratorType):
-        return awaitable.gi_frame, awaitable.gi_yieldfrom
-    if isinstance(awaitable, AsyncGeneratorType):
-        return awaitable.ag_frame, awaitable.ag_await
-    if type(awaitable).__name__ in _WRAPPERS:  # they say nothing of what they wrap, but the collector knows
+    kind = type(awaitable)
+    if kind is CoroutineType:
+        return awaitable.cr_frame, awaitable.cr_await  # type: ignore[attr-defined]  # mypy does not follow `kind`
+    if kind is GeneratorType:
+        return awaitable.gi_frame, awaitable.gi_yieldfrom  # type: ignore[attr-defined]  # as above
+    if kind is AsyncGeneratorType:
+        return awaitable.ag_frame, awaitable.ag_await  # type: ignore[attr-defined]  # as above
+    if foreign.kind_name(kind) in _WRAPPERS:  # they say nothing of what they wrap, but the collector knows
         for inner in gc.get_referents(awaitable):
-            if isinstance(inner, CoroutineType | AsyncGeneratorType | GeneratorType):
+            if any(type(inner) is kind for kind in _SUSPENDED):
                 return None, inner
     return None, None
 
 
+_SUSPENDED: Final = (CoroutineType, AsyncGeneratorType, GeneratorType)
 _WRAPPERS: Final = frozenset(
     {"coroutine_wrapper", "async_generator_asend", "async_generator_athrow", "anext_awaitable"}
 )
@@ -189,13 +196,13 @@ def awaited_by(task: asyncio.Task[Any], places: list[Place]) -> str | None:
 
     `places` are where it stands. No value is shown: a future tells its class, an asyncio task its name.
     """
-    waiter = getattr(task, "_fut_waiter", None)
+    waiter = foreign.attribute(task, "_fut_waiter")
     if waiter is None:
         return None
-    if isinstance(waiter, asyncio.Task):
+    if foreign.is_a(waiter, asyncio.Task):
         return describe_task(waiter)
-    children = getattr(waiter, "_children", None)  # of asyncio.gather
-    if isinstance(children, list):
+    children = foreign.attribute(waiter, "_children")  # of asyncio.gather
+    if type(children) is list and all(foreign.is_a(child, asyncio.Future) for child in children):
         left = sum(not child.done() for child in children)
         return f"asyncio.gather, {left} of {len(children)} not done"
     for code, _ in places:
@@ -212,8 +219,7 @@ _ASYNCIO: Final = re.compile(r"[/\\]asyncio[/\\]\w+\.py$")
 
 def describe_task(task: asyncio.Task[Any]) -> str:
     """Return an asyncio task's name and what it runs."""
-    coroutine = task.get_coro()
-    return f"asyncio task {task.get_name()} of {getattr(coroutine, '__qualname__', type(coroutine).__name__)}"
+    return f"asyncio task {foreign.text(task.get_name())} of {foreign.name_of(task.get_coro())}"
 
 
 def context_of(task: asyncio.Task[Any]) -> Context | None:

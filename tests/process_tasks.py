@@ -351,3 +351,17 @@ def use_processor(seconds: float, pause: float) -> None:
     while time.process_time() < until:
         pass
     time.sleep(pause)
+
+
+@process
+def raise_hostile(hook: str, raised: type[BaseException]) -> None:
+    from tests import hostile
+
+    hostile.throw(hook, raised)
+
+
+@process
+def return_hostile(hook: str, raised: type[BaseException]) -> object:
+    from tests import hostile
+
+    return hostile.value(hook, raised)

@@ -11,7 +11,7 @@ from io import StringIO
 from itertools import pairwise
 from pathlib import Path
 from tokenize import COMMENT, OP, TokenInfo, generate_tokens
-from typing import Final
+from typing import Final, TypeGuard
 
 import pytest
 
@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[1] / PACKAGE
 # may stand lower than the rest of it.
 LEVELS = [
     ["errors"],
-    ["clock", "code_cache"],
+    ["clock", "code_cache", "foreign"],
     ["tasks"],
     ["engines.traits"],
     ["settings"],
@@ -397,6 +397,49 @@ def test_no_call_passes_more_positional_arguments_than_can_be_told_apart(module:
 
 def test_a_call_with_too_many_positional_arguments_is_caught() -> None:
     assert long_calls("f(1, 2, 3, 4, 5, 6, 7)\nf(1, 2, 3, 4, 5, 6, *rest, g=7)") == ["1: f"]
+
+
+def looks_at_errors(source: str) -> list[str]:
+    """Where a handler of every exception looks at what it has caught, which is a user's, and not by foreign.py."""
+    found = []
+    for handler in ast.walk(ast.parse(source)):
+        if not isinstance(handler, ast.ExceptHandler) or handler.type is None:
+            continue
+        caught = handler.type.elts if isinstance(handler.type, ast.Tuple) else [handler.type]
+        if {"Exception", "BaseException"} & {ast.unparse(kind) for kind in caught}:
+            found += [
+                f"{node.lineno}: {ast.unparse(node)}"
+                for node in ast.walk(handler)
+                if looks_at(node, handler.name)
+            ]
+    return found
+
+
+def looks_at(node: ast.AST, name: str | None) -> TypeGuard[ast.expr]:
+    """Whether an expression shows the object of this name, asks for its class, or takes an attribute of it."""
+    match node:
+        case ast.FormattedValue(value=looked_at) | ast.Attribute(value=looked_at):
+            return ast.unparse(looked_at) == name
+        case ast.Call(
+            func=ast.Name(id="str" | "repr" | "isinstance" | "getattr" | "hasattr"), args=[looked_at, *_]
+        ):
+            return ast.unparse(looked_at) == name
+    return False
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_what_a_handler_of_every_exception_has_caught_is_looked_at_by_foreign_only(module: str) -> None:
+    assert looks_at_errors(MODULES[module].read_text("utf-8")) == []
+
+
+@pytest.mark.parametrize(
+    "look", ["str(e)", "f'{e}'", "f'{e!r}'", "isinstance(e, OSError)", "e.args", "getattr(e, 'x')"]
+)
+@pytest.mark.parametrize("kinds", ["Exception", "BaseException", "(Exception, SystemExit)"])
+def test_a_look_at_any_exception_is_caught(look: str, kinds: str) -> None:
+    assert len(looks_at_errors(f"try: f()\nexcept {kinds} as e: g({look})")) == 1
+    assert looks_at_errors(f"try: f()\nexcept OSError as e: g({look})") == []
+    assert looks_at_errors(f"try: f()\nexcept {kinds} as e: g(foreign.text(e), e)") == []
 
 
 def circle(sources: Mapping[str, str]) -> list[str]:

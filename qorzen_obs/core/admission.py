@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import msgspec
 
+from qorzen_obs import foreign
 from qorzen_obs.arguments import MAX_NAME_LENGTH, check_name, check_timeout, parse_category, parse_priority
 from qorzen_obs.callables import traits_of
 from qorzen_obs.core.runtime import ManagerState, Runtime
@@ -75,8 +76,6 @@ class Admission:
             timeout = check_timeout(timeout)
         timeout = timeout or definition.timeout or self._runtime.settings.default_timeout
         name = traits.name[:MAX_NAME_LENGTH] if name is None else check_name("name", name)
-        if plugin_id is not None:
-            check_name("plugin_id", plugin_id)
         return TaskRecord(
             task_id=f"{self._random.getrandbits(128):032x}",
             name=name,
@@ -86,10 +85,10 @@ class Admission:
             category=category,
             priority=priority,
             cell=CELL_OF[category, priority],
-            plugin_id=plugin_id,
+            plugin_id=None if plugin_id is None else check_name("plugin_id", plugin_id),
             metadata=None if metadata is None else _as_json("metadata", metadata),
             timeout=None if timeout == inf else timeout,
-            cancellable=cancellable,
+            cancellable=cancellable is True or _is_true("cancellable", cancellable),
             definition=definition,
             limit=None,
             wants_progress=traits.wants_progress,
@@ -132,14 +131,23 @@ class Admission:
             await self._waiting.for_room()
 
 
+def _is_true(argument: str, value: object) -> bool:
+    try:
+        return bool(value)
+    except BaseException as error:
+        raise InvalidTaskError(argument, f"is neither true nor false: {foreign.text(error)}") from error
+
+
 def _as_json(argument: str, value: object) -> dict[str, Any]:
     """Return a copy of `value` as JSON shows it."""
-    if not isinstance(value, Mapping):
-        raise InvalidTaskError(argument, f"{type(value).__name__} must be a mapping that JSON can show")
+    if not foreign.is_a(value, Mapping):
+        raise InvalidTaskError(
+            argument, f"{foreign.kind_name(type(value))} must be a mapping that JSON can show"
+        )
     try:
         encoded = msgspec.json.encode(dict(value))
-    except (TypeError, ValueError, OverflowError, RecursionError) as error:
-        raise InvalidTaskError(argument, f"cannot be shown as JSON: {error}") from error
+    except BaseException as error:  # whatever the code of its values raises
+        raise InvalidTaskError(argument, f"cannot be shown as JSON: {foreign.text(error)}") from error
     if len(encoded) > MAX_METADATA_BYTES:
         problem = f"takes {len(encoded)} bytes as JSON; {MAX_METADATA_BYTES} are allowed"
         raise InvalidTaskError(argument, problem)

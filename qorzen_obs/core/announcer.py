@@ -9,6 +9,7 @@ import contextlib
 import itertools
 from collections.abc import Callable, Iterable
 
+from qorzen_obs import foreign
 from qorzen_obs.core.collaborators import Collaborators
 from qorzen_obs.core.ends import Ends
 from qorzen_obs.core.event_feed import EventFeed
@@ -75,7 +76,7 @@ class Announcer:
         for observer in self.observers[kind]:
             try:
                 observer[1](event)
-            except Exception as error:  # noqa: BLE001 - observation must not break the observed
+            except BaseException as error:  # noqa: BLE001 - observation must not break the observed
                 self.stop_observing(observer[1])
                 self._dismiss(observer[0], error)
 
@@ -98,8 +99,8 @@ class Announcer:
     def stop_observing(self, on_event: OnEvent) -> None:
         """Take back an `observe`; without one, nothing changes."""
         for kind, observers in self.observers.items():
-            self.observers[kind] = tuple(one for one in observers if one[1] != on_event)
-        self.look_at_once = tuple(one for one in self.look_at_once if one != on_event)
+            self.observers[kind] = tuple(one for one in observers if not foreign.same(one[1], on_event))
+        self.look_at_once = tuple(one for one in self.look_at_once if not foreign.same(one, on_event))
 
     def _bus_wanted(self, wanted: bool) -> None:
         self.stop_observing(self.feed.on_event)
@@ -124,22 +125,22 @@ class Announcer:
 
     # ------------------------------------------------------------------ failures, and the manager's own lines
 
-    def _dismiss(self, observer: str, error: Exception) -> None:
+    def _dismiss(self, observer: str, error: BaseException) -> None:
         self.has_dismissed = True
         self.failed(observer, error)
 
-    def failed(self, component: str, error: Exception) -> None:
+    def failed(self, component: str, error: BaseException) -> None:
         """Count a failure of the observation itself; the first of each component is logged. From any thread."""
         self._metrics.telemetry_errors[component] += 1
         if self._metrics.telemetry_errors[component] == 1:
-            shown = self._redactor.text(repr(error))
+            shown = self._redactor.text(foreign.shown(error))
             self.say(self._logger.error, names.LOG_OBSERVER_FAILED, component=component, error=shown)
 
     def say(self, write: Callable[..., object], event: str, **fields: object) -> None:
         """Write a line of the manager's own; a logger that fails is counted, and stops nothing."""
         try:
             write(event, **fields)
-        except Exception:  # noqa: BLE001 - observation must not break the observed
+        except BaseException:  # noqa: BLE001 - observation must not break the observed
             self._metrics.telemetry_errors["log"] += 1
 
     def health_check_changed(self, check: str, result: CheckResult) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from math import inf
 from typing import Any, Final
 
+from qorzen_obs import foreign
 from qorzen_obs.arguments import check_timeout, parse_category
 from qorzen_obs.core.admission import Admission
 from qorzen_obs.core.announcer import Announcer
@@ -90,7 +91,9 @@ class Control:
             return False
         if not record.cancellable:
             raise TaskNotCancellableError(task_id, record.name)
-        self._lifecycle.cancel(record, self._lifecycle.redactor.head(reason, _MAX_CANCEL_REASON))
+        self._lifecycle.cancel(
+            record, self._lifecycle.redactor.head(foreign.text(reason), _MAX_CANCEL_REASON)
+        )
         return True
 
     # ------------------------------------------------------------------ pause and resume

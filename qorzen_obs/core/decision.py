@@ -5,14 +5,15 @@ from __future__ import annotations
 import contextlib
 import dis
 import inspect
-import traceback
 from asyncio import CancelledError
 from collections.abc import Coroutine
-from types import FrameType, TracebackType
+from types import AsyncGeneratorType, CoroutineType, FrameType, GeneratorType, TracebackType
 from typing import Final
 
 import msgspec
 
+from qorzen_obs import foreign
+from qorzen_obs.engines.processes.failure import FarTraceback
 from qorzen_obs.errors import FarTaskError, TaskCancelled, TaskLostError
 from qorzen_obs.record import Ask, Attempt, Decision
 from qorzen_obs.tasks import (
@@ -40,15 +41,22 @@ def decide(
     Asked by its deadline it has timed out, whatever it did. Asked by a cancel it is cancelled only when it gave in:
     what it returned or raised otherwise stands. A CancelledError that nobody asked for is a failure. Message and
     traceback come out redacted; the exception is the one that was raised.
+
+    Value and error are the user's, and are looked at by qorzen_obs/foreign.py only.
     """
     if attempt.asked is Ask.DEADLINE:
         return _timed_out(attempt)
     if error is None:
-        if value is not None and isinstance(value, Coroutine):  # an ABC takes a while to say no
-            value.close()
-            return _failed(_missing_await(attempt), redactor)
+        if value is not None:
+            kind = type(value)
+            if kind is GeneratorType or kind is AsyncGeneratorType:
+                return _failed(_never_run(attempt, "generator"), redactor)
+            if kind is CoroutineType or foreign.is_a(value, Coroutine):
+                with contextlib.suppress(BaseException):
+                    value.close()  # type: ignore[attr-defined]  # it is a coroutine
+                return _failed(_never_run(attempt, "coroutine"), redactor)
         return Decision(COMPLETED, value)
-    if attempt.asked is Ask.CANCEL and isinstance(error, (CancelledError, TaskCancelled)):
+    if attempt.asked is Ask.CANCEL and foreign.is_a(error, (CancelledError, TaskCancelled)):
         return Decision(TaskStatus.CANCELLED, cancel_reason=attempt.reason)
     return _failed(error, redactor)
 
@@ -60,14 +68,24 @@ def decide_abandoned(attempt: Attempt) -> Decision:
     return Decision(TaskStatus.CANCELLED, cancel_reason=attempt.reason, abandoned=True)
 
 
+def decide_undescribed(error: BaseException | None, broken: BaseException) -> Decision:
+    """Return how an attempt ended that raised `error`, if anything, where `decide` raised `broken`."""
+    failure = broken if error is None else error
+    return Decision(
+        TaskStatus.FAILED,
+        error=f"<its end cannot be described: {foreign.kind_name(type(broken))}>",
+        error_type=foreign.full_name(type(failure)),
+        exception=failure,
+    )
+
+
 def error_type_of(error: BaseException) -> str:
     """Return the exception's qualified name, without the module for builtins; `lost` for a lost process."""
-    if isinstance(error, TaskLostError):
+    if type(error) is TaskLostError:
         return LOST
-    if isinstance(error, FarTaskError):
-        return error.error_type
-    kind = type(error)
-    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    if type(error) is FarTaskError:
+        return foreign.text(error.error_type)
+    return foreign.full_name(type(error))
 
 
 def shown_text(text: str, limit: int) -> str:
@@ -85,12 +103,10 @@ def _timed_out(attempt: Attempt) -> Decision:
 
 
 def _failed(error: BaseException, redactor: Redactor) -> Decision:
-    try:
-        message = error.error if isinstance(error, FarTaskError) else str(error)
-    except Exception as broken:  # noqa: BLE001 - an exception's own __str__ may fail, and must not take the manager along
-        message = f"<its message cannot be shown: {type(broken).__name__}>"
-    far = getattr(error.__cause__, "far_traceback", None)  # where it was raised in a worker process
-    text = far or "".join(traceback.TracebackException.from_exception(error, compact=True).format())
+    message = foreign.text(error.error if type(error) is FarTaskError else error)
+    cause = foreign.cause_of(error)
+    far = cause.far_traceback if type(cause) is FarTraceback else None  # where a worker process raised it
+    text = far or foreign.formatted(error, foreign.traceback_of(error))
     _drop_locals(error)
     return Decision(
         TaskStatus.FAILED,
@@ -103,16 +119,8 @@ def _failed(error: BaseException, redactor: Redactor) -> Decision:
 
 def _drop_locals(error: BaseException) -> None:
     """Drop the local variables that the exception's frames hold, so that a kept failure keeps no data alive."""
-    seen: set[int] = set()
-    pending: list[BaseException | None] = [error]
-    while pending:
-        one = pending.pop()
-        if one is not None and id(one) not in seen:
-            seen.add(id(one))
-            _clear_frames(one.__traceback__)
-            pending += [one.__cause__, one.__context__]
-            if isinstance(one, BaseExceptionGroup):
-                pending += one.exceptions
+    for one in foreign.related(error):
+        _clear_frames(foreign.traceback_of(one))
 
 
 def _clear_frames(tb: TracebackType | None) -> None:
@@ -129,6 +137,8 @@ def _may_be_suspended(frame: FrameType) -> bool:
     return bool(code.co_flags & _GENERATORS) and code.co_code[frame.f_lasti] == _YIELD
 
 
-def _missing_await(attempt: Attempt) -> TypeError:
+def _never_run(attempt: Attempt, what: str) -> TypeError:
     name = attempt.record.name
-    return TypeError(f"{name} returned a coroutine that nobody awaits; submit an async function itself")
+    if what == "coroutine":
+        return TypeError(f"{name} returned a coroutine that nobody awaits; submit an async function itself")
+    return TypeError(f"{name} returned a generator, of which no line has run; return a list or consume it")

@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from qorzen_obs import foreign
 from qorzen_obs.core.runtime import Runtime
 from qorzen_obs.record import End
 
@@ -33,7 +34,7 @@ class Ends:
         runtime: has the work loop.
     """
 
-    def __init__(self, dismiss: Callable[[str, Exception], None], runtime: Runtime) -> None:
+    def __init__(self, dismiss: Callable[[str, BaseException], None], runtime: Runtime) -> None:
         self._dismiss = dismiss
         self._runtime = runtime
         self._observers: tuple[tuple[str, OnEnds], ...] = ()
@@ -47,7 +48,7 @@ class Ends:
 
     def stop_observing(self, on_ends: OnEnds) -> None:
         """Take back an `observe`; of no effect without one."""
-        self._observers = tuple(one for one in self._observers if one[1] != on_ends)
+        self._observers = tuple(one for one in self._observers if not foreign.same(one[1], on_ends))
 
     def add(self, end: End) -> None:
         """Have the observers notified of it in the loop's next turn; on the loop.
@@ -75,6 +76,6 @@ class Ends:
         for name, on_ends in self._observers:
             try:
                 on_ends(ends)
-            except Exception as error:  # noqa: BLE001 - what observes must not break what it observes
+            except BaseException as error:  # noqa: BLE001 - what observes must not break what it observes
                 self.stop_observing(on_ends)
                 self._dismiss(name, error)

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
+from qorzen_obs import foreign
 from qorzen_obs.core.base import QorzenManager
 
 
@@ -72,5 +73,5 @@ class EventBusManager(QorzenManager):
                 except Exception as error:  # noqa: BLE001 - theirs, not the publisher's
                     if self._logger is not None:
                         self._logger.error(
-                            "event_bus.subscriber_failed", event_type=event_type, error=repr(error)
+                            "event_bus.subscriber_failed", event_type=event_type, error=foreign.shown(error)
                         )

@@ -8,6 +8,7 @@ from collections import Counter, deque
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
+from qorzen_obs import foreign
 from qorzen_obs.record import TaskEvent
 from qorzen_obs.tasks import EventKind
 from qorzen_obs.telemetry import names
@@ -98,12 +99,12 @@ class EventFeed:
             await self._publish_one(event.kind.value, _payload(event))
         except (Exception, asyncio.CancelledError) as error:  # the bus is the user's, and may fail
             self._drop(event)
-            if self._closing and isinstance(error, asyncio.CancelledError):
+            if self._closing and foreign.is_a(error, asyncio.CancelledError):
                 raise
             if not self._complained:  # told once
                 self._complained = True
                 with contextlib.suppress(Exception):  # the loss is counted already
-                    self._logger.error(names.LOG_LISTENER_FAILED, error=repr(error))
+                    self._logger.error(names.LOG_LISTENER_FAILED, error=foreign.shown(error))
 
 
 def _payload(event: TaskEvent) -> dict[str, Any]:

@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import importlib.abc
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from importlib.machinery import ModuleSpec
 from types import ModuleType, SimpleNamespace
 from typing import Any, Final
 
+from qorzen_obs import foreign
+
 Send = Callable[[str, Any], None]
 
 _MAX_TEXT: Final = 8_000
-_PLAIN: Final = (str, int, float, bool, type(None))
 
 
 class FarSide:
@@ -38,19 +38,22 @@ class FarSide:
         sys.meta_path.insert(0, on_import)
         on_import.catch_up()
 
-    @contextmanager
-    def around(self, surroundings: dict[str, Any]) -> Iterator[None]:
-        """Be in the trace of the attempt, with its levels."""
+    def around(self, surroundings: dict[str, Any]) -> _Around:
+        """Be in the trace of the attempt, with its levels, inside of a `with` block."""
+        return _Around(self, surroundings)
+
+    def enter(self, surroundings: dict[str, Any]) -> None:
+        """Begin to be in them; the call has a context of its own, of which there is nothing to undo."""
         self._surroundings = surroundings
         if "logging" in sys.modules:
             self._set_logging_level()
         if "opentelemetry.trace" in sys.modules:
             self._set_up_tracing()
             self._enter_trace()
-        try:
-            yield  # the call has a context of its own: of that there is nothing to undo
-        finally:
-            self._surroundings = {}
+
+    def leave(self) -> None:
+        """Be in none."""
+        self._surroundings = {}
 
     # ------------------------------------------------------------------ logging
 
@@ -74,7 +77,7 @@ class FarSide:
             if logger.name is not None:
                 event.setdefault("logger_name", str(logger.name))
             if _level_number(method) >= self._surroundings.get("log_level", 0):
-                self._send_log(method, str(event.pop("event", "")), event)
+                self._send_log(method, foreign.text(event.pop("event", "")), event)
             raise structlog.DropEvent
 
         if structlog.is_configured():  # the user's modules did: their lines arrive by logging or as output
@@ -92,7 +95,7 @@ class FarSide:
 
     def _send_log(self, level: str, event: str, fields: dict[str, Any]) -> None:
         redactor = self._redactor()
-        plain = {str(key)[:200]: _plain(key, value, redactor) for key, value in fields.items()}
+        plain = {foreign.text(key)[:200]: _plain(key, value, redactor) for key, value in fields.items()}
         if "opentelemetry.trace" in sys.modules:
             from opentelemetry import trace  # noqa: PLC0415  # see above
 
@@ -132,6 +135,20 @@ class FarSide:
         otel_context.attach(W3CBaggagePropagator().extract(carrier, found))
 
 
+class _Around:
+    """Around a call. A generator would do for it, but contextlib looks at what the call raises."""
+
+    def __init__(self, far_side: FarSide, surroundings: dict[str, Any]) -> None:
+        self._far_side = far_side
+        self._surroundings = surroundings
+
+    def __enter__(self) -> None:
+        self._far_side.enter(self._surroundings)
+
+    def __exit__(self, *_: object) -> None:
+        self._far_side.leave()
+
+
 class _OnImport(importlib.abc.MetaPathFinder):
     """Calls a function right after a module of its table was imported, once each."""
 
@@ -168,15 +185,10 @@ class _OnImport(importlib.abc.MetaPathFinder):
 
 def _plain(key: Any, value: Any, redactor: Any) -> Any:
     """Return what pickles, is small and shows no secret, whatever `value` is; redacted before it is cut."""
-    value = redactor.field(str(key), value)
-    if isinstance(value, str):
+    value = redactor.field(foreign.text(key), value)
+    if type(value) is str:
         return redactor.head(value, _MAX_TEXT)
-    if isinstance(value, _PLAIN):
-        return value
-    try:
-        return redactor.head(repr(value), _MAX_TEXT)
-    except Exception as error:  # noqa: BLE001  # a field's own __repr__ may fail
-        return f"<cannot be shown: {type(error).__name__}>"
+    return value if foreign.is_scalar(value) else redactor.head(foreign.shown(value), _MAX_TEXT)
 
 
 def _level_number(method: str) -> int:

@@ -10,13 +10,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import inspect
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
+from types import CoroutineType
 from typing import Any, Final, Unpack
 
+from qorzen_obs import foreign
 from qorzen_obs.callables import traits_of
 from qorzen_obs.clock import Clock, SystemClock
 from qorzen_obs.errors import InvalidHealthCheckError
@@ -163,7 +164,9 @@ class UserCheck:
             raise
         except BaseException as error:  # noqa: BLE001 - whatever a check raises, it must not end the work loop
             self._end(
-                run, False, f"did not end within {self.timeout:g} s" if limit.expired() else _text(error)
+                run,
+                False,
+                f"did not end within {self.timeout:g} s" if limit.expired() else foreign.described(error),
             )
         finally:
             self._task = None
@@ -172,7 +175,7 @@ class UserCheck:
         try:
             self._end(run, *_judge(self.func()))
         except BaseException as error:  # noqa: BLE001 - a thread's top: it is the check's result
-            self._end(run, False, _text(error))
+            self._end(run, False, foreign.described(error))
 
     def _end(self, run: _Run, passed: bool, output: str) -> None:
         seconds = self._clock.monotonic() - run.began
@@ -229,7 +232,7 @@ class HealthChecks:
             InvalidHealthCheckError: it cannot be called, its name is taken or unfit, or there are too many.
         """
         if not callable(check):
-            raise InvalidHealthCheckError("check", f"{check!r} is not callable")
+            raise InvalidHealthCheckError("check", f"{foreign.shown(check)} is not callable")
         made = self._make(check, with_check_options(definition_of(check), options))
         check_check_name(made.name)
         with self._lock:
@@ -254,18 +257,11 @@ class HealthChecks:
 
 
 def _judge(value: object) -> tuple[bool, str]:
-    if inspect.isawaitable(value):
-        if inspect.iscoroutine(value):
-            value.close()
+    if foreign.is_a(value, Awaitable):
+        with contextlib.suppress(BaseException):
+            if type(value) is CoroutineType:
+                value.close()
         return False, "it returned an awaitable; make it a coroutine function, with async def"
     if value is False:
         return False, "it returned False"
-    return True, value if isinstance(value, str) else ""
-
-
-def _text(error: BaseException) -> str:
-    message = ""
-    with contextlib.suppress(Exception):  # an exception's own __str__ may fail
-        message = str(error)
-    name = type(error).__qualname__
-    return f"{name}: {message}" if message else name
+    return True, foreign.plain(value) if foreign.is_a(value, str) else ""

@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Final, NamedTuple
 
+from qorzen_obs import foreign
 from qorzen_obs.arguments import check_name
 from qorzen_obs.errors import IdempotencyConflictError, InvalidTaskError
 
@@ -88,6 +89,7 @@ class IdempotencyKeys:
 
 
 def _check_key(key: object) -> str:
-    if not isinstance(key, str) or not 0 < len(key) <= MAX_KEY_LENGTH or not key.isprintable():
+    text = foreign.plain(key) if foreign.is_a(key, str) else ""
+    if not 0 < len(text) <= MAX_KEY_LENGTH or not text.isprintable():
         raise InvalidTaskError("key", f"must be a text of 1 to {MAX_KEY_LENGTH} printable characters")
-    return key
+    return text

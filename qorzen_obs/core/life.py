@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from prometheus_client import CollectorRegistry
 
+from qorzen_obs import foreign
 from qorzen_obs.clock import Clock
 from qorzen_obs.core.announcer import Announcer
 from qorzen_obs.core.collaborators import Collaborators
@@ -79,9 +80,9 @@ class Life:
         except BaseException as error:
             runtime.state = ManagerState.NEW
             known = (ManagerInitializationError, SettingsError)
-            if isinstance(error, known) or not isinstance(error, Exception):
+            if foreign.is_a(error, known) or not foreign.is_a(error, Exception):
                 raise
-            problem = f"a collaborator failed with {type(error).__name__}: {error}"
+            problem = f"a collaborator failed with {foreign.described(error)}"
             raise ManagerInitializationError(self._name, problem) from error
         runtime.state = ManagerState.READY
         self._log_state()
@@ -153,7 +154,7 @@ class Life:
         try:
             await self._collaborators.stop_listening(self._settings.on_change)
         except Exception as error:
-            problem = f"config_manager failed with {type(error).__name__}: {error}"
+            problem = f"config_manager failed with {foreign.described(error)}"
             raise ManagerShutdownError(self._name, problem) from error
 
     def _cancel_what_cannot_start(self, grace_seconds: float) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any, Final
 from weakref import WeakValueDictionary
 
+from qorzen_obs import foreign
 from qorzen_obs.clock import Clock
 from qorzen_obs.core.announcer import Announcer
 from qorzen_obs.core.deadlines import Deadlines
@@ -343,12 +344,12 @@ class Lifecycle:
             return retry_wait_seconds(
                 policy, attempt.number, decision.exception, decision.error_type, self._random
             )
-        except Exception as error:  # noqa: BLE001 - the user's backoff may fail: the task's own error stands
+        except BaseException as error:  # noqa: BLE001 - the user's backoff may fail: the task's own error stands
             self._announcer.say(
                 self._logger.error,
                 names.LOG_BACKOFF_FAILED,
                 task_id=attempt.task_id,
-                error=self.redactor.text(repr(error)),
+                error=self.redactor.text(foreign.shown(error)),
             )
             return None
 

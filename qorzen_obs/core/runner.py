@@ -8,9 +8,10 @@ from contextlib import suppress
 from math import inf
 from typing import Final
 
+from qorzen_obs import foreign
 from qorzen_obs.clock import Clock
 from qorzen_obs.core.deadlines import Deadlines
-from qorzen_obs.core.decision import decide, decide_abandoned
+from qorzen_obs.core.decision import decide, decide_abandoned, decide_undescribed
 from qorzen_obs.core.runtime import Runtime
 from qorzen_obs.engines.base import KillingEngine
 from qorzen_obs.errors import InvalidTaskError
@@ -110,7 +111,11 @@ class Runner:
         else:
             if attempt.record.engine.holds_loop and attempt.asked is None and self._overran_unseen(attempt):
                 attempt.ask(Ask.DEADLINE, TIMEOUT, self._clock.monotonic())
-            self._settle(attempt, decide(attempt, value, error, self._redactor))
+            try:
+                decision = decide(attempt, value, error, self._redactor)
+            except BaseException as broken:  # noqa: BLE001 - its code has ended: the attempt is settled in any case
+                decision = decide_undescribed(error, broken)
+            self._settle(attempt, decision)
         attempt.release()
 
     def _overran_unseen(self, attempt: Attempt) -> bool:
@@ -132,12 +137,13 @@ class Runner:
         Raises:
             InvalidTaskError: `percent` is not a finite number.
         """
-        if isinstance(percent, bool) or not isinstance(percent, (int, float)) or not -inf < percent < inf:
-            raise InvalidTaskError("percent", f"{percent!r} is not a number from 0 to 100")
+        number = foreign.number(percent)
+        if number is None or not -inf < number < inf:
+            raise InvalidTaskError("percent", f"{foreign.shown(percent)} is not a number from 0 to 100")
         before = attempt.reported  # of what is coalesced the highest counts, and the newest message
-        percent = min(100.0, max(0.0, percent if before is None else max(before[0], percent)))
+        number = min(100.0, max(0.0, number if before is None else max(before[0], number)))
         # Made fit to show here, where a failure is the reporter's; before looking at the flag, see _flush_progress.
-        attempt.reported = (percent, message if type(message) is str else str(message))
+        attempt.reported = (number, message if type(message) is str else foreign.plain(str(message)))
         if attempt.progress_waits or attempt.settled:
             return
         attempt.progress_waits = True

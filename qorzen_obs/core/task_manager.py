@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from opentelemetry.trace import TracerProvider
 from prometheus_client import CollectorRegistry
 
+from qorzen_obs import foreign
 from qorzen_obs.callables import traits_of
 from qorzen_obs.clock import Clock, SystemClock
 from qorzen_obs.core.announcer import OnEvent
@@ -216,7 +217,7 @@ class TaskManager(QorzenManager):
             InvalidTaskError: `func` is not async.
         """
         if not traits_of(func).is_async:
-            problem = f"{func!r} is not async; use submit_task for synchronous callables"
+            problem = f"{foreign.shown(func)} is not async; use submit_task for synchronous callables"
             raise InvalidTaskError("func", problem)
         return await self.submit_task(
             func,

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any
 
+from qorzen_obs import foreign
 from qorzen_obs.callables import traits_of
 from qorzen_obs.engines.base import Ended, is_running, make_task
 from qorzen_obs.engines.choice import EngineChoice
@@ -75,7 +76,7 @@ class ExternalEngine:
         try:
             value = await self._way(record)(call, *record.args, **attempt.kwargs)
         except BaseException as caught:
-            if isinstance(caught, GeneratorExit) and not is_running(attempt.driver):
+            if foreign.is_a(caught, GeneratorExit) and not is_running(attempt.driver):
                 raise  # the loop is gone and the coroutine is being collected
             error = caught
         ended(attempt, value, error)

@@ -18,6 +18,7 @@ from typing import Any, Final
 
 import msgspec
 
+from qorzen_obs import foreign
 from qorzen_obs.current import CURRENT
 from qorzen_obs.engines.base import Ended
 from qorzen_obs.engines.traits import LOOP
@@ -209,8 +210,10 @@ def _go_on(run: _Run, waits_for: Any) -> Generator[Any, Any, None]:
             raise
         except BaseException as thrown:  # noqa: BLE001 - all that is thrown in is for the coroutine
             step, argument = coroutine.throw, thrown
-            if thrown.__traceback__ is not None:  # it has passed through here, and nobody needs to know
-                thrown.__traceback__ = thrown.__traceback__.tb_next
+            trace = foreign.traceback_of(thrown)
+            if trace is not None:  # it has passed through here, and nobody needs to know
+                foreign.set_traceback(thrown, trace.tb_next)
+                del trace
         if meter is not None:
             meter.use_since = began = meter.clock()
         value, error = None, None
@@ -231,8 +234,9 @@ def _go_on(run: _Run, waits_for: Any) -> Generator[Any, Any, None]:
 
 def _inside(error: BaseException) -> BaseException:
     """Take the engine's frame off the traceback: it shows the user's code, and no cycle keeps its data alive."""
-    assert error.__traceback__ is not None, "it was caught here"
-    error.__traceback__ = error.__traceback__.tb_next
+    trace = foreign.traceback_of(error)
+    assert trace is not None, "it was caught here"
+    foreign.set_traceback(error, trace.tb_next)
     return error
 
 

@@ -13,6 +13,7 @@ from contextvars import Context
 from types import FrameType
 from typing import Any, Final
 
+from qorzen_obs import foreign
 from qorzen_obs.current import CURRENT
 from qorzen_obs.record import Attempt
 from qorzen_obs.stacks import (
@@ -108,7 +109,7 @@ def _handle_of(frame: FrameType | None) -> Any:
 
 def _attempt_in(context: Context | None) -> Attempt | None:
     attempt = None if context is None else context.get(CURRENT)
-    return attempt if isinstance(attempt, Attempt) else None
+    return attempt if foreign.is_a(attempt, Attempt) else None
 
 
 def _of_current_task(loop: asyncio.AbstractEventLoop) -> tuple[Attempt | None, str]:
@@ -123,17 +124,14 @@ def _of_engine(frame: FrameType | None) -> Attempt | None:
     while frame is not None:
         if is_of_engines(frame):
             attempt = frame.f_locals.get("attempt")
-            return attempt if isinstance(attempt, Attempt) else None
+            return attempt if foreign.is_a(attempt, Attempt) else None
         frame = frame.f_back
     return None
 
 
 def _name_of(callback: Any) -> str:
     """Return a callback's qualified name; of a step of an asyncio task what that runs."""
-    owner = getattr(callback, "__self__", None)
-    if isinstance(owner, asyncio.Task):
+    owner = foreign.attribute(callback, "__self__")
+    if foreign.is_a(owner, asyncio.Task):
         return describe_task(owner)
-    while isinstance(callback, functools.partial):
-        callback = callback.func
-    name = getattr(callback, "__qualname__", None) or type(callback).__qualname__
-    return f"{getattr(callback, '__module__', None) or type(callback).__module__}.{name}"
+    return foreign.full_name_of(foreign.inside_partial(callback))

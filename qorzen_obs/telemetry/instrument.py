@@ -55,7 +55,7 @@ class SpanInstrument:
         provider: TracerProvider,
         version: str,
         *,
-        on_error: Callable[[Exception], None],
+        on_error: Callable[[BaseException], None],
         redactor: Redactor | None = None,
     ) -> None:
         self._redactor = redactor or Redactor()
@@ -84,7 +84,7 @@ class SpanInstrument:
                 caller = trace.get_current_span(around).get_span_context()
                 if caller.is_valid:
                     self._mark(record, caller)
-        except Exception as error:  # noqa: BLE001 - what observes must not break what it observes
+        except BaseException as error:  # noqa: BLE001 - what observes must not break what it observes
             self._on_error(error)
 
     def _mark(self, record: TaskRecord, caller: SpanContext) -> None:
@@ -117,7 +117,7 @@ class SpanInstrument:
             attempt.span = span
             around = inside.get(variable)
             inside.run(variable.set, Context({**around, _SPAN_KEY: span} if around else {_SPAN_KEY: span}))
-        except Exception as error:  # noqa: BLE001 - as in submitted
+        except BaseException as error:  # noqa: BLE001 - as in submitted
             self._on_error(error)
             return None
         return span.context
@@ -170,7 +170,7 @@ class SpanInstrument:
                 state = state.but(status=FAILED)
             try:
                 span = self._end(attempt, state, will_retry)
-            except Exception as error:  # noqa: BLE001 - as in submitted
+            except BaseException as error:  # noqa: BLE001 - as in submitted
                 self._on_error(error)
             else:
                 if span is not None:

@@ -21,6 +21,7 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 
+from qorzen_obs import foreign
 from qorzen_obs.clock import Clock
 from qorzen_obs.telemetry import names
 from qorzen_obs.telemetry.export import THREAD_PREFIX, BatchLimits, ExportQueue, encodable
@@ -93,9 +94,9 @@ class LogExport:
             context=_context(fields.get("trace_id"), fields.get("span_id")),
             severity_text=encodable(line.level),
             severity_number=_SEVERITIES.get(line.level, SeverityNumber.UNSPECIFIED),
-            body=encodable(str(fields.get("event", ""))),
+            body=encodable(foreign.text(fields.get("event", ""))),
             attributes={
-                encodable(str(key)): _plain(value)
+                encodable(foreign.text(key)): _plain(value)
                 for key, value in fields.items()
                 if key not in _PLACED and value is not None
             },
@@ -106,7 +107,9 @@ class LogExport:
 def _context(trace_id: object, span_id: object) -> Context:
     """Return a context with the span that a line names, empty where it names none; user code may name anything."""
     try:
-        span = SpanContext(int(str(trace_id), 16), int(str(span_id), 16), False, TraceFlags(1))
+        span = SpanContext(
+            int(foreign.text(trace_id), 16), int(foreign.text(span_id), 16), False, TraceFlags(1)
+        )
     except ValueError:
         return Context()
     if not span.is_valid:  # the encoder raises on ids out of range
@@ -116,10 +119,12 @@ def _context(trace_id: object, span_id: object) -> Context:
 
 def _plain(value: Any) -> Any:
     """Return a value that OTLP knows: numbers beyond 64 bits and objects as text."""
-    if isinstance(value, str):
-        return encodable(value)
-    if isinstance(value, (bool, float)):
-        return value
-    if isinstance(value, int):
-        return value if -(2**63) <= value < 2**63 else str(value)
-    return msgspec.to_builtins(value, enc_hook=repr, str_keys=True)
+    if foreign.is_a(value, str):
+        return encodable(foreign.plain(value))
+    number = value if type(value) is bool else foreign.number(value)
+    if number is not None:
+        return number if -(2**63) <= number < 2**63 or type(number) is float else str(number)
+    try:
+        return msgspec.to_builtins(value, enc_hook=foreign.shown, str_keys=True)
+    except BaseException:  # noqa: BLE001 - whatever a value's own code raises
+        return encodable(foreign.shown(value))

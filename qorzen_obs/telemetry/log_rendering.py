@@ -14,6 +14,7 @@ from typing import Any, Final
 import msgspec
 import structlog
 
+from qorzen_obs import foreign
 from qorzen_obs.telemetry.redaction import Redactor
 
 #: DEL and C1 controls, marks of direction, line and paragraph separators: JSON may leave them as they are.
@@ -38,18 +39,31 @@ _OURS: Final = frozenset(
         "trace_id",
     }
 )
-_HARMLESS_TYPES: Final = frozenset({int, float, bool, type(None)})
 
 
 def to_json(value: Any) -> str:
     """Return one line of JSON of any value, without characters that mislead a reader."""
     try:
-        text = msgspec.json.encode(value, enc_hook=repr).decode()
-    except UnicodeEncodeError:  # a file name may hold what UTF-8 cannot carry
-        value = msgspec.structs.asdict(value) if isinstance(value, msgspec.Struct) else value
-        text = json.dumps(value, default=repr, skipkeys=True, ensure_ascii=False)
-        text = _SURROGATES.sub(lambda match: "\\" + _escape(match), text)
+        text = msgspec.json.encode(value, enc_hook=foreign.shown).decode()
+    except BaseException:  # noqa: BLE001 - a file name holds what UTF-8 cannot carry, or a value's own code raises
+        text = _SURROGATES.sub(lambda match: "\\" + _escape(match), _dumped(value))
     return text if text.isascii() and "\x7f" not in text else _MISLEADING.sub(_escape, text)
+
+
+def _dumped(value: Any) -> str:
+    """Return JSON of what msgspec refuses; a value whose own code raises is replaced by a text, field by field."""
+    fields = msgspec.structs.asdict(value) if foreign.is_a(value, msgspec.Struct) else value
+    try:
+        return json.dumps(fields, default=foreign.shown, skipkeys=True, ensure_ascii=False)
+    except BaseException:  # noqa: BLE001 - as above
+        if type(fields) is not dict:
+            return json.dumps(foreign.shown(fields), ensure_ascii=False)
+        texts = {foreign.text(key): _shown(item) for key, item in fields.items()}
+        return json.dumps(texts, ensure_ascii=False)
+
+
+def _shown(value: Any) -> Any:
+    return value if type(value) is str or foreign.is_scalar(value) else foreign.shown(value)
 
 
 def escape(text: str) -> str:
@@ -72,14 +86,14 @@ def redact_line(redactor: Redactor, event: Mapping[str, Any]) -> Mapping[str, An
             continue
         if type(value) is str:
             texts.append(value)
-        elif type(value) not in _HARMLESS_TYPES:
+        elif not foreign.is_scalar(value):
             break
         if redactor.hides(name):
             break
     else:
         if not redactor.may_match("\n".join(texts)):
             return event
-    return {str(name): redactor.field(str(name), value) for name, value in event.items()}
+    return {(shown := foreign.text(name)): redactor.field(shown, value) for name, value in event.items()}
 
 
 class JsonLines:
@@ -96,13 +110,14 @@ class TerminalLines:
         self._render = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
 
     def __call__(self, logger: Any, method: str, event: MutableMapping[str, Any]) -> str:
-        shown = {escape(str(key)): _fit_to_show(key, value) for key, value in event.items()}
+        shown = {escape(foreign.text(key)): _fit_to_show(key, value) for key, value in event.items()}
         return str(self._render(logger, method, shown))
 
 
 def _fit_to_show(key: str, value: Any) -> Any:
-    if not isinstance(value, str):
-        return value if type(value) in _HARMLESS_TYPES else escape(repr(value))
+    if not foreign.is_a(value, str):
+        return value if foreign.is_scalar(value) else escape(foreign.shown(value))
+    value = foreign.plain(value)
     if key in _MULTILINE:  # further in than the lines themselves, so that none of it passes for one
         return "  " + _MISLEADING_BUT_LINES.sub(_escape, value).replace("\n", "\n  ")
     return escape(value)

@@ -18,6 +18,7 @@ from opentelemetry.trace import format_span_id, format_trace_id
 from prometheus_client import Metric
 from prometheus_client.registry import Collector
 
+from qorzen_obs import foreign
 from qorzen_obs.current import CURRENT
 from qorzen_obs.telemetry import names
 from qorzen_obs.telemetry.families import counter
@@ -135,7 +136,7 @@ class LogStream(Collector):
 
     def _redact_and_keep(self, _: Any, __: str, event: MutableMapping[str, Any]) -> Mapping[str, Any]:
         clean = redact_line(self.redactor, event)
-        level = str(clean.get("level", "info"))
+        level = foreign.text(clean.get("level", "info"))
         self._count(level if level in self._lines else "info")
         keep_line(level, clean)
         if self.export is not None:
@@ -164,7 +165,7 @@ class _LineLogger:
 
 def _add_logger_name(logger: Any, _: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     if isinstance(logger, _LineLogger) and logger.name is not None:
-        event.setdefault("logger_name", str(logger.name))
+        event.setdefault("logger_name", foreign.text(logger.name))
     return event
 
 
@@ -192,8 +193,8 @@ def _filter_by_level(logger: Any, method: str, event: MutableMapping[str, Any]) 
 
 
 def _to_text(_: Any, __: str, event: MutableMapping[str, Any]) -> str:
-    text = str(event.pop("event", ""))
-    return " ".join([text, *(f"{key}={value!r}" for key, value in event.items())])
+    text = foreign.text(event.pop("event", ""))
+    return " ".join([text, *(f"{foreign.text(key)}={foreign.shown(value)}" for key, value in event.items())])
 
 
 #: Tracebacks without the values of local variables.

@@ -15,6 +15,7 @@ from functools import lru_cache
 from itertools import pairwise
 from typing import Any, Final
 
+from qorzen_obs import foreign
 from qorzen_obs.errors import SettingsError
 
 HIDDEN: Final = "[redacted]"
@@ -307,31 +308,33 @@ class Redactor:
             return value
         if depth >= _MAX_DEPTH:
             return self._shown(value)
-        if isinstance(value, Mapping):
-            return self._mapping(value, depth)
-        if isinstance(value, (list, tuple, set, frozenset)):
-            return self._items(value, depth)
-        return self._other(value, depth)
+        try:
+            if foreign.is_a(value, Mapping):
+                return self._mapping(value, depth)
+            if foreign.is_a(value, (list, tuple, set, frozenset)):
+                return self._items(value, depth)
+            return self._other(value, depth)
+        except BaseException:  # noqa: BLE001 - whatever a value's own code raises
+            return self._shown(value)
 
     def _mapping(self, value: Mapping[Any, Any], depth: int) -> Any:
         clean: dict[Any, Any] = {}
         same = len(value) <= _MAX_ITEMS
         for key, item in list(value.items())[:_MAX_ITEMS]:
-            shown_key = self.text(key) if isinstance(key, str) else self._key(key)
-            shown = clean[shown_key] = self._field(key if isinstance(key, str) else "", item, depth + 1)
+            name = foreign.plain(key) if foreign.is_a(key, str) else None
+            shown_key = self._key(key) if name is None else self.text(name)
+            shown = clean[shown_key] = self._field(name or "", item, depth + 1)
             same = same and shown is item and shown_key is key
         if len(value) > _MAX_ITEMS:
             clean["…"] = f"{len(value) - _MAX_ITEMS} more"
         return value if same else clean
 
     def _key(self, key: Any) -> Any:
-        if isinstance(key, (int, float, bool, type(None))):
-            return key
-        return self._shown(key)
+        return key if foreign.is_scalar(key) else self._shown(key)
 
     def _items(self, value: Any, depth: int) -> Any:
         items = list(value)
-        if len(items) == 2 and isinstance(items[0], str) and isinstance(value, tuple):  # a header, as a pair
+        if len(items) == 2 and type(items[0]) is str and foreign.is_a(value, tuple):  # a header, as a pair
             clean = [self._field("", items[0], depth + 1), self._field(items[0], items[1], depth + 1)]
         else:
             clean = [self._field("", item, depth + 1) for item in items[:_MAX_ITEMS]]
@@ -343,26 +346,20 @@ class Redactor:
 
     def _other(self, value: Any, depth: int) -> Any:
         """Go into what JSON would go into: dataclasses and the like; everything else by its `repr`."""
-        if isinstance(value, (bytes, bytearray, memoryview)):
+        if foreign.is_a(value, (bytes, bytearray, memoryview)):
             text = bytes(value).decode("utf-8", "backslashreplace")
             clean = self.head(text, MAX_FIELD_TEXT)
             return value if clean == text else clean
         import msgspec  # noqa: PLC0415 - worker processes mostly do without
 
-        try:
-            plain = msgspec.to_builtins(value, enc_hook=repr)
-        except Exception:  # noqa: BLE001 - whatever a value's own code raises
-            return self._shown(value)
-        if isinstance(plain, str):
+        plain = msgspec.to_builtins(value, enc_hook=repr)
+        if type(plain) is str:
             return value if not self.may_match(plain) else self.head(plain, MAX_FIELD_TEXT)
         clean = self._field("", plain, depth + 1)
         return value if clean is plain else clean
 
     def _shown(self, value: Any) -> str:
-        try:
-            return self.head(repr(value), MAX_FIELD_TEXT)
-        except Exception as error:  # noqa: BLE001 - a value's own __repr__ may fail
-            return f"<cannot be shown: {type(error).__name__}>"
+        return self.head(foreign.shown(value), MAX_FIELD_TEXT)
 
 
 class PrivateKeyLines:

@@ -27,6 +27,7 @@ from opentelemetry.sdk.resources import SERVICE_NAME, Resource
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanLimits, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
+from qorzen_obs import foreign
 from qorzen_obs.clock import Clock, SystemClock
 from qorzen_obs.errors import SettingsError
 from qorzen_obs.settings import TelemetrySettings
@@ -449,7 +450,9 @@ def _make_exporter(variable: str, group: str, name: str) -> Any:
         try:
             return entry_point.load()()
         except Exception as error:
-            raise SettingsError(variable, f"the exporter {name!r} cannot be made: {error}") from error
+            raise SettingsError(
+                variable, f"the exporter {name!r} cannot be made: {foreign.text(error)}"
+            ) from error
     if extra := _EXTRA_BY_EXPORTER.get(name):
         remedy = f"pip install 'qorzen-obs[{extra}]'"
     else:

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import CodeType
 from typing import Any, Final
 
+from qorzen_obs import foreign
 from qorzen_obs.code_cache import CodeCache
 from qorzen_obs.telemetry import names
 
 
 def _source_of(func: Any) -> Mapping[str, str | int]:
     """Return the attributes for `func`; for a partial those of the function inside."""
-    inner = getattr(func, "func", func)
-    name = getattr(inner, "__qualname__", None) or type(inner).__qualname__
-    attributes: dict[str, str | int] = {
-        names.FUNCTION_NAME: f"{getattr(inner, '__module__', None) or '?'}.{name}"
-    }
-    code = getattr(inner, "__code__", None)
-    if code is not None:
+    inner = foreign.inside_partial(func)
+    attributes: dict[str, str | int] = {names.FUNCTION_NAME: foreign.full_name_of(inner)}
+    code = foreign.attribute(inner, "__code__")
+    if type(code) is CodeType:
         attributes[names.CODE_FILE] = code.co_filename
         attributes[names.CODE_LINE] = code.co_firstlineno
     return attributes

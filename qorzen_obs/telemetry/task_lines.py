@@ -15,6 +15,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
+from qorzen_obs import foreign
 from qorzen_obs.clock import rfc_3339
 from qorzen_obs.current import CURRENT
 from qorzen_obs.telemetry.log_rendering import to_json
@@ -142,7 +143,7 @@ def keep_line(level: str, event: Mapping[str, Any], redactor: Redactor | None = 
     if task is None or lines is None or _KEPT.get():
         return
     fields = event if redactor is None else redactor.field("", event)
-    lines.add(task.task_id, level, str(fields.get("event", "")), fields, fields.get("timestamp"))
+    lines.add(task.task_id, level, foreign.text(fields.get("event", "")), fields, fields.get("timestamp"))
 
 
 def keep_task_line(_: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
@@ -167,7 +168,7 @@ def encoded_line(at: str, level: str, event: str, fields: Mapping[str, Any]) -> 
     """Return a line as it is kept: JSON with `at`, `level`, `event` and the fields that it does not repeat."""
     line: dict[str, Any] = {"at": at, "level": level, "event": event[:_MAX_TEXT]}
     line.update(
-        (key, value[:_MAX_TEXT] if isinstance(value, str) else value)
+        (key, foreign.plain(value)[:_MAX_TEXT] if foreign.is_a(value, str) else value)
         for key, value in fields.items()
         if key not in _LEFT_OUT
     )

@@ -26,7 +26,7 @@ class Told:
 
     def __init__(self) -> None:
         self.turns: list[list[str]] = []
-        self.errors: list[tuple[str, Exception]] = []
+        self.errors: list[tuple[str, BaseException]] = []
         runtime = Runtime()
         runtime.begin()
         self.ends = Ends(lambda name, error: self.errors.append((name, error)), runtime)

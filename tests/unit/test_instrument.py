@@ -18,8 +18,8 @@ from qorzen_obs.telemetry.instrument import SpanInstrument
 from tests.support import Spans, attempt, record
 
 
-def instrument(provider: trace.TracerProvider, errors: list[Exception] | None = None) -> SpanInstrument:
-    kept: list[Exception] = [] if errors is None else errors
+def instrument(provider: trace.TracerProvider, errors: list[BaseException] | None = None) -> SpanInstrument:
+    kept: list[BaseException] = [] if errors is None else errors
     return SpanInstrument(provider, "1.2.3", on_error=kept.append)
 
 
@@ -109,7 +109,7 @@ class Broken(SpanProcessor):
 
 @pytest.mark.parametrize("where", ["start", "end"])
 def test_what_a_tracer_raises_is_told_and_the_task_is_current_all_the_same(where: str) -> None:
-    errors: list[Exception] = []
+    errors: list[BaseException] = []
     spans = Spans()
     spans.provider.add_span_processor(Broken(where))
     made = instrument(spans.provider, errors)

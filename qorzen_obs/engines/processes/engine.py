@@ -7,7 +7,6 @@ is lost and never run again, since it may have had effects. One worker more than
 from __future__ import annotations
 
 import asyncio
-import inspect
 import os
 import sys
 import threading
@@ -17,6 +16,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Final
 
+from qorzen_obs import foreign
 from qorzen_obs.callables import traits_of
 from qorzen_obs.clock import Clock, SystemClock
 from qorzen_obs.engines.base import Ended
@@ -284,7 +284,7 @@ class ProcessEngine:
 
     def on_end(self, worker: WorkerProcess, value: object, error: BaseException | None) -> None:
         job = self._workers.get(worker)
-        if isinstance(error, MemoryError):  # what is left of its memory is anybody's guess
+        if foreign.is_a(error, MemoryError):  # what is left of its memory is anybody's guess
             worker.kill()
         if job is not None:
             self._free(worker)
@@ -333,4 +333,4 @@ class ProcessEngine:
 def _is_async(attempt: Attempt) -> bool:
     func = attempt.record.func
     assert func is not None, "a record keeps its callable until it ends"
-    return inspect.iscoroutinefunction(func) or traits_of(func).is_async
+    return traits_of(func).is_async

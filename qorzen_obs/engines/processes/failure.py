@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
-import traceback
 from typing import Any, Final
 
+from qorzen_obs import foreign
 from qorzen_obs.engines.processes.channel import FAILURE, Buffer, Frame, frame_parts
 from qorzen_obs.engines.processes.codec import LARGE_BYTES, decode, decode_encoded, encode
 from qorzen_obs.errors import FarTaskError, TaskTransferError
@@ -26,12 +26,7 @@ class FarTraceback(Exception):
 
 def untransferable(what: str, how: str, error: BaseException) -> TaskTransferError:
     """Say that `what` cannot be pickled or unpickled; `how` says on which way."""
-    kind = type(error).__name__
-    try:
-        problem = f"cannot be {how}: {kind}: {error}"
-    except Exception:  # noqa: BLE001  # an exception's own __str__ may fail
-        problem = f"cannot be {how}: {kind}"
-    return TaskTransferError(what, problem[:1_000])
+    return TaskTransferError(what, f"cannot be {how}: {foreign.described(error)}"[:1_000])
 
 
 def failure_of(error: BaseException) -> list[memoryview]:
@@ -41,13 +36,8 @@ def failure_of(error: BaseException) -> list[memoryview]:
     that survives pickling. The rest, SystemExit among them, becomes a FarTaskError, which does no harm
     where it is raised.
     """
-    kind = type(error)
-    name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
-    try:
-        message = str(error)
-    except Exception as broken:  # noqa: BLE001  # as above
-        message = f"<its message cannot be shown: {type(broken).__name__}>"
-    text = (name[:500], message[:_MAX_TEXT], _traceback_of(error))
+    message = foreign.text(error)
+    text = (foreign.full_name(type(error)), message[:_MAX_TEXT], _traceback_of(error))
     body, buffers = encode((*text, _survivor(error)))
     return frame_parts(FAILURE, body, buffers)
 
@@ -59,23 +49,23 @@ def error_of(frame: Frame) -> BaseException:
     if survivor is not None:
         try:
             error = decode_encoded(survivor)
-        except Exception:  # noqa: BLE001  # it survived in the worker: what it needs is not here
+        except BaseException:  # noqa: BLE001  # it survived in the worker: what it needs is not here
             error = None
-    if not isinstance(error, BaseException):
+    if error is None or not foreign.is_a(error, BaseException):
         error = FarTaskError(name, message)
-    error.__cause__ = FarTraceback(text)
+    foreign.set_cause(error, FarTraceback(text))
     return error
 
 
 def _survivor(error: BaseException) -> tuple[list[bytes], list[bytes]] | None:
     asyncio: Any = sys.modules.get("asyncio")
-    if not isinstance(error, Exception) and not (asyncio and isinstance(error, asyncio.CancelledError)):
+    if not foreign.is_a(error, Exception) and not (asyncio and foreign.is_a(error, asyncio.CancelledError)):
         return None
     try:
         encoded = encode(error, limit=LARGE_BYTES)
-        if type(decode_encoded(encoded)).__qualname__ != type(error).__qualname__:
+        if foreign.kind_name(type(decode_encoded(encoded))) != foreign.kind_name(type(error)):
             return None
-    except Exception:  # noqa: BLE001  # whatever its __reduce__ or __init__ raises
+    except BaseException:  # noqa: BLE001  # whatever its __reduce__ or __init__ raises
         return None
     return _as_bytes(encoded[0]), _as_bytes(encoded[1])
 
@@ -86,11 +76,10 @@ def _as_bytes(parts: list[Buffer]) -> list[bytes]:
 
 def _traceback_of(error: BaseException) -> str:
     """Format it without local variables, from the callable on."""
-    trace = error.__traceback__
-    while trace is not None and _is_ours(trace.tb_frame.f_globals.get("__name__", "")):
+    trace = foreign.traceback_of(error)
+    while trace is not None and _is_ours(foreign.module_of(trace.tb_frame)):
         trace = trace.tb_next
-    lines = traceback.TracebackException(type(error), error, trace, compact=True).format()
-    return "".join(lines)[-_MAX_TEXT:]
+    return foreign.formatted(error, trace)[-_MAX_TEXT:]
 
 
 def _is_ours(module: str) -> bool:

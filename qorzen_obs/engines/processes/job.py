@@ -69,17 +69,17 @@ def pack(attempt: Attempt, surroundings: Any, is_async: bool, *, limit: int | No
         return encode(call, limit=limit)
     except TooLargeError:
         raise
-    except Exception as error:
+    except BaseException as error:
         raise _blame(record.func, record.args, record.kwargs, error) from error
 
 
 def _blame(
-    func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], error: Exception
+    func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], error: BaseException
 ) -> TaskTransferError:
     for what, value in [("the callable", func), *_named(func, args), *_quoted(kwargs)]:
         try:
             encode(value)
-        except Exception as cause:  # noqa: BLE001  # whatever it raises on being pickled
+        except BaseException as cause:  # noqa: BLE001  # whatever it raises on being pickled
             return untransferable(what, "sent to a worker process", cause)
     return untransferable("the call", "sent to a worker process", error)
 
@@ -87,7 +87,7 @@ def _blame(
 def _named(func: Callable[..., Any], args: tuple[Any, ...]) -> list[tuple[str, Any]]:
     try:
         names = list(inspect.signature(func).parameters)[: len(args)]
-    except (TypeError, ValueError):  # some builtins have no signature
+    except BaseException:  # noqa: BLE001  # some builtins have none, and others are code
         names = []
     shown = [f" ({name!r})" for name in names] + [""] * (len(args) - len(names))
     return [

@@ -292,5 +292,5 @@ def _outcome(frame: Frame) -> tuple[object, BaseException | None]:
         return None, error_of(frame)
     try:
         return decode(frame), None
-    except Exception as error:  # noqa: BLE001  # whatever the result's class raises on being unpickled
+    except BaseException as error:  # noqa: BLE001  # whatever the result's class raises on being unpickled
         return None, untransferable("the result", "read in the service's process", error)

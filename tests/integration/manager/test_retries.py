@@ -426,7 +426,7 @@ def test_a_bad_retry_policy_is_refused(make: object) -> None:
 async def test_limits_of_made_up_names_do_not_pile_up() -> None:
     def limits() -> int:
         gc.collect()
-        return sum(isinstance(found, DefinitionLimit) for found in gc.get_objects())
+        return sum(type(found) is DefinitionLimit for found in gc.get_objects())
 
     before = limits()
     async with open_test_manager(Settings(tasks=TaskSettings(keep_completed_tasks=3))) as tasks:

@@ -6,7 +6,7 @@ import functools
 import gc
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from types import MappingProxyType
 from typing import Any
 
@@ -466,6 +466,32 @@ async def test_a_synchronous_callable_that_returns_a_coroutine_fails_and_says_wh
         info = await end_of(tasks, lambda: add_async(1), name="forgot", category=category)
         assert (info.status, info.error_type) == (TaskStatus.FAILED, "TypeError")
         assert info.error == "forgot returned a coroutine that nobody awaits; submit an async function itself"
+
+
+@pytest.mark.parametrize("category", ["core", "ui"])
+@pytest.mark.parametrize("kind", ["generator", "async generator"])
+@pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
+async def test_a_generator_that_comes_out_of_a_call_fails_and_says_that_no_line_has_run(
+    is_async: bool, kind: str, category: str
+) -> None:
+    def rows() -> Iterator[int]:
+        yield 1
+
+    async def async_rows() -> AsyncIterator[int]:
+        yield 1
+
+    def call() -> object:
+        return rows() if kind == "generator" else async_rows()
+
+    async def call_async() -> object:
+        return call()
+
+    async with open_test_manager() as tasks:
+        info = await end_of(tasks, call_async if is_async else call, name="rows", category=category)
+        assert (info.status, info.error_type) == (TaskStatus.FAILED, "TypeError")
+        assert (
+            info.error == "rows returned a generator, of which no line has run; return a list or consume it"
+        )
 
 
 async def test_a_task_that_gets_no_thread_fails_and_the_next_one_runs(
