@@ -5,6 +5,9 @@
 
 import asyncio
 import ctypes
+import enum
+import functools
+import importlib
 import logging
 import os
 import re
@@ -205,6 +208,94 @@ class FailsToArrive:
         return int, ("no number",)
 
 
+GATE = threading.Event()  # in the service; of a worker's nobody ever asks
+ARRIVED = threading.Event()  # as above
+
+
+def elsewhere(made_in: int, act: Callable[[], Any]) -> Any:
+    """Do nothing in the process that a result was made in, and `act` in the one that rebuilds it."""
+    return None if os.getpid() == made_in else act()
+
+
+def hold_up() -> str:
+    ARRIVED.set()
+    GATE.wait()
+    return "late"
+
+
+class RunsOnArrival:
+    """A result that runs `act` wherever it is rebuilt, or only in the service."""
+
+    def __init__(self, act: Callable[..., Any], *args: Any, only_there: bool = False) -> None:
+        self.reduced: tuple[Any, ...] = (act, args)
+        if only_there:
+            self.reduced = elsewhere, (os.getpid(), functools.partial(act, *args))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return self.reduced
+
+
+@process
+def return_what_runs(act: Callable[..., Any], *args: Any, only_there: bool = False) -> Any:
+    say_pid()
+    return RunsOnArrival(act, *args, only_there=only_there)
+
+
+def raise_on_arrival(kind: type[BaseException]) -> None:
+    raise kind
+
+
+class RaisesOnDeparture:
+    def __init__(self, kind: type[BaseException]) -> None:
+        self.kind = kind
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        raise self.kind
+
+
+class RaisesOnArrival(Exception):
+    def __reduce__(self) -> tuple[Any, ...]:
+        return raise_on_arrival, (SystemExit,)
+
+
+@process
+def raise_what_raises_on_arrival() -> None:
+    raise RaisesOnArrival("first")
+
+
+class Registered:
+    """A class with a memory, which each process has for itself."""
+
+    made = 0
+
+    def __init__(self) -> None:
+        Registered.made += 1
+
+
+@process
+def make_registered() -> tuple[Registered, int]:
+    made = Registered()
+    return made, made.made
+
+
+class Number(enum.IntEnum):
+    ONE = 1
+
+
+@process
+def log_a_number() -> None:
+    logging.getLogger("theirs").warning(
+        "counted", extra={"number": Number.ONE, "text": StringOfItsOwn("text")}
+    )
+
+
+class StringOfItsOwn(str):
+    __slots__ = ()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return raise_on_arrival, (SystemExit,)
+
+
 @process
 def return_lock() -> Any:
     return threading.Lock()
@@ -309,6 +400,13 @@ def make_spans() -> str:
         with trace.get_tracer("theirs").start_as_current_span("inner"):
             logging.getLogger("theirs").warning("inside")
     return str(baggage.get_baggage("tenant"))
+
+
+@process
+def import_lazily(name: str) -> str:
+    """Be the first to import what imports OpenTelemetry, and use that at once."""
+    importlib.import_module(name)
+    return make_spans()
 
 
 @process

@@ -7,14 +7,14 @@ at the top.
 
 from __future__ import annotations
 
-import importlib.abc
 import sys
-from collections.abc import Callable, Sequence
-from importlib.machinery import ModuleSpec
-from types import ModuleType, SimpleNamespace
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from typing import Any, Final
 
 from qorzen_obs import foreign
+from qorzen_obs.engines.processes.far_imports import catch_up, when_imported
 
 Send = Callable[[str, Any], None]
 
@@ -28,15 +28,9 @@ class FarSide:
         self._send = send
         self._surroundings: dict[str, Any] = {}
         self._last_redactor: Any = None
-        on_import = _OnImport(
-            {
-                "logging": self._set_up_logging,
-                "structlog": self._set_up_structlog,
-                "opentelemetry.trace": self._set_up_tracing,
-            }
-        )
-        sys.meta_path.insert(0, on_import)
-        on_import.catch_up()
+        when_imported("logging", self._set_up_logging)
+        when_imported("structlog", self._set_up_structlog)
+        when_imported("opentelemetry.trace", self._set_up_tracing)
 
     def around(self, surroundings: dict[str, Any]) -> _Around:
         """Be in the trace of the attempt, with its levels, inside of a `with` block."""
@@ -45,6 +39,11 @@ class FarSide:
     def enter(self, surroundings: dict[str, Any]) -> None:
         """Begin to be in them; the call has a context of its own, of which there is nothing to undo."""
         self._surroundings = surroundings
+        with suppress(Exception):  # the call is not to fail for what observes it
+            self._look_around()
+
+    def _look_around(self) -> None:
+        catch_up()
         if "logging" in sys.modules:
             self._set_logging_level()
         if "opentelemetry.trace" in sys.modules:
@@ -62,8 +61,8 @@ class FarSide:
 
         from qorzen_obs.core.far_logging import ForwardingHandler  # noqa: PLC0415  # see above
 
-        logging.getLogger().addHandler(ForwardingHandler(self._send_log))
         self._set_logging_level()
+        logging.getLogger().addHandler(ForwardingHandler(self._send_log))
 
     def _set_logging_level(self) -> None:
         import logging  # noqa: PLC0415  # see above
@@ -89,7 +88,7 @@ class FarSide:
                 structlog.processors.format_exc_info,
                 forward,
             ],
-            logger_factory=lambda *names: SimpleNamespace(name=names[0] if names else None),
+            logger_factory=partial(_FarLogger, self._send_log),
             cache_logger_on_first_use=False,
         )
 
@@ -149,38 +148,17 @@ class _Around:
         self._far_side.leave()
 
 
-class _OnImport(importlib.abc.MetaPathFinder):
-    """Calls a function right after a module of its table was imported, once each."""
+class _FarLogger:
+    """What structlog's processors lead to, where a script has configured others: their text becomes a log line."""
 
-    def __init__(self, hooks: dict[str, Callable[[], None]]) -> None:
-        self._hooks = hooks
+    def __init__(self, send: Callable[[str, str, dict[str, Any]], None], *names: object) -> None:
+        self._send = send
+        self.name = names[0] if names else None
 
-    def catch_up(self) -> None:
-        """Call the hooks of what is imported already."""
-        for name in [name for name in self._hooks if name in sys.modules]:
-            self._hooks.pop(name)()
-
-    def find_spec(
-        self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        hook = self._hooks.pop(name, None)
-        if hook is None:
-            return None
-        for finder in sys.meta_path:
-            spec = None if finder is self else finder.find_spec(name, path, target)
-            if spec is not None and spec.loader is not None:
-                self._wrap(spec.loader, hook)
-                return spec
-        return None
-
-    def _wrap(self, loader: Any, hook: Callable[[], None]) -> None:
-        execute = loader.exec_module
-
-        def execute_then_call(module: ModuleType) -> None:
-            execute(module)
-            hook()
-
-        loader.exec_module = execute_then_call
+    def __getattr__(self, method: str) -> Callable[..., None]:
+        if method.startswith("_"):
+            raise AttributeError(method)
+        return lambda *parts, **fields: self._send(method, " ".join(map(str, parts)), fields)
 
 
 def _plain(key: Any, value: Any, redactor: Any) -> Any:

@@ -2,6 +2,7 @@
 
 import os
 
+import pytest
 from opentelemetry import baggage, context
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
@@ -129,6 +130,29 @@ async def test_spans_of_user_code_are_children_of_the_attempt() -> None:
             line = service.lines("inside")[-1]
             assert line["trace_id"] == format_trace_id(attempt.context.trace_id)
             assert line["span_id"] == format_span_id(inner.context.span_id)
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "qorzen_obs.app",
+        "qorzen_obs.record",
+        "qorzen_obs.telemetry.remote_spans",
+        "qorzen_obs.telemetry.redaction",
+        "opentelemetry.sdk.trace",
+        "opentelemetry.trace",
+        "structlog",
+    ],
+)
+async def test_a_task_may_be_the_first_to_import_what_its_telemetry_needs(module: str) -> None:
+    kept = Kept()
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(kept)
+    on_spans = RemoteSpans(kept, provider.resource)
+    async with process_service(tracer_provider=provider, on_spans=on_spans) as service:
+        info = await service.end(work.import_lazily, module)
+        assert info.error is None
+        assert kept.named("inner").context.trace_id == kept.named("run import_lazily").context.trace_id
 
 
 async def test_what_the_caller_did_not_sample_is_recorded_in_the_worker_as_it_is_here() -> None:
