@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from queue import Empty, SimpleQueue
 from types import FrameType, TracebackType
 from typing import Any, Final, Self, TextIO
@@ -38,6 +38,7 @@ SWITCH_SECONDS: Final = 0.0005
 STOP_SECONDS: Final = 5.0  #: what a stop may take past its grace before the watchdog ends the process
 
 _WRITING_SECONDS: Final = 0.5  # of these, for the stacks
+_LOOK_SECONDS: Final = 0.05  # in which a thread that has a processor is seen to use it
 _LONGEST_WATCH_SECONDS: Final = 1e6  # 12 days; threads and timers have limits of their own
 
 
@@ -105,19 +106,22 @@ class StopSignals:
 
 
 class _EndTimer:
-    """Ends the process when its time has come: a thread writes all stacks, and the kernel kills where that hangs.
+    """Ends the process at a set time: a thread writes all stacks, and the kernel kills where that hangs.
 
     The thread waits from the start, since a signal's handler may not begin one, and is moved by a queue that may be
     filled from there. faulthandler's own timer walks through frames while they are made, which may crash
-    (docs/decisions/0009). A forked child has neither the thread nor the kernel's timer.
+    (docs/decisions/0009). A forked child has neither the thread nor the kernel's timers.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop | None = None) -> None:
         self._loop = loop
-        self._at = math.inf  # monotonic
+        self._clock = _MainThreadClock()
+        self._at = math.inf  # by that clock
         self._ends: SimpleQueue[float] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="qorzen-end", daemon=True)
-        self._armed = False
+        self._has_alarm = False
+        self._only_exits = False
+        self._lock = threading.Lock()  # of the alarm, for the thread and `close`
 
     def start(self) -> None:
         """Wait to be told when."""
@@ -126,30 +130,60 @@ class _EndTimer:
     def come_in(self, seconds: float) -> None:
         """End the process in `seconds`; another call moves the end. From a signal's handler on the main thread."""
         seconds = min(seconds, _LONGEST_WATCH_SECONDS)
-        self._at = time.monotonic() + seconds
+        self._at = self._clock.seconds() + seconds
+        self._has_alarm = self._has_alarm or _may_use_timer("SIGALRM")
+        self._set_alarm(seconds)
         self._ends.put(self._at - _WRITING_SECONDS)
-        if self._armed or _may_set_alarm():
-            self._armed = True
-            signal.setitimer(signal.ITIMER_REAL, seconds)
 
     def close(self) -> None:
-        """Let the process live, or where its end was set: have it exit soon, which a thread of its own may hinder."""
-        if self._at < math.inf:
-            self.come_in(min(STOP_SECONDS, max(_WRITING_SECONDS, self._at - time.monotonic())))
-        else:
+        """Let the process live. Where its end was set, its work is finished now, and it has to exit soon.
+
+        Threads and exit handlers of user code can hinder the exit, and the thread ends a process that waits for them.
+        The kernel's alarm cannot tell such a wait from a busy machine, which must not make a finished stop a failure.
+        It gives way to a timer of processor time, for code that never lets another thread run Python.
+        """
+        if self._at == math.inf:
             self._ends.put(math.inf)
             self._thread.join(_WRITING_SECONDS)
+            return
+        with self._lock:
+            self._only_exits = True
+            self._set_alarm(0)
+        if _may_use_timer("SIGPROF"):
+            every_thread = os.cpu_count() or 1  # the timer counts what all of them use together
+            signal.setitimer(signal.ITIMER_PROF, STOP_SECONDS * every_thread)
+        now = self._clock.seconds()
+        self._ends.put(now + min(STOP_SECONDS, max(_WRITING_SECONDS, self._at - now)) - _WRITING_SECONDS)
 
     def _run(self) -> None:
-        end: float | None = None
+        end = self._ends.get()
         while end != math.inf:
-            try:
-                end = self._ends.get(timeout=None if end is None else max(0.0, end - time.monotonic()))
-            except Empty:
-                try:
-                    self._write_stacks()
-                finally:
-                    os._exit(1)
+            left = end - self._clock.seconds()
+            if left <= 0:
+                if not self._clock.stands_still():
+                    self._end_process()
+                left = _LOOK_SECONDS
+            self._push_alarm_back(left + _WRITING_SECONDS)
+            with suppress(Empty):
+                end = self._ends.get(timeout=left)
+
+    def _push_alarm_back(self, seconds: float) -> None:
+        """Let the alarm come later where the main thread had to wait for a processor meanwhile."""
+        with self._lock:
+            if not self._only_exits:
+                self._set_alarm(seconds)
+
+    def _set_alarm(self, seconds: float) -> None:
+        """Have the kernel end the process in `seconds`; 0 is never."""
+        if self._has_alarm:
+            signal.setitimer(signal.ITIMER_REAL, seconds)
+
+    def _end_process(self) -> None:
+        try:
+            self._set_alarm(_WRITING_SECONDS)
+            self._write_stacks()
+        finally:
+            os._exit(1)
 
     def _write_stacks(self) -> None:
         if sys.__stderr__ is not None:
@@ -159,9 +193,46 @@ class _EndTimer:
             )
 
 
-def _may_set_alarm() -> bool:
-    """Whether the kernel's alarm would end the process; a program may have another use for it."""
-    return hasattr(signal, "setitimer") and signal.getsignal(signal.SIGALRM) is signal.SIG_DFL
+class _MainThreadClock:
+    """Counts the seconds in which the main thread had a processor or did not need one.
+
+    On a busy machine it waits for one most of the time, and nothing of that says that it hangs. Only Linux tells how
+    long; elsewhere all seconds count.
+    """
+
+    def __init__(self) -> None:
+        self._files: tuple[int, int] | None = None
+        thread = f"/proc/self/task/{threading.main_thread().native_id}"
+        with suppress(OSError):
+            self._files = os.open(f"{thread}/schedstat", os.O_RDONLY), os.open(f"{thread}/stat", os.O_RDONLY)
+
+    def seconds(self) -> float:
+        """Return the seconds since some moment. A wait that goes on is left out once it is over."""
+        _used, waited, _state = self._read()
+        return time.monotonic() - waited
+
+    def stands_still(self) -> bool:
+        """Whether the thread waits for a processor right now; takes a moment to find out."""
+        before, _waited, _state = self._read()
+        time.sleep(_LOOK_SECONDS)
+        used, _waited, state = self._read()
+        return state == b"R" and used == before
+
+    def _read(self) -> tuple[float, float, bytes]:
+        """Return the seconds on a processor, the seconds of waiting for one, and the thread's state."""
+        if self._files is None:
+            return 0.0, 0.0, b""
+        used, waited, _times = os.pread(self._files[0], 100, 0).split()
+        state = os.pread(self._files[1], 500, 0).rpartition(b") ")[2][
+            :1
+        ]  # a name before it may hold anything
+        return int(used) / 1e9, int(waited) / 1e9, state
+
+
+def _may_use_timer(name: str) -> bool:
+    """Whether a timer's signal of this name would end the process; a program may have another use for it."""
+    number = getattr(signal, name, None)
+    return number is not None and signal.getsignal(number) is signal.SIG_DFL
 
 
 @asynccontextmanager

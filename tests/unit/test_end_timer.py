@@ -1,4 +1,4 @@
-"""The timer that ends a process which does not stop: what it says, and when the process forks meanwhile (F24)."""
+"""The timer that ends a process which does not stop: what it says, whom it spares (F40), and after a fork (F24)."""
 
 import os
 import signal
@@ -18,18 +18,19 @@ from qorzen_obs.host import _EndTimer
 
 end = _EndTimer()
 end.start()
-end.come_in(5.0)
+end.come_in(3600)
 child = os.fork()
 if child == 0:
     sys.exit(0)
-deadline = time.monotonic() + 10
+deadline = time.monotonic() + 60
 while (ended := os.waitpid(child, os.WNOHANG)) == (0, 0) and time.monotonic() < deadline:
     time.sleep(0.01)
 if ended == (0, 0):
     os.kill(child, 9)
 print("ended" if ended == (child, 0) else "hung", flush=True)
+end.come_in(0.6)
 end.close()
-time.sleep(60)
+time.sleep(3600)
 """
 NOT_ASKED = """
 import signal, sys, threading
@@ -65,11 +66,61 @@ WRITES_NOTHING = """
 import os, time
 from qorzen_obs import host
 
-host.all_stacks = lambda loop: time.sleep(60)
+host.all_stacks = lambda loop: time.sleep(3600)
 end = host._EndTimer()
 end.start()
 end.come_in(0.6)
-time.sleep(60)
+time.sleep(3600)
+"""
+
+HAS_NO_PROCESSOR = """
+import atexit, os, subprocess, sys, time
+from qorzen_obs import host
+
+SPINS = "import os\\nparent = os.getppid()\\nwhile os.getppid() == parent: pass"
+os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])  # which the busy processes and the threads have in common
+for _ in range(8):
+    subprocess.Popen([sys.executable, "-c", SPINS])
+host.STOP_SECONDS = 1.0
+
+def work():
+    began, until = time.monotonic(), time.thread_time() + 0.2
+    while time.thread_time() < until:
+        pass
+    print(time.monotonic() - began > host.STOP_SECONDS)
+
+atexit.register(work)
+end = host._EndTimer()
+end.start()
+end.come_in(host.STOP_SECONDS)
+work()
+end.close()
+"""
+HOLDS_THE_INTERPRETER = """
+import atexit, re
+from qorzen_obs import host
+
+host.STOP_SECONDS = 0.1
+atexit.register(re.match, "(a+)+$", "a" * 64 + "b")
+end = host._EndTimer()
+end.start()
+end.come_in(3600)
+end.close()
+"""
+NEVER_EXITS = """
+import threading
+from qorzen_obs import host
+
+host.STOP_SECONDS = 1.0
+
+def hinders():
+    threading.Event().wait()
+
+threading.Thread(target=hinders).start()
+end = host._EndTimer()
+end.start()
+end.come_in(3600)
+end.close()
 """
 
 
@@ -104,3 +155,22 @@ def test_it_writes_the_stack_of_each_thread_and_of_each_coroutine_that_waits() -
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="the system has no such timer")
 def test_the_kernel_ends_what_cannot_write_its_stacks() -> None:
     assert ran(WRITES_NOTHING).returncode == -signal.SIGALRM
+
+
+@pytest.mark.skipif(
+    not Path("/proc/self/schedstat").exists(), reason="the system does not tell who waits for it"
+)
+def test_f40_a_stop_and_an_exit_that_wait_for_a_processor_are_not_ended() -> None:
+    done = ran(HAS_NO_PROCESSOR)
+    assert (done.returncode, done.stdout) == (0, "True\nTrue\n"), done.stderr
+
+
+def test_a_thread_that_hinders_the_exit_of_a_finished_stop_is_named() -> None:
+    done = ran(NEVER_EXITS)
+    assert done.returncode == 1
+    assert "in hinders\n" in done.stderr
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="the system has no such timer")
+def test_the_kernel_ends_an_exit_that_lets_no_thread_run_python() -> None:
+    assert ran(HOLDS_THE_INTERPRETER).returncode == -signal.SIGPROF
