@@ -58,6 +58,7 @@ SETTINGS: Final[Mapping[str, str]] = {
 FOREIGN: Final[Mapping[str, str]] = {
     "cli.top.drawing.line": "rich: attributes of a Text say how it wraps",
     "core.far_side.loader": "importlib: has no hook that runs after a module was loaded",
+    "engines.loop.stands_for": "asyncio: who waits for a future notes that in it",
     "server.app.writer": "aiohttp: counts an interim response as a part of the final one",
     "telemetry.span_redaction.bounded": "OpenTelemetry: a collection carries the count of what was dropped",
 }

@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Protocol, runtime_checkable
 
+from qorzen_obs import foreign
 from qorzen_obs.engines.traits import EngineTraits
 from qorzen_obs.record import Attempt
 from qorzen_obs.stacks import LiveStack
@@ -102,9 +103,20 @@ def make_task(
     return asyncio.Task(coroutine, loop=loop, context=attempt.context)
 
 
-def is_running(task: asyncio.Task[None]) -> bool:
+def without_engine(error: BaseException) -> BaseException:
+    """Take the frame of the engine that has caught it off the traceback: what remains is the user's code.
+
+    So no cycle leads from the frame to the error and back.
+    """
+    caught = foreign.traceback_of(error)
+    if caught is not None:
+        foreign.set_traceback(error, caught.tb_next)
+    return error
+
+
+def is_running(task: asyncio.Task[None] | None) -> bool:
     """Return whether the calling code is run by `task`; a coroutine that is being collected is not."""
     try:
-        return asyncio.current_task() is task
+        return task is not None and asyncio.current_task() is task
     except RuntimeError:
         return False

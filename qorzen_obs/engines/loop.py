@@ -1,26 +1,27 @@
-"""Coroutines on the work loop, each in the attempt's own context, by asyncio tasks that the engine makes as needed.
+"""Coroutines on the work loop, each in the attempt's own context and in an asyncio task of its own.
 
-An asyncio task takes what is ready, one attempt after the other, as long as each ends in its first step; most short
-ones do, and cost the loop nothing. Once one waits for something, the asyncio task is its alone until it ends, and
-others take what is left. So an attempt that has waited never shares its asyncio task.
+They are eager: an asyncio task takes its first step where it is made, and costs little when it ends there. The engine
+makes them in a callback of the loop's, so that no attempt begins while it is being started. On Python 3.11 the engine
+takes the first step itself; a loop that is not asyncio's own, as uvloop, takes it there in its next turn.
 """
 
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
+import time
 import types
 from collections import deque
-from collections.abc import Awaitable, Generator
+from collections.abc import Awaitable, Callable, Generator
 from contextvars import Context
 from dataclasses import replace
 from typing import Any, Final
 
 import msgspec
 
-from qorzen_obs import foreign
 from qorzen_obs.current import CURRENT
-from qorzen_obs.engines.base import Ended
+from qorzen_obs.engines.base import Ended, is_running, without_engine
 from qorzen_obs.engines.traits import LOOP
 from qorzen_obs.record import Attempt
 from qorzen_obs.stacks import (
@@ -35,8 +36,9 @@ from qorzen_obs.stacks import (
     show_asyncio_task,
 )
 
+_EAGER: Final = sys.version_info >= (3, 12)
 _SLICE_SECONDS: Final = 0.001  # then the loop gets its turn before the next attempt begins
-_ENDED: Final = object()
+_MAX_HIDDEN: Final = 8  # as many begin in a turn where the engine cannot see how long they take
 
 
 class LoopEngine:
@@ -48,24 +50,24 @@ class LoopEngine:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._thread_id = threading.get_ident()
-        self._ready: deque[_Run] = deque()
-        self._takers: set[asyncio.Task[None]] = set()  # who will take what is ready, and has not begun
-        self._taking = False  # one of them is at it
-        self._waited = False  # the last attempt that began had to wait: the next may have to as well
+        self._ready: deque[_Run] = deque()  # they have no asyncio task yet
+        self._called = False  # the loop is to take what is ready
+        # Of asyncio's own loops the time is this clock's, by way of a function in Python.
+        own = getattr(loop.time, "__func__", None) is asyncio.BaseEventLoop.time
+        self._now: Callable[[], float] = time.monotonic if own else loop.time
 
     def start(self, attempt: Attempt, ended: Ended) -> None:
+        if not self._called:
+            self._call()
         attempt.driver = run = _Run(attempt, ended)
         self._ready.append(run)
-        if self._waited or not (self._taking or self._takers):
-            self._make_taker()
 
     def interrupt(self, attempt: Attempt) -> None:
         run: _Run = attempt.driver
         if run.task is not None:
             run.task.cancel()
-        elif run in self._ready:
-            self._ready.remove(run)
-            run.ended(attempt, None, asyncio.CancelledError())
+        else:
+            run.end(None, asyncio.CancelledError())
 
     def abandon(self, attempt: Attempt) -> None:
         pass
@@ -99,95 +101,123 @@ class LoopEngine:
             return None
         return awaited_by(own, coroutine_places(coroutine))
 
-    def _make_taker(self) -> None:
-        # Not by the loop's own task factory: an eager one would begin the attempt before it is started.
-        taker = asyncio.Task(self._take(), loop=self._loop, context=Context())
-        self._takers.add(taker)
-        taker.add_done_callback(self._taker_ended)
+    def _call(self) -> None:
+        self._loop.call_soon(self._take, context=Context())
+        self._called = True
 
-    def _taker_ended(self, taker: asyncio.Task[None]) -> None:
-        if taker in self._takers:  # somebody has cancelled it before it began
-            self._takers.remove(taker)
-            self._hand_over()
-
-    def _hand_over(self) -> None:
-        """Let what is ready be taken by others: by one for each where they may have to wait, else by one for all."""
-        wanted = len(self._ready) if self._waited else min(1, len(self._ready))
-        for _ in range(wanted - len(self._takers)):
-            self._make_taker()
-
-    async def _take(self) -> None:
-        task = asyncio.current_task()
-        assert task is not None, "it is made to run this"
-        self._takers.discard(task)
-        until = self._loop.time() + _SLICE_SECONDS
-        rest: Awaitable[None] | None = None
-        self._taking = True
+    def _take(self) -> None:
+        """Begin what is ready, for the length of a slice; what is left then has to wait for the loop's next turn."""
+        loop, ready, now, hidden = self._loop, self._ready, self._now, 0
+        until = now() + _SLICE_SECONDS
         try:
-            while self._ready:
-                run = self._ready.popleft()
-                run.task = task
-                waits_for = run.begin()
-                self._waited = waits_for is not _ENDED
-                if self._waited:
-                    run.attempt.suspended()
-                    rest = _go_on(run, waits_for)
-                    del waits_for  # or what that gives would live as long as the attempt
-                    break
-                # Before Python 3.13 `uncancel` leaves the mark that lets the next wait be interrupted.
-                if task.cancelling() or task._must_cancel or self._loop.time() >= until:  # type: ignore[attr-defined]  # nothing else tells it
+            while ready:
+                run = ready.popleft()
+                if run.ended is None:  # it was taken back
+                    continue
+                try:
+                    # Not by the loop's own task factory: whether the task is eager is not for that to say.
+                    driver, name, context = _drive(run), run.attempt.record.name, Context()
+                    if _EAGER:
+                        run.task = asyncio.Task(
+                            driver, loop=loop, name=name, context=context, eager_start=True
+                        )  # type: ignore[call-arg]  # since Python 3.12
+                    else:
+                        run.task = asyncio.Task(driver, loop=loop, name=name, context=context)
+                        if not _step(run.task, loop, context):
+                            run.task.add_done_callback(run.never_began)
+                            hidden += 1
+                except BaseException as error:  # asyncio could not take the step
+                    if run.ended is None:
+                        raise
+                    run.end(None, error)
+                if now() >= until or hidden == _MAX_HIDDEN:
                     break
         finally:  # also when an end could not be reported: the others are not to be lost with it
-            self._taking = False
-            self._hand_over()
-        if rest is not None:
-            await rest
+            self._called = False
+            if ready:
+                self._call()
+
+
+def _step(task: asyncio.Task[None], loop: asyncio.AbstractEventLoop, context: Context) -> bool:
+    """Take the first step of a new asyncio task, as an eager one does; return False where the loop hides it.
+
+    Loops that are asyncio's own have just put it after all else that is ready.
+    """
+    ready: deque[Any] = getattr(loop, "_ready", _NONE_READY)
+    step = getattr(ready[-1], "_callback", None) if ready else None
+    if getattr(step, "__self__", None) is not task:
+        return False
+    ready.pop()
+    context.run(step)  # type: ignore[arg-type]  # it is the method of the task
+    return True
 
 
 class _Run(msgspec.Struct, eq=False):
     """One attempt on its way through the engine."""
 
     attempt: Attempt
-    ended: Ended
-    task: asyncio.Task[None] | None = None  #: that runs it, from its first step on
+    ended: Ended | None  #: None once it was called
+    task: asyncio.Task[None] | None = None  #: the attempt's own
     coroutine: Any = None  #: the callable's own, or what awaits what else it gave, while it runs
 
-    def begin(self) -> object:
-        """Call the callable and take its first step; return what it waits for, _ENDED where it does not."""
-        attempt = self.attempt
+    def end(self, value: object, error: BaseException | None) -> None:
+        """Report how it ended, unless that was reported."""
+        ended = self.ended
+        if ended is not None:
+            self.ended = self.coroutine = None
+            ended(self.attempt, value, error)
+
+    def never_began(self, _: object) -> None:
+        """Its asyncio task is done. It has reported its end, or was cancelled before it could begin."""
+        self.end(None, asyncio.CancelledError())
+
+
+async def _drive(run: _Run) -> None:
+    """Be the attempt's asyncio task: call its callable, take its steps, report its end.
+
+    Whatever is raised on the way is how the attempt ended, and asyncio sees none of it: SystemExit would pass it.
+    """
+    attempt = run.attempt
+    try:
+        if _EAGER:  # it is still being made
+            run.task = asyncio.current_task()
         if not attempt.begun:
-            attempt.begin()
+            attempt.owner.begin(attempt)
         record, context, meter = attempt.record, attempt.context, attempt.meter
-        began = 0.0
+        waits_for: Any = _ENDED
+        value, error, began = None, None, 0.0
         if meter is not None:
             meter.use_since = began = meter.clock()
         try:
             coroutine = context.run(record.func, *record.args, **attempt.kwargs)  # type: ignore[arg-type]  # func is set while the attempt runs
             if type(coroutine) is not types.CoroutineType:
                 coroutine = _await(coroutine)
-            self.coroutine = coroutine
-        except BaseException as caught:  # noqa: BLE001 - the run boundary: a task's exception is data
-            return self.end(None, _inside(caught))
-        value, error = None, None
-        try:
-            return context.run(coroutine.send, None)
+            run.coroutine = coroutine
+            waits_for = context.run(coroutine.send, None)
         except StopIteration as end:
-            value = end.value
-        except BaseException as caught:  # noqa: BLE001 - as above
-            error = _inside(caught)
+            if run.coroutine is not None:
+                value = end.value
+            else:  # the callable has raised it
+                error = without_engine(end)
+        except BaseException as caught:  # noqa: BLE001 - the run boundary: a task's exception is data
+            error = without_engine(caught)
         finally:
             if meter is not None:
                 meter.use_since = None  # first, or a reader might count the step twice
                 meter.use_seconds += meter.clock() - began
-        self.coroutine = None
-        self.ended(attempt, value, error)
-        return _ENDED
-
-    def end(self, value: object, error: BaseException | None) -> object:
-        """Report how it ended; return _ENDED."""
-        self.coroutine = None
-        self.ended(self.attempt, value, error)
-        return _ENDED
+        if waits_for is _ENDED:
+            ended, run.ended, run.coroutine = run.ended, None, None  # as `end`, without a call
+            ended(attempt, value, error)  # type: ignore[misc]  # nobody else ends it before it has begun
+            return
+        attempt.suspended()
+        rest = _go_on(run, waits_for)
+        del waits_for  # or what that gives would live as long as the attempt
+        await rest
+    except BaseException as error:
+        # It is the report that has failed, or the loop is gone and this is being collected.
+        if run.ended is None or (type(error) is GeneratorExit and not is_running(run.task)):
+            raise
+        run.end(None, error)
 
 
 @types.coroutine
@@ -202,6 +232,8 @@ def _go_on(run: _Run, waits_for: Any) -> Generator[Any, Any, None]:
     step: Any
     began = 0.0
     while True:
+        if type(waits_for) not in _ASYNCIOS_OWN:
+            waits_for = _StandIn(waits_for)
         try:
             argument = yield waits_for
             step = send
@@ -209,11 +241,7 @@ def _go_on(run: _Run, waits_for: Any) -> Generator[Any, Any, None]:
             inside(coroutine.close)
             raise
         except BaseException as thrown:  # noqa: BLE001 - all that is thrown in is for the coroutine
-            step, argument = coroutine.throw, thrown
-            trace = foreign.traceback_of(thrown)
-            if trace is not None:  # it has passed through here, and nobody needs to know
-                foreign.set_traceback(thrown, trace.tb_next)
-                del trace
+            step, argument = coroutine.throw, without_engine(thrown)  # of which nobody needs to know
         if meter is not None:
             meter.use_since = began = meter.clock()
         value, error = None, None
@@ -223,7 +251,7 @@ def _go_on(run: _Run, waits_for: Any) -> Generator[Any, Any, None]:
         except StopIteration as end:
             value = end.value
         except BaseException as caught:  # noqa: BLE001 - as above
-            error = _inside(caught)
+            error = without_engine(caught)
         finally:
             if meter is not None:
                 meter.use_since = None
@@ -232,12 +260,56 @@ def _go_on(run: _Run, waits_for: Any) -> Generator[Any, Any, None]:
         return
 
 
-def _inside(error: BaseException) -> BaseException:
-    """Take the engine's frame off the traceback: it shows the user's code, and no cycle keeps its data alive."""
-    trace = foreign.traceback_of(error)
-    assert trace is not None, "it was caught here"
-    foreign.set_traceback(error, trace.tb_next)
-    return error
+class _StandIn(asyncio.Future[None]):
+    """Is waited for in place of a user's object that is to be like a future.
+
+    What that raises is raised in the coroutine. Raised in asyncio, it would end neither the wait nor the task.
+    """
+
+    def __init__(self, stands_for: Any) -> None:
+        loop = asyncio.get_running_loop()
+        super().__init__(loop=loop)
+        self._asyncio_future_blocking = True  # it is awaited
+        self._stands_for = stands_for
+        try:
+            refused = _why_refused(stands_for, loop)
+            if refused is None:
+                stands_for._asyncio_future_blocking = False
+                stands_for.add_done_callback(self._wake)
+        except BaseException:  # noqa: BLE001 - it is the user's object
+            refused = "what it waits for raised an exception when asyncio asked it"
+        if refused is not None:
+            self.set_exception(RuntimeError(refused))
+
+    def cancel(self, msg: Any = None) -> bool:
+        try:
+            return not self.done() and bool(self._stands_for.cancel(msg=msg))
+        except BaseException:  # noqa: BLE001 - as above
+            return super().cancel(msg)
+
+    def _wake(self, _: object) -> None:
+        if not self.done():
+            self.set_result(None)
+
+
+def _why_refused(waits_for: Any, loop: asyncio.AbstractEventLoop) -> str | None:
+    """Return why a coroutine cannot wait for this, as asyncio says it but for what the object calls itself."""
+    blocking = getattr(waits_for, "_asyncio_future_blocking", None)
+    if type(blocking) is not bool:
+        return "it waits for what is no future"
+    if not blocking:
+        return "it waits by a yield; a future is awaited"
+    if waits_for.get_loop() is not loop:
+        return "it waits for a future of a different loop"
+    return None
+
+
+#: What nearly every coroutine waits for in the end: None is the loop's next turn.
+_ASYNCIOS_OWN: Final = frozenset(
+    {asyncio.Future, asyncio.Task, getattr(asyncio.tasks, "_GatheringFuture", asyncio.Future), type(None)}
+)
+_ENDED: Final = object()
+_NONE_READY: Final = deque[Any]()
 
 
 async def _await(awaitable: Awaitable[Any]) -> Any:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextvars
+import ctypes
 import gc
 import os
 import socket
@@ -489,23 +490,321 @@ async def test_what_an_attempt_on_the_loop_has_awaited_first_is_gone_when_it_let
     await bench.end_of(attempt)
 
 
-async def test_an_end_that_cannot_be_reported_keeps_no_other_attempt_on_the_loop_from_beginning() -> None:
-    async def nothing() -> None:
+class Junk:
+    """Whatever is asked of it raises."""
+
+    def __init__(self, error: BaseException) -> None:
+        object.__setattr__(self, "error", error)
+
+    def __getattribute__(self, name: str) -> Any:
+        raise object.__getattribute__(self, "error")
+
+    def __repr__(self) -> str:
+        raise object.__getattribute__(self, "error")
+
+
+class Iterated:
+    """Waits for these things, by an iterator that has neither `send` nor `throw`."""
+
+    def __init__(self, *waits_for: Any) -> None:
+        self.waits_for = waits_for
+
+    def __await__(self) -> Any:
+        return iter(self.waits_for)
+
+
+class RaisesWhenAwaited:
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+    def __await__(self) -> Any:
+        raise self.error
+
+
+class IsNoIterator:
+    def __await__(self) -> Any:
+        return 3
+
+
+class Unlookable(BaseException):
+    """Nobody can ask it for its traceback, or for its class."""
+
+    @property
+    def __traceback__(self) -> Any:  # type: ignore[override]  # on purpose
+        raise SystemExit
+
+    @property  # type: ignore[misc]  # as above
+    def __class__(self) -> Any:
+        raise SystemExit
+
+
+ERRORS = [
+    ValueError,
+    RecursionError,
+    MemoryError,
+    SystemExit,
+    KeyboardInterrupt,
+    GeneratorExit,
+    StopIteration,
+    StopAsyncIteration,
+    asyncio.CancelledError,
+    Unlookable,
+]
+
+
+async def at_its_first_step(error: BaseException) -> None:
+    raise error
+
+
+async def after_an_await(error: BaseException) -> None:
+    await asyncio.sleep(0)
+    raise error
+
+
+async def instead_of_being_cancelled(error: BaseException) -> None:
+    task = asyncio.current_task()
+    assert task is not None
+    task.cancel()
+    try:
+        await asyncio.sleep(0)
+    except asyncio.CancelledError:
+        raise error from None
+
+
+def when_it_is_called(error: BaseException) -> Any:
+    raise error
+
+
+def when_it_is_awaited(error: BaseException) -> Any:
+    return RaisesWhenAwaited(error)
+
+
+async def by_what_it_waits_for_first(error: BaseException) -> None:
+    await Iterated(Junk(error))
+
+
+async def by_what_it_waits_for_later(error: BaseException) -> None:
+    await Iterated(None, Junk(error), Junk(error))
+
+
+PLACES: list[Callable[[BaseException], Any]] = [
+    at_its_first_step,
+    after_an_await,
+    instead_of_being_cancelled,
+    when_it_is_called,
+    when_it_is_awaited,
+    by_what_it_waits_for_first,
+    by_what_it_waits_for_later,
+]
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("error", ERRORS)
+async def test_f37_whatever_code_on_the_loop_raises_and_where_its_end_is_reported_once_and_the_next_begins(
+    place: Callable[[BaseException], Any], error: type[BaseException]
+) -> None:
+    bench = Bench(LOOP)
+    attempt, following = bench.begin(place, error()), bench.begin(asyncio.sleep, 0, "slept")
+    assert (await bench.end_of(attempt)).error is not None
+    assert (await bench.end_of(following)).value == "slept"
+
+
+async def junk_of_a_loop(*waits_for: Any) -> str:
+    await Iterated(*waits_for)
+    return "waited"
+
+
+async def waits_for_a_future_of_another_loop() -> None:
+    other = asyncio.new_event_loop()
+    try:
+        await other.create_future()
+    finally:
+        other.close()
+
+
+async def waits_for_itself() -> None:
+    task = asyncio.current_task()
+    assert task is not None
+    await task
+
+
+STRANGE: dict[str, Callable[[], Any]] = {
+    "it is no coroutine": lambda: 3,
+    "it is None": lambda: None,
+    "its __await__ returns no iterator": IsNoIterator,
+    "it waits for a number": lambda: Iterated(3),
+    "it waits for a number after an await": lambda: Iterated(None, 3),
+    "it waits for a class": lambda: Iterated(asyncio.Future),
+    "it waits for a generator": lambda: Iterated(number for number in range(3)),
+    "it waits for a coroutine function": lambda: Iterated(asyncio.sleep),
+    "it waits for junk again and again": lambda: junk_of_a_loop(3, None, 3),
+    "it waits for a future of another loop": waits_for_a_future_of_another_loop,
+    "it waits for itself": waits_for_itself,
+}
+
+
+@pytest.mark.parametrize("strange", STRANGE.values(), ids=STRANGE)
+async def test_f37_what_asyncio_cannot_wait_for_fails_its_attempt_and_no_other(
+    strange: Callable[[], Any],
+) -> None:
+    bench = Bench(LOOP)
+    attempt, following = bench.begin(strange), bench.begin(asyncio.sleep, 0, "slept")
+    assert isinstance((await bench.end_of(attempt)).error, (TypeError, RuntimeError))
+    assert (await bench.end_of(following)).value == "slept"
+
+
+async def test_f37_code_on_the_loop_may_go_on_after_it_waited_for_what_asyncio_refuses() -> None:
+    async def goes_on() -> str:
+        try:
+            await Iterated(Junk(SystemExit()))
+        except RuntimeError as error:
+            return str(error)
+        return ""
+
+    bench = Bench(LOOP)
+    end = await bench.end_of(bench.begin(goes_on))
+    assert (end.value, end.error) == ("what it waits for raised an exception when asyncio asked it", None)
+
+
+class LikeAFuture:
+    """A future that is no asyncio.Future, as another library may bring."""
+
+    def __init__(self) -> None:
+        self._asyncio_future_blocking = False
+        self._future = asyncio.get_running_loop().create_future()
+        self.add_done_callback = self._future.add_done_callback
+        self.get_loop = self._future.get_loop
+        self.cancel = self._future.cancel
+        self.cancelled = self._future.cancelled
+        self.result = self._future.result
+        self.set_result = self._future.set_result
+
+    def __await__(self) -> Any:
+        self._asyncio_future_blocking = True
+        yield self
+        return self.result()
+
+
+class OwnFuture(asyncio.Future[str]):
+    """A future of a class of the user's."""
+
+
+@pytest.mark.parametrize("kind", [LikeAFuture, OwnFuture])
+@pytest.mark.parametrize("before", [0, 1])
+async def test_code_on_the_loop_may_wait_for_what_is_like_a_future(
+    kind: type[LikeAFuture | OwnFuture], before: int
+) -> None:
+    async def waits() -> str:
+        for _ in range(before):
+            await asyncio.sleep(0)
+        future = kind()
+        asyncio.get_running_loop().call_soon(future.set_result, "value")
+        result: str = await future
+        return result
+
+    async def waits_for_ever() -> None:
+        for _ in range(before):
+            await asyncio.sleep(0)
+        futures.append(kind())
+        await futures[0]
+
+    bench, futures = Bench(LOOP), list[Any]()
+    assert (await bench.end_of(bench.begin(waits))).value == "value"
+    attempt = bench.begin(waits_for_ever)
+    await turns()
+    bench.engine.interrupt(attempt)
+    assert isinstance((await bench.end_of(attempt)).error, asyncio.CancelledError)
+    assert futures[0].cancelled(), "it learns of the cancellation"
+
+
+@pytest.mark.parametrize("hook", ["add_done_callback", "get_loop", "_asyncio_future_blocking", "cancel"])
+@pytest.mark.parametrize("before", [0, 1])
+@pytest.mark.parametrize("error", [ValueError, SystemExit])
+async def test_f37_a_future_of_the_users_that_raises_fails_its_attempt_and_no_other(
+    hook: str, before: int, error: type[BaseException]
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    class Broken(OwnFuture):
         pass
 
+    async def waits() -> None:
+        for _ in range(before):
+            await asyncio.sleep(0)
+        future = Broken()
+        setattr(Broken, hook, property(fail, fail) if hook.startswith("_") else fail)
+        await future
+
+    bench = Bench(LOOP)
+    attempt, following = bench.begin(waits), bench.begin(asyncio.sleep, 0, "slept")
+    await turns()
+    bench.engine.interrupt(attempt)
+    assert (await bench.end_of(attempt)).error is not None
+    assert (await bench.end_of(following)).value == "slept"
+
+
+@pytest.mark.parametrize("error", [*ERRORS, TaskCancelled])
+@pytest.mark.parametrize("kind", [IO, THREAD, MAIN, EXTERNAL], ids=kind_of)
+async def test_f37_whatever_a_call_raises_its_end_is_reported_once_and_the_next_begins(
+    kind: EngineTraits, error: type[BaseException]
+) -> None:
+    raised = error("id") if error is TaskCancelled else error()
+    bench = Bench(kind)
+    attempt = bench.begin(when_it_is_called, raised)
+    following = bench.begin(int)
+    end = await bench.end_of(attempt)
+    # What goes through a coroutine may not be a StopIteration.
+    assert end.error is raised or (kind is EXTERNAL and error is StopIteration)
+    assert (await bench.end_of(following)).value == 0
+    bench.engine.close()
+
+
+@pytest.mark.parametrize("kind", [LOOP, IO, THREAD, MAIN, EXTERNAL], ids=kind_of)
+async def test_an_end_that_cannot_be_reported_keeps_no_other_from_being_reported(kind: EngineTraits) -> None:
     class Unreportable(BaseException):
         pass
 
     def refuse(*_: object) -> None:
         raise Unreportable
 
-    bench = Bench(LOOP)
+    def call() -> None:
+        pass
+
+    async def coroutine() -> None:
+        pass
+
+    func = coroutine if kind is LOOP else call
+    bench = Bench(kind)
     told: list[object] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context["exception"]))
-    bench.engine.start(support.attempt(support.record(nothing, engine=LOOP)), refuse)
-    ready = bench.begin(nothing)
-    assert (await bench.end_of(ready)).error is None
-    later = bench.begin(nothing)
+    for _ in range(3):
+        bench.engine.start(support.attempt(support.record(func, engine=kind)), refuse)
+    attempts = [bench.begin(func) for _ in range(3)]
+    for attempt in attempts:
+        assert (await bench.end_of(attempt)).error is None
+    later = bench.begin(func)
     assert (await bench.end_of(later)).error is None
     gc.collect()
-    assert [type(error) for error in told] == [Unreportable]
+    assert [type(error) for error in told] == [Unreportable] * 3
+    bench.engine.close()
+
+
+@pytest.mark.parametrize("kind", [IO, THREAD], ids=kind_of)
+async def test_what_is_thrown_into_an_idle_thread_from_outside_costs_no_attempt(kind: EngineTraits) -> None:
+    """As libraries do that end a call in a thread after some seconds: the call may have ended by then."""
+    bench = Bench(kind)
+    for _ in range(3):
+        thread: threading.Thread = (await bench.end_of(bench.start(threading.current_thread))).value  # type: ignore[assignment]
+        ident = ctypes.c_ulong(thread.ident or 0)
+        assert ctypes.pythonapi.PyThreadState_SetAsyncExc(ident, ctypes.py_object(SystemExit)) == 1
+        assert (await bench.end_of(bench.start(int))).error is None
+    bench.engine.close()
+    await until(lambda: not thread.is_alive())
+
+
+async def test_a_foreign_call_that_somebody_cancels_before_it_begins_has_ended() -> None:
+    bench = Bench(EXTERNAL)
+    attempt = bench.begin(int)
+    attempt.driver.cancel()
+    assert isinstance((await bench.end_of(attempt)).error, asyncio.CancelledError)
