@@ -11,7 +11,7 @@ from typing import Any
 
 from qorzen_obs import foreign
 from qorzen_obs.callables import traits_of
-from qorzen_obs.engines.base import Ended, is_running, make_task
+from qorzen_obs.engines.base import Ended, is_running, make_task, without_engine
 from qorzen_obs.engines.choice import EngineChoice
 from qorzen_obs.engines.traits import ENGINES, EXTERNAL, IO, MAIN
 from qorzen_obs.record import Attempt, TaskRecord
@@ -48,7 +48,11 @@ class ExternalEngine:
         self._ways = {IO.kind: run_io_task, MAIN.kind: run_on_main_thread}
 
     def start(self, attempt: Attempt, ended: Ended) -> None:
-        attempt.driver = make_task(self._loop, self._run(attempt, ended), attempt)
+        def never_began(_: object) -> None:  # somebody has cancelled the asyncio task before its first step
+            ended(attempt, None, asyncio.CancelledError())
+
+        attempt.driver = make_task(self._loop, self._run(attempt, ended, never_began), attempt)
+        attempt.driver.add_done_callback(never_began)
 
     def interrupt(self, attempt: Attempt) -> None:
         pass  # the foreign manager has no way to be told
@@ -69,14 +73,15 @@ class ExternalEngine:
         wanted = self._wanted.engine_of(record.category, traits_of(record.func))
         return self._ways.get(wanted.kind) or self._run_in_thread
 
-    async def _run(self, attempt: Attempt, ended: Ended) -> None:
+    async def _run(self, attempt: Attempt, ended: Ended, never_began: Callable[[object], None]) -> None:
+        attempt.driver.remove_done_callback(never_began)
         record = attempt.record
-        call = functools.partial(attempt.context.copy().run, record.func)  # type: ignore[arg-type]  # func is set while it runs
         value, error = None, None
         try:
+            call = functools.partial(attempt.context.copy().run, record.func)  # type: ignore[arg-type]  # func is set while it runs
             value = await self._way(record)(call, *record.args, **attempt.kwargs)
         except BaseException as caught:
             if foreign.is_a(caught, GeneratorExit) and not is_running(attempt.driver):
                 raise  # the loop is gone and the coroutine is being collected
-            error = caught
+            error = without_engine(caught)
         ended(attempt, value, error)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 
-from qorzen_obs.engines.base import Ended
+from qorzen_obs.engines.base import Ended, without_engine
 from qorzen_obs.engines.traits import MAIN
 from qorzen_obs.record import Attempt
 from qorzen_obs.stacks import RUNNING, STARTING, LiveStack, is_of_engines, places_of, shown, thread_frame
@@ -56,7 +56,7 @@ def _run(attempt: Attempt, ended: Ended) -> None:
     try:
         value = record.func(*record.args, **attempt.kwargs)  # type: ignore[misc]  # func is set while it runs
     except BaseException as caught:  # noqa: BLE001 - the run boundary: a task's exception is data
-        error = caught
+        error = without_engine(caught)
     if meter is not None and meter.use_since is not None:
         meter.use_seconds, meter.use_since = meter.clock() - meter.use_since, None
     ended(attempt, value, error)

@@ -15,7 +15,7 @@ import time
 from collections import deque
 from queue import SimpleQueue
 
-from qorzen_obs.engines.base import Ended
+from qorzen_obs.engines.base import Ended, without_engine
 from qorzen_obs.engines.traits import EngineTraits
 from qorzen_obs.ledger import Meter
 from qorzen_obs.record import Attempt
@@ -50,7 +50,7 @@ class _Job:
         try:
             self.value = attempt.context.run(record.func, *record.args, **attempt.kwargs)  # type: ignore[arg-type]  # func is set while the attempt runs
         except BaseException as error:  # noqa: BLE001 - a thread's top: a task's exception is data
-            self.error = error
+            self.error = without_engine(error)
         self.thread_id = None
 
 
@@ -149,6 +149,17 @@ class ThreadEngine:
         return LiveStack(RUNNING, shown(places))
 
     def _work(self) -> None:
+        while True:
+            try:
+                self._serve()
+            except BaseException:  # noqa: BLE001 - thrown into this thread from outside, too late for its call
+                self._called = False
+                if self._jobs:
+                    self._call()
+            else:
+                return
+
+    def _serve(self) -> None:
         while self._calls.get():
             self._called = False  # before looking: who adds a job from now on calls again
             if not self._take_jobs():
@@ -164,7 +175,10 @@ class ThreadEngine:
                 return True
             if self._jobs:
                 self._call()
-            job.run()
+            try:
+                job.run()
+            except BaseException as error:  # noqa: BLE001 - as in _work, or the time could not be measured
+                job.error = without_engine(error)
             self._done.append(job)
             leave = job.abandoned
             del job  # or the thread would hold the last result while it is idle
@@ -191,3 +205,5 @@ class ThreadEngine:
             self._delivering = False
             if self._jobs:
                 self._call()
+            if self._done:  # an end could not be reported: the others are not to be lost with it
+                self._loop.call_soon(self._deliver)
