@@ -223,9 +223,8 @@ class _MainThreadClock:
         if self._files is None:
             return 0.0, 0.0, b""
         used, waited, _times = os.pread(self._files[0], 100, 0).split()
-        state = os.pread(self._files[1], 500, 0).rpartition(b") ")[2][
-            :1
-        ]  # a name before it may hold anything
+        # The name before the state may hold anything, brackets too.
+        state = os.pread(self._files[1], 500, 0).rpartition(b") ")[2][:1]
         return int(used) / 1e9, int(waited) / 1e9, state
 
 

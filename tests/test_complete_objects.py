@@ -32,6 +32,7 @@ RECORDS: Final[Mapping[str, str]] = {
     "core.waiting.wait": "Wait: what one caller waits for",
     "demo.workload.source": "Source: a file on its way through the tasks",
     "demo.workload.tally": "Tally: what a survey has found so far",
+    "engines.processes.far_imports.depth": "_Depth: a number for each thread",
     "engines.loop.run": "_Run: an attempt on its way through the engine",
     "engines.processes.engine.job": "Job: a call on its way through the engine",
     "engines.threads.job": "_Job: a call on its way through the engine",
@@ -57,7 +58,7 @@ SETTINGS: Final[Mapping[str, str]] = {
 #: Objects of other libraries, which have no better way.
 FOREIGN: Final[Mapping[str, str]] = {
     "cli.top.drawing.line": "rich: attributes of a Text say how it wraps",
-    "core.far_side.loader": "importlib: has no hook that runs after a module was loaded",
+    "engines.processes.far_imports.loader": "importlib: has no hook that runs after a module was loaded",
     "engines.loop.stands_for": "asyncio: who waits for a future notes that in it",
     "server.app.writer": "aiohttp: counts an interim response as a part of the final one",
     "telemetry.span_redaction.bounded": "OpenTelemetry: a collection carries the count of what was dropped",

@@ -105,9 +105,8 @@ class FromThread:
             return answer.result()
         if attempt is not None:
             attempt.raise_if_cancelled()
-        state = (
-            self._manager.state
-        )  # in any other than the first it is the loop that has stopped, if not the manager
+        # In any state but the first it is the loop that has stopped, if not the manager.
+        state = self._manager.state
         raise TaskManagerClosedError((state if state is ManagerState.NEW else ManagerState.STOPPED).value)
 
     def _wait(self, answer: Future[T], call: Call[T], loop: asyncio.AbstractEventLoop | None) -> None:

@@ -83,10 +83,8 @@ class _Watch(importlib.abc.MetaPathFinder):
 
         try:
             loader.exec_module = execute_then_call
-        except (
-            AttributeError
-        ):  # a loader of the user's with slots: `catch_up` finds the module before the next call
-            return
+        except AttributeError:
+            return  # a loader of the user's with slots: `catch_up` finds the module before the next call
 
 
 _WATCH = _Watch()

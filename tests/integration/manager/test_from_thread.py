@@ -188,9 +188,8 @@ class Caller:
                 self.answered += 1
             except Exception as error:  # noqa: BLE001 - the test looks at them
                 self.errors.append(error)
-                self._left.wait(
-                    0.001
-                )  # what is refused at once must not keep the interpreter from the others
+                # What is refused at once must not keep the interpreter from the others.
+                self._left.wait(0.001)
 
     def leave(self) -> None:
         """End; returns only if no call hangs."""
