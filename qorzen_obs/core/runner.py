@@ -90,8 +90,7 @@ class Runner:
     def _end_grace(self, attempt: Attempt) -> None:
         """It would not stop: kill it where the engine can, its end decides then; else give it up."""
         engine = self._runtime.engines[attempt.record.engine.kind]
-        if isinstance(engine, KillingEngine) and not attempt.settled:
-            engine.kill(attempt)
+        if isinstance(engine, KillingEngine) and not attempt.settled and engine.kill(attempt):
             self._runtime.call_later(_KILL_SECONDS, self._abandon, attempt)
         else:
             self._abandon(attempt)

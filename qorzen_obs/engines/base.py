@@ -57,8 +57,11 @@ class Engine(Protocol):
 class KillingEngine(Protocol):
     """An engine that can end an attempt whatever its code does."""
 
-    def kill(self, attempt: Attempt) -> None:
-        """Kill what runs the attempt; `ended` follows within milliseconds. May be repeated."""
+    def kill(self, attempt: Attempt) -> bool:
+        """Kill what runs the attempt; `ended` follows within milliseconds. May be repeated.
+
+        False: what it waits for cannot be killed, and the attempt has to be abandoned.
+        """
         ...
 
 

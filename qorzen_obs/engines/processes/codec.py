@@ -1,13 +1,15 @@
 """Values as bytes and back: pickle 5, large buffers beside the stream.
 
-Functions and classes travel by name, those of `__main__`, lambdas and closures by value, since the other
-side cannot import them: that is cloudpickle's work, five times dearer, and asked for only where it is
-needed.
+Functions and classes travel by name. What the other side cannot look up goes by value, and so may what is of
+`__main__`: that is the work of by_value.py, five times dearer, and asked for only where it is needed.
 """
 
 from __future__ import annotations
 
+import io
 import pickle
+import re
+from collections.abc import Callable
 from typing import Any, Final
 
 from qorzen_obs.engines.processes.channel import Buffer, Frame
@@ -24,8 +26,10 @@ class TooLargeError(Exception):
     """The value takes more bytes than this thread should spend time on."""
 
 
-def encode(value: object, *, limit: int | None = None) -> Encoded:
+def encode(value: object, *, limit: int | None = None, answer: bool = False) -> Encoded:
     """Return `value` as the body and the buffers of a frame. Buffers are shared with the value, not copied.
+
+    An `answer` goes from a worker to the service.
 
     Raises:
         TooLargeError: the body exceeds `limit` bytes.
@@ -38,20 +42,83 @@ def encode(value: object, *, limit: int | None = None) -> Encoded:
     else:
         if not _mentions_main(body):
             return body, buffers
-    import cloudpickle  # noqa: PLC0415  # 25 ms that most workers never spend
+    from qorzen_obs.engines.processes.by_value import Answer, ByValue  # noqa: PLC0415  # most workers need none
 
-    return _dump(cloudpickle.Pickler, value, limit)
+    return _dump(Answer if answer else ByValue, value, limit)
 
 
 def decode(frame: Frame) -> Any:
-    """Return the value of a frame; raises whatever it raises on being unpickled."""
+    """Return the value of a frame. This runs what user code says: it may raise anything, and take any time."""
     return pickle.loads(frame.body, buffers=frame.buffers)
 
 
 def decode_encoded(encoded: Encoded) -> Any:
-    """Return what the other side would make of it."""
+    """Return what the other side would make of it; as `decode`."""
     body, buffers = encoded
     return pickle.loads(b"".join(body), buffers=buffers)
+
+
+def encode_plain(value: object) -> list[Buffer]:
+    """Return `value` as the body of a frame for `decode_plain`; of what is not plain goes its type's name."""
+    body = _Body(None)
+    _PlainPickler(body, protocol=_PROTOCOL).dump(value)
+    return body.parts
+
+
+def decode_plain(frame: Frame) -> Any:
+    """Return the value of a frame that consists of numbers, text, lists and the like; runs no code of the user's.
+
+    Raises:
+        pickle.UnpicklingError: it names something else.
+    """
+    return _PlainUnpickler(io.BytesIO(frame.body)).load()
+
+
+class _PlainPickler(pickle.Pickler):
+    def reducer_override(self, value: Any) -> Any:
+        """Make what is not exactly of a plain type one of these, such as a member of an IntEnum."""
+        kind = type(value)
+        for plain, exact in _EXACT.items():
+            if value is plain:
+                return NotImplemented
+            if issubclass(kind, plain):
+                return plain, (exact(value),)
+        return str, (f"<{kind.__name__}>",)
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        for plain in _EXACT:
+            if module == "builtins" and name == plain.__name__:
+                return plain
+        raise pickle.UnpicklingError(f"{module}.{name} has no place here")
+
+
+_EXACT: Final[dict[type, Callable[[Any], Any]]] = {
+    str: str.__str__,
+    int: int.__pos__,
+    float: float.__pos__,
+    bytes: lambda value: bytes.__add__(value, b""),
+}
+
+
+def is_simple(frame: Frame) -> bool:
+    """Return whether the frame holds None, a truth value or a number, which nobody needs to beware of."""
+    return not frame.buffers and _SIMPLE.match(frame.body) is not None
+
+
+#: Protocol, then one instruction: none, true, false, an integer of one, two or four bytes, a float.
+_SIMPLE: Final = re.compile(rb"\x80\x05(?:\x95.{8})?(?:[N\x88\x89]|K.|M..|J.{4}|G.{8})\.\Z", re.DOTALL)
+
+
+def names_something(encoded: Encoded) -> bool:
+    """Return whether decoding it may run code, since it names a class or a function."""
+    return any(
+        isinstance(part, bytes) and len(part) <= LARGE_BYTES and _BY_NAME in part for part in encoded[0]
+    )
+
+
+_BY_NAME: Final = b"\x93"  # the instruction to look up a name, in protocol 5
 
 
 def _mentions_main(body: list[Buffer]) -> bool:

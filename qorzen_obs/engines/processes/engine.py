@@ -11,35 +11,50 @@ import os
 import sys
 import threading
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any, Final
 
 from qorzen_obs import foreign
 from qorzen_obs.callables import traits_of
 from qorzen_obs.clock import Clock, SystemClock
 from qorzen_obs.engines.base import Ended
-from qorzen_obs.engines.processes.codec import LARGE_BYTES, TooLargeError
-from qorzen_obs.engines.processes.job import Job, pack
+from qorzen_obs.engines.processes.channel import FAILURE, Frame
+from qorzen_obs.engines.processes.codec import LARGE_BYTES, TooLargeError, is_simple
+from qorzen_obs.engines.processes.failure import failure_in
+from qorzen_obs.engines.processes.job import Job, pack, rebuild
 from qorzen_obs.engines.processes.quarantine import DEATHS, Quarantine
 from qorzen_obs.engines.processes.reports import KEEP_TRACE, PROGRESS
+from qorzen_obs.engines.processes.script import find_script
+from qorzen_obs.engines.processes.side_threads import SideThreads
 from qorzen_obs.engines.processes.supervisor import WorkerProcess
 from qorzen_obs.engines.processes.system import missing_for_guardians, missing_for_workers
+from qorzen_obs.engines.processes.worker import SetUp
 from qorzen_obs.engines.traits import PROCESS
 from qorzen_obs.errors import (
     StackUnavailableError,
     TaskCancelled,
     TaskLostError,
     TaskQuarantinedError,
-    TaskTransferError,
 )
 from qorzen_obs.record import Attempt, FarSide
-from qorzen_obs.stacks import RUNNING, STARTING, LiveStack, users_frames
+from qorzen_obs.stacks import (
+    RUNNING,
+    STARTING,
+    LiveStack,
+    is_of_engines,
+    places_of,
+    shown,
+    thread_frame,
+    users_frames,
+)
 from qorzen_obs.tasks import CancelGuarantee
 
 _MAX_UNSTARTED_DEATHS: Final = 2
 _BURY_SECONDS: Final = 3.0
+_CLOSED: Final = "the process engine was closed"
 
 
 class ProcessEngine:
@@ -48,8 +63,8 @@ class ProcessEngine:
     Where the system cannot have guardians, such a worker is killed too, but not every process that it has started. So
     the engine does not promise a kill there.
 
-    Callables, arguments and results must pickle. What is larger than a megabyte is encoded and decoded in
-    threads.
+    Callables, arguments and results must pickle. Arguments larger than a megabyte are encoded in a thread, and every
+    result is rebuilt in one, for that runs code of its class.
     """
 
     def __init__(
@@ -73,6 +88,8 @@ class ProcessEngine:
         self.traits = PROCESS
         if self._degraded is not None:
             self.traits = replace(PROCESS, cancel_guarantee=CancelGuarantee.COOPERATIVE)
+        self._trouble: str | None = None  # why the last worker could not be started
+        self._threads = SideThreads(loop)
         self._workers: dict[WorkerProcess, Job | None] = {}  # all that are not dead
         self._starting: set[WorkerProcess] = set()
         self._idle: list[WorkerProcess] = []
@@ -86,25 +103,39 @@ class ProcessEngine:
         if self._closed or self._unavailable:
             raise RuntimeError(self._unavailable or "the process engine is closed")
         attempt.driver = job = Job(attempt, ended)
+        try:
+            self._begin(job)
+        except BaseException as error:  # noqa: BLE001 - user code is pickled there
+            self._loop.call_soon(self._give_up, job, error)
+
+    def _begin(self, job: Job) -> None:
+        attempt = job.attempt
         name = attempt.record.name
         seconds = self._quarantine.seconds_left(name, self._clock.monotonic())
         if seconds > 0:
-            self._loop.call_soon(job.end, None, TaskQuarantinedError(name, DEATHS, seconds))
-            return
+            raise TaskQuarantinedError(name, DEATHS, seconds)
         self._far_side = far_side = attempt.owner.far_side
         surroundings = far_side.surroundings(attempt) if far_side else None
         try:
             job.encoded = pack(attempt, surroundings, _is_async(attempt), limit=LARGE_BYTES)
         except TooLargeError:
             self._pack_in_thread(job, surroundings)
-            return
-        except TaskTransferError as error:
-            self._loop.call_soon(job.end, None, error)
-            return
-        self._place(job)
+        else:
+            self._place(job)
+
+    def _give_up(self, job: Job, error: BaseException) -> None:
+        """End a job that could not be given to a worker, whatever it was."""
+        worker = job.worker
+        if job in self._waiting:
+            self._waiting.remove(job)
+        job.end(None, error)
+        if worker is not None:  # it may have a part of the call
+            worker.kill()
 
     def interrupt(self, attempt: Attempt) -> None:
         job: Job = attempt.driver
+        if job.rebuilt_by is not None:  # it has the grace to come to its end
+            return
         if job.worker is None:  # no worker has seen it, and none will
             if job in self._waiting:
                 self._waiting.remove(job)
@@ -115,14 +146,15 @@ class ProcessEngine:
             job.terminated = True
             job.worker.terminate()
 
-    def kill(self, attempt: Attempt) -> None:
+    def kill(self, attempt: Attempt) -> bool:
         job: Job = attempt.driver
         if job.worker is not None and not job.killed:
             job.killed = True
             job.worker.kill()
+        return job.rebuilt_by is None
 
     def abandon(self, attempt: Attempt) -> None:
-        pass  # its worker, which could not be killed, is counted by nobody
+        pass  # its worker could not be killed, or its result is being rebuilt
 
     def stack(self, attempt: Attempt) -> LiveStack | None:
         """Return where the worker's main thread is. Blocks, a second at most: for a thread that is not the loop's."""
@@ -130,6 +162,9 @@ class ProcessEngine:
         if job is None:
             return None
         worker = job.worker
+        if job.rebuilt_by:
+            places = places_of(thread_frame(job.rebuilt_by), is_of_engines)
+            return None if job.over else LiveStack(RUNNING, shown(places))
         if worker is None or not job.started:
             return None if job.over else LiveStack(STARTING)
         frames = worker.stack()
@@ -144,15 +179,14 @@ class ProcessEngine:
         if self._closed:
             return
         self._closed = True
+        self._threads.close()
         workers, jobs = list(self._workers), [job for job in self._workers.values() if job is not None]
         self._workers.clear()
         for worker in workers:
             worker.kill()
             worker.release()
         for job in [*jobs, *self._waiting]:
-            self._loop.call_soon(
-                job.end, None, TaskLostError(job.attempt.name, "the process engine was closed")
-            )
+            self._loop.call_soon(job.end, None, TaskLostError(job.attempt.name, _CLOSED))
         if not workers:
             self._buried.set()
             return
@@ -177,27 +211,28 @@ class ProcessEngine:
         return {
             "workers": len(self._workers),
             "idle": len(self._idle),
-            "degraded": self._degraded,
+            "degraded": self._degraded or self._trouble,
             "quarantined": {name: round(left, 1) for name, left in self._quarantine.names(now).items()},
         }
 
     # ------------------------------------------------------------------ from attempt to worker
 
     def _pack_in_thread(self, job: Job, surroundings: Any) -> None:
-        def run() -> None:
+        def work() -> Callable[[], None]:
             error = None
             try:
                 job.encoded = pack(job.attempt, surroundings, _is_async(job.attempt))
             except BaseException as caught:  # noqa: BLE001  # a thread's top
                 error = caught
-            with suppress(RuntimeError):  # the loop is closed: nobody is left to tell
-                self._loop.call_soon_threadsafe(self._packed, job, error)
+            return partial(self._packed, job, error)
 
-        threading.Thread(target=run, name="qorzen-pickle", daemon=True).start()
+        self._threads.run(work)
 
     def _packed(self, job: Job, error: BaseException | None) -> None:
         if error is not None:
             job.end(None, error)
+        elif self._closed:
+            job.end(None, TaskLostError(job.attempt.name, _CLOSED))
         elif not job.over:
             self._place(job)
 
@@ -212,10 +247,18 @@ class ProcessEngine:
         assert job.encoded is not None, "it is kept until the call has started"
         self._workers[worker] = job
         job.worker = worker
+        try:
+            worker.call(job.encoded, self._set_up(job))
+        except BaseException as error:  # noqa: BLE001 - what is wrong with it is wrong for every worker
+            self._loop.call_soon(self._give_up, job, error)
+
+    @staticmethod
+    def _set_up(job: Job) -> SetUp:
         far_side = job.attempt.owner.far_side
         entry = far_side.entry if far_side else ""
-        path = [os.path.abspath(place) for place in sys.path]  # noqa: PTH100  # '' is the present folder
-        worker.call(job.encoded, (path, entry))
+        process: Any = sys.modules.get("multiprocessing.process")
+        authkey = bytes(process.current_process().authkey) if process else None
+        return SetUp(absolute_path(), entry, find_script(), authkey)
 
     def _keep_warm(self) -> None:
         """Have a worker on its way for each job that waits, and one to spare."""
@@ -224,12 +267,12 @@ class ProcessEngine:
             if spare and len(self._workers) > (self.slots or 0):
                 return
             try:
-                worker = WorkerProcess(self._loop, self, guarded=self._degraded is None)
-            except OSError as error:
+                worker = WorkerProcess(self._loop, self, self._threads, guarded=self._degraded is None)
+            except Exception as error:  # noqa: BLE001 - of the system or of the event loop
+                self._trouble = f"no worker process can be started: {error}"
                 if not spare:
-                    reason = f"no worker process can be started: {error}"
                     job = self._waiting.popleft()
-                    self._loop.call_soon(job.end, None, TaskLostError(job.attempt.name, reason))
+                    self._loop.call_soon(job.end, None, TaskLostError(job.attempt.name, self._trouble))
                     continue
                 return
             self._workers[worker] = None
@@ -238,6 +281,7 @@ class ProcessEngine:
     # ------------------------------------------------------------------ what a worker says
 
     def on_ready(self, worker: WorkerProcess) -> None:
+        self._trouble = None
         self._starting.discard(worker)
         self._free(worker)
 
@@ -282,13 +326,38 @@ class ProcessEngine:
         if meter is not None:
             meter.call_seconds, meter.use_seconds = seconds, cpu_seconds
 
-    def on_end(self, worker: WorkerProcess, value: object, error: BaseException | None) -> None:
+    def on_outcome(self, worker: WorkerProcess, frame: Frame) -> None:
         job = self._workers.get(worker)
-        if foreign.is_a(error, MemoryError):  # what is left of its memory is anybody's guess
+        if job is None:
+            return
+        if frame.kind == FAILURE and _is_for_want_of_memory(frame):  # what is left of it is anybody's guess
             worker.kill()
+        self._free(worker)
+        job.worker = None
+        if is_simple(frame):
+            job.end(*rebuild(frame))
+        else:
+            self._rebuild(job, frame)
+
+    def on_no_room(self, worker: WorkerProcess) -> None:
+        job = self._workers.get(worker)
+        worker.kill()
         if job is not None:
             self._free(worker)
-            job.end(value, error)
+            job.end(None, MemoryError("there is no memory for the result of a task in a worker process"))
+
+    def _rebuild(self, job: Job, frame: Frame) -> None:
+        """Rebuild what the callable returned or raised on a thread: a class of it may block for ever, or exit."""
+        job.rebuilt_by = 0
+
+        def work() -> Callable[[], None]:
+            job.rebuilt_by = threading.get_ident()
+            return partial(job.end, *rebuild(frame))
+
+        try:
+            self._threads.run(work)
+        except RuntimeError as error:  # no thread to be had
+            job.end(None, error)
 
     def on_dead(self, worker: WorkerProcess, reason: str) -> None:
         job = self._workers.pop(worker, None)
@@ -304,9 +373,10 @@ class ProcessEngine:
 
     def _start_failed(self, reason: str) -> None:
         """Hold it against the first job that waits, or workers that cannot start would be tried for ever."""
+        self._trouble = f"no worker process could be started: {reason}"
         if self._waiting:
             job = self._waiting.popleft()
-            self._again(job, f"no worker process could be started: {reason}")
+            self._again(job, self._trouble)
 
     def _died_under(self, job: Job, reason: str) -> None:
         attempt = job.attempt
@@ -328,6 +398,24 @@ class ProcessEngine:
             self._waiting.appendleft(job)
         else:
             job.end(None, TaskLostError(job.attempt.name, reason))
+
+
+def absolute_path() -> list[str]:
+    """Return where this process imports from, for another one: '' and what else is relative is the present folder."""
+    try:
+        here = os.getcwd()  # noqa: PTH109 - strings go over
+    except OSError:  # it was removed: there is nothing to import in it
+        here = ""
+    places: list[Any] = list(sys.path)  # of whatever somebody has put there
+    usable = [place for place in places if isinstance(place, (str, os.PathLike))]
+    return [os.path.abspath(place) for place in usable if here or os.path.isabs(place)]  # noqa: PTH100, PTH117
+
+
+def _is_for_want_of_memory(frame: Frame) -> bool:
+    try:
+        return failure_in(frame).name == MemoryError.__name__
+    except Exception:  # noqa: BLE001 - user code may write to a channel that it has found
+        return False
 
 
 def _is_async(attempt: Attempt) -> bool:

@@ -1,16 +1,22 @@
-"""How a task's exception crosses between processes: as itself where it survives, else by name and message."""
+"""How a task's exception crosses between processes: as itself where it arrives the same, else by name and message."""
 
 from __future__ import annotations
 
+import copyreg
 import sys
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from qorzen_obs import foreign
 from qorzen_obs.engines.processes.channel import FAILURE, Buffer, Frame, frame_parts
-from qorzen_obs.engines.processes.codec import LARGE_BYTES, decode, decode_encoded, encode
+from qorzen_obs.engines.processes.codec import LARGE_BYTES, decode_encoded, decode_plain, encode, encode_plain
+from qorzen_obs.engines.processes.far_script import FAR_MAIN, MAIN
 from qorzen_obs.errors import FarTaskError, TaskTransferError
 
 _MAX_TEXT: Final = 100_000  #: far above what the service keeps, which redacts before it cuts
+_HEAP_TYPE: Final = 1 << 9  # Py_TPFLAGS_HEAPTYPE: a class that is not one of the interpreter's own
+
+#: A class, the first of its bases that is the interpreter's own, its `args`, its `__dict__`, its other attributes.
+_Parts = tuple[type[BaseException], type[BaseException], tuple[Any, ...], dict[str, Any], dict[str, Any]]
 
 
 class FarTraceback(Exception):
@@ -24,50 +30,87 @@ class FarTraceback(Exception):
         return f"\n{self.far_traceback}"
 
 
+class Failure(NamedTuple):
+    """What a FAILURE frame says: plain data."""
+
+    name: str  #: the exception's qualified name, without the module for builtins
+    message: str
+    traceback: str
+    exception: (
+        tuple[list[bytes], list[bytes]] | None
+    )  #: encoded; None where it would not arrive as what it was
+
+
 def untransferable(what: str, how: str, error: BaseException) -> TaskTransferError:
     """Say that `what` cannot be pickled or unpickled; `how` says on which way."""
     return TaskTransferError(what, f"cannot be {how}: {foreign.described(error)}"[:1_000])
 
 
-def failure_of(error: BaseException) -> list[memoryview]:
-    """Return the frame that carries `error`; in the worker.
+# ---------------------------------------------------------------------- in the worker
 
-    Only exceptions that arrive as what they were travel as themselves: an Exception, or a CancelledError,
-    that survives pickling. The rest, SystemExit among them, becomes a FarTaskError, which does no harm
+
+def failure_of(error: BaseException) -> list[memoryview]:
+    """Return the frame that carries `error`. Whatever the exception's own code raises, there is one.
+
+    Only exceptions that arrive as what they were travel as themselves: an Exception, or a CancelledError, that
+    survives pickling with its message. The rest, SystemExit among them, becomes a FarTaskError, which does no harm
     where it is raised.
     """
-    message = foreign.text(error)
-    text = (foreign.full_name(type(error)), message[:_MAX_TEXT], _traceback_of(error))
-    body, buffers = encode((*text, _survivor(error)))
-    return frame_parts(FAILURE, body, buffers)
+    name, message = foreign.full_name(type(error)), foreign.text(error)
+    if name.startswith(f"{FAR_MAIN}."):
+        name = MAIN + name.removeprefix(FAR_MAIN)
+    failure = (name, message[:_MAX_TEXT], _traceback_of(error), _exception(error, message))
+    return frame_parts(FAILURE, encode_plain(failure))
 
 
-def error_of(frame: Frame) -> BaseException:
-    """Return the exception of a FAILURE frame; in the service."""
-    name, message, text, survivor = decode(frame)
-    error: BaseException | None = None
-    if survivor is not None:
-        try:
-            error = decode_encoded(survivor)
-        except BaseException:  # noqa: BLE001  # it survived in the worker: what it needs is not here
-            error = None
-    if error is None or not foreign.is_a(error, BaseException):
-        error = FarTaskError(name, message)
-    foreign.set_cause(error, FarTraceback(text))
-    return error
-
-
-def _survivor(error: BaseException) -> tuple[list[bytes], list[bytes]] | None:
+def _exception(error: BaseException, message: str) -> tuple[list[bytes], list[bytes]] | None:
     asyncio: Any = sys.modules.get("asyncio")
     if not foreign.is_a(error, Exception) and not (asyncio and foreign.is_a(error, asyncio.CancelledError)):
         return None
-    try:
-        encoded = encode(error, limit=LARGE_BYTES)
-        if foreign.kind_name(type(decode_encoded(encoded))) != foreign.kind_name(type(error)):
-            return None
-    except BaseException:  # noqa: BLE001  # whatever its __reduce__ or __init__ raises
-        return None
-    return _as_bytes(encoded[0]), _as_bytes(encoded[1])
+    for form in (_taken_apart, lambda error: error):
+        try:
+            encoded = encode(form(error), limit=LARGE_BYTES, answer=True)
+            if _is_faithful(_put_together(decode_encoded(encoded)), error, message):
+                return _as_bytes(encoded[0]), _as_bytes(encoded[1])
+        except BaseException:  # noqa: BLE001  # whatever its __reduce__, __init__ or __str__ raises
+            continue
+    return None
+
+
+def _is_faithful(back: BaseException, error: BaseException, message: str) -> bool:
+    return (
+        type(back) is type(error)
+        and str(back) == message
+        and len(back.args) == len(error.args)
+        and vars(back).keys() == vars(error).keys()
+    )
+
+
+def _taken_apart(error: BaseException) -> _Parts | BaseException:
+    """Return what it is made of, for its __init__ need not take its `args`; itself where it says how it is pickled."""
+    kind = type(error)
+    base = next(each for each in kind.__mro__ if not each.__flags__ & _HEAP_TYPE)
+    own = (
+        "__reduce__",
+        "__reduce_ex__",
+        "__getstate__",
+        "__setstate__",
+        "__getnewargs__",
+        "__getnewargs_ex__",
+    )
+    if any(getattr(kind, name, None) is not getattr(base, name, None) for name in own):
+        return error
+    reduce: Any = base.__reduce__
+    reduced = reduce(error)
+    args, state = reduced[1], reduced[2] if len(reduced) > 2 else {}
+    if base is BaseExceptionGroup:
+        args = (args[0], [_taken_apart(each) for each in args[1]])
+    attributes = dict(vars(error))
+    others = {name: value for name, value in state.items() if name not in attributes}
+    for slot in copyreg._slotnames(kind):  # type: ignore[attr-defined]  # as copyreg itself
+        if hasattr(error, slot):
+            others[slot] = getattr(error, slot)
+    return kind, base, args, attributes, others
 
 
 def _as_bytes(parts: list[Buffer]) -> list[bytes]:
@@ -79,7 +122,8 @@ def _traceback_of(error: BaseException) -> str:
     trace = foreign.traceback_of(error)
     while trace is not None and _is_ours(foreign.module_of(trace.tb_frame)):
         trace = trace.tb_next
-    return foreign.formatted(error, trace)[-_MAX_TEXT:]
+    text = foreign.formatted(error, trace).replace(f"{FAR_MAIN}.", "")  # as the script's own tracebacks are
+    return text[-_MAX_TEXT:]
 
 
 def _is_ours(module: str) -> bool:
@@ -88,3 +132,44 @@ def _is_ours(module: str) -> bool:
         "asyncio.runners",
         "asyncio.base_events",
     }
+
+
+# ---------------------------------------------------------------------- in the service
+
+
+def failure_in(frame: Frame) -> Failure:
+    """Return what a FAILURE frame says; runs no code of the user's."""
+    return Failure(*decode_plain(frame))
+
+
+def error_of(failure: Failure) -> BaseException:
+    """Return the exception. Where there is one to decode, this runs what user code says: it may take any time."""
+    error: BaseException | None = None
+    if failure.exception is not None:
+        try:
+            error = _put_together(decode_encoded(failure.exception))  # type: ignore[arg-type]  # bytes are buffers
+        except BaseException:  # noqa: BLE001  # it survived in the worker: what it needs is not here
+            error = None
+    if error is None or not foreign.is_a(error, BaseException):
+        error = FarTaskError(failure.name, failure.message)
+    foreign.set_cause(error, FarTraceback(failure.traceback))
+    return error
+
+
+# ---------------------------------------------------------------------- in both
+
+
+def _put_together(parts: Any) -> BaseException:
+    """Return the exception that these are the parts of; its own __init__ is not called."""
+    if not isinstance(parts, tuple):
+        error: BaseException = parts
+        return error
+    kind, base, args, attributes, others = parts
+    if base is BaseExceptionGroup:
+        args = (args[0], [_put_together(each) for each in args[1]])
+    made: BaseException = base.__new__(kind, *args)
+    base.__init__(made, *args)
+    vars(made).update(attributes)
+    for name, value in others.items():
+        object.__setattr__(made, name, value)
+    return made

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from types import FunctionType
 from typing import Any
 
 from qorzen_obs.engines.base import Ended
-from qorzen_obs.engines.processes.codec import Encoded, TooLargeError, encode
-from qorzen_obs.engines.processes.failure import untransferable
+from qorzen_obs.engines.processes.channel import FAILURE, Frame
+from qorzen_obs.engines.processes.codec import Encoded, TooLargeError, decode, encode
+from qorzen_obs.engines.processes.failure import error_of, failure_in, untransferable
 from qorzen_obs.engines.processes.supervisor import WorkerProcess
 from qorzen_obs.errors import TaskTransferError
 from qorzen_obs.record import Attempt
@@ -24,6 +26,7 @@ class Job:
         "encoded",
         "killed",
         "over",
+        "rebuilt_by",
         "started",
         "terminated",
         "worker",
@@ -38,6 +41,8 @@ class Job:
         self.deaths = 0  #: of workers that had not started it
         self.terminated = False  #: its worker was sent SIGTERM
         self.killed = False  #: its worker was killed for it
+        #: The worker is done with it, and this thread rebuilds its result; 0 until the thread begins.
+        self.rebuilt_by: int | None = None
         self.over = False
 
     def end(self, value: object, error: BaseException | None) -> None:
@@ -69,19 +74,55 @@ def pack(attempt: Attempt, surroundings: Any, is_async: bool, *, limit: int | No
         return encode(call, limit=limit)
     except TooLargeError:
         raise
-    except BaseException as error:
+    except BaseException as error:  # SystemExit too: user code runs here
         raise _blame(record.func, record.args, record.kwargs, error) from error
+
+
+def rebuild(frame: Frame) -> tuple[object, BaseException | None]:
+    """Return what the callable returned, or its exception. This runs what user code says: it may take any time."""
+    try:
+        if frame.kind == FAILURE:
+            return None, error_of(failure_in(frame))
+        return decode(frame), None
+    except BaseException as error:  # noqa: BLE001  # whatever the result's class raises on being unpickled
+        return None, untransferable("the result", "read in the service's process", error)
 
 
 def _blame(
     func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], error: BaseException
 ) -> TaskTransferError:
-    for what, value in [("the callable", func), *_named(func, args), *_quoted(kwargs)]:
-        try:
-            encode(value)
-        except BaseException as cause:  # noqa: BLE001  # whatever it raises on being pickled
+    for what, value in [*_variables(func), ("the callable", func), *_named(func, args), *_quoted(kwargs)]:
+        if (cause := _obstacle(value)) is not None:
             return untransferable(what, "sent to a worker process", cause)
     return untransferable("the call", "sent to a worker process", error)
+
+
+def _obstacle(value: object) -> BaseException | None:
+    """Return what `value` raises on being pickled."""
+    try:
+        encode(value)
+    except BaseException as error:  # noqa: BLE001  # whatever its code raises
+        return error
+    return None
+
+
+def _variables(func: object) -> Iterator[tuple[str, Any]]:
+    """Yield the variables that travel with a function by value, and with the functions among them, with their names."""
+    waiting, seen = [func], set[int]()
+    while waiting:
+        one = waiting.pop()
+        if type(one) is not FunctionType or id(one) in seen or _obstacle(one) is None:
+            continue
+        seen.add(id(one))
+        try:
+            found = inspect.getclosurevars(one)
+        except (TypeError, ValueError):  # a cell of it is empty
+            continue
+        for name, value in {**found.globals, **found.nonlocals}.items():
+            if type(value) is FunctionType:
+                waiting.append(value)
+            else:
+                yield f"the variable {name!r} that {one.__qualname__} uses", value
 
 
 def _named(func: Callable[..., Any], args: tuple[Any, ...]) -> list[tuple[str, Any]]:

@@ -25,7 +25,7 @@ from qorzen_obs.engines.processes.guardian import (
     WRITE_STACK_AT_ONCE,
 )
 
-_SCRIPT: Final = str(Path(__file__).with_name("guardian.py"))
+GUARDIAN: Final = str(Path(__file__).with_name("guardian.py"))  #: the script that is started
 _LOOK_SECONDS: Final = 0.05
 KILL_GROUP_SECONDS: Final = 1.0  #: after which a kill by the lifeline is followed by one of the process group
 
@@ -194,7 +194,7 @@ def _spawn(
                 sys.executable,
                 *flags,
                 "-P",
-                _SCRIPT,
+                GUARDIAN,
                 str(far_end.fileno()),
                 str(far_stacks.fileno()),
                 *arguments,

@@ -16,7 +16,7 @@ from contextlib import suppress
 from typing import Any, Final
 
 from qorzen_obs.engines.processes import channel
-from qorzen_obs.engines.processes.codec import encode
+from qorzen_obs.engines.processes.codec import encode_plain
 
 PROGRESS: Final = "progress"  #: (percent, message)
 LOG: Final = "log"  #: (level name, event, fields)
@@ -123,7 +123,7 @@ class Reports:
             self._lock.release()
 
     def _send(self, events: list[tuple[str, Any]]) -> None:
-        body, _ = encode(events)
+        body = encode_plain(events)
         size = sum(map(len, body))
         if size > _MAX_FRAME_BYTES and len(events) > 1:
             half = len(events) // 2

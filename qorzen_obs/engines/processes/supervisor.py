@@ -7,15 +7,14 @@ import signal
 import socket
 import threading
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any, Final, Protocol
 
 from qorzen_obs.engines.processes import channel
 from qorzen_obs.engines.processes.channel import Buffer, Frame, FrameReader, frame_parts, send_some
-from qorzen_obs.engines.processes.codec import LARGE_BYTES, Encoded, decode, encode
-from qorzen_obs.engines.processes.failure import error_of, untransferable
+from qorzen_obs.engines.processes.codec import LARGE_BYTES, Encoded, decode_plain, encode
 from qorzen_obs.engines.processes.keepers import Death, GuardedKeeper, PlainKeeper
 from qorzen_obs.engines.processes.output import OutputReader
+from qorzen_obs.engines.processes.side_threads import SideThreads
 from qorzen_obs.engines.processes.stack_reader import StackReader
 from qorzen_obs.engines.processes.worker import EXIT_NO_MEMORY
 from qorzen_obs.stacks import Frames
@@ -31,7 +30,8 @@ class Owner(Protocol):
     def on_started(self, worker: WorkerProcess) -> None: ...
     def on_events(self, worker: WorkerProcess, events: list[tuple[str, Any]]) -> None: ...
     def on_usage(self, worker: WorkerProcess, seconds: float, cpu_seconds: float) -> None: ...
-    def on_end(self, worker: WorkerProcess, value: object, error: BaseException | None) -> None: ...
+    def on_outcome(self, worker: WorkerProcess, frame: Frame) -> None: ...
+    def on_no_room(self, worker: WorkerProcess) -> None: ...
     def on_dead(self, worker: WorkerProcess, reason: str) -> None: ...
 
 
@@ -42,8 +42,11 @@ class WorkerProcess:
         OSError: the system gives no more processes or descriptors.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, owner: Owner, *, guarded: bool) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, owner: Owner, threads: SideThreads, *, guarded: bool
+    ) -> None:
         self._loop = loop
+        self._threads = threads
         self._owner = owner
         self.pid: int | None = None  #: the worker's own, once it is ready
         self.calls = 0  #: that it was given
@@ -54,7 +57,7 @@ class WorkerProcess:
         self._death: Death | None = None
         self._set_up: object = None
         self._outbox: list[memoryview] = []
-        self._receiver: threading.Thread | None = None
+        self._receiving: threading.Event | None = None  # a thread takes a large frame; set when it has
         self._channel, theirs = socket.socketpair()
         self._stacks = StackReader()
         try:
@@ -145,7 +148,8 @@ class WorkerProcess:
             return
         if self._reader.large:
             self._loop.remove_reader(self._channel)
-            self._in_thread(self._receive_large)
+            self._receiving = threading.Event()
+            self._threads.run(self._receive_large)
 
     def _handle(self, frame: Frame) -> None:
         if frame.kind == channel.READY:
@@ -154,43 +158,36 @@ class WorkerProcess:
         elif frame.kind == channel.STARTED:
             self._owner.on_started(self)
         elif frame.kind == channel.EVENTS:
-            self._owner.on_events(self, decode(frame))
+            self._owner.on_events(self, _events_in(frame))
         elif frame.kind == channel.USAGE:
             self._owner.on_usage(self, *channel.USED.unpack(frame.body))
         else:
-            self._end(*_outcome(frame))
+            self._drain_outputs()  # the worker has flushed: what the call wrote is in the pipes
+            self._owner.on_outcome(self, frame)
 
-    def _end(self, value: object, error: BaseException | None) -> None:
-        for output in self._outputs:  # the worker has flushed: what the call wrote is in the pipes
+    def _drain_outputs(self) -> None:
+        for output in self._outputs:
             output.drain()
-        self._owner.on_end(self, value, error)
-
-    def _in_thread(self, work: Callable[[], Callable[[], None]]) -> None:
-        """Run `work` beside the loop, then what it returns on the loop."""
-
-        def run() -> None:
-            then = work()
-            with suppress(RuntimeError):  # the loop is closed: nobody is left to tell
-                self._loop.call_soon_threadsafe(then)
-
-        self._receiver = threading.Thread(target=run, name="qorzen-receive", daemon=True)
-        self._receiver.start()
 
     def _receive_large(self) -> Callable[[], None]:
         try:
-            outcome = _outcome(self._reader.read_large())
+            frame = self._reader.read_large()
         except MemoryError:
-            no_room = MemoryError("there is no memory for the result of a task in a worker process")
-            return lambda: self._large_received((None, no_room), intact=False)
+            return lambda: self._large_received(None, no_room=True)
         except (EOFError, OSError, ValueError):
-            return lambda: self._large_received(None, intact=False)
-        return lambda: self._large_received(outcome, intact=True)
+            return lambda: self._large_received(None)
+        finally:
+            assert self._receiving is not None, "it is set while this runs"
+            self._receiving.set()
+        return lambda: self._large_received(frame)
 
-    def _large_received(self, outcome: tuple[object, BaseException | None] | None, *, intact: bool) -> None:
-        self._receiver = None
-        if outcome is not None and not self._dead:
-            self._end(*outcome)
-        if not intact:
+    def _large_received(self, frame: Frame | None, *, no_room: bool = False) -> None:
+        self._receiving = None
+        if frame is not None and not self._dead:
+            self._handle(frame)
+        if no_room and not self._dead:
+            self._owner.on_no_room(self)
+        if frame is None:
             self._channel_ended()
         elif self._death is not None:
             self._on_death(self._death)
@@ -216,13 +213,12 @@ class WorkerProcess:
     def _on_death(self, death: Death) -> None:
         """All of it is dead. What it had sent before still counts."""
         self._death = death
-        if not self._channel_broke and self._receiver is None:
+        if not self._channel_broke and self._receiving is None:
             self._receive()
-        if self._dead or self._receiver is not None:  # done meanwhile, or it comes back here when it is
+        if self._dead or self._receiving is not None:  # done meanwhile, or it comes back here when it is
             return
         self._dead = True
-        for output in self._outputs:
-            output.drain()
+        self._drain_outputs()
         self._let_go()
         self._owner.on_dead(self, self._reason(death))
 
@@ -260,8 +256,8 @@ class WorkerProcess:
     def bury(self) -> None:
         """Wait until it is dead and close what is open. Blocks: for a thread, after `kill` and `release`."""
         self._keeper.bury()
-        if self._receiver is not None:
-            self._receiver.join()
+        if self._receiving is not None:
+            self._receiving.wait()
         self._close()
 
 
@@ -287,10 +283,9 @@ def _signal_name(number: int) -> str:
         return f"signal {number}"
 
 
-def _outcome(frame: Frame) -> tuple[object, BaseException | None]:
-    if frame.kind == channel.FAILURE:
-        return None, error_of(frame)
+def _events_in(frame: Frame) -> list[tuple[str, Any]]:
     try:
-        return decode(frame), None
-    except BaseException as error:  # noqa: BLE001  # whatever the result's class raises on being unpickled
-        return None, untransferable("the result", "read in the service's process", error)
+        events: list[tuple[str, Any]] = decode_plain(frame)
+    except Exception:  # noqa: BLE001  # user code may write to a channel that it has found
+        return [("dropped", 1)]
+    return events

@@ -23,8 +23,10 @@ from typing import Any, Final, NamedTuple, Protocol
 from qorzen_obs.current import CURRENT
 from qorzen_obs.engines.processes import channel
 from qorzen_obs.engines.processes.channel import Frame, FrameReader, frame_parts
-from qorzen_obs.engines.processes.codec import decode, encode
+from qorzen_obs.engines.processes.codec import decode, decode_encoded, encode, names_something
 from qorzen_obs.engines.processes.failure import failure_of, untransferable
+from qorzen_obs.engines.processes.far_imports import when_imported
+from qorzen_obs.engines.processes.far_script import Script, be_script
 from qorzen_obs.engines.processes.far_task import FarTask
 from qorzen_obs.engines.processes.reports import Reports
 
@@ -45,6 +47,15 @@ class Call(NamedTuple):
     surroundings: Any  #: what the far side's telemetry needs to know
 
 
+class SetUp(NamedTuple):
+    """What a SETUP frame holds: where a worker imports from, and for whom it works."""
+
+    path: list[str]
+    telemetry: str  #: what observes its calls, as `module:name`
+    script: Script | None
+    authkey: bytes | None  #: of multiprocessing in the service, where that is imported
+
+
 class FarTelemetry(Protocol):
     """The telemetry inside a worker, made with a function that takes (kind, data)."""
 
@@ -60,7 +71,7 @@ class Worker:
         self._process = os.getpid()
         self._reports = Reports(sock)
         self._telemetry: FarTelemetry | None = None
-        self._telemetry_name = ""
+        self._is_set_up: SetUp | None = None
         self._used: tuple[float, float] | None = None  # by the last call: seconds, and of processors
         os.register_at_fork(after_in_child=self._let_go)
 
@@ -74,7 +85,7 @@ class Worker:
                 return
             assert frame is not None, "the channel blocks here"
             if frame.kind == channel.SETUP:
-                self._set_up(*decode(frame))
+                self._set_up(SetUp(*decode(frame)))
             elif frame.kind == channel.CALL:
                 self._take(frame)
             # CANCEL: the call that it meant has ended
@@ -82,13 +93,24 @@ class Worker:
     def _send(self, kind: int, body: bytes = b"") -> None:
         self._reports.send(frame_parts(kind, [body]))
 
-    def _set_up(self, path: list[str], telemetry: str) -> None:
-        sys.path[:] = path
+    def _set_up(self, new: SetUp) -> None:
+        old, self._is_set_up = self._is_set_up, new
+        sys.path[:] = new.path
         importlib.invalidate_caches()
-        if telemetry != self._telemetry_name:
-            module, _, name = telemetry.partition(":")
+        if old is None or new.script != old.script:
+            be_script(new.script)
+        if new.authkey is not None:
+            when_imported("multiprocessing.process", self._take_authkey)
+        if new.telemetry and (old is None or new.telemetry != old.telemetry):
+            module, _, name = new.telemetry.partition(":")
             self._telemetry = getattr(importlib.import_module(module), name)(self._reports.add)
-            self._telemetry_name = telemetry
+
+    def _take_authkey(self) -> None:
+        """Be trusted by the managers of multiprocessing that the service has started."""
+        from multiprocessing.process import current_process  # noqa: PLC0415  # 14 ms that most workers never spend
+
+        assert self._is_set_up is not None, "this is asked for when it is"
+        current_process().authkey = self._is_set_up.authkey  # type: ignore[assignment]  # some key is there
 
     def _take(self, frame: Frame) -> None:
         try:
@@ -118,10 +140,7 @@ class Worker:
         finally:
             task.end()
         self._leave_if_forked(None)
-        try:
-            return frame_parts(channel.RESULT, *encode(value))
-        except BaseException as error:  # noqa: BLE001  # as above
-            return failure_of(untransferable("the result", "sent back", error))
+        return _result(value)
 
     def _run(self, call: Call, task: FarTask) -> Any:
         CURRENT.set(task)
@@ -203,6 +222,26 @@ def _write_stack(descriptor: int, frame: FrameType | None) -> None:
         lines.append("  ...")
     with suppress(OSError):  # nobody listens any more
         os.write(descriptor, "".join(f"{line}\n" for line in lines).encode(errors="replace"))
+
+
+def _result(value: object) -> list[memoryview]:
+    """Return the frame that carries a result.
+
+    Where rebuilding it runs code, that is tried here first: it may end or block its process, and this one can be
+    killed.
+    """
+    try:
+        encoded = encode(value, answer=True)
+    except BaseException as error:  # noqa: BLE001  # the run boundary: user code runs here
+        return failure_of(untransferable("the result", "sent back", error))
+    try:
+        if names_something(encoded):
+            decode_encoded(encoded)
+    except MemoryError:  # there may be room for one of it, in the service
+        pass
+    except BaseException as error:  # noqa: BLE001  # as above
+        return failure_of(untransferable("the result", "rebuilt", error))
+    return frame_parts(channel.RESULT, *encoded)
 
 
 def _flush_output() -> None:

@@ -58,10 +58,11 @@ class FakeEngine:
 
     def interrupt(self, attempt: Attempt) -> None: ...
 
-    def kill(self, attempt: Attempt) -> None:
+    def kill(self, attempt: Attempt) -> bool:
         timer, ended = attempt.driver
         timer.cancel()
         ended(attempt, None, TaskCancelled(attempt.task_id, attempt.reason))
+        return True
 
     def abandon(self, attempt: Attempt) -> None: ...
 

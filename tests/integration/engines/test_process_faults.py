@@ -112,7 +112,7 @@ async def test_f23_an_exception_that_does_not_survive_pickling_keeps_its_name(
         (work.echo, (threading.Lock(),), "argument 1 ('value')"),
         (work.add, (1, threading.Lock()), "argument 2 ('right')"),
         (work.return_lock, (), "the result cannot be sent back"),
-        (work.return_what_fails_to_arrive, (), "the result cannot be read"),
+        (work.return_what_fails_to_arrive, (), "the result cannot be rebuilt"),
         (work.echo, (work.FailsToArrive(),), "the call cannot be read in the worker process"),
     ],
     ids=["argument", "second argument", "result", "result on arrival", "argument on arrival"],

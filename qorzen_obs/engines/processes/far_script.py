@@ -1,0 +1,89 @@
+"""`__main__` as a worker process has it: the program's script, run again when somebody asks for something of it.
+
+Imports little, since each worker needs it. The service's side is script.py.
+"""
+
+from __future__ import annotations
+
+import sys
+from types import ModuleType
+from typing import Any, Final, NamedTuple
+
+MAIN: Final = "__main__"
+#: The script's name in a worker. Multiprocessing uses it too.
+FAR_MAIN: Final = "__mp_main__"
+
+
+class Script(NamedTuple):
+    """What a worker needs to run the script again."""
+
+    source: bytes  #: as it was when the service first read it, for all workers the same
+    path: str
+    package: str | None  #: relative imports in it begin here; set for `python -m`
+    module_name: str | None  #: set for `python -m`
+    argv: list[str]
+    names: frozenset[str]  #: that it binds at the top, outside of the block
+
+
+class ScriptModule(ModuleType):
+    """Runs the script when it is first asked for a name that the script binds at the top.
+
+    Where there is no script to run it is empty, and has what arrives by value.
+    """
+
+    runs = False  #: a script runs now, and must not start the program again
+
+    def __init__(self, script: Script | None) -> None:
+        super().__init__(FAR_MAIN if script else MAIN)
+        # Names that no script has: its own names live beside these.
+        self.qorzen_script = script
+        self._qorzen_waits = script is not None
+        self._qorzen_error: BaseException | None = None
+        if script is not None:
+            self.__file__ = script.path
+            self.__package__ = script.package
+            self.__builtins__ = __builtins__
+
+    def __getattr__(self, name: str) -> Any:
+        script = self.qorzen_script
+        if script is not None and name in script.names:
+            if self._qorzen_error is not None:
+                raise _no_script(script, self._qorzen_error)
+            if self._qorzen_waits:
+                self._qorzen_waits = False
+                self._run(script)
+                if name in vars(self):
+                    return vars(self)[name]
+        raise AttributeError(f"module {MAIN!r} has no attribute {name!r}")
+
+    def _run(self, script: Script) -> None:
+        ScriptModule.runs = True
+        try:
+            exec(compile(script.source, script.path, "exec", dont_inherit=True), vars(self))
+        except BaseException as error:
+            self._qorzen_error = error
+            raise _no_script(script, error) from error
+        finally:
+            ScriptModule.runs = False
+
+    def take(self, value: Any) -> None:
+        """Have a class or function that has arrived by value, so that it can be pickled by its name in this worker."""
+        name = getattr(value, "__qualname__", "")
+        if self.qorzen_script is None and value.__module__ == MAIN and name.isidentifier():
+            setattr(self, name, value)
+
+
+def be_script(script: Script | None) -> None:
+    """Make `__main__` of this process what the service says that it is."""
+    module = ScriptModule(script)
+    sys.modules[MAIN] = module
+    if script is not None:
+        sys.modules[FAR_MAIN] = module
+        sys.argv[:] = script.argv
+
+
+def _no_script(script: Script, error: BaseException) -> ImportError:
+    return ImportError(
+        f"a worker process runs {script.path} with another __name__ than '__main__', to have its functions and "
+        f"classes, and that raised {type(error).__name__}: {error}"
+    )
