@@ -4,6 +4,7 @@
 # ruff: noqa: PLC0415, T201, TRY301
 
 import asyncio
+import atexit
 import ctypes
 import enum
 import functools
@@ -15,9 +16,11 @@ import resource
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable
+from multiprocessing import shared_memory
 from pathlib import Path
 from typing import Any
 
@@ -358,6 +361,46 @@ def start_grandchildren() -> None:
     current_task().progress(1, f"{os.getpid()} {group.pid} {session.pid} {daemon}")
     while True:
         pass
+
+
+KEPT: list[Any] = []  # in a worker, until it ends
+
+
+@process
+def leave_things(folder: str) -> str:
+    """Make what is to be cleaned up at the worker's end; return the name of a segment of shared memory."""
+    KEPT.append(tempfile.TemporaryDirectory(dir=folder))
+    atexit.register(Path(folder, "exit handler ran").touch)
+    segment = shared_memory.SharedMemory(create=True, size=100)
+    KEPT.append(segment)
+    return segment.name
+
+
+@process
+def share_memory_and_spin() -> None:
+    segment = shared_memory.SharedMemory(create=True, size=100)
+    current_task().progress(1, segment.name)
+    while True:
+        pass
+
+
+@process
+def until_exists(path: str) -> None:
+    while not Path(path).exists():
+        time.sleep(0.01)
+
+
+@process
+def never_leave() -> int:
+    """Keep the worker from ending by itself."""
+    threading.Thread(target=threading.Event().wait).start()
+    return os.getpid()
+
+
+@process
+def use_queue(queue: Any, value: Any) -> Any:
+    queue.put(value)
+    return queue
 
 
 @process

@@ -10,6 +10,7 @@ import asyncio
 import os
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -29,7 +30,7 @@ from qorzen_obs.engines.processes.quarantine import DEATHS, Quarantine
 from qorzen_obs.engines.processes.reports import KEEP_TRACE, PROGRESS
 from qorzen_obs.engines.processes.script import find_script
 from qorzen_obs.engines.processes.side_threads import SideThreads
-from qorzen_obs.engines.processes.supervisor import WorkerProcess
+from qorzen_obs.engines.processes.supervisor import LEAVE_SECONDS, WorkerProcess
 from qorzen_obs.engines.processes.system import missing_for_guardians, missing_for_workers
 from qorzen_obs.engines.processes.worker import SetUp
 from qorzen_obs.engines.traits import PROCESS
@@ -125,12 +126,12 @@ class ProcessEngine:
 
     def _give_up(self, job: Job, error: BaseException) -> None:
         """End a job that could not be given to a worker, whatever it was."""
-        worker = job.worker
         if job in self._waiting:
             self._waiting.remove(job)
+        if job.worker is not None:  # it may have a part of the call
+            self._workers[job.worker] = None
+            job.worker.kill()
         job.end(None, error)
-        if worker is not None:  # it may have a part of the call
-            worker.kill()
 
     def interrupt(self, attempt: Attempt) -> None:
         job: Job = attempt.driver
@@ -175,16 +176,23 @@ class ProcessEngine:
         return LiveStack(RUNNING, users_frames(frames))
 
     def close(self) -> None:
-        """Kill all workers. Their remains are cleared away by a thread, for which `wait_closed` waits."""
+        """Let idle workers end by themselves, within a second, and kill the others.
+
+        A thread sees to it, for which `wait_closed` waits.
+        """
         if self._closed:
             return
         self._closed = True
         self._threads.close()
         workers, jobs = list(self._workers), [job for job in self._workers.values() if job is not None]
-        self._workers.clear()
         for worker in workers:
-            worker.kill()
+            if worker in self._idle:
+                worker.leave()
+            elif not worker.killed:
+                worker.kill()
             worker.release()
+        self._workers.clear()
+        self._idle.clear()
         for job in [*jobs, *self._waiting]:
             self._loop.call_soon(job.end, None, TaskLostError(job.attempt.name, _CLOSED))
         if not workers:
@@ -192,8 +200,9 @@ class ProcessEngine:
             return
 
         def bury() -> None:
+            until = time.monotonic() + LEAVE_SECONDS
             for worker in workers:
-                worker.bury()
+                worker.bury(max(0.0, until - time.monotonic()))
             with suppress(RuntimeError):  # the loop is closed: nobody waits
                 self._loop.call_soon_threadsafe(self._buried.set)
 
@@ -290,7 +299,7 @@ class ProcessEngine:
         if worker.killed:
             return
         if worker.calls >= self._tasks_per_worker:
-            worker.kill()
+            worker.retire()
             self._keep_warm()
         elif self._waiting:
             self._give(worker, self._waiting.popleft())
@@ -392,6 +401,8 @@ class ProcessEngine:
             self._again(job, f"{reason}, twice before it had begun")
 
     def _again(self, job: Job, reason: str) -> None:
+        if job.over:
+            return
         job.deaths += 1
         job.worker = None
         if job.deaths < _MAX_UNSTARTED_DEATHS:

@@ -10,12 +10,12 @@ worker.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import select
 import signal
 import struct
 import sys
+import time
 from contextlib import suppress
 from typing import Final
 
@@ -29,6 +29,8 @@ WRITE_STACK_AT_ONCE: Final = b"N"  #: the same, whatever it does
 STACK_SIGNAL: Final = signal.SIGRTMIN + 5 if hasattr(signal, "SIGRTMIN") else signal.SIGUSR1
 STACK_SIGNAL_AT_ONCE: Final = signal.SIGRTMIN + 6 if hasattr(signal, "SIGRTMIN") else signal.SIGUSR2
 
+#: How long multiprocessing's resource tracker has to clean up. The service kills the group after a second.
+_TRACKER_SECONDS: Final = 0.7
 _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_CHILD_SUBREAPER: Final = 36
 _IGNORED: Final = (
@@ -52,6 +54,8 @@ def main(arguments: list[str]) -> None:
     lifeline, service = int(arguments[2]), int(arguments[3])
     for number in _IGNORED:
         signal.signal(number, signal.SIG_IGN)
+    import ctypes  # noqa: PLC0415  # an interpreter without it has no guardians
+
     libc = ctypes.CDLL(None)
     libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     try:
@@ -122,11 +126,35 @@ def end(worker: int) -> tuple[int, int]:
     kills = oom_kills(worker)
     status = os.waitpid(worker, 0)[1]
     children = f"/proc/self/task/{os.getpid()}/children"
-    while left := _read(children).split():
-        for child in left:
-            os.kill(int(child), signal.SIGKILL)
-        os.waitpid(-1, 0)  # what it leaves behind becomes our child: look again
+    until = time.monotonic() + _TRACKER_SECONDS
+    while left := [int(child) for child in _read(children).split()]:
+        doomed = left if time.monotonic() >= until else [child for child in left if not _is_tracker(child)]
+        for child in doomed:
+            os.kill(child, signal.SIGKILL)
+        if doomed:
+            os.waitpid(-1, 0)  # what it leaves behind becomes our child: look again
+        else:
+            _wait_for_one(left, until)
     return status, kills
+
+
+def _is_tracker(child: int) -> bool:
+    """Return whether it unlinks what a dead process has left of multiprocessing's shared memory and semaphores.
+
+    It does so, and ends, when nobody holds the other end of its pipe any more.
+    """
+    return "multiprocessing.resource_tracker" in _read(f"/proc/{child}/cmdline")
+
+
+def _wait_for_one(children: list[int], until: float) -> None:
+    poll = select.poll()
+    descriptors = [os.pidfd_open(child) for child in children]
+    for descriptor in descriptors:
+        poll.register(descriptor, select.POLLIN)
+    if poll.poll(max(0.0, until - time.monotonic()) * 1000):
+        os.waitpid(-1, 0)
+    for descriptor in descriptors:
+        os.close(descriptor)
 
 
 def oom_kills(process: int, *, proc: str = "/proc", cgroups: str = "/sys/fs/cgroup") -> int:
@@ -168,7 +196,7 @@ def _leave_stdio() -> None:
 
 def _read(path: str) -> str:
     try:
-        with open(path, encoding="utf-8") as file:  # noqa: PTH123  # as above
+        with open(path, encoding="utf-8", errors="replace") as file:  # noqa: PTH123  # as above
             return file.read()
     except OSError:
         return ""

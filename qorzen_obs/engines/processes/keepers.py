@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -58,8 +59,11 @@ class Keeper(Protocol):
         """Stop watching, for `bury` to do the rest."""
         ...
 
-    def bury(self) -> None:
-        """Wait until all of it is dead, after `kill` and `release`. Blocks for a moment: for a thread."""
+    def bury(self, patience_seconds: float) -> None:
+        """Wait until all of it is dead, after `release`; kill what lives after the patience.
+
+        Blocks for a moment longer: for a thread.
+        """
         ...
 
 
@@ -82,9 +86,14 @@ class GuardedKeeper:
                 self.process = _spawn(
                     channel, stacks, [str(far_end.fileno()), str(os.getpid())], far_end.fileno()
                 )
+        except BaseException:
+            self._lifeline.close()
+            raise
+        try:
             self._guardian_fd = os.pidfd_open(self.process.pid)
         except BaseException:
             self._lifeline.close()
+            _put_down(self.process)
             raise
         loop.add_reader(self._guardian_fd, self._guardian_ended)
 
@@ -134,14 +143,20 @@ class GuardedKeeper:
             self._guardian_fd = -1
             self._lifeline.close()
 
-    def bury(self) -> None:
-        self._cut()
-        try:
-            self.process.wait(KILL_GROUP_SECONDS)
-        except subprocess.TimeoutExpired:
-            _kill_group(self.process)
-            self.process.wait()
+    def bury(self, patience_seconds: float) -> None:
+        if not self._ended_within(patience_seconds):
+            self._cut()
+            if not self._ended_within(KILL_GROUP_SECONDS):
+                _kill_group(self.process)
+        self.process.wait()
         self._close()
+
+    def _ended_within(self, seconds: float) -> bool:
+        if self._guardian_fd < 0:
+            return True
+        poll = select.poll()
+        poll.register(self._guardian_fd, select.POLLIN)
+        return bool(poll.poll(seconds * 1000))
 
 
 class PlainKeeper:
@@ -178,7 +193,9 @@ class PlainKeeper:
     def release(self) -> None:
         self._timer.cancel()
 
-    def bury(self) -> None:
+    def bury(self, patience_seconds: float) -> None:
+        with suppress(subprocess.TimeoutExpired):
+            self.process.wait(patience_seconds)
         _kill_group(self.process)
         self.process.wait()
 
@@ -217,6 +234,15 @@ def _above_stdio(sock: socket.socket) -> socket.socket:
     for each in lower:
         each.close()
     return sock
+
+
+def _put_down(process: subprocess.Popen[bytes]) -> None:
+    """Undo `_spawn`."""
+    _kill_group(process)
+    process.wait()
+    for pipe in (process.stdout, process.stderr):
+        assert pipe is not None, "both were asked for"
+        pipe.close()
 
 
 def _kill_group(process: subprocess.Popen[bytes]) -> None:

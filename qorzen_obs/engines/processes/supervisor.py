@@ -7,6 +7,7 @@ import signal
 import socket
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Final, Protocol
 
 from qorzen_obs.engines.processes import channel
@@ -21,6 +22,8 @@ from qorzen_obs.stacks import Frames
 
 #: How long the reason of a worker's death may take to arrive after its channel broke, on a busy machine too.
 _DYING_SECONDS: Final = 0.5
+#: How long a worker may take to end by itself: its exit handlers run then, and temporary files are removed.
+LEAVE_SECONDS: Final = 1.0
 
 
 class Owner(Protocol):
@@ -50,7 +53,8 @@ class WorkerProcess:
         self._owner = owner
         self.pid: int | None = None  #: the worker's own, once it is ready
         self.calls = 0  #: that it was given
-        self.killed = False  #: by us
+        self.killed = False  #: by us, or it was sent away
+        self._leaves: asyncio.TimerHandle | None = None  # it was sent away; kills it
         self._channel_broke = False
         self._was_cut_off = False
         self._dead = False
@@ -104,6 +108,17 @@ class WorkerProcess:
     def stack(self) -> Frames | None:
         """Return where its main thread is; None when it does not answer. Blocks, a second at most: for a thread."""
         return self._stacks.read(self._keeper.write_stack)
+
+    def leave(self) -> None:
+        """Let it end by itself, as a program does that has nothing more to do. For one that has no call."""
+        self.killed = True
+        with suppress(OSError):  # it is dead or dying
+            self._channel.shutdown(socket.SHUT_WR)
+
+    def retire(self) -> None:
+        """As `leave`, and kill it when it has not ended in time; `on_dead` follows."""
+        self.leave()
+        self._leaves = self._loop.call_later(LEAVE_SECONDS, self._keeper.kill)
 
     def kill(self) -> None:
         """Kill it with all that it has started; `on_dead` follows. Idempotent."""
@@ -223,6 +238,8 @@ class WorkerProcess:
         self._owner.on_dead(self, self._reason(death))
 
     def _let_go(self) -> None:
+        if self._leaves is not None:
+            self._leaves.cancel()
         if self._channel.fileno() >= 0:
             self._loop.remove_reader(self._channel)
             self._loop.remove_writer(self._channel)
@@ -245,6 +262,8 @@ class WorkerProcess:
     def release(self) -> None:
         """Stop listening, so that `bury` may do the rest."""
         self._keeper.release()
+        if self._leaves is not None:
+            self._leaves.cancel()
         if not self._dead:
             self._dead = True
             if self._channel.fileno() >= 0:
@@ -253,9 +272,12 @@ class WorkerProcess:
             for output in self._outputs:
                 output.stop()
 
-    def bury(self) -> None:
-        """Wait until it is dead and close what is open. Blocks: for a thread, after `kill` and `release`."""
-        self._keeper.bury()
+    def bury(self, patience_seconds: float) -> None:
+        """Wait until it is dead and close what is open. Blocks: for a thread, after `release`.
+
+        What lives after the patience is killed.
+        """
+        self._keeper.bury(patience_seconds)
         if self._receiving is not None:
             self._receiving.wait()
         self._close()
