@@ -11,6 +11,10 @@ from qorzen_obs.errors import InvalidTaskError
 from qorzen_obs.tasks import TaskCategory, TaskPriority
 
 MAX_NAME_LENGTH: Final = 200
+#: The options of `submit_task`, which stand among the keyword arguments of the callable.
+SUBMIT_OPTIONS: Final = frozenset(
+    {"name", "category", "plugin_id", "priority", "metadata", "timeout", "cancellable"}
+)
 
 
 def check_name(argument: str, value: object) -> str:
@@ -22,6 +26,20 @@ def check_name(argument: str, value: object) -> str:
         shown = value if len(value) <= 40 else value[:40] + "…"
         raise InvalidTaskError(argument, f"{shown!r} must have 1 to {MAX_NAME_LENGTH} printable characters")
     return value
+
+
+def as_name(text: str) -> str:
+    """Return what a callable calls itself, made fit to be the name of a task.
+
+    >>> as_name("report\\x1b[2K\\u202e")
+    'report\\\\x1b[2K\\\\u202e'
+    """
+    if not text.isprintable():
+        text = "".join(
+            character if character.isprintable() else character.encode("unicode_escape").decode()
+            for character in text
+        )
+    return text[:MAX_NAME_LENGTH]
 
 
 def check_timeout(value: object, argument: str = "timeout") -> float | None:

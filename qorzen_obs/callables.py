@@ -4,15 +4,31 @@ from __future__ import annotations
 
 import functools
 import inspect
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from inspect import Parameter
 from types import FunctionType
-from typing import Any
+from typing import Any, Final
 
 from qorzen_obs import foreign
+from qorzen_obs.arguments import SUBMIT_OPTIONS, as_name
 from qorzen_obs.code_cache import CodeCache
 from qorzen_obs.definition import NO_DEFINITION, TaskDefinition, definition_of
 from qorzen_obs.errors import InvalidTaskError
+
+_REPORTER: Final = "progress_reporter"
+_BY_NAME: Final = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
+_GENERATORS: Final = inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
+_keywords_of: Final = functools.partial.__dict__["keywords"].__get__
+_function_of: Final = staticmethod.__dict__["__func__"].__get__
+_NOTHING: Final[frozenset[str]] = frozenset()
+#: Attributes by which a decorator's wrapper, which takes anything, says what it hands on.
+_SHOW_PARAMETERS: Final = ("__wrapped__", "__signature__")
+
+
+class BoundCall(functools.partial[Any]):
+    """A callable with all of its arguments. An option of a submission beside it is the manager's, whatever its name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,8 +37,10 @@ class CallableTraits:
 
     name: str
     is_async: bool
-    wants_progress: bool  #: it has a parameter named `progress_reporter`
+    #: Where it takes a `progress_reporter`: after so many arguments by position. None where it takes none.
+    reporter_place: int | None
     definition: TaskDefinition
+    ambiguous: frozenset[str] = _NOTHING  #: the options of a submission that it has a parameter for
 
 
 @CodeCache
@@ -30,7 +48,7 @@ def traits_of(func: Callable[..., Any]) -> CallableTraits:
     """Return what the manager needs to know of `func`; partials and callable objects are looked through.
 
     Raises:
-        InvalidTaskError: `func` is not callable.
+        InvalidTaskError: `func` is not callable, or a call of it would run none of its lines.
     """
     if type(func) is FunctionType:  # the usual case, without inspect's 4 µs
         return _traits_of_function(func)
@@ -40,35 +58,64 @@ def traits_of(func: Callable[..., Any]) -> CallableTraits:
         )
     inner: Any = func
     definition = definition_of(inner)
-    while foreign.is_a(inner, functools.partial):
-        inner = foreign.func_of_partial(inner)
+    bound: set[str] = set()
+    while True:
+        if foreign.is_a(inner, functools.partial):
+            bound.update(_keywords_of(inner))
+            inner = foreign.func_of_partial(inner)
+        elif foreign.is_a(inner, staticmethod):
+            inner = _function_of(inner)
+        else:
+            break
         if definition is NO_DEFINITION:
             definition = definition_of(inner)
-    name = definition.name or foreign.name_of(inner)
-    # Of an object its method is asked as well.
-    is_async = _is_async(inner) or _is_async(foreign.attribute(type(inner), "__call__"))
-    return CallableTraits(name, is_async, _has_parameter(func, "progress_reporter"), definition)
+    name = definition.name or as_name(foreign.name_of(inner))
+    if _is(inspect.isgeneratorfunction, inner) or _is(inspect.isasyncgenfunction, inner):
+        raise _never_runs(name)
+    parameters = {key: place for key, place in _parameters(func).items() if key not in bound}
+    ambiguous = _NOTHING if type(func) is BoundCall else SUBMIT_OPTIONS & parameters.keys()
+    is_async = _is(inspect.iscoroutinefunction, inner)
+    return CallableTraits(name, is_async, parameters.get(_REPORTER), definition, ambiguous)
 
 
 def _traits_of_function(func: FunctionType) -> CallableTraits:
     code = func.__code__
-    named = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
     definition = definition_of(func)
+    name = definition.name or as_name(foreign.name_of(func))
+    if code.co_flags & _GENERATORS:
+        raise _never_runs(name)
     is_async = bool(code.co_flags & inspect.CO_COROUTINE) or inspect.iscoroutinefunction(func)
-    return CallableTraits(
-        definition.name or foreign.name_of(func), is_async, "progress_reporter" in named, definition
-    )
+    last = code.co_argcount + code.co_kwonlyargcount
+    named = code.co_varnames[code.co_posonlyargcount : last]
+    place = None
+    if _REPORTER in named:
+        place = code.co_varnames.index(_REPORTER)
+        place = place if place < code.co_argcount else sys.maxsize
+    shown = named if func.__dict__.keys().isdisjoint(_SHOW_PARAMETERS) else _parameters(func)
+    return CallableTraits(name, is_async, place, definition, SUBMIT_OPTIONS.intersection(shown))
 
 
-def _has_parameter(func: Callable[..., Any], name: str) -> bool:
+def _is(kind: Callable[[Any], bool], func: object) -> bool:
+    """Return whether a function is of this kind, or the method that makes an object callable is."""
     try:
-        return name in inspect.signature(func).parameters
+        return kind(func) or kind(foreign.attribute(type(func), "__call__"))
+    except BaseException:  # noqa: BLE001 - an object may answer by code of its own
+        return False
+
+
+def _never_runs(name: str) -> InvalidTaskError:
+    problem = "is a generator function: a call runs none of its lines; submit a function that loops over it"
+    return InvalidTaskError("func", f"{name} {problem}")
+
+
+def _parameters(func: Callable[..., Any]) -> dict[str, int]:
+    """Return the parameters that take an argument by name, with how many arguments by position leave each free."""
+    try:
+        parameters = inspect.signature(func).parameters.values()
+        return {
+            parameter.name: sys.maxsize if parameter.kind is Parameter.KEYWORD_ONLY else place
+            for place, parameter in enumerate(parameters)
+            if parameter.kind in _BY_NAME
+        }
     except BaseException:  # noqa: BLE001 - some builtins have none, and an object may answer by code of its own
-        return False
-
-
-def _is_async(func: object) -> bool:
-    try:
-        return inspect.iscoroutinefunction(func)
-    except BaseException:  # noqa: BLE001 - as above
-        return False
+        return {}

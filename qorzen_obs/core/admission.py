@@ -12,8 +12,8 @@ from typing import Any, Final
 import msgspec
 
 from qorzen_obs import foreign
-from qorzen_obs.arguments import MAX_NAME_LENGTH, check_name, check_timeout, parse_category, parse_priority
-from qorzen_obs.callables import traits_of
+from qorzen_obs.arguments import check_name, check_timeout, parse_category, parse_priority
+from qorzen_obs.callables import CallableTraits, traits_of
 from qorzen_obs.core.runtime import ManagerState, Runtime
 from qorzen_obs.core.waiting import Waiting
 from qorzen_obs.counts import CELL_OF
@@ -56,13 +56,25 @@ class Admission:
         metadata: Mapping[str, Any] | None,
         timeout: float | None,
         cancellable: bool,
+        again: bool = False,
     ) -> TaskRecord:
-        """Return the record of a call, which is not accepted yet.
+        """Return the record of a call, which is not accepted yet; `again` for one that was accepted before.
 
         Raises:
             InvalidTaskError: an argument is unusable.
         """
         traits = traits_of(func)
+        if traits.ambiguous and not again:
+            _refuse_ambiguous(
+                traits,
+                name=name,
+                category=category,
+                plugin_id=plugin_id,
+                priority=priority,
+                metadata=metadata,
+                timeout=timeout,
+                cancellable=None if cancellable else False,
+            )
         definition, choice = traits.definition, self._runtime.engine_choice
         if category is None:
             category = definition.category or _CORE
@@ -75,7 +87,7 @@ class Admission:
         if timeout is not None:
             timeout = check_timeout(timeout)
         timeout = timeout or definition.timeout or self._runtime.settings.default_timeout
-        name = traits.name[:MAX_NAME_LENGTH] if name is None else check_name("name", name)
+        name = traits.name if name is None else check_name("name", name)
         return TaskRecord(
             task_id=f"{self._random.getrandbits(128):032x}",
             name=name,
@@ -91,7 +103,11 @@ class Admission:
             cancellable=cancellable is True or _is_true("cancellable", cancellable),
             definition=definition,
             limit=None,
-            wants_progress=traits.wants_progress,
+            wants_progress=(
+                traits.reporter_place is not None
+                and len(args) <= traits.reporter_place
+                and "progress_reporter" not in kwargs
+            ),
             engine=(
                 choice.for_async[category]
                 if traits.is_async and definition.engine is None
@@ -136,6 +152,17 @@ def _is_true(argument: str, value: object) -> bool:
         return bool(value)
     except BaseException as error:
         raise InvalidTaskError(argument, f"is neither true nor false: {foreign.text(error)}") from error
+
+
+def _refuse_ambiguous(traits: CallableTraits, **given: object) -> None:
+    """Refuse an option that may be meant for the callable, which has a parameter of that name."""
+    for option in sorted(traits.ambiguous):
+        if given[option] is not None:
+            problem = (
+                f"{traits.name} has a parameter of this name too; give it its argument by functools.partial(…, "
+                f"{option}=…), or the task its option by with_options(…, {option}=…)"
+            )
+            raise InvalidTaskError(option, problem)
 
 
 def _as_json(argument: str, value: object) -> dict[str, Any]:

@@ -78,10 +78,10 @@ class ConcurrencyManager(QorzenManager):
         except KeyError:
             raise ManagerError(self.name, f"has no engine {kind!r}") from None
 
-    async def run_in_thread(self, func: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    async def run_in_thread(self, func: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run `func` on a thread of the loop's default executor, outside the slots of tasks."""
         return await asyncio.to_thread(func, *args, **kwargs)
 
-    async def run_io_task(self, func: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    async def run_io_task(self, func: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
         """As `run_in_thread`."""
         return await self.run_in_thread(func, *args, **kwargs)

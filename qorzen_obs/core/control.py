@@ -156,6 +156,7 @@ class Control:
             metadata=record.metadata,
             timeout=inf if record.timeout is None else record.timeout,
             cancellable=record.cancellable,
+            again=True,
         )
         again.rerun = Rerun(task_id, record.state.span)
         await self._admission.wait_for_room(again.cell)

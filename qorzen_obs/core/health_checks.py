@@ -20,7 +20,7 @@ from typing import Any, Final, Unpack
 from qorzen_obs import foreign
 from qorzen_obs.callables import traits_of
 from qorzen_obs.clock import Clock, SystemClock
-from qorzen_obs.errors import InvalidHealthCheckError
+from qorzen_obs.errors import InvalidHealthCheckError, InvalidTaskError
 from qorzen_obs.health import (
     CheckDefinition,
     CheckOptions,
@@ -233,7 +233,10 @@ class HealthChecks:
         """
         if not callable(check):
             raise InvalidHealthCheckError("check", f"{foreign.shown(check)} is not callable")
-        made = self._make(check, with_check_options(definition_of(check), options))
+        try:
+            made = self._make(check, with_check_options(definition_of(check), options))
+        except InvalidTaskError as error:
+            raise InvalidHealthCheckError("check", error.problem) from None
         check_check_name(made.name)
         with self._lock:
             if len(self._checks) >= MAX_CHECKS:

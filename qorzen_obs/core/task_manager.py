@@ -157,6 +157,7 @@ class TaskManager(QorzenManager):
     async def submit_task(
         self,
         func: Callable[..., Any],
+        /,
         *args: Any,
         name: str | None = None,
         category: TaskCategory | str | None = None,
@@ -172,6 +173,10 @@ class TaskManager(QorzenManager):
         An unset `category` or `priority` is the callable's own from `@task`, else CORE and NORMAL; a given one wins.
         `timeout` is seconds of one attempt: None takes the definition's, else `tasks.default_timeout`; math.inf is no
         limit. `metadata` is kept as JSON shows it. The task runs with the submitter's context variables.
+
+        An option that `func` has a parameter of the same name for is refused, since it may be meant for either.
+        `functools.partial(func, timeout=…)` gives `func` its argument, `with_options(func, timeout=…)` the task its
+        option.
 
         Returns at once, except with `tasks.when_full` at 'wait' and a full queue; cancelled then, nothing was
         accepted.
@@ -201,6 +206,7 @@ class TaskManager(QorzenManager):
     async def submit_async_task(
         self,
         func: Callable[..., Awaitable[Any]],
+        /,
         *args: Any,
         name: str | None = None,
         category: TaskCategory | str | None = None,
@@ -232,7 +238,7 @@ class TaskManager(QorzenManager):
             **kwargs,
         )
 
-    async def run(self, func: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    async def run(self, func: Callable[..., Any], /, *args: Any, **options: Any) -> Any:
         """Submit, wait, and return the value or raise what the task raised.
 
         Takes the arguments of `submit_task`. A task that awaits this lends its slot meanwhile. Cancelling the wait

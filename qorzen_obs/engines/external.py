@@ -78,8 +78,9 @@ class ExternalEngine:
         record = attempt.record
         value, error = None, None
         try:
-            call = functools.partial(attempt.context.copy().run, record.func)  # type: ignore[arg-type]  # func is set while it runs
-            value = await self._way(record)(call, *record.args, **attempt.kwargs)
+            # With all its arguments: the foreign manager's method has parameters of its own.
+            call = functools.partial(attempt.context.copy().run, record.func, *record.args, **attempt.kwargs)  # type: ignore[arg-type]  # func is set while it runs
+            value = await self._way(record)(call)
         except BaseException as caught:
             if foreign.is_a(caught, GeneratorExit) and not is_running(attempt.driver):
                 raise  # the loop is gone and the coroutine is being collected

@@ -37,6 +37,10 @@ class Arguments:
         parameters = [p for p in signature.parameters.values() if p.name != _GIVEN_BY_THE_RUNNER]
         self._signature = Signature(parameters)
         self._rest = any(p.kind is Parameter.VAR_POSITIONAL for p in parameters)
+        reporter = signature.parameters.get(_GIVEN_BY_THE_RUNNER)
+        if self._rest and reporter is not None and reporter.kind is Parameter.POSITIONAL_OR_KEYWORD:
+            problem = f"its {_GIVEN_BY_THE_RUNNER} stands before others by position; make it keyword-only"
+            raise UnreadableHintsError(problem)
         self.schema = _schema(parameters)
         self.positional = [_shown_name(p) for p in parameters if p.kind in _BY_POSITION]
 

@@ -138,6 +138,7 @@ class Commands(Protocol):
     async def submit_task(
         self,
         func: Callable[..., Any],
+        /,
         *,
         category: TaskCategory | str | None = ...,
         priority: TaskPriority | str | int | None = ...,

@@ -20,6 +20,7 @@ from opentelemetry import context as otel_context
 from opentelemetry.context import Context
 
 from qorzen_obs.arguments import parse_priority
+from qorzen_obs.callables import BoundCall
 from qorzen_obs.core.admission import MAX_METADATA_BYTES
 from qorzen_obs.core.idempotency import MAX_KEY_LENGTH
 from qorzen_obs.errors import (
@@ -109,18 +110,15 @@ async def rerun_task(request: web.Request) -> web.Response:
     return _accepted(request, again, HTTPStatus.ACCEPTED)
 
 
-def _call(catalogue: Catalogue, submission: Submission) -> functools.partial[Any]:
-    """Return the task with its arguments, each as its type hint has it.
-
-    A partial, since a task may have parameters that are named as the options of submit_task are.
-    """
+def _call(catalogue: Catalogue, submission: Submission) -> BoundCall:
+    """Return the task with its arguments, each as its type hint has it."""
     known = catalogue.find(submission.task)
     if known is None:
         raise ProblemError(HTTPStatus.NOT_FOUND, "no task is registered by this name; see /api/registry")
     if isinstance(known.arguments, UnreadableHintsError):
         raise unprocessable("task", f"cannot be submitted over HTTP: {known.arguments}")
     args, kwargs = known.arguments.bind(submission.args, submission.kwargs)
-    return functools.partial(known.func, *args, **kwargs)
+    return BoundCall(known.func, *args, **kwargs)
 
 
 def _options(submission: Submission) -> dict[str, Any]:

@@ -86,6 +86,7 @@ def test_a_definition_holds_what_was_given_and_leaves_the_rest_open() -> None:
         (Callables().defined, "callables.defined", False, False),
         (Callables().async_method, "Callables.async_method", True, False),
         (Callables.static, "Callables.static", True, False),
+        (functools.partial(vars(Callables)["static"]), "Callables.static", True, False),
         (Callables(), "Callables", False, True),
         (Callables, "Callables", False, False),
         (AsyncCallable(), "AsyncCallable", True, False),
@@ -99,7 +100,8 @@ def test_what_the_manager_learns_of_a_callable(
     func: Any, name: str, is_async: bool, wants_progress: bool
 ) -> None:
     traits = traits_of(func)
-    assert (traits.name, traits.is_async, traits.wants_progress) == (name, is_async, wants_progress)
+    gets_reporter = traits.reporter_place is not None
+    assert (traits.name, traits.is_async, gets_reporter) == (name, is_async, wants_progress)
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,17 @@
 """What is refused where it comes in: by a typed error that names the argument, with nothing accepted or changed."""
 
 import asyncio
+import contextlib
+import functools
 import math
+import types
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import pytest
 
-from qorzen_obs import TaskStatus, task
-from qorzen_obs.errors import InvalidTaskError, TaskNotFoundError
+from qorzen_obs import TaskStatus, task, with_options
+from qorzen_obs.errors import InvalidHealthCheckError, InvalidTaskError, TaskNotFoundError
 from qorzen_obs.testing import open_test_manager
 
 LONG = "n" * 201
@@ -75,6 +79,130 @@ async def test_what_cannot_be_called_is_refused(func: Any) -> None:
             await tasks.submit_task(func)
     if hasattr(func, "close"):
         func.close()
+
+
+def plain_generator(value: int = 1) -> Iterator[int]:
+    yield value
+
+
+async def async_generator(value: int = 1) -> AsyncIterator[int]:
+    yield value
+
+
+@types.coroutine
+def old_coroutine() -> Iterator[None]:
+    yield
+
+
+class Generators:
+    def method(self) -> Iterator[int]:
+        yield 1
+
+    async def async_method(self) -> AsyncIterator[int]:
+        yield 1
+
+    @classmethod
+    def of_class(cls) -> Iterator[int]:
+        yield 1
+
+    @staticmethod
+    async def static() -> AsyncIterator[int]:
+        yield 1
+
+
+class CallableGenerator:
+    def __call__(self) -> Iterator[int]:
+        yield 1
+
+
+GENERATORS = {
+    "generator": plain_generator,
+    "async generator": async_generator,
+    "old coroutine": old_coroutine,
+    "lambda": lambda: (yield 1),
+    "method": Generators().method,
+    "async method": Generators().async_method,
+    "classmethod": Generators.of_class,
+    "staticmethod": Generators.static,
+    "object": CallableGenerator(),
+    "partial": functools.partial(functools.partial(plain_generator), value=2),
+    "partial of an object": functools.partial(CallableGenerator()),
+}
+
+
+@pytest.mark.parametrize("func", GENERATORS.values(), ids=GENERATORS.keys())
+async def test_a_generator_function_is_refused_since_a_call_runs_none_of_its_lines(func: Any) -> None:
+    async with open_test_manager() as tasks:
+        for submit in (tasks.submit_task, tasks.run, tasks.submit_async_task):
+            with pytest.raises(
+                InvalidTaskError, match="is a generator function: a call runs none of its lines"
+            ):
+                await submit(func)
+        assert tasks.status()["tasks"]["total"] == 0
+        for refused in (
+            lambda: task(func),
+            lambda: task(timeout=5)(func),
+            lambda: with_options(func, delay=1),
+        ):
+            with pytest.raises(InvalidTaskError, match="is a generator function"):
+                refused()
+        with pytest.raises(InvalidHealthCheckError, match="is a generator function"):
+            tasks.health.add(func)
+
+
+async def test_what_makes_a_function_of_a_generator_is_accepted() -> None:
+    @contextlib.contextmanager
+    def entered() -> Iterator[int]:
+        yield 1
+
+    async with open_test_manager() as tasks:
+        with await tasks.run(entered) as value:
+            assert value == 1
+
+
+@pytest.mark.parametrize(
+    ("qualname", "shown"),
+    [
+        ("", ""),
+        ("two\nlines", "two\\nlines"),
+        ("red\x1b[31m", "red\\x1b[31m"),
+        ("left\u202egnp.exe", "left\\u202egnp.exe"),
+        ("tag\U000e0001", "tag\\U000e0001"),
+        ("half\udcff", "half\\udcff"),
+        ("n" * 300, "n" * 200),
+        ("日本", "日本"),
+    ],
+    ids=ascii,
+)
+async def test_what_a_callable_calls_itself_becomes_a_name_that_can_be_shown(
+    qualname: str, shown: str
+) -> None:
+    class Text(str):
+        """As numpy's str_."""
+
+        __slots__ = ()
+
+    async def coroutine() -> None: ...
+
+    class Kind:
+        def method(self) -> None: ...
+
+        def __call__(self) -> None: ...
+
+    coroutine.__qualname__ = qualname
+    Kind.method.__qualname__ = Text(qualname)
+    Kind.__qualname__ = qualname
+    names: list[tuple[Callable[..., Any], str]] = [
+        (coroutine, "function"),
+        (functools.partial(coroutine), "function"),
+        (Kind().method, "method"),
+        (Kind(), "?"),
+    ]
+    async with open_test_manager() as tasks:
+        for func, otherwise in names:
+            info = await tasks.wait_for_task(await tasks.submit_task(func))
+            assert info.name == (shown or otherwise)
+            assert type(info.name) is str
 
 
 async def test_the_extremes_of_what_is_allowed_are_accepted() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import inspect
 import json
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
@@ -131,6 +132,60 @@ async def test_what_a_submission_says_goes_before_the_definition(
         info = await manager.wait_for_task(document["task_id"])
         assert (info.category, info.priority) == (TaskCategory.CORE, TaskPriority.NORMAL)
         assert (info.timeout_seconds, info.metadata) == (None, {"for": "Ada"})
+
+
+@task(name="names")
+def names_of_ours(
+    self: str,
+    func: str,
+    name: str,
+    category: str,
+    plugin_id: str,
+    priority: str,
+    metadata: str,
+    timeout: str,
+    *,
+    cancellable: str,
+    **more: str,
+) -> set[str]:
+    given = {self, func, name, category, plugin_id, priority, metadata, timeout, cancellable}
+    assert {*more.values()} == given
+    return given
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"priority": "high", "timeout": 5, "metadata": {"a": 1}, "category": "io"}]
+)
+async def test_arguments_in_kwargs_are_the_tasks_whatever_their_names(
+    session: aiohttp.ClientSession, manager: TaskManager, registry: TaskRegistry, options: dict[str, Any]
+) -> None:
+    registry.add(names_of_ours)
+    own = ("args", "kwargs", "call", "task", "context", "submit", "key", "digest", "loop", "engine", "delay")
+    parameters = [*inspect.signature(names_of_ours).parameters][:-1]
+    kwargs = {**dict.fromkeys(parameters, "own"), **dict.fromkeys(own, "own")}
+    async with serving(manager, tasks=registry, settings=ALLOWED) as plane:
+        body = {"task": "names", "kwargs": kwargs, **options}
+        status, document, _ = await post(session, f"{plane.url}/api/tasks", body)
+    assert status == 202
+    info = await manager.wait_for_task(document["task_id"])
+    assert (info.result, info.name, info.plugin_id, info.cancellable) == ({"own"}, "names", None, True)
+    assert info.metadata == options.get("metadata", {})
+    assert info.timeout_seconds == options.get("timeout", 300)
+    assert info.priority.label == options.get("priority", "normal")
+    assert info.category.value == options.get("category", "core")
+
+
+@task(name="reports")
+def reporter_before_the_rest(progress_reporter: Any, *values: int) -> None: ...
+
+
+async def test_no_argument_over_http_is_taken_for_the_progress_reporter(
+    session: aiohttp.ClientSession, manager: TaskManager, registry: TaskRegistry
+) -> None:
+    registry.add(reporter_before_the_rest)
+    async with serving(manager, tasks=registry, settings=ALLOWED) as plane:
+        status, problem, _ = await post(session, f"{plane.url}/api/tasks", {"task": "reports", "args": [1]})
+    assert (status, "make it keyword-only" in problem["detail"]) == (422, True)
 
 
 @pytest.mark.parametrize(
