@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from qorzen_obs import foreign
+from qorzen_obs.errors import InvalidTaskError
 from qorzen_obs.retry import Retry
 from qorzen_obs.tasks import TaskCategory, TaskPriority
 
@@ -40,8 +41,22 @@ NO_DEFINITION: Final = TaskDefinition()
 
 
 def define(func: object, definition: TaskDefinition) -> None:
-    """Put a definition on a callable, in the place of one that it has."""
-    setattr(func, _ATTRIBUTE, definition)
+    """Put a definition on a callable, in the place of one that it has.
+
+    Raises:
+        InvalidTaskError: it takes no attributes.
+    """
+    problem: BaseException | None = None
+    try:
+        setattr(func, _ATTRIBUTE, definition)
+    except BaseException as error:  # noqa: BLE001 - a __setattr__ of its own may raise anything
+        problem = error
+    if definition_of(func) is not definition:
+        kind = foreign.kind_name(type(func))
+        advice = "put @task directly above its def, below other decorators, or use with_options(…)"
+        raise InvalidTaskError(
+            "func", f"a {kind} takes no attributes to keep options in; {advice}"
+        ) from problem
 
 
 def definition_of(func: object) -> TaskDefinition:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any, Final, TypedDict, TypeVar, Unpack, overload
 
+from qorzen_obs import foreign
 from qorzen_obs.arguments import check_name, check_timeout, parse_category, parse_priority
 from qorzen_obs.callables import traits_of
 from qorzen_obs.definition import define
@@ -45,29 +46,51 @@ def task(**options: Unpack[TaskOptions]) -> Callable[[F], F]: ...
 def task(func: F | None = None, /, **options: Unpack[TaskOptions]) -> F | Callable[[F], F]:
     """Give a callable the defaults it is submitted with, and a name to be found by; it stays callable as before.
 
-    See TaskDefinition for the options.
+    See TaskDefinition for the options. In a class it may stand above or below @staticmethod and @classmethod.
 
     Raises:
-        InvalidTaskError: an option is unknown or out of bounds, or the engine cannot run this kind of callable.
+        InvalidTaskError: an option is unknown or out of bounds, the engine cannot run this kind of callable, or it is
+            a generator function or keeps no attributes.
     """
     checked = {option: _check_option(option, value) for option, value in options.items()}
 
     def mark(function: F) -> F:
-        traits = traits_of(function)
+        inner = _function_in(function)
+        traits = traits_of(inner)
         definition = dataclasses.replace(traits.definition, **checked)
         _check_engine(definition.engine, is_async=traits.is_async)
-        define(function, definition)
+        define(inner, definition)
         return function
 
     return mark if func is None else mark(func)
 
 
-def with_options(func: Callable[..., Any], **options: Unpack[TaskOptions]) -> Callable[..., Any]:
+def with_options(func: Callable[..., Any], /, **options: Unpack[TaskOptions]) -> Callable[..., Any]:
     """Return `func` with other options for one submission, such as `with_options(fetch, delay=5)`.
 
     What is not given stays as `func`'s own `@task` has it; `func` itself does not change.
+
+    Raises:
+        InvalidTaskError: as `task`.
     """
+    traits_of(func)
     return task(**options)(functools.partial(func))
+
+
+def _function_in(func: Any) -> Any:
+    """Return the function that a method's decorator has made no use of yet, which it hands out later; else `func`.
+
+    Raises:
+        InvalidTaskError: it is another thing that only a class can make a callable of.
+    """
+    while foreign.is_a(func, (staticmethod, classmethod)):
+        func = func.__func__
+    if not callable(func) and foreign.has_of_its_kind(func, "__get__"):
+        kind = foreign.kind_name(type(func))
+        raise InvalidTaskError(
+            "func", f"a {kind} is not callable; put @task directly above def, below @{kind}"
+        )
+    return func
 
 
 def _check_option(option: str, value: Any) -> Any:
