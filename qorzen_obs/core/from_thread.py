@@ -105,7 +105,7 @@ class FromThread:
             return answer.result()
         if attempt is not None:
             attempt.raise_if_cancelled()
-        # In any state but the first it is the loop that has stopped, if not the manager.
+        # In any other state than the first it is the loop that has stopped, if not the manager.
         state = self._manager.state
         raise TaskManagerClosedError((state if state is ManagerState.NEW else ManagerState.STOPPED).value)
 
