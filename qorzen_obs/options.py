@@ -83,7 +83,7 @@ def _function_in(func: Any) -> Any:
     Raises:
         InvalidTaskError: it is another thing that only a class can make a callable of.
     """
-    while foreign.is_a(func, (staticmethod, classmethod)):
+    while foreign.is_a(func, staticmethod) or foreign.is_a(func, classmethod):
         func = func.__func__
     if not callable(func) and foreign.has_of_its_kind(func, "__get__"):
         kind = foreign.kind_name(type(func))

@@ -193,8 +193,7 @@ class TaskRecord(msgspec.Struct, eq=False):
         """
         state = state or self.state
         phases = self._phases_now(state) if progress is None else state.ledger.seconds if state.ledger else {}
-        attempt = self.attempt
-        span = state.span or (attempt.span_context if attempt and state is self.state else None)
+        attempt, span = self.attempt, self.span_of(state)
         return TaskInfo(
             task_id=self.task_id,
             name=self.name,
@@ -227,6 +226,11 @@ class TaskRecord(msgspec.Struct, eq=False):
             span_id=format_span_id(span.span_id) if span else None,
             rerun_of=self.rerun.task_id if self.rerun else None,
         )
+
+    def span_of(self, state: TaskState) -> SpanContext | None:
+        """Return what leads to the span of the attempt of a state, None where there is none."""
+        attempt = self.attempt
+        return state.span or (attempt.span_context if attempt and state is self.state else None)
 
     def _phases_now(self, state: TaskState) -> Seconds:
         attempt, ledger = self.attempt, state.ledger

@@ -51,11 +51,16 @@ class Announcer:
         self.ends = Ends(self._dismiss, runtime)
         self.ring = EventRing(counts, on_wanted=self._ring_wanted)
         self.feed = EventFeed(
-            collaborators.publish, self._logger, metrics.dropped, before_publishing=self.ends.notify
+            collaborators.publish,
+            self._logger,
+            metrics.dropped,
+            drain=collaborators.drain_events,
+            before_publishing=self.ends.notify,
         )
 
     def start(self) -> None:
         """Begin to notify the event bus and the streams, as far as anybody wants events."""
+        self._collaborators.when_events_lost(self.feed.count_lost)
         self._collaborators.when_subscribed(self._bus_wanted)
         self._observe_for_ring()
         self.feed.start()

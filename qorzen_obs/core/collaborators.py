@@ -48,7 +48,10 @@ ConcurrencyManager = EngineOwner | ThreadRunner
 
 
 class EventBusManager(Protocol):
-    """Takes the events. With `when_subscribed(on_change)` it says whether anybody subscribes; else all are made."""
+    """Takes the events. With `when_subscribed(on_change)` it says whether anybody subscribes; else all are made.
+
+    With `await drain(seconds)` it is waited for at the end, with `when_lost(on_lost)` it says what did not arrive.
+    """
 
     async def publish(self, *, event_type: str, source: str, payload: dict[str, Any]) -> object:
         """Deliver one event."""
@@ -122,6 +125,18 @@ class Collaborators:
     async def publish(self, event_type: str, payload: dict[str, Any]) -> None:
         """Deliver one event to the bus."""
         await self._events.publish(event_type=event_type, source=SOURCE, payload=payload)
+
+    async def drain_events(self, deadline_seconds: float) -> None:
+        """Return when what was published has reached its subscribers, after so many seconds at the latest."""
+        drain = getattr(self._events, "drain", None)
+        if drain is not None:
+            await drain(deadline_seconds)
+
+    def when_events_lost(self, on_lost: Callable[[str], None]) -> None:
+        """Call `on_lost(event_type)` for each event that a subscriber did not get, where the bus can say."""
+        when_lost = getattr(self._events, "when_lost", None)
+        if when_lost is not None:
+            when_lost(on_lost)
 
     def when_subscribed(self, on_change: Callable[[bool], None]) -> None:
         """Call `on_change` with whether anybody wants events, now and at each change; True where the bus cannot say."""

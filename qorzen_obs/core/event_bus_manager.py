@@ -1,13 +1,26 @@
-"""Events within the process: whoever subscribes is awaited, one subscriber's failure is not another's."""
+"""Events within the process: each subscriber has a queue and a deadline, so that none can hold up the others."""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import contextvars
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from qorzen_obs import foreign
 from qorzen_obs.core.base import QorzenManager
+from qorzen_obs.core.contained import ContainedCalls
+from qorzen_obs.core.event_queue import EventQueue
+from qorzen_obs.tasks import EventKind
+from qorzen_obs.telemetry import names
+from qorzen_obs.telemetry.log_limit import LogLimit
+
+CAPACITY: Final = 10_000  #: events that wait for one subscriber at most
+DEADLINE_SECONDS: Final = 10.0  #: how long a subscriber may take for one event
+_CLOSE_SECONDS: Final = 0.5
+_PROGRESS: Final = EventKind.PROGRESS.value
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,34 +33,52 @@ class Event:
 
 
 Subscriber = Callable[[Event], Awaitable[None]]
+#: Called with the type of an event that one subscriber did not get, or did not take.
+OnLost = Callable[[str], object]
 
 
 class EventBusManager(QorzenManager):
-    """Delivers each event to its subscribers, in order of subscription, before `publish` returns."""
+    """Delivers each event to its subscribers, in the order of the events; for one event loop.
+
+    A subscriber is an asyncio task of its own while events wait for it: at most CAPACITY of them, beyond which progress
+    is dropped first, then what comes. It may take DEADLINE_SECONDS for each event and is cancelled then. Whatever it
+    raises, SystemExit included, is logged and goes no further.
+    """
 
     def __init__(self, logger: Any = None) -> None:
         super().__init__("event_bus_manager")
         self._logger = logger
-        self._subscribers: list[tuple[str, Subscriber]] = []
+        self._subscriptions: list[_Subscription] = []
         self._publishers: list[Callable[[bool], None]] = []
+        self._on_lost: list[OnLost] = []
 
     async def initialize(self) -> None:
         self._become_ready()
 
     async def shutdown(self) -> None:
-        self._subscribers.clear()
+        """Deliver what waits, for half a second at most, and end every subscription."""
+        await self.drain(_CLOSE_SECONDS)
+        running = [task for one in self._subscriptions if (task := one.close()) is not None]
+        self._subscriptions.clear()
         self._notify_publishers()
+        if running:
+            await asyncio.wait(running, timeout=_CLOSE_SECONDS)
         self._become_stopped()
 
     def subscribe(self, event_type: str, subscriber: Subscriber) -> Callable[[], None]:
-        """Await `subscriber(event)` for each event of this type, or of any with '*'; return what unsubscribes it."""
-        entry = (event_type, subscriber)
-        self._subscribers.append(entry)
+        """Await `subscriber(event)` for each event of this type, or of any with '*'; return what unsubscribes it.
+
+        Events that wait when it is unsubscribed are not delivered any more. It runs in a copy of the context of this
+        call.
+        """
+        entry = _Subscription(event_type, subscriber, self._logger, self._lost)
+        self._subscriptions.append(entry)
         self._notify_publishers()
 
         def unsubscribe() -> None:
-            if entry in self._subscribers:
-                self._subscribers.remove(entry)
+            if entry in self._subscriptions:
+                self._subscriptions.remove(entry)
+                entry.forget()
                 self._notify_publishers()
 
         return unsubscribe
@@ -55,23 +86,111 @@ class EventBusManager(QorzenManager):
     def when_subscribed(self, on_change: Callable[[bool], None]) -> None:
         """Call `on_change` with whether anybody subscribes, now and at each change: else events need not be made."""
         self._publishers.append(on_change)
-        on_change(bool(self._subscribers))
+        on_change(bool(self._subscriptions))
+
+    def when_lost(self, on_lost: OnLost) -> None:
+        """Call `on_lost(event_type)` for each event that a subscriber did not get, or did not take without an error."""
+        self._on_lost.append(on_lost)
+
+    async def publish(self, *, event_type: str, source: str, payload: dict[str, Any]) -> None:
+        """Queue one event for its subscribers; waits for none of them."""
+        event = Event(event_type, source, payload)
+        for subscription in list(self._subscriptions):
+            if subscription.event_type in (event_type, "*"):
+                subscription.offer(event)
+
+    async def drain(self, deadline_seconds: float) -> None:
+        """Return when every subscriber has had every event, after `deadline_seconds` at the latest."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(deadline_seconds):
+                while running := [task for one in self._subscriptions if (task := one.deliver()) is not None]:
+                    await asyncio.wait(running)
 
     def _notify_publishers(self) -> None:
         for on_change in self._publishers:
-            on_change(bool(self._subscribers))
+            on_change(bool(self._subscriptions))
 
-    async def publish(self, *, event_type: str, source: str, payload: dict[str, Any]) -> None:
-        """Deliver one event. A subscriber's exception is logged and goes no further."""
-        if not self._subscribers:
-            return
-        event = Event(event_type, source, payload)
-        for wanted, subscriber in list(self._subscribers):
-            if wanted in (event_type, "*"):
+    def _lost(self, event: Event) -> None:
+        for on_lost in self._on_lost:
+            on_lost(event.event_type)
+
+
+class _Subscription:
+    """One subscriber, the events that wait for it, and the asyncio task that delivers them while there are any."""
+
+    def __init__(
+        self, event_type: str, subscriber: Subscriber, logger: Any, on_lost: Callable[[Event], object]
+    ) -> None:
+        self.event_type = event_type
+        self._subscriber = subscriber
+        self._logger = logger
+        self._on_lost = on_lost
+        self._name = foreign.name_of(subscriber)
+        self._context = contextvars.copy_context()
+        self._queue: EventQueue[Event] = EventQueue(CAPACITY, _is_progress, on_lost)
+        self._limit = LogLimit()
+        self._task: asyncio.Task[None] | None = None
+
+    def offer(self, event: Event) -> None:
+        """Queue one event."""
+        self._queue.put(event)
+        self.deliver()
+
+    def deliver(self) -> asyncio.Task[None] | None:
+        """Have what waits delivered; return the asyncio task that does so, None where nothing waits."""
+        if self._task is None and len(self._queue):
+            loop = asyncio.get_running_loop()
+            name = f"event subscriber {self._name}"
+            self._task = loop.create_task(self._deliver_all(), name=name, context=self._context.copy())
+            self._task.add_done_callback(self._ended)
+        return self._task
+
+    def forget(self) -> None:
+        """Deliver nothing more; what is being delivered may end."""
+        while len(self._queue):
+            self._queue.take()
+
+    def close(self) -> asyncio.Task[None] | None:
+        """Drop what waits, and cancel and return what is being delivered."""
+        self._queue.drop_all()
+        if self._task is not None:
+            self._task.cancel()
+        return self._task
+
+    async def _deliver_all(self) -> None:
+        calls = ContainedCalls(DEADLINE_SECONDS)
+        try:
+            while len(self._queue):
+                event = self._queue.take()
                 try:
-                    await subscriber(event)
-                except Exception as error:  # noqa: BLE001 - theirs, not the publisher's
-                    if self._logger is not None:
-                        self._logger.error(
-                            "event_bus.subscriber_failed", event_type=event_type, error=foreign.shown(error)
-                        )
+                    error = await calls.outcome_of(self._subscriber, event)
+                except asyncio.CancelledError:
+                    self._on_lost(event)
+                    raise
+                if error is not None:
+                    self._on_lost(event)
+                    self._log(event, error)
+        finally:
+            calls.rest()
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._task = None  # one that was cancelled goes on with the next event that comes
+
+    def _log(self, event: Event, error: BaseException) -> None:
+        """Log a failure, once a minute at most."""
+        suppressed = self._limit.let(asyncio.get_running_loop().time())
+        if self._logger is None or suppressed is None:
+            return
+        fields: dict[str, Any] = {"suppressed": suppressed} if suppressed else {}
+        with contextlib.suppress(BaseException):  # the loss is counted already
+            self._logger.error(
+                names.LOG_SUBSCRIBER_FAILED,
+                event_type=event.event_type,
+                subscriber=self._name,
+                error=foreign.shown(error),
+                **fields,
+            )
+
+
+def _is_progress(event: Event) -> bool:
+    return event.event_type == _PROGRESS

@@ -4,20 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
+from opentelemetry.trace import format_trace_id
+
 from qorzen_obs import foreign
+from qorzen_obs.core.contained import ContainedCalls
+from qorzen_obs.core.event_queue import EventQueue
 from qorzen_obs.record import TaskEvent
 from qorzen_obs.tasks import EventKind
 from qorzen_obs.telemetry import names
 
 CAPACITY: Final = 10_000
+DEADLINE_SECONDS: Final = 10.0  #: how long a bus may take for one event
+_PROGRESS: Final = EventKind.PROGRESS.value
 
 
 class EventFeed:
-    """A bounded queue and the one task that empties it. When it is full, progress is dropped first, then events."""
+    """A bounded queue and the one task that empties it. When it is full, progress is dropped first, then events.
+
+    Args:
+        publish: awaited for each event, for DEADLINE_SECONDS at most; what it raises loses that event.
+        drain: awaited with a number of seconds at the end, so that what was published arrives.
+        before_publishing: called before each event is published.
+    """
 
     def __init__(
         self,
@@ -25,14 +37,15 @@ class EventFeed:
         logger: Any,
         dropped: Counter[str],
         *,
+        drain: Callable[[float], Awaitable[object]] | None = None,
         before_publishing: Callable[[], object] = lambda: None,
     ) -> None:
         self._publish_one = publish
+        self._drain = drain
         self._before_publishing = before_publishing
         self._logger = logger
         self._dropped = dropped
-        self._events: deque[TaskEvent] = deque()
-        self._progress = 0  # of the queued events
+        self._queue: EventQueue[TaskEvent] = EventQueue(CAPACITY, _is_progress, self._drop)
         self._arrived = asyncio.Event()
         self._empty = asyncio.Event()
         self._empty.set()
@@ -45,12 +58,8 @@ class EventFeed:
         self._task = asyncio.get_running_loop().create_task(self._publish_all(), name="qorzen-event-feed")
 
     def on_event(self, event: TaskEvent) -> None:
-        """Queue one event; O(1), unless the queue is full and holds progress."""
-        if len(self._events) >= CAPACITY and not self._make_room(event):
-            self._drop(event)
-            return
-        self._events.append(event)
-        self._progress += event.kind is EventKind.PROGRESS
+        """Queue one event; O(1)."""
+        self._queue.put(event)
         self._empty.clear()
         self._arrived.set()
 
@@ -64,66 +73,73 @@ class EventFeed:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(deadline_seconds):
                 await self._empty.wait()
+                if self._drain is not None:
+                    await ContainedCalls(deadline_seconds).outcome_of(self._drain, deadline_seconds)
         self._closing = True
-        while self._events:
-            self._drop(self._events.popleft())
+        self._queue.drop_all()
         self._task.cancel()
         await asyncio.wait([self._task], timeout=deadline_seconds)
         self._task = None
 
-    def _make_room(self, event: TaskEvent) -> bool:
-        if event.kind is EventKind.PROGRESS or not self._progress:
-            return False
-        oldest = next(queued for queued in self._events if queued.kind is EventKind.PROGRESS)
-        self._events.remove(oldest)
-        self._progress -= 1
-        self._drop(oldest)
-        return True
+    def count_lost(self, event_type: str) -> None:
+        """Count an event that a subscriber did not get, or did not take."""
+        self._dropped["progress" if event_type == _PROGRESS else "event"] += 1
 
     def _drop(self, event: TaskEvent) -> None:
-        self._dropped["progress" if event.kind is EventKind.PROGRESS else "event"] += 1
+        self.count_lost(event.kind.value)
 
     async def _publish_all(self) -> None:
-        while not self._closing:
-            await self._arrived.wait()
-            self._arrived.clear()
-            while self._events:
-                event = self._events.popleft()
-                self._progress -= event.kind is EventKind.PROGRESS
-                self._before_publishing()
-                await self._publish(event)
-            self._empty.set()
-
-    async def _publish(self, event: TaskEvent) -> None:
+        calls = ContainedCalls(DEADLINE_SECONDS)
         try:
-            await self._publish_one(event.kind.value, _payload(event))
-        except (Exception, asyncio.CancelledError) as error:  # the bus is the user's, and may fail
+            while not self._closing:
+                await self._arrived.wait()
+                self._arrived.clear()
+                while len(self._queue):
+                    event = self._queue.take()
+                    self._before_publishing()
+                    await self._publish(event, calls)
+                self._empty.set()
+                calls.rest()
+        finally:
+            calls.rest()
+
+    async def _publish(self, event: TaskEvent, calls: ContainedCalls) -> None:
+        try:
+            error = await calls.outcome_of(self._publish_one, event.kind.value, _payload(event))
+        except asyncio.CancelledError:
             self._drop(event)
-            if self._closing and foreign.is_a(error, asyncio.CancelledError):
-                raise
+            raise
+        if error is not None:
+            self._drop(event)
             if not self._complained:  # told once
                 self._complained = True
-                with contextlib.suppress(Exception):  # the loss is counted already
+                with contextlib.suppress(BaseException):  # the loss is counted already
                     self._logger.error(names.LOG_LISTENER_FAILED, error=foreign.shown(error))
 
 
+def _is_progress(event: TaskEvent) -> bool:
+    return event.kind is EventKind.PROGRESS
+
+
 def _payload(event: TaskEvent) -> dict[str, Any]:
-    info = event.info
+    """Return what the bus is given, of texts and numbers alone: it looks at no object of the user's."""
+    record, state, progress = event.record, event.state, event.progress
+    span = record.span_of(state)
     payload: dict[str, Any] = {
-        "task_id": info.task_id,
-        "name": info.name,
-        "category": info.category.value,
-        "priority": info.priority.label,
-        "plugin_id": info.plugin_id,
-        "status": info.status.value,
-        "progress": {"percent": info.progress.percent, "message": info.progress.message},
-        "trace_id": info.trace_id,
+        "task_id": record.task_id,
+        "name": record.name,
+        "category": record.category.value,
+        "priority": record.priority.label,
+        "plugin_id": record.plugin_id,
+        "status": state.status.value,
+        "progress": {"percent": progress.percent, "message": progress.message},
+        "trace_id": None if span is None else format_trace_id(span.trace_id),
     }
     optional = {
-        "started_at": info.started_at,
-        "completed_at": info.completed_at,
-        "duration": info.duration_seconds,
-        "error": info.error,
+        "started_at": state.started_at,
+        "completed_at": state.completed_at,
+        "duration": state.duration_seconds,
+        "error": state.error,
     }
     payload.update({key: value for key, value in optional.items() if value is not None})
     return payload

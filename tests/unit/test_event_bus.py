@@ -1,11 +1,15 @@
 """The event bus of this process: order, isolation, and taking a subscription back."""
 
+import asyncio
+from collections import Counter
 from typing import Any
 
 import pytest
 
-from qorzen_obs.core.event_bus_manager import Event, EventBusManager
+from qorzen_obs.core import event_bus_manager
+from qorzen_obs.core.event_bus_manager import DEADLINE_SECONDS, Event, EventBusManager
 from qorzen_obs.testing import CapturedLogs
+from tests.support import PATIENCE_SECONDS, turns, virtual_time
 
 
 class Seen:
@@ -17,10 +21,12 @@ class Seen:
 
 
 async def publish(bus: EventBusManager, kind: str, **payload: Any) -> None:
+    """Return when the event has been delivered."""
     await bus.publish(event_type=kind, source="test", payload=payload)
+    await bus.drain(PATIENCE_SECONDS)
 
 
-async def test_a_subscriber_gets_its_type_and_a_star_gets_all_before_publish_returns() -> None:
+async def test_a_subscriber_gets_its_type_and_a_star_gets_all() -> None:
     bus, one, everything = EventBusManager(), Seen(), Seen()
     bus.subscribe("task/failed", one)
     bus.subscribe("*", everything)
@@ -83,6 +89,169 @@ async def test_nobody_is_told_after_shutdown() -> None:
     await publish(bus, "any")
     assert seen.events == []
     assert not bus.initialized
+
+
+class Hanging:
+    """A subscriber that takes no event, and notes those that it was given."""
+
+    def __init__(self) -> None:
+        self.given: list[Event] = []
+
+    async def __call__(self, event: Event) -> None:
+        self.given.append(event)
+        await asyncio.Event().wait()
+
+
+class Stubborn(Hanging):
+    """As Hanging, and ignores that it is cancelled until it is released."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.release = asyncio.Event()
+
+    async def __call__(self, event: Event) -> None:
+        self.given.append(event)
+        while not self.release.is_set():
+            try:
+                await self.release.wait()
+            except asyncio.CancelledError:
+                continue
+
+
+def a_bus(logs: CapturedLogs | None = None) -> tuple[EventBusManager, Counter[str]]:
+    """A bus and what it says was lost."""
+    bus, lost = EventBusManager((logs or CapturedLogs()).get_logger("bus")), Counter[str]()
+    bus.when_lost(lambda event_type: lost.update([event_type]))
+    return bus, lost
+
+
+@pytest.mark.parametrize("hanging", [Hanging, Stubborn])
+@virtual_time
+async def test_a_subscriber_that_hangs_holds_up_no_other(hanging: type[Hanging]) -> None:
+    bus, lost = a_bus()
+    hung, seen = hanging(), Seen()
+    bus.subscribe("*", hung)
+    bus.subscribe("*", seen)
+    for number in range(300):
+        await bus.publish(event_type="any", source="test", payload={"number": number})
+    await turns()
+    assert [event.payload["number"] for event in seen.events] == list(range(300))
+    assert len(hung.given) == 1
+    await bus.shutdown()
+    assert asyncio.get_running_loop().time() <= 1.1
+    if isinstance(hung, Stubborn):
+        hung.release.set()
+        await turns()
+    assert lost == {"any": 300}
+
+
+@virtual_time
+async def test_a_subscriber_that_hangs_is_cancelled_at_its_deadline_and_given_the_next_event() -> None:
+    logs = CapturedLogs()
+    bus, lost = a_bus(logs)
+    hung = Hanging()
+    bus.subscribe("*", hung)
+    for _ in range(3):
+        await bus.publish(event_type="any", source="test", payload={})
+    await bus.drain(10 * DEADLINE_SECONDS)
+    assert asyncio.get_running_loop().time() == pytest.approx(3 * DEADLINE_SECONDS)
+    assert (len(hung.given), lost) == (3, {"any": 3})
+    (line,) = logs.of("event_bus.subscriber_failed")  # one a minute
+    assert (line["subscriber"], line["error"]) == (
+        "Hanging",
+        "TimeoutError('it took longer than 10 s and was cancelled')",
+    )
+
+
+class Unshowable(BaseException):
+    def __repr__(self) -> str:
+        raise SystemExit
+
+
+@pytest.mark.parametrize(
+    "error",
+    [SystemExit(3), KeyboardInterrupt(), GeneratorExit(), asyncio.CancelledError(), Unshowable(), OSError()],
+    ids=lambda error: type(error).__name__,
+)
+@pytest.mark.parametrize("at_once", [True, False], ids=["in its first step", "after an await"])
+async def test_whatever_a_subscriber_raises_is_counted_and_goes_no_further(
+    error: BaseException, at_once: bool
+) -> None:
+    logs = CapturedLogs()
+    bus, lost = a_bus(logs)
+    seen = Seen()
+
+    async def broken(_: Event) -> None:
+        if not at_once:
+            await asyncio.sleep(0)
+        raise error
+
+    bus.subscribe("*", broken)
+    bus.subscribe("*", seen)
+    for _ in range(300):
+        await bus.publish(event_type="any", source="test", payload={})
+    await bus.drain(PATIENCE_SECONDS)
+    assert (len(seen.events), lost) == (300, {"any": 300})
+    assert len(logs.of("event_bus.subscriber_failed")) == 1
+
+
+async def test_a_subscriber_that_is_no_coroutine_function_and_a_logger_that_exits_stop_nothing() -> None:
+    class Logger:
+        def error(self, *_: object, **__: object) -> None:
+            raise SystemExit
+
+    bus, seen = EventBusManager(Logger()), Seen()
+
+    def plain(event: Event) -> None:
+        raise SystemExit
+
+    bus.subscribe("*", plain)  # type: ignore[arg-type]  # on purpose
+    bus.subscribe("*", seen)
+    for _ in range(3):
+        await publish(bus, "any")
+    assert len(seen.events) == 3
+
+
+async def test_a_subscriber_that_cancels_its_own_asyncio_task_gets_the_next_event() -> None:
+    bus, lost = a_bus()
+    seen = Seen()
+
+    async def cancels(event: Event) -> None:
+        await seen(event)
+        current = asyncio.current_task()
+        assert current is not None
+        current.cancel()
+        await asyncio.sleep(0)
+
+    bus.subscribe("*", cancels)
+    for _ in range(3):
+        await bus.publish(event_type="any", source="test", payload={})
+    await bus.drain(PATIENCE_SECONDS)
+    assert (len(seen.events), lost) == (3, {"any": 3})
+
+
+async def test_of_a_full_queue_progress_goes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(event_bus_manager, "CAPACITY", 3)
+    bus, lost = a_bus()
+    seen = Seen()
+    bus.subscribe("*", seen)
+    for kind in ("one", "task/progress", "two", "three", "four", "task/progress"):
+        await bus.publish(event_type=kind, source="test", payload={})
+    await bus.drain(PATIENCE_SECONDS)
+    assert [event.event_type for event in seen.events] == ["one", "two", "three"]
+    assert lost == {"task/progress": 2, "four": 1}
+
+
+def test_a_bus_that_is_shut_down_by_the_end_of_its_loop_leaves_nothing_behind() -> None:
+    async def main() -> Hanging:
+        bus, hung = EventBusManager(), Hanging()
+        bus.subscribe("*", hung)
+        for _ in range(3):
+            await bus.publish(event_type="any", source="test", payload={})
+        await turns()
+        return hung
+
+    assert len(asyncio.run(main()).given) == 1
 
 
 def test_an_event_cannot_be_changed() -> None:

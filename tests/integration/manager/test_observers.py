@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry
 
 from qorzen_obs import current_task
 from qorzen_obs.core.event_bus_manager import Event, EventBusManager
-from qorzen_obs.core.event_feed import CAPACITY
+from qorzen_obs.core.event_feed import CAPACITY, DEADLINE_SECONDS
 from qorzen_obs.core.runtime import ManagerState
 from qorzen_obs.core.task_manager import TaskManager
 from qorzen_obs.tasks import EventKind
@@ -93,6 +93,84 @@ async def test_events_arrive_in_order_and_a_failing_subscriber_harms_no_other() 
         told = [event.event_type for event in seen if event.payload["task_id"] == task_id]
         assert told == ["task/submitted", "task/started", "task/completed"]
     assert [event.payload["task_id"] for event in seen if event.event_type == "task/submitted"] == ids
+
+
+ESCAPING = (SystemExit(3), KeyboardInterrupt(), GeneratorExit(), asyncio.CancelledError())
+
+
+@pytest.mark.parametrize(
+    "error", [None, *ESCAPING], ids=lambda error: "hangs" if error is None else repr(error)
+)
+async def test_a_subscriber_that_hangs_or_exits_keeps_no_event_from_the_others(
+    error: BaseException | None,
+) -> None:
+    bus, seen = EventBusManager(), list[Event]()
+
+    async def hostile(_: Event) -> None:
+        if error is None:
+            await asyncio.Event().wait()
+        else:
+            raise error
+
+    async def keep(event: Event) -> None:
+        seen.append(event)
+
+    bus.subscribe("*", hostile)
+    bus.subscribe("*", keep)
+    async with open_test_manager(events=bus) as tasks:
+
+        def dropped() -> float:
+            return metric(tasks.registry, names.EVENTS_DROPPED.name + "_total", kind="event")
+
+        for _ in range(100):
+            assert await tasks.run(asyncio.sleep, 0, "works") == "works"
+        await until(lambda: len(seen) == 300)
+        if error is None:
+            await bus.shutdown()
+        await until(lambda: dropped() == 300)
+
+
+@pytest.mark.parametrize("error", ESCAPING, ids=repr)
+async def test_a_bus_an_observer_and_a_logger_that_exit_break_no_task(error: BaseException) -> None:
+    class Logs(CapturedLogs):
+        def _keep(self, logger: Any, method: str, event: Any) -> Any:
+            raise error
+
+    class Bus(CapturedEvents):
+        async def publish(self, **_: Any) -> None:
+            raise error
+
+    def observer(_: object) -> None:
+        raise error
+
+    registry = CollectorRegistry()
+    async with open_test_manager(logs=Logs(), events=Bus(), registry=registry) as tasks:
+        tasks.observe("hostile", observer, EventKind)
+        for _ in range(3):
+            assert await tasks.run(asyncio.sleep, 0, "works") == "works"
+        await tasks.shutdown()
+        assert tasks.state is ManagerState.STOPPED
+        assert metric(registry, names.TASKS_FINISHED.name + "_total") == 3
+        assert metric(registry, names.EVENTS_DROPPED.name + "_total", kind="event") == 9
+        assert metric(registry, names.TELEMETRY_ERRORS.name + "_total", component="hostile") == 1
+        assert metric(registry, names.TELEMETRY_ERRORS.name + "_total", component="log") >= 1
+
+
+@virtual_time
+async def test_a_bus_that_never_returns_is_given_the_next_event_after_its_deadline() -> None:
+    class Stuck(CapturedEvents):
+        given = 0
+
+        async def publish(self, **_: Any) -> None:
+            self.given += 1
+            await asyncio.Event().wait()
+
+    events = Stuck()
+    async with open_test_manager(events=events) as tasks:
+        await tasks.run(asyncio.sleep, 0)
+        await asyncio.sleep(3 * DEADLINE_SECONDS + 1)
+        assert events.given == 3
+        assert metric(tasks.registry, names.EVENTS_DROPPED.name + "_total", kind="event") == 3
 
 
 class BlockedBus(CapturedEvents):
