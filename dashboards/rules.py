@@ -301,7 +301,7 @@ def _work_alerts() -> Iterator[Alert]:
         f"sum by (job, instance, category) (rate({series(LOOP_BLOCKED)}[5m])) > 0.05",
         "2m",
         "warning",
-        "{{ $labels.category }} code blocks the event loop of {{ $labels.instance }}",
+        "The event loop of {{ $labels.instance }} is blocked: {{ $labels.category }}",
         "For {{ $value | humanizePercentage }} of the time nothing else could run on the loop.",
         "qorzen-runtime",
         ("job", "instance"),

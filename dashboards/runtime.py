@@ -91,8 +91,9 @@ def _loop() -> Row:
             timeseries(
                 "Who blocks the loop",
                 "Seconds a second in which the loop did not turn, by the category of the task that held it. `foreign` "
-                "is code of no task, `gc` the garbage collector, `gil_held` code that let no Python run. The log event "
-                "`loop.blocked` has the stack, `/livez?verbose` the culprit while it blocks.",
+                "is code of no task, `gc` the garbage collector, `gil_held` code that let no Python run, `not_running` "
+                "a process that was stopped or had no processor. The log event `loop.blocked` has the stack, "
+                "`/livez?verbose` the culprit while it blocks.",
                 Query(per_second(names.LOOP_BLOCKED, "category"), "{{category}}"),
                 unit="percentunit",
                 stacked=True,

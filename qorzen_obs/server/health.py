@@ -34,6 +34,7 @@ from qorzen_obs.server.ticker import TICKER
 from qorzen_obs.settings import HealthSettings
 from qorzen_obs.telemetry import names
 from qorzen_obs.telemetry.families import gauge
+from qorzen_obs.telemetry.watchdog import NOT_RUNNING
 
 #: A loop that does not turn for this long is named, though it is not yet a failure.
 BLOCKED_SHOWN_SECONDS: Final = 0.1
@@ -91,6 +92,8 @@ def _culprit(looks: Looks) -> str:
     block = looks.loop_block()
     if block is None:
         return ""
+    if block.cause == NOT_RUNNING:
+        return ", in which the process did not get to run"
     attempt = block.culprit.attempt
     who = block.culprit.name if attempt is None else f"task {attempt.name} ({attempt.task_id})"
     where = f", at {block.line}" if block.line else ""

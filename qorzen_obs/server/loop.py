@@ -16,6 +16,7 @@ from qorzen_obs.server.stack import StackFrame, show_frames
 from qorzen_obs.stacks import Frames, redacted_frames
 from qorzen_obs.telemetry.loop_monitor import Block, EndedBlock
 from qorzen_obs.telemetry.redaction import Redactor
+from qorzen_obs.telemetry.watchdog import NOT_RUNNING
 
 
 class LoopCulprit(Struct, frozen=True, kw_only=True):
@@ -33,8 +34,8 @@ class LoopBlock(Struct, frozen=True, kw_only=True):
 
     at: Moment  #: when it began
     seconds: float
-    cause: str
-    culprit: LoopCulprit
+    cause: str  #: code, gc, gil_held or not_running
+    culprit: LoopCulprit | None  #: null where the process did not get to run
 
 
 class WorkLoop(Struct, frozen=True, kw_only=True):
@@ -43,7 +44,8 @@ class WorkLoop(Struct, frozen=True, kw_only=True):
     state: Literal["running", "blocked"]
     blocked_seconds: float
     cause: str | None
-    culprit: LoopCulprit | None  #: null while it turns, and while the watchdog has not seen it
+    #: Null while it turns, while the watchdog has not seen it, and where the process did not get to run.
+    culprit: LoopCulprit | None
     recent: list[LoopBlock]  #: the last first
     at: Moment
 
@@ -66,7 +68,9 @@ async def get_loop(request: web.Request) -> web.Response:
     )
 
 
-def _holder(block: Block, redactor: Redactor) -> LoopCulprit:
+def _holder(block: Block, redactor: Redactor) -> LoopCulprit | None:
+    if block.cause == NOT_RUNNING:
+        return None
     culprit, attempt = block.culprit, block.culprit.attempt
     task_id = None if attempt is None else attempt.task_id
     return _culprit(culprit.name, task_id, culprit.category, culprit.frames, redactor)
@@ -77,7 +81,9 @@ def _ended_block(block: EndedBlock, redactor: Redactor) -> LoopBlock:
         at=rfc_3339(block.began),
         seconds=round(block.seconds, 3),
         cause=block.cause,
-        culprit=_culprit(block.culprit, block.task_id, block.category, block.frames, redactor),
+        culprit=None
+        if block.cause == NOT_RUNNING
+        else _culprit(block.culprit, block.task_id, block.category, block.frames, redactor),
     )
 
 

@@ -31,6 +31,7 @@ from qorzen_obs.stacks import (
 
 THE_LOOP: Final = "the event loop itself"
 ANOTHER_THREAD: Final = "another thread, which held the interpreter"
+NOBODY: Final = "nobody: the process did not get to run"
 UNSEEN: Final = "code that held the interpreter, so that nobody could look"
 
 

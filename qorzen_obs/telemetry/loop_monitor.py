@@ -18,18 +18,11 @@ from qorzen_obs.clock import Clock, SystemClock
 from qorzen_obs.record import Attempt
 from qorzen_obs.stacks import Frames, text_of
 from qorzen_obs.telemetry import names
-from qorzen_obs.telemetry.culprit import UNSEEN, Culprit
+from qorzen_obs.telemetry.culprit import NOBODY, UNSEEN, Culprit
 from qorzen_obs.telemetry.gil_watch import GilWatch
 from qorzen_obs.telemetry.peaks import Peaks
-from qorzen_obs.telemetry.watchdog import (
-    CODE,
-    GIL_HELD,
-    HELD_SECONDS,
-    NOTICE_SECONDS,
-    SOME,
-    Finding,
-    Watchdog,
-)
+from qorzen_obs.telemetry.standstill import HELD_SECONDS, SOME
+from qorzen_obs.telemetry.watchdog import CODE, GIL_HELD, NOT_RUNNING, NOTICE_SECONDS, Finding, Watchdog
 from qorzen_obs.telemetry.way import Way
 
 INTERVAL_SECONDS: Final = 0.025  #: between two beats of a watched loop
@@ -110,7 +103,7 @@ class LoopMonitor:
         on_lag: Callable[[float], None],
         *,
         log: Callable[..., object],
-        on_error: Callable[[Exception], None],
+        on_error: Callable[[BaseException], None],
         on_blocked: Callable[[], object] = lambda: None,
         redact: Callable[[str], str] = str,
         gil_watch: GilWatch | None = None,
@@ -212,28 +205,31 @@ class LoopMonitor:
         due = self._clock.monotonic() + self._interval
         self._turned(due)
         self._cpu = time.process_time()
+        if self._watchdog is not None:
+            self._watchdog.note_beat()
         self._timer = loop.call_later(self._interval, self._beat, loop)
 
     def _beat(self, loop: asyncio.AbstractEventLoop) -> None:
         late = self.blocked_seconds()
         self._on_lag(late)
         self._peaks.add(self._clock.monotonic(), late)
-        if (
-            late >= NOTICE_SECONDS + HELD_SECONDS
-            and self._watchdog is not None
-            and self._block is None
-            and time.process_time() - self._cpu >= SOME * late  # or the whole process did not get to run
-        ):
-            self._report_unseen(late)
+        if late >= NOTICE_SECONDS + HELD_SECONDS and self._watchdog is not None and self._block is None:
+            could_run = late - self._watchdog.delayed()
+            used = time.process_time() - self._cpu
+            self._report_unseen(late, ran=could_run >= NOTICE_SECONDS and used >= SOME * could_run)
         if self._way is not None:
             self._way.look()
         self._schedule(loop)
 
-    def _report_unseen(self, late: float) -> None:
-        """Report a block that the watchdog saw neither while it lasted nor before the loop turned afterwards."""
-        culprit = Culprit(UNSEEN, None, [], tuple if self._gil_watch is None else self._gil_watch.read)
+    def _report_unseen(self, late: float, *, ran: bool) -> None:
+        """Report a block that the watchdog saw neither while it lasted nor before the loop turned afterwards.
+
+        Where the process ran, code held the interpreter.
+        """
+        dump = self._gil_watch.read if ran and self._gil_watch is not None else tuple
+        culprit = Culprit(UNSEEN if ran else NOBODY, None, [], dump)
         now = time.monotonic()
-        block = Block(culprit, GIL_HELD, now - late, self._redact)
+        block = Block(culprit, GIL_HELD if ran else NOT_RUNNING, now - late, self._redact)
         with self._lock:
             self._end(block, now)
         self._report_begin(block)
@@ -261,7 +257,9 @@ class LoopMonitor:
                 block = None
             else:
                 if before is not None:
-                    since = max(before.since, self._scraped_at, since if cause != CODE else time.monotonic())
+                    if cause == CODE and before.cause != NOT_RUNNING:
+                        since = time.monotonic()
+                    since = max(before.since, self._scraped_at, since)
                     self._end(before, since)
                 block = self._block = self._unread = Block(culprit, cause, since, self._redact)
         if block is not None:
@@ -335,7 +333,7 @@ class LoopMonitor:
                 self._log(names.LOG_LOOP_BLOCKED, **fields)
             else:  # in a copy of its context, which the loop may be in: the line is the task's, with its trace
                 context.copy().run(self._log, names.LOG_LOOP_BLOCKED, **fields)
-        except Exception as error:  # noqa: BLE001 - what observes must not break what it observes
+        except BaseException as error:  # noqa: BLE001 - what observes must not break what it observes
             self._on_error(error)
 
     def _write_to_span(self, block: Block, *, at_once: bool = False) -> None:
@@ -357,5 +355,5 @@ class LoopMonitor:
         }
         try:
             span.add_event(names.LOOP_BLOCKED_EVENT, attributes, int(began * 1e9))
-        except Exception as error:  # noqa: BLE001 - as above
+        except BaseException as error:  # noqa: BLE001 - as above
             self._on_error(error)

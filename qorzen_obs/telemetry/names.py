@@ -117,12 +117,24 @@ LOOP_BLOCKED: Final = MetricName(
     "counter",
     "qorzen_event_loop_blocked_seconds",
     "How long the work loop did not turn, by the category of the task that held it; `foreign` is no task, `gc` "
-    "garbage collection, `gil_held` code that let no Python run.",
+    "garbage collection, `gil_held` code that let no Python run, `not_running` a process that was stopped or had no "
+    "processor.",
     ("category",),
 )
 #: Values of its label besides the categories, as the causes of a block are named.
 FOREIGN: Final = "foreign"
-LOOP_BLOCKED_BY: Final = ("core", "plugin", "ui", "io", "background", "user", FOREIGN, "gc", "gil_held")
+LOOP_BLOCKED_BY: Final = (
+    "core",
+    "plugin",
+    "ui",
+    "io",
+    "background",
+    "user",
+    FOREIGN,
+    "gc",
+    "gil_held",
+    "not_running",
+)
 SPANS: Final = MetricName(
     "counter",
     "qorzen_telemetry_spans",
@@ -284,7 +296,7 @@ STACKTRACE: Final = "code.stacktrace"
 #: What each says, for docs/traces.md.
 LOOP_BLOCKED_ATTRIBUTES: Final[Mapping[str, str]] = {
     BLOCKED_SECONDS: "for how long the attempt held the loop, from the event's own time on",
-    BLOCKED_CAUSE: "code, gc (garbage collection) or gil_held (code in C that let no Python run)",
+    BLOCKED_CAUSE: "code, gc (garbage collection) or gil_held (code in C that let no Python run); never not_running, which is no attempt's",
     STACKTRACE: "where it was seen, the innermost line last; without values, capped at its inner end",
 }
 

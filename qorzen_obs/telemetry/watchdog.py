@@ -16,21 +16,29 @@ from collections.abc import Callable
 from typing import Final, NamedTuple, Protocol
 
 from qorzen_obs.stacks import Frames
-from qorzen_obs.telemetry.culprit import ANOTHER_THREAD, Culprit, find_culprit
+from qorzen_obs.telemetry.culprit import ANOTHER_THREAD, NOBODY, THE_LOOP, Culprit, find_culprit
 from qorzen_obs.telemetry.gil_watch import GilWatch
+from qorzen_obs.telemetry.standstill import (
+    HELD_SECONDS,
+    SOME,
+    ThreadClock,
+    ThreadTimes,
+    delayed_seconds,
+    difference,
+    is_overload,
+    stopped_seconds,
+)
 
 #: A loop that is overdue for this long is blocked. With the 25 ms between two beats: within 100 ms of the start.
 NOTICE_SECONDS: Final = 0.075
 CODE: Final = "code"
 GC: Final = "gc"
 GIL_HELD: Final = "gil_held"
+NOT_RUNNING: Final = "not_running"
 
 _FOLLOW_SECONDS: Final = 0.05  # between two looks at a blocked loop
-HELD_SECONDS: Final = 0.15  #: to oversleep for so long is more than to wait for one's turn on a busy machine
 _MOST: Final = 0.5
 _NEARLY_ALL: Final = 0.8
-#: The share of a stall that the process must have computed; below it, it did not get to run.
-SOME: Final = 0.25
 _JOIN_SECONDS: Final = 1.0
 
 
@@ -76,7 +84,8 @@ class _Reading(NamedTuple):
     at: float
     gc: float
     process_cpu: float
-    loop_cpu: float | None  # None where the system does not tell
+    loop: ThreadTimes
+    own: ThreadTimes
 
 
 class Pulse(Protocol):
@@ -96,7 +105,7 @@ class Watchdog:
         loop: asyncio.AbstractEventLoop,
         pulse: Pulse,
         on_blocked: Callable[[Finding], None],
-        on_error: Callable[[Exception], None],
+        on_error: Callable[[BaseException], None],
         gil_watch: GilWatch | None,
     ) -> None:
         self._loop = loop
@@ -107,7 +116,9 @@ class Watchdog:
         self._dump: Callable[[], Frames] = tuple if gil_watch is None else gil_watch.read
         self._gc = GcWatch()
         self._loop_thread = threading.get_ident()
-        self._loop_clock = _cpu_clock_of(self._loop_thread)
+        self._loop_clock = ThreadClock()
+        self._shows_callbacks = isinstance(loop, asyncio.BaseEventLoop)
+        self._beat = self._loop_clock.read()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="qorzen-watchdog", daemon=True)
 
@@ -127,26 +138,38 @@ class Watchdog:
         if self._gil_watch is not None:
             self._gil_watch.close()
 
+    def note_beat(self) -> None:
+        """Note what the loop's thread had used at a beat; on that thread."""
+        self._beat = self._loop_clock.read()
+
+    def delayed(self) -> float:
+        """Return for how long the loop's thread had no processor since the last beat; on that thread."""
+        now = self._loop_clock.read()
+        return delayed_seconds(self._beat, now, now, waits=False)
+
     def _run(self) -> None:
+        own_clock = ThreadClock()
         try:
-            self._watch()
-        except Exception as error:  # noqa: BLE001 - a thread's top: what observes must not break what it observes
+            self._watch(own_clock)
+        except BaseException as error:  # noqa: BLE001 - a thread's top: what observes must not break what it observes
             self._on_error(error)
         finally:
+            own_clock.close()
+            self._loop_clock.close()
             if self._loop.is_closed():  # without a word, so nobody stops anything
                 self._let_go()
 
-    def _watch(self) -> None:
-        wait, before = NOTICE_SECONDS, self._read()
+    def _watch(self, own_clock: ThreadClock) -> None:
+        wait, before = NOTICE_SECONDS, self._read(own_clock)
         while not self._stop.wait(wait):
             if self._loop.is_closed():
                 return
-            now, due = self._read(), self._pulse.due
+            now, due = self._read(own_clock), self._pulse.due
             late = 0.0 if due is None or not self._loop.is_running() else now.at - due
             if due is not None and late >= NOTICE_SECONDS:
                 self._on_blocked(self._look(due, before, now, wait))
                 wait = _FOLLOW_SECONDS
-                now = self._read()  # to look takes time of its own
+                now = self._read(own_clock)  # to look takes time of its own
             else:
                 wait = NOTICE_SECONDS - max(late, -NOTICE_SECONDS)
             before = now
@@ -155,38 +178,41 @@ class Watchdog:
 
     def _look(self, due: float, before: _Reading, now: _Reading, wait: float) -> Finding:
         since = max(due, before.at)
-        overslept = now.at - before.at - wait
+        used = now.process_cpu - before.process_cpu
         if now.gc - before.gc >= _MOST * (now.at - since):
             return Finding(due, since, GC, self._find())
-        used = now.process_cpu - before.process_cpu
-        if overslept < HELD_SECONDS or used < SOME * overslept:  # the latter: the process did not get to run
-            return Finding(due, due, CODE, self._find())
-        if (
-            now.loop_cpu is not None
-            and before.loop_cpu is not None
-            and now.loop_cpu - before.loop_cpu < _MOST * used
-        ):
-            if used < _NEARLY_ALL * overslept:
-                return Finding(due, due, CODE, self._find())
+        overslept, own_delay = now.at - before.at - wait, difference(now.own.delay, before.own.delay)
+        stopped = stopped_seconds(overslept, own_delay, used)
+        if stopped >= _MOST * (now.at - since):
+            return Finding(due, since, NOT_RUNNING, Culprit(NOBODY, None, []))
+        late = now.at - due
+        delayed = min(late, stopped + self._delayed(before.loop, now.loop))
+        if is_overload(late, delayed, NOTICE_SECONDS):
+            return Finding(due, due, NOT_RUNNING, Culprit(NOBODY, None, []))
+        since_code = due + delayed if delayed >= SOME * late else due
+        kept_out = overslept - (own_delay or 0.0)  # of the interpreter: it had a processor
+        could_run = max(0.0, kept_out - delayed)
+        if kept_out < HELD_SECONDS or used < SOME * could_run:
+            culprit = self._find()
+            # Nobody's code is there, and none of the threads that may have the interpreter computes: they are delayed.
+            if culprit.name == THE_LOOP and self._shows_callbacks and used < _MOST * (now.at - before.at):
+                return Finding(due, since, NOT_RUNNING, Culprit(NOBODY, None, []))
+            return Finding(due, since_code, CODE, culprit)
+        loop_used = difference(now.loop.cpu, before.loop.cpu)
+        if loop_used is not None and loop_used < _MOST * used:
+            if used < _NEARLY_ALL * could_run:
+                return Finding(due, since_code, CODE, self._find())
             return Finding(due, since, GIL_HELD, Culprit(ANOTHER_THREAD, None, []))
         return Finding(due, since, GIL_HELD, self._find(self._dump))
+
+    def _delayed(self, before: ThreadTimes, now: ThreadTimes) -> float:
+        beat = self._beat
+        last = beat if beat.at > before.at else before
+        return delayed_seconds(beat, last, now, waits=self._loop_clock.waits())
 
     def _find(self, dump: Callable[[], Frames] = tuple) -> Culprit:
         return find_culprit(self._loop, self._loop_thread, dump)
 
-    def _read(self) -> _Reading:
-        return _Reading(
-            time.monotonic(), self._gc.seconds(), time.process_time(), _read_clock(self._loop_clock)
-        )
-
-
-def _cpu_clock_of(thread_id: int) -> int | None:
-    find = getattr(time, "pthread_getcpuclockid", None)
-    return None if find is None else find(thread_id)
-
-
-def _read_clock(clock: int | None) -> float | None:
-    try:
-        return None if clock is None else time.clock_gettime(clock)
-    except OSError:  # the thread has ended
-        return None
+    def _read(self, own_clock: ThreadClock) -> _Reading:
+        own = own_clock.read()
+        return _Reading(own.at, self._gc.seconds(), time.process_time(), self._loop_clock.read(), own)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
+import time
 import urllib.request
 from typing import Any
 
@@ -12,8 +13,9 @@ import pytest
 
 from qorzen_obs.server.app import OpsPlane
 from qorzen_obs.stacks import Frame
-from qorzen_obs.telemetry.loop_monitor import EndedBlock
-from qorzen_obs.telemetry.watchdog import CODE
+from qorzen_obs.telemetry.culprit import NOBODY, Culprit
+from qorzen_obs.telemetry.loop_monitor import Block, EndedBlock
+from qorzen_obs.telemetry.watchdog import CODE, NOT_RUNNING
 from tests.services.ops_plane import SaidManager, serving
 from tests.services.whole_service import whole_service
 from tests.support import PATIENCE_SECONDS, until
@@ -65,7 +67,7 @@ async def test_who_holds_the_loop_is_named_meanwhile_and_remembered_after() -> N
         await until(service.tasks.looks.ended_blocks)
         after = await asked(plane)
         assert (after["state"], after["culprit"]) == ("running", None)
-        (block,) = after["recent"]
+        (block,) = (block for block in after["recent"] if block["cause"] == "code")
         assert block["seconds"] >= 0.1
         assert (block["culprit"]["task_id"], block["culprit"]["name"]) == (task_id, "report")
         assert block["culprit"]["frames"] == culprit["frames"]
@@ -88,6 +90,19 @@ async def test_the_last_block_comes_first_and_no_line_of_it_shows_a_secret() -> 
     assert foreign["culprit"]["name"].startswith("asyncio task ")
     assert mail["culprit"]["task_name"] == "mail"
     assert mail["culprit"]["frames"][0]["line"] == 7
+
+
+async def test_a_process_that_did_not_get_to_run_blames_nobody() -> None:
+    block = Block(Culprit(NOBODY, None, []), NOT_RUNNING, time.monotonic() - 2)
+    manager = SaidManager(blocked=2.0, block=block, blocks=[EndedBlock(0.25, 0.5, NOT_RUNNING, NOBODY)])
+    async with serving(manager) as plane:
+        document = await asked(plane)
+        answer = await asyncio.to_thread(urllib.request.urlopen, f"{plane.url}/livez?verbose")
+        text = answer.read().decode()
+    assert (document["cause"], document["culprit"]) == ("not_running", None)
+    ((cause, culprit),) = [(ended["cause"], ended["culprit"]) for ended in document["recent"]]
+    assert (cause, culprit) == ("not_running", None)
+    assert "blocked for 2.0 s, in which the process did not get to run" in text
 
 
 @pytest.mark.parametrize(("seconds", "state"), [(0.0, "running"), (0.09, "running"), (0.2, "blocked")])

@@ -3,11 +3,15 @@
 import asyncio
 import gc
 import io
+import os
+import signal
+import subprocess
+import sys
 import threading
 import time
 import urllib.request
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +22,7 @@ from qorzen_obs.app import Service
 from qorzen_obs.settings import ServerSettings, Settings, TelemetrySettings
 from qorzen_obs.tasks import TaskCategory
 from qorzen_obs.telemetry import names
+from qorzen_obs.telemetry.culprit import NOBODY
 from tests.services.program import Running, json_lines, write_files
 from tests.services.whole_service import whole_service
 from tests.support import PATIENCE_SECONDS, metric, settings, until
@@ -96,7 +101,7 @@ async def test_f22_a_task_that_blocks_the_loop_is_named_everywhere_while_it_does
         def look() -> None:
             while not began:
                 time.sleep(0.001)
-            seen["livez"] = service.ask_until("/livez?verbose", "blocked for")
+            seen["livez"] = service.ask_until("/livez?verbose", " by task ")
             seen["lines"] = service.lines()
             seen["after"] = time.monotonic() - began[0]
             seen["health"] = service.ask("/health")
@@ -293,6 +298,56 @@ async def test_f22_a_block_is_found_on_uvloop_too() -> None:
     task_id, lines = await asyncio.to_thread(run)
     (line,) = of_task(lines, task_id)
     assert "time.sleep(0.3)" in line["stack"]
+
+
+IDLE = """
+import asyncio
+from qorzen_obs import task
+
+@task(at_start=True)
+async def ready():
+    await asyncio.sleep(1)  # by then the start is over, which is code and holds the loop
+    print("ready", flush=True)
+"""
+
+
+def blocks_of(service: Running) -> list[dict[str, Any]]:
+    return [line for line in service.log() if line["event"] == names.LOG_LOOP_BLOCKED]
+
+
+def test_a_process_that_was_stopped_blames_nobody(tmp_path: Path) -> None:
+    """SIGSTOP keeps the watchdog from waking as well, and the process uses no processor time."""
+    seconds = 1.0
+    with Running("serve", "idle", cwd=write_files(tmp_path, {"idle.py": IDLE})) as service:
+        service.line("ready")
+        service.signal(signal.SIGSTOP)
+        time.sleep(seconds)  # what is measured is real time
+        before = len(blocks_of(service))
+        service.signal(signal.SIGCONT)
+        lines = _wait_for(
+            lambda: [one for one in blocks_of(service)[before:] if one["seconds"] > 0.8 * seconds]
+        )
+    line = lines[0]
+    assert (line["cause"], line["culprit"]) == ("not_running", NOBODY)
+    assert "task_id" not in line
+    assert {one["cause"] for one in lines} == {"not_running"}
+
+
+@pytest.mark.slow
+def test_f40_on_an_overloaded_machine_nobody_is_blamed_for_waiting_for_a_processor(tmp_path: Path) -> None:
+    spin = "import time\nprint('spins', flush=True)\nend = time.monotonic() + 300\nwhile time.monotonic() < end: pass"
+    with ExitStack() as stack:
+        for _ in range(8 * (os.cpu_count() or 2)):
+            busy = stack.enter_context(subprocess.Popen([sys.executable, "-c", spin], stdout=subprocess.PIPE))
+            stack.callback(busy.kill)
+            assert busy.stdout is not None
+            busy.stdout.readline()
+        service = stack.enter_context(Running("serve", "idle", cwd=write_files(tmp_path, {"idle.py": IDLE})))
+        service.line("ready")
+        began = len(blocks_of(service))
+        time.sleep(5)  # what is measured is real time
+        lines = blocks_of(service)[began:]
+    assert {line["cause"] for line in lines} <= {"not_running"}, lines
 
 
 GREEDY = """

@@ -39,9 +39,8 @@ function Culprit() {
   const frame = culprit?.frames.at(-1);
   return html`<div class="culprit" id="culprit" role="alert">
     <strong>The work loop is blocked</strong> for ${duration(loop.blocked_seconds)}
-    ${culprit === null ? "; who holds it is not known yet." : html` by ${culprit.task_id === null
-      ? culprit.name
-      : html`<a href=${href("tasks", culprit.task_id)}>${culprit.task_name}</a>`}.`}
+    ${loop.cause === "not_running" ? "; the process did not get to run."
+      : culprit === null ? "; who holds it is not known yet." : html` by ${nameOf(culprit)}.`}
     ${frame && html`<code>${placeOf(frame)}</code>`}
   </div>`;
 }
@@ -53,9 +52,13 @@ function Blocks({ recent }) {
   const longest = recent.reduce((most, one) => Math.max(most, one.seconds), 0);
   return html`<details class="blocks" id="blocks"><summary>The work loop was blocked ${recent.length === 1
     ? "once" : `${recent.length} times`} lately, for ${duration(longest)} at most; the last time <${Moment} at=${recent[0].at} now=${now} /></summary>
-    <ol>${recent.map(({ at, seconds, culprit }) => html`<li key=${at}><${Moment} at=${at} /> <strong>${duration(seconds)}</strong> ${culprit.task_id === null
-      ? culprit.name : html`<a href=${href("tasks", culprit.task_id)}>${culprit.task_name}</a>`}
-      <code>${placeOf(culprit.frames.at(-1))}</code></li>`)}</ol></details>`;
+    <ol>${recent.map(({ at, seconds, culprit }) => html`<li key=${at}><${Moment} at=${at} /> <strong>${duration(seconds)}</strong> ${culprit === null
+      ? "the process did not get to run"
+      : html`${nameOf(culprit)} <code>${placeOf(culprit.frames.at(-1))}</code>`}</li>`)}</ol></details>`;
+}
+
+function nameOf({ name, task_id, task_name }) {
+  return task_id === null ? name : html`<a href=${href("tasks", task_id)}>${task_name}</a>`;
 }
 
 function placeOf(frame) {
