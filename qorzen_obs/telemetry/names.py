@@ -296,7 +296,7 @@ STACKTRACE: Final = "code.stacktrace"
 #: What each says, for docs/traces.md.
 LOOP_BLOCKED_ATTRIBUTES: Final[Mapping[str, str]] = {
     BLOCKED_SECONDS: "for how long the attempt held the loop, from the event's own time on",
-    BLOCKED_CAUSE: "code, gc (garbage collection) or gil_held (code in C that let no Python run); never not_running, which is no attempt's",
+    BLOCKED_CAUSE: "code, gc (garbage collection) or gil_held (C code that let no Python run); never not_running",
     STACKTRACE: "where it was seen, the innermost line last; without values, capped at its inner end",
 }
 
