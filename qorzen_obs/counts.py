@@ -72,6 +72,23 @@ class TaskCounts:
         self._moves[_OFFSET[before, after] + cell] += 1
         self.version += 1
 
+    def live(self, status: TaskStatus) -> list[int]:
+        """Return how many tasks of each cell are pending, or running, now; of no other status."""
+        sums = [0] * len(CELLS)
+        for (before, after), offset in _OFFSET.items():
+            sign = (after is status) - (before is status)
+            if sign:
+                for cell in range(len(CELLS)):
+                    sums[cell] += sign * self._moves[offset + cell]
+        return sums
+
+    def correct(self, cell: int, status: TaskStatus, by: int) -> None:
+        """Count so many tasks more, or fewer, as accepted and now pending, or running: what was counted is wrong."""
+        self._moves[cell] += by
+        if status is not TaskStatus.PENDING:
+            self._moves[_OFFSET[TaskStatus.PENDING, status] + cell] += by
+        self.version += 1
+
     def get(self, status: TaskStatus) -> int:
         """Return how many tasks have this status; from any thread."""
         return self.read().by_status()[status]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from weakref import WeakValueDictionary
+
 
 class DefinitionLimit:
     """The `max_concurrent` of a definition, and how many slots its tasks hold."""
@@ -12,3 +15,21 @@ class DefinitionLimit:
         self.name = name
         self.maximum = maximum
         self.held = 0
+
+
+class DefinitionLimits:
+    """The limits of the definitions in use, by name. Each exists while a task of it is live or kept."""
+
+    def __init__(self) -> None:
+        self._limits: WeakValueDictionary[str, DefinitionLimit] = WeakValueDictionary()
+
+    def __iter__(self) -> Iterator[DefinitionLimit]:
+        return iter(list(self._limits.values()))
+
+    def of(self, name: str, maximum: int) -> DefinitionLimit:
+        """Return the limit of this name, whose maximum is this one from now on."""
+        limit = self._limits.get(name)
+        if limit is None:
+            limit = self._limits[name] = DefinitionLimit(name, maximum)
+        limit.maximum = maximum
+        return limit

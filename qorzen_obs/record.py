@@ -299,19 +299,25 @@ class Attempt(msgspec.Struct, eq=False):
     span: Span | None = None
     span_context: SpanContext | None = None  #: None where it leads nowhere
     meter: Meter | None = None  #: None where the time ledger is off
+    waited: Seconds = NO_SECONDS  #: where the time before it went, since acceptance or the attempt before
     phases: Seconds = NO_SECONDS  #: where its time went, once it is settled
+    ended_at: float = 0.0  #: monotonic, once it is settled
     asked: Ask | None = None  #: the first ask wins
     asked_at: float = 0.0  #: monotonic
     reason: str | None = None
     #: None will follow: the task was cancelled or passed its deadline.
     last: bool = False
+    grace: asyncio.TimerHandle | None = None  #: ends the grace; None where nobody asked, and once it is over
     settled: bool = False  #: how it ends is decided
+    decision: Decision | None = None  #: how; until its code has ended
     ended: bool = False  #: its code has ended
+    outcome: tuple[object, BaseException | None] | None = None  #: how, while deciding was interrupted
     driver: Any = None  #: the engine's own handle; None until it has the attempt, and when its code has ended
     deadline: list[Any] | None = None  #: the entry by which it can be removed
     reported: tuple[float, str] | None = None  #: the newest progress
     reported_at: float = -inf  #: when progress last reached the record, monotonic
     progress_waits: bool = False  #: `reported` is on its way to the record
+    children: tuple[TaskRecord, ...] = ()  #: what it submitted while the manager drained: they end with it
     waits_for: tuple[str, ...] = ()  #: the ids of the tasks for whose end it waits right now
     _on_ask: list[Callable[[], object]] = []
 
@@ -382,7 +388,7 @@ class Attempt(msgspec.Struct, eq=False):
 
     def release(self) -> None:
         """Drop what runs it: its code has ended. Its context leads back to it, and would keep all of it alive."""
-        self.driver = None
+        self.driver = self.grace = self.decision = self.outcome = None
         self.context = _LEFT
 
     @contextmanager
@@ -432,6 +438,7 @@ class End(msgspec.Struct, frozen=True, gc=False):
     state: TaskState  #: the state that it led to
     attempt: Attempt | None
     context: Context | None  #: the submitter's, which the record lets go of
+    waited: Seconds = NO_SECONDS  #: where the time of a task went that ended without an attempt
 
 
 class TaskEvent(msgspec.Struct, frozen=True, gc=False):

@@ -17,8 +17,9 @@ from qorzen_obs.callables import CallableTraits, traits_of
 from qorzen_obs.core.runtime import ManagerState, Runtime
 from qorzen_obs.core.waiting import Waiting
 from qorzen_obs.counts import CELL_OF
+from qorzen_obs.current import CURRENT
 from qorzen_obs.errors import InvalidTaskError, TaskManagerClosedError, TaskQueueFullError
-from qorzen_obs.record import NO_KWARGS, TaskRecord
+from qorzen_obs.record import NO_KWARGS, Attempt, TaskRecord
 from qorzen_obs.scheduling.scheduler import Scheduler
 from qorzen_obs.tasks import TaskCategory, TaskPriority
 from qorzen_obs.telemetry.metrics import TaskMetrics
@@ -120,9 +121,19 @@ class Admission:
         """Return whether a task may be accepted at once; `wait_for_room` says why not."""
         runtime = self._runtime
         return (
-            runtime.state is _READY
+            (runtime.state is _READY or self._is_in_running_task())
             and asyncio.get_running_loop() is runtime.loop
             and self._scheduler.waiting < runtime.settings.max_pending
+        )
+
+    def _is_in_running_task(self) -> bool:
+        """Whether the manager drains and the caller is a task of it that nobody asked to stop: it may have children."""
+        attempt = CURRENT.get()
+        return (
+            self._runtime.state is ManagerState.DRAINING
+            and isinstance(attempt, Attempt)
+            and attempt.owner is self._waiting.owner
+            and not (attempt.settled or attempt.asked)
         )
 
     async def wait_for_room(self, cell: int) -> None:
@@ -135,7 +146,7 @@ class Admission:
         """
         runtime = self._runtime
         while not self.has_room():
-            if runtime.state is not _READY:
+            if runtime.state is not _READY and not self._is_in_running_task():
                 self._metrics.on_rejected(cell, "closed")
                 raise TaskManagerClosedError(runtime.state.value)
             if asyncio.get_running_loop() is not runtime.loop:

@@ -7,21 +7,26 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Final
 
 from qorzen_obs import foreign
 from qorzen_obs.core.collaborators import Collaborators
+from qorzen_obs.core.decision import shown_text
 from qorzen_obs.core.ends import Ends
 from qorzen_obs.core.event_feed import EventFeed
 from qorzen_obs.core.event_ring import EventRing
 from qorzen_obs.core.health_checks import CheckResult
 from qorzen_obs.core.runtime import Runtime
 from qorzen_obs.counts import TaskCounts
-from qorzen_obs.record import TaskEvent, TaskRecord
-from qorzen_obs.tasks import EventKind, TaskStatus
+from qorzen_obs.record import Attempt, TaskEvent
+from qorzen_obs.tasks import EventKind, TaskProgress
 from qorzen_obs.telemetry import names
 from qorzen_obs.telemetry.metrics import TaskMetrics
 from qorzen_obs.telemetry.redaction import Redactor
+
+_MAX_PROGRESS_MESSAGE: Final = 500
 
 OnEvent = Callable[[TaskEvent], None]
 
@@ -44,6 +49,10 @@ class Announcer:
         self._metrics = metrics
         self._redactor = redactor
         self._sequence = itertools.count(1)
+        #: What was not announced yet: the fields of a TaskEvent from `kind` on. `announce` follows what is added.
+        self.unannounced: deque[tuple[Any, ...]] = deque()
+        self._event: TaskEvent | None = None  # that is being announced
+        self._left: Iterator[tuple[str, OnEvent]] = iter(())  # the observers that it was not announced to
         self.observers: dict[EventKind, tuple[tuple[str, OnEvent], ...]] = dict.fromkeys(EventKind, ())
         #: Of the observers: those that may look at more than the event.
         self.look_at_once: tuple[OnEvent, ...] = ()
@@ -67,23 +76,38 @@ class Announcer:
 
     # ------------------------------------------------------------------ events
 
-    def announce(self, kind: EventKind, record: TaskRecord, before: TaskStatus | None, wall: float) -> None:
-        """Notify the observers of one event."""
-        event = TaskEvent(
-            sequence=next(self._sequence),
-            kind=kind,
-            at=wall,
-            record=record,
-            state=record.state,
-            progress=record.progress,
-            previous=before,
+    def announce(self) -> None:
+        """Notify the observers of all events that are due, in order; each of them once, whatever interrupts this."""
+        while True:
+            event = self._event
+            if event is None:
+                if not self.unannounced:
+                    return
+                fields = self.unannounced[0]
+                self._left = iter(self.observers[fields[0]])
+                self._event = event = TaskEvent(next(self._sequence), *fields)
+                del self.unannounced[0]
+            for observer in self._left:
+                try:
+                    observer[1](event)
+                except BaseException as error:  # noqa: BLE001 - observation must not break the observed
+                    self.stop_observing(observer[1])
+                    self._dismiss(observer[0], error)
+            self._event = None
+
+    def progressed(self, attempt: Attempt, wall: float) -> None:
+        """Put the newest report of an attempt on its record, where it never falls, and announce it."""
+        record, state = attempt.record, attempt.record.state
+        assert attempt.reported is not None
+        percent, message = attempt.reported
+        record.progress = TaskProgress(
+            max(record.progress.percent, float(percent)),
+            shown_text(self._redactor.head(message, _MAX_PROGRESS_MESSAGE), _MAX_PROGRESS_MESSAGE),
+            wall,
         )
-        for observer in self.observers[kind]:
-            try:
-                observer[1](event)
-            except BaseException as error:  # noqa: BLE001 - observation must not break the observed
-                self.stop_observing(observer[1])
-                self._dismiss(observer[0], error)
+        if self.observers[EventKind.PROGRESS]:
+            self.unannounced.append((EventKind.PROGRESS, wall, record, state, record.progress, state.status))
+            self.announce()
 
     def observe(
         self, name: str, on_event: OnEvent, kinds: Iterable[EventKind], *, first: bool = False
@@ -140,6 +164,12 @@ class Announcer:
         if self._metrics.telemetry_errors[component] == 1:
             shown = self._redactor.text(foreign.shown(error))
             self.say(self._logger.error, names.LOG_OBSERVER_FAILED, component=component, error=shown)
+
+    def disagree(self, problems: Iterable[str], number: int) -> None:
+        """Count and log that tables of the manager do not agree: `number` times, of which some are told."""
+        self._metrics.telemetry_errors["consistency"] += number
+        for problem in problems:
+            self.say(self._logger.error, names.LOG_INCONSISTENT, problem=problem)
 
     def say(self, write: Callable[..., object], event: str, **fields: object) -> None:
         """Write a line of the manager's own; a logger that fails is counted, and stops nothing."""

@@ -13,7 +13,7 @@ from qorzen_obs.core.admission import Admission
 from qorzen_obs.core.announcer import Announcer
 from qorzen_obs.core.idempotency import IdempotencyKeys, Submission
 from qorzen_obs.core.lifecycle import Lifecycle
-from qorzen_obs.core.runtime import ManagerState, Runtime
+from qorzen_obs.core.runtime import SHUTDOWN, ManagerState, Runtime
 from qorzen_obs.core.task_table import TaskTable
 from qorzen_obs.errors import (
     TaskCancelled,
@@ -122,7 +122,7 @@ class Control:
         """Cancel the pending tasks of paused categories: the manager drains, and they would never start."""
         for record in list(self._table.live.values()):
             if record.attempt is None and record.category in self._scheduler.paused:
-                self._lifecycle.cancel(record, "shutdown")
+                self._lifecycle.cancel(record, SHUTDOWN)
 
     # ------------------------------------------------------------------ submit once, and again
 

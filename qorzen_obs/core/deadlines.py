@@ -44,15 +44,51 @@ class Deadlines(Generic[T]):
             self._timer.cancel()
 
     def _arm(self, when: float) -> None:
+        timer = self._timers.call_later(max(0.0, when - self._clock.monotonic()), self._fire)
         if self._timer is not None:
             self._timer.cancel()
-        self._armed_for = when
-        self._timer = self._timers.call_later(max(0.0, when - self._clock.monotonic()), self._fire)
+        self._armed_for, self._timer = when, timer
 
     def _fire(self) -> None:
         self._armed_for, self._timer = inf, None
         now = self._clock.monotonic()
-        while (first := self._heap.first_key) is not None and first <= now:
-            self._on_due(self._heap.pop())
-        if first is not None and first < self._armed_for:
-            self._arm(first)
+        try:
+            while (first := self._heap.first_key) is not None and first <= now:
+                item = self._heap.pop()
+                try:
+                    self._on_due(item)
+                except BaseException:
+                    self.add(now, item)
+                    raise
+        finally:  # whatever becomes of one deadline, the others are to be met
+            first = self._heap.first_key
+            if first is not None and first < self._armed_for:
+                self._arm(first)
+
+
+class Alarm:
+    """One timer that is moved: calls `on_time()` once the clock has reached `at`."""
+
+    def __init__(self, timers: Timers, clock: Clock, on_time: Callable[[], None]) -> None:
+        self._timers = timers
+        self._clock = clock
+        self._on_time = on_time
+        self._timer: asyncio.TimerHandle | None = None
+        self.at: float | None = None  #: monotonic; None while it is off
+
+    def set(self, at: float | None) -> None:
+        """Ring at `at` and no earlier; None turns it off."""
+        timer, before = None, self._timer
+        if at is not None:
+            timer = self._timers.call_later(max(0.0, at - self._clock.monotonic()), self._ring)
+        self.at, self._timer = at, timer
+        if before is not None:
+            before.cancel()
+
+    def _ring(self) -> None:
+        self.at = self._timer = None
+        try:
+            self._on_time()
+        except BaseException:
+            self.set(self._clock.monotonic())
+            raise

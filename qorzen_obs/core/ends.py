@@ -38,7 +38,11 @@ class Ends:
         self._dismiss = dismiss
         self._runtime = runtime
         self._observers: tuple[tuple[str, OnEnds], ...] = ()
-        self._queue: deque[End] = deque()
+        #: Ends in their order. What appends one on the loop calls `notify_soon` afterwards.
+        self.queue: deque[End] = deque()
+        self._called = False  # `notify` is called in the loop's next turn
+        self._ends: list[End] = []  # of which the observers are being notified
+        self._left: deque[tuple[str, OnEnds]] = deque()  # those that were not yet
         # Held while they are notified. Re-entrant: an observer may be what ends another task.
         self._lock = threading.RLock()
 
@@ -50,32 +54,38 @@ class Ends:
         """Take back an `observe`; of no effect without one."""
         self._observers = tuple(one for one in self._observers if not foreign.same(one[1], on_ends))
 
-    def add(self, end: End) -> None:
-        """Have the observers notified of it in the loop's next turn; on the loop.
+    def notify_soon(self) -> None:
+        """Have the observers notified in the loop's next turn; on the loop.
 
-        Beyond MAX_QUEUED they are notified now, after waiting for another thread that notifies them.
+        Beyond MAX_QUEUED ends they are notified now, after waiting for another thread that notifies them.
         """
-        if not self._queue:
+        if not self._called:
             self._runtime.work_loop.call_soon(self.notify)
-        self._queue.append(end)
-        if len(self._queue) > MAX_QUEUED:
+            self._called = True
+        if len(self.queue) > MAX_QUEUED:
             with self._lock:
-                if self._queue:  # the other thread may have notified of these too
+                if self.queue:  # the other thread may have notified of these too
                     self._notify()
 
     def notify(self) -> None:
         """Notify the observers of what has ended until now; if another thread is doing so, it does this too."""
-        while self._queue and self._lock.acquire(blocking=False):
+        self._called = False
+        while (self.queue or self._left) and self._lock.acquire(blocking=False):
             try:
                 self._notify()
             finally:
                 self._lock.release()
 
     def _notify(self) -> None:
-        ends = [self._queue.popleft() for _ in range(len(self._queue))]
-        for name, on_ends in self._observers:
+        if not self._left:  # else something that is no Exception has interrupted this: go on
+            self._left.extend(self._observers)
+            self._ends = [self.queue.popleft() for _ in range(len(self.queue))]
+        ends = self._ends
+        while self._left:
+            name, on_ends = self._left.popleft()
             try:
                 on_ends(ends)
             except BaseException as error:  # noqa: BLE001 - what observes must not break what it observes
                 self.stop_observing(on_ends)
                 self._dismiss(name, error)
+        self._ends = []

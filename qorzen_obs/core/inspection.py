@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import platform
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 from enum import Enum
 from typing import Any, TypeVar
@@ -65,6 +65,7 @@ class Inspection:
         registry: CollectorRegistry,
         task_lines: TaskLines,
         telemetry: TelemetryParts,
+        sweep_soon: Callable[[], object],
         version: str,
     ) -> None:
         self._runtime = runtime
@@ -75,6 +76,7 @@ class Inspection:
         self._collaborators = collaborators
         self._loop_monitor = loop_monitor
         self._telemetry = telemetry
+        self._sweep_soon = sweep_soon
         self._stall = StallWatch()
         self.clock = clock  #: what all times of tasks are read from
         self.counts = counts
@@ -118,7 +120,8 @@ class Inspection:
         return self._telemetry.spans
 
     def status(self) -> dict[str, Any]:
-        """Return the manager's state as JSON shows it."""
+        """Return the manager's state as JSON shows it. Its tables are compared meanwhile, see core/mending.py."""
+        self._sweep_soon()
         counts = self.counts.read()
         settings = self._runtime.settings
         oldest = max(self.oldest_pending_ages().values(), default=0.0)

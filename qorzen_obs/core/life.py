@@ -15,10 +15,12 @@ from qorzen_obs.core.collaborators import Collaborators
 from qorzen_obs.core.control import Control
 from qorzen_obs.core.lifecycle import Lifecycle
 from qorzen_obs.core.live_settings import LiveSettings
-from qorzen_obs.core.runtime import ManagerState, Runtime
+from qorzen_obs.core.runner import KILL_SECONDS
+from qorzen_obs.core.runtime import SHUTDOWN, ManagerState, Runtime
 from qorzen_obs.core.task_table import TaskTable
-from qorzen_obs.engines.base import Engine
+from qorzen_obs.engines.base import DetachingEngine, Engine
 from qorzen_obs.errors import ManagerInitializationError, ManagerShutdownError, SettingsError
+from qorzen_obs.record import TaskRecord
 from qorzen_obs.scheduling.limits import Limits
 from qorzen_obs.telemetry import names
 from qorzen_obs.telemetry.collector import TaskMetricsCollector
@@ -26,6 +28,7 @@ from qorzen_obs.telemetry.loop_monitor import LoopMonitor
 from qorzen_obs.telemetry.metrics import TaskMetrics
 
 _FEED_SECONDS: Final = 2.0
+_SLACK_SECONDS: Final = 0.5
 
 
 class Life:
@@ -143,8 +146,13 @@ class Life:
         self._cancel_what_cannot_start(grace_seconds)
         await self._wait_for_the_rest(grace_seconds)
         self._cancel_all()
-        # Bounded: what ignores its cancellation is abandoned after the grace.
-        await self._table.nothing_lives.wait()
+        # What ignores its cancellation is abandoned after the grace, so this is over by then.
+        bound = self._runtime.settings.cancel_grace_seconds + KILL_SECONDS + _SLACK_SECONDS
+        await self._until_nothing_lives(bound)
+        self._lifecycle.mender.sweep()
+        for record in list(self._table.live.values()):
+            self._lifecycle.mender.give_up(record, "it was still live when the manager had stopped")
+        self._take_abandoned_off_the_loop()
         self._announcer.ends.notify()
         self._loop_monitor.stop()
         self._lifecycle.close()
@@ -162,21 +170,42 @@ class Life:
         horizon = self._clock.monotonic() + grace_seconds
         for record in list(self._table.live.values()):
             if record.eligible_at > horizon:
-                self._lifecycle.cancel(record, "shutdown")
+                self._cancel(record)
         self._control.cancel_paused()
 
     async def _wait_for_the_rest(self, grace_seconds: float) -> None:
         """Wait until no task lives, for the grace or until somebody hurries."""
-        if grace_seconds <= 0:
+        if grace_seconds > 0:
+            self._lifecycle.mender.sweep()
+            await self._until_nothing_lives(grace_seconds, self._hurry)
+
+    async def _until_nothing_lives(self, seconds: float, *others: asyncio.Event) -> None:
+        """Return when no task lives, one of `others` is set, or `seconds` have passed."""
+        if not self._table.live:
             return
-        events = (self._table.nothing_lives, self._hurry)
+        self._table.nothing_lives.clear()
+        events = (self._table.nothing_lives, *others)
         waiters = [self._runtime.work_loop.create_task(event.wait()) for event in events]
-        await asyncio.wait(waiters, timeout=grace_seconds, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(waiters, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         for waiter in waiters:
             waiter.cancel()
 
     def _cancel_all(self) -> None:
         """Cancel every task: pending ones first, or the slots of the others would start them."""
-        live = self._table.live.values()
-        for record in sorted(live, key=lambda record: record.attempt is not None):
-            self._lifecycle.cancel(record, "shutdown")
+        self._lifecycle.mender.sweep()
+        for record in sorted(self._table.live.values(), key=lambda record: record.attempt is not None):
+            self._cancel(record)
+
+    def _cancel(self, record: TaskRecord) -> None:
+        """Cancel one task for the shutdown, which goes on whatever comes of it."""
+        try:
+            self._lifecycle.cancel(record, SHUTDOWN)
+        except Exception as error:  # noqa: BLE001 - such as of an engine that cannot interrupt
+            self._announcer.failed("shutdown", error)
+
+    def _take_abandoned_off_the_loop(self) -> None:
+        """Let the program end: asyncio.run waits for every asyncio task that it finds, also for one that never ends."""
+        for attempt in self._table.abandoned:
+            engine = self._runtime.engines[attempt.record.engine.kind]
+            if isinstance(engine, DetachingEngine):
+                engine.detach(attempt)

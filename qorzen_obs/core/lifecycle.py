@@ -6,26 +6,25 @@ lines are straight and names are bound once; what such code may cost is held by 
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import random
 from collections.abc import Callable
 from typing import Any, Final
-from weakref import WeakValueDictionary
 
 from qorzen_obs import foreign
 from qorzen_obs.clock import Clock
 from qorzen_obs.core.announcer import Announcer
-from qorzen_obs.core.deadlines import Deadlines
-from qorzen_obs.core.decision import TASK_DEADLINE, shown_text
+from qorzen_obs.core.deadlines import Alarm, Deadlines
+from qorzen_obs.core.decision import TASK_DEADLINE
+from qorzen_obs.core.mending import Mender
 from qorzen_obs.core.runner import Runner
-from qorzen_obs.core.runtime import ManagerState, Runtime
+from qorzen_obs.core.runtime import SHUTDOWN, ManagerState, Runtime
 from qorzen_obs.core.task_table import TaskTable
 from qorzen_obs.core.waiting import Waiting
 from qorzen_obs.counts import TaskCounts
-from qorzen_obs.definition import TaskDefinition
-from qorzen_obs.definition_limit import DefinitionLimit
-from qorzen_obs.ledger import Ledger, Meter
+from qorzen_obs.current import CURRENT
+from qorzen_obs.definition_limit import DefinitionLimits
+from qorzen_obs.ledger import NO_SECONDS, Ledger, Meter, Seconds
 from qorzen_obs.record import Ask, Attempt, Decision, End, FarSide, TaskRecord, TaskState
 from qorzen_obs.retry import retry_wait_seconds
 from qorzen_obs.scheduling.scheduler import Scheduler
@@ -36,7 +35,6 @@ from qorzen_obs.tasks import (
     PENDING,
     TIMEOUT,
     EventKind,
-    TaskProgress,
     TaskStatus,
 )
 from qorzen_obs.telemetry import names
@@ -45,8 +43,6 @@ from qorzen_obs.telemetry.loop_monitor import LoopMonitor
 from qorzen_obs.telemetry.metrics import TaskMetrics
 from qorzen_obs.telemetry.redaction import Redactor
 from qorzen_obs.telemetry.task_lines import TaskLines
-
-_MAX_PROGRESS_MESSAGE: Final = 500
 
 # As in tasks.py: what is needed for each task, by names that Python finds at once.
 _READY: Final = ManagerState.READY
@@ -87,6 +83,7 @@ class Lifecycle:
         self._table, self._live, self._running = table, table.live, table.running
         self._scheduler = scheduler
         self._announcer, self._observers, self._ends = announcer, announcer.observers, announcer.ends
+        self._unannounced = announcer.unannounced
         self.manager = manager
         self.far_side: FarSide | None = far_side
         self._clock = clock
@@ -99,30 +96,39 @@ class Lifecycle:
         self.task_lines = task_lines
         self._ledger_clock = ledger_clock
         self.waiting = Waiting(self, runtime, scheduler, table.running, self.dispatch)
+        self._limits = DefinitionLimits()
+        self.mender = Mender(
+            self, runtime, table, scheduler, announcer, self._limits, clock=clock, counts=counts
+        )
         self.runner = Runner(
             runtime,
             clock,
-            on_decided=self._decided,
-            on_late_end=self._late_end,
+            on_decided=self.decided,
+            on_late_end=self.late_end,
             on_progress=self._progressed,
+            on_interrupted=self.mender.mend_soon,
             redactor=redactor,
         )
         # Of whole tasks; the runner has those of attempts.
         self._deadlines: Deadlines[TaskRecord] = Deadlines(runtime, clock, self._deadline_passed)
         self._deadline_entries: dict[int, list[Any]] = {}  # in them, by the task's sequence
-        # By name. A limit exists as long as a task of it is live or kept, or made-up names would pile up.
-        self._definition_limits: WeakValueDictionary[str, DefinitionLimit] = WeakValueDictionary()
         self._task_sequence = itertools.count(1)
         self._random = random.Random()
         self._dispatching = False
         self._shrinks = False  # the history, in the next turn of the loop
-        self._alarm: asyncio.TimerHandle | None = None  # rings when the next scheduled task's time comes
-        self._alarm_at: float | None = None
+        self._alarm = Alarm(runtime, clock, self.dispatch)  # rings when the next scheduled task's time comes
 
     # ------------------------------------------------------------------ accept
 
     def accept(self, record: TaskRecord) -> None:
-        """Take a checked record in: from here on its task exists. It starts at once where it may."""
+        """Take a checked record in: from here on its task exists. It starts at once where it may.
+
+        All or nothing: what is raised here left no trace. What interrupts the start of an accepted task is not raised:
+        the mender finishes it, and raises in the loop what no Exception is.
+        """
+        runtime = self._runtime
+        if runtime.interruption is not None:
+            self.mender.mend()
         now, wall = self._clock.monotonic(), self._clock.now()
         definition = record.definition
         wait = (
@@ -135,55 +141,73 @@ class Lifecycle:
             record.clock = self._ledger_clock
             record.state = TaskState(PENDING, ledger=Ledger(now))
         self._instrument.submitted(record)
-        self._live[record.task_id] = record
-        self._table.nothing_lives.clear()
-        if record.plugin_id is not None:
-            self._table.plugins[record.plugin_id] += 1
+        if runtime.state is not _READY:  # it drains, and what its running tasks submit ends with them
+            submitter = CURRENT.get()
+            if isinstance(submitter, Attempt):
+                submitter.children += (record,)
         if definition.max_concurrent is not None:
-            record.limit = self._limit_of(record.name, definition)
+            record.limit = self._limits.of(definition.name or record.name, definition.max_concurrent)
         if definition.deadline is not None:
             when = now + definition.deadline
             self._deadline_entries[record.sequence] = self._deadlines.add(when, record)
-        self._counts.accept(record.cell)
-        starts = self._scheduler.start_or_push(record, now)
-        if self._observers[_SUBMITTED]:
-            self._announcer.announce(_SUBMITTED, record, None, wall)
-        if starts:
-            self._start(record, now, wall)
-            if self.waiting.submitters:  # it has left the room to the next
-                self.wake_submitters()
-        elif wait or not self._scheduler.is_held(record):
-            self.dispatch()
-
-    def _limit_of(self, name: str, definition: TaskDefinition) -> DefinitionLimit:
-        assert definition.max_concurrent is not None, "asked for where there is a limit"
-        key = definition.name or name
-        limit = self._definition_limits.get(key)
-        if limit is None:
-            limit = self._definition_limits[key] = DefinitionLimit(key, definition.max_concurrent)
-        limit.maximum = definition.max_concurrent
-        return limit
+        try:
+            starts = self._scheduler.start_or_push(record, now)
+            self._counts.accept(record.cell)
+            self._live[record.task_id] = record
+            if record.plugin_id is not None:
+                plugins = self._table.plugins
+                plugins[record.plugin_id] = plugins.get(record.plugin_id, 0) + 1
+            if self._observers[_SUBMITTED]:
+                self._unannounced.append((_SUBMITTED, wall, record, record.state, record.progress))
+        except BaseException as error:
+            runtime.interruption = error
+            self.mender.mend_soon()
+            raise
+        try:
+            if self._unannounced:
+                self._announcer.announce()
+            if starts:
+                self.start(record, now, wall)
+                if self.waiting.submitters:  # it has left the room to the next
+                    self.wake_submitters()
+            elif wait or not self._scheduler.is_held(record):
+                self.dispatch()
+        except BaseException as error:  # noqa: BLE001 - the task is accepted: what is left to do is the mender's
+            runtime.interruption = error
+            try:  # noqa: SIM105 - a context manager would be a call
+                self.mender.mend_soon()
+            except BaseException:  # noqa: BLE001 - where no call is possible the next step mends
+                pass
 
     # ------------------------------------------------------------------ dispatch
 
     def dispatch(self) -> None:
-        """Start and resume whatever may run now."""
+        """Start and resume whatever may run now. What interrupts this is not raised, as in `accept`."""
         if self._dispatching:
             return  # a start ended at once: the outer loop sees the slot
-        if self._scheduler.wants_slots:
-            self._dispatching = True
-            try:
+        runtime = self._runtime
+        try:
+            if runtime.interruption is not None:
+                self.mender.mend()
+            if self._scheduler.wants_slots:
+                self._dispatching = True
                 while (lender := self._scheduler.resume_next()) is not None:
                     self.waiting.resume(lender)
                 while (record := self._scheduler.start_next(self._clock.monotonic())) is not None:
-                    self._start(record, self._clock.monotonic(), self._clock.now())
-            finally:
-                self._dispatching = False
-        elif self._alarm_at is None and not self.waiting.submitters:
-            return
-        self.wake_submitters()
-        if self._scheduler.next_eligible_at != self._alarm_at:
-            self._set_alarm()
+                    self.start(record, self._clock.monotonic(), self._clock.now())
+            elif self._alarm.at is None and not self.waiting.submitters:
+                return
+            self.wake_submitters()
+            if self._scheduler.next_eligible_at != self._alarm.at:
+                self._alarm.set(self._scheduler.next_eligible_at)
+        except BaseException as error:  # noqa: BLE001 - it is about other tasks than the caller's
+            runtime.interruption = error
+            try:  # noqa: SIM105 - a context manager would be a call
+                self.mender.mend_soon()
+            except BaseException:  # noqa: BLE001 - where no call is possible the next step mends
+                pass
+        finally:
+            self._dispatching = False
 
     def wake_submitters(self) -> None:
         """Let the submitters that wait for room look again, as many as there is room for; all, when none will come."""
@@ -195,47 +219,36 @@ class Lifecycle:
         )
         self.waiting.let_in(free)
 
-    def _set_alarm(self) -> None:
-        """Have the loop dispatch again when the next scheduled task's time comes."""
-        when = self._scheduler.next_eligible_at
-        if self._alarm is not None:
-            self._alarm.cancel()
-        self._alarm_at, self._alarm = when, None
-        if when is not None:
-            wait = max(0.0, when - self._clock.monotonic())
-            self._alarm = self._runtime.call_later(wait, self._ring)
-
-    def _ring(self) -> None:
-        self._alarm_at = self._alarm = None
-        self.dispatch()
-
     # ------------------------------------------------------------------ start
 
-    def _start(self, record: TaskRecord, now: float, wall: float) -> None:
-        assert record.context is not None, "a record keeps its context until it ends"
-        before = record.state
-        attempt = Attempt(
-            record,
-            before.attempt + 1,
-            record.context.copy(),
-            self,
-            record.kwargs,
-            started_at=now,
-            started_wall=wall,
-        )
-        if record.wants_progress:
-            attempt.kwargs = {**record.kwargs, "progress_reporter": attempt.progress}
-        record.attempt = attempt
-        self._running[record.task_id] = attempt
-        if not record.engine.reports_steps or before.attempt or self._observers[_STARTED]:
-            self.begin(attempt)
-        state = before.started(
-            wall if before.started_at is None else before.started_at,
-            now - record.eligible_at,
-            attempt.span_context,
-            self._account_wait(record, now),
-        )
-        self._change(record, state, _STARTED, wall)
+    def start(self, record: TaskRecord, now: float, wall: float) -> None:
+        """Start the next attempt of a task that has a slot, or go on with a start that was interrupted."""
+        before, attempt = record.state, record.attempt
+        if attempt is None:
+            assert record.context is not None, "a record keeps its context until it ends"
+            attempt = Attempt(
+                record,
+                before.attempt + 1,
+                record.context.copy(),
+                self,
+                record.kwargs,
+                started_at=now,
+                started_wall=wall,
+            )
+            record.attempt = self._running[record.task_id] = attempt
+        if before.status is PENDING:
+            if record.wants_progress:
+                attempt.kwargs = {**record.kwargs, "progress_reporter": attempt.progress}
+            if not record.engine.reports_steps or before.attempt or self._observers[_STARTED]:
+                self.begin(attempt)
+            attempt.waited, ledger = self._waited(record, attempt.started_at)
+            state = before.started(
+                attempt.started_wall if before.started_at is None else before.started_at,
+                attempt.started_at - record.eligible_at,
+                attempt.span_context,
+                ledger,
+            )
+            self._change(record, state, _STARTED, attempt.started_wall)
         self.runner.start(attempt)
 
     def begin(self, attempt: Attempt) -> None:
@@ -245,14 +258,18 @@ class Lifecycle:
         it takes is made, used and dropped before the next attempt's, and stays in the processor's cache.
         """
         if not attempt.begun:
-            attempt.begun = True
             if self._ledger_clock is not None:
                 attempt.meter = Meter(self._ledger_clock)
             attempt.span_context = self._instrument.begin(attempt)
+            attempt.begun = True
 
     def suspended(self, attempt: Attempt) -> None:
         """An attempt on the loop waits for the first time: from now on its deadline can be met."""
-        self.runner.set_deadline(attempt)
+        try:
+            self.runner.set_deadline(attempt)
+        except BaseException as error:  # noqa: BLE001 - its code goes on
+            self._runtime.interruption = error
+            self.mender.mend_soon()
 
     def report_progress(self, attempt: Attempt, percent: float, message: str) -> None:
         """Take a report of a running attempt; from any thread. Use `current_task().progress`."""
@@ -263,26 +280,22 @@ class Lifecycle:
         self._instrument.keep(attempt)
 
     def _progressed(self, attempt: Attempt) -> None:
-        record = attempt.record
-        assert attempt.reported is not None
-        percent, message = attempt.reported
-        record.progress = TaskProgress(
-            max(record.progress.percent, float(percent)),
-            shown_text(self.redactor.head(message, _MAX_PROGRESS_MESSAGE), _MAX_PROGRESS_MESSAGE),
-            self._clock.now(),
-        )
-        self._announcer.announce(EventKind.PROGRESS, record, record.state.status, self._clock.now())
+        self._announcer.progressed(attempt, self._clock.now())
 
     # ------------------------------------------------------------------ decide
 
-    def _decided(self, attempt: Attempt, decision: Decision) -> None:
+    def decided(self, attempt: Attempt, decision: Decision) -> None:
         """The end of an attempt is decided, and with it whether the task ends or is tried again."""
         record, running = attempt.record, attempt.record.state
         now, wall = self._clock.monotonic(), self._clock.now()
-        if attempt.asked is not None:
-            self._metrics.on_stopped(record.engine.kind, attempt.asked, now - attempt.asked_at)
-        duration, ledger = now - attempt.started_at, self._account_attempt(attempt, now)
-        del self._running[record.task_id]
+        attempt.ended_at = now
+        duration, ledger = now - attempt.started_at, running.ledger
+        if attempt.meter is not None:
+            attempt.phases = attempt.meter.phases(record.engine, duration, now)
+            assert ledger is not None, "it is on or off for the whole life of a manager"
+            ledger = ledger.plus(now, attempt.phases)
+        if record.task_id in self._running:
+            del self._running[record.task_id]
         if self.waiting.resumes:
             self.waiting.give_up_return(record)
         if decision.abandoned:
@@ -296,6 +309,9 @@ class Lifecycle:
             self._end(record, state, wall)
         else:
             self._retry(record, state, retry_in, now, wall)
+        for child in attempt.children:
+            if child.task_id in self._live:
+                self.cancel(child, SHUTDOWN)
 
     def _abandoned(self, attempt: Attempt) -> None:
         """Its code still runs: replace its slot, up to `tasks.max_abandoned` of them."""
@@ -304,32 +320,21 @@ class Lifecycle:
         if not keeps_slot:
             self._scheduler.finish(attempt.record)
 
-    def _late_end(self, attempt: Attempt) -> None:
+    def late_end(self, attempt: Attempt) -> None:
         """The code of an abandoned attempt has ended at last; what it returned is dropped."""
+        keeps_slot = self._table.abandoned.pop(attempt, None)
         self._metrics.dropped["late_result"] += 1
-        if self._table.abandoned.pop(attempt, False):
+        if keeps_slot:
             self._scheduler.finish(attempt.record)
             self.dispatch()
 
-    def _account_wait(self, record: TaskRecord, now: float) -> Ledger | None:
-        """Account in the time ledger for how long a pending task has waited."""
+    def _waited(self, record: TaskRecord, now: float) -> tuple[Seconds, Ledger | None]:
+        """Return where the time of a pending task went since its last transition, and the ledger with it."""
         ledger = record.state.ledger
         if ledger is None or ledger.until == now:
-            return ledger
+            return NO_SECONDS, ledger
         seconds = ledger.waiting(now, record.eligible_at, before=record.state.attempt)
-        self._metrics.on_phases(record.cell, seconds)
-        return ledger.plus(now, seconds)
-
-    def _account_attempt(self, attempt: Attempt, now: float) -> Ledger | None:
-        """Account in the time ledger for the time of an attempt that has ended `now`."""
-        if attempt.meter is None:
-            return None
-        record = attempt.record
-        attempt.phases = seconds = attempt.meter.phases(record.engine, now - attempt.started_at, now)
-        self._metrics.on_phases(record.cell, seconds)
-        ledger = record.state.ledger
-        assert ledger is not None, "it is on or off for the whole life of a manager"
-        return ledger.plus(now, seconds)
+        return seconds, ledger.plus(now, seconds)
 
     # ------------------------------------------------------------------ retry
 
@@ -360,55 +365,64 @@ class Lifecycle:
         record.eligible_at, record.eligible_wall = now + wait_seconds, wall + wait_seconds
         state = state.but(status=PENDING, completed_at=None, exception=None, traceback=None)
         self._scheduler.push(record, now)
-        attempt, record.attempt = record.attempt, None
-        self._change(record, state, EventKind.RETRYING, wall, attempt)
+        self._change(record, state, EventKind.RETRYING, wall)
         self._ends.notify()  # the next attempt may begin in this turn of the loop, and comes after it in the log
         self.dispatch()
 
     # ------------------------------------------------------------------ end
 
     def _deadline_passed(self, record: TaskRecord) -> None:
-        if record.attempt is not None:
-            record.attempt.last = True
-            self.runner.ask(record.attempt, Ask.DEADLINE, TASK_DEADLINE)
-        elif self._scheduler.remove(record):
+        self._deadline_entries.pop(record.sequence, None)
+        if record.task_id in self._live:  # else its submission was undone
             message = f"the task had not ended {record.definition.deadline:g} s after it was accepted"
-            self._end_pending(record, status=FAILED, error=message, error_type=TIMEOUT)
+            self._stop(record, Ask.DEADLINE, TASK_DEADLINE, status=FAILED, error=message, error_type=TIMEOUT)
 
     def cancel(self, record: TaskRecord, reason: str) -> None:
-        """Cancel a pending task, or ask a running one to stop."""
-        if record.attempt is not None:
-            record.attempt.last = True
-            self.runner.ask(record.attempt, Ask.CANCEL, reason)
-        elif self._scheduler.remove(record):
-            self._end_pending(
-                record, status=TaskStatus.CANCELLED, cancel_reason=reason, error=None, error_type=None
-            )
+        """Cancel a pending task, or ask a running one to stop. What is raised here was undone, or will be finished."""
+        self._stop(record, Ask.CANCEL, reason, status=TaskStatus.CANCELLED, cancel_reason=reason)
 
-    def _end_pending(self, record: TaskRecord, **outcome: Any) -> None:
-        """End a task that was taken out of the queue."""
-        wall, ledger = self._clock.now(), self._account_wait(record, self._clock.monotonic())
-        self._end(record, record.state.but(completed_at=wall, ledger=ledger, **outcome), wall)
+    def _stop(self, record: TaskRecord, why: Ask, reason: str, **outcome: Any) -> None:
+        """Ask a running attempt to stop, the last of its task; end a pending task with this outcome."""
+        try:
+            if self._runtime.interruption is not None:
+                self.mender.mend()
+            if record.attempt is not None:
+                record.attempt.last = True
+                self.runner.ask(record.attempt, why, reason)
+            elif self._scheduler.remove(record):
+                wall = self._clock.now()
+                waited, ledger = self._waited(record, self._clock.monotonic())
+                state = record.state.but(
+                    **{"error": None, "error_type": None, **outcome}, completed_at=wall, ledger=ledger
+                )
+                self._end(record, state, wall, waited)
+        except BaseException as error:
+            self._runtime.interruption = error
+            self.mender.mend_soon()
+            raise
 
-    def _end(self, record: TaskRecord, state: TaskState, wall: float) -> None:
+    def _end(self, record: TaskRecord, state: TaskState, wall: float, waited: Seconds = NO_SECONDS) -> None:
+        self._change(record, state, ENDED[state.status], wall, waited)
+        self.conclude(record)
+        self.dispatch()
+
+    def conclude(self, record: TaskRecord) -> None:
+        """Let go of a task that has ended: it leaves the live ones for the history."""
         if self._deadline_entries:
             deadline = self._deadline_entries.pop(record.sequence, None)
             if deadline is not None:
                 self._deadlines.remove(deadline)
-        self._change(record, state, ENDED[state.status], wall, record.attempt)
-        record.attempt = None
-        keeps_call = state.status is not COMPLETED and self._runtime.settings.keep_arguments
+        keeps_call = record.state.status is not COMPLETED and self._runtime.settings.keep_arguments
         record.release(keep_call=keeps_call)
         # Into the history before it leaves the live tasks, so that a reader always finds it.
         if self._table.history.add(record) and not self._shrinks:
-            self._shrinks = True
             self._runtime.work_loop.call_soon(self._shrink_history)
-        del self._live[record.task_id]
+            self._shrinks = True
         if record.waiters is not None:
             self.waiting.ended(record)
+        del self._live[record.task_id]
         if not self._live:
             self._table.nothing_lives.set()
-        self.dispatch()
 
     def _shrink_history(self) -> None:
         """Evict what a turn of the loop made too many, all together, as ends are announced (core/ends.py)."""
@@ -416,22 +430,31 @@ class Lifecycle:
         self._table.history.shrink()
 
     def _change(
-        self, record: TaskRecord, state: TaskState, kind: EventKind, wall: float, ended: Attempt | None = None
+        self, record: TaskRecord, state: TaskState, kind: EventKind, wall: float, waited: Seconds = NO_SECONDS
     ) -> None:
-        """The one place where a task's status changes: the record, the counters, the announcement."""
-        before = record.state.status
-        record.state = state
+        """The one place where a task's status changes: the record, the counters, the announcement.
+
+        From the count to the last line of the block nothing is called that can be interrupted: it changes whole or not
+        at all. What is announced stands in queues, so that an interruption only delays it.
+        """
+        before, attempt, starts = record.state.status, record.attempt, kind is _STARTED
         self._counts.move(record.cell, before, state.status)  # raises for a transition that is not legal
-        if kind is not _STARTED:
-            self._ends.add(End(kind, wall, record, state, ended, record.context))
+        record.state = state
+        if not starts:
+            record.attempt = None
+            self._ends.queue.append(End(kind, wall, record, state, attempt, record.context, waited))
         if self._observers[kind]:
+            self._unannounced.append((kind, wall, record, state, record.progress, before))
+
+        if not starts:
+            self._ends.notify_soon()
+        if self._unannounced:
             if self._announcer.look_at_once:
                 self._ends.notify()
-            self._announcer.announce(kind, record, before, wall)
+            self._announcer.announce()
 
     def close(self) -> None:
         """Stop all timers."""
         self.runner.close()
         self._deadlines.close()
-        if self._alarm is not None:
-            self._alarm.cancel()
+        self._alarm.set(None)

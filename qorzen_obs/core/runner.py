@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Callable
 from contextlib import suppress
 from math import inf
-from typing import Final
+from typing import Concatenate, Final, ParamSpec
 
 from qorzen_obs import foreign
 from qorzen_obs.clock import Clock
@@ -19,11 +20,34 @@ from qorzen_obs.record import Ask, Attempt, Decision
 from qorzen_obs.tasks import TIMEOUT
 from qorzen_obs.telemetry.redaction import Redactor
 
-#: When, within the grace, an attempt that still runs is interrupted again: it may have swallowed the first time.
-_AGAIN: Final = (0.5, 0.75, 0.9)
 _PROGRESS_SECONDS: Final = 0.1
 #: How long a kill may take. The process engine tries a second way after 1 s.
-_KILL_SECONDS: Final = 2.0
+KILL_SECONDS: Final = 2.0
+#: Turns of the loop for an attempt that is interrupted at the end of its grace, which has swallowed the first time:
+#: it ends as it was asked to where it gives in now, however many asyncio tasks it awaits one below the other.
+_LAST_TURNS: Final = 10
+
+
+_P = ParamSpec("_P")
+
+
+def _mended(
+    step: Callable[Concatenate[Runner, _P], None],
+) -> Callable[Concatenate[Runner, _P], None]:
+    """Have the mender go on with what interrupts a step that a timer begins."""
+
+    @functools.wraps(step)
+    def mended(self: Runner, /, *args: _P.args, **kwargs: _P.kwargs) -> None:
+        try:
+            step(self, *args, **kwargs)
+        except BaseException as error:  # noqa: BLE001 - the mender raises what is no Exception
+            self._runtime.interruption = error
+            try:  # noqa: SIM105 - a context manager would be a call
+                self._on_interrupted()
+            except BaseException:  # noqa: BLE001 - where no call is possible the next step mends
+                pass
+
+    return mended
 
 
 class Runner:
@@ -37,6 +61,7 @@ class Runner:
         on_decided: Callable[[Attempt, Decision], None],
         on_late_end: Callable[[Attempt], None],
         on_progress: Callable[[Attempt], None],
+        on_interrupted: Callable[[], None],
         redactor: Redactor | None = None,
     ) -> None:
         self._runtime = runtime
@@ -45,19 +70,36 @@ class Runner:
         self._on_late_end = on_late_end
         self._on_progress = on_progress
         self._redactor = redactor or Redactor()
-        self._on_ended = self._ended  # one method object for all attempts
+        self._on_interrupted = on_interrupted
+        self._on_ended = self.ended  # one method object for all attempts
         self._deadlines: Deadlines[Attempt] = Deadlines(runtime, clock, self._pass_deadline)
 
     def start(self, attempt: Attempt) -> None:
-        """Start `attempt` on its engine; its end arrives by `on_decided`, always later than this call."""
+        """Start `attempt` on its engine; its end arrives by `on_decided`, always later than this call.
+
+        What an engine raises fails the attempt. Only what is no Exception is raised here and, once, a want of stack or
+        memory: the mender starts the attempt again, where the stack is short.
+        """
         record = attempt.record
         try:
             self._runtime.engines[record.engine.kind].start(attempt, self._on_ended)
-        except RuntimeError as error:  # no thread to be had
-            self._runtime.work_loop.call_soon(self._ended, attempt, None, error)
+        except Exception as error:
+            attempt.driver = None
+            is_second, attempt.outcome = attempt.outcome is not None, (None, error)
+            if isinstance(error, (RecursionError, MemoryError)) and not is_second:
+                raise
+            attempt.ended = True
+            self._runtime.work_loop.call_soon(self._did_not_start, attempt)
             return
+        except BaseException:
+            attempt.driver = None
+            raise
         if not record.engine.reports_steps:
             self.set_deadline(attempt)
+
+    def _did_not_start(self, attempt: Attempt) -> None:
+        if not attempt.settled and attempt.outcome is not None:
+            self.ended(attempt, *attempt.outcome)
 
     def set_deadline(self, attempt: Attempt) -> None:
         """Ask `attempt` to stop when its timeout has passed."""
@@ -70,11 +112,23 @@ class Runner:
         if attempt.asked is not None or attempt.settled:
             return
         attempt.ask(why, reason, self._clock.monotonic())
-        grace = self._runtime.settings.cancel_grace_seconds
-        for share in _AGAIN:
-            self._runtime.call_later(grace * share, self._interrupt, attempt)
-        self._runtime.call_later(grace, self._end_grace, attempt)
         self._interrupt(attempt)
+        if not attempt.settled:
+            self._begin_grace(attempt)
+
+    def watch(self, attempt: Attempt) -> None:
+        """See to it that a started attempt has the timers that it should have; an interruption may have lost them."""
+        entry = attempt.deadline
+        if attempt.asked is None:
+            attempt.last = False
+            if attempt.record.timeout is not None and (entry is None or entry[2] is None):
+                self.set_deadline(attempt)
+        elif attempt.grace is None or self._grace_left(attempt) <= 0:
+            try:
+                self._interrupt(attempt)
+            finally:  # whatever its engine does, the grace ends
+                if not attempt.settled:
+                    self._begin_grace(attempt)
 
     def close(self) -> None:
         """Stop the timer of deadlines."""
@@ -84,38 +138,74 @@ class Runner:
         if not attempt.ended:
             self._runtime.engines[attempt.record.engine.kind].interrupt(attempt)
 
+    @_mended
     def _pass_deadline(self, attempt: Attempt) -> None:
         self.ask(attempt, Ask.DEADLINE, TIMEOUT)
 
-    def _end_grace(self, attempt: Attempt) -> None:
-        """It would not stop: kill it where the engine can, its end decides then; else give it up."""
-        engine = self._runtime.engines[attempt.record.engine.kind]
-        if isinstance(engine, KillingEngine) and not attempt.settled and engine.kill(attempt):
-            self._runtime.call_later(_KILL_SECONDS, self._abandon, attempt)
-        else:
-            self._abandon(attempt)
+    def _begin_grace(self, attempt: Attempt) -> None:
+        wait = max(0.0, self._grace_left(attempt))
+        attempt.grace = self._runtime.call_later(wait, self._end_grace, attempt)
 
-    def _abandon(self, attempt: Attempt) -> None:
-        if not attempt.settled:
+    def _grace_left(self, attempt: Attempt) -> float:
+        return attempt.asked_at + self._runtime.settings.cancel_grace_seconds - self._clock.monotonic()
+
+    @_mended
+    def _end_grace(self, attempt: Attempt) -> None:
+        """It would not stop: kill it where the engine can, its end decides then; else ask again and give it up."""
+        attempt.grace = None
+        if attempt.settled:
+            return
+        engine = self._runtime.engines[attempt.record.engine.kind]
+        if isinstance(engine, KillingEngine) and engine.kill(attempt):
+            self._runtime.call_later(KILL_SECONDS, self._abandon_after, attempt, 0)
+        else:
+            self._interrupt(attempt)
+            self._abandon_after(attempt, _LAST_TURNS)
+
+    @_mended
+    def _abandon_after(self, attempt: Attempt, turns: int) -> None:
+        """Give it up after so many turns of the loop, unless it ends."""
+        if attempt.settled:
+            return
+        if turns:
+            self._runtime.work_loop.call_soon(self._abandon_after, attempt, turns - 1)
+        else:
             self._runtime.engines[attempt.record.engine.kind].abandon(attempt)
             self._settle(attempt, decide_abandoned(attempt))
 
-    def _ended(self, attempt: Attempt, value: object, error: BaseException | None) -> None:
-        """The engine says that the code has ended: decide, or drop the result when that is done already."""
+    def ended(self, attempt: Attempt, value: object, error: BaseException | None) -> None:
+        """The engine says that the code has ended: decide, or drop the result when that is done already.
+
+        Raises nothing: an attempt of which an engine has reported the end is always settled.
+        """
         attempt.ended = True
-        if not attempt.begun:  # it was asked to stop before its code ran
-            attempt.begin()
-        if attempt.settled:
-            self._on_late_end(attempt)
-        else:
-            if attempt.record.engine.holds_loop and attempt.asked is None and self._overran_unseen(attempt):
-                attempt.ask(Ask.DEADLINE, TIMEOUT, self._clock.monotonic())
-            try:
-                decision = decide(attempt, value, error, self._redactor)
-            except BaseException as broken:  # noqa: BLE001 - its code has ended: the attempt is settled in any case
-                decision = decide_undescribed(error, broken)
-            self._settle(attempt, decision)
-        attempt.release()
+        try:
+            if not attempt.begun:  # it was asked to stop before its code ran
+                attempt.begin()
+            if attempt.settled:
+                self._on_late_end(attempt)
+            else:
+                if (
+                    attempt.record.engine.holds_loop
+                    and attempt.asked is None
+                    and self._overran_unseen(attempt)
+                ):
+                    attempt.ask(Ask.DEADLINE, TIMEOUT, self._clock.monotonic())
+                try:
+                    decision = decide(attempt, value, error, self._redactor)
+                except BaseException as broken:
+                    if isinstance(broken, Exception) and attempt.outcome is None:
+                        raise  # such as for want of memory: the mender asks once more
+                    decision = decide_undescribed(error, broken)
+                self._settle(attempt, decision)
+            attempt.release()
+        except BaseException as interruption:  # noqa: BLE001 - the mender goes on from here
+            attempt.outcome = value, error
+            self._runtime.interruption = interruption
+            try:  # noqa: SIM105 - a context manager would be a call
+                self._on_interrupted()
+            except BaseException:  # noqa: BLE001 - where no call is possible the next step mends
+                pass
 
     def _overran_unseen(self, attempt: Attempt) -> bool:
         """On the loop's own thread the timer cannot fire during the call, so the overrun is reported afterwards."""
@@ -123,7 +213,10 @@ class Runner:
         return timeout is not None and self._clock.monotonic() - attempt.started_at > timeout
 
     def _settle(self, attempt: Attempt, decision: Decision) -> None:
+        attempt.decision = decision
         attempt.settled = True
+        if attempt.grace is not None:
+            attempt.grace.cancel()
         if attempt.deadline is not None:
             self._deadlines.remove(attempt.deadline)
         if attempt.progress_waits:  # the last value is never lost

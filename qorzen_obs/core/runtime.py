@@ -10,12 +10,14 @@ import asyncio
 import threading
 from collections.abc import Callable, Mapping
 from enum import Enum
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from qorzen_obs.engines.base import Engine
 from qorzen_obs.engines.choice import EngineChoice
 from qorzen_obs.engines.traits import ENGINES
 from qorzen_obs.settings import TaskSettings
+
+SHUTDOWN: Final = "shutdown"  #: why what still lives is cancelled when a manager stops
 
 
 class ManagerState(Enum):
@@ -47,6 +49,8 @@ class Runtime:
         self.engines: Mapping[str, Engine] = {}  #: by kind
         self.engine_choice = EngineChoice(ENGINES.values())  #: of the engines of this package, at first
         self.settings = TaskSettings()
+        #: What an exception has left half done, until `Mender.mend` finishes or undoes it; None where all is whole.
+        self.interruption: BaseException | None = None
 
     def use(self, engines: Mapping[str, Engine]) -> None:
         """Run callables on these engines from now on."""

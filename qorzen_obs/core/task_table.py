@@ -32,8 +32,8 @@ class TaskTable:
         self.abandoned: dict[Attempt, bool] = {}  #: still running; True: the attempt keeps its slot
         self.history = make_history(self._evicted)
         self.plugins: Counter[str] = Counter()  #: tasks, live and kept, by plugin
-        self.nothing_lives = asyncio.Event()  #: set while `live` is empty
-        self.nothing_lives.set()
+        #: Set when the last live task ends. Who waits for it clears it first.
+        self.nothing_lives = asyncio.Event()
         self._on_forgotten = tuple(on_forgotten)
 
     def find(self, task_id: str) -> TaskInfo | None:

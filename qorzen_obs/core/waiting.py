@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import Final
+from typing import Any, Final
 
 from qorzen_obs.core.runtime import Timers
 from qorzen_obs.current import CURRENT
@@ -37,12 +37,13 @@ class Waiting:
         running: Mapping[str, Attempt],
         dispatch: Callable[[], None],
     ) -> None:
-        self._owner = owner
+        self.owner = owner
         self._timers = timers
         self._scheduler = scheduler
         self._running = running
         self._dispatch = dispatch
         self.resumes: dict[int, asyncio.Future[None]] = {}  #: lenders that wait for a slot, by sequence
+        self._unwoken: deque[tuple[asyncio.Future[None], Any]] = deque()  # with who awaits them
         self.submitters: deque[asyncio.Future[None]] = deque()  #: that wait for room in the queue
 
     async def for_end(self, record: TaskRecord, timeout: float | None) -> None:
@@ -61,9 +62,9 @@ class Waiting:
         waiter: tuple[asyncio.Future[None], Wait | None] = (asyncio.Future(), wait)
         record.waiters.append(waiter)
         timer = None
-        if timeout is not None and timeout != float("inf"):
-            timer = self._timers.call_later(timeout, _give_up, waiter[0], record.task_id, timeout)
         try:
+            if timeout is not None and timeout != float("inf"):
+                timer = self._timers.call_later(timeout, _give_up, waiter[0], record.task_id, timeout)
             await waiter[0]
         finally:
             if timer is not None:
@@ -76,8 +77,8 @@ class Waiting:
     async def for_room(self) -> None:
         """Return when there may be room for one more pending task."""
         room: asyncio.Future[None] = asyncio.Future()
-        self.submitters.append(room)
         wait = self._begin(_ROOM)
+        self.submitters.append(room)
         try:
             await room
         finally:
@@ -87,25 +88,49 @@ class Waiting:
     def ended(self, record: TaskRecord) -> None:
         """Wake all that wait for the end of this task."""
         for waiter, wait in record.waiters or ():
-            if _resolve(waiter) and wait is not None:
+            self._wake(waiter)
+            if wait is not None and not waiter.cancelled():
                 self._is_over(wait)
         record.waiters = None
 
     def let_in(self, free: float) -> None:
         """Let as many waiting submitters look again as there is room for; all of them where no room will come."""
         while self.submitters and free > 0:
-            free -= _resolve(self.submitters.popleft())
+            free -= self._wake(self.submitters[0])
+            del self.submitters[0]  # not before, or an interruption would lose it
 
     def resume(self, lender: TaskRecord) -> None:
         """Let a task go on that has its slot back."""
-        _resolve(self.resumes.pop(lender.sequence))
+        self._wake(self.resumes[lender.sequence])
+        del self.resumes[lender.sequence]
 
     def give_up_return(self, record: TaskRecord) -> None:
         """Let a task go on without its slot, where it waits to have it back."""
-        resumed = self.resumes.pop(record.sequence, None)
+        resumed = self.resumes.get(record.sequence)
         if resumed is not None:
             self._scheduler.cancel_return(record)
-            _resolve(resumed)
+            self._wake(resumed)
+            self.resumes.pop(record.sequence, None)
+
+    def wake_again(self) -> None:
+        """Wake what an interruption has kept from waking."""
+        while self._unwoken:
+            future, callbacks = self._unwoken[0]
+            for callback, context in callbacks or ():
+                asyncio.get_running_loop().call_soon(callback, future, context=context)
+            self._unwoken.popleft()
+
+    def _wake(self, future: asyncio.Future[None]) -> bool:
+        """Wake what awaits `future`; return False when it was cancelled or is awake already."""
+        if future.done():
+            return False
+        callbacks = future._callbacks
+        try:
+            future.set_result(None)
+        except BaseException:  # asyncio has it done, and whoever awaits it forgotten
+            self._unwoken.append((future, callbacks))
+            raise
+        return True
 
     def _refuse_cycle(self, target: TaskRecord) -> None:
         attempt = CURRENT.get()
@@ -125,13 +150,17 @@ class Waiting:
     def _begin(self, waits_for: str) -> Wait | None:
         """Lend the slot of the running task that the caller is in; None where it is in none of this manager."""
         attempt = CURRENT.get()
-        if not isinstance(attempt, Attempt) or attempt.owner is not self._owner or attempt.settled:
+        if not isinstance(attempt, Attempt) or attempt.owner is not self.owner or attempt.settled:
             return None
         # Another branch of the task may want the slot back: it goes on without.
         self.give_up_return(attempt.record)
         wait = Wait(attempt, waits_for)
-        self._scheduler.lend(attempt.record)
-        self._dispatch()
+        try:
+            self._scheduler.lend(attempt.record)
+            self._dispatch()
+        except BaseException:
+            wait.end()
+            raise
         return wait
 
     def _is_over(self, wait: Wait) -> None:
@@ -154,14 +183,6 @@ class Waiting:
             if wait.attempt.asked is not None and self.resumes.get(record.sequence) is resumed:
                 del self.resumes[record.sequence]
                 self._scheduler.cancel_return(record)
-
-
-def _resolve(future: asyncio.Future[None]) -> bool:
-    """Wake what awaits `future`; return False when it was cancelled or is awake already."""
-    if future.done():
-        return False
-    future.set_result(None)
-    return True
 
 
 def _give_up(waiter: asyncio.Future[None], task_id: str, timeout: float) -> None:

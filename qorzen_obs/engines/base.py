@@ -7,6 +7,7 @@ each attempt that was started, when the callable's code has really ended, howeve
 from __future__ import annotations
 
 import asyncio
+import ctypes
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Protocol, runtime_checkable
 
@@ -33,10 +34,10 @@ class Engine(Protocol):
         ...
 
     def start(self, attempt: Attempt, ended: Ended) -> None:
-        """Run `attempt.record.func` in `attempt.context`; may call `ended` only later.
+        """Run `attempt.record.func` in `attempt.context`; may call `ended` only later. `attempt.driver` is its handle.
 
-        Raises:
-            RuntimeError: the system gives no more threads; `ended` will not be called.
+        Whatever it raises, such as for want of a thread, fails the attempt. Then it keeps nothing of it: the callable
+        does not run and `ended` is not called.
         """
         ...
 
@@ -62,6 +63,15 @@ class KillingEngine(Protocol):
 
         False: what it waits for cannot be killed, and the attempt has to be abandoned.
         """
+        ...
+
+
+@runtime_checkable
+class DetachingEngine(Protocol):
+    """An engine whose attempts are asyncio tasks, for which the end of a program would wait."""
+
+    def detach(self, attempt: Attempt) -> None:
+        """Let the program end although an abandoned attempt still runs; nothing else changes for it."""
         ...
 
 
@@ -123,3 +133,15 @@ def is_running(task: asyncio.Task[None] | None) -> bool:
         return task is not None and asyncio.current_task() is task
     except RuntimeError:
         return False
+
+
+def take_off(task: asyncio.Task[Any]) -> None:
+    """Have asyncio forget a task that does not end: neither `asyncio.run` waits for it, nor is it ever destroyed.
+
+    Closing its coroutine ends nothing where that swallows GeneratorExit, and one that is collected after its loop was
+    closed may spin for ever. So one reference to it is never given back.
+    """
+    if not task.done():
+        asyncio.tasks._unregister_task(task)
+        task._log_destroy_pending = False  # type: ignore[attr-defined]  # a Task of asyncio's has it
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(task))

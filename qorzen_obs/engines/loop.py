@@ -21,7 +21,7 @@ from typing import Any, Final
 import msgspec
 
 from qorzen_obs.current import CURRENT
-from qorzen_obs.engines.base import Ended, is_running, without_engine
+from qorzen_obs.engines.base import Ended, is_running, take_off, without_engine
 from qorzen_obs.engines.traits import LOOP
 from qorzen_obs.record import Attempt
 from qorzen_obs.stacks import (
@@ -71,6 +71,13 @@ class LoopEngine:
 
     def abandon(self, attempt: Attempt) -> None:
         pass
+
+    def detach(self, attempt: Attempt) -> None:
+        for task in asyncio_tasks_of(self._loop, lambda context: context.get(CURRENT) is attempt):
+            take_off(task)
+        run: _Run | None = attempt.driver
+        if run is not None and run.task is not None:
+            take_off(run.task)
 
     def close(self) -> None:
         pass

@@ -106,16 +106,19 @@ class ThreadEngine:
         self._started = 0
 
     def start(self, attempt: Attempt, ended: Ended) -> None:
+        job = _Job(attempt, ended)
         if self._busy >= self._threads:
             self._started += 1
             name = f"qorzen-{self.traits.kind}-{self._started}"
             threading.Thread(target=self._work, name=name, daemon=True).start()
             self._threads += 1
+        # From here on nothing is called that can be interrupted.
         self._busy += 1
-        attempt.driver = job = _Job(attempt, ended)
+        attempt.driver = job
         self._jobs.append(job)
-        if not self._delivering:
-            self._call()
+        if not (self._delivering or self._called):  # as `_call`
+            self._called = True
+            self._calls.put(True)
 
     def _call(self) -> None:
         """Have a thread look at the jobs; from any thread, after adding one."""
@@ -128,9 +131,10 @@ class ThreadEngine:
 
     def abandon(self, attempt: Attempt) -> None:
         job: _Job = attempt.driver
-        job.abandoned = True
-        self._busy -= 1
-        self._threads -= 1
+        if not job.abandoned:
+            job.abandoned = True
+            self._busy -= 1
+            self._threads -= 1
 
     def close(self) -> None:
         self._calls.put(False)

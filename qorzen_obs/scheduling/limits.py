@@ -79,6 +79,12 @@ class Limits:
         self.held_by_category[category] += 1
         self.held_by_engine[engine] += 1
 
+    def release_all(self) -> None:
+        """Hold no slot; of a definition's own limit its tasks know."""
+        self.held = 0
+        self.held_by_category.clear()
+        self.held_by_engine.clear()
+
     def give_back(self, category: TaskCategory, engine: str, own: DefinitionLimit | None = None) -> None:
         """Hold one slot less."""
         if own is not None:

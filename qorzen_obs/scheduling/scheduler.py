@@ -10,7 +10,7 @@ heap of their own.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final, Generic, Protocol, TypeVar
 
@@ -284,6 +284,38 @@ class Scheduler(Generic[S]):
 
     def cancel_return(self, task: S) -> None:
         """Stop wanting the slot back; the task stays a lender."""
+        self._returning.pop(task.sequence, None)
+
+    def rebuild(
+        self, pending: Iterable[S], holders: Iterable[S], own: Iterable[DefinitionLimit], now: float
+    ) -> None:
+        """Make queues and slots anew, whatever they were: of the tasks that wait, and of those that run.
+
+        Of `holders` those that had lent their slot still have none. `own` are the limits of definitions. O(n log n).
+        """
+        holders = list(holders)
+        self._lenders &= {task.sequence for task in holders}
+        self._returning = {key: task for key, task in self._returning.items() if key in self._lenders}
+        self.lent = Counter(task.engine.kind for task in holders if task.sequence in self._lenders)
+        self.limits.release_all()
+        for limit in own:
+            limit.held = 0
+        for task in holders:
+            task.queue_entry = None
+            if task.sequence not in self._lenders:
+                self.limits.take(task.category, task.engine.kind, task.limit)
+        self.waiting = self._depth = 0
+        self._groups, self._scheduled, self._scheduled_ids = {}, RemovableHeap(), set()
+        for task in pending:
+            self.push(task, now)
+
+    def keeps_lent(self, task: S) -> bool:
+        """Return whether a running task has lent its slot and does not have it back."""
+        return task.sequence in self._lenders
+
+    def reclaim(self, task: S) -> None:
+        """Forget that a task has lent its slot, for the next `rebuild`."""
+        self._lenders.discard(task.sequence)
         self._returning.pop(task.sequence, None)
 
     def startable(self, now: float) -> Hashable | None:

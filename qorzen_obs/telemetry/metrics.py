@@ -84,7 +84,15 @@ class TaskMetrics:
         may_keep = self._exemplars.may_keep
         for end in ends:
             record, state = end.record, end.state
-            cell, status, span = record.cell, state.status, state.span
+            cell, status, span, attempt = record.cell, state.status, state.span, end.attempt
+            totals = self.phase_seconds[cell]
+            for phase, more in (end.waited if attempt is None else attempt.waited).items():
+                totals[phase] += more
+            if attempt is not None:
+                for phase, more in attempt.phases.items():
+                    totals[phase] += more
+                if attempt.asked is Ask.CANCEL:
+                    self.cancel_latency[record.engine.kind].observe(attempt.ended_at - attempt.asked_at)
             if end.kind is _RETRYING:
                 self.retries[cell] += 1
                 continue
@@ -104,17 +112,6 @@ class TaskMetrics:
                 self.last_success[record.category] = end.at
             elif status is FAILED:
                 self.errors.add((record.category.value,), state.error_type or "unknown")
-
-    def on_stopped(self, engine: str, ask: Ask, seconds: float) -> None:
-        """Count how long a running attempt took to end after it was asked to."""
-        if ask is Ask.CANCEL:
-            self.cancel_latency[engine].observe(seconds)
-
-    def on_phases(self, cell: int, seconds: Mapping[str, float]) -> None:
-        """Count phases of a task's life that have ended."""
-        totals = self.phase_seconds[cell]
-        for phase, more in seconds.items():
-            totals[phase] += more
 
     def on_rejected(self, cell: int, reason: str) -> None:
         """Count a submission that was refused; `reason` is one of REJECTION_REASONS."""

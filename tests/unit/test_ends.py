@@ -31,6 +31,10 @@ class Told:
         runtime.begin()
         self.ends = Ends(lambda name, error: self.errors.append((name, error)), runtime)
 
+    def add(self, one: End) -> None:
+        self.ends.queue.append(one)
+        self.ends.notify_soon()
+
     def on_ends(self, ends: Sequence[End]) -> None:
         self.turns.append([one.record.name for one in ends])
 
@@ -39,10 +43,10 @@ async def test_what_ends_in_one_turn_is_told_together_in_the_next_and_in_order()
     told = Told()
     told.ends.observe("told", told.on_ends)
     for name in ("a", "b", "c"):
-        told.ends.add(end(name))
+        told.add(end(name))
     assert told.turns == []
     await asyncio.sleep(0)
-    told.ends.add(end("d"))
+    told.add(end("d"))
     await asyncio.sleep(0)
     assert told.turns == [["a", "b", "c"], ["d"]]
 
@@ -54,7 +58,7 @@ async def test_who_is_awakened_after_an_end_finds_it_told() -> None:
     waiter = loop.create_future()
 
     def finish() -> None:
-        told.ends.add(end("a"))
+        told.add(end("a"))
         waiter.set_result(None)
 
     loop.call_soon(finish)
@@ -71,7 +75,7 @@ async def test_an_observer_that_raises_is_told_no_more_and_the_next_one_is() -> 
     told.ends.observe("broken", broken)
     told.ends.observe("told", told.on_ends)
     for name in ("a", "b"):
-        told.ends.add(end(name))
+        told.add(end(name))
         await asyncio.sleep(0)
     assert told.turns == [["a"], ["b"]]
     ((name, error),) = told.errors
@@ -88,11 +92,11 @@ async def test_what_ends_while_another_thread_tells_is_told_by_that_one() -> Non
         go_on.wait(PATIENCE_SECONDS)
 
     told.ends.observe("slow", slow)
-    told.ends.add(end("a"))
+    told.add(end("a"))
     notifier = threading.Thread(target=told.ends.notify)
     notifier.start()
     assert inside.wait(PATIENCE_SECONDS)
-    told.ends.add(end("b"))
+    told.add(end("b"))
     told.ends.notify()  # does not wait for the other one
     assert told.turns == [["a"]]
     go_on.set()
@@ -105,7 +109,7 @@ async def test_of_many_that_end_in_one_turn_few_are_queued(monkeypatch: pytest.M
     told = Told()
     told.ends.observe("told", told.on_ends)
     for name in "abcde":
-        told.ends.add(end(name))
+        told.add(end(name))
     assert told.turns == [["a", "b", "c"]]
     await asyncio.sleep(0)
     assert told.turns == [["a", "b", "c"], ["d", "e"]]
@@ -124,13 +128,13 @@ async def test_the_loop_waits_for_a_thread_that_tells_rather_than_queue_many(
         told.on_ends(ends)
 
     told.ends.observe("slow", slow)
-    told.ends.add(end("a"))
+    told.add(end("a"))
     notifier = threading.Thread(target=told.ends.notify)
     notifier.start()
     assert inside.wait(PATIENCE_SECONDS)
     threading.Timer(0.1, go_on.set).start()
     for name in "bcd":
-        told.ends.add(end(name))  # the last of them waits
+        told.add(end(name))  # the last of them waits
     assert [name for turn in told.turns for name in turn] == ["a", "b", "c", "d"]
     await asyncio.to_thread(notifier.join)
     assert len(told.turns) == 2

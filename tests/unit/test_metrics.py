@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
 import pytest
 from opentelemetry.trace import SpanContext, TraceFlags
 from prometheus_client import CollectorRegistry, generate_latest
@@ -23,7 +24,7 @@ from qorzen_obs.telemetry import names
 from qorzen_obs.telemetry.collector import TaskMetricsCollector
 from qorzen_obs.telemetry.metrics import LABEL_CAP, TaskMetrics
 from tests.both_texts import assert_same
-from tests.support import metric, record
+from tests.support import attempt, metric, record
 
 IO_HIGH = (TaskCategory.IO, TaskPriority.HIGH)
 
@@ -167,10 +168,13 @@ def test_refusals_are_counted_by_kind_and_reason(metrics: TaskMetrics, registry:
 def test_only_what_was_cancelled_counts_in_the_latency_of_cancelling(
     metrics: TaskMetrics, registry: CollectorRegistry
 ) -> None:
-    metrics.on_stopped(THREAD.kind, Ask.CANCEL, 0.2)
-    metrics.on_stopped(THREAD.kind, Ask.DEADLINE, 5.0)
+    for why, seconds in ((Ask.CANCEL, 0.25), (Ask.DEADLINE, 5.0)):
+        stopped = attempt(record(engine=THREAD))
+        stopped.asked, stopped.asked_at, stopped.ended_at = why, 10.0, 10.0 + seconds
+        (end,) = ended(TaskStatus.CANCELLED)
+        metrics.on_ends([msgspec.structs.replace(end, record=stopped.record, attempt=stopped)])
     assert metric(registry, names.CANCEL_LATENCY.name + "_count", engine="thread") == 1
-    assert metric(registry, names.CANCEL_LATENCY.name + "_sum") == 0.2
+    assert metric(registry, names.CANCEL_LATENCY.name + "_sum") == 0.25
 
 
 def test_error_types_that_users_make_up_are_bounded(

@@ -1,0 +1,304 @@
+"""What makes the tables of a manager agree again: after a step that was interrupted, and where a look finds them apart.
+
+An exception may be raised at any call: RecursionError where the caller's stack is deep, MemoryError, KeyboardInterrupt.
+The truth about a task is then what stands on its record, which changes whole or not at all: whether it is live, its
+state, its attempt and how that was decided. Queues, slots and the table of running attempts follow from these, so they
+are made anew, and each task is taken on from where it stands (docs/decisions/0050-interrupted-steps.md).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import Counter
+from collections.abc import Iterator
+from typing import Final, NoReturn, Protocol
+
+from qorzen_obs.clock import Clock
+from qorzen_obs.core.announcer import Announcer
+from qorzen_obs.core.runner import Runner
+from qorzen_obs.core.runtime import ManagerState, Runtime
+from qorzen_obs.core.task_table import TaskTable
+from qorzen_obs.core.waiting import Waiting
+from qorzen_obs.counts import CELLS, TaskCounts
+from qorzen_obs.definition_limit import DefinitionLimits
+from qorzen_obs.record import Attempt, Decision, TaskRecord
+from qorzen_obs.scheduling.scheduler import Scheduler
+from qorzen_obs.tasks import FAILED, PENDING, RUNNING
+
+LOST_TRACK: Final = "lost_track"  #: the error type of a task that the manager could not bring to its end
+_SWEEP_SECONDS: Final = 1.0  # between two sweeps that readers ask for
+_PATIENCE: Final = 3  # so many failures of one task's step; then it is given up
+_RETRY_SECONDS: Final = 0.1
+_MAX_LINES: Final = 20  # of one sweep
+
+
+class Moves(Protocol):
+    """The steps of a task that may be repeated (core/lifecycle.py)."""
+
+    @property
+    def runner(self) -> Runner: ...
+    @property
+    def waiting(self) -> Waiting: ...
+
+    def start(self, record: TaskRecord, now: float, wall: float) -> None: ...
+    def decided(self, attempt: Attempt, decision: Decision) -> None: ...
+    def late_end(self, attempt: Attempt) -> None: ...
+    def conclude(self, record: TaskRecord) -> None: ...
+    def dispatch(self) -> None: ...
+
+
+class Mender:
+    """Finishes or undoes what was interrupted in one manager. For its work loop, but for `sweep_soon`."""
+
+    def __init__(
+        self,
+        moves: Moves,
+        runtime: Runtime,
+        table: TaskTable,
+        scheduler: Scheduler[TaskRecord],
+        announcer: Announcer,
+        limits: DefinitionLimits,
+        *,
+        clock: Clock,
+        counts: TaskCounts,
+    ) -> None:
+        self._moves = moves
+        self._runtime = runtime
+        self._table = table
+        self._scheduler = scheduler
+        self._announcer = announcer
+        self._limits = limits
+        self._clock = clock
+        self._counts = counts
+        self._called = False  # in the loop's next turn
+        self._at_work = False
+        self._failures: Counter[str] = Counter()  # of live tasks, by their ids
+        self._swept_at = float("-inf")
+
+    # ------------------------------------------------------------------ after an interruption
+
+    def mend_soon(self) -> None:
+        """Mend in the loop's next turn, where the stack is short."""
+        if not self._called:
+            self._runtime.work_loop.call_soon(self._mend_now)
+            self._called = True
+
+    def _mend_now(self) -> None:
+        self._called = False
+        try:
+            if self._runtime.interruption is not None:
+                self.mend()
+        except Exception as error:  # noqa: BLE001 - it is tried again
+            self._runtime.interruption = error
+        if self._runtime.interruption is not None and not self._called:
+            self._runtime.call_later(_RETRY_SECONDS, self.mend_soon)
+
+    def mend(self) -> None:
+        """Finish or undo what `Runtime.interruption` has left. What is no Exception is raised in the loop's next turn.
+
+        O(n) in the live tasks.
+        """
+        if self._at_work:
+            return
+        interruption, self._runtime.interruption = self._runtime.interruption, None
+        self._at_work = True
+        try:
+            self._rebuild()
+            for record in list(self._table.live.values()):
+                self._take_on(record)
+            for attempt in [one for one in self._table.abandoned if one.ended]:
+                self._moves.late_end(attempt)
+            self._moves.waiting.wake_again()
+            self._announcer.ends.notify()
+            self._announcer.announce()
+            if not self._table.live:
+                self._table.nothing_lives.set()
+            self._moves.dispatch()
+            if interruption is not None and not isinstance(interruption, Exception):
+                self._runtime.work_loop.call_soon(_raise, interruption)
+        except BaseException as error:
+            earlier = interruption is not None and not isinstance(interruption, Exception)
+            self._runtime.interruption = interruption if earlier else error
+            raise
+        finally:
+            self._at_work = False
+
+    def _rebuild(self) -> None:
+        """Make anew what follows from the records: running attempts, queues and slots."""
+        table, live = self._table, list(self._table.live.values())
+        attempts = {record.task_id: record.attempt for record in live if record.attempt is not None}
+        for task_id in [task_id for task_id in table.running if task_id not in attempts]:
+            del table.running[task_id]
+        table.running.update(attempts)
+        for attempt in [one for one in table.abandoned if one.record.attempt is one]:
+            del table.abandoned[attempt]  # its end is decided again
+        resumes = self._moves.waiting.resumes
+        for attempt in attempts.values():
+            returns = attempt.record.sequence in resumes
+            if not (attempt.waits_for or returns or attempt.settled or attempt.asked is not None):
+                self._scheduler.reclaim(attempt.record)  # no wait is left of for which it had lent its slot
+        self._scheduler.rebuild(
+            (record for record in live if record.attempt is None and not record.state.status.final),
+            (attempt.record for attempt in self._holders()),
+            self._limits,
+            self._clock.monotonic(),
+        )
+        for attempt in attempts.values():
+            if attempt.record.sequence in resumes and not self._scheduler.keeps_lent(attempt.record):
+                self._moves.waiting.resume(attempt.record)
+
+    def _holders(self) -> list[Attempt]:
+        """The attempts that hold a slot, or lend it."""
+        kept = [attempt for attempt, keeps_slot in self._table.abandoned.items() if keeps_slot]
+        return [*self._table.running.values(), *kept]
+
+    def _take_on(self, record: TaskRecord) -> None:
+        """Go on with a task from where it stands; give it up where that fails again and again."""
+        try:
+            self._go_on(record)
+        except Exception as error:
+            self._failures[record.task_id] += 1
+            if self._failures[record.task_id] < _PATIENCE:
+                raise
+            self.give_up(record, f"a step of it failed with {type(error).__name__}")
+
+    def _go_on(self, record: TaskRecord) -> None:
+        attempt, runner = record.attempt, self._moves.runner
+        if record.state.status.final:
+            if self._table.history.record(record.task_id) is record:
+                self._moves.waiting.ended(record)
+                del self._table.live[record.task_id]
+            else:
+                self._moves.conclude(record)
+        elif attempt is None:
+            return  # it waits in its queue
+        elif attempt.decision is not None:
+            self._moves.decided(attempt, attempt.decision)
+            if attempt.ended:
+                attempt.release()
+        elif attempt.ended:
+            runner.ended(attempt, *(attempt.outcome or (None, None)))
+        elif attempt.driver is None:
+            self._moves.start(record, self._clock.monotonic(), self._clock.now())
+        else:
+            runner.watch(attempt)
+
+    def give_up(self, record: TaskRecord, why: str) -> None:
+        """End a live task as failed by the shortest way, whatever the tables say of it."""
+        attempt, before, now = record.attempt, record.state, self._clock.now()
+        record.state = before.but(
+            status=FAILED, error=f"given up: {why}", error_type=LOST_TRACK, completed_at=now
+        )
+        record.attempt = None
+        if attempt is not None:
+            attempt.settled = True
+        self._table.live.pop(record.task_id, None)
+        self._table.running.pop(record.task_id, None)
+        self._failures.pop(record.task_id, None)
+        with contextlib.suppress(KeyError):  # from a state that no end follows; `sweep` corrects the counts
+            self._counts.move(record.cell, before.status, FAILED)
+        with contextlib.suppress(Exception):  # it has ended in any case
+            self._table.history.add(record)
+            self._moves.waiting.ended(record)
+        self._report([f"task {record.task_id} was given up: {why}"])
+
+    # ------------------------------------------------------------------ the sweep
+
+    def sweep_soon(self) -> None:
+        """See to it that what readers find agrees with itself; from any thread, and as often as anybody likes.
+
+        On the work loop what was interrupted is mended at once. Tables are compared in the loop's next turn, where no
+        step is under way, and once a second at most.
+        """
+        runtime = self._runtime
+        if runtime.loop is None or runtime.state is ManagerState.STOPPED:
+            return
+        if runtime.interruption is not None and _runs_here(runtime.loop):
+            self.mend()
+        now = self._clock.monotonic()
+        if now - self._swept_at >= _SWEEP_SECONDS:
+            self._swept_at = now
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                runtime.loop.call_soon_threadsafe(self.sweep)
+
+    def sweep(self) -> None:
+        """Compare the tables, and where they disagree count that, log what it is, and repair it.
+
+        Between two steps, never within one. O(n) in the live tasks.
+        """
+        if self._runtime.interruption is not None:
+            self.mend()
+        found = list(self._disagreements())
+        if found:
+            self._report(found)
+            self.mend()
+            self._correct()
+
+    def _report(self, found: list[str]) -> None:
+        self._announcer.disagree(found[:_MAX_LINES], len(found))
+
+    def _disagreements(self) -> Iterator[str]:
+        """Yield what does not agree, in words."""
+        table, scheduler, limits = self._table, self._scheduler, self._scheduler.limits
+        live = list(table.live.values())
+        attempts: dict[str, Attempt] = {}
+        queued = 0
+        for record in live:
+            attempt = record.attempt
+            if record.state.status.final:
+                yield f"task {record.task_id} has ended and is among the live ones"
+            elif attempt is None:
+                queued += 1
+                if record.queue_entry is None:
+                    yield f"task {record.task_id} is pending and in no queue"
+            else:
+                attempts[record.task_id] = attempt
+                if attempt.settled or attempt.ended:
+                    yield f"task {record.task_id} is running, and its attempt has ended"
+        if table.running != attempts:
+            yield f"{len(table.running)} attempts are listed as running, and {len(attempts)} tasks have one"
+        if scheduler.waiting != queued:
+            yield f"{scheduler.waiting} tasks are queued, and {queued} are pending"
+        held = Counter(
+            attempt.record.engine.kind
+            for attempt in self._holders()
+            if not scheduler.keeps_lent(attempt.record)
+        )
+        if (limits.held, +limits.held_by_engine) != (held.total(), held):
+            yield f"{limits.held} slots are held, and {held.total()} attempts hold one"
+        for status in (PENDING, RUNNING):
+            actual = Counter(record.cell for record in live if record.state.status is status)
+            for cell, counted in enumerate(self._counts.live(status)):
+                if counted != actual[cell]:
+                    where = "/".join(name.name.lower() for name in CELLS[cell])
+                    yield f"{counted} tasks of {where} count as {status.value}, and {actual[cell]} are"
+        if table.plugins != self._plugins():
+            yield "the tasks by plugin are not those of the tables"
+
+    def _plugins(self) -> Counter[str]:
+        records: dict[str, TaskRecord] = {record.task_id: record for record in self._table.history.records()}
+        records.update(self._table.live)
+        return Counter(record.plugin_id for record in records.values() if record.plugin_id is not None)
+
+    def _correct(self) -> None:
+        """Set right the counts of what is there now; ends that were counted stand."""
+        live = list(self._table.live.values())
+        for status in (PENDING, RUNNING):
+            actual = Counter(record.cell for record in live if record.state.status is status)
+            for cell, counted in enumerate(self._counts.live(status)):
+                if counted != actual[cell]:
+                    self._counts.correct(cell, status, actual[cell] - counted)
+        self._table.plugins.clear()
+        self._table.plugins.update(self._plugins())
+
+
+def _runs_here(loop: asyncio.AbstractEventLoop) -> bool:
+    try:
+        return asyncio.get_running_loop() is loop
+    except RuntimeError:
+        return False
+
+
+def _raise(error: BaseException) -> NoReturn:
+    raise error
