@@ -22,6 +22,7 @@ from qorzen_obs.core.task_table import TaskTable
 from qorzen_obs.core.waiting import Waiting
 from qorzen_obs.counts import CELLS, TaskCounts
 from qorzen_obs.definition_limit import DefinitionLimits
+from qorzen_obs.errors import TaskLostError
 from qorzen_obs.record import Attempt, Decision, TaskRecord
 from qorzen_obs.scheduling.scheduler import Scheduler
 from qorzen_obs.tasks import FAILED, PENDING, RUNNING
@@ -178,10 +179,13 @@ class Mender:
             if attempt.ended:
                 attempt.release()
         elif attempt.ended:
-            runner.ended(attempt, *(attempt.outcome or (None, None)))
+            attempt.settled = False  # how it was is lost
+            lost = (None, TaskLostError(record.name, "the manager has lost how it ended"))
+            runner.ended(attempt, *(attempt.outcome or lost))
         elif attempt.driver is None:
             self._moves.start(record, self._clock.monotonic(), self._clock.now())
         else:
+            attempt.settled = False
             runner.watch(attempt)
 
     def give_up(self, record: TaskRecord, why: str) -> None:

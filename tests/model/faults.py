@@ -16,7 +16,7 @@ from qorzen_obs.core import lifecycle, runner
 from qorzen_obs.core.admission import Admission
 from qorzen_obs.core.announcer import Announcer
 from qorzen_obs.core.control import Control
-from qorzen_obs.core.deadlines import Deadlines
+from qorzen_obs.core.deadlines import Alarm, Deadlines
 from qorzen_obs.core.life import Life
 from qorzen_obs.core.lifecycle import Lifecycle
 from qorzen_obs.core.live_settings import LiveSettings
@@ -125,9 +125,10 @@ def a_line_is_not_written(patch: pytest.MonkeyPatch) -> None:
 @fault
 def an_event_is_dropped(patch: pytest.MonkeyPatch) -> None:
     def make(real: Any) -> Any:
-        def announce(self: Any, kind: EventKind, *rest: Any) -> None:
-            if kind is not EventKind.RETRYING:
-                real(self, kind, *rest)
+        def announce(self: Any) -> None:
+            for event in [one for one in self.unannounced if one[0] is EventKind.RETRYING]:
+                self.unannounced.remove(event)
+            real(self)
 
         return announce
 
@@ -137,10 +138,9 @@ def an_event_is_dropped(patch: pytest.MonkeyPatch) -> None:
 @fault
 def an_end_is_announced_twice(patch: pytest.MonkeyPatch) -> None:
     def make(real: Any) -> Any:
-        def announce(self: Any, kind: EventKind, *rest: Any) -> None:
-            real(self, kind, *rest)
-            if kind is EventKind.CANCELLED:
-                real(self, kind, *rest)
+        def announce(self: Any) -> None:
+            self.unannounced.extend([one for one in self.unannounced if one[0] is EventKind.CANCELLED])
+            real(self)
 
         return announce
 
@@ -218,7 +218,7 @@ def a_delay_is_ignored(patch: pytest.MonkeyPatch) -> None:
 
 @fault
 def an_alarm_is_not_set(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Lifecycle, "_set_alarm", lambda self: None)
+    patch.setattr(Alarm, "set", lambda self, at: None)
 
 
 # ---------------------------------------------------------------------- pausing
@@ -480,7 +480,7 @@ def the_number_of_the_attempt_does_not_rise(patch: pytest.MonkeyPatch) -> None:
 
         return start
 
-    instead(patch, Lifecycle, "_start", make)
+    instead(patch, Lifecycle, "start", make)
 
 
 @fault
@@ -537,7 +537,7 @@ def the_deadline_of_a_task_is_ignored(patch: pytest.MonkeyPatch) -> None:
 
 @fault
 def the_grace_never_ends(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Runner, "_abandon", lambda *_: None)
+    patch.setattr(Runner, "_abandon_after", lambda *_: None)
 
 
 @fault
@@ -549,7 +549,7 @@ def an_abandoned_attempt_is_not_counted(patch: pytest.MonkeyPatch) -> None:
 
         return decided
 
-    instead(patch, Lifecycle, "_decided", make)
+    instead(patch, Lifecycle, "decided", make)
 
 
 @fault
@@ -563,7 +563,7 @@ def abandoned_slots_are_replaced_without_end(patch: pytest.MonkeyPatch) -> None:
 
         return decided
 
-    instead(patch, Lifecycle, "_decided", make)
+    instead(patch, Lifecycle, "decided", make)
 
 
 @fault
@@ -576,7 +576,7 @@ def a_late_result_overwrites_the_end(patch: pytest.MonkeyPatch) -> None:
 
         return late_end
 
-    instead(patch, Lifecycle, "_late_end", make)
+    instead(patch, Lifecycle, "late_end", make)
 
 
 @fault
@@ -588,7 +588,7 @@ def a_late_result_is_counted_twice(patch: pytest.MonkeyPatch) -> None:
 
         return late_end
 
-    instead(patch, Lifecycle, "_late_end", make)
+    instead(patch, Lifecycle, "late_end", make)
 
 
 @fault
@@ -604,10 +604,10 @@ def progress_falls(patch: pytest.MonkeyPatch) -> None:
 @fault
 def a_waiter_is_forgotten(patch: pytest.MonkeyPatch) -> None:
     def make(real: Any) -> Any:
-        def end(self: Any, record: Any, state: Any, wall: float) -> None:
+        def end(self: Any, record: Any, state: Any, *rest: Any) -> None:
             if state.status is TaskStatus.FAILED:
                 record.waiters = []
-            real(self, record, state, wall)
+            real(self, record, state, *rest)
 
         return end
 
@@ -630,8 +630,8 @@ def retention_drops_one_too_many(patch: pytest.MonkeyPatch) -> None:
 @fault
 def retention_drops_a_live_task(patch: pytest.MonkeyPatch) -> None:
     def make(real: Any) -> Any:
-        def end(self: Any, record: Any, state: Any, wall: float) -> None:
-            real(self, record, state, wall)
+        def end(self: Any, record: Any, state: Any, *rest: Any) -> None:
+            real(self, record, state, *rest)
             for other in [live for live in self._live.values() if live.state.attempt > 1]:
                 del self._live[other.task_id]
 
@@ -651,7 +651,7 @@ def a_wait_of_the_queue_counts_from_the_submission(patch: pytest.MonkeyPatch) ->
 
         return start
 
-    instead(patch, Lifecycle, "_start", make)
+    instead(patch, Lifecycle, "start", make)
 
 
 @fault
@@ -681,6 +681,39 @@ def a_stopping_manager_takes_work(patch: pytest.MonkeyPatch) -> None:
         return wait_for_room
 
     instead(patch, Admission, "wait_for_room", make)
+
+
+# ---------------------------------------------------------------------- tables
+
+
+@fault
+def a_phantom_record(patch: pytest.MonkeyPatch) -> None:
+    def make(real: Any) -> Any:
+        def accept(self: Any, record: Any) -> None:
+            real(self, record)
+            if record.attempt is None and record.queue_entry is not None:
+                phantom = msgspec.structs.replace(
+                    record, task_id=f"{record.task_id}-phantom", queue_entry=None
+                )
+                self._live[phantom.task_id] = phantom
+
+        return accept
+
+    instead(patch, Lifecycle, "accept", make)
+
+
+@fault
+def a_lost_settle(patch: pytest.MonkeyPatch) -> None:
+    def make(real: Any) -> Any:
+        def settle(self: Any, attempt: Attempt, decision: Decision) -> None:
+            if decision.status is TaskStatus.CANCELLED:
+                attempt.settled = True
+            else:
+                real(self, attempt, decision)
+
+        return settle
+
+    instead(patch, Runner, "_settle", make)
 
 
 # ---------------------------------------------------------------------- spans

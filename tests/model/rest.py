@@ -66,6 +66,7 @@ class Rest:
         self._spans()
         self._waiters()
         self._live_tasks()
+        self._tables()
         self.model.sure_lent = {life.actor.number for life in self.model.running if life.lent}
         self.model.ends_since_rest = 0
         self.model.highest_limits = dict(self.model.definition_limits)
@@ -88,6 +89,11 @@ class Rest:
         known = [*self.model.live, *self.model.retained]
         plugins = {life.plan.plugin_id for life in known if life.plan.plugin_id is not None}
         self.same("D27: plugins_with_tasks", tasks["plugins_with_tasks"], len(plugins))
+
+    def _tables(self) -> None:
+        """F38: the manager has found no tables of its own that disagree."""
+        found = self.world.manager.looks.metrics.telemetry_errors["consistency"]
+        self.same("F38: disagreements", found, 0)
 
     def _queue(self, queue: dict[str, Any]) -> None:
         now, pending = self.model.now(), self.model.pending

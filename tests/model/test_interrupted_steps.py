@@ -211,6 +211,7 @@ def play(scene: str, kind: str, number: int) -> str | None:
         for scene in SCENES
         for kind, (_, goes_on) in ERRORS.items()
         if not goes_on or scene.startswith(OF_A_CALLER)
+        if kind != "MemoryError" or scene in ("submit to a thread", "end one and start the next")
     ],
 )
 def test_f38_an_interrupted_step_is_undone_or_finished(scene: str, kind: str) -> None:

@@ -192,3 +192,27 @@ def test_its_traits_say_what_it_can_run() -> None:
 
     with pytest.raises(InvalidTaskError, match="use 'io', 'thread', 'process', 'main' or 'fake'"):
         task(engine="loop")(print)
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("no thread"), FileNotFoundError(2, "gone"), LookupError(), MemoryError("full")]
+)
+@virtual_time
+async def test_whatever_an_engine_raises_at_the_start_fails_the_attempt_and_nothing_is_left(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start(self: FakeEngine, attempt: Attempt, ended: Ended) -> None:
+        attempt.driver = "half done"
+        raise error
+
+    async with manager(max_concurrent_tasks=1) as tasks:
+        real = FakeEngine.start
+        monkeypatch.setattr(FakeEngine, "start", start)
+        info = await tasks.wait_for_task(await tasks.submit_task(triple(), 1))
+        assert (info.status, info.error_type) == (TaskStatus.FAILED, type(error).__qualname__)
+        assert str(error) in (info.error or "")
+        status = tasks.status()
+        assert status["tasks"]["by_status"]["running"] == 0
+        assert status["slots"]["fake"] == {"limit": 2, "busy": 0, "lent": 0, "abandoned": 0}
+        monkeypatch.setattr(FakeEngine, "start", real)
+        assert await tasks.run(triple(), 2) == 6

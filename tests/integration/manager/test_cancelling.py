@@ -211,6 +211,57 @@ async def test_a_cancel_in_the_same_turn_as_the_end_leaves_one_outcome() -> None
         assert ends == {(TaskStatus.COMPLETED, "value"), (TaskStatus.CANCELLED, None)}
 
 
+@virtual_time
+async def test_cleanup_has_the_whole_grace_and_is_disturbed_by_nobody() -> None:
+    gate, cleaned = Gate(), list[float]()
+
+    async def work() -> None:
+        try:
+            await gate()
+        finally:
+            await asyncio.sleep(3)
+            cleaned.append(asyncio.get_running_loop().time())
+
+    async with open_test_manager(settings(cancel_grace_seconds=4)) as tasks:
+        loop = asyncio.get_running_loop()
+        ids = [await tasks.submit_task(work), await tasks.submit_task(work, timeout=5)]
+        await gate.holds(2)
+        began = loop.time()
+        await tasks.cancel_task(ids[0])
+        infos = [await tasks.wait_for_task(task_id) for task_id in ids]
+        assert [(info.status, info.error_type, info.abandoned) for info in infos] == [
+            (TaskStatus.CANCELLED, None, False),
+            (TaskStatus.FAILED, "timeout", False),
+        ]
+        assert [at - began for at in cleaned] == pytest.approx([3, 8], abs=0.2)
+
+
+@virtual_time
+async def test_a_task_that_gives_in_to_the_second_cancellation_is_not_abandoned() -> None:
+    gate, interrupted_at = Gate(), list[float]()
+
+    async def below() -> None:
+        await asyncio.gather(asyncio.create_task(gate()))
+
+    async def work() -> None:
+        while True:
+            try:
+                await asyncio.gather(asyncio.create_task(below()))
+            except asyncio.CancelledError:
+                interrupted_at.append(asyncio.get_running_loop().time())
+                if len(interrupted_at) == 2:
+                    raise
+
+    async with open_test_manager(settings(cancel_grace_seconds=4)) as tasks:
+        task_id = await tasks.submit_task(work)
+        await gate.holds(1)
+        asked = asyncio.get_running_loop().time()
+        await tasks.cancel_task(task_id)
+        info = await tasks.wait_for_task(task_id)
+        assert (info.status, info.abandoned) == (TaskStatus.CANCELLED, False)
+        assert [at - asked for at in interrupted_at] == pytest.approx([0, 4])
+
+
 class Stubborn:
     """An async callable that swallows every cancellation until it is released."""
 

@@ -1,6 +1,8 @@
 """How a manager starts and stops: in order, once, in bounded time, whatever its tasks and its parts do."""
 
 import asyncio
+import subprocess
+import sys
 import threading
 from typing import Any
 
@@ -19,6 +21,7 @@ from qorzen_obs.errors import (
 )
 from qorzen_obs.telemetry import names
 from qorzen_obs.testing import CapturedEvents, CapturedLogs, open_test_manager
+from tests.services.program import environment
 from tests.support import PATIENCE_SECONDS, Gate, ThreadGate, metric, settings, turns, until, virtual_time
 
 
@@ -332,3 +335,114 @@ async def test_status_can_be_asked_in_every_state() -> None:
     )
     await tasks.shutdown()
     assert tasks.status()["state"] == "stopped"
+
+
+@virtual_time
+async def test_while_it_drains_a_running_task_may_have_children_and_nobody_else_any_work() -> None:
+    gate, drains, refused = Gate(), asyncio.Event(), list[str]()
+    kept: list[str] = []
+
+    async def child(number: int) -> int:
+        await asyncio.sleep(1)
+        return number
+
+    async def parent() -> list[int]:
+        await drains.wait()
+        kept.append(await tasks.submit_task(asyncio.sleep, 1_000))
+        return [await tasks.run(child, 1), await asyncio.create_task(tasks.run(child, 2))]
+
+    async def asked_to_stop() -> None:
+        try:
+            await gate()
+        finally:
+            try:
+                await tasks.submit_task(child, 3)
+            except TaskManagerClosedError as error:
+                refused.append(error.state)
+
+    async with open_test_manager(settings(max_concurrent_tasks=2)) as tasks:
+        parent_id, other_id = await tasks.submit_task(parent), await tasks.submit_task(asked_to_stop)
+        await gate.holds(1)
+        loop = asyncio.get_running_loop()
+        began, stopping = loop.time(), asyncio.create_task(tasks.shutdown(grace_seconds=30))
+        await turns()
+        with pytest.raises(TaskManagerClosedError):
+            await tasks.submit_task(child, 4)
+        await tasks.cancel_task(other_id)
+        drains.set()
+        info = await tasks.wait_for_task(parent_id)
+        assert (info.status, info.result) == (TaskStatus.COMPLETED, [1, 2])
+        await stopping
+        assert loop.time() - began < 10, "what it did not wait for ends with it"
+        (left,) = kept
+        end = tasks.find(left)
+        assert end is not None
+        assert (end.status, end.cancel_reason) == (TaskStatus.CANCELLED, "shutdown")
+        assert refused == ["draining"]
+
+
+@virtual_time
+async def test_at_the_end_of_the_grace_the_children_of_running_tasks_are_cancelled_too() -> None:
+    drains = asyncio.Event()
+
+    async def parent() -> None:
+        await drains.wait()
+        await tasks.run(asyncio.sleep, 1_000)
+
+    async with open_test_manager() as tasks:
+        parent_id = await tasks.submit_task(parent)
+        await turns()
+        stopping = asyncio.create_task(tasks.shutdown(grace_seconds=7))
+        await turns()
+        drains.set()
+        await stopping
+        infos = {info.name: info.status for info in await tasks.get_tasks()}
+        assert infos == {tasks.find(parent_id).name: TaskStatus.CANCELLED, "sleep": TaskStatus.CANCELLED}  # type: ignore[union-attr]  # it is known
+
+
+STUBBORN = """
+import asyncio
+import sys
+
+from qorzen_obs import open_task_manager
+from qorzen_obs.settings import Settings, TaskSettings
+
+
+async def stubborn(below):
+    if below:
+        return await asyncio.gather(asyncio.create_task(stubborn(below - 1)))
+    while True:
+        try:
+            await asyncio.sleep(3600)
+        except BaseException as error:
+            if isinstance(error, RuntimeError):
+                raise
+
+
+async def main():
+    async with open_task_manager(Settings(tasks=TaskSettings(cancel_grace_seconds=0.1))) as tasks:
+        for below in range(2):
+            task_id = await tasks.submit_task(stubborn, below)
+            await asyncio.sleep(0.05)
+            await tasks.cancel_task(task_id)
+            assert (await tasks.wait_for_task(task_id)).status.final
+    print(sum(slots["abandoned"] for slots in tasks.status()["slots"].values()), "left")
+
+
+asyncio.run(main())
+print("over")
+"""
+
+
+def test_f5_a_program_ends_that_has_abandoned_what_never_ends() -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", STUBBORN],
+        env=environment({"OTEL_SDK_DISABLED": "true"}),
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    lines = [line for line in done.stderr.splitlines() if not line.startswith("{")]
+    assert (done.returncode, lines) == (0, [])
+    assert done.stdout.split() == ["2", "left", "over"]

@@ -1,0 +1,142 @@
+"""What is raised in the middle of a step, and tables that do not agree: nothing of either stays (F38)."""
+
+import asyncio
+import sys
+from typing import Any
+
+import pytest
+
+from qorzen_obs import TaskManager, TaskStatus, current_task
+from qorzen_obs.telemetry import names
+from qorzen_obs.testing import CapturedLogs, open_test_manager
+from tests.support import Gate, metric, settings, turns, virtual_time
+
+
+def counts(tasks: TaskManager) -> dict[str, int]:
+    """How many tasks there are by status, of those that have any."""
+    by_status: dict[str, int] = tasks.status()["tasks"]["by_status"]
+    return {status: number for status, number in by_status.items() if number}
+
+
+def busy(tasks: TaskManager) -> int:
+    """How many slots are held."""
+    return sum(slots["busy"] + slots["lent"] for slots in tasks.status()["slots"].values())
+
+
+async def leaf() -> None:
+    """Do nothing."""
+
+
+async def test_f38_a_task_that_recurses_while_it_submits_leaves_no_phantom_behind() -> None:
+    submitted: list[str] = []
+
+    async def crawl(number: int) -> None:
+        submitted.append(await current_task().manager.submit_task(leaf))
+        await crawl(number + 1)
+
+    async with open_test_manager() as tasks:
+        info = await tasks.wait_for_task(await tasks.submit_task(crawl, 0))
+        assert (info.status, info.error_type) == (TaskStatus.FAILED, "RecursionError")
+        await tasks.shutdown(grace_seconds=5)
+        assert counts(tasks) == {"completed": len(submitted), "failed": 1}
+
+
+@pytest.mark.parametrize("limit", [{}, {"max_concurrent_tasks": 1}])
+async def test_f38_submitting_is_all_or_nothing_at_any_depth_of_the_callers_stack(
+    limit: dict[str, Any],
+) -> None:
+    async def below(depth: int, call: Any) -> Any:
+        return await (call() if depth == 0 else below(depth - 1, call))
+
+    accepted, refused = 0, 0
+    async with open_test_manager(settings(**limit)) as tasks:
+        for depth in range(sys.getrecursionlimit()):
+            try:
+                await below(depth, lambda: tasks.submit_task(leaf))
+                accepted += 1
+            except RecursionError:
+                refused += 1
+                if refused == 40:
+                    break
+        await tasks.shutdown(grace_seconds=60)
+        assert counts(tasks) == {"completed": accepted}
+        assert busy(tasks) == 0
+        assert metric(tasks.registry, names.TELEMETRY_ERRORS.name + "_total", component="consistency") == 0
+
+
+def forget_in_the_queue(tasks: TaskManager, pending: str) -> None:
+    scheduler = tasks._lifecycle._scheduler
+    assert scheduler.remove(tasks._table.live[pending])
+
+
+def hold_a_slot_for_nobody(tasks: TaskManager, pending: str) -> None:
+    tasks._lifecycle._scheduler.limits.take(tasks._table.live[pending].category, "loop")
+
+
+def lose_the_end(tasks: TaskManager, pending: str) -> None:
+    (attempt,) = tasks._table.running.values()
+    attempt.settled = True
+
+
+def count_one_too_many(tasks: TaskManager, pending: str) -> None:
+    tasks._lifecycle._counts.accept(0)
+
+
+def list_one_that_has_ended(tasks: TaskManager, pending: str) -> None:
+    record = tasks._table.live[pending]
+    tasks._lifecycle.cancel(record, "not wanted")
+    tasks._table.live[pending] = record
+
+
+BREAKS = [
+    forget_in_the_queue,
+    hold_a_slot_for_nobody,
+    lose_the_end,
+    count_one_too_many,
+    list_one_that_has_ended,
+]
+
+
+@pytest.mark.parametrize("how", BREAKS, ids=lambda how: how.__name__)
+@pytest.mark.parametrize("by", ["status", "shutdown"])
+@virtual_time
+async def test_f38_tables_that_disagree_are_counted_logged_and_repaired(how: Any, by: str) -> None:
+    gate, logs = Gate(), CapturedLogs()
+    async with open_test_manager(settings(max_concurrent_tasks=1), logs=logs) as tasks:
+        running = await tasks.submit_task(gate)
+        pending = await tasks.submit_task(leaf)
+        await turns()
+        how(tasks, pending)
+        if by == "status":
+            tasks.status()
+            await turns()
+            assert counts(tasks) in ({"running": 1, "pending": 1}, {"running": 1, "cancelled": 1})
+            assert busy(tasks) == 1
+            gate.open()
+            await tasks.wait_for_task(running)
+            assert (await tasks.wait_for_task(pending)).status.final
+        began = asyncio.get_running_loop().time()
+        await tasks.shutdown(grace_seconds=0)
+        assert asyncio.get_running_loop().time() - began < 10
+        final = counts(tasks)
+        assert sum(final.values()) == 2
+        assert not {"pending", "running"} & final.keys()
+        assert metric(tasks.registry, names.TELEMETRY_ERRORS.name + "_total", component="consistency") > 0
+        assert logs.of(names.LOG_INCONSISTENT)[0]["problem"]
+
+
+@virtual_time
+async def test_f38_a_stop_is_bounded_whatever_the_tables_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    gate = Gate()
+    async with open_test_manager(settings(cancel_grace_seconds=1)) as tasks:
+        task_id = await tasks.submit_task(gate)
+        await turns()
+        waiting = asyncio.create_task(tasks.wait_for_task(task_id))
+        monkeypatch.setattr(tasks._lifecycle, "_end", lambda *_: None)
+        began = asyncio.get_running_loop().time()
+        await tasks.shutdown(grace_seconds=2)
+        assert asyncio.get_running_loop().time() - began < 10
+        info = await waiting
+        assert (info.status, info.error_type) == (TaskStatus.FAILED, "lost_track")
+        assert counts(tasks) == {"failed": 1}
+        gate.open()
