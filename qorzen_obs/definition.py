@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 from qorzen_obs import foreign
 from qorzen_obs.errors import InvalidTaskError
 from qorzen_obs.retry import Retry
 from qorzen_obs.tasks import TaskCategory, TaskPriority
+
+#: `always` is after every end, `on_failure` after one as failed; until the service stops.
+Restart = Literal["never", "on_failure", "always"]
 
 _ATTRIBUTE: Final = "__qorzen_task__"
 
@@ -29,7 +32,10 @@ class TaskDefinition:
     engine: str | None = None  #: its kind
     new_trace: bool = False  #: start a trace of its own, linked to the submitter's
     keep_trace: bool = False  #: keep its traces whatever the rate at which traces are sampled
-    at_start: bool = False  #: `serve` submits it once, when the service has started
+    at_start: bool = False  #: `serve` submits it when the service has started, without the default timeout
+    #: Of one `at_start`: when `serve` submits it again after its end, after the wait of the retry's backoff.
+    restart: Restart = "never"
+    required: bool = False  #: of one `at_start`: /readyz fails while it does not run
 
     @property
     def starts_later(self) -> bool:

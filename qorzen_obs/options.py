@@ -7,12 +7,12 @@ import functools
 import math
 from collections.abc import Callable
 from datetime import datetime
-from typing import Any, Final, TypedDict, TypeVar, Unpack, overload
+from typing import Any, Final, TypedDict, TypeVar, Unpack, get_args, overload
 
 from qorzen_obs import foreign
 from qorzen_obs.arguments import check_name, check_timeout, parse_category, parse_priority
 from qorzen_obs.callables import traits_of
-from qorzen_obs.definition import define
+from qorzen_obs.definition import Restart, TaskDefinition, define
 from qorzen_obs.engines.traits import ENGINES, EngineTraits
 from qorzen_obs.errors import InvalidTaskError
 from qorzen_obs.retry import Retry
@@ -37,6 +37,8 @@ class TaskOptions(TypedDict, total=False):
     new_trace: bool
     keep_trace: bool
     at_start: bool
+    restart: Restart
+    required: bool
 
 
 @overload
@@ -59,6 +61,7 @@ def task(func: F | None = None, /, **options: Unpack[TaskOptions]) -> F | Callab
         traits = traits_of(inner)
         definition = dataclasses.replace(traits.definition, **checked)
         _check_engine(definition.engine, is_async=traits.is_async)
+        _check_standing(definition)
         define(inner, definition)
         return function
 
@@ -109,6 +112,20 @@ def _check_engine(kind: str | None, *, is_async: bool) -> None:
     *others, last = (repr(engine.kind) for engine in _choosable() if engine.runs(is_async=is_async))
     right = f"{', '.join(others)} or {last}"
     raise InvalidTaskError("engine", f"{kind!r} cannot run {function} function; use {right} or leave it out")
+
+
+def _check_standing(definition: TaskDefinition) -> None:
+    for option, is_set in (("restart", definition.restart != "never"), ("required", definition.required)):
+        if is_set and not definition.at_start:
+            problem = "is for tasks that `serve` submits itself; add at_start=True or leave it out"
+            raise InvalidTaskError(option, problem)
+
+
+def _check_restart(value: object) -> str:
+    known = get_args(Restart)
+    if value not in known:
+        raise InvalidTaskError("restart", f"{value!r} is unknown; use one of {', '.join(known)}")
+    return str(value)
 
 
 def _check_deadline(value: object) -> float | None:
@@ -169,4 +186,6 @@ _CHECKS: Final[dict[str, Callable[[Any], Any]]] = {
     "new_trace": bool,
     "keep_trace": bool,
     "at_start": bool,
+    "restart": _check_restart,
+    "required": bool,
 }

@@ -18,6 +18,7 @@ from qorzen_obs.health import checks_in
 from qorzen_obs.host import StopSignals, hosted, set_up_process, stop_message
 from qorzen_obs.registry import TaskRegistry
 from qorzen_obs.settings import Settings
+from qorzen_obs.standing import StandingTasks
 from qorzen_obs.telemetry.gil_watch import GilWatch
 
 _OWN_CODE: Final = Path(__file__).parent
@@ -90,7 +91,7 @@ async def serve(
     say: Callable[[str], object],
     checks: Iterable[Callable[[], object]] = (),
 ) -> None:
-    """Serve until SIGINT or SIGTERM, then stop in order. Tasks with `at_start` are submitted once.
+    """Serve until SIGINT or SIGTERM, then stop in order. Tasks with `at_start` are submitted.
 
     Raises:
         SettingsError: a setting or an OTEL_* variable cannot be followed.
@@ -98,18 +99,24 @@ async def serve(
     """
     logs = set_up_process(settings.telemetry, sys.stderr)
     gil_watch = GilWatch()
+    standing = StandingTasks(registry)
     service = Service(
-        settings, http=True, known=registry, log_stream=logs, gil_watch=gil_watch, checks=checks
+        settings,
+        http=True,
+        known=registry,
+        log_stream=logs,
+        gil_watch=gil_watch,
+        checks=[*checks, *standing.checks()],
     )
     with StopSignals(settings.tasks, gil_watch, service.refuse_traffic) as signals:
         async with hosted(service, signals):
             assert service.ops is not None, "it was asked for"
             say(f"qorzen_obs serves {service.ops.url}/")
-            for name, func, definition in registry:
+            for name, _, definition in registry:
                 say(f"  {name}{', submitted at the start' if definition.at_start else ''}")
-                if definition.at_start:
-                    await service.tasks.submit_task(func)
-            await signals.asked.wait()
+            log = service.parts.loggers.get_logger("serve").warning
+            async with standing.kept(service.tasks, log):
+                await signals.asked.wait()
             say(stop_message(service))
 
 

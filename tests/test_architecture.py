@@ -39,7 +39,7 @@ LEVELS = [
     ["core"],
     ["server"],
     ["app"],
-    ["host", "client"],
+    ["host", "client", "standing"],
     ["testing", "demo", "serve"],
     [PACKAGE],  # qorzen_obs/__init__.py, the public names
     ["cli"],

@@ -28,7 +28,7 @@ RECORDS: Final[Mapping[str, str]] = {
     "core.control.again": "TaskRecord: a rerun that is not accepted yet",
     "core.health_checks.run": "_Run: one run of a check",
     "core.idempotency.use": "_Use: one use of a key",
-    "core.lifecycle.limit": "DefinitionLimit: shared by all tasks of a definition, of which the last decides",
+    "definition_limit.limit": "DefinitionLimit: shared by all tasks of a definition, of which the last decides",
     "core.waiting.wait": "Wait: what one caller waits for",
     "demo.workload.source": "Source: a file on its way through the tasks",
     "demo.workload.tally": "Tally: what a survey has found so far",
@@ -57,6 +57,7 @@ SETTINGS: Final[Mapping[str, str]] = {
 
 #: Objects of other libraries, which have no better way.
 FOREIGN: Final[Mapping[str, str]] = {
+    "engines.base.task": "asyncio: a Task that is never to be destroyed must not say so",
     "cli.top.drawing.line": "rich: attributes of a Text say how it wraps",
     "engines.processes.far_imports.loader": "importlib: has no hook that runs after a module was loaded",
     "engines.loop.stands_for": "asyncio: who waits for a future notes that in it",

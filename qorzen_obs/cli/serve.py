@@ -18,7 +18,8 @@ def serve_command(modules: tuple[str, ...], host: str | None, port: int | None, 
     """Host the tasks that modules define with @task.
 
     MODULE is a dotted name such as shop.tasks, looked for in the working directory first. Tasks marked at_start=True
-    are submitted once. Ctrl-C or SIGTERM stops in order, a second one at once.
+    are submitted, and again after their end where restart= says so. Ctrl-C or SIGTERM stops in order, a second one at
+    once.
     """
     settings = host_settings(config, host, port, {})
     try:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 
 from qorzen_obs import foreign
+from qorzen_obs.clock import Clock
 from qorzen_obs.core.collaborators import Collaborators
 from qorzen_obs.core.decision import shown_text
 from qorzen_obs.core.ends import Ends
@@ -41,7 +42,10 @@ class Announcer:
         counts: TaskCounts,
         metrics: TaskMetrics,
         redactor: Redactor,
+        *,
+        clock: Clock,
     ) -> None:
+        self._clock = clock
         self._runtime = runtime
         self._collaborators = collaborators
         self._logger = collaborators.logger
@@ -95,9 +99,9 @@ class Announcer:
                     self._dismiss(observer[0], error)
             self._event = None
 
-    def progressed(self, attempt: Attempt, wall: float) -> None:
+    def progressed(self, attempt: Attempt) -> None:
         """Put the newest report of an attempt on its record, where it never falls, and announce it."""
-        record, state = attempt.record, attempt.record.state
+        record, state, wall = attempt.record, attempt.record.state, self._clock.now()
         assert attempt.reported is not None
         percent, message = attempt.reported
         record.progress = TaskProgress(

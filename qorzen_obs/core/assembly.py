@@ -78,7 +78,7 @@ def assemble(
     scheduler: Scheduler[TaskRecord] = Scheduler(limits, ageing_seconds=runtime.settings.ageing_seconds)
 
     metrics = TaskMetrics(telemetry.exemplars, time_ledger=ledger_clock is not None)
-    announcer = Announcer(runtime, collaborators, counts, metrics, redactor)
+    announcer = Announcer(runtime, collaborators, counts, metrics, redactor, clock=clock)
     loop_monitor = LoopMonitor(
         clock,
         metrics.loop_lag.observe,

@@ -96,16 +96,14 @@ class Lifecycle:
         self.task_lines = task_lines
         self._ledger_clock = ledger_clock
         self.waiting = Waiting(self, runtime, scheduler, table.running, self.dispatch)
-        self._limits = DefinitionLimits()
-        self.mender = Mender(
-            self, runtime, table, scheduler, announcer, self._limits, clock=clock, counts=counts
-        )
+        self._limits = limits = DefinitionLimits()
+        self.mender = Mender(self, runtime, table, scheduler, announcer, limits, clock=clock, counts=counts)
         self.runner = Runner(
             runtime,
             clock,
             on_decided=self.decided,
             on_late_end=self.late_end,
-            on_progress=self._progressed,
+            on_progress=announcer.progressed,
             on_interrupted=self.mender.mend_soon,
             redactor=redactor,
         )
@@ -123,17 +121,16 @@ class Lifecycle:
     def accept(self, record: TaskRecord) -> None:
         """Take a checked record in: from here on its task exists. It starts at once where it may.
 
-        All or nothing: what is raised here left no trace. What interrupts the start of an accepted task is not raised:
-        the mender finishes it, and raises in the loop what no Exception is.
+        What is raised here left no trace. What interrupts the start of an accepted task is the mender's to finish.
         """
         runtime = self._runtime
         if runtime.interruption is not None:
             self.mender.mend()
         now, wall = self._clock.monotonic(), self._clock.now()
         definition = record.definition
-        wait = (
-            max(definition.delay, (definition.run_at or 0.0) - wall, 0.0) if definition.starts_later else 0.0
-        )
+        wait = 0.0
+        if definition.starts_later:
+            wait = max(definition.delay, (definition.run_at or 0.0) - wall, 0.0)
         record.sequence = next(self._task_sequence)
         record.created_at = wall
         record.eligible_at, record.eligible_wall = now + wait, wall + wait
@@ -142,9 +139,9 @@ class Lifecycle:
             record.state = TaskState(PENDING, ledger=Ledger(now))
         self._instrument.submitted(record)
         if runtime.state is not _READY:  # it drains, and what its running tasks submit ends with them
-            submitter = CURRENT.get()
-            if isinstance(submitter, Attempt):
-                submitter.children += (record,)
+            attempt = CURRENT.get()
+            if isinstance(attempt, Attempt):
+                attempt.children += (record,)
         if definition.max_concurrent is not None:
             record.limit = self._limits.of(definition.name or record.name, definition.max_concurrent)
         if definition.deadline is not None:
@@ -279,9 +276,6 @@ class Lifecycle:
         """Mark the attempt's trace to be kept; from any thread. Use `current_task().keep_trace`."""
         self._instrument.keep(attempt)
 
-    def _progressed(self, attempt: Attempt) -> None:
-        self._announcer.progressed(attempt, self._clock.now())
-
     # ------------------------------------------------------------------ decide
 
     def decided(self, attempt: Attempt, decision: Decision) -> None:
@@ -290,9 +284,8 @@ class Lifecycle:
         now, wall = self._clock.monotonic(), self._clock.now()
         attempt.ended_at = now
         duration, ledger = now - attempt.started_at, running.ledger
-        if attempt.meter is not None:
+        if attempt.meter is not None and ledger is not None:
             attempt.phases = attempt.meter.phases(record.engine, duration, now)
-            assert ledger is not None, "it is on or off for the whole life of a manager"
             ledger = ledger.plus(now, attempt.phases)
         if record.task_id in self._running:
             del self._running[record.task_id]
@@ -379,7 +372,8 @@ class Lifecycle:
 
     def cancel(self, record: TaskRecord, reason: str) -> None:
         """Cancel a pending task, or ask a running one to stop. What is raised here was undone, or will be finished."""
-        self._stop(record, Ask.CANCEL, reason, status=TaskStatus.CANCELLED, cancel_reason=reason)
+        outcome = {"status": TaskStatus.CANCELLED, "cancel_reason": reason, "error": None, "error_type": None}
+        self._stop(record, Ask.CANCEL, reason, **outcome)
 
     def _stop(self, record: TaskRecord, why: Ask, reason: str, **outcome: Any) -> None:
         """Ask a running attempt to stop, the last of its task; end a pending task with this outcome."""
@@ -392,10 +386,7 @@ class Lifecycle:
             elif self._scheduler.remove(record):
                 wall = self._clock.now()
                 waited, ledger = self._waited(record, self._clock.monotonic())
-                state = record.state.but(
-                    **{"error": None, "error_type": None, **outcome}, completed_at=wall, ledger=ledger
-                )
-                self._end(record, state, wall, waited)
+                self._end(record, record.state.but(completed_at=wall, ledger=ledger, **outcome), wall, waited)
         except BaseException as error:
             self._runtime.interruption = error
             self.mender.mend_soon()
@@ -442,7 +433,7 @@ class Lifecycle:
         record.state = state
         if not starts:
             record.attempt = None
-            self._ends.queue.append(End(kind, wall, record, state, attempt, record.context, waited))
+            self._ends.queue.append(End(kind, wall, record, state, attempt, record.context, waited=waited))
         if self._observers[kind]:
             self._unannounced.append((kind, wall, record, state, record.progress, before))
 

@@ -6,7 +6,7 @@ Limits change at run time.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from qorzen_obs.definition_limit import DefinitionLimit
 from qorzen_obs.tasks import TaskCategory
@@ -79,8 +79,10 @@ class Limits:
         self.held_by_category[category] += 1
         self.held_by_engine[engine] += 1
 
-    def release_all(self) -> None:
-        """Hold no slot; of a definition's own limit its tasks know."""
+    def release_all(self, definitions: Iterable[DefinitionLimit]) -> None:
+        """Hold no slot, also of the limits of `definitions`."""
+        for own in definitions:
+            own.held = 0
         self.held = 0
         self.held_by_category.clear()
         self.held_by_engine.clear()

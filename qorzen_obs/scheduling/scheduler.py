@@ -297,9 +297,7 @@ class Scheduler(Generic[S]):
         self._lenders &= {task.sequence for task in holders}
         self._returning = {key: task for key, task in self._returning.items() if key in self._lenders}
         self.lent = Counter(task.engine.kind for task in holders if task.sequence in self._lenders)
-        self.limits.release_all()
-        for limit in own:
-            limit.held = 0
+        self.limits.release_all(own)
         for task in holders:
             task.queue_entry = None
             if task.sequence not in self._lenders:

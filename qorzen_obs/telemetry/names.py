@@ -317,6 +317,7 @@ PHASES: Final[Mapping[str, str]] = {
 # Log events.
 LOG_FINISHED: Final = "task.finished"
 LOG_RETRYING: Final = "task.retrying"
+LOG_RESTARTING: Final = "task.restarting"
 LOG_BACKOFF_FAILED: Final = "task.backoff_failed"
 LOG_OUTPUT: Final = "task.output"
 LOG_LINES_LOST: Final = "log.lines_lost"

@@ -47,7 +47,9 @@ _OBSERVERS: Final = (
     str(_ROOT / "qorzen_obs" / "core" / "ends.py"),
     str(_ROOT / "qorzen_obs" / "retry.py"),  # where the user's backoff is asked, which may fail
     str(_ROOT / "qorzen_obs" / "engines" / "loop.py"),
-    *(typing.__file__, traceback.__file__),  # in whose generators Python ignores what is raised
+    # In whose generators Python ignores what is raised.
+    typing.__file__,
+    traceback.__file__,
 )
 
 
