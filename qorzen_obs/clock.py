@@ -8,7 +8,10 @@ from __future__ import annotations
 import time
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Protocol
+from typing import Final, Protocol
+
+MAX_WAIT_SECONDS: Final = 36_525 * 86_400.0  #: a hundred years: the longest that a task may be told to wait
+END_OF_TIME: Final = 253_370_764_800.0  #: Unix seconds; the year 9999, the last that RFC 3339 can show whole
 
 
 class Clock(Protocol):
@@ -31,13 +34,18 @@ class SystemClock:
 
 
 def rfc_3339(at: float) -> str:
-    """Return a moment in Unix seconds by RFC 3339, to the microsecond.
+    """Return a moment in Unix seconds by RFC 3339, to the microsecond. One that has no such form is shown as the last.
 
     >>> rfc_3339(1.5)
     '1970-01-01T00:00:01.500000Z'
+    >>> rfc_3339(1e300)
+    '9999-01-01T00:00:00.000000Z'
     """
-    second, microsecond = divmod(round(at * 1e6), 1_000_000)
-    return f"{_to_the_second(second)}.{microsecond:06d}Z"
+    try:
+        second, microsecond = divmod(round(at * 1e6), 1_000_000)
+        return f"{_to_the_second(second)}.{microsecond:06d}Z"
+    except (ValueError, OverflowError, OSError):
+        return "9999-01-01T00:00:00.000000Z"
 
 
 @lru_cache(64)

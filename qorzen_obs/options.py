@@ -12,6 +12,7 @@ from typing import Any, Final, TypedDict, TypeVar, Unpack, get_args, overload
 from qorzen_obs import foreign
 from qorzen_obs.arguments import check_name, check_timeout, parse_category, parse_priority
 from qorzen_obs.callables import traits_of
+from qorzen_obs.clock import END_OF_TIME, MAX_WAIT_SECONDS
 from qorzen_obs.definition import Restart, TaskDefinition, define
 from qorzen_obs.engines.traits import ENGINES, EngineTraits
 from qorzen_obs.errors import InvalidTaskError
@@ -133,18 +134,25 @@ def _check_deadline(value: object) -> float | None:
     return None if seconds == math.inf else seconds
 
 
-def _check_seconds(argument: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
-        raise InvalidTaskError(argument, f"{value!r} must be a finite number of seconds, 0 or more")
+def _check_delay(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= MAX_WAIT_SECONDS:
+        problem = f"{value!r} must be a number of seconds, from 0 to {MAX_WAIT_SECONDS:.0f} (a hundred years)"
+        raise InvalidTaskError("delay", problem)
     return float(value)
 
 
 def _check_run_at(value: object) -> float:
+    at = value
     if isinstance(value, datetime):
         if value.tzinfo is None:
             raise InvalidTaskError("run_at", f"{value.isoformat()} has no time zone; use an aware datetime")
-        return value.timestamp()
-    return _check_seconds("run_at", value)
+        at = max(0.0, value.timestamp())
+    if isinstance(at, bool) or not isinstance(at, (int, float)) or not 0 <= at < END_OF_TIME:
+        problem = (
+            f"{value!r} must be Unix seconds (not milliseconds) or an aware datetime, before the year 9999"
+        )
+        raise InvalidTaskError("run_at", problem)
+    return float(at)
 
 
 def _check_count(argument: str, value: object) -> int:
@@ -179,7 +187,7 @@ _CHECKS: Final[dict[str, Callable[[Any], Any]]] = {
     "timeout": check_timeout,
     "deadline": _check_deadline,
     "retry": _check_retry,
-    "delay": functools.partial(_check_seconds, "delay"),
+    "delay": _check_delay,
     "run_at": _check_run_at,
     "max_concurrent": functools.partial(_check_count, "max_concurrent"),
     "engine": _parse_engine,

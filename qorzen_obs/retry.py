@@ -1,14 +1,15 @@
-"""When a failed attempt is followed by another, and how long it waits. Pure."""
+"""When a failed attempt is followed by another, and how long it waits. Pure, but for a backoff of the user's own."""
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import CoroutineType
 from typing import Final
 
 from qorzen_obs import foreign
+from qorzen_obs.clock import MAX_WAIT_SECONDS
 from qorzen_obs.errors import InvalidTaskError, RetryLater, TaskTimeoutError
 from qorzen_obs.tasks import TIMEOUT
 
@@ -25,13 +26,17 @@ def exponential(
     Backoff And Jitter, 2015), so that what failed together does not come back together.
 
     Raises:
-        InvalidTaskError: a number is not positive, or `factor` is below 1.
+        InvalidTaskError: a number of seconds is not positive or above a hundred years, or `factor` is below 1.
     """
     for name, value in (("base_seconds", base_seconds), ("max_seconds", max_seconds)):
-        if not (value > 0 and math.isfinite(value)):
-            raise InvalidTaskError(name, f"{value!r} must be a positive, finite number of seconds")
-    if not factor >= 1:
-        raise InvalidTaskError("factor", f"{factor!r} must be at least 1")
+        seconds = foreign.number(value)
+        if seconds is None or not 0 < seconds <= MAX_WAIT_SECONDS:
+            problem = (
+                f"{foreign.shown(value)} must be a positive number of seconds, at most {MAX_WAIT_SECONDS:.0f}"
+            )
+            raise InvalidTaskError(name, problem)
+    if not (foreign.number(factor) or 0) >= 1:
+        raise InvalidTaskError("factor", f"{foreign.shown(factor)} must be a number of at least 1")
 
     def wait_seconds(attempt: int, source: random.Random) -> float:
         steps = min(attempt - 1, 1_000)  # a float has no room for more
@@ -54,6 +59,12 @@ class Retry:
     An attempt that raised one of `on`, and none of `give_up_on`, is followed by another one, until there were
     `max_attempts`. An attempt that passed its timeout counts as a TimeoutError. One that was cancelled, or was
     abandoned while its code still runs, is never tried again.
+
+    `backoff` is called once for the first attempt when the policy is made, to see that it returns seconds. Where it
+    fails later, the default one takes its place for that attempt; see the log line `task.backoff_failed`.
+
+    Raises:
+        InvalidTaskError: an argument is unusable.
     """
 
     max_attempts: int = 3
@@ -62,12 +73,25 @@ class Retry:
     give_up_on: tuple[type[BaseException], ...] = ()
 
     def __post_init__(self) -> None:
-        if self.max_attempts < 1:
-            raise InvalidTaskError(
-                "max_attempts", f"{self.max_attempts!r} must be a whole number of at least 1"
-            )
+        attempts: object = self.max_attempts
+        if not isinstance(attempts, int) or isinstance(attempts, bool) or attempts < 1:
+            raise InvalidTaskError("max_attempts", f"{attempts!r} must be a whole number of at least 1")
+        _check_backoff(self.backoff)
         _check_kinds("on", self.on)
         _check_kinds("give_up_on", self.give_up_on)
+
+
+def _check_backoff(backoff: Backoff) -> None:
+    expected = "it takes the number of the attempt and a random.Random, and returns seconds"
+    if not callable(backoff):
+        raise InvalidTaskError(
+            "backoff", f"{foreign.shown(backoff)} is not callable; {expected}, as exponential() does"
+        )
+    try:
+        _seconds(backoff(1, random.Random(0)))
+    except Exception as error:
+        problem = f"{foreign.described(error)}, when it was tried; {expected}"
+        raise InvalidTaskError("backoff", problem) from error
 
 
 def _check_kinds(name: str, kinds: object) -> None:
@@ -84,15 +108,46 @@ def retry_wait_seconds(
     error: BaseException | None,
     error_type: str | None,
     source: random.Random,
+    on_broken: Callable[[str], None],
 ) -> float | None:
-    """Return how long to wait before the attempt after `attempt`, or None when there will be none."""
+    """Return how long to wait before the attempt after `attempt`, or None when there will be none.
+
+    Where what the user has given fails, `on_broken` is told: for a wait the default backoff takes its place.
+    """
     if policy is not None and attempt >= policy.max_attempts:
         return None
-    if foreign.is_a(error, RetryLater):
-        return max(0.0, error.seconds)
-    if policy is None:
+    says_when = foreign.is_a(error, RetryLater)
+    try:
+        if not (says_when or (policy is not None and _is_for(policy, error, error_type))):
+            return None
+    except BaseException as broken:  # noqa: BLE001 - classes may say by code of their own what belongs to them
+        on_broken(foreign.shown(broken))
         return None
+    try:
+        return _seconds(error.seconds if says_when else policy.backoff(attempt, source))  # type: ignore[union-attr]  # as looked at above
+    except BaseException as broken:  # noqa: BLE001 - the user's backoff may raise anything
+        on_broken(foreign.shown(broken))
+        return _DEFAULT_BACKOFF(attempt, source)
+
+
+def _is_for(policy: Retry, error: BaseException | None, error_type: str | None) -> bool:
     kind = TaskTimeoutError if error_type == TIMEOUT else type(error)
-    if issubclass(kind, policy.give_up_on) or not issubclass(kind, policy.on):
-        return None
-    return max(0.0, policy.backoff(attempt, source))
+    return issubclass(kind, policy.on) and not issubclass(kind, policy.give_up_on)
+
+
+def _seconds(value: object) -> float:
+    """Return what a wait of the user's comes to.
+
+    Raises:
+        TypeError, ValueError: it is no number of seconds, or more than a hundred years.
+    """
+    if type(value) is CoroutineType:
+        value.close()
+    seconds = foreign.number(value)
+    if seconds is None:
+        raise TypeError(f"{foreign.shown(value)} is not a number of seconds")
+    if not seconds <= MAX_WAIT_SECONDS:
+        raise ValueError(
+            f"{seconds!r} is more than {MAX_WAIT_SECONDS:.0f} seconds, which are a hundred years"
+        )
+    return max(0.0, float(seconds))

@@ -9,9 +9,9 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
-from qorzen_obs import foreign
 from qorzen_obs.clock import Clock
 from qorzen_obs.core.announcer import Announcer
 from qorzen_obs.core.deadlines import Alarm, Deadlines
@@ -337,19 +337,19 @@ class Lifecycle:
             return None
         if attempt.last or self._runtime.state is not _READY:
             return None
-        policy = attempt.record.definition.retry
-        try:
-            return retry_wait_seconds(
-                policy, attempt.number, decision.exception, decision.error_type, self._random
-            )
-        except BaseException as error:  # noqa: BLE001 - the user's backoff may fail: the task's own error stands
-            self._announcer.say(
-                self._logger.error,
-                names.LOG_BACKOFF_FAILED,
-                task_id=attempt.task_id,
-                error=self.redactor.text(foreign.shown(error)),
-            )
-            return None
+        return retry_wait_seconds(
+            attempt.record.definition.retry,
+            attempt.number,
+            decision.exception,
+            decision.error_type,
+            self._random,
+            partial(self._backoff_failed, attempt.task_id),
+        )
+
+    def _backoff_failed(self, task_id: str, error: str) -> None:
+        self._metrics.telemetry_errors["backoff"] += 1
+        shown = self.redactor.text(error)
+        self._announcer.say(self._logger.error, names.LOG_BACKOFF_FAILED, task_id=task_id, error=shown)
 
     def _retry(
         self, record: TaskRecord, state: TaskState, wait_seconds: float, now: float, wall: float

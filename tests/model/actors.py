@@ -7,6 +7,7 @@ tell `Notes` what the code inside saw, so that the model need not believe the ma
 from __future__ import annotations
 
 import asyncio
+import itertools
 import types
 from collections.abc import Callable, Coroutine, Generator
 from dataclasses import dataclass, field, fields
@@ -49,15 +50,17 @@ class RetryPlan:
     max_attempts: int = 3
     wait_seconds: float = 1.0
     only: type[BaseException] = Exception
-    broken: bool = False  #: its backoff raises
+    broken: bool = False  #: its backoff raises, but when it is tried
 
     def policy(self) -> Retry:
-        return Retry(max_attempts=self.max_attempts, backoff=self._backoff, on=(self.only,))
+        calls = itertools.count()
 
-    def _backoff(self, attempt: int, source: object) -> float:
-        if self.broken:
-            raise BoomError("the user's own backoff fails")
-        return self.wait_seconds
+        def backoff(attempt: int, source: object) -> float:
+            if next(calls) and self.broken:
+                raise BoomError("the user's own backoff fails")
+            return self.wait_seconds
+
+        return Retry(max_attempts=self.max_attempts, backoff=backoff, on=(self.only,))
 
 
 @dataclass(frozen=True, repr=False)

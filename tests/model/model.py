@@ -76,6 +76,12 @@ class Life:
         self.show.lent = lent
 
 
+class UpTo(float):
+    """The seconds of a wait, at most: chance has its say."""
+
+    __slots__ = ()
+
+
 class Limited(NamedTuple):
     """Slots by everything that may limit them."""
 
@@ -279,20 +285,21 @@ class Model:
             f"D2: {event.kind.value} of {life.actor} in {life.status}, to {info.status}",
         )
         if life.final is None:
-            self._fold(event.kind, life, info)
+            self._fold(event, life, info)
             life.status = after
 
-    def _fold(self, kind: EventKind, life: Life, info: TaskInfo) -> None:
-        if kind is EventKind.STARTED:
+    def _fold(self, event: TaskEvent, life: Life, info: TaskInfo) -> None:
+        if event.kind is EventKind.STARTED:
             self._start(life, info)
-        elif kind is EventKind.PROGRESS:
+        elif event.kind is EventKind.PROGRESS:
             self.expect(
                 life.percent <= info.progress.percent <= 100,
                 f"D19: {life.actor} fell from {life.percent} to {info.progress.percent}",
             )
             life.percent = info.progress.percent
-        elif kind is EventKind.RETRYING:
-            self._retry(life, info)
+        elif event.kind is EventKind.RETRYING:
+            assert info.eligible_at is not None
+            self._retry(life, info, info.eligible_at - event.at)
         else:
             self._end(life, info)
 
@@ -366,11 +373,14 @@ class Model:
 
     # ------------------------------------------------------------------ ends
 
-    def _retry(self, life: Life, info: TaskInfo) -> None:
+    def _retry(self, life: Life, info: TaskInfo, waits: float) -> None:
         end = End(FAILED, info.error_type)
         self._expect_end(life, end)
         wait = self._retry_in(life, end)
         self.expect(wait is not None, f"D13: {life.actor} is tried again after {info.error_type}")
+        if isinstance(wait, UpTo):
+            self.expect(0.0 <= waits <= wait, f"D13: {life.actor} waits {waits} s, which is no default wait")
+            wait = waits
         self._expect_span_end(life, end, will_retry=True, duration=info.duration_seconds)
         self.retries += 1
         life.eligible_at = self.now() + (wait or 0.0)
@@ -476,9 +486,9 @@ class Model:
         error = TimeoutError() if end.error_type == "timeout" else outcome[1] if outcome else None
         if isinstance(error, RetryLater):
             return error.seconds
-        if plan is None or plan.broken or not isinstance(error, plan.only):
+        if plan is None or not isinstance(error, plan.only):
             return None
-        return plan.wait_seconds
+        return UpTo(2.0 ** (life.attempt - 1)) if plan.broken else plan.wait_seconds
 
     # ------------------------------------------------------------------ spans
 

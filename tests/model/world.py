@@ -154,6 +154,7 @@ class World:
         )
         await self.manager.initialize()
         self.manager._life._loop_monitor.stop()  # its pulse would be most of what happens in an hour
+        self.manager._lifecycle._random.seed(0)  # a script goes the same way each time
         self.manager.observe("model", self.model.on_event)
         if self.telemetry.observer is not None:
             self.manager.observe("broken", self.telemetry.observer)

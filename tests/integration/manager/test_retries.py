@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import itertools
+import math
+import re
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
@@ -14,6 +17,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from prometheus_client import CollectorRegistry
 
+from qorzen_obs.clock import rfc_3339
 from qorzen_obs.core.task_manager import TaskManager
 from qorzen_obs.current import current_task
 from qorzen_obs.definition_limit import DefinitionLimit
@@ -23,8 +27,42 @@ from qorzen_obs.retry import Retry, exponential
 from qorzen_obs.settings import Settings, TaskSettings
 from qorzen_obs.tasks import TaskStatus
 from qorzen_obs.testing import CapturedEvents, CapturedLogs, VirtualTimeLoop, open_test_manager, virtual_time
+from tests.support import metric
 
 EVERY_SECOND = exponential(1.0, factor=1.0, jitter=False)
+
+
+def raising(error: BaseException) -> Callable[[], Any]:
+    def fail() -> Any:
+        raise error
+
+    return fail
+
+
+class Unspeakable(Exception):
+    def __repr__(self) -> str:
+        raise SystemExit
+
+
+async def coroutine() -> float:
+    return 1.0
+
+
+#: What a backoff may come to that is no wait.
+BROKEN: dict[str, Callable[[], Any]] = {
+    "raises": raising(ZeroDivisionError()),
+    "raises SystemExit": raising(SystemExit()),
+    "raises what cannot be shown": raising(Unspeakable()),
+    "text": lambda: "5",
+    "nothing": lambda: None,
+    "a flag": lambda: True,
+    "a timedelta": lambda: timedelta(seconds=5),
+    "a coroutine": coroutine,
+    "not a number": lambda: math.nan,
+    "for ever": lambda: math.inf,
+    "milliseconds": lambda: 1e12,
+    "too many digits": lambda: 10**400,
+}
 
 
 def now() -> float:
@@ -141,19 +179,67 @@ async def test_an_attempt_that_timed_out_counts_as_a_timeout_error() -> None:
 
 
 @virtual_time
-async def test_a_backoff_that_fails_leaves_the_task_with_its_own_error() -> None:
-    def broken(attempt: int, source: object) -> float:
-        raise ZeroDivisionError
+@pytest.mark.parametrize("broken", BROKEN.values(), ids=BROKEN.keys())
+async def test_a_backoff_that_fails_later_is_logged_counted_and_replaced_by_the_default(
+    broken: Callable[[], Any],
+) -> None:
+    calls = itertools.count()
 
-    @task(retry=Retry(backoff=broken))
+    def backoff(attempt: int, source: object) -> Any:
+        return broken() if next(calls) else 1.0
+
+    @task(retry=Retry(max_attempts=3, backoff=backoff))
     async def fail() -> None:
         raise OSError("the task's own")
 
-    logs = CapturedLogs()
-    async with open_test_manager(logs=logs) as tasks:
+    logs, registry = CapturedLogs(), CollectorRegistry()
+    async with open_test_manager(logs=logs, registry=registry) as tasks:
+        started = now()
         with pytest.raises(OSError, match="own"):
             await tasks.run(fail)
-        assert "ZeroDivisionError" in logs.of("task.backoff_failed")[0]["error"]
+        assert 0 < now() - started <= 1 + 2  # the first wait of the default, and the second
+        assert len(logs.of("task.backoff_failed")) == 2
+        assert len(logs.of("task.retrying")) == 2
+        assert metric(registry, "qorzen_telemetry_errors_total", component="backoff") == 2
+
+
+@virtual_time
+@pytest.mark.parametrize("seconds", ["5", None, math.nan, math.inf, 1e12, 10**400], ids=ascii)
+async def test_a_later_that_is_no_number_of_seconds_is_the_default_wait(seconds: Any) -> None:
+    async def poll() -> int:
+        if current_task().number < 2:
+            raise RetryLater(seconds)
+        return current_task().number
+
+    logs = CapturedLogs()
+    async with open_test_manager(logs=logs) as tasks:
+        started = now()
+        assert await tasks.run(poll) == 2
+        assert now() - started <= 1
+        assert len(logs.of("task.backoff_failed")) == 1
+
+
+class Fussy(type):
+    """Does not say which classes are its own."""
+
+    def __subclasscheck__(cls, kind: type) -> bool:
+        raise SystemExit
+
+
+class FussyError(Exception, metaclass=Fussy): ...
+
+
+@virtual_time
+async def test_a_class_that_fails_to_say_what_belongs_to_it_ends_the_task_with_its_own_error() -> None:
+    @task(retry=Retry(on=(OSError, FussyError)))
+    async def fail() -> None:
+        raise ValueError("the task's own")
+
+    logs = CapturedLogs()
+    async with open_test_manager(logs=logs) as tasks:
+        with pytest.raises(ValueError, match="own"):
+            await tasks.run(fail)
+        assert "SystemExit" in logs.of("task.backoff_failed")[0]["error"]
 
 
 @virtual_time
@@ -406,20 +492,99 @@ def test_a_bad_option_of_a_definition_is_refused_by_name(option: str, value: obj
         task(**{option: value})  # type: ignore[call-overload]  # the wrong kind is the subject
 
 
+MONTHS = timedelta(days=90)
+LAST_DAY = datetime(9999, 12, 31, tzinfo=timezone(-timedelta(hours=12)))
+
+
 @pytest.mark.parametrize(
-    "make",
+    ("option", "value", "unit"),
     [
-        lambda: Retry(max_attempts=0),
-        lambda: Retry(on=("OSError",)),  # type: ignore[arg-type]  # as above
-        lambda: exponential(0),
-        lambda: exponential(factor=0.5),
-        lambda: exponential(max_seconds=float("inf")),
+        ("delay", 1e12, "number of seconds"),
+        ("delay", 1.7e9 * 1_000, "number of seconds"),
+        ("delay", 10**400, "number of seconds"),
+        ("delay", math.inf, "number of seconds"),
+        ("delay", "5", "number of seconds"),
+        ("delay", MONTHS, "number of seconds"),
+        ("run_at", 1.7e9 * 1_000, "Unix seconds (not milliseconds)"),
+        ("run_at", 1.7e9 * 1_000_000, "Unix seconds (not milliseconds)"),
+        ("run_at", 10**400, "Unix seconds (not milliseconds)"),
+        ("run_at", math.inf, "Unix seconds (not milliseconds)"),
+        ("run_at", math.nan, "Unix seconds (not milliseconds)"),
+        ("run_at", "2026-01-01", "Unix seconds (not milliseconds)"),
+        ("run_at", MONTHS, "Unix seconds (not milliseconds)"),
+        ("run_at", LAST_DAY, "before the year 9999"),
     ],
-    ids=["max_attempts", "on", "base_seconds", "factor", "max_seconds"],
+    ids=ascii,
 )
-def test_a_bad_retry_policy_is_refused(make: object) -> None:
-    with pytest.raises(InvalidTaskError):
-        make()  # type: ignore[operator]  # a parameter of several types
+def test_a_time_in_another_unit_is_refused_with_the_right_one(option: str, value: object, unit: str) -> None:
+    for refused in (lambda: task(**{option: value}), lambda: with_options(print, **{option: value})):  # type: ignore[call-overload,arg-type]  # as above
+        with pytest.raises(InvalidTaskError, match=re.escape(unit)) as caught:
+            refused()
+        assert caught.value.argument == option
+
+
+async def test_the_longest_waits_that_are_allowed_can_be_shown() -> None:
+    longest = [
+        with_options(asyncio.sleep, delay=36_525 * 86_400),
+        with_options(asyncio.sleep, run_at=datetime(9998, 12, 31, tzinfo=UTC)),
+        with_options(asyncio.sleep, run_at=datetime(1, 1, 1, tzinfo=UTC)),
+    ]
+    async with open_test_manager() as tasks:
+        for func in longest:
+            info = tasks.find(await tasks.submit_task(func, 0))
+            assert info is not None
+            assert info.eligible_at is not None
+            assert info.created_at <= info.eligible_at
+            assert rfc_3339(info.eligible_at) < "9999"
+
+
+def takes_nothing() -> float:
+    return 5.0
+
+
+@pytest.mark.parametrize(
+    ("make", "argument", "value"),
+    [
+        (Retry, "max_attempts", 0),
+        (Retry, "max_attempts", 2.5),
+        (Retry, "max_attempts", "3"),
+        (Retry, "max_attempts", True),
+        (Retry, "on", ("OSError",)),
+        (Retry, "on", OSError),
+        (Retry, "give_up_on", [OSError]),
+        (Retry, "backoff", 0),
+        (Retry, "backoff", None),
+        (Retry, "backoff", "exponential"),
+        (Retry, "backoff", takes_nothing),
+        (Retry, "backoff", exponential),
+        (exponential, "base_seconds", 0),
+        (exponential, "base_seconds", "1"),
+        (exponential, "base_seconds", math.nan),
+        (exponential, "factor", 0.5),
+        (exponential, "factor", "2"),
+        (exponential, "max_seconds", math.inf),
+        (exponential, "max_seconds", 1e12),
+    ],
+    ids=lambda value: getattr(value, "__name__", ascii(value)),
+)
+def test_a_bad_retry_policy_is_refused_by_name(
+    make: Callable[..., Any], argument: str, value: object
+) -> None:
+    with pytest.raises(InvalidTaskError) as caught:
+        make(**{argument: value})
+    assert caught.value.argument == argument
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [broken for kind, broken in BROKEN.items() if kind != "raises SystemExit"],
+    ids=[kind for kind in BROKEN if kind != "raises SystemExit"],
+)
+def test_a_backoff_that_gives_no_wait_is_refused_where_it_is_given(broken: Callable[[], Any]) -> None:
+    with pytest.raises(
+        InvalidTaskError, match=r"backoff: .* it takes the number of the attempt and a random"
+    ):
+        Retry(backoff=lambda attempt, source: broken())
 
 
 @virtual_time
