@@ -25,6 +25,7 @@ from qorzen_obs.tasks import TaskCategory, TaskPriority
 from qorzen_obs.telemetry.metrics import TaskMetrics
 
 MAX_METADATA_BYTES: Final = 16_384
+MAX_METADATA_DEPTH: Final = 64  #: of mappings and lists in one another, which code that shows them walks down
 
 # As in tasks.py: what is needed for each task, by names that Python finds at once.
 _READY: Final = ManagerState.READY
@@ -190,4 +191,15 @@ def _as_json(argument: str, value: object) -> dict[str, Any]:
         problem = f"takes {len(encoded)} bytes as JSON; {MAX_METADATA_BYTES} are allowed"
         raise InvalidTaskError(argument, problem)
     copy: dict[str, Any] = msgspec.json.decode(encoded)
+    if encoded.count(b"{") + encoded.count(b"[") > MAX_METADATA_DEPTH and _depth(copy) > MAX_METADATA_DEPTH:
+        raise InvalidTaskError(argument, f"is nested more than {MAX_METADATA_DEPTH} levels deep")
     return copy
+
+
+def _depth(value: object) -> int:
+    """Return how many levels of mappings and lists there are, without a call for each."""
+    depth, level = 0, [value]
+    while level := [item for item in level if isinstance(item, dict | list)]:
+        depth += 1
+        level = [below for item in level for below in (item.values() if isinstance(item, dict) else item)]
+    return depth

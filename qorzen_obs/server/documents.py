@@ -39,11 +39,11 @@ def json_response(
 
 
 def encode_json(document: object) -> bytes:
-    """Return `document` in JSON. Infinite numbers become null."""
+    """Return `document` in JSON. Infinite numbers become null, and what JSON has no form for the name of its type."""
     try:
-        return msgspec.json.encode(document)
+        return msgspec.json.encode(document, enc_hook=_stand_in)
     except UnicodeEncodeError:  # undecodable file names in error messages carry lone surrogates
-        return msgspec.json.encode(_encodable(msgspec.to_builtins(document)))
+        return msgspec.json.encode(_encodable(msgspec.to_builtins(document, enc_hook=_stand_in)))
 
 
 def now() -> str:
@@ -157,6 +157,11 @@ def _progress(info: TaskInfo, message: str) -> Progress:
 
 def _cut(text: str) -> str:
     return text if len(text) <= MAX_LISTED_TEXT else text[: MAX_LISTED_TEXT - 1] + "…"
+
+
+def _stand_in(value: object) -> str:
+    """Return what stands for a value in a document, so that no single one keeps the others from being shown."""
+    return str.__str__(value) if isinstance(value, str) else f"<{type(value).__name__}>"
 
 
 def _encodable(value: object) -> Any:
