@@ -19,10 +19,10 @@ from qorzen_obs.core.event_bus_manager import EventBusManager
 from qorzen_obs.core.logger_manager import LoggerManager
 from qorzen_obs.core.task_manager import TaskManager
 from qorzen_obs.errors import ManagerError, ManagerInitializationError
+from qorzen_obs.in_thread import run_in_daemon_thread
 from qorzen_obs.registry import TaskRegistry
 from qorzen_obs.server.app import OpsPlane
 from qorzen_obs.server.health import HealthCollector
-from qorzen_obs.server.in_thread import run_in_daemon_thread
 from qorzen_obs.server.stream import StreamCollector
 from qorzen_obs.settings import Settings, load_settings
 from qorzen_obs.telemetry.export import TracingMetrics

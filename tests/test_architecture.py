@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[1] / PACKAGE
 LEVELS = [
     ["errors"],
     ["clock", "code_cache", "foreign"],
-    ["tasks"],
+    ["in_thread", "tasks"],
     ["engines.traits"],
     ["settings"],
     ["counts"],
@@ -397,6 +397,41 @@ def test_no_call_passes_more_positional_arguments_than_can_be_told_apart(module:
 
 def test_a_call_with_too_many_positional_arguments_is_caught() -> None:
     assert long_calls("f(1, 2, 3, 4, 5, 6, 7)\nf(1, 2, 3, 4, 5, 6, *rest, g=7)") == ["1: f"]
+
+
+def uses_of_the_default_pool(source: str) -> list[str]:
+    """Where asyncio's own pool is used, whose threads the program may hold for as long as it likes."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        name = getattr(node, "attr", None) or getattr(node, "id", None)
+        if name in {"to_thread", "getaddrinfo", "getnameinfo"}:
+            found.append(f"{getattr(node, 'lineno', '')}: {name}")
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("run_in_executor"):
+            pool = node.args[0] if node.args else None
+            if pool is None or (isinstance(pool, ast.Constant) and pool.value is None):
+                found.append(f"{node.lineno}: run_in_executor")
+    return found
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_nothing_uses_the_default_pool_of_asyncio(module: str) -> None:
+    assert uses_of_the_default_pool(MODULES[module].read_text("utf-8")) == [], "see in_thread.py"
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        "await asyncio.to_thread(f)",
+        "from asyncio import to_thread\nto_thread(f)",
+        "call = to_thread",
+        "loop.run_in_executor(None, f)",
+        "asyncio.get_running_loop().run_in_executor(None, f)",
+        "await loop.getaddrinfo(host, 80)",
+    ],
+)
+def test_a_use_of_the_default_pool_is_caught(use: str) -> None:
+    assert len(uses_of_the_default_pool(use)) == 1
+    assert uses_of_the_default_pool("loop.run_in_executor(self._pool, f)\nrun_in_thread(f)") == []
 
 
 def looks_at_errors(source: str) -> list[str]:

@@ -6,6 +6,7 @@ The server and the metrics see this as `Looks` (server/sources.py) and `MetricsS
 from __future__ import annotations
 
 import asyncio
+import itertools
 import platform
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable
@@ -22,7 +23,7 @@ from qorzen_obs.core.collaborators import Collaborators
 from qorzen_obs.core.event_ring import EventRing
 from qorzen_obs.core.health_checks import HealthChecks
 from qorzen_obs.core.runtime import ManagerState, Runtime
-from qorzen_obs.core.task_table import TaskTable
+from qorzen_obs.core.task_table import TaskTable, by_priority
 from qorzen_obs.counts import TaskCounts
 from qorzen_obs.engines.base import AwaitingEngine, ReportingEngine, StackEngine
 from qorzen_obs.engines.traits import EngineTraits
@@ -196,15 +197,14 @@ class Inspection:
             raise InvalidTaskError("limit", f"{limit!r} must be at least 1")
         statuses = _one_or_many("status", status, TaskStatus)
         categories = _one_or_many("category", category, TaskCategory)
-        found = [
+        found = (
             record
-            for record in self.records()
+            for record in by_priority(self.records())
             if (statuses is None or record.state.status in statuses)
             and (categories is None or record.category in categories)
             and (plugin_id is None or record.plugin_id == plugin_id)
-        ]
-        found.sort(key=lambda record: (-record.priority, record.sequence))
-        return [record.info() for record in found[:limit]]
+        )
+        return [record.info() for record in itertools.islice(found, limit)]
 
     def records(self) -> list[TaskRecord]:
         """Return the live and the kept records, newest first."""

@@ -7,11 +7,16 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from operator import attrgetter
+from typing import Final
 
 from qorzen_obs.history.base import History, OnEvicted
 from qorzen_obs.record import Attempt, TaskRecord
-from qorzen_obs.tasks import TaskInfo
+from qorzen_obs.tasks import TaskInfo, TaskPriority
+
+_sequence_of: Final = attrgetter("sequence")
+_PRIORITIES: Final = sorted(TaskPriority, reverse=True)
 
 
 class TaskTable:
@@ -49,7 +54,8 @@ class TaskTable:
         """Return the live and the kept records, newest first; from any thread."""
         records = {record.sequence: record for record in list(self.live.values())}
         records.update((record.sequence, record) for record in self.history.records())
-        return sorted(records.values(), key=lambda record: record.sequence, reverse=True)
+        # The live ones, usually most of them, stand in order: sorting takes them as they are.
+        return sorted(records.values(), key=_sequence_of, reverse=True)
 
     def abandoned_attempt(self, task_id: str) -> Attempt | None:
         """Return the last abandoned attempt of a task whose code still runs; from any thread."""
@@ -70,3 +76,11 @@ class TaskTable:
             self.plugins[record.plugin_id] -= 1
             if not self.plugins[record.plugin_id]:
                 del self.plugins[record.plugin_id]
+
+
+def by_priority(newest_first: Sequence[TaskRecord]) -> Iterator[TaskRecord]:
+    """Yield the records with the highest priority first, then the oldest first, in a walk for each priority."""
+    for priority in _PRIORITIES:
+        for record in reversed(newest_first):
+            if record.priority is priority:
+                yield record

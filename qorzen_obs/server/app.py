@@ -64,6 +64,7 @@ from qorzen_obs.server.security import (
     secure_response,
 )
 from qorzen_obs.server.sources import COMMANDS, HEALTH, LOOKS, REDACTOR, SPANS, ServedManager
+from qorzen_obs.server.tasks import ONE_LIST
 from qorzen_obs.settings import HealthSettings, ServerSettings
 from qorzen_obs.telemetry.redaction import Redactor
 from qorzen_obs.telemetry.traces import Traces
@@ -169,6 +170,7 @@ def create_app(
     app[CATALOGUE] = Catalogue(TaskRegistry() if tasks is None else tasks)
     app[ALLOW_SUBMIT] = settings.allow_submit
     app[page.FILES] = page.read_files()
+    app[ONE_LIST] = asyncio.Lock()
     app[EXPOSITION] = Exposition(looks.registry)
     app[OPENAPI] = OpenApi(ROUTES, secured=bool(tokens))
     if spans is not None:

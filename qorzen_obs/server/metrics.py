@@ -16,7 +16,7 @@ from prometheus_client import CollectorRegistry, Metric, exposition
 from prometheus_client.openmetrics import exposition as openmetrics_exposition
 from prometheus_client.registry import Collector
 
-from qorzen_obs.server.in_thread import run_in_daemon_thread
+from qorzen_obs.in_thread import run_in_daemon_thread
 from qorzen_obs.server.negotiation import OPENMETRICS, TEXT, MediaType, accepts_gzip, choose_exposition
 from qorzen_obs.server.problems import ProblemError, problem
 from qorzen_obs.server.routes import Access, Answer, Route

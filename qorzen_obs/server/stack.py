@@ -10,8 +10,8 @@ from aiohttp import web
 from msgspec import UNSET, Struct, UnsetType
 
 from qorzen_obs.errors import StackUnavailableError, TaskNotFoundError
+from qorzen_obs.in_thread import run_in_daemon_thread
 from qorzen_obs.server.documents import EngineName, Moment, json_response, now
-from qorzen_obs.server.in_thread import run_in_daemon_thread
 from qorzen_obs.server.problems import ProblemError, problem
 from qorzen_obs.server.routes import Access, Answer, Route
 from qorzen_obs.server.sources import LOOKS

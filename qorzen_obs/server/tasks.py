@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import heapq
 import itertools
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from http import HTTPStatus
@@ -16,8 +17,18 @@ from aiohttp import web
 from msgspec import Meta, Struct
 
 from qorzen_obs.arguments import parse_category, parse_priority
+from qorzen_obs.core.task_table import by_priority
+from qorzen_obs.in_thread import run_in_daemon_thread
 from qorzen_obs.record import TaskRecord, TaskState
-from qorzen_obs.server.documents import Moment, Task, json_response, now, task_document, task_line
+from qorzen_obs.server.documents import (
+    Moment,
+    Task,
+    encode_json,
+    json_response,
+    now,
+    task_document,
+    task_line,
+)
 from qorzen_obs.server.problems import ProblemError, problem
 from qorzen_obs.server.query import (
     BAD_PARAMETER,
@@ -141,10 +152,13 @@ def select(
 
     `records` come newest first.
     """
+    in_order: Iterable[TaskRecord] = records
     if order is Order.OLDEST:
-        records = records[::-1]
-    found = _seen(records, wanted, order, after)
-    if order in (Order.ENDED, Order.PRIORITY):
+        in_order = reversed(records)
+    elif order is Order.PRIORITY:
+        in_order = by_priority(records)
+    found = _seen(in_order, wanted, order, after)
+    if order is Order.ENDED:
         page = heapq.nlargest(limit + 1, found, key=lambda seen: _key(seen, order))
     else:
         page = list(itertools.islice(found, limit + 1))
@@ -154,7 +168,7 @@ def select(
 
 
 def _seen(
-    records: Sequence[TaskRecord], wanted: TaskFilter, order: Order, after: Key | None
+    records: Iterable[TaskRecord], wanted: TaskFilter, order: Order, after: Key | None
 ) -> Iterator[Seen]:
     for record in records:
         seen = Seen(record, record.state)
@@ -196,6 +210,10 @@ def read_cursor(query: Query, order: Order) -> Key | None:
     return place, sequence
 
 
+#: Held while a list is made: one thread at a time is enough.
+ONE_LIST: Final = web.AppKey("one_list", asyncio.Lock)
+
+
 class TaskPage(Struct, frozen=True, kw_only=True):
     """A page of tasks, without their tracebacks and with long texts cut."""
 
@@ -210,10 +228,19 @@ async def get_tasks(request: web.Request) -> web.Response:
     check_parameters(query, _NAMES)
     order = read_choice(query, "order", Order.NEWEST)
     wanted, after, limit = read_filter(query), read_cursor(query, order), read_limit(query)
-    at = now()
-    tasks, following = select(request.app[LOOKS].records(), wanted, order, after, limit)
-    cursor = None if following is None else write_cursor(order, following)
-    return json_response(TaskPage(items=[task_line(info) for info in tasks], next_cursor=cursor, at=at))
+    looks = request.app[LOOKS]
+
+    def write_page() -> bytes:
+        at = now()
+        tasks, following = select(looks.records(), wanted, order, after, limit)
+        cursor = None if following is None else write_cursor(order, following)
+        return encode_json(TaskPage(items=[task_line(info) for info in tasks], next_cursor=cursor, at=at))
+
+    async with request.app[
+        ONE_LIST
+    ]:  # a walk over all tasks takes milliseconds, which the loop has better use for
+        page = await run_in_daemon_thread(write_page, name="qorzen-list")
+    return web.Response(body=page, content_type="application/json")
 
 
 async def get_task(request: web.Request) -> web.Response:

@@ -11,6 +11,7 @@ from tests.benchmarks import table
 
 OTHERS: Final = (
     "ledger_cost",
+    "listing_cost",
     "metrics_cost",
     "scheduler_cost",
     "scrape_lag",

@@ -1,0 +1,42 @@
+"""Runs what blocks beside a loop, in a thread that is ours and that no exit waits for.
+
+Nothing of ours uses asyncio's own pool: the program may hold all of its threads, and to leave it is to wait for them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import TypeVar
+
+from qorzen_obs import foreign
+
+T = TypeVar("T")
+
+
+async def run_in_daemon_thread(func: Callable[[], T], *, name: str) -> T:
+    """Return what `func` returns in a new thread. Cancelled, the thread goes on and its outcome is dropped.
+
+    What is meant to end a process or a coroutine comes as a RuntimeError: it must not end the loop of who waits.
+    """
+    outcome: Future[T] = Future()
+
+    def run() -> None:
+        outcome.set_running_or_notify_cancel()  # a waiter that is cancelled must not cancel it any more
+        try:
+            outcome.set_result(func())
+        except BaseException as error:  # noqa: BLE001 - a thread's top: the failure is the caller's
+            outcome.set_exception(_harmless(error))
+
+    threading.Thread(target=run, name=name, daemon=True).start()
+    return await asyncio.wrap_future(outcome)
+
+
+def _harmless(error: BaseException) -> Exception:
+    if foreign.is_a(error, Exception) and not foreign.is_a(error, StopIteration):
+        return error
+    instead = RuntimeError(f"a call in a thread raised {foreign.described(error)}")
+    foreign.set_cause(instead, error)
+    return instead
