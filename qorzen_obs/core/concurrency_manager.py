@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Callable, Mapping
+from contextvars import copy_context
 from typing import ParamSpec, TypeVar
 
 from qorzen_obs.core.base import QorzenManager
@@ -14,6 +16,7 @@ from qorzen_obs.engines.processes.engine import ProcessEngine
 from qorzen_obs.engines.threads import ThreadEngine
 from qorzen_obs.engines.traits import IO, THREAD
 from qorzen_obs.errors import ManagerError, ManagerInitializationError
+from qorzen_obs.in_thread import run_in_daemon_thread
 from qorzen_obs.settings import EngineSettings
 
 P = ParamSpec("P")
@@ -28,6 +31,7 @@ class ConcurrencyManager(QorzenManager):
         self.settings = settings or EngineSettings()
         self._engines: dict[str, Engine] = {}
         self._processes: ProcessEngine | None = None
+        self._threads = asyncio.Semaphore(self.settings.io_threads)  # of `run_in_thread`
 
     async def initialize(self) -> None:
         if self._initialized:
@@ -79,8 +83,13 @@ class ConcurrencyManager(QorzenManager):
             raise ManagerError(self.name, f"has no engine {kind!r}") from None
 
     async def run_in_thread(self, func: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Run `func` on a thread of the loop's default executor, outside the slots of tasks."""
-        return await asyncio.to_thread(func, *args, **kwargs)
+        """Run `func` on a thread of its own, outside the slots of tasks; `engines.io_threads` of them at once.
+
+        It runs with the caller's context variables. Cancelled, the thread goes on and its outcome is dropped.
+        """
+        call = functools.partial(copy_context().run, func, *args, **kwargs)
+        async with self._threads:
+            return await run_in_daemon_thread(call, name="qorzen-run-in-thread")
 
     async def run_io_task(self, func: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
         """As `run_in_thread`."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any, TextIO
 
 import structlog
 
 from qorzen_obs.core.base import QorzenManager
+from qorzen_obs.in_thread import run_in_daemon_thread
 from qorzen_obs.telemetry.log_export import LogExport
 from qorzen_obs.telemetry.logs import LogStream
 from qorzen_obs.telemetry.redaction import Redactor
@@ -35,7 +35,7 @@ class LoggerManager(QorzenManager):
 
     async def shutdown(self) -> None:
         if self._own:
-            await asyncio.to_thread(self.stream.close)
+            await run_in_daemon_thread(self.stream.close, name="qorzen-log-close")
         self._become_stopped()
 
     def get_logger(self, name: str) -> Any:
