@@ -298,7 +298,14 @@ def test_f39_progress_after_the_loop_was_closed_is_dropped() -> None:
     runtime.loop = loop = asyncio.new_event_loop()
     loop.close()
     ignore: Callable[..., None] = lambda *_: None  # noqa: E731
-    runner = Runner(runtime, SystemClock(), on_decided=ignore, on_late_end=ignore, on_progress=ignore)
+    runner = Runner(
+        runtime,
+        SystemClock(),
+        on_decided=ignore,
+        on_late_end=ignore,
+        on_progress=ignore,
+        on_interrupted=ignore,
+    )
     runner.report_progress(attempt(record()), 50, "half")
 
 
