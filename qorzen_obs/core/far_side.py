@@ -164,9 +164,12 @@ class _FarLogger:
 def _plain(key: Any, value: Any, redactor: Any) -> Any:
     """Return what pickles, is small and shows no secret, whatever `value` is; redacted before it is cut."""
     value = redactor.field(foreign.text(key), value)
-    if type(value) is str:
-        return redactor.head(value, _MAX_TEXT)
-    return value if foreign.is_scalar(value) else redactor.head(foreign.shown(value), _MAX_TEXT)
+    if foreign.is_a(value, str):
+        return redactor.head(foreign.plain(value), _MAX_TEXT)
+    if foreign.is_scalar(value):
+        return value
+    number = foreign.number(value)  # of an IntEnum, for example
+    return redactor.head(foreign.shown(value), _MAX_TEXT) if number is None else number
 
 
 def _level_number(method: str) -> int:

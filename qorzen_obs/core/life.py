@@ -15,6 +15,7 @@ from qorzen_obs.core.collaborators import Collaborators
 from qorzen_obs.core.control import Control
 from qorzen_obs.core.lifecycle import Lifecycle
 from qorzen_obs.core.live_settings import LiveSettings
+from qorzen_obs.core.patched_threads import problem_of_threads
 from qorzen_obs.core.runner import KILL_SECONDS
 from qorzen_obs.core.runtime import SHUTDOWN, ManagerState, Runtime
 from qorzen_obs.core.task_table import TaskTable
@@ -77,6 +78,8 @@ class Life:
         if runtime.state is not ManagerState.NEW:
             problem = f"is {runtime.state.value} already; a task manager is initialized once: make a new one"
             raise ManagerInitializationError(self._name, problem)
+        if (unusable := problem_of_threads()) is not None:
+            raise ManagerInitializationError(self._name, unusable)
         runtime.state = ManagerState.STARTING
         try:
             await self._connect(runtime.begin())

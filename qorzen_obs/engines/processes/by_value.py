@@ -17,6 +17,7 @@ from weakref import WeakSet
 import cloudpickle
 from cloudpickle import cloudpickle as internals
 
+from qorzen_obs import foreign
 from qorzen_obs.engines.processes.far_script import MAIN, ScriptModule
 from qorzen_obs.engines.processes.script import by_name
 
@@ -108,7 +109,7 @@ def _ours(value: Any, reduced: Any) -> Any:
 
 def _anew(value: Any) -> Any:
     """Return how to make a tracer, a meter or a logger of structlog's anew; None for everything else."""
-    home = type(value).__module__.partition(".")[0]
+    home = foreign.full_name(type(value)).partition(".")[0]
     if home == "opentelemetry":
         return _of_opentelemetry(value)
     return _of_structlog(value) if home == "structlog" else None

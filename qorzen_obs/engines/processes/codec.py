@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable
 from typing import Any, Final
 
+from qorzen_obs import foreign
 from qorzen_obs.engines.processes.channel import Buffer, Frame
 
 #: What is larger is encoded and decoded in a thread: a megabyte takes about a millisecond.
@@ -83,7 +84,7 @@ class _PlainPickler(pickle.Pickler):
                 return NotImplemented
             if issubclass(kind, plain):
                 return plain, (exact(value),)
-        return str, (f"<{kind.__name__}>",)
+        return str, (f"<{foreign.kind_name(kind)}>",)
 
 
 class _PlainUnpickler(pickle.Unpickler):

@@ -277,7 +277,7 @@ class ProcessEngine:
             try:
                 worker = WorkerProcess(self._loop, self, self._threads, guarded=self._degraded is None)
             except Exception as error:  # noqa: BLE001 - of the system or of the event loop
-                self._trouble = f"no worker process can be started: {error}"
+                self._trouble = f"no worker process can be started: {foreign.text(error)}"
                 if not spare:
                     job = self._waiting.popleft()
                     self._loop.call_soon(job.end, None, TaskLostError(job.attempt.name, self._trouble))

@@ -36,9 +36,8 @@ class Failure(NamedTuple):
     name: str  #: the exception's qualified name, without the module for builtins
     message: str
     traceback: str
-    exception: (
-        tuple[list[bytes], list[bytes]] | None
-    )  #: encoded; None where it would not arrive as what it was
+    #: Encoded; None where it would not arrive as what it was.
+    exception: tuple[list[bytes], list[bytes]] | None
 
 
 def untransferable(what: str, how: str, error: BaseException) -> TaskTransferError:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.abc
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable, Sequence
 from importlib.machinery import ModuleSpec
 from types import ModuleType
@@ -29,18 +30,12 @@ def catch_up() -> None:
     _WATCH.catch_up()
 
 
-class _Depth(threading.local):
-    """How many imports this thread is in."""
-
-    value = 0
-
-
 class _Watch(importlib.abc.MetaPathFinder):
     """Finds nothing itself, and wraps the loader of what the others find."""
 
     def __init__(self) -> None:
         self.calls: dict[str, list[Callable[[], None]]] = {}  # of those that are to be called yet
-        self._depth = _Depth()
+        self._depths: Counter[int] = Counter()  # how many imports each thread is in
 
     def catch_up(self) -> None:
         for name in [name for name in self.calls if name in sys.modules]:
@@ -56,7 +51,7 @@ class _Watch(importlib.abc.MetaPathFinder):
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if not self.calls or (self._depth.value and name not in self.calls):
+        if not self.calls or (self._depths[threading.get_ident()] and name not in self.calls):
             return None
         for finder in sys.meta_path:
             find = None if finder is self else getattr(finder, "find_spec", None)
@@ -72,13 +67,15 @@ class _Watch(importlib.abc.MetaPathFinder):
             return
 
         def execute_then_call(module: ModuleType) -> None:
-            self._depth.value += 1
+            thread = threading.get_ident()
+            self._depths[thread] += 1
             try:
                 execute(module)
             finally:
-                self._depth.value -= 1
+                self._depths[thread] -= 1
             self.call(name)
-            if not self._depth.value:
+            if not self._depths[thread]:
+                del self._depths[thread]
                 self.catch_up()
 
         try:

@@ -6,12 +6,17 @@ Imports little, since each worker needs it. The service's side is script.py.
 from __future__ import annotations
 
 import sys
+import threading
 from types import ModuleType
 from typing import Any, Final, NamedTuple
+
+from qorzen_obs import foreign
 
 MAIN: Final = "__main__"
 #: The script's name in a worker. Multiprocessing uses it too.
 FAR_MAIN: Final = "__mp_main__"
+#: Set while a worker runs the script, which must not start the program again.
+SCRIPT_RUNS: Final = threading.Event()
 
 
 class Script(NamedTuple):
@@ -30,8 +35,6 @@ class ScriptModule(ModuleType):
 
     Where there is no script to run it is empty, and has what arrives by value.
     """
-
-    runs = False  #: a script runs now, and must not start the program again
 
     def __init__(self, script: Script | None) -> None:
         super().__init__(FAR_MAIN if script else MAIN)
@@ -57,14 +60,14 @@ class ScriptModule(ModuleType):
         raise AttributeError(f"module {MAIN!r} has no attribute {name!r}")
 
     def _run(self, script: Script) -> None:
-        ScriptModule.runs = True
+        SCRIPT_RUNS.set()
         try:
             exec(compile(script.source, script.path, "exec", dont_inherit=True), vars(self))
         except BaseException as error:
             self._qorzen_error = error
             raise _no_script(script, error) from error
         finally:
-            ScriptModule.runs = False
+            SCRIPT_RUNS.clear()
 
     def take(self, value: Any) -> None:
         """Have a class or function that has arrived by value, so that it can be pickled by its name in this worker."""
@@ -85,5 +88,5 @@ def be_script(script: Script | None) -> None:
 def _no_script(script: Script, error: BaseException) -> ImportError:
     return ImportError(
         f"a worker process runs {script.path} with another __name__ than '__main__', to have its functions and "
-        f"classes, and that raised {type(error).__name__}: {error}"
+        f"classes, and that raised {foreign.described(error)}"
     )

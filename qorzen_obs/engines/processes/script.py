@@ -17,6 +17,7 @@ from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
+from qorzen_obs import foreign
 from qorzen_obs.engines.processes.far_script import FAR_MAIN, MAIN, Script, ScriptModule
 
 _scripts: dict[int, tuple[ModuleType, Script | None]] = {}  # of the one `__main__`; it may be replaced
@@ -37,8 +38,8 @@ def find_script() -> Script | None:
 def by_name(value: object) -> str | None:
     """Return the name under which a worker finds this class or function of the script; None where it does not."""
     main = sys.modules.get(MAIN)
-    name = getattr(value, "__qualname__", None)
-    if main is None or getattr(value, "__module__", None) != MAIN or not isinstance(name, str):
+    name = foreign.name_of(value)
+    if main is None or foreign.attribute(value, "__module__") != MAIN:
         return None
     script = find_script()
     if script is None or name.partition(".")[0] not in script.names or _found(main, name) is not value:
@@ -122,7 +123,7 @@ def _without_block(tree: ast.Module) -> tuple[ast.Module, bool]:
             nonlocal guarded
             if _asks_for_main(node.test):
                 guarded = True
-                node.body = [ast.copy_location(ast.Pass(), node)]
+                node = ast.If(node.test, [ast.Pass()], node.orelse)
             return self.generic_visit(node)
 
         def visit_FunctionDef(self, node: ast.AST) -> ast.AST:  # as above
@@ -130,7 +131,7 @@ def _without_block(tree: ast.Module) -> tuple[ast.Module, bool]:
 
         visit_AsyncFunctionDef = visit_ClassDef = visit_Lambda = visit_FunctionDef  # noqa: N815  # as above
 
-    return Emptied().visit(tree), guarded
+    return ast.fix_missing_locations(Emptied().visit(tree)), guarded
 
 
 def _asks_for_main(test: ast.expr) -> bool:

@@ -12,10 +12,10 @@ import threading
 from pathlib import Path
 from typing import Any, Final
 
-from qorzen_obs.engines.processes.far_script import ScriptModule
+from qorzen_obs.engines.processes.far_script import SCRIPT_RUNS
 from qorzen_obs.engines.processes.keepers import GUARDIAN
 
-_FAIL: Final = "tasks with engine='process' fail; use 'thread'"
+_FAIL: Final = "tasks with engine='process' fail, use 'thread'"
 _GET_PDEATHSIG: Final = 2
 _SET_PDEATHSIG: Final = 1
 _GET_CHILD_SUBREAPER: Final = 37
@@ -35,7 +35,7 @@ def missing_for_guardians() -> str | None:
 
 def missing_for_workers() -> str | None:
     """Return why there can be no worker process here at all; None when there can."""
-    if ScriptModule.runs:
+    if SCRIPT_RUNS.is_set():
         return (
             "a worker process is running the program's script to have its functions and classes; start the program "
             "only inside of `if __name__ == '__main__':`"
@@ -43,7 +43,7 @@ def missing_for_workers() -> str | None:
     if not hasattr(os, "fork") or not _has_socket_pairs():
         return f"this system has no Unix sockets or no fork: {_FAIL}"
     if (problem := _problem_of_interpreter()) is not None:
-        return f"no worker process can be started: {problem}: {_FAIL}"
+        return f"no worker process can be started: {problem}; {_FAIL}"
     return None
 
 
