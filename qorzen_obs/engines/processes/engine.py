@@ -18,6 +18,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
+from qorzen_obs import foreign
 from qorzen_obs.callables import traits_of
 from qorzen_obs.clock import Clock, SystemClock
 from qorzen_obs.engines.base import Ended

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copyreg
 import sys
+from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
 from qorzen_obs import foreign
@@ -66,14 +67,24 @@ def _exception(error: BaseException, message: str) -> tuple[list[bytes], list[by
     asyncio: Any = sys.modules.get("asyncio")
     if not foreign.is_a(error, Exception) and not (asyncio and foreign.is_a(error, asyncio.CancelledError)):
         return None
-    for form in (_taken_apart, lambda error: error):
-        try:
-            encoded = encode(form(error), limit=LARGE_BYTES, answer=True)
-            if _is_faithful(_put_together(decode_encoded(encoded)), error, message):
-                return _as_bytes(encoded[0]), _as_bytes(encoded[1])
-        except BaseException:  # noqa: BLE001  # whatever its __reduce__, __init__ or __str__ raises
-            continue
+    return _tried(error, message, _taken_apart) or _tried(error, message, _as_it_is)
+
+
+def _tried(
+    error: BaseException, message: str, form: Callable[[BaseException], object]
+) -> tuple[list[bytes], list[bytes]] | None:
+    """Return the error in this form, encoded, if it comes back from it as what it was."""
+    try:
+        encoded = encode(form(error), limit=LARGE_BYTES, answer=True)
+        if _is_faithful(_put_together(decode_encoded(encoded)), error, message):
+            return _as_bytes(encoded[0]), _as_bytes(encoded[1])
+    except BaseException:  # noqa: BLE001  # whatever its __reduce__, __init__ or __str__ raises
+        pass
     return None
+
+
+def _as_it_is(error: BaseException) -> object:
+    return error
 
 
 def _is_faithful(back: BaseException, error: BaseException, message: str) -> bool:
@@ -85,8 +96,12 @@ def _is_faithful(back: BaseException, error: BaseException, message: str) -> boo
     )
 
 
-def _taken_apart(error: BaseException) -> _Parts | BaseException:
-    """Return what it is made of, for its __init__ need not take its `args`; itself where it says how it is pickled."""
+def _taken_apart(error: BaseException) -> _Parts:
+    """Return what it is made of, for its __init__ need not take its `args`.
+
+    Raises:
+        TypeError: it says itself how it is pickled.
+    """
     kind = type(error)
     base = next(each for each in kind.__mro__ if not each.__flags__ & _HEAP_TYPE)
     own = (
@@ -98,18 +113,25 @@ def _taken_apart(error: BaseException) -> _Parts | BaseException:
         "__getnewargs_ex__",
     )
     if any(getattr(kind, name, None) is not getattr(base, name, None) for name in own):
-        return error
+        raise TypeError
     reduce: Any = base.__reduce__
     reduced = reduce(error)
     args, state = reduced[1], reduced[2] if len(reduced) > 2 else {}
     if base is BaseExceptionGroup:
-        args = (args[0], [_taken_apart(each) for each in args[1]])
+        args = (args[0], [_member(each) for each in args[1]])
     attributes = dict(vars(error))
     others = {name: value for name, value in state.items() if name not in attributes}
     for slot in copyreg._slotnames(kind):  # type: ignore[attr-defined]  # as copyreg itself
         if hasattr(error, slot):
             others[slot] = getattr(error, slot)
     return kind, base, args, attributes, others
+
+
+def _member(error: BaseException) -> object:
+    try:
+        return _taken_apart(error)
+    except TypeError:
+        return error
 
 
 def _as_bytes(parts: list[Buffer]) -> list[bytes]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 import threading
+from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any, Final, NamedTuple
 
@@ -45,6 +46,8 @@ class ScriptModule(ModuleType):
         if script is not None:
             self.__file__ = script.path
             self.__package__ = script.package
+            if script.module_name is not None:
+                self.__spec__ = ModuleSpec(script.module_name, None, origin=script.path)
             self.__builtins__ = __builtins__
 
     def __getattr__(self, name: str) -> Any:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from types import FunctionType
 from typing import Any
 
+from qorzen_obs import foreign
 from qorzen_obs.engines.base import Ended
 from qorzen_obs.engines.processes.channel import FAILURE, Frame
 from qorzen_obs.engines.processes.codec import Encoded, TooLargeError, decode, encode
@@ -91,7 +92,12 @@ def rebuild(frame: Frame) -> tuple[object, BaseException | None]:
 def _blame(
     func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], error: BaseException
 ) -> TaskTransferError:
-    for what, value in [*_variables(func), ("the callable", func), *_named(func, args), *_quoted(kwargs)]:
+    for what, value in [
+        *_variables(func, args),
+        ("the callable", func),
+        *_named(func, args),
+        *_quoted(kwargs),
+    ]:
         if (cause := _obstacle(value)) is not None:
             return untransferable(what, "sent to a worker process", cause)
     return untransferable("the call", "sent to a worker process", error)
@@ -106,23 +112,33 @@ def _obstacle(value: object) -> BaseException | None:
     return None
 
 
-def _variables(func: object) -> Iterator[tuple[str, Any]]:
-    """Yield the variables that travel with a function by value, and with the functions among them, with their names."""
-    waiting, seen = [func], set[int]()
+def _variables(func: object, args: tuple[Any, ...]) -> Iterator[tuple[str, Any]]:
+    """Yield variables that travel by value, with their names: of the callable, and of the classes of its arguments."""
+    waiting, seen = [_code_of(func), *map(type, args)], set[int]()
     while waiting:
         one = waiting.pop()
-        if type(one) is not FunctionType or id(one) in seen or _obstacle(one) is None:
+        if id(one) in seen or _obstacle(one) is None:
             continue
         seen.add(id(one))
+        if type(one) is type:
+            waiting += map(_code_of, vars(one).values())
+        if type(one) is not FunctionType:
+            continue
         try:
             found = inspect.getclosurevars(one)
         except (TypeError, ValueError):  # a cell of it is empty
             continue
         for name, value in {**found.globals, **found.nonlocals}.items():
-            if type(value) is FunctionType:
+            if type(value) in (FunctionType, type):
                 waiting.append(value)
             else:
                 yield f"the variable {name!r} that {one.__qualname__} uses", value
+
+
+def _code_of(value: object) -> object:
+    """Return the function that is inside of a partial, a method or the like."""
+    inner = foreign.inside_partial(value)
+    return foreign.attribute(inner, "__func__", inner)
 
 
 def _named(func: Callable[..., Any], args: tuple[Any, ...]) -> list[tuple[str, Any]]:

@@ -250,9 +250,13 @@ def test_a_variable_of_a_bare_script_that_cannot_travel_is_named(tmp_path: Path)
 import threading
 guard = threading.Lock()
 
+class Helper:
+    def help(self):
+        with guard:
+            return 1
+
 def helper():
-    with guard:
-        return 1
+    return Helper().help()
 
 @process
 def work():
@@ -264,7 +268,7 @@ async def main():
 """
     (line,) = lines_of(tmp_path, HEAD + script + BARE)
     assert line.startswith(
-        "the variable 'guard' that helper uses cannot be sent to a worker process: TypeError"
+        "the variable 'guard' that Helper.help uses cannot be sent to a worker process: TypeError"
     )
     script = script.replace("print((", "print('ok' if not (").replace(".error)", ".error else 'no')")
     assert lines_of(tmp_path, HEAD + script + GUARDED) == ["ok"], "made anew"
@@ -362,12 +366,16 @@ def test_a_module_that_is_run_by_its_name_is_run_again_with_its_package(tmp_path
     module = """
 from .other import VALUE
 
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+
 class Mine:
     value = VALUE
 
 @process
 def work():
-    return Mine()
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(Mine).result()
 
 async def main():
     async with open_task_manager() as tasks:
