@@ -38,6 +38,7 @@ from qorzen_obs.stacks import (
 
 _EAGER: Final = sys.version_info >= (3, 12)
 _SLICE_SECONDS: Final = 0.001  # then the loop gets its turn before the next attempt begins
+_HIDDEN: Final = deque[Any]()
 _MAX_HIDDEN: Final = 8  # as many begin in a turn where the engine cannot see how long they take
 
 
@@ -52,6 +53,8 @@ class LoopEngine:
         self._thread_id = threading.get_ident()
         self._ready: deque[_Run] = deque()  # they have no asyncio task yet
         self._called = False  # the loop is to take what is ready
+        #: What one of asyncio's own loops is to call in its next turn, the newest last; others hide it.
+        self._scheduled: deque[Any] = getattr(loop, "_ready", _HIDDEN)
         # Of asyncio's own loops the time is this clock's, by way of a function in Python.
         own = getattr(loop.time, "__func__", None) is asyncio.BaseEventLoop.time
         self._now: Callable[[], float] = time.monotonic if own else loop.time
@@ -114,7 +117,8 @@ class LoopEngine:
 
     def _take(self) -> None:
         """Begin what is ready, for the length of a slice; what is left then has to wait for the loop's next turn."""
-        loop, ready, now, hidden = self._loop, self._ready, self._now, 0
+        loop, ready, now = self._loop, self._ready, self._now
+        scheduled, hidden = self._scheduled, 0
         until = now() + _SLICE_SECONDS
         try:
             while ready:
@@ -123,15 +127,17 @@ class LoopEngine:
                     continue
                 try:
                     # Not by the loop's own task factory: whether the task is eager is not for that to say.
-                    driver, name, context = _drive(run), run.attempt.record.name, Context()
+                    driver, name, empty = _drive(run), run.attempt.record.name, Context()
                     if _EAGER:
-                        run.task = asyncio.Task(
-                            driver, loop=loop, name=name, context=context, eager_start=True
-                        )  # type: ignore[call-arg]  # since Python 3.12
+                        run.task = asyncio.Task(driver, loop=loop, name=name, context=empty, eager_start=True)  # type: ignore[call-arg]  # since Python 3.12
                     else:
-                        run.task = asyncio.Task(driver, loop=loop, name=name, context=context)
-                        if not _step(run.task, loop, context):
-                            run.task.add_done_callback(run.never_began)
+                        run.task = task = asyncio.Task(driver, loop=loop, name=name, context=empty)
+                        step = scheduled[-1]._callback if scheduled else None
+                        if getattr(step, "__self__", None) is task:  # take it here, as an eager one does
+                            scheduled.pop()
+                            empty.run(step)  # type: ignore[arg-type]  # it is the method of the task
+                        else:
+                            task.add_done_callback(run.never_began)
                             hidden += 1
                 except BaseException as error:  # asyncio could not take the step
                     if run.ended is None:
@@ -143,20 +149,6 @@ class LoopEngine:
             self._called = False
             if ready:
                 self._call()
-
-
-def _step(task: asyncio.Task[None], loop: asyncio.AbstractEventLoop, context: Context) -> bool:
-    """Take the first step of a new asyncio task, as an eager one does; return False where the loop hides it.
-
-    Loops that are asyncio's own have just put it after all else that is ready.
-    """
-    ready: deque[Any] = getattr(loop, "_ready", _NONE_READY)
-    step = getattr(ready[-1], "_callback", None) if ready else None
-    if getattr(step, "__self__", None) is not task:
-        return False
-    ready.pop()
-    context.run(step)  # type: ignore[arg-type]  # it is the method of the task
-    return True
 
 
 class _Run(msgspec.Struct, eq=False):
@@ -316,7 +308,6 @@ _ASYNCIOS_OWN: Final = frozenset(
     {asyncio.Future, asyncio.Task, getattr(asyncio.tasks, "_GatheringFuture", asyncio.Future), type(None)}
 )
 _ENDED: Final = object()
-_NONE_READY: Final = deque[Any]()
 
 
 async def _await(awaitable: Awaitable[Any]) -> Any:
