@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from qorzen_obs import foreign
@@ -37,10 +37,10 @@ class TaskDefinition:
     restart: Restart = "never"
     required: bool = False  #: of one `at_start`: /readyz fails while it does not run
 
-    @property
-    def starts_later(self) -> bool:
-        """Whether a task of it may have to wait for its time."""
-        return self.delay > 0 or self.run_at is not None
+    starts_later: bool = field(init=False)  #: whether a task of it may have to wait for its time
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "starts_later", self.delay > 0 or self.run_at is not None)
 
 
 NO_DEFINITION: Final = TaskDefinition()
