@@ -67,7 +67,12 @@ class Limits:
             category, engine, own
         ):
             return False
-        self.take(category, engine, own)
+        if own is not None:  # as `take`, without a call
+            own.held += 1
+        self.held += 1
+        self.taken += 1
+        self.held_by_category[category] += 1
+        self.held_by_engine[engine] += 1
         return True
 
     def take(self, category: TaskCategory, engine: str, own: DefinitionLimit | None = None) -> None:
