@@ -18,7 +18,7 @@ from opentelemetry.context import Context
 from opentelemetry.trace import NoOpTracerProvider, Span, SpanContext, SpanKind, TracerProvider
 
 from qorzen_obs.current import CURRENT
-from qorzen_obs.record import Attempt, End, TaskRecord, TaskState
+from qorzen_obs.record import Attempt, End, TaskRecord
 from qorzen_obs.tasks import FAILED, EventKind
 from qorzen_obs.telemetry import names
 from qorzen_obs.telemetry.redaction import Redactor
@@ -164,33 +164,24 @@ class SpanInstrument:
         ended: list[TaskSpan] = []
         for end in ends:
             attempt, state, will_retry = end.attempt, end.state, end.kind is _RETRYING
-            if attempt is None or attempt.span is None:
+            span = None if attempt is None else attempt.span
+            if attempt is None or span is None:
                 continue
             if will_retry:  # its task is pending again; the attempt has failed
                 state = state.but(status=FAILED)
             try:
-                span = self._end(attempt, state, will_retry)
+                # Its length is the monotonic duration.
+                end_time = int((attempt.started_wall + (state.duration_seconds or 0.0)) * 1e9)
+                if isinstance(span, TaskSpan):
+                    attempt.span = None  # it leads back to the attempt
+                    if span.finish(state, attempt.phases, will_retry, end_time):
+                        ended.append(span)
+                else:
+                    Outcome.of(state, attempt.phases, will_retry).end_by(span, end_time)
             except BaseException as error:  # noqa: BLE001 - as in submitted
                 self._on_error(error)
-            else:
-                if span is not None:
-                    ended.append(span)
         for sink, spans in itertools.groupby(ended, operator.attrgetter("sink")):
             sink.on_task_ends(tuple(spans))
-
-    def _end(self, attempt: Attempt, state: TaskState, will_retry: bool) -> TaskSpan | None:
-        """End the attempt's span with what was decided; return one of ours, of which its sink is to be told.
-
-        Its length is the monotonic duration.
-        """
-        span = attempt.span
-        end_time = int((attempt.started_wall + (state.duration_seconds or 0.0)) * 1e9)
-        if isinstance(span, TaskSpan):
-            attempt.span = None  # it leads back to the attempt
-            return span if span.finish(state, attempt.phases, will_retry, end_time) else None
-        assert span is not None, "asked before"
-        Outcome.of(state, attempt.phases, will_retry).end_by(span, end_time)
-        return None
 
 
 def _context_variable() -> contextvars.ContextVar[Context] | None:
