@@ -97,6 +97,7 @@ class TailSampler(SpanProcessor):
         self._line: deque[_Call] = deque()
         self._alone: dict[int, int] = {}  # open spans of attempts, by trace: nothing else of it was seen
         self._buffer: TraceBuffer[AnySpan] = TraceBuffer(self._budget, self._hand_on, self._bounds)
+        self.may_keep = self._buffer.may_keep  #: whether a span's trace is not dropped already
 
     # ------------------------------------------------------------------ what happens
 
@@ -172,10 +173,6 @@ class TailSampler(SpanProcessor):
         """Let the span of an attempt be counted that is alone in its trace no more."""
         if trace_id in self._alone:
             self._buffer.start(trace_id, self._alone.pop(trace_id), None, now)
-
-    def may_keep(self, span: SpanContext) -> bool:
-        """Return whether the span's trace is not dropped already."""
-        return self._buffer.may_keep(span[0])
 
     def offer(self, span: SpanContext, observations: Sequence[tuple[ExemplarSlot, float]], at: float) -> None:
         """Write these exemplars when the span's trace is kept."""

@@ -205,8 +205,9 @@ class TraceBuffer(Generic[S]):
             self._tick_at = now + _TICK_SECONDS
             self.tick(now)
 
-    def may_keep(self, trace_id: int) -> bool:
-        """Return whether the trace is not known to be dropped; from any thread."""
+    def may_keep(self, span: SpanContext) -> bool:
+        """Return whether the span's trace is not known to be dropped; from any thread."""
+        trace_id = span[0]
         verdict = self._decided.get(trace_id)
         if verdict is not None:
             return verdict is not _DROP
@@ -231,7 +232,9 @@ class TraceBuffer(Generic[S]):
     def _verdict(self, trace_id: int) -> Verdict | None:
         """Return what was decided about a trace."""
         verdict = self._decided.get(trace_id)
-        return verdict if verdict is not None or self.may_keep(trace_id) else _DROP
+        if verdict is None and (trace_id in self._dropped_alone or trace_id in self._dropped_alone_before):
+            return _DROP
+        return verdict
 
     def tick(self, now: float) -> None:
         """Decide what has waited for too long."""
