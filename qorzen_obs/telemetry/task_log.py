@@ -128,7 +128,10 @@ class StreamTaskLog:
         ):
             return None
         before_id, before_attempt = parts
-        ids = "" if span is None else f',"trace_id":"{span.trace_id:032x}","span_id":"{span.span_id:016x}"'
+        ids = ""
+        if span is not None:
+            trace_id, span_id = span[:2]  # by their names each is a call
+            ids = f',"trace_id":"{trace_id:032x}","span_id":"{span_id:016x}"'
         return (
             f'{before_id}{record.task_id}{before_attempt}{state.attempt},"status":"completed",'
             f'"duration_seconds":{duration:.6f},"queue_wait_seconds":{wait:.6f}{ids}{_PLAIN_END}{rfc_3339(at)}"}}'
