@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import ast
 import dis
-import inspect
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
@@ -44,43 +44,49 @@ def by_name(value: object) -> str | None:
     script = find_script()
     if script is None or name.partition(".")[0] not in script.names or _found(main, name) is not value:
         return None
-    return None if _needs_the_block(value, main, script, set()) else name
+    return None if _needs_the_block(value, main, script) else name
 
 
 def _found(main: ModuleType, qualname: str) -> object:
     value: Any = main
     for name in qualname.split("."):
-        value = vars(value).get(name) if isinstance(value, (ModuleType, type)) else None
+        value = vars(value).get(name) if foreign.is_a(value, (ModuleType, type)) else None
     return value
 
 
-def _needs_the_block(value: object, main: ModuleType, script: Script, seen: set[int]) -> bool:
+def _needs_the_block(value: object, main: ModuleType, script: Script) -> bool:
     """Return whether code of the script can reach a name that only its block binds, which no worker has."""
-    if id(value) in seen:
-        return False
-    seen.add(id(value))
-    if isinstance(value, type):
-        return any(_needs_the_block(each, main, script, seen) for each in _functions_of(value))
-    if not isinstance(value, FunctionType) or value.__globals__ is not vars(main):
-        return False
-    for name in _global_names(value.__code__):
-        if name in vars(main):
-            if name not in script.names:
-                return not name.startswith("__")
-            if _needs_the_block(vars(main)[name], main, script, seen):
-                return True
+    names = vars(main)
+    absent = {name for name in names if name not in script.names and not name.startswith("__")}
+    waiting, seen = [value] if absent else [], set[int]()
+    while waiting:
+        one = waiting.pop()
+        if id(one) in seen:
+            continue
+        seen.add(id(one))
+        if foreign.is_a(one, type):
+            waiting += _functions_of(one)
+        elif type(one) is FunctionType:
+            waiting += _closure_of(one)
+            for name in _global_names(one.__code__) if one.__globals__ is names else ():
+                if name in absent:
+                    return True
+                waiting.append(names.get(name))
     return False
 
 
 def _functions_of(kind: type) -> Iterator[object]:
     for value in vars(kind).values():
-        if isinstance(value, (staticmethod, classmethod)):
-            yield value.__func__
-        elif isinstance(value, property):
+        if type(value) is property:
             yield from (value.fget, value.fset, value.fdel)
-        elif isinstance(value, FunctionType):
-            yield inspect.unwrap(value)
-            yield value
+        else:
+            yield value.__func__ if type(value) in (staticmethod, classmethod) else value
+
+
+def _closure_of(function: FunctionType) -> Iterator[object]:
+    for cell in function.__closure__ or ():
+        with suppress(ValueError):  # it is empty
+            yield cell.cell_contents
 
 
 def _global_names(code: CodeType) -> Iterator[str]:

@@ -276,6 +276,8 @@ async def main():
 
 def test_what_exists_only_behind_the_guard_travels_by_value(tmp_path: Path) -> None:
     script = """
+import contextlib
+
 def outside():
     return config["value"]
 
@@ -289,9 +291,18 @@ class Uses:
 def by_class(kind):
     return kind().value()
 
+@contextlib.contextmanager
+def managed():
+    yield outside()
+
+def by_wrapper():
+    with managed() as value:
+        return value
+
 async def main(inside):
     async with open_task_manager() as tasks:
         print(await tasks.run(inside), await tasks.run(process(caller)), await tasks.run(process(by_class), Uses))
+        print(await tasks.run(process(by_wrapper)))
 
 if __name__ == "__main__":
     config = {"value": 42}
@@ -302,7 +313,7 @@ if __name__ == "__main__":
 
     asyncio.run(main(inside))
 """
-    assert lines_of(tmp_path, HEAD + script) == ["(42, 42) 42 42"]
+    assert lines_of(tmp_path, HEAD + script) == ["(42, 42) 42 42", "42"]
 
 
 def test_a_worker_has_the_arguments_of_the_program(tmp_path: Path) -> None:
