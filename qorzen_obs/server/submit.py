@@ -21,7 +21,7 @@ from opentelemetry.context import Context
 
 from qorzen_obs.arguments import parse_priority
 from qorzen_obs.callables import BoundCall
-from qorzen_obs.core.admission import MAX_METADATA_BYTES
+from qorzen_obs.core.admission import MAX_METADATA_BYTES, MAX_METADATA_DEPTH
 from qorzen_obs.core.idempotency import MAX_KEY_LENGTH
 from qorzen_obs.errors import (
     IdempotencyConflictError,
@@ -49,7 +49,9 @@ T = TypeVar("T")
 #: When a client should ask again while the service stops: another one may answer by then.
 DRAINED_SECONDS: Final = 10
 
-_TAKES: Final = {"metadata": f"takes an object of at most {MAX_METADATA_BYTES} bytes of JSON"}
+_TAKES: Final = {
+    "metadata": f"takes an object of at most {MAX_METADATA_BYTES} bytes of JSON and {MAX_METADATA_DEPTH} levels"
+}
 
 IdempotencyKey = Annotated[str, Meta(min_length=1, max_length=MAX_KEY_LENGTH)]
 
