@@ -236,9 +236,8 @@ async def get_tasks(request: web.Request) -> web.Response:
         cursor = None if following is None else write_cursor(order, following)
         return encode_json(TaskPage(items=[task_line(info) for info in tasks], next_cursor=cursor, at=at))
 
-    async with request.app[
-        ONE_LIST
-    ]:  # a walk over all tasks takes milliseconds, which the loop has better use for
+    # A walk over all tasks takes milliseconds, which the loop has better use for.
+    async with request.app[ONE_LIST]:
         page = await run_in_daemon_thread(write_page, name="qorzen-list")
     return web.Response(body=page, content_type="application/json")
 
