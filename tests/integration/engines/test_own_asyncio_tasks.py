@@ -12,7 +12,7 @@ import pytest
 
 from qorzen_obs import Retry, TaskManager, TaskStatus, current_task, task
 from qorzen_obs.testing import open_test_manager
-from tests.support import until
+from tests.support import PATIENCE_SECONDS, until
 
 N = 6
 
@@ -214,7 +214,7 @@ def test_no_attempt_begins_while_it_is_submitted(run: Run) -> None:
     async def scenario(tasks: TaskManager) -> None:
         await tasks.submit_task(begins, 0)
         assert begun == []
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             while len(begun) <= N:  # noqa: ASYNC110 - the code of the attempts says so, not an Event
                 await asyncio.sleep(0)
 
@@ -278,7 +278,7 @@ async def in_colour(colour: str) -> AsyncIterator[None]:
 
 
 async def with_a_timeout() -> str:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         await asyncio.sleep(0)
         return "in time"
 
@@ -356,7 +356,7 @@ def test_whoever_cancels_all_asyncio_tasks_of_the_loop_ends_each_attempt_once(ru
     async def scenario(tasks: TaskManager) -> None:
         ids = [await tasks.submit_task(waits, name="subject") for _ in range(3 * N)]
         ends = asyncio.gather(*(tasks.wait_for_task(task_id) for task_id in ids))
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             while not ends.done():  # in each turn, so that some of them have begun and some have not
                 for one in asyncio.all_tasks():
                     if one.get_name() == "subject":

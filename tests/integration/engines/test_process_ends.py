@@ -14,6 +14,7 @@ from qorzen_obs.settings import EngineSettings
 from qorzen_obs.tasks import TaskStatus
 from tests import process_tasks as work
 from tests.services.process_service import process_service
+from tests.support import PATIENCE_SECONDS
 
 SHARED_MEMORY = Path("/dev/shm")
 
@@ -66,9 +67,9 @@ async def test_a_queue_of_a_multiprocessing_manager_is_shared_with_tasks() -> No
         assert queue.empty()  # this process's connection to it is there from now on
         async with process_service() as service:
             back = await service.tasks.run(work.use_queue, queue, "from the worker")
-            assert queue.get(timeout=5) == "from the worker"
+            assert queue.get(timeout=PATIENCE_SECONDS) == "from the worker"
             back.put("from its result")
-            assert queue.get(timeout=5) == "from its result"
+            assert queue.get(timeout=PATIENCE_SECONDS) == "from its result"
 
 
 async def test_a_working_directory_that_was_removed_costs_no_task(tmp_path: Path) -> None:

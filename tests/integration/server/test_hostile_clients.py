@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry
 from qorzen_obs.server import app as server_app
 from tests.integration.server.collectors import HugeCollector
 from tests.services.ops_plane import SaidManager, exchange, get_json, managing, serving
+from tests.support import PATIENCE_SECONDS
 
 PAYLOADS = [
     "<script>alert(1)</script>",
@@ -167,7 +168,7 @@ async def test_t9_a_client_that_does_not_read_is_dropped(monkeypatch: pytest.Mon
         writer.write(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")
         await reader.readline()  # from here on it does not read any more
         status = None
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             while status is None:  # until its place is free
                 with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
                     status, _, _ = await exchange(plane, b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
