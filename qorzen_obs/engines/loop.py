@@ -139,7 +139,9 @@ class LoopEngine:
                         else:
                             task.add_done_callback(run.never_began)
                             hidden += 1
-                except BaseException as error:  # asyncio could not take the step
+                    if run.ended is not None and run.task.done():  # type: ignore[redundant-expr]  # it may have ended meanwhile
+                        run.task.result()  # raises what has interrupted it at its very first line
+                except BaseException as error:  # asyncio could not make it, or not take the step
                     if run.ended is None:
                         raise
                     run.end(None, error)
@@ -177,6 +179,8 @@ async def _drive(run: _Run) -> None:
     Whatever is raised on the way is how the attempt ended, and asyncio sees none of it: SystemExit would pass it.
     """
     attempt = run.attempt
+    if run.ended is None:  # it was to begin, but could not be made as a whole
+        return
     try:
         if _EAGER:  # it is still being made
             run.task = asyncio.current_task()
@@ -206,7 +210,7 @@ async def _drive(run: _Run) -> None:
                 meter.use_seconds += meter.clock() - began
         if waits_for is _ENDED:
             ended, run.ended, run.coroutine = run.ended, None, None  # as `end`, without a call
-            ended(attempt, value, error)  # type: ignore[misc]  # nobody else ends it before it has begun
+            ended(attempt, value, error)
             return
         attempt.suspended()
         rest = _go_on(run, waits_for)

@@ -6,15 +6,17 @@ import ctypes
 import gc
 import os
 import socket
+import sys
 import threading
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, replace
-from types import ModuleType
-from typing import Any
+from types import FrameType, ModuleType
+from typing import Any, Self
 
 import pytest
 
+from qorzen_obs.engines import loop as loop_engine
 from qorzen_obs.engines.base import Engine, KillingEngine
 from qorzen_obs.engines.choice import EngineChoice
 from qorzen_obs.engines.external import ExternalEngine
@@ -488,6 +490,53 @@ async def test_what_an_attempt_on_the_loop_has_awaited_first_is_gone_when_it_let
     assert held[0]() is None
     gate.open()
     await bench.end_of(attempt)
+
+
+class Interruption:
+    """Raises at the n-th call of its own that the loop engine makes while it runs what is ready."""
+
+    def __init__(self, number: int) -> None:
+        self.left = number
+
+    def __enter__(self) -> Self:
+        sys.setprofile(self._on_event)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        sys.setprofile(None)
+
+    def _on_event(self, frame: FrameType, event: str, _: object) -> None:
+        at_its_top = (
+            frame.f_back is not None and frame.f_back.f_code.co_name == "_run"
+        )  # asyncio's, of a Handle
+        own = frame.f_code.co_filename in (loop_engine.__file__, support.__file__) and not at_its_top
+        if event == "call" and own:
+            self.left -= 1
+            if self.left == 0:
+                raise MemoryError
+
+
+async def test_f38_whatever_call_of_the_loop_engine_is_interrupted_each_end_is_reported_once() -> None:
+    async def subject() -> str:
+        return "value"
+
+    async def suspended_subject() -> str:
+        await asyncio.sleep(0)
+        return "value"
+
+    errors, number, left = 0, 0, 0
+    while left <= 0:
+        number += 1
+        bench = Bench(LOOP)
+        attempts = [bench.begin(func) for func in (subject, suspended_subject, subject)]
+        with Interruption(number) as interruption:
+            for _ in range(3):
+                await asyncio.sleep(0)
+        left = interruption.left
+        ends = [await bench.end_of(attempt) for attempt in attempts]
+        assert [type(end.error) for end in ends if end.value != "value"] in ([], [MemoryError])
+        errors += any(end.error is not None for end in ends)
+    assert errors >= 9, "at least when it begins, at its first line, and when it waits"
 
 
 class Junk:
