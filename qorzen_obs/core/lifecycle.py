@@ -425,8 +425,7 @@ class Lifecycle:
     ) -> None:
         """The one place where a task's status changes: the record, the counters, the announcement.
 
-        From the count to the last line of the block nothing is called that can be interrupted: it changes whole or not
-        at all. What is announced stands in queues, so that an interruption only delays it.
+        Between the count and the queues nothing can be interrupted: it changes whole or not at all, and is told later.
         """
         before, attempt, starts = record.state.status, record.attempt, kind is _STARTED
         self._counts.move(record.cell, before, state.status)  # raises for a transition that is not legal
@@ -436,7 +435,6 @@ class Lifecycle:
             self._ends.queue.append(End(kind, wall, record, state, attempt, record.context, waited=waited))
         if self._observers[kind]:
             self._unannounced.append((kind, wall, record, state, record.progress, before))
-
         if not starts:
             self._ends.notify_soon()
         if self._unannounced:

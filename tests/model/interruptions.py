@@ -46,7 +46,10 @@ _OBSERVERS: Final = (
     str(_ROOT / "qorzen_obs" / "core" / "event_feed.py"),
     str(_ROOT / "qorzen_obs" / "core" / "ends.py"),
     str(_ROOT / "qorzen_obs" / "retry.py"),  # where the user's backoff is asked, which may fail
-    str(_ROOT / "qorzen_obs" / "engines" / "loop.py"),
+    # Where the user's objects are looked at, whatever they raise.
+    str(_ROOT / "qorzen_obs" / "core" / "decision.py"),
+    str(_ROOT / "qorzen_obs" / "foreign.py"),
+    inspect.__file__,
     # In whose generators Python ignores what is raised.
     typing.__file__,
     traceback.__file__,
