@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Final, NoReturn, Protocol
 
+from qorzen_obs import foreign
 from qorzen_obs.clock import Clock
 from qorzen_obs.core.announcer import Announcer
 from qorzen_obs.core.runner import Runner
@@ -116,10 +117,10 @@ class Mender:
             if not self._table.live:
                 self._table.nothing_lives.set()
             self._moves.dispatch()
-            if interruption is not None and not isinstance(interruption, Exception):
+            if interruption is not None and not foreign.is_a(interruption, Exception):
                 self._runtime.work_loop.call_soon(_raise, interruption)
         except BaseException as error:
-            earlier = interruption is not None and not isinstance(interruption, Exception)
+            earlier = interruption is not None and not foreign.is_a(interruption, Exception)
             self._runtime.interruption = interruption if earlier else error
             raise
         finally:
@@ -162,7 +163,7 @@ class Mender:
             self._failures[record.task_id] += 1
             if self._failures[record.task_id] < _PATIENCE:
                 raise
-            self.give_up(record, f"a step of it failed with {type(error).__name__}")
+            self.give_up(record, f"a step of it failed with {foreign.kind_name(type(error))}")
 
     def _go_on(self, record: TaskRecord) -> None:
         attempt, runner = record.attempt, self._moves.runner

@@ -86,7 +86,7 @@ class Runner:
         except Exception as error:
             attempt.driver = None
             is_second, attempt.outcome = attempt.outcome is not None, (None, error)
-            if isinstance(error, (RecursionError, MemoryError)) and not is_second:
+            if foreign.is_a(error, (RecursionError, MemoryError)) and not is_second:
                 raise
             attempt.ended = True
             self._runtime.work_loop.call_soon(self._did_not_start, attempt)
@@ -194,7 +194,7 @@ class Runner:
                 try:
                     decision = decide(attempt, value, error, self._redactor)
                 except BaseException as broken:
-                    if isinstance(broken, Exception) and attempt.outcome is None:
+                    if foreign.is_a(broken, Exception) and attempt.outcome is None:
                         raise  # such as for want of memory: the mender asks once more
                     decision = decide_undescribed(error, broken)
                 self._settle(attempt, decision)

@@ -53,6 +53,7 @@ class LoopEngine:
         self._thread_id = threading.get_ident()
         self._ready: deque[_Run] = deque()  # they have no asyncio task yet
         self._called = False  # the loop is to take what is ready
+        self._asleep: deque[tuple[Any, Any]] = deque()  # futures that are done, and who awaits them
         #: What one of asyncio's own loops is to call in its next turn, the newest last; others hide it.
         self._scheduled: deque[Any] = getattr(loop, "_ready", _HIDDEN)
         # Of asyncio's own loops the time is this clock's, by way of a function in Python.
@@ -68,7 +69,16 @@ class LoopEngine:
     def interrupt(self, attempt: Attempt) -> None:
         run: _Run = attempt.driver
         if run.task is not None:
-            run.task.cancel()
+            self._wake_again()
+            waits_for: Any = getattr(run.task, "_fut_waiter", None)
+            callbacks = getattr(waits_for, "_callbacks", None)
+            try:
+                run.task.cancel()
+            except (
+                BaseException
+            ):  # such as for want of stack: asyncio has cancelled that, and forgotten the task
+                self._asleep.append((waits_for, callbacks or ()))
+                raise
         else:
             run.end(None, asyncio.CancelledError())
 
@@ -110,6 +120,14 @@ class LoopEngine:
         if own is None or coroutine is None:
             return None
         return awaited_by(own, coroutine_places(coroutine))
+
+    def _wake_again(self) -> None:
+        """Wake what an interruption of `interrupt` has kept from waking."""
+        while self._asleep:
+            future, callbacks = self._asleep[0]
+            for callback, context in callbacks:
+                self._loop.call_soon(callback, future, context=context)
+            self._asleep.popleft()
 
     def _call(self) -> None:
         self._loop.call_soon(self._take, context=Context())
