@@ -337,14 +337,9 @@ class Lifecycle:
             return None
         if attempt.last or self._runtime.state is not _READY:
             return None
-        return retry_wait_seconds(
-            attempt.record.definition.retry,
-            attempt.number,
-            decision.exception,
-            decision.error_type,
-            self._random,
-            partial(self._backoff_failed, attempt.task_id),
-        )
+        policy, on_broken = attempt.record.definition.retry, partial(self._backoff_failed, attempt.task_id)
+        error, kind = decision.exception, decision.error_type
+        return retry_wait_seconds(policy, attempt.number, error, kind, self._random, on_broken)
 
     def _backoff_failed(self, task_id: str, error: str) -> None:
         self._metrics.telemetry_errors["backoff"] += 1
