@@ -32,7 +32,6 @@ RECORDS: Final[Mapping[str, str]] = {
     "core.waiting.wait": "Wait: what one caller waits for",
     "demo.workload.source": "Source: a file on its way through the tasks",
     "demo.workload.tally": "Tally: what a survey has found so far",
-    "engines.processes.far_imports.depth": "_Depth: a number for each thread",
     "engines.loop.run": "_Run: an attempt on its way through the engine",
     "engines.processes.engine.job": "Job: a call on its way through the engine",
     "engines.threads.job": "_Job: a call on its way through the engine",
