@@ -74,9 +74,8 @@ class LoopEngine:
             callbacks = getattr(waits_for, "_callbacks", None)
             try:
                 run.task.cancel()
-            except (
-                BaseException
-            ):  # such as for want of stack: asyncio has cancelled that, and forgotten the task
+            except BaseException:
+                # Such as for want of stack: asyncio has cancelled the wait, and has forgotten the task.
                 self._asleep.append((waits_for, callbacks or ()))
                 raise
         else:

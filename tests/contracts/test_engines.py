@@ -506,9 +506,8 @@ class Interruption:
         sys.setprofile(None)
 
     def _on_event(self, frame: FrameType, event: str, _: object) -> None:
-        at_its_top = (
-            frame.f_back is not None and frame.f_back.f_code.co_name == "_run"
-        )  # asyncio's, of a Handle
+        # Called by asyncio's Handle.
+        at_its_top = frame.f_back is not None and frame.f_back.f_code.co_name == "_run"
         own = frame.f_code.co_filename in (loop_engine.__file__, support.__file__) and not at_its_top
         if event == "call" and own:
             self.left -= 1
