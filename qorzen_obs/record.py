@@ -69,6 +69,7 @@ class TaskState(Decision, frozen=True):
     duration_seconds: float | None = None
     span: SpanContext | None = None  #: of the last attempt
     ledger: Ledger | None = None  #: None where the time ledger is off
+    result_released: bool = False  #: see core/retention.py
 
     def started(
         self,
@@ -163,7 +164,7 @@ class TaskRecord(msgspec.Struct, eq=False):
     attempt: Attempt | None = None
     submitter: SpanContext | None = None  #: the span that it was submitted in, or its mark there
     queue_entry: list[Any] | None = None  #: the queue's handle while it is pending
-    waiters: list[tuple[asyncio.Future[None], Wait | None]] | None = None
+    waiters: list[tuple[asyncio.Future[TaskState], Wait | None]] | None = None
 
     @property
     def new_trace(self) -> bool:
@@ -222,6 +223,7 @@ class TaskRecord(msgspec.Struct, eq=False):
             waiting_for=attempt.waiting_for if attempt else None,
             cancel_reason=state.cancel_reason or (attempt.reason if attempt else None),
             abandoned=state.abandoned,
+            result_released=state.result_released,
             trace_id=format_trace_id(span.trace_id) if span else None,
             span_id=format_span_id(span.span_id) if span else None,
             rerun_of=self.rerun.task_id if self.rerun else None,

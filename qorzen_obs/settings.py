@@ -41,6 +41,9 @@ class TaskSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     cancel_grace_seconds: Seconds = 1.0
     max_abandoned: Annotated[int, Meta(ge=0)] = 16
     shutdown_grace_seconds: Annotated[float, Meta(ge=0)] = 30.0
+    #: bytes of one result, and of one task's arguments, that are kept with its record, as texts and buffers count;
+    #: a larger result is released once it was handed over to a waiter, larger arguments at the end
+    keep_value_bytes: Annotated[int, Meta(ge=0)] = 65_536
     keep_arguments: bool = True  #: of failed and cancelled tasks while they are kept whole, to run them again
 
 

@@ -165,6 +165,8 @@ class TaskInfo:
     waiting_for: str | None = None  #: the id of the task that it waits for; it holds no slot meanwhile
     cancel_reason: str | None = None
     abandoned: bool = False  #: it ended on paper, yet its code would not stop and may still run
+    #: Its result was larger than `tasks.keep_value_bytes`, and was handed over or had to make room for newer ones.
+    result_released: bool = False
     evicted: bool = False  #: retention has dropped its result, error, metadata and progress
     trace_id: str | None = None  #: 32 hexadecimal digits
     span_id: str | None = None  #: 16 hexadecimal digits, of the last attempt

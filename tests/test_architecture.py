@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[1] / PACKAGE
 LEVELS = [
     ["errors"],
     ["clock", "code_cache", "foreign"],
-    ["in_thread", "tasks"],
+    ["footprint", "in_thread", "tasks"],
     ["engines.traits"],
     ["settings"],
     ["counts"],

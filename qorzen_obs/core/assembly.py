@@ -25,6 +25,7 @@ from qorzen_obs.core.life import Life
 from qorzen_obs.core.lifecycle import Lifecycle
 from qorzen_obs.core.live_settings import LiveSettings
 from qorzen_obs.core.remote import RemoteTelemetry
+from qorzen_obs.core.retention import Retention
 from qorzen_obs.core.runtime import Runtime
 from qorzen_obs.core.task_table import TaskTable
 from qorzen_obs.counts import TaskCounts
@@ -74,6 +75,7 @@ def assemble(
     task_lines = TaskLines(telemetry.settings.keep_log_lines_per_task, telemetry.settings.keep_log_lines)
     make_history = partial(MemoryHistory, runtime.settings.keep_completed_tasks)
     table = TaskTable(make_history, on_forgotten=(keys.forget, task_lines.forget))
+    retention = Retention(runtime, table)
     limits = Limits(runtime.settings.max_concurrent_tasks)
     scheduler: Scheduler[TaskRecord] = Scheduler(limits, ageing_seconds=runtime.settings.ageing_seconds)
 
@@ -113,6 +115,7 @@ def assemble(
         scheduler,
         announcer,
         manager=manager,
+        retention=retention,
         far_side=far_side,
         clock=clock,
         counts=counts,
@@ -133,6 +136,7 @@ def assemble(
         lifecycle,
         announcer,
         keys=keys,
+        retention=retention,
         logger=collaborators.logger,
     )
     health = HealthChecks(

@@ -13,6 +13,7 @@ from qorzen_obs.core.admission import Admission
 from qorzen_obs.core.announcer import Announcer
 from qorzen_obs.core.idempotency import IdempotencyKeys, Submission
 from qorzen_obs.core.lifecycle import Lifecycle
+from qorzen_obs.core.retention import Retention
 from qorzen_obs.core.runtime import SHUTDOWN, ManagerState, Runtime
 from qorzen_obs.core.task_table import TaskTable
 from qorzen_obs.errors import (
@@ -23,9 +24,9 @@ from qorzen_obs.errors import (
     TaskNotRerunnableError,
     TaskTimeoutError,
 )
-from qorzen_obs.record import Rerun, TaskRecord
+from qorzen_obs.record import Rerun, TaskRecord, TaskState
 from qorzen_obs.scheduling.scheduler import Scheduler
-from qorzen_obs.tasks import TIMEOUT, TaskCategory, TaskInfo, TaskStatus
+from qorzen_obs.tasks import COMPLETED, TIMEOUT, TaskCategory, TaskInfo, TaskStatus
 from qorzen_obs.telemetry import names
 
 _MAX_CANCEL_REASON: Final = 4_000
@@ -44,6 +45,7 @@ class Control:
         announcer: Announcer,
         *,
         keys: IdempotencyKeys,
+        retention: Retention,
         logger: Any,
     ) -> None:
         self._runtime = runtime
@@ -53,6 +55,7 @@ class Control:
         self._lifecycle = lifecycle
         self._announcer = announcer
         self._keys = keys
+        self._retention = retention
         self._logger = logger
 
     # ------------------------------------------------------------------ wait
@@ -62,23 +65,36 @@ class Control:
         timeout = check_timeout(timeout)
         record = self._table.live.get(task_id)
         if record is not None:
-            await self._lifecycle.waiting.for_end(record, timeout)
-            return record.info()
+            state = await self._lifecycle.waiting.for_end(record, timeout)
+            if task_id in self._table.unclaimed:
+                self._retention.result_taken(task_id)
+            return record.info(state)
         self._announcer.ends.notify()  # it may have ended in this turn of the loop
         info = self._table.history.info(task_id)
         if info is None:
             raise TaskNotFoundError(task_id)
+        self._retention.result_taken(task_id)
         return info
 
     async def value_of(self, record: TaskRecord) -> Any:
         """Return what the task of an accepted record returns, or raise what it raised."""
         try:
-            await self._lifecycle.waiting.for_end(record, None)
+            state = await self._lifecycle.waiting.for_end(record, None)
         except asyncio.CancelledError:
             if record.cancellable and record.task_id in self._table.live:
                 self._lifecycle.cancel(record, "the caller of run() was cancelled")
             raise
-        return _value_of(record)
+        if state.status is COMPLETED:
+            if record.task_id in self._table.unclaimed:
+                self._retention.result_taken(record.task_id)
+            return state.result
+        self._retention.exception_taken(record)
+        error = _error_of(record.task_id, state)
+        del state
+        try:
+            raise error
+        finally:
+            del error  # its traceback leads here: it would keep itself and the callers' frames alive
 
     # ------------------------------------------------------------------ cancel
 
@@ -169,23 +185,24 @@ class Control:
         status = record.state.status
         if not status.final:
             return f"it is {status.value}; wait for its end, or cancel it first"
-        if status is TaskStatus.COMPLETED:
+        if status is COMPLETED:
             return "it completed; submit it anew"
         if any(attempt.record is record for attempt in self._table.abandoned):
             return "its code would not stop and still runs; wait for its end"
         if record.func is None:
-            return "its arguments were not kept, see tasks.keep_arguments; submit it anew"
+            return "its arguments were not kept, see tasks.keep_arguments and tasks.keep_value_bytes; submit it anew"
         return None
 
 
-def _value_of(record: TaskRecord) -> Any:
-    state = record.state
-    if state.status is TaskStatus.COMPLETED:
-        return state.result
+def _error_of(task_id: str, state: TaskState) -> Exception:
+    """Return what `run` raises for a task that has failed or was cancelled."""
     if state.status is TaskStatus.CANCELLED:
-        raise TaskCancelled(record.task_id, state.cancel_reason)
-    if isinstance(state.exception, Exception) and not isinstance(state.exception, StopIteration):
-        raise state.exception
+        return TaskCancelled(task_id, state.cancel_reason)
+    raised = state.exception
+    if foreign.is_a(raised, Exception) and not foreign.is_a(raised, StopIteration):
+        return raised
     # What is meant to end a process, a coroutine or a generator was the task's, and must not end the caller.
     kind = TaskTimeoutError if state.error_type == TIMEOUT else TaskFailedError
-    raise kind(record.task_id, state.error_type or "unknown", state.error or "") from state.exception
+    error = kind(task_id, state.error_type or "unknown", state.error or "")
+    error.__cause__ = raised
+    return error

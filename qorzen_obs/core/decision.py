@@ -7,7 +7,7 @@ import dis
 import inspect
 from asyncio import CancelledError
 from collections.abc import Coroutine
-from types import AsyncGeneratorType, CoroutineType, FrameType, GeneratorType, TracebackType
+from types import AsyncGeneratorType, FrameType, GeneratorType, TracebackType
 from typing import Final
 
 import msgspec
@@ -29,6 +29,8 @@ LOST: Final = "lost"
 _MAX_MESSAGE: Final = 4_000
 _MAX_TRACEBACK: Final = 20_000
 _GENERATORS: Final = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
+#: What most tasks return, of which nothing has to be asked.
+_PLAIN: Final = frozenset({type(None), bool, int, float, str, bytes, list, dict, tuple, set})
 _USUAL_REDACTOR: Final = Redactor()
 _YIELD: Final = dis.opmap["YIELD_VALUE"]
 
@@ -47,14 +49,15 @@ def decide(
     if attempt.asked is Ask.DEADLINE:
         return _timed_out(attempt)
     if error is None:
-        if value is not None:
-            kind = type(value)
-            if kind is GeneratorType or kind is AsyncGeneratorType:
-                return _failed(_never_run(attempt, "generator"), redactor)
-            if kind is CoroutineType or foreign.is_a(value, Coroutine):
-                with contextlib.suppress(BaseException):
-                    value.close()  # type: ignore[attr-defined]  # it is a coroutine
-                return _failed(_never_run(attempt, "coroutine"), redactor)
+        kind = type(value)
+        if type(kind) is type and kind in _PLAIN:  # a kind of its own might be asked for its hash
+            return Decision(COMPLETED, value)
+        if kind is GeneratorType or kind is AsyncGeneratorType:
+            return _failed(_never_run(attempt, "generator"), redactor)
+        if foreign.is_a(value, Coroutine):
+            with contextlib.suppress(BaseException):
+                value.close()
+            return _failed(_never_run(attempt, "coroutine"), redactor)
         return Decision(COMPLETED, value)
     if attempt.asked is Ask.CANCEL and foreign.is_a(error, (CancelledError, TaskCancelled)):
         return Decision(TaskStatus.CANCELLED, cancel_reason=attempt.reason)

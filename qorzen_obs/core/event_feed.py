@@ -98,6 +98,7 @@ class EventFeed:
                     event = self._queue.take()
                     self._before_publishing()
                     await self._publish(event, calls)
+                    del event  # or it would keep its task's result alive until the next one
                 self._empty.set()
                 calls.rest()
         finally:

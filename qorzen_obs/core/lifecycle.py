@@ -17,6 +17,7 @@ from qorzen_obs.core.announcer import Announcer
 from qorzen_obs.core.deadlines import Alarm, Deadlines
 from qorzen_obs.core.decision import TASK_DEADLINE
 from qorzen_obs.core.mending import Mender
+from qorzen_obs.core.retention import Retention
 from qorzen_obs.core.runner import Runner
 from qorzen_obs.core.runtime import SHUTDOWN, ManagerState, Runtime
 from qorzen_obs.core.task_table import TaskTable
@@ -68,6 +69,7 @@ class Lifecycle:
         announcer: Announcer,
         *,
         manager: object,
+        retention: Retention,
         far_side: FarSide,
         clock: Clock,
         counts: TaskCounts,
@@ -85,6 +87,7 @@ class Lifecycle:
         self._announcer, self._observers, self._ends = announcer, announcer.observers, announcer.ends
         self._unannounced = announcer.unannounced
         self.manager = manager
+        self._retention = retention
         self.far_side: FarSide | None = far_side
         self._clock = clock
         self._counts = counts
@@ -113,7 +116,6 @@ class Lifecycle:
         self._task_sequence = itertools.count(1)
         self._random = random.Random()
         self._dispatching = False
-        self._shrinks = False  # the history, in the next turn of the loop
         self._alarm = Alarm(runtime, clock, self.dispatch)  # rings when the next scheduled task's time comes
 
     # ------------------------------------------------------------------ accept
@@ -398,22 +400,19 @@ class Lifecycle:
             deadline = self._deadline_entries.pop(record.sequence, None)
             if deadline is not None:
                 self._deadlines.remove(deadline)
-        keeps_call = record.state.status is not COMPLETED and self._runtime.settings.keep_arguments
-        record.release(keep_call=keeps_call)
+        state, kind = record.state, type(record.state.result)
+        if state.status is COMPLETED and (state.result is None or kind is bool or kind is int):
+            record.release()
+        else:
+            self._retention.ended(record)
         # Into the history before it leaves the live tasks, so that a reader always finds it.
-        if self._table.history.add(record) and not self._shrinks:
-            self._runtime.work_loop.call_soon(self._shrink_history)
-            self._shrinks = True
+        if self._table.history.add(record) and not self._retention.shrinks:
+            self._retention.shrink_soon()
         if record.waiters is not None:
             self.waiting.ended(record)
         del self._live[record.task_id]
         if not self._live:
             self._table.nothing_lives.set()
-
-    def _shrink_history(self) -> None:
-        """Evict what a turn of the loop made too many, all together, as ends are announced (core/ends.py)."""
-        self._shrinks = False
-        self._table.history.shrink()
 
     def _change(
         self, record: TaskRecord, state: TaskState, kind: EventKind, wall: float, waited: Seconds = NO_SECONDS

@@ -36,6 +36,8 @@ class TaskTable:
         self.running: dict[str, Attempt] = {}
         self.abandoned: dict[Attempt, bool] = {}  #: still running; True: the attempt keeps its slot
         self.history = make_history(self._evicted)
+        #: The ended tasks with a large result that nobody has waited for, and its bytes; the oldest end first.
+        self.unclaimed: dict[str, tuple[TaskRecord, int]] = {}
         self.plugins: Counter[str] = Counter()  #: tasks, live and kept, by plugin
         #: Set when the last live task ends. Who waits for it clears it first.
         self.nothing_lives = asyncio.Event()
@@ -70,6 +72,7 @@ class TaskTable:
     def _evicted(self, record: TaskRecord) -> None:
         if record.func is not None:
             record.release()
+        self.unclaimed.pop(record.task_id, None)
         for forget in self._on_forgotten:
             forget(record.task_id)
         if record.plugin_id is not None:

@@ -13,7 +13,7 @@ from typing import Any, Final
 from qorzen_obs.core.runtime import Timers
 from qorzen_obs.current import CURRENT
 from qorzen_obs.errors import InvalidTaskError, TaskWaitTimeoutError
-from qorzen_obs.record import Attempt, TaskRecord, Wait
+from qorzen_obs.record import Attempt, TaskRecord, TaskState, Wait
 from qorzen_obs.scheduling.scheduler import Scheduler
 
 _ROOM: Final = "room in the queue"  #: shown where a task's id would stand
@@ -43,29 +43,29 @@ class Waiting:
         self._running = running
         self._dispatch = dispatch
         self.resumes: dict[int, asyncio.Future[None]] = {}  #: lenders that wait for a slot, by sequence
-        self._unwoken: deque[tuple[asyncio.Future[None], Any]] = deque()  # with who awaits them
+        self._unwoken: deque[tuple[asyncio.Future[Any], Any]] = deque()  # with who awaits them
         self.submitters: deque[asyncio.Future[None]] = deque()  #: that wait for room in the queue
 
-    async def for_end(self, record: TaskRecord, timeout: float | None) -> None:
-        """Return when the task has ended. Cancelling it leaves the task alone.
+    async def for_end(self, record: TaskRecord, timeout: float | None) -> TaskState:
+        """Return the final state of the task when it has ended. Cancelling the wait leaves the task alone.
 
         Raises:
             TaskWaitTimeoutError: `timeout` seconds went by.
             InvalidTaskError: the task waits, directly or by others, for its own end.
         """
         if record.state.status.final:
-            return
+            return record.state
         self._refuse_cycle(record)
         if record.waiters is None:
             record.waiters = []
         wait = self._begin(record.task_id)
-        waiter: tuple[asyncio.Future[None], Wait | None] = (asyncio.Future(), wait)
+        waiter: tuple[asyncio.Future[TaskState], Wait | None] = (asyncio.Future(), wait)
         record.waiters.append(waiter)
         timer = None
         try:
             if timeout is not None and timeout != float("inf"):
                 timer = self._timers.call_later(timeout, _give_up, waiter[0], record.task_id, timeout)
-            await waiter[0]
+            return await waiter[0]
         finally:
             if timer is not None:
                 timer.cancel()
@@ -86,9 +86,9 @@ class Waiting:
                 await self._end(wait)
 
     def ended(self, record: TaskRecord) -> None:
-        """Wake all that wait for the end of this task."""
+        """Wake all that wait for the end of this task, with its final state."""
         for waiter, wait in record.waiters or ():
-            self._wake(waiter)
+            self._wake(waiter, record.state)
             if wait is not None and not waiter.cancelled():
                 self._is_over(wait)
         record.waiters = None
@@ -120,13 +120,13 @@ class Waiting:
                 asyncio.get_running_loop().call_soon(callback, future, context=context)
             self._unwoken.popleft()
 
-    def _wake(self, future: asyncio.Future[None]) -> bool:
-        """Wake what awaits `future`; return False when it was cancelled or is awake already."""
+    def _wake(self, future: asyncio.Future[Any], value: object = None) -> bool:
+        """Wake what awaits `future` with a value; return False when it was cancelled or is awake already."""
         if future.done():
             return False
         callbacks = future._callbacks
         try:
-            future.set_result(None)
+            future.set_result(value)
         except BaseException:  # asyncio has it done, and whoever awaits it forgotten
             self._unwoken.append((future, callbacks))
             raise
@@ -185,6 +185,6 @@ class Waiting:
                 self._scheduler.cancel_return(record)
 
 
-def _give_up(waiter: asyncio.Future[None], task_id: str, timeout: float) -> None:
+def _give_up(waiter: asyncio.Future[TaskState], task_id: str, timeout: float) -> None:
     if not waiter.done():
         waiter.set_exception(TaskWaitTimeoutError(task_id, timeout))

@@ -28,6 +28,7 @@ def test_the_defaults_are_as_documented() -> None:
         "cancel_grace_seconds": 1.0,
         "max_abandoned": 16,
         "shutdown_grace_seconds": 30.0,
+        "keep_value_bytes": 65_536,
         "keep_arguments": True,
     }
     assert (settings.engines.io_threads, settings.engines.worker_threads >= 5) == (32, True)

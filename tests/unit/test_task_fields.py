@@ -80,6 +80,7 @@ def ended() -> TaskRecord:
         traceback="traceback",
         cancel_reason="reason",
         abandoned=True,
+        result_released=True,
         attempt=2,
         started_at=12.0,
         completed_at=13.0,
@@ -108,7 +109,7 @@ def test_an_outline_of_the_history_has_no_free_texts_and_says_that_it_was_evicte
     outline = history.info(one.task_id)
     assert outline is not None
     lost = {"result", "error", "traceback", "metadata", "progress", "phases", "cancel_reason"}
-    untold = {"cancellable", "timeout_seconds", "eligible_at", "abandoned", "rerun_of"}
+    untold = {"cancellable", "timeout_seconds", "eligible_at", "abandoned", "rerun_of", "result_released"}
     assert differing(outline, one.info()) == {"evicted"} | lost | untold
 
 

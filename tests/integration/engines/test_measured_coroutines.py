@@ -98,7 +98,7 @@ async def test_a_failure_shows_the_users_code_and_no_frame_of_the_engines(measur
         with pytest.raises(ValueError, match="on purpose") as caught:
             await tasks.run(subject)
         frames = [frame.name for frame in traceback.extract_tb(caught.value.__traceback__)]
-        assert frames[-3:] == ["_value_of", "subject", "inner"]
+        assert frames[-3:] == ["value_of", "subject", "inner"]
         (info,) = await tasks.get_tasks()
         assert info.traceback is not None
         assert [line.split(" in ")[-1] for line in info.traceback.splitlines() if ", line " in line] == [

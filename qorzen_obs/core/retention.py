@@ -1,0 +1,72 @@
+"""What ended tasks keep alive, and for how long: their records, results, and the calls of those that may run again.
+
+A value of at most `tasks.keep_value_bytes` is kept as long as its record. A larger result is released when a waiter has
+it, and before that when newer ones need the room. Belongs to the work loop.
+"""
+
+from __future__ import annotations
+
+from qorzen_obs.core.runtime import Runtime
+from qorzen_obs.core.task_table import TaskTable
+from qorzen_obs.footprint import footprint_of
+from qorzen_obs.record import TaskRecord
+from qorzen_obs.tasks import COMPLETED
+
+
+class Retention:
+    """The values and records of the ended tasks of one manager."""
+
+    def __init__(self, runtime: Runtime, table: TaskTable) -> None:
+        self._runtime = runtime
+        self._history = table.history
+        self._unclaimed = table.unclaimed
+        self.shrinks = False  #: in the next turn of the loop
+
+    def ended(self, record: TaskRecord) -> None:
+        """Keep what may be kept of a task that has ended, and drop the rest; its result stays for this turn."""
+        state, settings = record.state, self._runtime.settings
+        if state.status is not COMPLETED:
+            size = footprint_of((record.func, record.args, record.kwargs)) if settings.keep_arguments else 0
+            record.release(keep_call=settings.keep_arguments and size <= settings.keep_value_bytes)
+            return
+        size = footprint_of(state.result)
+        if size > settings.keep_value_bytes:
+            self._unclaimed[record.task_id] = (record, size)
+            if not self.shrinks and self._excess() > 0:
+                self.shrink_soon()
+        record.release()
+
+    def result_taken(self, task_id: str) -> None:
+        """A waiter has the result of this task; a large one is the waiter's only from now on."""
+        found = self._unclaimed.pop(task_id, None)
+        if found is not None:
+            record = found[0]
+            record.state = record.state.but(result=None, result_released=True)
+
+    def exception_taken(self, record: TaskRecord) -> None:
+        """A waiter will raise what this task has raised.
+
+        The waiter's frames will stand in its traceback, and would live as long as the record.
+        """
+        if record.state.exception is not None:
+            record.state = record.state.but(exception=None)
+
+    def shrink_soon(self) -> None:
+        """Evict what a turn of the loop made too many, all together, as ends are announced (core/ends.py)."""
+        self._runtime.work_loop.call_soon(self._shrink)
+        self.shrinks = True
+
+    def _shrink(self) -> None:
+        self.shrinks = False
+        self._history.shrink()
+        excess = self._excess()
+        while excess > 0:
+            record, size = next(iter(self._unclaimed.values()))
+            self.result_taken(record.task_id)
+            excess -= size
+
+    def _excess(self) -> int:
+        """By how many bytes the large results that nobody has waited for are too many."""
+        settings = self._runtime.settings
+        held = sum(size for _, size in self._unclaimed.values())
+        return held - settings.keep_value_bytes * settings.keep_completed_tasks
