@@ -86,3 +86,4 @@ class ExternalEngine:
                 raise  # the loop is gone and the coroutine is being collected
             error = without_engine(caught)
         ended(attempt, value, error)
+        del value, error  # the frames of what was raised lead to this one, which would keep it alive

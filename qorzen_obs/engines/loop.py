@@ -228,6 +228,7 @@ async def _drive(run: _Run) -> None:
         if waits_for is _ENDED:
             ended, run.ended, run.coroutine = run.ended, None, None  # as `end`, without a call
             ended(attempt, value, error)
+            del value, error  # the frames of what was raised lead to this one, which would keep it alive
             return
         attempt.suspended()
         rest = _go_on(run, waits_for)
@@ -277,6 +278,7 @@ def _go_on(run: _Run, waits_for: Any) -> Generator[Any, Any, None]:
                 meter.use_since = None
                 meter.use_seconds += meter.clock() - began
         run.end(value, error)
+        del value, error, argument  # as in `_drive`
         return
 
 

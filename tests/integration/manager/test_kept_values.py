@@ -75,13 +75,22 @@ async def test_a_kept_failure_keeps_no_frame_of_those_that_waited_for_it(task: C
         assert len(await tasks.get_tasks(status="failed")) == 50
 
 
-async def test_what_is_raised_to_a_waiter_leads_to_no_circle() -> None:
+async def fail_after_an_await() -> None:
+    await asyncio.sleep(0)
+    raise ValueError("on purpose")
+
+
+@pytest.mark.parametrize("category", ["core", "ui"])
+@pytest.mark.parametrize(
+    "task", [fail, fail_after_an_await, fail_in_a_thread], ids=lambda task: task.__name__
+)
+async def test_what_is_raised_to_a_waiter_leads_to_no_circle(task: Callable[[], Any], category: str) -> None:
     made = Made()
 
     async def handler(tasks: TaskManager) -> None:
         big = made()
         try:
-            await tasks.run(fail)
+            await tasks.run(task, category=category)
         except ValueError:
             assert big is not None
 
