@@ -8,18 +8,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import logging
 import os
 import socket
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import Future
-from http import HTTPStatus
-from typing import Any, Final
+from typing import Final
 
 from aiohttp import HttpVersion11, hdrs, web
-from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.typedefs import Middleware
 
 from qorzen_obs.errors import ManagerInitializationError
@@ -49,15 +46,15 @@ from qorzen_obs.server import (
     why,
 )
 from qorzen_obs.server.body import MAX_BODY_BYTES
+from qorzen_obs.server.door import BACKLOG, SHUTDOWN_SECONDS, Door, keep_places
 from qorzen_obs.server.health import set_up_history
 from qorzen_obs.server.links import read_links
 from qorzen_obs.server.metrics import EXPOSITION, Exposition
 from qorzen_obs.server.openapi import OPENAPI, OpenApi
-from qorzen_obs.server.problems import answer_problems, problem_response
+from qorzen_obs.server.problems import answer_problems
 from qorzen_obs.server.registry import ALLOW_SUBMIT, CATALOGUE, Catalogue
 from qorzen_obs.server.routes import ANSWERED_AT, Handler, Route, RouteKey, route_of
 from qorzen_obs.server.security import (
-    add_security_headers,
     check_exposure,
     guard,
     read_tokens,
@@ -66,10 +63,11 @@ from qorzen_obs.server.security import (
 from qorzen_obs.server.sources import COMMANDS, HEALTH, LOOKS, REDACTOR, SPANS, ServedManager
 from qorzen_obs.server.tasks import ONE_LIST
 from qorzen_obs.settings import HealthSettings, ServerSettings
+from qorzen_obs.telemetry.own_log import OwnLog
 from qorzen_obs.telemetry.redaction import Redactor
 from qorzen_obs.telemetry.traces import Traces
 
-logger = logging.getLogger(__name__)
+logger = OwnLog(__name__)
 
 ROUTES: Final[tuple[Route, ...]] = (
     *page.ROUTES,
@@ -94,12 +92,8 @@ ROUTES: Final[tuple[Route, ...]] = (
     *categories.ROUTES,
     *openapi.ROUTES,
 )
-MAX_CONNECTIONS: Final = 512  #: open connections; the server closes one more at once
-IDLE_SECONDS: Final = 15.0  #: how long a connection may be silent, or take to send its headers
 #: How long a client may leave a response unread, where the system can tell (Linux).
 STALLED_SECONDS: Final = 30.0
-#: How long stop waits for requests in flight before it aborts their connections.
-SHUTDOWN_SECONDS: Final = 1.0
 STOP_DEADLINE_SECONDS: Final = 5.0  #: how long stop waits for the thread, whatever happens there
 
 #: `(method, route template, status code, seconds)` of each answered request.
@@ -110,16 +104,6 @@ _DEFAULT_HEALTH: Final = HealthSettings()
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _OTHER: Final = "other"
 _LOOPBACK_OF: Final = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}
-CONNECTION_OPTIONS: Final[dict[str, Any]] = {
-    "access_log": None,
-    "keepalive_timeout": IDLE_SECONDS,
-    "lingering_time": SHUTDOWN_SECONDS,
-    "max_line_size": 8190,
-    "max_field_size": 8190,
-    "max_headers": 64,
-    "read_bufsize": MAX_BODY_BYTES,
-    "auto_decompress": False,
-}
 
 
 def create_app(
@@ -152,7 +136,7 @@ def create_app(
     """
     tokens = read_tokens(settings)
     routes: dict[RouteKey, Route] = {}
-    middlewares = [answer_problems, guard(settings, tokens, routes)]
+    middlewares = [answer_problems, keep_places(routes), guard(settings, tokens, routes)]
     if on_request is not None:
         middlewares.insert(0, _observe(on_request, routes))
     app = web.Application(middlewares=middlewares, client_max_size=MAX_BODY_BYTES)
@@ -214,7 +198,7 @@ def _observe(on_request: OnRequest, routes: Mapping[RouteKey, Route]) -> Middlew
             seconds = request.get(ANSWERED_AT, time.monotonic()) - started
             try:
                 observer(method, route.path if route else _OTHER, response.status, seconds)
-            except Exception:  # observing must not break the observed
+            except BaseException:  # observing must not break the observed, and SystemExit would end the loop
                 logger.exception("the observer of requests failed and is not asked again")
                 observer = None
         return response
@@ -320,7 +304,8 @@ class OpsPlane:
         runner = web.AppRunner(app, shutdown_timeout=SHUTDOWN_SECONDS)
         await runner.setup()
         assert runner.server is not None  # setup made it
-        door = _Door(runner.server)
+        door = Door(runner.server)
+        asyncio.get_running_loop().set_exception_handler(door.on_loop_error)
         try:
             listener = await self._listen(door.admit)
             self._listening.set_result(listener.sockets[0].getsockname()[1])
@@ -334,11 +319,16 @@ class OpsPlane:
         # With port 0 each address of a name would get a port of its own.
         family = socket.AF_INET if host == "localhost" and not port else socket.AF_UNSPEC
         try:
-            listener = await asyncio.get_running_loop().create_server(admit, host, port, family=family)
+            # One at a time, so that the door sees each of them before the next takes a descriptor.
+            listener = await asyncio.get_running_loop().create_server(
+                admit, host, port, family=family, backlog=1
+            )
         except OSError as error:
             raise ManagerInitializationError("ops plane", _explain(error, host, port)) from error
-        if hasattr(socket, "TCP_USER_TIMEOUT"):
-            for listening in listener.sockets:  # the accepted ones inherit it
+        for listening in listener.sockets:
+            with listening.dup() as same:
+                same.listen(BACKLOG)
+            if hasattr(socket, "TCP_USER_TIMEOUT"):  # the accepted ones inherit it
                 milliseconds = int(STALLED_SECONDS * 1000)
                 listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
         return listener
@@ -369,79 +359,3 @@ def _explain(error: OSError, host: str, port: int) -> str:
 
 def _authority(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-class _Door:
-    """Lets connections in, up to a number, and throws out those that stay too long at the end."""
-
-    def __init__(self, server: web.Server) -> None:
-        self.transports: set[asyncio.Transport] = set()
-        self._server = server
-        self._closed = False
-
-    def admit(self) -> asyncio.Protocol:
-        """Return the protocol of a new connection."""
-        if self._closed or len(self.transports) >= MAX_CONNECTIONS:
-            return _Refusal()
-        return _Connection(self, self._server)
-
-    async def close(self, runner: web.AppRunner) -> None:
-        """Let requests in flight end, then abort: a client that does not read would stay for ever."""
-        self._closed = True
-        timer = asyncio.get_running_loop().call_later(SHUTDOWN_SECONDS, self._abort)
-        try:
-            await runner.cleanup()
-        finally:
-            timer.cancel()
-            self._abort()
-            await asyncio.sleep(0)  # the transports close their sockets in the next turn
-
-    def _abort(self) -> None:
-        for transport in self.transports:
-            transport.abort()
-
-
-class _Connection(web.RequestHandler):
-    """aiohttp's side of a connection; what is no HTTP gets a problem document that repeats nothing of it."""
-
-    __slots__ = ("_door", "_entered")
-
-    def __init__(self, door: _Door, server: web.Server) -> None:
-        super().__init__(server, loop=asyncio.get_running_loop(), **CONNECTION_OPTIONS)
-        self._door = door
-        self._entered: asyncio.Transport | None = None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._entered = transport
-        self._door.transports.add(transport)
-        super().connection_made(transport)
-
-    def connection_lost(self, exc: BaseException | None) -> None:
-        if self._entered is not None:
-            self._door.transports.discard(self._entered)
-        super().connection_lost(exc)
-
-    def handle_error(
-        self,
-        request: web.BaseRequest,
-        status: int = 500,
-        exc: BaseException | None = None,
-        message: str | None = None,
-    ) -> web.StreamResponse:
-        if exc is not None and not isinstance(exc, HttpProcessingError):  # a scanner must not fill the log
-            logger.error("a request failed outside its handler", exc_info=exc)
-        if request.writer.output_size > 0:
-            raise ConnectionError("a part of the response was sent already")
-        response = problem_response(HTTPStatus(status))
-        add_security_headers(response)
-        response.force_close()
-        return response
-
-
-class _Refusal(asyncio.Protocol):
-    """A connection too many."""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        transport.abort()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import logging
+import asyncio
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Final
@@ -12,8 +12,9 @@ from aiohttp import web
 
 from qorzen_obs.server.documents import json_response
 from qorzen_obs.server.routes import Answer, Handler
+from qorzen_obs.telemetry.own_log import OwnLog
 
-logger = logging.getLogger(__name__)
+logger = OwnLog(__name__)
 
 PROBLEM_JSON: Final = "application/problem+json"
 
@@ -91,6 +92,12 @@ async def answer_problems(request: web.Request, handler: Handler) -> web.StreamR
             raise
         allow = error.headers.get("Allow")
         return problem_response(HTTPStatus(error.status), headers={"Allow": allow} if allow else None)
-    except Exception:
+    except (asyncio.CancelledError, GeneratorExit):
+        raise
+    except BaseException as error:  # SystemExit too: raised here it would end the loop of the server
+        if isinstance(error, ConnectionError) and (
+            request.transport is None or request.transport.is_closing()
+        ):
+            raise  # the client has gone, which is not worth a line
         logger.exception("the handler of a request failed")
         return problem_response(HTTPStatus.INTERNAL_SERVER_ERROR)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import socket
 import time
 from collections.abc import Iterator
@@ -35,8 +34,9 @@ from qorzen_obs.server.sources import LOOKS, Looks
 from qorzen_obs.tasks import EventKind, TaskCategory, TaskStatus
 from qorzen_obs.telemetry import names
 from qorzen_obs.telemetry.families import counter, gauge
+from qorzen_obs.telemetry.own_log import OwnLog
 
-logger = logging.getLogger(__name__)
+logger = OwnLog(__name__)
 
 BATCH_SECONDS: Final = 0.1
 #: How often a quiet stream is written to, for proxies and clients that give up on a silent one.
@@ -451,7 +451,9 @@ async def get_events(request: web.Request) -> web.StreamResponse:
             await stream.follow()
         except ConnectionError:
             pass  # the client has gone
-        except Exception:  # no problem document can follow what was sent already
+        except (asyncio.CancelledError, GeneratorExit):
+            raise
+        except BaseException:  # no problem document can follow what was sent already
             logger.exception("a stream of events failed and is cut off")
             stream.abort()
     return response

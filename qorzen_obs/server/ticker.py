@@ -6,13 +6,14 @@ It begins and ends with the application: on the ops plane's loop, or where the r
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator, Callable
 from typing import Final
 
 from aiohttp import web
 
-logger = logging.getLogger(__name__)
+from qorzen_obs.telemetry.own_log import OwnLog
+
+logger = OwnLog(__name__)
 
 STEP_SECONDS: Final = 10.0
 
@@ -45,7 +46,7 @@ class Ticker:
         for call in self._calls:
             try:
                 call()
-            except Exception:
+            except BaseException:  # SystemExit too would end the loop
                 if call not in self._failed:
                     self._failed.add(call)
                     logger.exception("what the past is shown from could not be noted")

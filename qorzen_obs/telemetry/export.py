@@ -24,6 +24,7 @@ from qorzen_obs.errors import SettingsError
 from qorzen_obs.telemetry import names
 from qorzen_obs.telemetry.families import counter, gauge
 from qorzen_obs.telemetry.forks import call_in_child
+from qorzen_obs.telemetry.own_log import OwnLog
 
 T = TypeVar("T")
 
@@ -37,7 +38,7 @@ _SILENCE_SECONDS: Final = 60.0
 _SEARCH_SECONDS: Final = 5.0
 THREAD_PREFIX: Final = "qorzen-export-"  #: how the names of the threads of queues begin
 
-_log = logging.getLogger(__name__)
+_log = OwnLog(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -261,7 +262,7 @@ class ExportQueue(Generic[T]):
     def _tick(self, on_tick: Callable[[], None]) -> None:
         try:
             on_tick()
-        except Exception:  # noqa: BLE001  # a thread's top: the export goes on
+        except BaseException:  # noqa: BLE001  # a thread's top: the export goes on
             self._log_exception("the tick of the export queue %r failed")
 
     def _take(self) -> list[T]:
@@ -289,7 +290,7 @@ class ExportQueue(Generic[T]):
         """Send the batch, or as much of it as can be by then, and return how many were not taken."""
         try:
             return self._send(batch)
-        except Exception:  # noqa: BLE001  # whatever an exporter does, it does to this batch alone
+        except BaseException:  # noqa: BLE001  # whatever an exporter does, it does to this batch alone
             self._log_exception("the exporter of the queue %r failed")
         now = self._clock.monotonic()
         until = now + _SEARCH_SECONDS if until is None else until
@@ -304,7 +305,7 @@ class ExportQueue(Generic[T]):
         if close is not None:
             try:
                 close()
-            except Exception:  # noqa: BLE001  # nobody above could do more about it
+            except BaseException:  # noqa: BLE001  # nobody above could do more about it
                 _log.warning("the exporter of the queue %r did not close in order", self.name, exc_info=True)
 
     def _log_exception(self, message: str) -> None:

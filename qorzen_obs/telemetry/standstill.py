@@ -75,12 +75,12 @@ def is_overload(late: float, delayed: float, blocked_seconds: float) -> bool:
 
 
 class ThreadClock:
-    """What the system counts of one thread. Made on that thread, read from any."""
+    """What the system counts of one thread; made while that runs. From any thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, thread: threading.Thread) -> None:
         find = getattr(time, "pthread_getcpuclockid", None)
-        self._cpu_clock: int | None = None if find is None else find(threading.get_ident())
-        folder = f"/proc/self/task/{threading.get_native_id()}"
+        self._cpu_clock: int | None = None if find is None else find(thread.ident)
+        folder = f"/proc/self/task/{thread.native_id}"
         self._schedstat = _open(f"{folder}/schedstat")
         self._stat = _open(f"{folder}/stat")
 

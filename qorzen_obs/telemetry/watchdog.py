@@ -116,15 +116,19 @@ class Watchdog:
         self._dump: Callable[[], Frames] = tuple if gil_watch is None else gil_watch.read
         self._gc = GcWatch()
         self._loop_thread = threading.get_ident()
-        self._loop_clock = ThreadClock()
+        self._loop_clock = ThreadClock(threading.current_thread())
         self._shows_callbacks = isinstance(loop, asyncio.BaseEventLoop)
         self._beat = self._loop_clock.read()
+        self._own_clock: ThreadClock | None = None
+        self._started = threading.Event()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="qorzen-watchdog", daemon=True)
 
     def start(self) -> None:
         self._gc.start()
         self._thread.start()
+        self._own_clock = ThreadClock(self._thread)
+        self._started.set()
 
     def stop(self) -> None:
         """Return when the thread has ended; one that a logger holds is left alone after a second."""
@@ -148,7 +152,9 @@ class Watchdog:
         return delayed_seconds(self._beat, now, now, waits=False)
 
     def _run(self) -> None:
-        own_clock = ThreadClock()
+        self._started.wait()
+        own_clock = self._own_clock
+        assert own_clock is not None, "start made it"
         try:
             self._watch(own_clock)
         except BaseException as error:  # noqa: BLE001 - a thread's top: what observes must not break what it observes

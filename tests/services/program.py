@@ -39,12 +39,22 @@ def run(
 
 
 class Running:
-    """`qorzen-obs` while it runs; killed at the end of the block, if it is still there."""
+    """`qorzen-obs` while it runs; killed at the end of the block, if it is still there.
 
-    def __init__(self, *arguments: str | Path, cwd: Path, variables: Mapping[str, str] | None = None) -> None:
+    It may have so many `descriptors` open.
+    """
+
+    def __init__(
+        self,
+        *arguments: str | Path,
+        cwd: Path,
+        variables: Mapping[str, str] | None = None,
+        descriptors: int | None = None,
+    ) -> None:
         self._errors = (cwd / "stderr.txt").open("w+")
+        limit = ("sh", "-c", f'ulimit -n {descriptors} && exec "$@"', "sh") if descriptors else ()
         self._process = subprocess.Popen(
-            [sys.executable, *COMMAND, *arguments],
+            [*limit, sys.executable, *COMMAND, *arguments],
             cwd=cwd,
             env=environment(variables or {}),
             stdout=subprocess.PIPE,

@@ -81,7 +81,7 @@ def test_the_clock_of_a_thread_tells_computing_from_sleeping() -> None:
     sleeps, wakes = threading.Event(), threading.Event()
 
     def use() -> None:
-        clock = ThreadClock()
+        clock = ThreadClock(threading.current_thread())
         clocks.append(clock)
         while (clock.read().cpu or 0.0) < 0.01:
             pass

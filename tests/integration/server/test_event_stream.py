@@ -426,7 +426,7 @@ async def test_a_stream_that_fails_is_cut_off_and_says_so_in_the_log(
         raise RuntimeError("cannot be shown")
 
     async with managing() as (manager, _), serving(manager) as plane:
-        with caplog.at_level(logging.ERROR, logger=stream.logger.name):
+        with caplog.at_level(logging.ERROR, logger=stream.__name__):
             async with following(plane.url) as follower:
                 await follower.has("snapshot")
                 monkeypatch.setattr(stream, "task_line", fail)
