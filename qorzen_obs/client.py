@@ -326,6 +326,14 @@ class Client:
             return f"the service wants its token: {where}"
         return f"the service does not accept this token; see {where}"
 
+    def _header_token(self, token: str) -> str:
+        """Return the token as the standard library takes what is no ASCII: a character for each byte."""
+        if any(character in token for character in "\r\n\0"):
+            raise ClientError(
+                "the token has a character that no header can carry; see --token-file, or QORZEN_SERVER__TOKEN"
+            )
+        return token.encode("utf-8", "surrogateescape").decode("latin-1")
+
     def _no_such_service(self, error: Exception) -> ClientError:
         return ClientError(f"{self.url} is no such service ({error}); is it the service's --url?")
 
@@ -333,7 +341,7 @@ class Client:
         """Return the body of a good answer, or of one whose status is among `also`. A body makes it a POST."""
         headers = {} if body is None else {"Content-Type": "application/json"}
         if self._token is not None:
-            headers["Authorization"] = f"Bearer {self._token}"
+            headers["Authorization"] = f"Bearer {self._header_token(self._token)}"
         try:
             request = urllib.request.Request(self.url + path, body, headers)
             with _OPEN(request, timeout=self._timeout_seconds) as answer:

@@ -11,15 +11,17 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta
 
 from qorzen_obs.errors import SettingsError
+from qorzen_obs.small_file import UnusableFileError, read_small_file
 from qorzen_obs.tasks import TaskCategory
 
 ENVIRONMENT_PREFIX = "QORZEN_"
+_MAX_FILE_BYTES: Final = 1_048_576
 
 Seconds = Annotated[float, Meta(gt=0)]
 Count = Annotated[int, Meta(ge=1)]
@@ -148,10 +150,10 @@ def convert(tree: Mapping[str, Any], kind: type[T], *, prefix: str = "") -> T:
 
 def _read_toml(file: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SettingsError("--config", f"cannot read {str(file)!r}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        return tomllib.loads(read_small_file(file, _MAX_FILE_BYTES, pipes=True).text)
+    except UnusableFileError as error:
+        raise SettingsError("--config", f"{str(file)!r} {error}") from error
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise SettingsError("--config", f"{str(file)!r} is not valid TOML: {error}") from error
 
 

@@ -7,12 +7,15 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import click
 
 from qorzen_obs.cli.texts import printable
 from qorzen_obs.client import DEFAULT_URL, Client, ClientError
+from qorzen_obs.small_file import UnusableFileError, read_small_file
+
+_MAX_TOKEN_FILE_BYTES: Final = 65_536
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -81,10 +84,8 @@ def _token(file: Path | None) -> str | None:
     if file is None:
         return os.environ.get("QORZEN_SERVER__TOKEN")
     try:
-        words = file.read_text(encoding="utf-8").split()
-    except OSError as error:
-        raise WrongUse(f"--token-file {str(file)!r} cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise WrongUse(f"--token-file {str(file)!r} is no text") from error
+        words = read_small_file(file, _MAX_TOKEN_FILE_BYTES, pipes=True).text.split()
+    except UnusableFileError as error:
+        raise WrongUse(f"--token-file {str(file)!r} {error}") from error
     # The service's own file has one token a line, and may say after it that it is for reading only.
     return words[0] if words else ""

@@ -23,6 +23,7 @@ from qorzen_obs.errors import SettingsError
 from qorzen_obs.server.problems import ProblemError
 from qorzen_obs.server.routes import SCOPE, Access, Handler, Route, RouteKey, route_of
 from qorzen_obs.settings import ServerSettings
+from qorzen_obs.small_file import UnusableFileError, read_small_file
 
 SECURITY_HEADERS: Final[Mapping[str, str]] = {
     "Content-Security-Policy": (
@@ -35,7 +36,7 @@ SECURITY_HEADERS: Final[Mapping[str, str]] = {
     "X-Frame-Options": "DENY",
 }
 _LONGEST_TOKEN: Final = 1_024
-_LONGEST_TOKEN_FILE: Final = 64 * 1024
+_LONGEST_TOKEN_FILE: Final = 64 * 1024  # bytes
 _TOKEN: Final = re.compile(rf"\S{{16,{_LONGEST_TOKEN}}}")
 _SCOPES: Final = {"": Access.CONTROL, "control": Access.CONTROL, "read": Access.READ}
 _CHALLENGE: Final = 'Bearer realm="qorzen_obs"'
@@ -46,7 +47,7 @@ class Tokens:
     """Which token opens what: Access.READ, or Access.CONTROL and so everything. None at all ask for none."""
 
     def __init__(self, scopes: Mapping[str, Access]) -> None:
-        self._scopes = {token.encode(): scope for token, scope in scopes.items()}
+        self._scopes = {token.encode("utf-8", "surrogateescape"): scope for token, scope in scopes.items()}
 
     def __bool__(self) -> bool:
         return bool(self._scopes)
@@ -78,24 +79,16 @@ def read_tokens(settings: ServerSettings) -> Tokens:
 
 def _read_token_file(file: Path) -> Tokens:
     try:
-        with file.open(encoding="utf-8") as text:
-            mode = os.fstat(text.fileno()).st_mode
-            lines = text.read(_LONGEST_TOKEN_FILE + 1)
-    except OSError as error:
-        raise SettingsError("server.token_file", f"{str(file)!r} cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise SettingsError("server.token_file", f"{str(file)!r} is no text") from error
+        text, mode = read_small_file(file, _LONGEST_TOKEN_FILE)
+    except UnusableFileError as error:
+        raise SettingsError("server.token_file", f"{str(file)!r} {error}") from error
     if os.name == "posix" and mode & stat.S_IRWXO:
         raise SettingsError(
             "server.token_file",
             f"{str(file)!r} is open to everybody on this machine; close it: chmod o-rwx",
         )
-    if len(lines) > _LONGEST_TOKEN_FILE:
-        raise SettingsError(
-            "server.token_file", f"{str(file)!r} is longer than {_LONGEST_TOKEN_FILE} characters"
-        )
     scopes: dict[str, Access] = {}
-    for number, line in enumerate(lines.splitlines(), 1):
+    for number, line in enumerate(text.splitlines(), 1):
         token, _, scope = " ".join(line.split()).partition(" ")
         if not token:
             continue

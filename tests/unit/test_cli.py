@@ -81,7 +81,7 @@ def test_wrong_use_ends_with_status_2_and_the_reason(arguments: list[str], messa
         (["--port", "70000"], "setting 'server.port'"),
         (["--pause", "-1"], "--pause -1: give 0 or more seconds"),
         (["--pause", "nan"], "--pause nan"),
-        (["--config", "nowhere.toml"], "cannot read 'nowhere.toml': No such file"),
+        (["--config", "nowhere.toml"], "'nowhere.toml' cannot be read: No such file"),
         (["--config", "notes.txt"], "'notes.txt' is not valid TOML"),
         (["--config", "typo.toml"], "setting 'tasks.max_pendng': is not a setting"),
     ],

@@ -1,5 +1,8 @@
 """Where the server may listen, and which names it goes by."""
 
+import contextlib
+import os
+import socket
 from pathlib import Path
 
 import pytest
@@ -112,8 +115,8 @@ def test_t2_each_line_of_the_file_is_a_token_with_its_scope(tmp_path: Path) -> N
         (b"a-token-of-many-characters read control", 0o600, "line 1 of"),
         (b"a-token-of-many-characters read\na-token-of-many-characters", 0o600, "a token of its own"),
         (b"x" * 1025, 0o600, "16 to 1024 characters"),
-        (b"a-token-of-many-characters\n" * 10_000, 0o600, "is longer than 65536 characters"),
-        (b"\xff" * 20, 0o600, "is no text"),
+        (b"a-token-of-many-characters\n" * 10_000, 0o600, "is longer than 65536 bytes"),
+        (b"\xff" * 20, 0o600, "is not UTF-8 text"),
     ],
 )
 def test_t2_a_token_file_that_cannot_be_used_is_named_and_its_content_is_not(
@@ -127,6 +130,29 @@ def test_t2_a_token_file_that_cannot_be_used_is_named_and_its_content_is_not(
         assert problem in str(refused.value)
         assert str(settings.token_file) in str(refused.value)
         assert "many-characters" not in str(refused.value)
+
+
+@pytest.mark.parametrize("kind", ["a pipe", "a directory", "a socket", "a device"])
+def test_t2_a_token_file_that_is_no_file_is_refused_at_once(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "token"
+    with contextlib.ExitStack() as stack:
+        if kind == "a pipe":
+            os.mkfifo(path, 0o600)  # nobody writes to it: to open it would wait for ever
+        elif kind == "a directory":
+            path.mkdir()
+        elif kind == "a device":
+            path = Path("/dev/zero")
+        else:
+            stack.enter_context(socket.socket(socket.AF_UNIX)).bind(str(path))
+        with pytest.raises(SettingsError) as refused:
+            read_tokens(ServerSettings(token_file=str(path)))
+    assert str(path) in str(refused.value)
+    assert kind in str(refused.value) or kind == "a socket"  # which cannot be opened at all
+
+
+def test_a_token_of_the_environment_need_not_be_utf_8() -> None:
+    tokens = read_tokens(ServerSettings(token="a-token-of-many-\udcff"))
+    assert tokens.scope_of(b"a-token-of-many-\xff") is Access.CONTROL
 
 
 def test_a_token_file_named_by_an_empty_variable_is_none() -> None:

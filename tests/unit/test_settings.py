@@ -104,7 +104,7 @@ def test_a_value_with_settings_below_it_is_named() -> None:
 
 @pytest.mark.parametrize(
     ("content", "problem"),
-    [(b"tasks = ", "is not valid TOML"), (b"\xff", "is not valid TOML"), (None, "cannot read")],
+    [(b"tasks = ", "is not valid TOML"), (b"\xff", "is not UTF-8 text"), (None, "cannot be read")],
     ids=["no TOML", "no text", "no file"],
 )
 def test_a_bad_file_is_named(tmp_path: Path, content: bytes | None, problem: str) -> None:
