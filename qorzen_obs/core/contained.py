@@ -72,6 +72,17 @@ class ContainedCalls:
             self._caller.cancel()
 
 
+async def outcome_of(
+    deadline_seconds: float, call: Callable[..., Awaitable[Any]], *args: Any
+) -> BaseException | None:
+    """Await one call as `ContainedCalls.outcome_of` does."""
+    calls = ContainedCalls(deadline_seconds)
+    try:
+        return await calls.outcome_of(call, *args)
+    finally:
+        calls.rest()
+
+
 def _runs(task: asyncio.Task[Any]) -> bool:
     try:
         return asyncio.current_task() is task

@@ -11,7 +11,7 @@ from typing import Any, Final
 from opentelemetry.trace import format_trace_id
 
 from qorzen_obs import foreign
-from qorzen_obs.core.contained import ContainedCalls
+from qorzen_obs.core.contained import ContainedCalls, outcome_of
 from qorzen_obs.core.event_queue import EventQueue
 from qorzen_obs.record import TaskEvent
 from qorzen_obs.tasks import EventKind
@@ -74,7 +74,7 @@ class EventFeed:
             async with asyncio.timeout(deadline_seconds):
                 await self._empty.wait()
                 if self._drain is not None:
-                    await ContainedCalls(deadline_seconds).outcome_of(self._drain, deadline_seconds)
+                    await outcome_of(deadline_seconds, self._drain, deadline_seconds)
         self._closing = True
         self._queue.drop_all()
         self._task.cancel()

@@ -12,6 +12,7 @@ from qorzen_obs import foreign
 from qorzen_obs.clock import Clock
 from qorzen_obs.core.announcer import Announcer
 from qorzen_obs.core.collaborators import Collaborators
+from qorzen_obs.core.contained import outcome_of
 from qorzen_obs.core.control import Control
 from qorzen_obs.core.lifecycle import Lifecycle
 from qorzen_obs.core.live_settings import LiveSettings
@@ -29,6 +30,7 @@ from qorzen_obs.telemetry.loop_monitor import LoopMonitor
 from qorzen_obs.telemetry.metrics import TaskMetrics
 
 _FEED_SECONDS: Final = 2.0
+_LISTENER_SECONDS: Final = 1.0
 _SLACK_SECONDS: Final = 0.5
 
 
@@ -162,9 +164,9 @@ class Life:
         await self._announcer.feed.stop(_FEED_SECONDS)
         self._runtime.state = ManagerState.STOPPED
         self._log_state(abandoned=len(self._table.abandoned))
-        try:
-            await self._collaborators.stop_listening(self._settings.on_change)
-        except Exception as error:
+        stop_listening = self._collaborators.stop_listening
+        error = await outcome_of(_LISTENER_SECONDS, stop_listening, self._settings.on_change)
+        if error is not None:
             problem = f"config_manager failed with {foreign.described(error)}"
             raise ManagerShutdownError(self._name, problem) from error
 

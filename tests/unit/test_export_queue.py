@@ -258,3 +258,23 @@ def test_a_queue_that_was_full_is_trouble_for_a_minute(make: Make) -> None:
     assert queue.trouble == ("export test: the queue was full within the last minute, and some were dropped")
     clock.at += 61
     assert queue.trouble is None
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), GeneratorExit()], ids=repr)
+def test_an_exporter_that_exits_loses_its_batch_and_no_other(make: Make, error: BaseException) -> None:
+    sent: list[int] = []
+
+    def send(batch: Sequence[int]) -> int:
+        if 1 in batch:
+            raise error
+        sent.extend(batch)
+        return 0
+
+    def tick() -> None:
+        raise error
+
+    queue = make(send, SOON, on_tick=tick)
+    queue.put(range(8))
+    assert not queue.shutdown(PATIENCE_SECONDS)  # one was not taken
+    assert sorted(sent) == [0, 2, 3, 4, 5, 6, 7]
+    assert fates(queue) == (7, 1, 0, 0)

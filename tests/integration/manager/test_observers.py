@@ -10,10 +10,12 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from qorzen_obs import current_task
+from qorzen_obs.core.config_manager import ConfigManager
 from qorzen_obs.core.event_bus_manager import Event, EventBusManager
 from qorzen_obs.core.event_feed import CAPACITY, DEADLINE_SECONDS
 from qorzen_obs.core.runtime import ManagerState
 from qorzen_obs.core.task_manager import TaskManager
+from qorzen_obs.errors import ManagerShutdownError
 from qorzen_obs.tasks import EventKind
 from qorzen_obs.telemetry import names
 from qorzen_obs.testing import CapturedEvents, CapturedLogs, open_test_manager
@@ -331,3 +333,15 @@ async def test_an_observer_and_a_subscriber_of_an_end_find_it_told() -> None:
         await tasks.run(asyncio.sleep, 0)
         await until(lambda: len(seen) == 3)
     assert seen == ["subscriber (1, 1)", "observer (2, 2)", "subscriber (2, 2)"]
+
+
+@virtual_time
+async def test_a_configuration_that_hangs_when_it_is_left_holds_up_no_stop() -> None:
+    class Config(ConfigManager):
+        async def unregister_listener(self, key: str, listener: Any) -> None:
+            await asyncio.Event().wait()
+
+    with pytest.raises(ManagerShutdownError, match="TimeoutError: it took longer than 1 s"):
+        async with open_test_manager(config=Config(settings())) as tasks:
+            pass
+    assert tasks.state is ManagerState.STOPPED
