@@ -90,16 +90,17 @@ class Mender:
         self._called = False
         try:
             if self._runtime.interruption is not None:
-                self.mend()
+                self.mend(gives_up=True)
         except Exception as error:  # noqa: BLE001 - it is tried again
             self._runtime.interruption = error
         if self._runtime.interruption is not None and not self._called:
             self._runtime.call_later(_RETRY_SECONDS, self.mend_soon)
 
-    def mend(self) -> None:
+    def mend(self, *, gives_up: bool = False) -> None:
         """Finish or undo what `Runtime.interruption` has left. What is no Exception is raised in the loop's next turn.
 
-        O(n) in the live tasks.
+        O(n) in the live tasks. `gives_up` ends a task of which a step fails again and again; not for a caller whose own
+        stack may be what it fails for.
         """
         if self._at_work:
             return
@@ -108,7 +109,7 @@ class Mender:
         try:
             self._rebuild()
             for record in list(self._table.live.values()):
-                self._take_on(record)
+                self._take_on(record, gives_up)
             for attempt in [one for one in self._table.abandoned if one.ended]:
                 self._moves.late_end(attempt)
             self._moves.waiting.wake_again()
@@ -120,8 +121,9 @@ class Mender:
             if interruption is not None and not foreign.is_a(interruption, Exception):
                 self._runtime.work_loop.call_soon(_raise, interruption)
         except BaseException as error:
-            earlier = interruption is not None and not foreign.is_a(interruption, Exception)
-            self._runtime.interruption = interruption if earlier else error
+            self._runtime.interruption = error  # first: it takes no call
+            if interruption is not None and not foreign.is_a(interruption, Exception):
+                self._runtime.interruption = interruption
             raise
         finally:
             self._at_work = False
@@ -155,12 +157,12 @@ class Mender:
         kept = [attempt for attempt, keeps_slot in self._table.abandoned.items() if keeps_slot]
         return [*self._table.running.values(), *kept]
 
-    def _take_on(self, record: TaskRecord) -> None:
-        """Go on with a task from where it stands; give it up where that fails again and again."""
+    def _take_on(self, record: TaskRecord, gives_up: bool) -> None:
+        """Go on with a task from where it stands."""
         try:
             self._go_on(record)
         except Exception as error:
-            self._failures[record.task_id] += 1
+            self._failures[record.task_id] += gives_up
             if self._failures[record.task_id] < _PATIENCE:
                 raise
             self.give_up(record, f"a step of it failed with {foreign.kind_name(type(error))}")

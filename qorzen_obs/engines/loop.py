@@ -75,7 +75,7 @@ class LoopEngine:
             try:
                 run.task.cancel()
             except BaseException:
-                # Such as for want of stack: asyncio has cancelled the wait, and has forgotten the task.
+                # Such as for want of stack: asyncio has cancelled that, and forgotten the task.
                 self._asleep.append((waits_for, callbacks or ()))
                 raise
         else:
