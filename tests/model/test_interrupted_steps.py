@@ -12,6 +12,8 @@ from tests.model.actors import Actor, Line, Manner, Plan, RetryPlan
 from tests.model.interruptions import CALLS, STEPS, Interruption
 from tests.model.world import World
 
+pytestmark = pytest.mark.slow  # an exception at each of thousands of calls, one run for each
+
 ONE_SLOT: Final = {"max_concurrent_tasks": 1}
 
 
