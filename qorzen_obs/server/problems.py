@@ -10,6 +10,7 @@ from typing import Final
 import msgspec
 from aiohttp import web
 
+from qorzen_obs import foreign
 from qorzen_obs.server.documents import json_response
 from qorzen_obs.server.routes import Answer, Handler
 from qorzen_obs.telemetry.own_log import OwnLog
@@ -95,7 +96,7 @@ async def answer_problems(request: web.Request, handler: Handler) -> web.StreamR
     except (asyncio.CancelledError, GeneratorExit):
         raise
     except BaseException as error:  # SystemExit too: raised here it would end the loop of the server
-        if isinstance(error, ConnectionError) and (
+        if foreign.is_a(error, ConnectionError) and (
             request.transport is None or request.transport.is_closing()
         ):
             raise  # the client has gone, which is not worth a line
