@@ -245,7 +245,7 @@ def forgotten() -> object:
         (lambda: "7 replicas\n[-]forged failed", "pass", "7 replicas [-]forged failed"),
         (lambda: False, "warn", "it returned False"),
         (forgotten, "warn", "it returned an awaitable; make it a coroutine function, with async def"),
-        (unspeakable, "warn", "Unspeakable"),
+        (unspeakable, "warn", "Unspeakable: <its message cannot be shown: ValueError>"),
         (lambda: "password=hunter2", "pass", "password=[redacted]"),
     ],
 )
