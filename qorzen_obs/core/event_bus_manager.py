@@ -175,6 +175,8 @@ class _Subscription:
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._task = None  # one that was cancelled goes on with the next event that comes
+        if not task.cancelled():
+            self.deliver()  # what came after it had found nothing more, and before it was over
 
     def _log(self, event: Event, error: BaseException) -> None:
         """Log a failure, once a minute at most."""

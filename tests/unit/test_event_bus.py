@@ -36,6 +36,18 @@ async def test_a_subscriber_gets_its_type_and_a_star_gets_all() -> None:
     assert [event.payload["number"] for event in everything.events] == [1, 2]
 
 
+@pytest.mark.parametrize("between", range(6))
+async def test_an_event_that_comes_just_when_the_queue_was_emptied_is_delivered(between: int) -> None:
+    bus, seen = EventBusManager(), Seen()
+    bus.subscribe("*", seen)
+    for number in range(2):
+        await bus.publish(event_type="task/started", source="test", payload={"number": number})
+        for _ in range(between):
+            await asyncio.sleep(0)
+    await turns(10)
+    assert [event.payload["number"] for event in seen.events] == [0, 1]
+
+
 async def test_subscribers_are_awaited_in_order_of_subscription() -> None:
     bus, order = EventBusManager(), list[str]()
 
