@@ -595,10 +595,14 @@ def a_late_result_is_counted_twice(patch: pytest.MonkeyPatch) -> None:
 def progress_falls(patch: pytest.MonkeyPatch) -> None:
     def progressed(self: Any, attempt: Attempt) -> None:
         percent, message = attempt.reported or (0.0, "")
-        attempt.record.progress = TaskProgress(100.0 - percent, message, self._clock.now())
-        self._announcer.announce(EventKind.PROGRESS, attempt.record, attempt.record.state.status, 0.0)
+        record, wall = attempt.record, self._clock.now()
+        record.progress = TaskProgress(100.0 - percent, message, wall)
+        if self.observers[EventKind.PROGRESS]:
+            state = record.state
+            self.unannounced.append((EventKind.PROGRESS, wall, record, state, record.progress, state.status))
+            self.announce()
 
-    patch.setattr(Lifecycle, "_progressed", progressed)
+    patch.setattr(Announcer, "progressed", progressed)
 
 
 @fault
@@ -722,39 +726,37 @@ def a_lost_settle(patch: pytest.MonkeyPatch) -> None:
 @fault
 def a_span_is_left_open(patch: pytest.MonkeyPatch) -> None:
     def make(real: Any) -> Any:
-        def end(self: Any, attempt: Attempt, state: Any, will_retry: bool) -> Any:
-            return None if state.abandoned else real(self, attempt, state, will_retry)
+        return lambda self, ends: real(self, [end for end in ends if not end.state.abandoned])
 
-        return end
-
-    instead(patch, SpanInstrument, "_end", make)
+    instead(patch, SpanInstrument, "on_ends", make)
 
 
 @fault
 def a_span_is_ended_twice(patch: pytest.MonkeyPatch) -> None:
     def make(real: Any) -> Any:
-        def end(self: Any, attempt: Attempt, state: Any, will_retry: bool) -> Any:
-            ended = real(self, attempt, state, will_retry)
-            if state.abandoned and attempt.span is not None:
-                attempt.span.end()
-            return ended
+        def on_ends(self: Any, ends: Any) -> None:
+            spans = [end.attempt.span for end in ends if end.state.abandoned and end.attempt is not None]
+            real(self, ends)
+            for span in spans:
+                span.end()
 
-        return end
+        return on_ends
 
-    instead(patch, SpanInstrument, "_end", make)
+    instead(patch, SpanInstrument, "on_ends", make)
 
 
 @fault
 def a_cancelled_span_is_an_error(patch: pytest.MonkeyPatch) -> None:
     def make(real: Any) -> Any:
-        def end(self: Any, attempt: Attempt, state: Any, will_retry: bool) -> Any:
-            if state.status is TaskStatus.CANCELLED and attempt.span is not None:
-                attempt.span.set_status(Status(StatusCode.ERROR))
-            return real(self, attempt, state, will_retry)
+        def on_ends(self: Any, ends: Any) -> None:
+            for end in ends:
+                if end.state.status is TaskStatus.CANCELLED and end.attempt is not None:
+                    end.attempt.span.set_status(Status(StatusCode.ERROR))
+            real(self, ends)
 
-        return end
+        return on_ends
 
-    instead(patch, SpanInstrument, "_end", make)
+    instead(patch, SpanInstrument, "on_ends", make)
 
 
 @fault
