@@ -88,6 +88,7 @@ class Terminal:
         self._wake_read, self._wake_write = -1, -1
         self._attributes: list[Any] = []
         self._handlers: dict[signal.Signals, Any] = {}
+        self._ended_by: BaseException | None = None
 
     def __enter__(self) -> Self:
         self._attributes = termios.tcgetattr(self._in)
@@ -95,8 +96,9 @@ class Terminal:
         os.set_blocking(self._wake_read, False)
         os.set_blocking(self._wake_write, False)
         for number, handler in (
-            (signal.SIGTERM, _exit),
-            (signal.SIGHUP, _exit),
+            (signal.SIGINT, self._end),
+            (signal.SIGTERM, self._end),
+            (signal.SIGHUP, self._end),
             (signal.SIGWINCH, lambda *_: self.wake()),
         ):
             self._handlers[number] = signal.signal(number, handler)
@@ -128,6 +130,8 @@ class Terminal:
         ready, _, _ = select.select([self._in, self._wake_read], [], [], timeout_seconds)
         if self._wake_read in ready:
             os.read(self._wake_read, _MAX_READ)
+        if self._ended_by is not None:
+            raise self._ended_by
         if self._in not in ready:
             return []
         keys = self._read()
@@ -141,6 +145,12 @@ class Terminal:
             self._rest = ""
         return keys
 
+    def _end(self, number: int, _: FrameType | None) -> NoReturn:
+        """Raise what ends the program, which `keys` raises again: what is raised in a destructor is lost."""
+        self._ended_by = KeyboardInterrupt() if number == signal.SIGINT else SystemExit(128 + number)
+        self.wake()
+        raise self._ended_by
+
     def _read(self) -> list[str] | None:
         try:
             data = os.read(self._in, _MAX_READ)
@@ -150,7 +160,3 @@ class Terminal:
             return None
         keys, self._rest = decode(self._rest + self._decoder.decode(data))
         return keys
-
-
-def _exit(number: int, _: FrameType | None) -> NoReturn:
-    raise SystemExit(128 + number)
