@@ -49,7 +49,7 @@ def exponential(
     return wait_seconds
 
 
-_DEFAULT_BACKOFF: Final = exponential()
+DEFAULT_BACKOFF: Final = exponential()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +68,7 @@ class Retry:
     """
 
     max_attempts: int = 3
-    backoff: Backoff = _DEFAULT_BACKOFF
+    backoff: Backoff = DEFAULT_BACKOFF
     on: tuple[type[BaseException], ...] = (Exception,)
     give_up_on: tuple[type[BaseException], ...] = ()
 
@@ -123,11 +123,19 @@ def retry_wait_seconds(
     except BaseException as broken:  # noqa: BLE001 - classes may say by code of their own what belongs to them
         on_broken(foreign.shown(broken))
         return None
+    asked: Backoff = (lambda *_: error.seconds) if says_when else policy.backoff  # type: ignore[union-attr]  # as looked at above
+    return backoff_seconds(asked, attempt, source, on_broken)
+
+
+def backoff_seconds(
+    backoff: Backoff, attempt: int, source: random.Random, on_broken: Callable[[str], None]
+) -> float:
+    """Return what a user's backoff says; where it fails, `on_broken` is told and the default takes its place."""
     try:
-        return _seconds(error.seconds if says_when else policy.backoff(attempt, source))  # type: ignore[union-attr]  # as looked at above
-    except BaseException as broken:  # noqa: BLE001 - the user's backoff may raise anything
+        return _seconds(backoff(attempt, source))
+    except BaseException as broken:  # noqa: BLE001 - the user's code may raise anything
         on_broken(foreign.shown(broken))
-        return _DEFAULT_BACKOFF(attempt, source)
+        return DEFAULT_BACKOFF(attempt, source)
 
 
 def _is_for(policy: Retry, error: BaseException | None, error_type: str | None) -> bool:

@@ -16,13 +16,12 @@ from qorzen_obs.core.task_manager import TaskManager
 from qorzen_obs.definition import TaskDefinition
 from qorzen_obs.errors import QorzenError, TaskManagerClosedError, TaskQueueFullError
 from qorzen_obs.health import MIN_AGE_SECONDS, health_check
-from qorzen_obs.retry import Backoff, exponential
+from qorzen_obs.retry import DEFAULT_BACKOFF, backoff_seconds
 from qorzen_obs.tasks import TaskStatus
 from qorzen_obs.telemetry import names
 
 #: What ran for so long had started well: the next restart waits as the first one does.
 STEADY_SECONDS: Final = 60.0
-_USUAL_BACKOFF: Final = exponential()
 
 
 class RequiredTaskDownError(QorzenError):
@@ -62,7 +61,7 @@ class StandingTask:
             if not self._is_restarted(status):
                 return
             failures = 1 if loop.time() - began >= STEADY_SECONDS else failures + 1
-            wait = self._wait_seconds(failures)
+            wait = self._wait_seconds(failures, log)
             log(names.LOG_RESTARTING, task_name=self.name, status=status.value, wait_seconds=round(wait, 3))
             await asyncio.sleep(wait)
 
@@ -76,14 +75,13 @@ class StandingTask:
         restart = self.definition.restart
         return restart == "always" or (restart == "on_failure" and status is TaskStatus.FAILED)
 
-    def _wait_seconds(self, failures: int) -> float:
+    def _wait_seconds(self, failures: int, log: Callable[..., object]) -> float:
+        def broken(error: str) -> None:
+            log(names.LOG_BACKOFF_FAILED, task_name=self.name, error=error)
+
         retry = self.definition.retry
-        backoff: Backoff = _USUAL_BACKOFF if retry is None else retry.backoff
-        try:
-            wait = float(backoff(failures, self._random))
-        except Exception:  # noqa: BLE001 - the user's backoff may fail
-            wait = math.nan
-        return wait if 0 <= wait < math.inf else _USUAL_BACKOFF(failures, self._random)
+        backoff = DEFAULT_BACKOFF if retry is None else retry.backoff
+        return backoff_seconds(backoff, failures, self._random, broken)
 
 
 class StandingTasks:

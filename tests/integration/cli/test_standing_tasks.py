@@ -45,12 +45,14 @@ def after(attempt: int, source: object) -> float:
     return 10.0 * attempt
 
 
+AFTER = Retry(max_attempts=1, backoff=after)
+
+
 @asynccontextmanager
 async def standing(
-    consumer: Consumer, **options: Any
+    consumer: Consumer, retry: Retry = AFTER, **options: Any
 ) -> AsyncIterator[tuple[TaskManager, StandingTasks, list[dict[str, Any]]]]:
     known, lines = TaskRegistry(), list[dict[str, Any]]()
-    retry = Retry(max_attempts=1, backoff=after)
 
     @task(name="consume", at_start=True, retry=retry, **options)
     async def consume() -> None:
@@ -114,6 +116,27 @@ async def test_each_failure_waits_longer_until_it_has_run_for_a_minute() -> None
             await asyncio.sleep(31)
             waited.append(consumer.began[-1] - ended)
         assert waited == pytest.approx([10, 20, 30, 10, 20], abs=0.1)
+
+
+@pytest.mark.parametrize("error", [ValueError, SystemExit, KeyboardInterrupt, asyncio.CancelledError])
+@virtual_time
+async def test_a_backoff_that_fails_later_is_told_and_the_default_takes_its_place(
+    error: type[BaseException],
+) -> None:
+    def fails(number: int, source: object) -> float:
+        tried.append(number)
+        if len(tried) > 1:
+            raise error("no wait")
+        return 1.0
+
+    tried = list[int]()
+    consumer = Consumer()
+    async with standing(consumer, Retry(max_attempts=1, backoff=fails), restart="always") as (_, _, lines):
+        consumer.raise_()
+        await asyncio.sleep(2)
+        assert len(consumer.began) == 2
+        assert [line["event"] for line in lines] == ["task.backoff_failed", "task.restarting"]
+        assert "no wait" in lines[0]["error"]
 
 
 @virtual_time
