@@ -134,10 +134,10 @@ class LoopEngine:
 
     def _take(self) -> None:
         """Begin what is ready, for the length of a slice; what is left then has to wait for the loop's next turn."""
-        loop, ready, now = self._loop, self._ready, self._now
-        scheduled, hidden = self._scheduled, 0
-        until = now() + _SLICE_SECONDS
+        ready = self._ready
         try:
+            loop, now, scheduled, hidden = self._loop, self._now, self._scheduled, 0
+            until = now() + _SLICE_SECONDS
             while ready:
                 run = ready.popleft()
                 if run.ended is None:  # it was taken back
