@@ -75,7 +75,8 @@ def play_again(
 def test_work_ends_the_same_way_when_what_observes_it_fails(kind: str) -> None:
     class Twice(TaskManagerMachine):
         def compare(self, world: World) -> None:
-            # Both are played again: looking at a world is a step of its own, which the next ones may depend on.
+            # Both are played again: without the checks at rest the waiters that are done stay in their list, so that
+            # `stop_waiting` stops another one than it did in the first.
             whole, broken = (
                 play_again(world.script, world.given, world.slots, telemetry)
                 for telemetry in (Telemetry(), BROKEN[kind]())
