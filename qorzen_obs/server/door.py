@@ -73,13 +73,15 @@ class Door:
         connections = len(self._silent) + len(self._busy)
         room = self._room.of(connections, connection.descriptor)
         if connections >= room:
-            if self._silent:
-                self._close_longest_silent()
-            elif connections < room + PROBE_PLACES and self._room.has_descriptors(connection.descriptor):
-                connection.keep_for_probes()
-            else:
-                connection.abort()
             self._say("the server has no room for more connections; the longest silent ones were closed")
+            if not self._close_longest_silent(kept=False):  # which would have left its place
+                connection.keep_for_probes()
+                has_place = connections < room + PROBE_PLACES and self._room.has_descriptors(
+                    connection.descriptor
+                )
+                if not (has_place or self._close_longest_silent(kept=True)):
+                    connection.abort()
+                    return
         self._silent[connection] = None
 
     def heard(self, connection: Connection) -> None:
@@ -110,8 +112,9 @@ class Door:
         if context.get("message") != _OUT_OF_DESCRIPTORS:
             loop.default_exception_handler(context)
             return
-        for _ in range(min(_LEFT_FREE, len(self._silent))):
-            self._close_longest_silent()
+        for _ in range(_LEFT_FREE):
+            if not (self._close_longest_silent(kept=False) or self._close_longest_silent(kept=True)):
+                break
         self._say(
             "the process has no descriptor left for a connection; raise its limit (ulimit -n) or close files"
         )
@@ -131,10 +134,14 @@ class Door:
         for connection in (*self._silent, *self._busy):
             connection.abort()
 
-    def _close_longest_silent(self) -> None:
-        connection = next(iter(self._silent))
+    def _close_longest_silent(self, *, kept: bool) -> bool:
+        """Close one of those on the places kept for probes, or of the others; return whether there is any."""
+        connection = next((one for one in self._silent if one.only_probes is kept), None)
+        if connection is None:
+            return False
         del self._silent[connection]
         connection.abort()
+        return True
 
     def _say(self, problem: str) -> None:
         suppressed = self._limit.let(time.monotonic())
@@ -174,9 +181,12 @@ class Connection(web.RequestHandler):
         """A request is being answered."""
         self._door.begin(self)
 
-    def end(self) -> None:
-        """The request was answered."""
-        self._door.end(self)
+    async def finish_response(self, *answered: Any) -> tuple[web.StreamResponse, bool]:
+        """Send what is left of a response; only then has the request been answered."""
+        try:
+            return await super().finish_response(*answered)
+        finally:
+            self._door.end(self)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -261,18 +271,15 @@ def keep_places(routes: Mapping[RouteKey, Route]) -> Middleware:
         if not isinstance(connection, Connection):  # mounted in another application
             return await handler(request)
         connection.begin()
-        try:
-            if connection.only_probes:
-                connection.close()  # once this request was answered
-                route = route_of(request, routes)
-                if route is None or route.access is not Access.PROBE:
-                    raise ProblemError(
-                        HTTPStatus.SERVICE_UNAVAILABLE,
-                        "too many connections are open; close some, or try again later",
-                        headers={hdrs.RETRY_AFTER: "1"},
-                    )
-            return await handler(request)
-        finally:
-            connection.end()
+        if connection.only_probes:
+            connection.close()  # once this request was answered
+            route = route_of(request, routes)
+            if route is None or route.access is not Access.PROBE:
+                raise ProblemError(
+                    HTTPStatus.SERVICE_UNAVAILABLE,
+                    "too many connections are open; close some, or try again later",
+                    headers={hdrs.RETRY_AFTER: "1"},
+                )
+        return await handler(request)
 
     return keep

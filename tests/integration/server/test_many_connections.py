@@ -121,6 +121,10 @@ async def test_f42_where_no_connection_is_silent_probes_have_places_of_their_own
         assert (status, headers["Retry-After"]) == (503, "1")
         async with connected(plane, 6):  # silent, on the places of the probes
             assert await probe(plane) == 200
+            async with connected(plane, 3) as others:  # which they have left to these
+                assert await others[1].ask(STATUS) == await others[2].ask(STATUS) == 503
+        async with connected(plane, 6):
+            assert await probe(plane) == 200
         await clients[0].close()
         async with aiohttp.ClientSession() as session:
             while True:  # until the server has seen that it is gone
