@@ -171,6 +171,8 @@ class Lifecycle:
                     self.wake_submitters()
             elif wait or not self._scheduler.is_held(record):
                 self.dispatch()
+            if record.limit is not None:  # it may have raised the maximum for others
+                self.dispatch()
         except BaseException as error:  # noqa: BLE001 - the task is accepted: what is left to do is the mender's
             runtime.interruption = error
             try:  # noqa: SIM105 - a context manager would be a call
