@@ -6,7 +6,7 @@ Belongs to the work loop. What a lender gets back, and when, is the scheduler's 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
@@ -44,7 +44,9 @@ class Waiting:
         self._dispatch = dispatch
         self.resumes: dict[int, asyncio.Future[None]] = {}  #: lenders that wait for a slot, by sequence
         self._unwoken: deque[tuple[asyncio.Future[Any], Any]] = deque()  # with who awaits them
-        self.submitters: deque[asyncio.Future[None]] = deque()  #: that wait for room in the queue
+        self.submitters: OrderedDict[asyncio.Future[None], None] = (
+            OrderedDict()
+        )  #: that wait for room in the queue
 
     async def for_end(self, record: TaskRecord, timeout: float | None) -> TaskState:
         """Return the final state of the task when it has ended. Cancelling the wait leaves the task alone.
@@ -78,12 +80,18 @@ class Waiting:
         """Return when there may be room for one more pending task."""
         room: asyncio.Future[None] = asyncio.Future()
         wait = self._begin(_ROOM)
-        self.submitters.append(room)
+        self.submitters[room] = None
         try:
-            await room
-        finally:
-            if wait is not None:
-                await self._end(wait)
+            try:
+                await room
+            finally:
+                if wait is not None:
+                    await self._end(wait)
+        except BaseException:
+            self.submitters.pop(room, None)
+            if not room.cancelled():  # it was let in, and leaves the room to the next
+                self._dispatch()
+            raise
 
     def ended(self, record: TaskRecord) -> None:
         """Wake all that wait for the end of this task, with its final state."""
@@ -96,8 +104,9 @@ class Waiting:
     def let_in(self, free: float) -> None:
         """Let as many waiting submitters look again as there is room for; all of them where no room will come."""
         while self.submitters and free > 0:
-            free -= self._wake(self.submitters[0])
-            del self.submitters[0]  # not before, or an interruption would lose it
+            room = next(iter(self.submitters))
+            free -= self._wake(room)
+            del self.submitters[room]  # not before, or an interruption would lose it
 
     def resume(self, lender: TaskRecord) -> None:
         """Let a task go on that has its slot back."""

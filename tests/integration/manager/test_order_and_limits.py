@@ -2,12 +2,13 @@
 
 import asyncio
 import collections
+import gc
 import itertools
 from typing import Any
 
 import pytest
 
-from qorzen_obs import TaskCategory, TaskPriority, TaskStatus
+from qorzen_obs import TaskCategory, TaskPriority, TaskStatus, task
 from qorzen_obs.core.config_manager import ConfigManager
 from qorzen_obs.errors import TaskManagerClosedError, TaskQueueFullError
 from qorzen_obs.telemetry import names
@@ -244,6 +245,34 @@ async def test_with_when_full_at_wait_submitters_wait_and_are_let_in_in_order() 
         await gate.holds(4)
 
 
+async def test_a_submitter_that_is_cancelled_when_it_was_let_in_leaves_the_room_to_the_next() -> None:
+    gate = Gate()
+    async with open_test_manager(settings(max_pending=1, when_full="wait")) as tasks:
+        await tasks.pause("io")
+        pending = await tasks.submit_task(gate, category="io")
+        gives_up, stays = (asyncio.create_task(tasks.submit_task(gate, category="io")) for _ in range(2))
+        await turns()
+        await tasks.cancel_task(pending)
+        gives_up.cancel()
+        await asyncio.wait([gives_up])
+        await stays
+        assert gives_up.cancelled()
+
+
+async def test_submitters_that_gave_up_leave_nothing_behind() -> None:
+    gate = Gate()
+    async with open_test_manager(settings(max_pending=1, when_full="wait")) as tasks:
+        await tasks.pause("io")
+        await tasks.submit_task(gate, category="io")
+        for _ in range(100):
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0):
+                    await tasks.submit_task(gate, category="io")
+        gc.collect()
+        left = [one for one in gc.get_objects() if type(one) is asyncio.Future and one.cancelled()]
+        assert len(left) < 10, "the last error may know its own"
+
+
 async def test_a_submitter_that_is_cancelled_while_it_waits_has_submitted_nothing() -> None:
     gate = Gate()
     full = settings(max_concurrent_tasks=1, max_pending=1, when_full="wait")
@@ -381,3 +410,26 @@ async def test_get_tasks_filters_and_sorts_by_priority_then_age() -> None:
         for task_id in named:
             await tasks.wait_for_task(task_id)
         assert await found(status="completed") == ["io high", "user high", "io low", "user low"]
+
+
+@pytest.mark.parametrize("holds", [True, False], ids=["it waits itself", "it starts"])
+async def test_a_submission_that_raises_the_maximum_of_its_definition_starts_the_others(holds: bool) -> None:
+    gate = Gate()
+
+    @task(name="few", max_concurrent=1)
+    async def one(who: str) -> None:
+        await gate(who)
+
+    @task(name="few", max_concurrent=4)
+    async def more(who: str) -> None:
+        await gate(who)
+
+    async with open_test_manager(settings(category_limits={"core": 1})) as tasks:
+        if holds:
+            await tasks.submit_task(gate, "core", category="core")
+        await tasks.submit_task(one, "first", category="io")
+        for who in ("second", "third"):
+            await tasks.submit_task(one, who, category="io")
+        await tasks.submit_task(more, "raises", category="core")
+        await gate.holds(4)
+        gate.open()
