@@ -44,9 +44,8 @@ class Waiting:
         self._dispatch = dispatch
         self.resumes: dict[int, asyncio.Future[None]] = {}  #: lenders that wait for a slot, by sequence
         self._unwoken: deque[tuple[asyncio.Future[Any], Any]] = deque()  # with who awaits them
-        self.submitters: OrderedDict[asyncio.Future[None], None] = (
-            OrderedDict()
-        )  #: that wait for room in the queue
+        #: that wait for room in the queue, the oldest first
+        self.submitters: OrderedDict[asyncio.Future[None], None] = OrderedDict()
 
     async def for_end(self, record: TaskRecord, timeout: float | None) -> TaskState:
         """Return the final state of the task when it has ended. Cancelling the wait leaves the task alone.
