@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, Final
+
+_SLICE_SECONDS: Final = 0.001  # of calls without a wait; then the loop gets its turn
 
 
 class ContainedCalls:
@@ -23,6 +25,18 @@ class ContainedCalls:
         self._timer: asyncio.TimerHandle | None = None
         self._until = 0.0  # the loop's time by which the present call has to end
         self._expired = False
+        self._slice_ends = 0.0  # by the loop's time
+
+    def begin(self) -> None:
+        """Begin a row of calls, after which `rest` is due."""
+        self._slice_ends = self._loop.time() + _SLICE_SECONDS
+
+    async def let_others_run(self) -> None:
+        """Between two calls of a row: give the loop its turn where they have had a slice, for they may never wait."""
+        if self._loop.time() >= self._slice_ends:
+            self.rest()
+            await asyncio.sleep(0)
+            self.begin()
 
     async def outcome_of(self, call: Callable[..., Awaitable[Any]], *args: Any) -> BaseException | None:
         """Await `call(*args)` and return what it raised, None where it returned.

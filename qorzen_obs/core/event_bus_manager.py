@@ -20,6 +20,7 @@ from qorzen_obs.telemetry.log_limit import LogLimit
 CAPACITY: Final = 10_000  #: events that wait for one subscriber at most
 DEADLINE_SECONDS: Final = 10.0  #: how long a subscriber may take for one event
 _CLOSE_SECONDS: Final = 0.5
+_AGAIN_SECONDS: Final = 0.1  #: after which delivery goes on where it was cancelled
 _PROGRESS: Final = EventKind.PROGRESS.value
 
 
@@ -159,6 +160,7 @@ class _Subscription:
 
     async def _deliver_all(self) -> None:
         calls = ContainedCalls(DEADLINE_SECONDS)
+        calls.begin()
         try:
             while len(self._queue):
                 event = self._queue.take()
@@ -170,12 +172,17 @@ class _Subscription:
                 if error is not None:
                     self._on_lost(event)
                     self._log(event, error)
+                await calls.let_others_run()
         finally:
             calls.rest()
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        self._task = None  # one that was cancelled goes on with the next event that comes
-        if not task.cancelled():
+        self._task = None
+        if not len(self._queue):
+            return
+        if task.cancelled():  # as all are when a program ends, and then there is no later
+            asyncio.get_running_loop().call_later(_AGAIN_SECONDS, self.deliver)
+        else:
             self.deliver()  # what came after it had found nothing more, and before it was over
 
     def _log(self, event: Event, error: BaseException) -> None:

@@ -94,11 +94,13 @@ class EventFeed:
             while not self._closing:
                 await self._arrived.wait()
                 self._arrived.clear()
+                calls.begin()
                 while len(self._queue):
                     event = self._queue.take()
                     self._before_publishing()
                     await self._publish(event, calls)
                     del event  # or it would keep its task's result alive until the next one
+                    await calls.let_others_run()
                 self._empty.set()
                 calls.rest()
         finally:

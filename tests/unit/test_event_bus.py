@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from qorzen_obs.core import event_bus_manager
+from qorzen_obs.core import contained, event_bus_manager
 from qorzen_obs.core.event_bus_manager import DEADLINE_SECONDS, Event, EventBusManager
 from qorzen_obs.testing import CapturedLogs
 from tests.support import PATIENCE_SECONDS, turns, virtual_time
@@ -240,6 +240,41 @@ async def test_a_subscriber_that_cancels_its_own_asyncio_task_gets_the_next_even
         await bus.publish(event_type="any", source="test", payload={})
     await bus.drain(PATIENCE_SECONDS)
     assert (len(seen.events), lost) == (3, {"any": 3})
+
+
+@virtual_time
+async def test_events_that_wait_behind_a_cancelled_one_are_delivered_without_another() -> None:
+    bus, lost = a_bus()
+    seen = Seen()
+
+    async def cancels_once(event: Event) -> None:
+        await seen(event)
+        if len(seen.events) == 1:
+            current = asyncio.current_task()
+            assert current is not None
+            current.cancel()
+            await asyncio.sleep(0)
+
+    bus.subscribe("*", cancels_once)
+    for _ in range(3):
+        await bus.publish(event_type="any", source="test", payload={})
+    await asyncio.sleep(1)
+    assert (len(seen.events), lost) == (3, {"any": 1})
+
+
+async def test_a_subscriber_that_never_waits_leaves_the_loop_its_turns(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(contained, "_SLICE_SECONDS", 0.0)
+    bus, seen = EventBusManager(), Seen()
+    bus.subscribe("*", seen)
+    for _ in range(10):
+        await bus.publish(event_type="any", source="test", payload={})
+    counted = []
+    while len(seen.events) < 10:
+        await asyncio.sleep(0)
+        counted.append(len(seen.events))
+    assert len(set(counted)) == 10
 
 
 async def test_of_a_full_queue_progress_goes_first(monkeypatch: pytest.MonkeyPatch) -> None:

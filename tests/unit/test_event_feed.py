@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qorzen_obs.core import event_feed
+from qorzen_obs.core import contained, event_feed
 from qorzen_obs.core.event_feed import EventFeed
 from qorzen_obs.record import TaskEvent
 from qorzen_obs.tasks import EventKind
@@ -48,6 +48,21 @@ async def test_stop_is_safe_before_start_and_twice() -> None:
     started.start()
     await started.stop(1)
     await started.stop(1)
+
+
+async def test_a_bus_that_never_waits_leaves_the_loop_its_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(contained, "_SLICE_SECONDS", 0.0)
+    bus = Bus()
+    fed, _ = feed(bus)
+    fed.start()
+    for number in range(10):
+        fed.on_event(event(number))
+    counted = []
+    while len(bus.ids) < 10:
+        await asyncio.sleep(0)
+        counted.append(len(bus.ids))
+    assert len(set(counted)) == 10
+    await fed.stop(1)
 
 
 async def test_everything_queued_is_published_in_order_before_stop_returns() -> None:
