@@ -12,6 +12,7 @@ COUNTED_BYTES: Final = 8_192  #: of a line count as one
 MAX_LINES_PER_SECOND: Final = 200  #: of one stream; what exceeds it is counted and not shown
 
 _READ_BYTES: Final = 65_536
+_READS_OF_A_FULL_PIPE: Final = 16  #: a megabyte: Linux lets no ordinary user have a larger pipe
 
 
 class OutputReader:
@@ -37,9 +38,13 @@ class OutputReader:
         loop.add_reader(descriptor, self._read)
 
     def drain(self) -> None:
-        """Show all that has been written so far, an unfinished line and the count of dropped ones included."""
-        while self._read():
-            pass
+        """Show all that has been written so far, an unfinished line and the count of dropped ones included.
+
+        What a child of the task writes meanwhile may be shown too, or later: nobody waits until it is silent.
+        """
+        for _ in range(_READS_OF_A_FULL_PIPE):
+            if not self._read():
+                break
         if self._rest:
             self._show(self._rest)
             self._rest = b""

@@ -1,5 +1,6 @@
 """What a task in a worker process says arrives as if it had been said here: progress, lines, output, spans."""
 
+import asyncio
 import os
 
 import pytest
@@ -17,7 +18,7 @@ from opentelemetry.trace import (
 )
 
 from qorzen_obs.core.concurrency_manager import ConcurrencyManager
-from qorzen_obs.engines.processes.output import MAX_LINES_PER_SECOND
+from qorzen_obs.engines.processes.output import MAX_LINES_PER_SECOND, OutputReader
 from qorzen_obs.settings import EngineSettings
 from qorzen_obs.tasks import TaskCategory, TaskPriority
 from qorzen_obs.telemetry.remote_spans import RemoteSpans
@@ -80,6 +81,28 @@ async def test_a_flood_of_output_is_drained_and_counted_but_not_shown() -> None:
         shown = len(service.lines("task.output"))
         assert MAX_LINES_PER_SECOND <= shown < 10_000
         assert shown + service.tasks.looks.metrics.dropped["worker_report"] == 20_000
+
+
+async def test_a_child_that_writes_without_an_end_does_not_hold_the_loop(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    reads = 0
+
+    def read(_: int, size: int) -> bytes:
+        nonlocal reads
+        reads += 1
+        assert reads < 100
+        return b"y\n" * (size // 2)
+
+    there, here = os.pipe()
+    reader = OutputReader(asyncio.get_running_loop(), there, lambda _: None, lambda _: None)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "read", read)
+        reader.drain()
+    assert reads * 65_536 == 1_048_576  # as much as a pipe holds
+    reader.stop()
+    os.close(there)
+    os.close(here)
 
 
 async def test_log_lines_of_logging_and_structlog_belong_to_the_task() -> None:
