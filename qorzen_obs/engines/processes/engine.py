@@ -353,7 +353,8 @@ class ProcessEngine:
         worker.kill()
         if job is not None:
             self._free(worker)
-            job.end(None, MemoryError("there is no memory for the result of a task in a worker process"))
+            what = "there is no thread or memory for the result of a task in a worker process"
+            job.end(None, MemoryError(what))
 
     def _rebuild(self, job: Job, frame: Frame) -> None:
         """Rebuild what the callable returned or raised on a thread: a class of it may block for ever, or exit."""

@@ -164,7 +164,12 @@ class WorkerProcess:
         if self._reader.large:
             self._loop.remove_reader(self._channel)
             self._receiving = threading.Event()
-            self._threads.run(self._receive_large)
+            try:
+                self._threads.run(self._receive_large)
+            except (RuntimeError, MemoryError):  # no thread to be had
+                self._receiving = None
+                self._owner.on_no_room(self)
+                self._channel_ended()
 
     def _handle(self, frame: Frame) -> None:
         if frame.kind == channel.READY:

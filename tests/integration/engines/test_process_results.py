@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
+from qorzen_obs.engines.processes.side_threads import SideThreads
 from qorzen_obs.errors import FarTaskError, TaskTransferError
+from qorzen_obs.settings import EngineSettings
 from qorzen_obs.stacks import RUNNING
 from qorzen_obs.tasks import TaskStatus
 from tests import process_tasks as work
@@ -108,3 +110,20 @@ async def test_f37_an_argument_that_raises_on_being_pickled_fails_its_task(kind:
         with pytest.raises(TaskTransferError, match=r"argument 1 .* cannot be sent to a worker process"):
             await service.tasks.run(work.echo, work.RaisesOnDeparture(kind))
         assert await service.tasks.run(work.echo, "alive") == "alive"
+
+
+async def test_a_large_result_for_which_there_is_no_thread_fails_its_task_and_ends_its_worker(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async with process_service(engines=EngineSettings(processes=1)) as service:
+        pid = await service.tasks.run(work.pid)
+        with monkeypatch.context() as patched:
+            patched.setattr(SideThreads, "run", refuse)
+            info = await service.end(work.large, 30_000_000)
+        assert (info.status, info.error_type) == (TaskStatus.FAILED, "MemoryError")
+        assert "no thread or memory" in str(info.error)
+        assert await service.tasks.run(work.pid) != pid
+        await until(lambda: service.engine["workers"] == service.engine["idle"])
