@@ -203,9 +203,11 @@ class WorkerProcess:
 
     def _large_received(self, frame: Frame | None, *, no_room: bool = False) -> None:
         self._receiving = None
-        if frame is not None and not self._dead:
+        if self._dead:  # it was released meanwhile, and `bury` closes the channel on another thread
+            return
+        if frame is not None:
             self._handle(frame)
-        if no_room and not self._dead:
+        if no_room:
             self._owner.on_no_room(self)
         if frame is None:
             self._channel_ended()
@@ -283,8 +285,9 @@ class WorkerProcess:
         What lives after the patience is killed.
         """
         self._keeper.bury(patience_seconds)
-        if self._receiving is not None:
-            self._receiving.wait()
+        receiving = self._receiving  # the loop may set it to None between two looks
+        if receiving is not None:
+            receiving.wait()
         self._close()
 
 

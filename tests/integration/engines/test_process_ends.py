@@ -4,17 +4,19 @@ import multiprocessing
 import os
 import shutil
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from qorzen_obs.engines.processes import engine
+from qorzen_obs.engines.processes.channel import RESULT, Frame, FrameReader
 from qorzen_obs.settings import EngineSettings
 from qorzen_obs.tasks import TaskStatus
 from tests import process_tasks as work
-from tests.services.process_service import process_service
-from tests.support import PATIENCE_SECONDS
+from tests.services.process_service import engine_of, process_service
+from tests.support import PATIENCE_SECONDS, until
 
 SHARED_MEMORY = Path("/dev/shm")
 
@@ -131,3 +133,31 @@ async def test_a_frozen_program_refuses_process_tasks_and_says_why(monkeypatch: 
         assert "a frozen program" in info.error
         assert "a frozen program" in service.engine["degraded"]
         assert service.engine["workers"] == 0
+
+
+@pytest.mark.parametrize("arrives", [True, False], ids=["it arrives", "it does not"])
+async def test_a_large_result_on_its_way_at_a_stop_watches_no_descriptor_afterwards(
+    monkeypatch: pytest.MonkeyPatch, *, arrives: bool
+) -> None:
+    gate, watched = threading.Event(), []
+
+    def read_large(_: FrameReader) -> Frame:
+        gate.wait()
+        if not arrives:
+            raise EOFError
+        return Frame(RESULT, bytearray(), ())
+
+    monkeypatch.setattr(FrameReader, "read_large", read_large)
+    async with process_service() as service:
+        await service.start(work.large, 30_000_000)
+        processes = engine_of(service)
+        await until(lambda: any(worker._receiving for worker in processes._workers))
+        (worker,) = (worker for worker in processes._workers if worker._receiving)
+        processes.close()
+        for name in ("add_reader", "remove_reader"):
+            monkeypatch.setattr(worker._loop, name, lambda channel, *_: watched.append(channel))
+        gate.set()
+        await until(lambda: worker._receiving is None)
+        monkeypatch.undo()
+        await processes.wait_closed()
+    assert worker._channel not in watched
