@@ -150,7 +150,7 @@ async def test_a_large_result_on_its_way_at_a_stop_watches_no_descriptor_afterwa
     monkeypatch.setattr(FrameReader, "read_large", read_large)
     async with process_service() as service:
         await service.start(work.large, 30_000_000)
-        processes = engine_of(service)
+        processes = engine_of(service.tasks)
         await until(lambda: any(worker._receiving for worker in processes._workers))
         (worker,) = (worker for worker in processes._workers if worker._receiving)
         processes.close()
