@@ -63,6 +63,7 @@ class Announcer:
         self.has_dismissed = False  #: an observer has raised
         self.ends = Ends(self._dismiss, runtime)
         self.ring = EventRing(counts, on_wanted=self._ring_wanted)
+        self._unwatch_bus: Callable[[], object] = lambda: None
         self.feed = EventFeed(
             collaborators.publish,
             self._logger,
@@ -73,10 +74,17 @@ class Announcer:
 
     def start(self) -> None:
         """Begin to notify the event bus and the streams, as far as anybody wants events."""
-        self._collaborators.when_events_lost(self.feed.count_lost)
-        self._collaborators.when_subscribed(self._bus_wanted)
+        self._unwatch_bus = self._collaborators.when_subscribed(self._bus_wanted)
         self._observe_for_ring()
         self.feed.start()
+
+    async def stop(self, deadline_seconds: float) -> None:
+        """Publish what is queued, for so long at most, and leave the event bus."""
+        await self.feed.stop(deadline_seconds)
+        try:
+            self._unwatch_bus()
+        except BaseException as error:  # noqa: BLE001 - the bus may be foreign
+            self.failed("event_bus", error)
 
     # ------------------------------------------------------------------ events
 

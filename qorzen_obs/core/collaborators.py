@@ -23,6 +23,7 @@ SOURCE: Final = "task_manager"  #: what the events on the bus name as their sour
 SETTINGS_KEY: Final = "tasks"  #: the key of the settings in the configuration
 
 OnSetting = Callable[[str, Any], Awaitable[None]]
+OnLost = Callable[[str], None]
 
 
 class EngineOwner(Protocol):
@@ -50,7 +51,8 @@ ConcurrencyManager = EngineOwner | ThreadRunner
 class EventBusManager(Protocol):
     """Takes the events. With `when_subscribed(on_change)` it says whether anybody subscribes; else all are made.
 
-    With `await drain(seconds)` it is waited for at the end, with `when_lost(on_lost)` it says what did not arrive.
+    With `await drain(seconds)` the manager waits for it at the end. With `publish_watched`, which takes `on_lost` as
+    well, it says what did not arrive.
     """
 
     async def publish(self, *, event_type: str, source: str, payload: dict[str, Any]) -> object:
@@ -122,9 +124,14 @@ class Collaborators:
         if unregister is not None:
             await unregister(SETTINGS_KEY, listener)
 
-    async def publish(self, event_type: str, payload: dict[str, Any]) -> None:
-        """Deliver one event to the bus."""
-        await self._events.publish(event_type=event_type, source=SOURCE, payload=payload)
+    async def publish(self, event_type: str, payload: dict[str, Any], on_lost: OnLost) -> None:
+        """Deliver one event to the bus, which calls `on_lost(event_type)` where it can say that it did not arrive."""
+        fields: dict[str, Any] = {"event_type": event_type, "source": SOURCE, "payload": payload}
+        watched = getattr(self._events, "publish_watched", None)
+        if watched is None:
+            await self._events.publish(**fields)
+        else:
+            await watched(**fields, on_lost=on_lost)
 
     async def drain_events(self, deadline_seconds: float) -> None:
         """Return when what was published has reached its subscribers, after so many seconds at the latest."""
@@ -132,19 +139,17 @@ class Collaborators:
         if drain is not None:
             await drain(deadline_seconds)
 
-    def when_events_lost(self, on_lost: Callable[[str], None]) -> None:
-        """Call `on_lost(event_type)` for each event that a subscriber did not get, where the bus can say."""
-        when_lost = getattr(self._events, "when_lost", None)
-        if when_lost is not None:
-            when_lost(on_lost)
+    def when_subscribed(self, on_change: Callable[[bool], None]) -> Callable[[], object]:
+        """Call `on_change` with whether anybody wants events, now and at each change; True where the bus cannot say.
 
-    def when_subscribed(self, on_change: Callable[[bool], None]) -> None:
-        """Call `on_change` with whether anybody wants events, now and at each change; True where the bus cannot say."""
+        Return what ends these calls.
+        """
         when_subscribed = getattr(self._events, "when_subscribed", None)
         if when_subscribed is None:
             on_change(True)
-        else:
-            when_subscribed(on_change)
+            return _nothing
+        stop = when_subscribed(on_change)
+        return stop if callable(stop) else _nothing
 
     def find_engines(self, loop: asyncio.AbstractEventLoop) -> dict[str, Engine]:
         """Return the engines by their kind.
@@ -176,6 +181,10 @@ class Collaborators:
         if run_on_main_thread is None:
             engines.append(MainEngine(loop))
         return {engine.traits.kind: engine for engine in engines}
+
+
+def _nothing() -> None:
+    """End what was never begun."""
 
 
 def _ask_for_engines(find: Callable[[str], Engine]) -> dict[str, Engine]:

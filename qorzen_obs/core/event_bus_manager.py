@@ -34,8 +34,9 @@ class Event:
 
 
 Subscriber = Callable[[Event], Awaitable[None]]
-#: Called with the type of an event that one subscriber did not get, or did not take.
+#: Called with the type of an event that one subscriber did not get, or did not take without an error.
 OnLost = Callable[[str], object]
+_Sent = tuple[Event, OnLost | None]
 
 
 class EventBusManager(QorzenManager):
@@ -50,8 +51,7 @@ class EventBusManager(QorzenManager):
         super().__init__("event_bus_manager")
         self._logger = logger
         self._subscriptions: list[_Subscription] = []
-        self._publishers: list[Callable[[bool], None]] = []
-        self._on_lost: list[OnLost] = []
+        self._publishers: list[tuple[Callable[[bool], None]]] = []
 
     async def initialize(self) -> None:
         self._become_ready()
@@ -72,7 +72,7 @@ class EventBusManager(QorzenManager):
         Events that wait when it is unsubscribed are not delivered any more. It runs in a copy of the context of this
         call.
         """
-        entry = _Subscription(event_type, subscriber, self._logger, self._lost)
+        entry = _Subscription(event_type, subscriber, self._logger)
         self._subscriptions.append(entry)
         self._notify_publishers()
 
@@ -84,21 +84,32 @@ class EventBusManager(QorzenManager):
 
         return unsubscribe
 
-    def when_subscribed(self, on_change: Callable[[bool], None]) -> None:
-        """Call `on_change` with whether anybody subscribes, now and at each change: else events need not be made."""
-        self._publishers.append(on_change)
+    def when_subscribed(self, on_change: Callable[[bool], None]) -> Callable[[], None]:
+        """Call `on_change` with whether anybody subscribes, now and at each change: else events need not be made.
+
+        Return what ends these calls.
+        """
+        entry = (on_change,)
+        self._publishers.append(entry)
         on_change(bool(self._subscriptions))
 
-    def when_lost(self, on_lost: OnLost) -> None:
-        """Call `on_lost(event_type)` for each event that a subscriber did not get, or did not take without an error."""
-        self._on_lost.append(on_lost)
+        def stop() -> None:
+            self._publishers = [one for one in self._publishers if one is not entry]
+
+        return stop
 
     async def publish(self, *, event_type: str, source: str, payload: dict[str, Any]) -> None:
         """Queue one event for its subscribers; waits for none of them."""
+        await self.publish_watched(event_type=event_type, source=source, payload=payload)
+
+    async def publish_watched(
+        self, *, event_type: str, source: str, payload: dict[str, Any], on_lost: OnLost | None = None
+    ) -> None:
+        """As `publish`; call `on_lost(event_type)` for each subscriber that did not get or take the event."""
         event = Event(event_type, source, payload)
         for subscription in list(self._subscriptions):
             if subscription.event_type in (event_type, "*"):
-                subscription.offer(event)
+                subscription.offer((event, on_lost))
 
     async def drain(self, deadline_seconds: float) -> None:
         """Return when every subscriber has had every event, after `deadline_seconds` at the latest."""
@@ -108,33 +119,26 @@ class EventBusManager(QorzenManager):
                     await asyncio.wait(running)
 
     def _notify_publishers(self) -> None:
-        for on_change in self._publishers:
+        for (on_change,) in list(self._publishers):
             on_change(bool(self._subscriptions))
-
-    def _lost(self, event: Event) -> None:
-        for on_lost in self._on_lost:
-            on_lost(event.event_type)
 
 
 class _Subscription:
     """One subscriber, the events that wait for it, and the asyncio task that delivers them while there are any."""
 
-    def __init__(
-        self, event_type: str, subscriber: Subscriber, logger: Any, on_lost: Callable[[Event], object]
-    ) -> None:
+    def __init__(self, event_type: str, subscriber: Subscriber, logger: Any) -> None:
         self.event_type = event_type
         self._subscriber = subscriber
         self._logger = logger
-        self._on_lost = on_lost
         self._name = foreign.name_of(subscriber)
         self._context = contextvars.copy_context()
-        self._queue: EventQueue[Event] = EventQueue(CAPACITY, _is_progress, on_lost)
+        self._queue: EventQueue[_Sent] = EventQueue(CAPACITY, _is_progress, _lost)
         self._limit = LogLimit()
         self._task: asyncio.Task[None] | None = None
 
-    def offer(self, event: Event) -> None:
+    def offer(self, sent: _Sent) -> None:
         """Queue one event."""
-        self._queue.put(event)
+        self._queue.put(sent)
         self.deliver()
 
     def deliver(self) -> asyncio.Task[None] | None:
@@ -163,15 +167,15 @@ class _Subscription:
         calls.begin()
         try:
             while len(self._queue):
-                event = self._queue.take()
+                sent = self._queue.take()
                 try:
-                    error = await calls.outcome_of(self._subscriber, event)
+                    error = await calls.outcome_of(self._subscriber, sent[0])
                 except asyncio.CancelledError:
-                    self._on_lost(event)
+                    _lost(sent)
                     raise
                 if error is not None:
-                    self._on_lost(event)
-                    self._log(event, error)
+                    _lost(sent)
+                    self._log(sent[0], error)
                 await calls.let_others_run()
         finally:
             calls.rest()
@@ -201,5 +205,11 @@ class _Subscription:
             )
 
 
-def _is_progress(event: Event) -> bool:
-    return event.event_type == _PROGRESS
+def _is_progress(sent: _Sent) -> bool:
+    return sent[0].event_type == _PROGRESS
+
+
+def _lost(sent: _Sent) -> None:
+    event, on_lost = sent
+    if on_lost is not None:
+        on_lost(event.event_type)

@@ -26,14 +26,15 @@ class EventFeed:
     """A bounded queue and the one task that empties it. When it is full, progress is dropped first, then events.
 
     Args:
-        publish: awaited for each event, for DEADLINE_SECONDS at most; what it raises loses that event.
+        publish: awaited for each event with its type, its payload and what to call with the type where a subscriber
+            lost it; for DEADLINE_SECONDS at most. What it raises loses that event.
         drain: awaited with a number of seconds at the end, so that what was published arrives.
         before_publishing: called before each event is published.
     """
 
     def __init__(
         self,
-        publish: Callable[[str, dict[str, Any]], Awaitable[object]],
+        publish: Callable[[str, dict[str, Any], Callable[[str], None]], Awaitable[object]],
         logger: Any,
         dropped: Counter[str],
         *,
@@ -81,12 +82,12 @@ class EventFeed:
         await asyncio.wait([self._task], timeout=deadline_seconds)
         self._task = None
 
-    def count_lost(self, event_type: str) -> None:
+    def _count_lost(self, event_type: str) -> None:
         """Count an event that a subscriber did not get, or did not take."""
         self._dropped["progress" if event_type == _PROGRESS else "event"] += 1
 
     def _drop(self, event: TaskEvent) -> None:
-        self.count_lost(event.kind.value)
+        self._count_lost(event.kind.value)
 
     async def _publish_all(self) -> None:
         calls = ContainedCalls(DEADLINE_SECONDS)
@@ -108,7 +109,9 @@ class EventFeed:
 
     async def _publish(self, event: TaskEvent, calls: ContainedCalls) -> None:
         try:
-            error = await calls.outcome_of(self._publish_one, event.kind.value, _payload(event))
+            error = await calls.outcome_of(
+                self._publish_one, event.kind.value, _payload(event), self._count_lost
+            )
         except asyncio.CancelledError:
             self._drop(event)
             raise

@@ -161,7 +161,7 @@ class Life:
         self._announcer.ends.notify()
         self._loop_monitor.stop()
         self._lifecycle.close()
-        await self._announcer.feed.stop(_FEED_SECONDS)
+        await self._announcer.stop(_FEED_SECONDS)
         self._runtime.state = ManagerState.STOPPED
         self._log_state(abandoned=len(self._table.abandoned))
         stop_listening = self._collaborators.stop_listening

@@ -130,11 +130,26 @@ class Stubborn(Hanging):
                 continue
 
 
+class Watched(EventBusManager):
+    """Counts what it says was lost."""
+
+    def __init__(self, logs: CapturedLogs) -> None:
+        super().__init__(logs.get_logger("bus"))
+        self.lost: Counter[str] = Counter()
+
+    async def publish(self, *, event_type: str, source: str, payload: dict[str, Any]) -> None:
+        await self.publish_watched(
+            event_type=event_type,
+            source=source,
+            payload=payload,
+            on_lost=lambda lost: self.lost.update([lost]),
+        )
+
+
 def a_bus(logs: CapturedLogs | None = None) -> tuple[EventBusManager, Counter[str]]:
     """A bus and what it says was lost."""
-    bus, lost = EventBusManager((logs or CapturedLogs()).get_logger("bus")), Counter[str]()
-    bus.when_lost(lambda event_type: lost.update([event_type]))
-    return bus, lost
+    bus = Watched(logs or CapturedLogs())
+    return bus, bus.lost
 
 
 @pytest.mark.parametrize("hanging", [Hanging, Stubborn])

@@ -31,7 +31,7 @@ class Bus:
         if not blocked:
             self.open.set()
 
-    async def publish(self, event_type: str, payload: dict[str, Any]) -> None:
+    async def publish(self, event_type: str, payload: dict[str, Any], on_lost: object) -> None:
         await self.open.wait()
         self.ids.append(payload["task_id"])
 
@@ -135,10 +135,10 @@ def test_a_full_queue_loses_progress_first_and_counts_all_that_it_loses(sent: li
 
 async def test_a_bus_and_a_logger_that_fail_together_lose_their_event_and_nothing_else() -> None:
     class Failing(Bus):
-        async def publish(self, event_type: str, payload: dict[str, Any]) -> None:
+        async def publish(self, event_type: str, payload: dict[str, Any], on_lost: object) -> None:
             if payload["task_id"] == "id 0":
                 raise OSError
-            await super().publish(event_type, payload)
+            await super().publish(event_type, payload, on_lost)
 
     class Mute:
         def error(self, event: str, **fields: object) -> None:

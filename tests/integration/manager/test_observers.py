@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import gc
+import weakref
 from typing import Any
 
 import pytest
@@ -98,6 +100,31 @@ async def test_events_arrive_in_order_and_a_failing_subscriber_harms_no_other() 
 
 
 ESCAPING = (SystemExit(3), KeyboardInterrupt(), GeneratorExit(), asyncio.CancelledError())
+
+
+async def test_managers_that_share_a_bus_count_their_own_lost_events_and_leave_it_when_they_stop() -> None:
+    bus = EventBusManager()
+
+    async def refuses(event: Event) -> None:
+        raise ValueError
+
+    def lost(tasks: TaskManager) -> float:
+        return metric(tasks.registry, names.EVENTS_DROPPED.name + "_total", kind="event")
+
+    async def beside(one: TaskManager) -> weakref.ref[TaskManager]:
+        async with open_test_manager(events=bus) as other:
+            await one.run(asyncio.sleep, 0)
+            await until(lambda: lost(one) == 3)
+            assert lost(other) == 0
+            return weakref.ref(other)
+
+    bus.subscribe("*", refuses)
+    async with open_test_manager(events=bus) as one:
+        other = await beside(one)
+        gc.collect()
+        assert other() is None
+        await one.run(asyncio.sleep, 0)
+        await until(lambda: lost(one) == 6)
 
 
 @pytest.mark.parametrize(
