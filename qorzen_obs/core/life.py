@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
-from typing import Any, Final
+from collections.abc import Callable, Mapping
+from typing import Any, Final, ParamSpec
 
 from prometheus_client import CollectorRegistry
 
@@ -22,12 +22,13 @@ from qorzen_obs.core.runtime import SHUTDOWN, ManagerState, Runtime
 from qorzen_obs.core.task_table import TaskTable
 from qorzen_obs.engines.base import DetachingEngine, Engine
 from qorzen_obs.errors import ManagerInitializationError, ManagerShutdownError, SettingsError
-from qorzen_obs.record import TaskRecord
 from qorzen_obs.scheduling.limits import Limits
 from qorzen_obs.telemetry import names
 from qorzen_obs.telemetry.collector import TaskMetricsCollector
 from qorzen_obs.telemetry.loop_monitor import LoopMonitor
 from qorzen_obs.telemetry.metrics import TaskMetrics
+
+_P = ParamSpec("_P")
 
 _FEED_SECONDS: Final = 2.0
 _LISTENER_SECONDS: Final = 1.0
@@ -126,8 +127,10 @@ class Life:
 
     async def stop(self, grace_seconds: float | None) -> None:
         """Refuse new work, drain, cancel the rest. TaskManager.shutdown says what it raises."""
-        runtime = self._runtime
-        if self._stopping is None:
+        runtime, stopping = self._runtime, self._stopping
+        if stopping is not None and stopping.done() and runtime.state is ManagerState.DRAINING:
+            stopping = None  # it was interrupted: begin again
+        if stopping is None:
             if runtime.state is ManagerState.STARTING:
                 raise ManagerShutdownError(self._name, "is starting; await or cancel its initialize() first")
             if runtime.state in (ManagerState.NEW, ManagerState.STOPPED):
@@ -136,14 +139,15 @@ class Life:
             grace = runtime.settings.shutdown_grace_seconds if grace_seconds is None else grace_seconds
             runtime.state = ManagerState.DRAINING
             self._log_state()
-            self._stopping = runtime.work_loop.create_task(self._drain(grace), name="qorzen-shutdown")
+            stopping = runtime.work_loop.create_task(self._drain(grace), name="qorzen-shutdown")
+            self._stopping = stopping
         elif grace_seconds == 0:
             self._hurry.set()
         try:
-            await asyncio.shield(self._stopping)
+            await asyncio.shield(stopping)
         except asyncio.CancelledError:
             self._hurry.set()
-            await asyncio.wait([self._stopping])
+            await asyncio.wait([stopping])
             raise
 
     async def _drain(self, grace_seconds: float) -> None:
@@ -154,9 +158,8 @@ class Life:
         # What ignores its cancellation is abandoned after the grace, so this is over by then.
         bound = self._runtime.settings.cancel_grace_seconds + KILL_SECONDS + _SLACK_SECONDS
         await self._until_nothing_lives(bound)
-        self._lifecycle.mender.sweep()
-        for record in list(self._table.live.values()):
-            self._lifecycle.mender.give_up(record, "it was still live when the manager had stopped")
+        self._take(self._lifecycle.mender.sweep)
+        self._take(self._lifecycle.mender.give_up_all, "it was still live when the manager had stopped")
         self._take_abandoned_off_the_loop()
         self._announcer.ends.notify()
         self._loop_monitor.stop()
@@ -175,13 +178,13 @@ class Life:
         horizon = self._clock.monotonic() + grace_seconds
         for record in list(self._table.live.values()):
             if record.eligible_at > horizon:
-                self._cancel(record)
-        self._control.cancel_paused()
+                self._take(self._lifecycle.cancel, record, SHUTDOWN)
+        self._take(self._control.cancel_paused)
 
     async def _wait_for_the_rest(self, grace_seconds: float) -> None:
         """Wait until no task lives, for the grace or until somebody hurries."""
         if grace_seconds > 0:
-            self._lifecycle.mender.sweep()
+            self._take(self._lifecycle.mender.sweep)
             await self._until_nothing_lives(grace_seconds, self._hurry)
 
     async def _until_nothing_lives(self, seconds: float, *others: asyncio.Event) -> None:
@@ -197,15 +200,15 @@ class Life:
 
     def _cancel_all(self) -> None:
         """Cancel every task: pending ones first, or the slots of the others would start them."""
-        self._lifecycle.mender.sweep()
+        self._take(self._lifecycle.mender.sweep)
         for record in sorted(self._table.live.values(), key=lambda record: record.attempt is not None):
-            self._cancel(record)
+            self._take(self._lifecycle.cancel, record, SHUTDOWN)
 
-    def _cancel(self, record: TaskRecord) -> None:
-        """Cancel one task for the shutdown, which goes on whatever comes of it."""
+    def _take(self, step: Callable[_P, object], /, *args: _P.args, **kwargs: _P.kwargs) -> None:
+        """Take a step of the shutdown, which goes on whatever comes of it."""
         try:
-            self._lifecycle.cancel(record, SHUTDOWN)
-        except Exception as error:  # noqa: BLE001 - such as of an engine that cannot interrupt
+            step(*args, **kwargs)
+        except Exception as error:  # noqa: BLE001 - the next steps end what this one has left
             self._announcer.failed("shutdown", error)
 
     def _take_abandoned_off_the_loop(self) -> None:
@@ -213,4 +216,4 @@ class Life:
         for attempt in self._table.abandoned:
             engine = self._runtime.engines[attempt.record.engine.kind]
             if isinstance(engine, DetachingEngine):
-                engine.detach(attempt)
+                self._take(engine.detach, attempt)

@@ -108,6 +108,7 @@ class Lifecycle:
             on_late_end=self.late_end,
             on_progress=announcer.progressed,
             on_interrupted=self.mender.mend_soon,
+            on_engine_failed=partial(announcer.failed, "engine"),
             redactor=redactor,
         )
         # Of whole tasks; the runner has those of attempts.

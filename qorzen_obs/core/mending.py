@@ -24,9 +24,9 @@ from qorzen_obs.core.waiting import Waiting
 from qorzen_obs.counts import CELLS, TaskCounts
 from qorzen_obs.definition_limit import DefinitionLimits
 from qorzen_obs.errors import TaskLostError
-from qorzen_obs.record import Attempt, Decision, TaskRecord
+from qorzen_obs.record import Attempt, Decision, End, TaskRecord
 from qorzen_obs.scheduling.scheduler import Scheduler
-from qorzen_obs.tasks import FAILED, PENDING, RUNNING
+from qorzen_obs.tasks import FAILED, PENDING, RUNNING, EventKind
 
 LOST_TRACK: Final = "lost_track"  #: the error type of a task that the manager could not bring to its end
 _SWEEP_SECONDS: Final = 1.0  # between two sweeps that readers ask for
@@ -99,8 +99,8 @@ class Mender:
     def mend(self, *, gives_up: bool = False) -> None:
         """Finish or undo what `Runtime.interruption` has left. What is no Exception is raised in the loop's next turn.
 
-        O(n) in the live tasks. `gives_up` ends a task of which a step fails again and again; not for a caller whose own
-        stack may be what it fails for.
+        O(n) in the live tasks. A task of which a step fails is tried again later and holds up no other. `gives_up` ends
+        it when that happens again and again; not for a caller whose own stack may be what it fails for.
         """
         if self._at_work:
             return
@@ -108,8 +108,13 @@ class Mender:
         self._at_work = True
         try:
             self._rebuild()
-            for record in list(self._table.live.values()):
-                self._take_on(record, gives_up)
+            failed = [
+                error
+                for record in list(self._table.live.values())
+                if (error := self._take_on(record, gives_up)) is not None
+            ]
+            if gives_up and failed:
+                self._rebuild()
             for attempt in [one for one in self._table.abandoned if one.ended]:
                 self._moves.late_end(attempt)
             self._moves.waiting.wake_again()
@@ -120,6 +125,10 @@ class Mender:
             self._moves.dispatch()
             if interruption is not None and not foreign.is_a(interruption, Exception):
                 self._runtime.work_loop.call_soon(_raise, interruption)
+            if failed:
+                self._runtime.interruption = failed[0]
+                if not gives_up:
+                    self.mend_soon()
         except BaseException as error:
             self._runtime.interruption = error  # first: it takes no call
             if interruption is not None and not foreign.is_a(interruption, Exception):
@@ -157,15 +166,18 @@ class Mender:
         kept = [attempt for attempt, keeps_slot in self._table.abandoned.items() if keeps_slot]
         return [*self._table.running.values(), *kept]
 
-    def _take_on(self, record: TaskRecord, gives_up: bool) -> None:
-        """Go on with a task from where it stands."""
+    def _take_on(self, record: TaskRecord, gives_up: bool) -> Exception | None:
+        """Go on with a task from where it stands; return what kept it from that."""
         try:
             self._go_on(record)
         except Exception as error:
+            if not gives_up and foreign.is_a(error, (RecursionError, MemoryError)):
+                raise  # it may be the caller's stack, and then all others fail as well
             self._failures[record.task_id] += gives_up
-            if self._failures[record.task_id] < _PATIENCE:
-                raise
-            self.give_up(record, f"a step of it failed with {foreign.kind_name(type(error))}")
+            if self._failures[record.task_id] >= _PATIENCE:
+                self._give_up(record, f"a step of it failed with {foreign.kind_name(type(error))}")
+            return error
+        return None
 
     def _go_on(self, record: TaskRecord) -> None:
         attempt, runner = record.attempt, self._moves.runner
@@ -191,23 +203,39 @@ class Mender:
             attempt.settled = False
             runner.watch(attempt)
 
-    def give_up(self, record: TaskRecord, why: str) -> None:
-        """End a live task as failed by the shortest way, whatever the tables say of it."""
-        attempt, before, now = record.attempt, record.state, self._clock.now()
-        record.state = before.but(
-            status=FAILED, error=f"given up: {why}", error_type=LOST_TRACK, completed_at=now
-        )
-        record.attempt = None
+    def give_up_all(self, why: str) -> None:
+        """End all live tasks as failed, whatever the tables say of them."""
+        records = list(self._table.live.values())
+        for record in records:
+            self._give_up(record, why)
+        if records:
+            self.mend()
+
+    def _give_up(self, record: TaskRecord, why: str) -> None:
+        """End a live task as failed by the shortest way. Queues and slots follow by the next `_rebuild`."""
+        attempt, before, wall = record.attempt, record.state, self._clock.now()
+        message = f"given up: {why}"
+        state = before.but(status=FAILED, error=message, error_type=LOST_TRACK, completed_at=wall)
         if attempt is not None:
+            state = state.but(duration_seconds=self._clock.monotonic() - attempt.started_at)
             attempt.settled = True
-        self._table.live.pop(record.task_id, None)
-        self._table.running.pop(record.task_id, None)
-        self._failures.pop(record.task_id, None)
+            if attempt.driver is not None and not attempt.ended:  # its code still runs
+                state = state.but(abandoned=True)
+                kept = len(self._table.abandoned) >= self._runtime.settings.max_abandoned
+                self._table.abandoned[attempt] = kept
         with contextlib.suppress(KeyError):  # from a state that no end follows; `sweep` corrects the counts
             self._counts.move(record.cell, before.status, FAILED)
+        record.state, record.attempt = state, None
+        self._table.running.pop(record.task_id, None)
+        self._failures.pop(record.task_id, None)
+        end = End(EventKind.FAILED, wall, record, state, attempt, record.context)
+        self._announcer.ends.queue.append(end)
+        if self._announcer.observers[EventKind.FAILED]:
+            event = (EventKind.FAILED, wall, record, state, record.progress, before.status)
+            self._announcer.unannounced.append(event)
         with contextlib.suppress(Exception):  # it has ended in any case
-            self._table.history.add(record)
-            self._moves.waiting.ended(record)
+            self._moves.conclude(record)
+        self._table.live.pop(record.task_id, None)
         self._report([f"task {record.task_id} was given up: {why}"])
 
     # ------------------------------------------------------------------ the sweep

@@ -14,7 +14,7 @@ from qorzen_obs.clock import Clock
 from qorzen_obs.core.deadlines import Deadlines
 from qorzen_obs.core.decision import decide, decide_abandoned, decide_undescribed
 from qorzen_obs.core.runtime import Runtime
-from qorzen_obs.engines.base import KillingEngine
+from qorzen_obs.engines.base import Engine, KillingEngine
 from qorzen_obs.errors import InvalidTaskError
 from qorzen_obs.record import Ask, Attempt, Decision
 from qorzen_obs.tasks import TIMEOUT
@@ -62,6 +62,7 @@ class Runner:
         on_late_end: Callable[[Attempt], None],
         on_progress: Callable[[Attempt], None],
         on_interrupted: Callable[[], None],
+        on_engine_failed: Callable[[BaseException], None],
         redactor: Redactor | None = None,
     ) -> None:
         self._runtime = runtime
@@ -71,6 +72,7 @@ class Runner:
         self._on_progress = on_progress
         self._redactor = redactor or Redactor()
         self._on_interrupted = on_interrupted
+        self._on_engine_failed = on_engine_failed
         self._on_ended = self.ended  # one method object for all attempts
         self._deadlines: Deadlines[Attempt] = Deadlines(runtime, clock, self._pass_deadline)
 
@@ -124,11 +126,9 @@ class Runner:
             if attempt.record.timeout is not None and (entry is None or entry[2] is None):
                 self.set_deadline(attempt)
         elif attempt.grace is None or self._grace_left(attempt) <= 0:
-            try:
-                self._interrupt(attempt)
-            finally:  # whatever its engine does, the grace ends
-                if not attempt.settled:
-                    self._begin_grace(attempt)
+            self._interrupt(attempt)
+            if not attempt.settled:
+                self._begin_grace(attempt)
 
     def close(self) -> None:
         """Stop the timer of deadlines."""
@@ -136,7 +136,23 @@ class Runner:
 
     def _interrupt(self, attempt: Attempt) -> None:
         if not attempt.ended:
-            self._runtime.engines[attempt.record.engine.kind].interrupt(attempt)
+            self._have(self._engine_of(attempt).interrupt, attempt)
+
+    def _engine_of(self, attempt: Attempt) -> Engine:
+        return self._runtime.engines[attempt.record.engine.kind]
+
+    def _have(self, step: Callable[[Attempt], object], attempt: Attempt) -> object:
+        """Have the engine stop an attempt. What it raises is reported, and the grace ends all the same.
+
+        Raised is what a caller's stack or want of memory may be the cause of: the mender repeats the step.
+        """
+        try:
+            return step(attempt)
+        except Exception as error:
+            if foreign.is_a(error, (RecursionError, MemoryError)):
+                raise
+            self._on_engine_failed(error)
+            return None
 
     @_mended
     def _pass_deadline(self, attempt: Attempt) -> None:
@@ -155,8 +171,8 @@ class Runner:
         attempt.grace = None
         if attempt.settled:
             return
-        engine = self._runtime.engines[attempt.record.engine.kind]
-        if isinstance(engine, KillingEngine) and engine.kill(attempt):
+        engine = self._engine_of(attempt)
+        if isinstance(engine, KillingEngine) and self._have(engine.kill, attempt):
             self._runtime.call_later(KILL_SECONDS, self._abandon_after, attempt, 0)
         else:
             self._interrupt(attempt)
@@ -170,7 +186,7 @@ class Runner:
         if turns:
             self._runtime.work_loop.call_soon(self._abandon_after, attempt, turns - 1)
         else:
-            self._runtime.engines[attempt.record.engine.kind].abandon(attempt)
+            self._have(self._engine_of(attempt).abandon, attempt)
             self._settle(attempt, decide_abandoned(attempt))
 
     def ended(self, attempt: Attempt, value: object, error: BaseException | None) -> None:

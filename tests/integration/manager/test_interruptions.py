@@ -1,14 +1,18 @@
 """What is raised in the middle of a step, and tables that do not agree: nothing of either stays (F38)."""
 
 import asyncio
+import contextlib
 import sys
 from typing import Any
 
 import pytest
 
 from qorzen_obs import TaskManager, TaskStatus, current_task
+from qorzen_obs.core.runtime import ManagerState
+from qorzen_obs.engines.loop import LoopEngine
+from qorzen_obs.record import Attempt
 from qorzen_obs.telemetry import names
-from qorzen_obs.testing import CapturedLogs, open_test_manager
+from qorzen_obs.testing import CapturedEvents, CapturedLogs, open_test_manager
 from tests.support import Gate, metric, settings, turns, virtual_time
 
 
@@ -25,6 +29,13 @@ def busy(tasks: TaskManager) -> int:
 
 async def leaf() -> None:
     """Do nothing."""
+
+
+async def until_set(event: asyncio.Event) -> None:
+    """Return when the event is set, and swallow every request to stop."""
+    while not event.is_set():
+        with contextlib.suppress(asyncio.CancelledError):
+            await event.wait()
 
 
 async def test_f38_a_task_that_recurses_while_it_submits_leaves_no_phantom_behind() -> None:
@@ -140,3 +151,99 @@ async def test_f38_a_stop_is_bounded_whatever_the_tables_say(monkeypatch: pytest
         assert (info.status, info.error_type) == (TaskStatus.FAILED, "lost_track")
         assert counts(tasks) == {"failed": 1}
         gate.open()
+
+
+@virtual_time
+async def test_f38_a_task_that_is_given_up_frees_its_slot_is_announced_and_its_code_is_watched_till_it_ends(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stuck, other, events = asyncio.Event(), Gate(), CapturedEvents()
+    async with open_test_manager(settings(max_concurrent_tasks=2), events=events) as tasks:
+        given_up = await tasks.submit_task(until_set, stuck)
+        neighbour = await tasks.submit_task(other)
+        await turns()
+        watch = tasks._lifecycle.runner.watch
+
+        def fails_for_one(attempt: Attempt) -> None:
+            if attempt.task_id == given_up:
+                raise OSError("a timer that cannot be made")
+            watch(attempt)
+
+        monkeypatch.setattr(tasks._lifecycle.runner, "watch", fails_for_one)
+        tasks._lifecycle._runtime.interruption = RecursionError()
+        pending = await tasks.submit_task(leaf)  # what is wrong with one task refuses no other
+        await asyncio.sleep(1)
+        info = await tasks.wait_for_task(given_up)
+        assert (info.status, info.error_type, info.abandoned) == (TaskStatus.FAILED, "lost_track", True)
+        assert tasks.status()["slots"]["loop"] == {"limit": 2, "busy": 1, "lent": 0, "abandoned": 1}
+        assert (await tasks.wait_for_task(pending)).status is TaskStatus.COMPLETED
+        assert [event.payload["task_id"] for event in events.events if event.event_type == "task/failed"] == [
+            given_up
+        ]
+        assert metric(tasks.registry, names.TASKS_FINISHED.name + "_total", status="failed") == 1
+        stuck.set()
+        await turns()
+        assert tasks.status()["slots"]["loop"] == {"limit": 2, "busy": 1, "lent": 0, "abandoned": 0}
+        other.open()
+        assert (await tasks.wait_for_task(neighbour)).status is TaskStatus.COMPLETED
+
+
+@pytest.mark.parametrize("step", ["interrupt", "abandon"])
+@virtual_time
+async def test_an_engine_that_fails_to_stop_one_task_keeps_neither_its_slot_nor_its_neighbours(
+    monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    asked, real = list[str](), getattr(LoopEngine, step)
+
+    def fails_for_one(engine: LoopEngine, attempt: Attempt) -> None:
+        if attempt.name == "stuck":
+            raise ValueError("the engine cannot")
+        asked.append(attempt.name)
+        real(engine, attempt)
+
+    end = asyncio.Event()
+    monkeypatch.setattr(LoopEngine, step, fails_for_one)
+    async with open_test_manager(settings(cancel_grace_seconds=1)) as tasks:
+        ids = [await tasks.submit_task(until_set, end, name=name) for name in ("stuck", "good", "better")]
+        await turns()
+        await tasks.shutdown(grace_seconds=0)
+        assert tasks.state is ManagerState.STOPPED
+        ends = [await tasks.wait_for_task(task_id) for task_id in ids]
+        assert {(info.status, info.abandoned) for info in ends} == {(TaskStatus.CANCELLED, True)}
+        assert set(asked) == {"good", "better"}
+        assert metric(tasks.registry, names.TELEMETRY_ERRORS.name + "_total", component="engine") > 0
+        assert busy(tasks) == 0
+        end.set()
+        await turns()
+
+
+@virtual_time
+async def test_a_step_of_the_shutdown_that_fails_keeps_no_other_from_being_taken(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fails(*_: object) -> None:
+        raise OSError("no")
+
+    async with open_test_manager(settings(cancel_grace_seconds=1)) as tasks:
+        task_id = await tasks.submit_task(Gate())
+        monkeypatch.setattr(tasks._lifecycle.mender, "sweep", fails)
+        monkeypatch.setattr(tasks._control, "cancel_paused", fails)
+        await tasks.shutdown(grace_seconds=1)
+        assert tasks.state is ManagerState.STOPPED
+        assert (await tasks.wait_for_task(task_id)).status is TaskStatus.CANCELLED
+        assert metric(tasks.registry, names.TELEMETRY_ERRORS.name + "_total", component="shutdown") > 0
+
+
+@virtual_time
+async def test_f38_a_shutdown_that_was_interrupted_can_be_repeated() -> None:
+    async with open_test_manager() as tasks:
+        task_id = await tasks.submit_task(Gate())
+        first = asyncio.create_task(tasks.shutdown(grace_seconds=60))
+        await turns()
+        (drain,) = (one for one in asyncio.all_tasks() if one.get_name() == "qorzen-shutdown")
+        drain.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await first
+        await tasks.shutdown(grace_seconds=0)
+        assert tasks.state is ManagerState.STOPPED
+        assert (await tasks.wait_for_task(task_id)).status is TaskStatus.CANCELLED
