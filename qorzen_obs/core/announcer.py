@@ -15,7 +15,7 @@ from qorzen_obs import foreign
 from qorzen_obs.clock import Clock
 from qorzen_obs.core.collaborators import Collaborators
 from qorzen_obs.core.decision import shown_text
-from qorzen_obs.core.ends import Ends
+from qorzen_obs.core.ends import Ends, Resumption
 from qorzen_obs.core.event_feed import EventFeed
 from qorzen_obs.core.event_ring import EventRing
 from qorzen_obs.core.health_checks import CheckResult
@@ -57,6 +57,7 @@ class Announcer:
         self.unannounced: deque[tuple[Any, ...]] = deque()
         self._event: TaskEvent | None = None  # that is being announced
         self._left: Iterator[tuple[str, OnEvent]] = iter(())  # the observers that it was not announced to
+        self._resumption = Resumption(runtime, self.announce)
         self.observers: dict[EventKind, tuple[tuple[str, OnEvent], ...]] = dict.fromkeys(EventKind, ())
         #: Of the observers: those that may look at more than the event.
         self.look_at_once: tuple[OnEvent, ...] = ()
@@ -90,7 +91,8 @@ class Announcer:
 
     def announce(self) -> None:
         """Notify the observers of all events that are due, in order; each of them once, whatever interrupts this."""
-        while True:
+        resumption = self._resumption
+        while not resumption.waits:
             event = self._event
             if event is None:
                 if not self.unannounced:
@@ -103,9 +105,15 @@ class Announcer:
                 try:
                     observer[1](event)
                 except BaseException as error:  # noqa: BLE001 - observation must not break the observed
+                    left, self._left = self._left, itertools.chain((observer,), self._left)
+                    if resumption.of(error):
+                        return
+                    self._left = left
                     self.stop_observing(observer[1])
                     self._dismiss(observer[0], error)
             self._event = None
+            if resumption.repeated:
+                resumption.over()
 
     def progressed(self, attempt: Attempt) -> None:
         """Put the newest report of an attempt on its record, where it never falls, and announce it."""

@@ -21,9 +21,43 @@ from qorzen_obs.record import End
 
 OnEnds = Callable[[Sequence[End]], None]
 
+_PATIENCE: Final = 3  # resumptions of one observer, in turns of the loop that follow each other
+
 #: Maximum number of ends kept until the loop's next turn; above it the observers are notified at once. A shutdown may
 #: end a million pending tasks in one turn.
 MAX_QUEUED: Final = 10_000
+
+
+class Resumption:
+    """Goes on in a later turn of the loop where want of stack or of memory, or Ctrl-C, has interrupted an observer.
+
+    On a deep stack every observer fails, and none of them is at fault: it is the caller who recurses.
+    """
+
+    def __init__(self, runtime: Runtime, go_on: Callable[[], object]) -> None:
+        self._runtime = runtime
+        self._go_on = go_on
+        self.waits = False  #: for that turn; until then no observer is notified
+        self.repeated = 0  #: how often, since all observers were last notified
+
+    def of(self, error: BaseException) -> bool:
+        """Return whether the observer that raised `error` is to be notified once more, in the loop's next turn."""
+        if self.repeated == _PATIENCE or not foreign.is_a(
+            error, (RecursionError, MemoryError, KeyboardInterrupt)
+        ):
+            return False
+        self._runtime.work_loop.call_soon_threadsafe(self._resume)
+        self.repeated += 1
+        self.waits = True
+        return True
+
+    def over(self) -> None:
+        """All observers were notified."""
+        self.repeated = 0
+
+    def _resume(self) -> None:
+        self.waits = False
+        self._go_on()
 
 
 class Ends:
@@ -41,6 +75,7 @@ class Ends:
         #: Ends in their order. What appends one on the loop calls `notify_soon` afterwards.
         self.queue: deque[End] = deque()
         self._called = False  # `notify` is called in the loop's next turn
+        self._resumption = Resumption(runtime, self.notify)
         self._ends: list[End] = []  # of which the observers are being notified
         self._left: deque[tuple[str, OnEnds]] = deque()  # those that were not yet
         # Held while they are notified. Re-entrant: an observer may be what ends another task.
@@ -70,14 +105,18 @@ class Ends:
     def notify(self) -> None:
         """Notify the observers of what has ended until now; if another thread is doing so, it does this too."""
         self._called = False
-        while (self.queue or self._left) and self._lock.acquire(blocking=False):
+        resumption = self._resumption
+        while (self.queue or self._left) and not resumption.waits and self._lock.acquire(blocking=False):
             try:
                 self._notify()
             finally:
                 self._lock.release()
 
     def _notify(self) -> None:
-        if not self._left:  # else something that is no Exception has interrupted this: go on
+        resumption = self._resumption
+        if resumption.waits:
+            return
+        if not self._left:  # else something has interrupted this: go on
             self._left.extend(self._observers)
             self._ends = [self.queue.popleft() for _ in range(len(self.queue))]
         ends = self._ends
@@ -86,6 +125,12 @@ class Ends:
             try:
                 on_ends(ends)
             except BaseException as error:  # noqa: BLE001 - what observes must not break what it observes
+                self._left.appendleft((name, on_ends))
+                if resumption.of(error):
+                    return
+                del self._left[0]
                 self.stop_observing(on_ends)
                 self._dismiss(name, error)
         self._ends = []
+        if resumption.repeated:
+            resumption.over()

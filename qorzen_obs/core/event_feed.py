@@ -60,9 +60,10 @@ class EventFeed:
 
     def on_event(self, event: TaskEvent) -> None:
         """Queue one event; O(1)."""
-        self._queue.put(event)
         self._empty.clear()
-        self._arrived.set()
+        if not self._arrived.is_set():  # in a turn of its own: on a deep stack its waiter could be lost
+            asyncio.get_running_loop().call_soon(self._arrived.set)
+        self._queue.put(event)  # last: whatever is interrupted here was not queued
 
     async def stop(self, deadline_seconds: float) -> None:
         """Publish what is queued, for `deadline_seconds` at most; what is left counts as dropped.

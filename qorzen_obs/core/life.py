@@ -142,7 +142,7 @@ class Life:
             stopping = runtime.work_loop.create_task(self._drain(grace), name="qorzen-shutdown")
             self._stopping = stopping
         elif grace_seconds == 0:
-            self._hurry.set()
+            runtime.work_loop.call_soon(self._hurry.set)  # in a turn of its own, as all that wakes a waiter
         try:
             await asyncio.shield(stopping)
         except asyncio.CancelledError:

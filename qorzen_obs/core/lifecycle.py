@@ -414,8 +414,9 @@ class Lifecycle:
         if record.waiters is not None:
             self.waiting.ended(record)
         del self._live[record.task_id]
-        if not self._live:
-            self._table.nothing_lives.set()
+        if not self._live and not self._table.nothing_lives.is_set():
+            # In a turn of its own: on a deep stack its waiter could be lost.
+            self._runtime.work_loop.call_soon(self._table.nothing_lives.set)
 
     def _change(
         self, record: TaskRecord, state: TaskState, kind: EventKind, wall: float, waited: Seconds = NO_SECONDS

@@ -121,7 +121,7 @@ class Mender:
             self._announcer.ends.notify()
             self._announcer.announce()
             if not self._table.live:
-                self._table.nothing_lives.set()
+                self._runtime.work_loop.call_soon(self._table.nothing_lives.set)
             self._moves.dispatch()
             if interruption is not None and not foreign.is_a(interruption, Exception):
                 self._runtime.work_loop.call_soon(_raise, interruption)

@@ -61,7 +61,7 @@ async def test_a_bus_that_never_waits_leaves_the_loop_its_turns(monkeypatch: pyt
     while len(bus.ids) < 10:
         await asyncio.sleep(0)
         counted.append(len(bus.ids))
-    assert len(set(counted)) == 10
+    assert set(counted) >= set(range(1, 10))
     await fed.stop(1)
 
 

@@ -192,8 +192,9 @@ async def test_f37_a_callback_that_raises_what_cannot_be_looked_at_is_dismissed_
             assert (await ended(tasks, always, hook, kind)).status is TaskStatus.FAILED
             assert (await ended(tasks, asyncio.sleep, 0)).status is TaskStatus.COMPLETED
             await until(functools.partial(is_idle, tasks))
-            assert tasks.looks.metrics.telemetry_errors["events"] == 1, hook
-            assert tasks.looks.metrics.telemetry_errors["ends"] == 1, hook
+            errors = tasks.looks.metrics.telemetry_errors
+            await until(lambda errors=errors: errors["events"] and errors["ends"])  # type: ignore[misc]
+            assert (errors["events"], errors["ends"]) == (1, 1), hook
             assert await tasks.run(asyncio.sleep, 0, "next", timeout=5) == "next"
 
 

@@ -3,11 +3,13 @@
 import asyncio
 import contextlib
 import sys
+from collections import Counter
 from typing import Any
 
 import pytest
 
 from qorzen_obs import TaskManager, TaskStatus, current_task
+from qorzen_obs.core.event_bus_manager import Event, EventBusManager
 from qorzen_obs.core.runtime import ManagerState
 from qorzen_obs.engines.loop import LoopEngine
 from qorzen_obs.record import Attempt
@@ -186,6 +188,41 @@ async def test_f38_a_task_that_is_given_up_frees_its_slot_is_announced_and_its_c
         assert tasks.status()["slots"]["loop"] == {"limit": 2, "busy": 1, "lent": 0, "abandoned": 0}
         other.open()
         assert (await tasks.wait_for_task(neighbour)).status is TaskStatus.COMPLETED
+
+
+@pytest.mark.parametrize("ends_by", ["running", "being cancelled"])
+async def test_f38_observers_that_a_deep_stack_interrupts_are_notified_of_everything_once(
+    ends_by: str,
+) -> None:
+    events = EventBusManager()
+    delivered: Counter[tuple[str, str]] = Counter()
+
+    async def deliver(event: Event) -> None:
+        delivered[event.event_type, event.payload["task_id"]] += 1
+
+    events.subscribe("*", deliver)
+    async with open_test_manager(events=events, logs=(logs := CapturedLogs())) as tasks:
+        if ends_by == "being cancelled":
+            await tasks.pause("io")
+
+        async def walk() -> None:
+            task_id = await tasks.submit_task(leaf, category="io")
+            if ends_by == "being cancelled":
+                await tasks.cancel_task(task_id)
+                await tasks.wait_for_task(task_id)
+            await walk()
+
+        with pytest.raises(RecursionError):
+            await walk()
+        await tasks.resume("io")
+        await tasks.run(leaf)
+        await tasks.shutdown()
+        assert tasks.looks.metrics.telemetry_errors.total() == 0
+        assert logs.of(names.LOG_OBSERVER_FAILED) == []
+        ended = metric(tasks.registry, names.TASKS_FINISHED.name + "_total")
+        assert ended == len(logs.of(names.LOG_FINISHED))
+        assert set(delivered.values()) == {1}
+        assert len({task_id for _, task_id in delivered}) == ended
 
 
 @pytest.mark.parametrize("step", ["interrupt", "abandon"])
