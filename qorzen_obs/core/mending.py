@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Final, NoReturn, Protocol
 
 from qorzen_obs import foreign
@@ -26,7 +27,7 @@ from qorzen_obs.definition_limit import DefinitionLimits
 from qorzen_obs.errors import TaskLostError
 from qorzen_obs.record import Attempt, Decision, End, TaskRecord
 from qorzen_obs.scheduling.scheduler import Scheduler
-from qorzen_obs.tasks import FAILED, PENDING, RUNNING, EventKind
+from qorzen_obs.tasks import FAILED, PENDING, RUNNING, EventKind, TaskStatus
 
 LOST_TRACK: Final = "lost_track"  #: the error type of a task that the manager could not bring to its end
 _SWEEP_SECONDS: Final = 1.0  # between two sweeps that readers ask for
@@ -276,25 +277,20 @@ class Mender:
     def _disagreements(self) -> Iterator[str]:
         """Yield what does not agree, in words."""
         table, scheduler, limits = self._table, self._scheduler, self._scheduler.limits
-        live = list(table.live.values())
-        attempts: dict[str, Attempt] = {}
-        queued = 0
-        for record in live:
+        there = self._what_is_there()
+        for record in there.out_of_place:
             attempt = record.attempt
             if record.state.status.final:
                 yield f"task {record.task_id} has ended and is among the live ones"
             elif attempt is None:
-                queued += 1
-                if record.queue_entry is None:
-                    yield f"task {record.task_id} is pending and in no queue"
+                yield f"task {record.task_id} is pending and in no queue"
             else:
-                attempts[record.task_id] = attempt
-                if attempt.settled or attempt.ended:
-                    yield f"task {record.task_id} is running, and its attempt has ended"
-        if table.running != attempts:
-            yield f"{len(table.running)} attempts are listed as running, and {len(attempts)} tasks have one"
-        if scheduler.waiting != queued:
-            yield f"{scheduler.waiting} tasks are queued, and {queued} are pending"
+                yield f"task {record.task_id} is running, and its attempt has ended"
+        running = len(there.attempts)
+        if table.running != there.attempts:
+            yield f"{len(table.running)} attempts are listed as running, and {running} tasks have one"
+        if scheduler.waiting != there.queued:
+            yield f"{scheduler.waiting} tasks are queued, and {there.queued} are pending"
         held = Counter(
             attempt.record.engine.kind
             for attempt in self._holders()
@@ -302,30 +298,65 @@ class Mender:
         )
         if (limits.held, +limits.held_by_engine) != (held.total(), held):
             yield f"{limits.held} slots are held, and {held.total()} attempts hold one"
-        for status in (PENDING, RUNNING):
-            actual = Counter(record.cell for record in live if record.state.status is status)
+        for status, actual in there.by_status.items():
             for cell, counted in enumerate(self._counts.live(status)):
                 if counted != actual[cell]:
                     where = "/".join(name.name.lower() for name in CELLS[cell])
                     yield f"{counted} tasks of {where} count as {status.value}, and {actual[cell]} are"
-        if table.plugins != self._plugins():
+        if table.plugins != there.plugins:
             yield "the tasks by plugin are not those of the tables"
 
-    def _plugins(self) -> Counter[str]:
-        records: dict[str, TaskRecord] = {record.task_id: record for record in self._table.history.records()}
-        records.update(self._table.live)
-        return Counter(record.plugin_id for record in records.values() if record.plugin_id is not None)
+    def _what_is_there(self) -> _Found:
+        """Look at each record once: a sweep takes its time from the work loop."""
+        found = _Found()
+        pending, running = found.by_status[PENDING], found.by_status[RUNNING]
+        attempts, plugins = found.attempts, found.plugins
+        for task_id, record in self._table.live.items():
+            attempt, status = record.attempt, record.state.status
+            if record.plugin_id is not None:
+                plugins[record.plugin_id] += 1
+            if status is PENDING:
+                pending[record.cell] += 1
+            elif status is RUNNING:
+                running[record.cell] += 1
+            else:
+                found.out_of_place.append(record)
+                continue
+            if attempt is None:
+                found.queued += 1
+                if record.queue_entry is None:
+                    found.out_of_place.append(record)
+            else:
+                attempts[task_id] = attempt
+                if attempt.settled or attempt.ended:
+                    found.out_of_place.append(record)
+        for record in self._table.history.records():
+            if record.plugin_id is not None and record.task_id not in self._table.live:
+                plugins[record.plugin_id] += 1
+        return found
 
     def _correct(self) -> None:
         """Set right the counts of what is there now; ends that were counted stand."""
-        live = list(self._table.live.values())
-        for status in (PENDING, RUNNING):
-            actual = Counter(record.cell for record in live if record.state.status is status)
+        there = self._what_is_there()
+        for status, actual in there.by_status.items():
             for cell, counted in enumerate(self._counts.live(status)):
                 if counted != actual[cell]:
                     self._counts.correct(cell, status, actual[cell] - counted)
         self._table.plugins.clear()
-        self._table.plugins.update(self._plugins())
+        self._table.plugins.update(there.plugins)
+
+
+@dataclass
+class _Found:
+    """What the records say."""
+
+    attempts: dict[str, Attempt] = field(default_factory=dict)
+    queued: int = 0
+    by_status: dict[TaskStatus, list[int]] = field(
+        default_factory=lambda: {status: [0] * len(CELLS) for status in (PENDING, RUNNING)}
+    )
+    plugins: Counter[str] = field(default_factory=Counter)
+    out_of_place: list[TaskRecord] = field(default_factory=list)  #: its state and its place do not agree
 
 
 def _runs_here(loop: asyncio.AbstractEventLoop) -> bool:
