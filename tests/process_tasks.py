@@ -486,6 +486,23 @@ def close_everything() -> None:
 
 
 @process
+def write_to_channel(junk: bytes, *, goes_on: bool) -> str:
+    """What no code should do that finds a socket of ours."""
+    task: Any = current_task()
+    task._sock.sendall(junk)
+    if not goes_on:
+        threading.Event().wait(600)
+    return "went on"
+
+
+@process
+def write_to_channel_and_die(junk: bytes) -> None:
+    task: Any = current_task()
+    task._sock.sendall(junk)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@process
 def use_processor(seconds: float, pause: float) -> None:
     """Use a processor for so long, then wait."""
     until = time.process_time() + seconds

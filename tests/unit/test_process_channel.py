@@ -1,6 +1,8 @@
 """Frames survive any splitting, large ones wait for a thread, and nonsense is refused."""
 
 import socket
+import struct
+import sys
 import threading
 from collections.abc import Iterator
 
@@ -91,6 +93,33 @@ def test_a_frame_for_which_there_is_no_memory_is_an_error_and_no_crash(pair: Pai
     left.sendall(channel._PREFIX.pack(channel.RESULT, 0, 1 << 62))
     with pytest.raises(MemoryError):
         FrameReader(right).read()
+
+
+@pytest.mark.parametrize("large_bytes", [None, 1_000])
+@pytest.mark.parametrize("size", [sys.maxsize + 1, (1 << 64) - 1])
+@pytest.mark.parametrize("where", ["body", "buffer"])
+def test_a_frame_that_announces_more_bytes_than_there_can_be_is_refused(
+    pair: Pair, where: str, size: int, large_bytes: int | None
+) -> None:
+    left, right = pair
+    if where == "body":
+        left.sendall(channel._PREFIX.pack(channel.RESULT, 0, size))
+    else:
+        left.sendall(channel._PREFIX.pack(channel.RESULT, 1, 0) + struct.pack("<Q", size))
+    with pytest.raises(ValueError, match="more bytes than there can be"):
+        FrameReader(right, large_bytes=large_bytes).read()
+
+
+def test_a_frame_of_very_many_buffers_waits_for_a_thread_before_their_sizes_arrive(pair: Pair) -> None:
+    left, right = pair
+    reader = FrameReader(right, large_bytes=1_000)
+    buffers = [b"x"] * 1_000
+    left.sendall(b"".join(frame_parts(channel.RESULT, [b"body"], buffers)))
+    assert reader.read() is None
+    assert read_on(reader)
+    assert reader._room.nbytes == 0, "no memory was taken for them"
+    frame = reader.read_large()
+    assert (bytes(frame.body), [bytes(each) for each in frame.buffers]) == (b"body", buffers)
 
 
 def test_a_full_socket_takes_the_rest_later(pair: Pair) -> None:

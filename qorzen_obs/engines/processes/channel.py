@@ -10,6 +10,7 @@ from __future__ import annotations
 import select
 import socket
 import struct
+import sys
 from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
@@ -97,6 +98,7 @@ class FrameReader:
 
         Raises:
             EOFError: the other side is gone, perhaps in the middle of a frame.
+            OSError: the socket is closed, or of no use.
             ValueError: what arrives is not a frame.
             MemoryError: there is no room for the frame.
         """
@@ -146,16 +148,11 @@ class FrameReader:
             if not SETUP <= self._kind <= FAILURE:
                 raise ValueError(f"{self._kind} is not a kind of frame")
             self._sizes = True
-            self._expect(bytearray(8 * count))
+            self._want([8 * count])
         elif self._sizes:
             self._sizes = False
-            self._wanted = [
-                self._body_size,
-                *struct.unpack(f"<{len(self._target) // 8}Q", self._target),
-            ]
-            self.large = self._large_bytes is not None and sum(self._wanted) > self._large_bytes
-            if not self.large:
-                self._allocate()
+            sizes = struct.unpack(f"<{len(self._target) // 8}Q", self._target)
+            self._want([self._body_size, *sizes])
         else:
             self._pieces.append(self._target)
             if not self._wanted:
@@ -164,6 +161,14 @@ class FrameReader:
                 return frame
             self._allocate()
         return None
+
+    def _want(self, sizes: list[int]) -> None:
+        if max(sizes) > sys.maxsize:
+            raise ValueError("a frame announces more bytes than there can be")
+        self._wanted = sizes
+        self.large = self._large_bytes is not None and sum(sizes) > self._large_bytes
+        if not self.large:
+            self._allocate()
 
     def _allocate(self) -> None:
         self._expect(bytearray(self._wanted.pop(0)))

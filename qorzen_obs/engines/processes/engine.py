@@ -27,7 +27,7 @@ from qorzen_obs.engines.processes.codec import LARGE_BYTES, TooLargeError, is_si
 from qorzen_obs.engines.processes.failure import failure_in
 from qorzen_obs.engines.processes.job import Job, pack, rebuild
 from qorzen_obs.engines.processes.quarantine import DEATHS, Quarantine
-from qorzen_obs.engines.processes.reports import KEEP_TRACE, PROGRESS
+from qorzen_obs.engines.processes.reports import DROPPED, KEEP_TRACE, PROGRESS
 from qorzen_obs.engines.processes.script import find_script
 from qorzen_obs.engines.processes.side_threads import SideThreads
 from qorzen_obs.engines.processes.supervisor import LEAVE_SECONDS, WorkerProcess
@@ -319,15 +319,12 @@ class ProcessEngine:
         job = self._workers.get(worker)
         attempt = None if job is None else job.attempt
         far_side = self._far_side if attempt is None else attempt.owner.far_side
-        for kind, data in events:
-            if kind == PROGRESS:
-                if attempt is not None:
-                    attempt.progress(*data)
-            elif kind == KEEP_TRACE:
-                if attempt is not None:
-                    attempt.keep_trace()
-            elif far_side is not None:
-                far_side.on_event(attempt, kind, data)
+        for event in events:
+            try:
+                _pass_on(attempt, far_side, *event)
+            except Exception:  # noqa: BLE001 - user code may write to a channel that it has found
+                if far_side is not None:
+                    far_side.on_event(attempt, DROPPED, 1)
 
     def on_usage(self, worker: WorkerProcess, seconds: float, cpu_seconds: float) -> None:
         job = self._workers.get(worker)
@@ -366,7 +363,7 @@ class ProcessEngine:
 
         try:
             self._threads.run(work)
-        except RuntimeError as error:  # no thread to be had
+        except Exception as error:  # noqa: BLE001 - no thread to be had
             job.end(None, error)
 
     def on_dead(self, worker: WorkerProcess, reason: str) -> None:
@@ -410,6 +407,17 @@ class ProcessEngine:
             self._waiting.appendleft(job)
         else:
             job.end(None, TaskLostError(job.attempt.name, reason))
+
+
+def _pass_on(attempt: Attempt | None, far_side: FarSide | None, kind: str, data: Any) -> None:
+    if kind == PROGRESS:
+        if attempt is not None:
+            attempt.progress(*data)
+    elif kind == KEEP_TRACE:
+        if attempt is not None:
+            attempt.keep_trace()
+    elif far_side is not None:
+        far_side.on_event(attempt, kind, data)
 
 
 def absolute_path() -> list[str]:

@@ -8,13 +8,17 @@ import socket
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
+from math import inf
 from typing import Any, Final, Protocol
 
+from qorzen_obs import foreign
 from qorzen_obs.engines.processes import channel
 from qorzen_obs.engines.processes.channel import Buffer, Frame, FrameReader, frame_parts, send_some
 from qorzen_obs.engines.processes.codec import LARGE_BYTES, Encoded, decode_plain, encode
 from qorzen_obs.engines.processes.keepers import Death, GuardedKeeper, PlainKeeper
 from qorzen_obs.engines.processes.output import OutputReader
+from qorzen_obs.engines.processes.reports import DROPPED
 from qorzen_obs.engines.processes.side_threads import SideThreads
 from qorzen_obs.engines.processes.stack_reader import StackReader
 from qorzen_obs.engines.processes.worker import EXIT_NO_MEMORY
@@ -24,6 +28,10 @@ from qorzen_obs.stacks import Frames
 _DYING_SECONDS: Final = 0.5
 #: How long a worker may take to end by itself: its exit handlers run then, and temporary files are removed.
 LEAVE_SECONDS: Final = 1.0
+
+_OUTCOMES: Final = (channel.RESULT, channel.FAILURE)
+_CLOSED: Final = "its process closed the channel to the service"
+_UNREADABLE: Final = "its process sent what the service cannot read"
 
 
 class Owner(Protocol):
@@ -55,7 +63,7 @@ class WorkerProcess:
         self.calls = 0  #: that it was given
         self.killed = False  #: by us, or it was sent away
         self._leaves: asyncio.TimerHandle | None = None  # it was sent away; kills it
-        self._channel_broke = False
+        self._broken: str | None = None  # why the channel is of no use any more
         self._was_cut_off = False
         self._dead = False
         self._death: Death | None = None
@@ -82,7 +90,7 @@ class WorkerProcess:
             self._owner.on_events(self, [("output", (stream, text))])
 
         def on_dropped(lines: int) -> None:
-            self._owner.on_events(self, [("dropped", lines)])
+            self._owner.on_events(self, [(DROPPED, lines)])
 
         pipe = getattr(self._keeper.process, stream)
         return OutputReader(self._loop, pipe.fileno(), on_line, on_dropped)
@@ -155,35 +163,56 @@ class WorkerProcess:
     # ------------------------------------------------------------------ what it says
 
     def _receive(self) -> None:
+        while (tell := self._read()) is not None:
+            tell()
+
+    def _read(self) -> Callable[[], None] | None:
+        """Take one frame; return what tells the owner of it. None: no frame is there now, or a thread takes it."""
         try:
-            while not self._reader.large and (frame := self._reader.read()) is not None:
-                self._handle(frame)
-        except (EOFError, OSError, ValueError, MemoryError):
-            self._channel_ended()
-            return
+            frame = self._reader.read()
+            if frame is not None:
+                return self._meaning(frame)
+        except Exception as error:  # noqa: BLE001 - user code may write to a channel that it has found
+            self._channel_broke_by(error)
+            return None
         if self._reader.large:
             self._loop.remove_reader(self._channel)
             self._receiving = threading.Event()
             try:
                 self._threads.run(self._receive_large)
-            except (RuntimeError, MemoryError):  # no thread to be had
+            except Exception as error:  # noqa: BLE001 - no thread to be had
                 self._receiving = None
                 self._owner.on_no_room(self)
-                self._channel_ended()
+                self._channel_broke_by(error)
+        return None
 
-    def _handle(self, frame: Frame) -> None:
-        if frame.kind == channel.READY:
-            self.pid = int(frame.body)
-            self._owner.on_ready(self)
-        elif frame.kind == channel.STARTED:
-            self._owner.on_started(self)
-        elif frame.kind == channel.EVENTS:
-            self._owner.on_events(self, _events_in(frame))
-        elif frame.kind == channel.USAGE:
-            self._owner.on_usage(self, *channel.USED.unpack(frame.body))
-        else:
-            self._drain_outputs()  # the worker has flushed: what the call wrote is in the pipes
-            self._owner.on_outcome(self, frame)
+    def _meaning(self, frame: Frame) -> Callable[[], None]:
+        """Return what tells the owner of a frame; from any thread.
+
+        Raises:
+            Exception: of any kind, since no worker of ours has sent this.
+        """
+        if frame.kind in _OUTCOMES:
+            return partial(self._told_outcome, frame)
+        if frame.kind == channel.STARTED:
+            return partial(self._owner.on_started, self)
+        if frame.kind == channel.EVENTS:
+            return partial(self._owner.on_events, self, _events_in(frame))
+        if frame.kind == channel.USAGE:
+            seconds, cpu_seconds = channel.USED.unpack(frame.body)
+            if 0.0 <= seconds < inf and 0.0 <= cpu_seconds < inf:
+                return partial(self._owner.on_usage, self, seconds, cpu_seconds)
+        elif frame.kind == channel.READY and self.pid is None:
+            return partial(self._told_ready, int(frame.body))
+        raise ValueError(f"a frame of kind {frame.kind} has no place here")
+
+    def _told_ready(self, pid: int) -> None:
+        self.pid = pid
+        self._owner.on_ready(self)
+
+    def _told_outcome(self, frame: Frame) -> None:
+        self._drain_outputs()  # the worker has flushed: what the call wrote is in the pipes
+        self._owner.on_outcome(self, frame)
 
     def _drain_outputs(self) -> None:
         for output in self._outputs:
@@ -191,37 +220,38 @@ class WorkerProcess:
 
     def _receive_large(self) -> Callable[[], None]:
         try:
-            frame = self._reader.read_large()
-        except MemoryError:
-            return lambda: self._large_received(None, no_room=True)
-        except (EOFError, OSError, ValueError):
-            return lambda: self._large_received(None)
+            tell = self._meaning(self._reader.read_large())
+        except BaseException as error:  # noqa: BLE001 - a thread's top
+            return partial(self._large_received, None, error)
         finally:
             assert self._receiving is not None, "it is set while this runs"
             self._receiving.set()
-        return lambda: self._large_received(frame)
+        return partial(self._large_received, tell, None)
 
-    def _large_received(self, frame: Frame | None, *, no_room: bool = False) -> None:
+    def _large_received(self, tell: Callable[[], None] | None, error: BaseException | None) -> None:
         self._receiving = None
         if self._dead:  # it was released meanwhile, and `bury` closes the channel on another thread
             return
-        if frame is not None:
-            self._handle(frame)
-        if no_room:
-            self._owner.on_no_room(self)
-        if frame is None:
-            self._channel_ended()
-        elif self._death is not None:
-            self._on_death(self._death)
-        elif self._channel.fileno() >= 0:
-            self._loop.add_reader(self._channel, self._receive)
+        try:
+            if tell is not None:
+                tell()
+            elif isinstance(error, MemoryError):
+                self._owner.on_no_room(self)
+        finally:
+            if error is not None:
+                self._channel_broke_by(error)
+            elif self._death is not None:
+                self._on_death(self._death)
+            elif self._channel.fileno() >= 0:
+                self._loop.add_reader(self._channel, self._receive)
 
     # ------------------------------------------------------------------ how it ends
 
-    def _channel_ended(self) -> None:
-        """It is dead or dying, or user code has closed what is not its own: then it is of no use."""
-        self._channel_broke = True
-        self._loop.remove_reader(self._channel)
+    def _channel_broke_by(self, error: BaseException) -> None:
+        """It is dead or dying, or user code has used or closed what is not its own: then it is of no use."""
+        closed = isinstance(error, (EOFError, OSError))
+        self._broken = _CLOSED if closed else f"{_UNREADABLE}: {foreign.described(error)}"
+        self._stop_listening()
         if self._death is not None:
             self._on_death(self._death)
         elif not self.killed:  # when it is dying, it may say why
@@ -235,24 +265,29 @@ class WorkerProcess:
     def _on_death(self, death: Death) -> None:
         """All of it is dead. What it had sent before still counts."""
         self._death = death
-        if not self._channel_broke and self._receiving is None:
-            self._receive()
-        if self._dead or self._receiving is not None:  # done meanwhile, or it comes back here when it is
-            return
-        self._dead = True
-        self._drain_outputs()
-        self._let_go()
-        self._owner.on_dead(self, self._reason(death))
+        try:
+            if self._broken is None and self._receiving is None:
+                self._receive()
+        finally:
+            # Unless that is done meanwhile, or it comes back here when it is.
+            if not self._dead and self._receiving is None:
+                self._dead = True
+                self._drain_outputs()
+                self._let_go()
+                self._owner.on_dead(self, self._reason(death))
 
     def _let_go(self) -> None:
         if self._leaves is not None:
             self._leaves.cancel()
-        if self._channel.fileno() >= 0:
-            self._loop.remove_reader(self._channel)
-            self._loop.remove_writer(self._channel)
+        self._stop_listening()
         for output in self._outputs:
             output.stop()
         self._close()
+
+    def _stop_listening(self) -> None:
+        if self._channel.fileno() >= 0:
+            self._loop.remove_reader(self._channel)
+            self._loop.remove_writer(self._channel)
 
     def _close(self) -> None:
         self._channel.close()
@@ -262,8 +297,8 @@ class WorkerProcess:
             pipe.close()
 
     def _reason(self, death: Death) -> str:
-        if self._was_cut_off and death.status == signal.SIGKILL:
-            return "its process closed the channel to the service"
+        if self._was_cut_off and self._broken is not None and death.status == signal.SIGKILL:
+            return self._broken
         return describe(death)
 
     def release(self) -> None:
@@ -273,9 +308,7 @@ class WorkerProcess:
             self._leaves.cancel()
         if not self._dead:
             self._dead = True
-            if self._channel.fileno() >= 0:
-                self._loop.remove_reader(self._channel)
-                self._loop.remove_writer(self._channel)
+            self._stop_listening()
             for output in self._outputs:
                 output.stop()
 
@@ -315,7 +348,6 @@ def _signal_name(number: int) -> str:
 
 def _events_in(frame: Frame) -> list[tuple[str, Any]]:
     try:
-        events: list[tuple[str, Any]] = decode_plain(frame)
-    except Exception:  # noqa: BLE001  # user code may write to a channel that it has found
-        return [("dropped", 1)]
-    return events
+        return list(decode_plain(frame))
+    except Exception:  # noqa: BLE001 - user code may write to a channel that it has found
+        return [(DROPPED, 1)]

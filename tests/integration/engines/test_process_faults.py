@@ -8,11 +8,14 @@ from typing import Any
 
 import pytest
 
+from qorzen_obs.engines.processes import channel
+from qorzen_obs.engines.processes.codec import encode_plain
 from qorzen_obs.errors import FarTaskError, TaskLostError, TaskQuarantinedError, TaskTransferError
 from qorzen_obs.settings import EngineSettings
 from qorzen_obs.tasks import TaskStatus
 from tests import process_tasks as work
 from tests.services.process_service import guardians, process_service
+from tests.support import until
 
 
 @pytest.mark.parametrize(
@@ -38,6 +41,83 @@ async def test_a_task_whose_process_dies_is_lost_and_says_why(
         assert reason in info.error
         with pytest.raises(TaskLostError):
             await service.tasks.run(subject, *args)
+
+
+def frame(kind: int, body: bytes = b"") -> bytes:
+    return b"".join(channel.frame_parts(kind, [body]))
+
+
+def events(value: object) -> bytes:
+    return b"".join(channel.frame_parts(channel.EVENTS, encode_plain(value)))
+
+
+@pytest.mark.parametrize(
+    "junk",
+    [
+        b"print('hello')\n" * 10,
+        channel._PREFIX.pack(channel.RESULT, 0, 1 << 63),
+        channel._PREFIX.pack(channel.RESULT, 0, (1 << 64) - 1),
+        channel._PREFIX.pack(channel.RESULT, 1, 0) + b"\xff" * 8,
+        channel._PREFIX.pack(channel.EVENTS, 1, 2_000_000) + b"\xff" * 8,
+        frame(channel.USAGE),
+        frame(channel.USAGE, channel.USED.pack(-1.0, 0.0)),
+        frame(channel.USAGE, channel.USED.pack(0.0, float("nan"))),
+        frame(channel.READY, b"no number"),
+        frame(channel.READY, b"1"),
+        frame(channel.CALL, b"N."),
+        frame(channel.USAGE, bytes(2_000_000)),
+    ],
+    ids=[
+        "text",
+        "a body of 2^63 bytes",
+        "a body of 2^64 bytes",
+        "a buffer of 2^64 bytes",
+        "a large frame with a buffer of 2^64 bytes",
+        "an empty usage",
+        "a negative usage",
+        "a usage that is no number",
+        "ready without a number",
+        "ready again",
+        "what only the service says",
+        "a large usage",
+    ],
+)
+async def test_what_a_task_writes_to_its_channel_loses_it_with_the_reason_and_its_worker_is_replaced(
+    junk: bytes,
+) -> None:
+    async with process_service(engines=EngineSettings(processes=1)) as service:
+        first = await service.tasks.run(work.pid)
+        info = await service.end(work.write_to_channel, junk, goes_on=False)
+        assert (info.status, info.error_type) == (TaskStatus.FAILED, "lost")
+        assert "sent what the service cannot read: ValueError" in str(info.error) or (
+            "sent what the service cannot read: error: unpack requires" in str(info.error)
+        )
+        assert await service.tasks.run(work.pid) != first
+        await until(lambda: service.engine["workers"] == service.engine["idle"])
+
+
+@pytest.mark.parametrize("then_dies", [False, True], ids=["and goes on", "and dies"])
+async def test_reports_that_nobody_can_read_are_counted_and_harm_nothing(then_dies: bool) -> None:
+    junk = [
+        5,
+        [5],
+        [("progress", 3)],
+        [("progress", ("half", "way"))],
+        [("log", 7)],
+        [("log", ("info", "event", 5))],
+        [("output", (1, 2, 3))],
+        [("dropped", "many")],
+    ]
+    unreadable = frame(channel.EVENTS, b"no pickle")
+    async with process_service() as service:
+        sent = b"".join(map(events, junk)) + unreadable
+        if then_dies:
+            info = await service.end(work.write_to_channel_and_die, sent)
+            assert (info.error_type, "SIGKILL" in str(info.error)) == ("lost", True)
+        else:
+            assert await service.tasks.run(work.write_to_channel, sent, goes_on=True) == "went on"
+        assert await service.tasks.run(work.echo, "alive") == "alive"
+        assert service.tasks.looks.metrics.dropped["worker_report"] == len(junk) + 1
 
 
 async def test_f9_a_task_that_uses_up_its_memory_fails_by_name_and_its_worker_is_replaced() -> None:
