@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import ctypes
 from collections.abc import Callable, Coroutine, Mapping
+from contextlib import suppress
+from contextvars import Context
 from typing import Any, Protocol, runtime_checkable
 
 from qorzen_obs import foreign
@@ -114,6 +116,18 @@ def make_task(
     Not by the loop's own task factory: an eager one would begin, and perhaps end, the attempt before it is started.
     """
     return asyncio.Task(coroutine, loop=loop, context=attempt.context)
+
+
+def call_surely(
+    loop: asyncio.AbstractEventLoop, callback: Callable[..., None], *args: Any, context: Context | None = None
+) -> None:
+    """Call `callback` in the loop's next turn, and again behind that, which it takes for nothing where it did its work.
+
+    The first call may be interrupted before its first line: for want of stack or memory, or by a signal's handler.
+    """
+    loop.call_soon(callback, *args, context=context)
+    with suppress(Exception):  # for want of memory: it is called once
+        loop.call_soon(callback, *args, context=context)
 
 
 def without_engine(error: BaseException) -> BaseException:

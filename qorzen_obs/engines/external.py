@@ -48,8 +48,9 @@ class ExternalEngine:
         self._ways = {IO.kind: run_io_task, MAIN.kind: run_on_main_thread}
 
     def start(self, attempt: Attempt, ended: Ended) -> None:
-        def never_began(_: object) -> None:  # somebody has cancelled the asyncio task before its first step
-            ended(attempt, None, asyncio.CancelledError())
+        def never_began(task: asyncio.Task[None]) -> None:
+            """It was interrupted at its first line, or somebody has cancelled the asyncio task before that."""
+            ended(attempt, None, asyncio.CancelledError() if task.cancelled() else task.exception())
 
         attempt.driver = make_task(self._loop, self._run(attempt, ended, never_began), attempt)
         attempt.driver.add_done_callback(never_began)
@@ -73,7 +74,9 @@ class ExternalEngine:
         wanted = self._wanted.engine_of(record.category, traits_of(record.func))
         return self._ways.get(wanted.kind) or self._run_in_thread
 
-    async def _run(self, attempt: Attempt, ended: Ended, never_began: Callable[[object], None]) -> None:
+    async def _run(
+        self, attempt: Attempt, ended: Ended, never_began: Callable[[asyncio.Task[None]], None]
+    ) -> None:
         attempt.driver.remove_done_callback(never_began)
         record = attempt.record
         value, error = None, None

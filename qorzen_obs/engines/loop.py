@@ -52,7 +52,7 @@ class LoopEngine:
         self._loop = loop
         self._thread_id = threading.get_ident()
         self._ready: deque[_Run] = deque()  # they have no asyncio task yet
-        self._called = False  # the loop is to take what is ready
+        self._called: asyncio.Handle | None = None  # the loop is to take what is ready
         self._asleep: deque[tuple[Any, Any]] = deque()  # futures that are done, and who awaits them
         #: What one of asyncio's own loops is to call in its next turn, the newest last; others hide it.
         self._scheduled: deque[Any] = getattr(loop, "_ready", _HIDDEN)
@@ -61,7 +61,7 @@ class LoopEngine:
         self._now: Callable[[], float] = time.monotonic if own else loop.time
 
     def start(self, attempt: Attempt, ended: Ended) -> None:
-        if not self._called:
+        if self._called is None:
             self._call()
         attempt.driver = run = _Run(attempt, ended)
         self._ready.append(run)
@@ -129,8 +129,16 @@ class LoopEngine:
             self._asleep.popleft()
 
     def _call(self) -> None:
-        self._loop.call_soon(self._take, context=Context())
-        self._called = True
+        called = self._loop.call_soon(self._take, context=Context())
+        self._loop.call_soon(self._look_after, called, context=Context())
+        self._called = called
+
+    def _look_after(self, called: asyncio.Handle) -> None:
+        """Call for what is ready once more where `_take` was interrupted before its first line."""
+        if self._called is called:
+            self._called = None
+        if self._ready and self._called is None:
+            self._call()
 
     def _take(self) -> None:
         """Begin what is ready, for the length of a slice; what is left then has to wait for the loop's next turn."""
@@ -165,7 +173,7 @@ class LoopEngine:
                 if now() >= until or hidden == _MAX_HIDDEN:
                     break
         finally:  # also when an end could not be reported: the others are not to be lost with it
-            self._called = False
+            self._called = None
             if ready:
                 self._call()
 

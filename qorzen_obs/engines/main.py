@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 
-from qorzen_obs.engines.base import Ended, without_engine
+from qorzen_obs.engines.base import Ended, call_surely, without_engine
 from qorzen_obs.engines.traits import MAIN
 from qorzen_obs.record import Attempt
 from qorzen_obs.stacks import RUNNING, STARTING, LiveStack, is_of_engines, places_of, shown, thread_frame
@@ -22,14 +22,13 @@ class MainEngine:
         self._thread_id = threading.get_ident()
 
     def start(self, attempt: Attempt, ended: Ended) -> None:
-        handle = self._loop.call_soon(_run, attempt, ended, context=attempt.context)
-        attempt.driver = (handle, ended)
+        call_surely(self._loop, _run, attempt, context=attempt.context)
+        attempt.driver = (ended,)  # until it begins
 
     def interrupt(self, attempt: Attempt) -> None:
         if attempt.driver:  # it has not begun: take it back
-            handle, ended = attempt.driver
+            (ended,) = attempt.driver
             attempt.driver = ()
-            handle.cancel()
             ended(attempt, None, asyncio.CancelledError())
 
     def abandon(self, attempt: Attempt) -> None:
@@ -46,7 +45,10 @@ class MainEngine:
         return None if attempt.ended else LiveStack(RUNNING, shown(places))
 
 
-def _run(attempt: Attempt, ended: Ended) -> None:
+def _run(attempt: Attempt) -> None:
+    if not attempt.driver:  # it was taken back, or could not be started, or this is the second call
+        return
+    (ended,) = attempt.driver
     attempt.driver = ()
     record = attempt.record
     value, error = None, None

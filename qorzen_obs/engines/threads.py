@@ -13,13 +13,17 @@ import asyncio
 import threading
 import time
 from collections import deque
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
+from typing import Final
 
 from qorzen_obs.engines.base import Ended, without_engine
 from qorzen_obs.engines.traits import EngineTraits
 from qorzen_obs.ledger import Meter
 from qorzen_obs.record import Attempt
 from qorzen_obs.stacks import RUNNING, STARTING, LiveStack, is_of_engines, places_of, shown, thread_frame
+
+#: After which a thread with nothing to do looks whether the loop has taken what it was woken for.
+_LOOK_SECONDS: Final = 0.5
 
 
 class _Job:
@@ -164,11 +168,36 @@ class ThreadEngine:
                 return
 
     def _serve(self) -> None:
-        while self._calls.get():
+        while self._next_call():
             self._called = False  # before looking: who adds a job from now on calls again
+            if self._jobs and self._done:  # another thread is to look after what this one has waited for
+                self._call()
             if not self._take_jobs():
                 return
         self._calls.put(False)  # for the next thread
+
+    def _next_call(self) -> bool:
+        """Wait for one. Meanwhile wake the loop again when it has not taken what has ended.
+
+        Its callback may have been interrupted before its first line, and nobody else would learn of that.
+        """
+        while self._done:
+            try:
+                return self._calls.get(timeout=_LOOK_SECONDS)
+            except Empty:
+                if self._done and not self._wake():
+                    return False
+        return self._calls.get()
+
+    def _wake(self) -> bool:
+        """Have the loop take what has ended; return False when it is closed: nobody is left to tell."""
+        self._woken = True
+        try:
+            self._loop.call_soon_threadsafe(self._deliver)
+        except BaseException:  # noqa: BLE001 - such as for want of memory: `_next_call` tries again
+            self._woken = False
+            return not self._loop.is_closed()
+        return True
 
     def _take_jobs(self) -> bool:
         """Run what waits; return whether this thread is to stay."""
@@ -177,21 +206,17 @@ class ThreadEngine:
                 job = self._jobs.popleft()
             except IndexError:  # another thread was quicker
                 return True
-            if self._jobs:
-                self._call()
             try:
+                if self._jobs:
+                    self._call()
                 job.run()
             except BaseException as error:  # noqa: BLE001 - as in _work, or the time could not be measured
                 job.error = without_engine(error)
             self._done.append(job)
             leave = job.abandoned
             del job  # or the thread would hold the last result while it is idle
-            if not self._woken:
-                self._woken = True
-                try:
-                    self._loop.call_soon_threadsafe(self._deliver)
-                except RuntimeError:  # the loop is closed: nobody is left to tell
-                    return False
+            if not self._woken and not self._wake():
+                return False
             if leave:  # another thread has taken this one's place
                 return False
         return True

@@ -33,6 +33,7 @@ from qorzen_obs.telemetry import names
 from tests import support
 from tests.support import ThreadGate, turns, until
 
+ENGINES_FOLDER = os.path.dirname(loop_engine.__file__)  # noqa: PTH120 - compared with names of files
 COLOUR: contextvars.ContextVar[str] = contextvars.ContextVar("colour", default="none")
 
 
@@ -536,6 +537,94 @@ async def test_f38_whatever_call_of_the_loop_engine_is_interrupted_each_end_is_r
         assert [type(end.error) for end in ends if end.value != "value"] in ([], [MemoryError])
         errors += any(end.error is not None for end in ends)
     assert errors >= 9, "at least when it begins, at its first line, and when it waits"
+
+
+class InterruptionAtEntry:
+    """Raises before the first line of the n-th call that asyncio makes of code of the engines."""
+
+    def __init__(self, number: int) -> None:
+        self.left = number
+
+    def __enter__(self) -> Self:
+        sys.setprofile(self._on_event)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        sys.setprofile(None)
+
+    def _on_event(self, frame: FrameType, event: str, _: object) -> None:
+        caller = frame.f_back
+        by_asyncio = caller is not None and caller.f_code is asyncio.Handle._run.__code__
+        if event == "call" and by_asyncio and ENGINES_FOLDER in frame.f_code.co_filename:
+            self.left -= 1
+            if self.left == 0:
+                raise MemoryError
+
+
+async def test_f38_whatever_callback_of_an_engine_is_interrupted_at_its_entry_each_end_is_reported_once(
+    bench: Bench,
+) -> None:
+    asyncio.get_running_loop().set_exception_handler(lambda *_: None)
+    number, left = 0, 0
+    while left <= 0:
+        number += 1
+        with InterruptionAtEntry(number) as interruption:
+            attempts = [bench.start(list) for _ in range(3)]  # a worker's is rebuilt in a thread
+            ends = [await bench.end_of(attempt) for attempt in attempts]
+        left = interruption.left
+        errors = [end.error for end in ends if end.value != []]
+        assert [type(error) for error in errors] in ([], [MemoryError])
+        # Where asyncio calls the attempt's own coroutine there is somebody to be told.
+        assert not errors or bench.traits.kind in {LOOP.kind, EXTERNAL.kind}
+    assert number > 1, "nothing was interrupted"
+
+
+@pytest.mark.parametrize("kind", [IO, THREAD], ids=kind_of)
+async def test_f38_an_end_that_the_loop_did_not_take_is_taken_while_the_next_call_still_runs(
+    kind: EngineTraits,
+) -> None:
+    asyncio.get_running_loop().set_exception_handler(lambda *_: None)
+    bench = Bench(kind)
+    with ThreadGate() as gate:
+        both = [bench.begin(gate) for _ in range(2)]
+        await gate.holds(2)
+        gate.open()
+        for attempt in both:  # there are two threads now
+            await bench.end_of(attempt)
+    with ThreadGate() as gate:
+        with InterruptionAtEntry(1) as interruption:
+            attempt = bench.begin(int)
+            await until(lambda: interruption.left == 0)
+        following = bench.begin(gate)
+        assert (await bench.end_of(attempt)).value == 0
+        gate.open()
+        await bench.end_of(following)
+    bench.engine.close()
+
+
+@pytest.mark.parametrize("error", [MemoryError, RecursionError, KeyboardInterrupt])
+@pytest.mark.parametrize("kind", [IO, THREAD, PROCESS], ids=kind_of)
+async def test_f38_a_thread_that_cannot_tell_the_loop_of_an_end_tells_it_later(
+    kind: EngineTraits, error: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop, refused = asyncio.get_running_loop(), list[object]()
+    tell = loop.call_soon_threadsafe
+
+    def refuse_once(*args: Any, **options: Any) -> asyncio.Handle:
+        if not refused:
+            refused.append(args)
+            raise error
+        return tell(*args, **options)
+
+    bench = Bench(kind)
+    monkeypatch.setattr(loop, "call_soon_threadsafe", refuse_once)
+    attempt = bench.start(list)
+    assert (await bench.end_of(attempt)).value == []
+    assert (await bench.end_of(bench.start(list))).value == []
+    assert refused
+    bench.engine.close()
+    if isinstance(bench.engine, ProcessEngine):
+        await bench.engine.wait_closed()
 
 
 class Junk:

@@ -21,7 +21,7 @@ from typing import Any, Final
 from qorzen_obs import foreign
 from qorzen_obs.callables import traits_of
 from qorzen_obs.clock import Clock, SystemClock
-from qorzen_obs.engines.base import Ended
+from qorzen_obs.engines.base import Ended, call_surely
 from qorzen_obs.engines.processes.channel import FAILURE, Frame
 from qorzen_obs.engines.processes.codec import LARGE_BYTES, TooLargeError, is_simple
 from qorzen_obs.engines.processes.failure import failure_in
@@ -107,7 +107,7 @@ class ProcessEngine:
         try:
             self._begin(job)
         except BaseException as error:  # noqa: BLE001 - user code is pickled there
-            self._loop.call_soon(self._give_up, job, error)
+            call_surely(self._loop, self._give_up, job, error)
 
     def _begin(self, job: Job) -> None:
         attempt = job.attempt
@@ -194,7 +194,7 @@ class ProcessEngine:
         self._workers.clear()
         self._idle.clear()
         for job in [*jobs, *self._waiting]:
-            self._loop.call_soon(job.end, None, TaskLostError(job.attempt.name, _CLOSED))
+            call_surely(self._loop, job.end, None, TaskLostError(job.attempt.name, _CLOSED))
         if not workers:
             self._buried.set()
             return
@@ -259,7 +259,7 @@ class ProcessEngine:
         try:
             worker.call(job.encoded, self._set_up(job))
         except BaseException as error:  # noqa: BLE001 - what is wrong with it is wrong for every worker
-            self._loop.call_soon(self._give_up, job, error)
+            call_surely(self._loop, self._give_up, job, error)
 
     @staticmethod
     def _set_up(job: Job) -> SetUp:
@@ -281,7 +281,7 @@ class ProcessEngine:
                 self._trouble = f"no worker process can be started: {foreign.text(error)}"
                 if not spare:
                     job = self._waiting.popleft()
-                    self._loop.call_soon(job.end, None, TaskLostError(job.attempt.name, self._trouble))
+                    call_surely(self._loop, job.end, None, TaskLostError(job.attempt.name, self._trouble))
                     continue
                 return
             self._workers[worker] = None

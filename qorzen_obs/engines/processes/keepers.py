@@ -172,7 +172,7 @@ class PlainKeeper:
         self._loop = loop
         self._on_dead = on_dead
         self.process = _spawn(channel, stacks, [])
-        self._timer = loop.call_later(_LOOK_SECONDS, self._look)
+        self._look_again()
 
     def terminate(self) -> None:
         self.process.send_signal(signal.SIGTERM)  # looks whether it has ended first
@@ -183,15 +183,21 @@ class PlainKeeper:
     def kill(self) -> None:
         _kill_group(self.process)
 
+    def _look_again(self) -> None:
+        """Look twice, if the first look does not take the second back: it may be interrupted before its first line."""
+        self._looks = [self._loop.call_later(times * _LOOK_SECONDS, self._look) for times in (1, 2)]
+
     def _look(self) -> None:
-        if self.process.poll() is None:
-            self._timer = self._loop.call_later(_LOOK_SECONDS, self._look)
-            return
-        code = self.process.returncode
-        self._on_dead(Death(-code if code < 0 else code << 8))
+        self.release()
+        self._look_again()
+        code = self.process.poll()
+        if code is not None:
+            self.release()
+            self._on_dead(Death(-code if code < 0 else code << 8))
 
     def release(self) -> None:
-        self._timer.cancel()
+        for look in self._looks:
+            look.cancel()
 
     def bury(self, patience_seconds: float) -> None:
         with suppress(subprocess.TimeoutExpired):

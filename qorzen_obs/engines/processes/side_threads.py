@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
-from queue import SimpleQueue
+from contextlib import suppress
+from queue import Empty, SimpleQueue
 from typing import Final
 
 _MAX_IDLE: Final = 4
+_LOOK_SECONDS: Final = 0.5  # as of the threads that run callables
 
 #: Runs on a thread, raises nothing, and returns what is to be called on the loop afterwards.
 Work = Callable[[], Callable[[], None]]
@@ -46,15 +48,32 @@ class SideThreads:
         return inbox
 
     def _serve(self, inbox: SimpleQueue[Work | None]) -> None:
-        while (work := inbox.get()) is not None:
-            then = work()
-            try:
-                self._loop.call_soon_threadsafe(self._done, inbox, then)
-            except RuntimeError:  # the loop is closed: nobody is left to tell
-                return
-            del work, then  # a result must not stay alive until the next
+        work = inbox.get()
+        while work is not None:
+            answers = [work()]
+            work = None  # a result must not stay alive until the next
+            work = self._exchange(inbox, answers)
 
-    def _done(self, inbox: SimpleQueue[Work | None], then: Callable[[], None]) -> None:
+    def _exchange(self, inbox: SimpleQueue[Work | None], answers: list[Callable[[], None]]) -> Work | None:
+        """Have the loop take what is in `answers`; return what it gives for it: work, or None to leave.
+
+        It is told again when it takes nothing. Its callback may have been interrupted before its first line, and nobody
+        else would learn of that.
+        """
+        while answers:
+            try:
+                self._loop.call_soon_threadsafe(self._done, inbox, answers)
+            except BaseException:  # noqa: BLE001 - such as for want of memory: it is tried again
+                if self._loop.is_closed():  # nobody is left to tell
+                    return None
+            with suppress(Empty):
+                return inbox.get(timeout=_LOOK_SECONDS)
+        return inbox.get()
+
+    def _done(self, inbox: SimpleQueue[Work | None], answers: list[Callable[[], None]]) -> None:
+        if not answers:  # it was told twice
+            return
+        then = answers.pop()
         if self._closed or len(self._idle) >= _MAX_IDLE:
             inbox.put(None)
         else:

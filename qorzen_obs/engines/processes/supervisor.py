@@ -255,7 +255,8 @@ class WorkerProcess:
         if self._death is not None:
             self._on_death(self._death)
         elif not self.killed:  # when it is dying, it may say why
-            self._loop.call_later(_DYING_SECONDS, self._cut_off)
+            for times in (1, 2):  # the first call may be interrupted before its first line
+                self._loop.call_later(times * _DYING_SECONDS, self._cut_off)
 
     def _cut_off(self) -> None:
         if not self._dead and self._death is None and not self.killed:

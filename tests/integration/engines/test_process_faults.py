@@ -10,6 +10,8 @@ import pytest
 
 from qorzen_obs.engines.processes import channel
 from qorzen_obs.engines.processes.codec import encode_plain
+from qorzen_obs.engines.processes.keepers import PlainKeeper
+from qorzen_obs.engines.processes.supervisor import WorkerProcess
 from qorzen_obs.errors import FarTaskError, TaskLostError, TaskQuarantinedError, TaskTransferError
 from qorzen_obs.settings import EngineSettings
 from qorzen_obs.tasks import TaskStatus
@@ -94,6 +96,32 @@ async def test_what_a_task_writes_to_its_channel_loses_it_with_the_reason_and_it
         )
         assert await service.tasks.run(work.pid) != first
         await until(lambda: service.engine["workers"] == service.engine["idle"])
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [(PlainKeeper, "_look"), (WorkerProcess, "_cut_off")],
+    ids=["for its death", "after its channel broke"],
+)
+async def test_f38_a_look_at_a_worker_that_is_interrupted_at_its_entry_is_made_up_for(
+    kind: type, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look, interrupted = getattr(kind, name), set[object]()
+
+    def interrupted_once(one: object) -> None:
+        if one not in interrupted:
+            interrupted.add(one)
+            raise MemoryError
+        look(one)
+
+    asyncio.get_running_loop().set_exception_handler(lambda *_: None)
+    monkeypatch.setattr(kind, name, interrupted_once)
+    if kind is PlainKeeper:
+        monkeypatch.delattr(os, "pidfd_open")
+    async with process_service() as service:
+        info = await service.end(work.write_to_channel, b"junk" * 10, goes_on=False)
+        assert (info.error_type, bool(interrupted)) == ("lost", True)
+        assert await service.tasks.run(work.echo, "alive") == "alive"
 
 
 @pytest.mark.parametrize("then_dies", [False, True], ids=["and goes on", "and dies"])
