@@ -22,6 +22,7 @@ _BY_NAME: Final = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
 _GENERATORS: Final = inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
 _keywords_of: Final = functools.partial.__dict__["keywords"].__get__
 _function_of: Final = staticmethod.__dict__["__func__"].__get__
+_FRAMES: Final = 100  #: more than it takes to look at a callable
 _NOTHING: Final[frozenset[str]] = frozenset()
 #: Attributes by which a decorator's wrapper, which takes anything, says what it hands on.
 _SHOW_PARAMETERS: Final = ("__wrapped__", "__signature__")
@@ -99,8 +100,23 @@ def _is(kind: Callable[[Any], bool], func: object) -> bool:
     """Return whether a function is of this kind, or the method that makes an object callable is."""
     try:
         return kind(func) or kind(foreign.attribute(type(func), "__call__"))
-    except BaseException:  # noqa: BLE001 - an object may answer by code of its own
-        return False
+    except BaseException as error:
+        if _is_for_want(error):
+            raise
+        return False  # an object may answer by code of its own
+
+
+def _is_for_want(error: BaseException, frames: int = _FRAMES) -> bool:
+    """Return whether it was raised for want of memory or stack, so that what was looked for may well be there.
+
+    Code of an object's own may raise a RecursionError where there is room for so many frames more.
+
+    Raises:
+        RecursionError: there is not.
+    """
+    if frames and foreign.is_a(error, RecursionError):
+        return _is_for_want(error, frames - 1)
+    return foreign.is_a(error, MemoryError)
 
 
 def _never_runs(name: str) -> InvalidTaskError:
@@ -117,5 +133,7 @@ def _parameters(func: Callable[..., Any]) -> dict[str, int]:
             for place, parameter in enumerate(parameters)
             if parameter.kind in _BY_NAME
         }
-    except BaseException:  # noqa: BLE001 - some builtins have none, and an object may answer by code of its own
-        return {}
+    except BaseException as error:
+        if _is_for_want(error):
+            raise
+        return {}  # some builtins have none, and an object may answer by code of its own

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import sys
 from collections import Counter
 from typing import Any
@@ -13,6 +14,7 @@ from qorzen_obs.core.event_bus_manager import Event, EventBusManager
 from qorzen_obs.core.runtime import ManagerState
 from qorzen_obs.engines.loop import LoopEngine
 from qorzen_obs.record import Attempt
+from qorzen_obs.tasks import EngineKind
 from qorzen_obs.telemetry import names
 from qorzen_obs.testing import CapturedEvents, CapturedLogs, open_test_manager
 from tests.support import Gate, metric, settings, turns, virtual_time
@@ -75,6 +77,67 @@ async def test_f38_submitting_is_all_or_nothing_at_any_depth_of_the_callers_stac
         assert counts(tasks) == {"completed": accepted}
         assert busy(tasks) == 0
         assert metric(tasks.registry, names.TELEMETRY_ERRORS.name + "_total", component="consistency") == 0
+
+
+async def wants_a_reporter(progress_reporter: Any) -> str:
+    progress_reporter(100)
+    return "reported"
+
+
+class Callable:
+    async def __call__(self, progress_reporter: Any) -> str:
+        return await wants_a_reporter(progress_reporter)
+
+
+class CallableThatIsAsked(Callable):
+    """Its own code is run by whoever looks at it."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(name)
+
+
+@pytest.mark.parametrize(
+    "func",
+    [
+        functools.partial(wants_a_reporter),
+        Callable(),
+        Callable().__call__,
+        CallableThatIsAsked(),
+        functools.partial(CallableThatIsAsked()),
+    ],
+    ids=["partial", "object", "method", "object that is asked", "partial of an object"],
+)
+async def test_f38_a_callable_is_known_for_what_it_is_at_any_depth_of_the_callers_stack(func: Any) -> None:
+    async def below(depth: int, call: Any) -> Any:
+        return await (call() if depth == 0 else below(depth - 1, call))
+
+    accepted, refused = [], 0
+    limit = sys.getrecursionlimit()
+    async with open_test_manager() as tasks:
+        for depth in range(limit - 200, limit):
+            try:
+                accepted.append(await below(depth, lambda: tasks.submit_task(func)))
+            except RecursionError:
+                refused += 1
+        ends = [await tasks.wait_for_task(task_id) for task_id in accepted]
+    assert {(end.status, end.engine, end.result) for end in ends} == {
+        (TaskStatus.COMPLETED, EngineKind.LOOP, "reported")
+    }
+    assert refused
+
+
+async def test_what_is_raised_for_want_of_memory_while_a_callable_is_looked_at_refuses_it() -> None:
+    class Job:
+        @property  # type: ignore[misc]  # on purpose
+        def __class__(self) -> Any:
+            raise MemoryError
+
+        def __call__(self) -> None: ...
+
+    async with open_test_manager() as tasks:
+        with pytest.raises(MemoryError):
+            await tasks.submit_task(Job())
+        assert counts(tasks) == {}
 
 
 def forget_in_the_queue(tasks: TaskManager, pending: str) -> None:
