@@ -171,7 +171,6 @@ def assemble(
         registry=registry,
         settings=LiveSettings(runtime, collaborators, scheduler, table, lifecycle.dispatch),
         lifecycle=lifecycle,
-        control=control,
         announcer=announcer,
         loop_monitor=loop_monitor,
         metrics=metrics,

@@ -122,7 +122,9 @@ class Control:
         self._scheduler.paused |= {category}
         self._announcer.say(self._logger.info, names.LOG_PAUSED, category=category.value)
         if self._runtime.state is ManagerState.DRAINING:
-            self.cancel_paused()
+            for record in list(self._table.live.values()):
+                if self._lifecycle.cannot_start(record):
+                    self._lifecycle.cancel(record, SHUTDOWN)
 
     def resume(self, category: TaskCategory | str) -> None:
         """Let tasks of a paused category start again."""
@@ -133,12 +135,6 @@ class Control:
         self._announcer.say(self._logger.info, names.LOG_RESUMED, category=category.value)
         if self._runtime.loop is not None:
             self._lifecycle.dispatch()
-
-    def cancel_paused(self) -> None:
-        """Cancel the pending tasks of paused categories: the manager drains, and they would never start."""
-        for record in list(self._table.live.values()):
-            if record.attempt is None and record.category in self._scheduler.paused:
-                self._lifecycle.cancel(record, SHUTDOWN)
 
     # ------------------------------------------------------------------ submit once, and again
 

@@ -13,7 +13,6 @@ from qorzen_obs.clock import Clock
 from qorzen_obs.core.announcer import Announcer
 from qorzen_obs.core.collaborators import Collaborators
 from qorzen_obs.core.contained import outcome_of
-from qorzen_obs.core.control import Control
 from qorzen_obs.core.lifecycle import Lifecycle
 from qorzen_obs.core.live_settings import LiveSettings
 from qorzen_obs.core.patched_threads import problem_of_threads
@@ -51,7 +50,6 @@ class Life:
         registry: CollectorRegistry,
         settings: LiveSettings,
         lifecycle: Lifecycle,
-        control: Control,
         announcer: Announcer,
         loop_monitor: LoopMonitor,
         metrics: TaskMetrics,
@@ -66,7 +64,6 @@ class Life:
         self._registry = registry
         self._settings = settings
         self._lifecycle = lifecycle
-        self._control = control
         self._announcer = announcer
         self._loop_monitor = loop_monitor
         self._metrics = metrics
@@ -151,7 +148,7 @@ class Life:
             raise
 
     async def _drain(self, grace_seconds: float) -> None:
-        self._lifecycle.wake_submitters()
+        self._take(self._lifecycle.wake_submitters)
         self._cancel_what_cannot_start(grace_seconds)
         await self._wait_for_the_rest(grace_seconds)
         self._cancel_all()
@@ -174,12 +171,11 @@ class Life:
             raise ManagerShutdownError(self._name, problem) from error
 
     def _cancel_what_cannot_start(self, grace_seconds: float) -> None:
-        """Cancel what is scheduled for after the grace, and what is paused."""
-        horizon = self._clock.monotonic() + grace_seconds
+        """Cancel what is scheduled for after the grace, and what is paused. `accept` does so with what comes later."""
+        self._runtime.horizon = self._clock.monotonic() + grace_seconds
         for record in list(self._table.live.values()):
-            if record.eligible_at > horizon:
+            if self._lifecycle.cannot_start(record):
                 self._take(self._lifecycle.cancel, record, SHUTDOWN)
-        self._take(self._control.cancel_paused)
 
     async def _wait_for_the_rest(self, grace_seconds: float) -> None:
         """Wait until no task lives, for the grace or until somebody hurries."""

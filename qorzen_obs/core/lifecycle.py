@@ -29,15 +29,7 @@ from qorzen_obs.ledger import NO_SECONDS, Ledger, Meter, Seconds
 from qorzen_obs.record import Ask, Attempt, Decision, End, FarSide, TaskRecord, TaskState
 from qorzen_obs.retry import retry_wait_seconds
 from qorzen_obs.scheduling.scheduler import Scheduler
-from qorzen_obs.tasks import (
-    COMPLETED,
-    ENDED,
-    FAILED,
-    PENDING,
-    TIMEOUT,
-    EventKind,
-    TaskStatus,
-)
+from qorzen_obs.tasks import COMPLETED, ENDED, FAILED, PENDING, TIMEOUT, EventKind, TaskStatus
 from qorzen_obs.telemetry import names
 from qorzen_obs.telemetry.instrument import SpanInstrument
 from qorzen_obs.telemetry.loop_monitor import LoopMonitor
@@ -170,6 +162,8 @@ class Lifecycle:
                 self.start(record, now, wall)
                 if self.waiting.submitters:  # it has left the room to the next
                     self.wake_submitters()
+            elif runtime.state is not _READY and self.cannot_start(record):
+                self.cancel(record, SHUTDOWN)
             elif wait or not self._scheduler.is_held(record):
                 self.dispatch()
             if record.limit is not None:  # it may have raised the maximum for others
@@ -180,6 +174,15 @@ class Lifecycle:
                 self.mender.mend_soon()
             except BaseException:  # noqa: BLE001 - where no call is possible the next step mends
                 pass
+
+    def cannot_start(self, record: TaskRecord) -> bool:
+        """Whether a pending task would only hold up a drain: it is paused, or scheduled for after the grace."""
+        runtime = self._runtime
+        return (
+            runtime.state is ManagerState.DRAINING
+            and record.attempt is None
+            and (record.category in self._scheduler.paused or record.eligible_at > runtime.horizon)
+        )
 
     # ------------------------------------------------------------------ dispatch
 

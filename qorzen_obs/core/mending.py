@@ -19,7 +19,7 @@ from qorzen_obs import foreign
 from qorzen_obs.clock import Clock
 from qorzen_obs.core.announcer import Announcer
 from qorzen_obs.core.runner import Runner
-from qorzen_obs.core.runtime import ManagerState, Runtime
+from qorzen_obs.core.runtime import SHUTDOWN, ManagerState, Runtime
 from qorzen_obs.core.task_table import TaskTable
 from qorzen_obs.core.waiting import Waiting
 from qorzen_obs.counts import CELLS, TaskCounts
@@ -48,6 +48,8 @@ class Moves(Protocol):
     def decided(self, attempt: Attempt, decision: Decision) -> None: ...
     def late_end(self, attempt: Attempt) -> None: ...
     def conclude(self, record: TaskRecord) -> None: ...
+    def cannot_start(self, record: TaskRecord) -> bool: ...
+    def cancel(self, record: TaskRecord, reason: str) -> None: ...
     def dispatch(self) -> None: ...
 
 
@@ -189,7 +191,8 @@ class Mender:
             else:
                 self._moves.conclude(record)
         elif attempt is None:
-            return  # it waits in its queue
+            if self._moves.cannot_start(record):
+                self._moves.cancel(record, SHUTDOWN)
         elif attempt.decision is not None:
             self._moves.decided(attempt, attempt.decision)
             if attempt.ended:

@@ -250,7 +250,11 @@ class TaskManager(QorzenManager):
             TaskFailedError: it raised SystemExit, KeyboardInterrupt or another thing that is not an Exception.
         """
         task_id = await self.submit_task(func, *args, **options)
-        return await self._control.value_of(self._table.live[task_id])
+        live, history = self._table.live, self._table.history
+        # A drain may cancel it at once.
+        record = live[task_id] if task_id in live else history.record(task_id)
+        assert record is not None, "what has just ended is kept whole for this turn of the loop"
+        return await self._control.value_of(record)
 
     async def submit_once(
         self, submit: Callable[[], Awaitable[str]], *, name: str, key: str, digest: bytes

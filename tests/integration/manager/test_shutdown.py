@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
-from qorzen_obs import TaskManager, TaskStatus
+from qorzen_obs import TaskInfo, TaskManager, TaskStatus, with_options
 from qorzen_obs.core.concurrency_manager import ConcurrencyManager
 from qorzen_obs.core.config_manager import ConfigManager
 from qorzen_obs.errors import (
@@ -379,6 +379,35 @@ async def test_while_it_drains_a_running_task_may_have_children_and_nobody_else_
         assert end is not None
         assert (end.status, end.cancel_reason) == (TaskStatus.CANCELLED, "shutdown")
         assert refused == ["draining"]
+
+
+@pytest.mark.parametrize("hindrance", ["its category is paused", "its time is after the grace"])
+@virtual_time
+async def test_a_child_that_cannot_start_any_more_does_not_hold_up_the_stop(hindrance: str) -> None:
+    drains = asyncio.Event()
+    child = with_options(asyncio.sleep, delay=1_000.0 if "time" in hindrance else 0.0, category="plugin")
+
+    async def parent() -> tuple[TaskInfo | None, str | None]:
+        await drains.wait()
+        submitted = tasks.find(await tasks.submit_task(child, 0))
+        with pytest.raises(TaskCancelled) as caught:
+            await tasks.run(child, 0)
+        return submitted, caught.value.reason
+
+    async with open_test_manager() as tasks:
+        if "paused" in hindrance:
+            await tasks.pause("plugin")
+        parent_id = await tasks.submit_task(parent)
+        await turns()
+        loop = asyncio.get_running_loop()
+        began, stopping = loop.time(), asyncio.create_task(tasks.shutdown(grace_seconds=30))
+        await turns()
+        drains.set()
+        submitted, reason = (await tasks.wait_for_task(parent_id)).result
+        assert (submitted.status, submitted.cancel_reason) == (TaskStatus.CANCELLED, "shutdown")
+        assert reason == "shutdown"
+        await stopping
+        assert loop.time() - began < 10, "nobody waits for it"
 
 
 @virtual_time
