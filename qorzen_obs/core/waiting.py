@@ -186,7 +186,8 @@ class Waiting:
             return
         self._dispatch()
         try:
-            await resumed
+            if wait.attempt.asked is None:
+                await resumed
         finally:  # where this wait alone was given up, the task goes on, and has a slot as soon as there is one
             if wait.attempt.asked is not None and self.resumes.get(record.sequence) is resumed:
                 del self.resumes[record.sequence]

@@ -192,6 +192,34 @@ async def test_a_parent_cancelled_while_it_waits_for_a_slot_ends_without_one() -
 
 
 @virtual_time
+async def test_a_parent_cancelled_in_the_moment_its_wait_is_over_does_not_wait_for_a_slot() -> None:
+    gate, ended = Gate(), list[float]()
+    async with open_test_manager(settings(max_concurrent_tasks=1)) as tasks:
+        await tasks.pause("background")
+        child = await tasks.submit_task(asyncio.sleep, 0, category="background")
+        loop = asyncio.get_running_loop()
+
+        async def parent() -> None:
+            try:
+                await tasks.wait_for_task(child)
+                await gate()
+            finally:
+                ended.append(loop.time())
+
+        first, second = [await tasks.submit_task(parent) for _ in range(2)]
+        await turns()
+        now = loop.time()
+        await tasks.cancel_task(child)  # the first parent has the one slot now
+        await tasks.cancel_task(second)
+        assert (await tasks.wait_for_task(second)).status is TaskStatus.CANCELLED
+        assert ended == [pytest.approx(now)]
+        assert tasks.find(first).status is TaskStatus.RUNNING  # type: ignore[union-attr]  # it is known
+        gate.open()
+        assert (await tasks.wait_for_task(first)).status is TaskStatus.COMPLETED
+        assert at_rest(tasks)
+
+
+@virtual_time
 async def test_a_task_that_gives_up_its_wait_for_a_slot_goes_on_and_has_one_as_soon_as_there_is() -> None:
     child_gate, other_gate, own_gate = Gate(), Gate(), Gate()
     async with open_test_manager(settings(max_concurrent_tasks=2, category_limits={"user": 1})) as tasks:
