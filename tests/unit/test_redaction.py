@@ -2,13 +2,12 @@
 
 import dataclasses
 import pickle
-import time
 from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qorzen_obs.errors import SettingsError
@@ -290,19 +289,19 @@ _UNITS += [
 _UNITS += ["aA", "AKIA", "\\'", "--token ", "ghp_", "xox"]
 
 
+# A fraction of a second where the time grows with the length, minutes where it grows with its square.
+@pytest.mark.timeout(60)
 @pytest.mark.parametrize("unit", _UNITS)
 @pytest.mark.parametrize("end", ["", " @ key password=1 basic bearer"])
 def test_hostile_text_takes_time_in_proportion_to_its_length(unit: str, end: str) -> None:
-    text = unit * (200_000 // len(unit)) + end
-    started = time.process_time()
+    text = unit * (500_000 // len(unit)) + end
     Redactor().text(text)
     Redactor().hides(text)
-    assert time.process_time() - started < 2.0, "milliseconds where it is linear, minutes where it is not"
 
 
+@pytest.mark.timeout(120)  # as above
+@settings(max_examples=50)
 @given(st.lists(st.sampled_from(_UNITS), min_size=1, max_size=4))
 def test_no_mixture_is_slow_either(units: list[str]) -> None:
-    text = "".join(units) * (20_000 // sum(map(len, units)))
-    started = time.process_time()
+    text = "".join(units) * (200_000 // sum(map(len, units)))
     Redactor().text(text)
-    assert time.process_time() - started < 2.0
