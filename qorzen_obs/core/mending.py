@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final, NoReturn, Protocol
 
 from qorzen_obs import foreign
@@ -311,9 +311,10 @@ class Mender:
 
     def _what_is_there(self) -> _Found:
         """Look at each record once: a sweep takes its time from the work loop."""
-        found = _Found()
-        pending, running = found.by_status[PENDING], found.by_status[RUNNING]
-        attempts, plugins = found.attempts, found.plugins
+        pending, running, queued = [0] * len(CELLS), [0] * len(CELLS), 0
+        attempts: dict[str, Attempt] = {}
+        plugins: Counter[str] = Counter()
+        out_of_place: list[TaskRecord] = []
         for task_id, record in self._table.live.items():
             attempt, status = record.attempt, record.state.status
             if record.plugin_id is not None:
@@ -323,20 +324,20 @@ class Mender:
             elif status is RUNNING:
                 running[record.cell] += 1
             else:
-                found.out_of_place.append(record)
+                out_of_place.append(record)
                 continue
             if attempt is None:
-                found.queued += 1
+                queued += 1
                 if record.queue_entry is None:
-                    found.out_of_place.append(record)
+                    out_of_place.append(record)
             else:
                 attempts[task_id] = attempt
                 if attempt.settled or attempt.ended:
-                    found.out_of_place.append(record)
+                    out_of_place.append(record)
         for record in self._table.history.records():
             if record.plugin_id is not None and record.task_id not in self._table.live:
                 plugins[record.plugin_id] += 1
-        return found
+        return _Found(attempts, queued, {PENDING: pending, RUNNING: running}, plugins, out_of_place)
 
     def _correct(self) -> None:
         """Set right the counts of what is there now; ends that were counted stand."""
@@ -349,17 +350,15 @@ class Mender:
         self._table.plugins.update(there.plugins)
 
 
-@dataclass
+@dataclass(frozen=True, slots=True)
 class _Found:
     """What the records say."""
 
-    attempts: dict[str, Attempt] = field(default_factory=dict)
-    queued: int = 0
-    by_status: dict[TaskStatus, list[int]] = field(
-        default_factory=lambda: {status: [0] * len(CELLS) for status in (PENDING, RUNNING)}
-    )
-    plugins: Counter[str] = field(default_factory=Counter)
-    out_of_place: list[TaskRecord] = field(default_factory=list)  #: its state and its place do not agree
+    attempts: dict[str, Attempt]
+    queued: int
+    by_status: dict[TaskStatus, list[int]]
+    plugins: Counter[str]
+    out_of_place: list[TaskRecord]  #: its state and its place do not agree
 
 
 def _runs_here(loop: asyncio.AbstractEventLoop) -> bool:
