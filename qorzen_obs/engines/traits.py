@@ -7,7 +7,7 @@ name phases and guarantees, without the code that runs callables. An engine give
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Final
 
@@ -70,13 +70,9 @@ IO: Final = EngineTraits(
     runs_sync=True,
     default_for=frozenset({TaskCategory.IO}),
 )
-THREAD: Final = EngineTraits(
+THREAD: Final = replace(
+    IO,
     kind=EngineKind.THREAD.value,
-    place=Place.THREAD,
-    cancel_guarantee=CancelGuarantee.COOPERATIVE,
-    use_phase="thread_cpu",
-    wait_phase="thread_wait",
-    runs_sync=True,
     default_for=_EVERY_CATEGORY - {TaskCategory.IO, TaskCategory.UI},
 )
 PROCESS: Final = EngineTraits(
