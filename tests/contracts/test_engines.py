@@ -507,13 +507,19 @@ class Interruption:
         sys.setprofile(None)
 
     def _on_event(self, frame: FrameType, event: str, _: object) -> None:
-        # Called by asyncio's Handle.
-        at_its_top = frame.f_back is not None and frame.f_back.f_code.co_name == "_run"
-        own = frame.f_code.co_filename in (loop_engine.__file__, support.__file__) and not at_its_top
-        if event == "call" and own:
+        if event == "call" and self._is_meant(frame):
             self.left -= 1
             if self.left == 0:
                 raise MemoryError
+
+    def _is_meant(self, frame: FrameType) -> bool:
+        own = frame.f_code.co_filename in (loop_engine.__file__, support.__file__)
+        return own and not is_called_by_asyncio(frame)
+
+
+def is_called_by_asyncio(frame: FrameType) -> bool:
+    """Whether this is the code of a callback, or of a coroutine that goes on."""
+    return frame.f_back is not None and frame.f_back.f_code is asyncio.Handle._run.__code__
 
 
 async def test_f38_whatever_call_of_the_loop_engine_is_interrupted_each_end_is_reported_once() -> None:
@@ -539,26 +545,11 @@ async def test_f38_whatever_call_of_the_loop_engine_is_interrupted_each_end_is_r
     assert errors >= 9, "at least when it begins, at its first line, and when it waits"
 
 
-class InterruptionAtEntry:
+class InterruptionAtEntry(Interruption):
     """Raises before the first line of the n-th call that asyncio makes of code of the engines."""
 
-    def __init__(self, number: int) -> None:
-        self.left = number
-
-    def __enter__(self) -> Self:
-        sys.setprofile(self._on_event)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        sys.setprofile(None)
-
-    def _on_event(self, frame: FrameType, event: str, _: object) -> None:
-        caller = frame.f_back
-        by_asyncio = caller is not None and caller.f_code is asyncio.Handle._run.__code__
-        if event == "call" and by_asyncio and ENGINES_FOLDER in frame.f_code.co_filename:
-            self.left -= 1
-            if self.left == 0:
-                raise MemoryError
+    def _is_meant(self, frame: FrameType) -> bool:
+        return ENGINES_FOLDER in frame.f_code.co_filename and is_called_by_asyncio(frame)
 
 
 async def test_f38_whatever_callback_of_an_engine_is_interrupted_at_its_entry_each_end_is_reported_once(
