@@ -181,12 +181,14 @@ class ThreadEngine:
 
         Its callback may have been interrupted before its first line, and nobody else would learn of that.
         """
+        seconds = _LOOK_SECONDS
         while self._done:
             try:
-                return self._calls.get(timeout=_LOOK_SECONDS)
+                return self._calls.get(timeout=seconds)
             except Empty:
                 if self._done and not self._wake():
                     return False
+            seconds *= 2  # a loop that does not turn is not to collect callbacks without end
         return self._calls.get()
 
     def _wake(self) -> bool:

@@ -60,6 +60,7 @@ class SideThreads:
         It is told again when it takes nothing. Its callback may have been interrupted before its first line, and nobody
         else would learn of that.
         """
+        seconds = _LOOK_SECONDS
         while answers:
             try:
                 self._loop.call_soon_threadsafe(self._done, inbox, answers)
@@ -67,7 +68,8 @@ class SideThreads:
                 if self._loop.is_closed():  # nobody is left to tell
                     return None
             with suppress(Empty):
-                return inbox.get(timeout=_LOOK_SECONDS)
+                return inbox.get(timeout=seconds)
+            seconds *= 2  # as there
         return inbox.get()
 
     def _done(self, inbox: SimpleQueue[Work | None], answers: list[Callable[[], None]]) -> None:
