@@ -121,7 +121,7 @@ clean: ## remove the environments and the caches
 	if [ -n "$$python" ]; then exec "$$python" -m venv --clear .venv; fi; \
 	for python in $(usual); do \
 		if "$$python" -c 'import sys; sys.exit(not ($(recent)))' 2>/dev/null; then \
-			echo "$$python cannot make virtual environments. On Debian and Ubuntu this mends it:" >&2; \
+			echo "$$python cannot make virtual environments. On Debian and Ubuntu this fixes it:" >&2; \
 			"$$python" -c 'import sys; print("  apt-get install python%d.%d-venv" % sys.version_info[:2])' >&2; \
 			exit 1; \
 		fi; \

@@ -199,7 +199,7 @@ def _http() -> Row:
             timeseries(
                 "Errors by code",
                 "Answers of 400 and above a second. 503 of a probe is its way to say no; 401 and 421 are callers to "
-                "mend.",
+                "fix.",
                 Query(per_second(names.HTTP_DURATION, "code", part="count", code="~[45].."), "{{code}}"),
                 unit="reqps",
                 width=6,

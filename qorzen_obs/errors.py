@@ -238,7 +238,7 @@ class TaskQuarantinedError(TaskError):
     def __str__(self) -> str:
         return (
             f"task {self.name!r} has killed its worker process {self.deaths} times and is in quarantine for "
-            f"another {self.seconds:.0f} s; mend it, or submit the mended one under another name"
+            f"another {self.seconds:.0f} s; fix it, or submit the fixed one under another name"
         )
 
 

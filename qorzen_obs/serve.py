@@ -146,7 +146,7 @@ def _explain_missing(name: str) -> str:
 def _place_of(error: BaseException) -> str:
     """Return the file and line where the program's code failed, in brackets; nothing where none of it had run.
 
-    What refuses a wrong decorator is our own code, and what the person who reads it must mend is not.
+    What refuses a wrong decorator is our own code, and what the person who reads it must fix is not.
     """
     frames = [
         frame

@@ -144,7 +144,7 @@ def convert(tree: Mapping[str, Any], kind: type[T], *, prefix: str = "") -> T:
         unknown = re.search(r"unknown field `(.+)`", problem)
         if unknown:
             steps = f"{steps}.{unknown[1]}" if steps else unknown[1]
-            problem = "is not a setting; remove it or mend its name"
+            problem = "unknown setting; check the spelling or remove it"
         raise SettingsError(prefix + steps if steps else prefix.rstrip(".") or "settings", problem) from None
 
 

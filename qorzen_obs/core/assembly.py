@@ -157,7 +157,7 @@ def assemble(
         registry=registry,
         task_lines=task_lines,
         telemetry=telemetry,
-        sweep_soon=lifecycle.mender.sweep_soon,
+        sweep_soon=lifecycle.repairs.sweep_soon,
         version=version,
     )
     life = Life(

@@ -121,7 +121,7 @@ class Inspection:
         return self._telemetry.spans
 
     def status(self) -> dict[str, Any]:
-        """Return the manager's state as JSON shows it. Its tables are compared meanwhile, see core/mending.py."""
+        """Return the manager's state as JSON shows it. Its tables are compared meanwhile, see core/repair.py."""
         self._sweep_soon()
         counts = self.counts.read()
         settings = self._runtime.settings

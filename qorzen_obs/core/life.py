@@ -155,8 +155,8 @@ class Life:
         # What ignores its cancellation is abandoned after the grace, so this is over by then.
         bound = self._runtime.settings.cancel_grace_seconds + KILL_SECONDS + _SLACK_SECONDS
         await self._until_nothing_lives(bound)
-        self._take(self._lifecycle.mender.sweep)
-        self._take(self._lifecycle.mender.give_up_all, "it was still live when the manager had stopped")
+        self._take(self._lifecycle.repairs.sweep)
+        self._take(self._lifecycle.repairs.give_up_all, "it was still live when the manager had stopped")
         self._take_abandoned_off_the_loop()
         self._announcer.ends.notify()
         self._loop_monitor.stop()
@@ -180,7 +180,7 @@ class Life:
     async def _wait_for_the_rest(self, grace_seconds: float) -> None:
         """Wait until no task lives, for the grace or until somebody hurries."""
         if grace_seconds > 0:
-            self._take(self._lifecycle.mender.sweep)
+            self._take(self._lifecycle.repairs.sweep)
             await self._until_nothing_lives(grace_seconds, self._hurry)
 
     async def _until_nothing_lives(self, seconds: float, *others: asyncio.Event) -> None:
@@ -196,7 +196,7 @@ class Life:
 
     def _cancel_all(self) -> None:
         """Cancel every task: pending ones first, or the slots of the others would start them."""
-        self._take(self._lifecycle.mender.sweep)
+        self._take(self._lifecycle.repairs.sweep)
         for record in sorted(self._table.live.values(), key=lambda record: record.attempt is not None):
             self._take(self._lifecycle.cancel, record, SHUTDOWN)
 

@@ -16,7 +16,7 @@ from qorzen_obs.clock import Clock
 from qorzen_obs.core.announcer import Announcer
 from qorzen_obs.core.deadlines import Alarm, Deadlines
 from qorzen_obs.core.decision import TASK_DEADLINE
-from qorzen_obs.core.mending import Mender
+from qorzen_obs.core.repair import Repairs
 from qorzen_obs.core.retention import Retention
 from qorzen_obs.core.runner import Runner
 from qorzen_obs.core.runtime import SHUTDOWN, ManagerState, Runtime
@@ -92,14 +92,14 @@ class Lifecycle:
         self._ledger_clock = ledger_clock
         self.waiting = Waiting(self, runtime, scheduler, table.running, self.dispatch)
         self._limits = limits = DefinitionLimits()
-        self.mender = Mender(self, runtime, table, scheduler, announcer, limits, clock=clock, counts=counts)
+        self.repairs = Repairs(self, runtime, table, scheduler, announcer, limits, clock=clock, counts=counts)
         self.runner = Runner(
             runtime,
             clock,
             on_decided=self.decided,
             on_late_end=self.late_end,
             on_progress=announcer.progressed,
-            on_interrupted=self.mender.mend_soon,
+            on_interrupted=self.repairs.repair_soon,
             on_engine_failed=partial(announcer.failed, "engine"),
             redactor=redactor,
         )
@@ -116,11 +116,11 @@ class Lifecycle:
     def accept(self, record: TaskRecord) -> None:
         """Take a checked record in: from here on its task exists. It starts at once where it may.
 
-        What is raised here left no trace. What interrupts the start of an accepted task is the mender's to finish.
+        What is raised here left no trace. What interrupts the start of an accepted task is for `Repairs` to finish.
         """
         runtime = self._runtime
         if runtime.interruption is not None:
-            self.mender.mend()
+            self.repairs.repair()
         now, wall = self._clock.monotonic(), self._clock.now()
         definition = record.definition
         wait = 0.0
@@ -153,7 +153,7 @@ class Lifecycle:
                 self._unannounced.append((_SUBMITTED, wall, record, record.state, record.progress))
         except BaseException as error:
             runtime.interruption = error
-            self.mender.mend_soon()
+            self.repairs.repair_soon()
             raise
         try:
             if self._unannounced:
@@ -168,11 +168,11 @@ class Lifecycle:
                 self.dispatch()
             if record.limit is not None:  # it may have raised the maximum for others
                 self.dispatch()
-        except BaseException as error:  # noqa: BLE001 - the task is accepted: what is left to do is the mender's
+        except BaseException as error:  # noqa: BLE001 - the task is accepted: `Repairs` finishes it
             runtime.interruption = error
             try:  # noqa: SIM105 - a context manager would be a call
-                self.mender.mend_soon()
-            except BaseException:  # noqa: BLE001 - where no call is possible the next step mends
+                self.repairs.repair_soon()
+            except BaseException:  # noqa: BLE001 - where no call is possible the next step repairs
                 pass
 
     def cannot_start(self, record: TaskRecord) -> bool:
@@ -193,7 +193,7 @@ class Lifecycle:
         runtime = self._runtime
         try:
             if runtime.interruption is not None:
-                self.mender.mend()
+                self.repairs.repair()
             if self._scheduler.wants_slots:
                 self._dispatching = True
                 while (lender := self._scheduler.resume_next()) is not None:
@@ -208,8 +208,8 @@ class Lifecycle:
         except BaseException as error:  # noqa: BLE001 - it is about other tasks than the caller's
             runtime.interruption = error
             try:  # noqa: SIM105 - a context manager would be a call
-                self.mender.mend_soon()
-            except BaseException:  # noqa: BLE001 - where no call is possible the next step mends
+                self.repairs.repair_soon()
+            except BaseException:  # noqa: BLE001 - where no call is possible the next step repairs
                 pass
         finally:
             self._dispatching = False
@@ -274,7 +274,7 @@ class Lifecycle:
             self.runner.set_deadline(attempt)
         except BaseException as error:  # noqa: BLE001 - its code goes on
             self._runtime.interruption = error
-            self.mender.mend_soon()
+            self.repairs.repair_soon()
 
     def report_progress(self, attempt: Attempt, percent: float, message: str) -> None:
         """Take a report of a running attempt; from any thread. Use `current_task().progress`."""
@@ -382,7 +382,7 @@ class Lifecycle:
         """Ask a running attempt to stop, the last of its task; end a pending task with this outcome."""
         try:
             if self._runtime.interruption is not None:
-                self.mender.mend()
+                self.repairs.repair()
             if record.attempt is not None:
                 record.attempt.last = True
                 self.runner.ask(record.attempt, why, reason)
@@ -392,7 +392,7 @@ class Lifecycle:
                 self._end(record, record.state.but(completed_at=wall, ledger=ledger, **outcome), wall, waited)
         except BaseException as error:
             self._runtime.interruption = error
-            self.mender.mend_soon()
+            self.repairs.repair_soon()
             raise
 
     def _end(self, record: TaskRecord, state: TaskState, wall: float, waited: Seconds = NO_SECONDS) -> None:

@@ -31,23 +31,23 @@ _LAST_TURNS: Final = 10
 _P = ParamSpec("_P")
 
 
-def _mended(
+def _repaired(
     step: Callable[Concatenate[Runner, _P], None],
 ) -> Callable[Concatenate[Runner, _P], None]:
-    """Have the mender go on with what interrupts a step that a timer begins."""
+    """Let `Repairs` go on with what interrupts a step that a timer begins."""
 
     @functools.wraps(step)
-    def mended(self: Runner, /, *args: _P.args, **kwargs: _P.kwargs) -> None:
+    def repaired(self: Runner, /, *args: _P.args, **kwargs: _P.kwargs) -> None:
         try:
             step(self, *args, **kwargs)
-        except BaseException as error:  # noqa: BLE001 - the mender raises what is no Exception
+        except BaseException as error:  # noqa: BLE001 - `Repairs` raises what is no Exception
             self._runtime.interruption = error
             try:  # noqa: SIM105 - a context manager would be a call
                 self._on_interrupted()
-            except BaseException:  # noqa: BLE001 - where no call is possible the next step mends
+            except BaseException:  # noqa: BLE001 - where no call is possible the next step repairs
                 pass
 
-    return mended
+    return repaired
 
 
 class Runner:
@@ -80,7 +80,7 @@ class Runner:
         """Start `attempt` on its engine; its end arrives by `on_decided`, always later than this call.
 
         What an engine raises fails the attempt. Only what is no Exception is raised here and, once, a want of stack or
-        memory: the mender starts the attempt again, where the stack is short.
+        memory: `Repairs` starts the attempt again, where the stack is short.
         """
         record = attempt.record
         try:
@@ -144,7 +144,7 @@ class Runner:
     def _have(self, step: Callable[[Attempt], object], attempt: Attempt) -> object:
         """Have the engine stop an attempt. What it raises is reported, and the grace ends all the same.
 
-        Raised is what a caller's stack or want of memory may be the cause of: the mender repeats the step.
+        Raised is what a caller's stack or want of memory may be the cause of: `Repairs` takes the step again.
         """
         try:
             return step(attempt)
@@ -154,7 +154,7 @@ class Runner:
             self._on_engine_failed(error)
             return None
 
-    @_mended
+    @_repaired
     def _pass_deadline(self, attempt: Attempt) -> None:
         self.ask(attempt, Ask.DEADLINE, TIMEOUT)
 
@@ -165,7 +165,7 @@ class Runner:
     def _grace_left(self, attempt: Attempt) -> float:
         return attempt.asked_at + self._runtime.settings.cancel_grace_seconds - self._clock.monotonic()
 
-    @_mended
+    @_repaired
     def _end_grace(self, attempt: Attempt) -> None:
         """It would not stop: kill it where the engine can, its end decides then; else ask again and give it up."""
         attempt.grace = None
@@ -178,7 +178,7 @@ class Runner:
             self._interrupt(attempt)
             self._abandon_after(attempt, _LAST_TURNS)
 
-    @_mended
+    @_repaired
     def _abandon_after(self, attempt: Attempt, turns: int) -> None:
         """Give it up after so many turns of the loop, unless it ends."""
         if attempt.settled:
@@ -211,16 +211,16 @@ class Runner:
                     decision = decide(attempt, value, error, self._redactor)
                 except BaseException as broken:
                     if foreign.is_a(broken, Exception) and attempt.outcome is None:
-                        raise  # such as for want of memory: the mender asks once more
+                        raise  # such as for want of memory: `Repairs` asks once more
                     decision = decide_undescribed(error, broken)
                 self._settle(attempt, decision)
             attempt.release()
-        except BaseException as interruption:  # noqa: BLE001 - the mender goes on from here
+        except BaseException as interruption:  # noqa: BLE001 - `Repairs` goes on from here
             attempt.outcome = value, error
             self._runtime.interruption = interruption
             try:  # noqa: SIM105 - a context manager would be a call
                 self._on_interrupted()
-            except BaseException:  # noqa: BLE001 - where no call is possible the next step mends
+            except BaseException:  # noqa: BLE001 - where no call is possible the next step repairs
                 pass
 
     def _overran_unseen(self, attempt: Attempt) -> bool:

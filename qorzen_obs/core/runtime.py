@@ -50,7 +50,7 @@ class Runtime:
         self.engine_choice = EngineChoice(ENGINES.values())  #: of the engines of this package, at first
         self.settings = TaskSettings()
         self.horizon = float("inf")  #: when the grace of a shutdown ends, by the monotonic clock
-        #: What an exception has left half done, until `Mender.mend` finishes or undoes it; None where all is whole.
+        #: What an exception has left half done, until `Repairs.repair` finishes or undoes it; None where all is whole.
         self.interruption: BaseException | None = None
 
     def use(self, engines: Mapping[str, Engine]) -> None:

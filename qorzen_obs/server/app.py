@@ -354,7 +354,7 @@ def _explain(error: OSError, host: str, port: int) -> str:
     if error.errno == errno.EADDRINUSE:
         return f"{where} is in use already; set server.port to a free port, or to 0 for any"
     reason = error.strerror if isinstance(error, socket.gaierror) else os.strerror(error.errno or 0)
-    return f"cannot listen on {where} ({reason}); mend server.host or server.port"
+    return f"cannot listen on {where} ({reason}); change server.host or server.port"
 
 
 def _authority(host: str, port: int) -> str:

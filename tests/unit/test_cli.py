@@ -83,7 +83,7 @@ def test_wrong_use_ends_with_status_2_and_the_reason(arguments: list[str], messa
         (["--pause", "nan"], "--pause nan"),
         (["--config", "nowhere.toml"], "'nowhere.toml' cannot be read: No such file"),
         (["--config", "notes.txt"], "'notes.txt' is not valid TOML"),
-        (["--config", "typo.toml"], "setting 'tasks.max_pendng': is not a setting"),
+        (["--config", "typo.toml"], "setting 'tasks.max_pendng': unknown setting"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

@@ -62,7 +62,7 @@ EXAMPLES: list[tuple[QorzenError, str]] = [
     (TaskCancelled("ab12", "shutdown"), "task ab12 was cancelled (shutdown)"),
     (TaskCancelled("ab12"), "task ab12 was cancelled"),
     (TaskLostError("resize", "its process was killed by SIGKILL"), "was lost: its process was killed"),
-    (TaskQuarantinedError("resize", 3, 59.6), "in quarantine for another 60 s; mend it, or submit"),
+    (TaskQuarantinedError("resize", 3, 59.6), "in quarantine for another 60 s; fix it, or submit"),
     (
         StackUnavailableError("ab12", "no answer within 1 s"),
         "cannot be had now: no answer within 1 s; ask again",

@@ -23,15 +23,15 @@ from tests.support import Gate, Spans, ThreadGate, settings, until
 
 
 class Flaky:
-    """Fails until it is mended, and keeps what it was called with."""
+    """Fails until it is fixed, and keeps what it was called with."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
-        self.mended = False
+        self.fixed = False
 
     async def __call__(self, *args: Any, **kwargs: Any) -> str:
         self.calls.append((args, kwargs))
-        if not self.mended:
+        if not self.fixed:
             raise OSError("not there")
         return "value"
 
@@ -58,7 +58,7 @@ async def test_a_failed_task_runs_again_with_all_that_it_was_submitted_with() ->
             cancellable=False,
             path="x",
         )
-        work.mended = True
+        work.fixed = True
         again = await tasks.wait_for_task(await tasks.rerun(first.task_id))
         assert (again.status, again.result) == (TaskStatus.COMPLETED, "value")
         assert work.calls == [((1,), {"path": "x"})] * 2
@@ -175,7 +175,7 @@ async def test_a_completed_task_lets_go_of_its_arguments_whatever_is_set(keep: b
     data = Data()
     seen = weakref.ref(data)
     work = Flaky()
-    work.mended = True
+    work.fixed = True
     async with open_test_manager(settings(keep_arguments=keep)) as tasks:
         await tasks.wait_for_task(await tasks.submit_task(work, data))
         work.calls.clear()
@@ -268,6 +268,6 @@ async def test_other_threads_run_tasks_again_too() -> None:
     work = Flaky()
     async with open_test_manager() as tasks:
         first = await failed(tasks, work)
-        work.mended = True
+        work.fixed = True
         again = await asyncio.to_thread(tasks.from_thread.rerun, first.task_id)
         assert (await tasks.wait_for_task(again)).result == "value"

@@ -53,7 +53,7 @@ class Moves(Protocol):
     def dispatch(self) -> None: ...
 
 
-class Mender:
+class Repairs:
     """Finishes or undoes what was interrupted in one manager. For its work loop, but for `sweep_soon`."""
 
     def __init__(
@@ -83,23 +83,23 @@ class Mender:
 
     # ------------------------------------------------------------------ after an interruption
 
-    def mend_soon(self) -> None:
-        """Mend in the loop's next turn, where the stack is short."""
+    def repair_soon(self) -> None:
+        """Repair in the loop's next turn, where the stack is short."""
         if not self._called:
-            self._runtime.work_loop.call_soon(self._mend_now)
+            self._runtime.work_loop.call_soon(self._repair_now)
             self._called = True
 
-    def _mend_now(self) -> None:
+    def _repair_now(self) -> None:
         self._called = False
         try:
             if self._runtime.interruption is not None:
-                self.mend(gives_up=True)
+                self.repair(gives_up=True)
         except Exception as error:  # noqa: BLE001 - it is tried again
             self._runtime.interruption = error
         if self._runtime.interruption is not None and not self._called:
-            self._runtime.call_later(_RETRY_SECONDS, self.mend_soon)
+            self._runtime.call_later(_RETRY_SECONDS, self.repair_soon)
 
-    def mend(self, *, gives_up: bool = False) -> None:
+    def repair(self, *, gives_up: bool = False) -> None:
         """Finish or undo what `Runtime.interruption` has left. What is no Exception is raised in the loop's next turn.
 
         O(n) in the live tasks. A task of which a step fails is tried again later and holds up no other. `gives_up` ends
@@ -131,7 +131,7 @@ class Mender:
             if failed:
                 self._runtime.interruption = failed[0]
                 if not gives_up:
-                    self.mend_soon()
+                    self.repair_soon()
         except BaseException as error:
             self._runtime.interruption = error  # first: it takes no call
             if interruption is not None and not foreign.is_a(interruption, Exception):
@@ -213,7 +213,7 @@ class Mender:
         for record in records:
             self._give_up(record, why)
         if records:
-            self.mend()
+            self.repair()
 
     def _give_up(self, record: TaskRecord, why: str) -> None:
         """End a live task as failed by the shortest way. Queues and slots follow by the next `_rebuild`."""
@@ -247,14 +247,14 @@ class Mender:
     def sweep_soon(self) -> None:
         """See to it that what readers find agrees with itself; from any thread, and as often as anybody likes.
 
-        On the work loop what was interrupted is mended at once. Tables are compared in the loop's next turn, where no
+        On the work loop what was interrupted is repaired at once. Tables are compared in the loop's next turn, where no
         step is under way, and once a second at most.
         """
         runtime = self._runtime
         if runtime.loop is None or runtime.state is ManagerState.STOPPED:
             return
         if runtime.interruption is not None and _runs_here(runtime.loop):
-            self.mend()
+            self.repair()
         now = self._clock.monotonic()
         if now - self._swept_at >= _SWEEP_SECONDS:
             self._swept_at = now
@@ -267,11 +267,11 @@ class Mender:
         Between two steps, never within one. O(n) in the live tasks.
         """
         if self._runtime.interruption is not None:
-            self.mend()
+            self.repair()
         found = list(self._disagreements())
         if found:
             self._report(found)
-            self.mend()
+            self.repair()
             self._correct()
 
     def _report(self, found: list[str]) -> None:
