@@ -106,6 +106,10 @@ Arguments and results are never recorded.
 `{blocked}`: the attempt held the event loop. It stands at the moment when that began, with its seconds, its
 cause and the stack.
 
+`{exception}`: an attempt has failed. It stands at the attempt's end, with `{exception_type}` (as `error.type`),
+`{exception_message}` and, where something was raised, `{exception_stacktrace}`: its last 8,192 characters, without
+values of local variables. Secrets are taken out before anything is cut.
+
 ## Which traces are kept
 
 Every span is recorded; what becomes of a trace is decided in the process, at its end. Kept is each trace with a span
@@ -158,6 +162,10 @@ def traces_page() -> str:
             for name, text in names.SPAN_ATTRIBUTES.items()
         ),
         blocked=names.LOOP_BLOCKED_EVENT,
+        exception=names.EXCEPTION_EVENT,
+        exception_type=names.EXCEPTION_TYPE,
+        exception_message=names.EXCEPTION_MESSAGE,
+        exception_stacktrace=names.EXCEPTION_STACKTRACE,
         phase=names.TASK_PHASE,
         seconds=_shown(names.PHASE_SECONDS),
         traces=_shown(names.TRACES),

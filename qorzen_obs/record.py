@@ -303,6 +303,7 @@ class Attempt(msgspec.Struct, eq=False):
     meter: Meter | None = None  #: None where the time ledger is off
     waited: Seconds = NO_SECONDS  #: where the time before it went, since acceptance or the attempt before
     phases: Seconds = NO_SECONDS  #: where its time went, once it is settled
+    traceback: str | None = None  #: of one that has failed and is followed by another
     ended_at: float = 0.0  #: monotonic, once it is settled
     asked: Ask | None = None  #: the first ask wins
     asked_at: float = 0.0  #: monotonic
@@ -441,6 +442,11 @@ class End(msgspec.Struct, frozen=True, gc=False):
     attempt: Attempt | None
     context: Context | None  #: the submitter's, which the record lets go of
     waited: Seconds = NO_SECONDS  #: where the time of a task went that ended without an attempt
+
+    @property
+    def traceback(self) -> str | None:
+        """Where the attempt has failed, also when its task is pending again and keeps no traceback."""
+        return self.state.traceback or (self.attempt.traceback if self.attempt else None)
 
 
 class TaskEvent(msgspec.Struct, frozen=True, gc=False):

@@ -13,6 +13,7 @@ from qorzen_obs.cli.output import STYLES
 from qorzen_obs.cli.texts import moment, printable, seconds, share
 from qorzen_obs.client import AsyncioTask, Frame, LogLines, Stack, Task, Why
 from qorzen_obs.engines.traits import ENGINES
+from qorzen_obs.telemetry.names import LOG_FINISHED
 
 _LABEL_WIDTH: Final = 12
 _BAR_WIDTH: Final = 40
@@ -191,6 +192,8 @@ def _log_line(line: Mapping[str, Any]) -> Text:
         style=_LEVEL_STYLES.get(level, ""),
     )
     for name, value in line.items():
+        if name == "exception" and line.get("event") == LOG_FINISHED:
+            continue  # the task's own traceback
         if name not in _SAID_ELSEWHERE and value is not None:
             text.append(f"  {printable(name)}=", "dim").append(printable(str(value)))
     return text

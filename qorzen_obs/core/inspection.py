@@ -228,7 +228,8 @@ class Inspection:
         at = None if record is None else record.state.completed_at
         if record is None or at is None:
             return self.task_lines.of(task_id)
-        last = encoded_line(rfc_3339(at), *canonical_line(record, record.state, at))
+        state = record.state
+        last = encoded_line(rfc_3339(at), *canonical_line(record, state, at, state.traceback))
         return self.task_lines.of(task_id, last)
 
     def why_pending(self, task_id: str) -> Explanation | None:

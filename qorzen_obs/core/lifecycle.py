@@ -309,6 +309,7 @@ class Lifecycle:
         if retry_in is None:
             self._end(record, state, wall)
         else:
+            attempt.traceback = decision.traceback
             self._retry(record, state, retry_in, now, wall)
         for child in attempt.children:
             if child.task_id in self._live:

@@ -168,7 +168,7 @@ class SpanInstrument:
             if attempt is None or span is None:
                 continue
             if will_retry:  # its task is pending again; the attempt has failed
-                state = state.but(status=FAILED)
+                state = state.but(status=FAILED, traceback=end.traceback)
             try:
                 # Its length is the monotonic duration.
                 end_time = int((attempt.started_wall + (state.duration_seconds or 0.0)) * 1e9)

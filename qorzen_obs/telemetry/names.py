@@ -293,6 +293,12 @@ BLOCKED_SECONDS: Final = "qorzen.loop.blocked.seconds"
 BLOCKED_CAUSE: Final = "qorzen.loop.blocked.cause"
 STACKTRACE: Final = "code.stacktrace"
 
+#: The event of a failed attempt, by OpenTelemetry's semantic conventions for exceptions.
+EXCEPTION_EVENT: Final = "exception"
+EXCEPTION_TYPE: Final = "exception.type"
+EXCEPTION_MESSAGE: Final = "exception.message"
+EXCEPTION_STACKTRACE: Final = "exception.stacktrace"
+
 #: What each says, for docs/traces.md.
 LOOP_BLOCKED_ATTRIBUTES: Final[Mapping[str, str]] = {
     BLOCKED_SECONDS: "for how long the attempt held the loop, from the event's own time on",

@@ -17,6 +17,7 @@ from qorzen_obs.telemetry import names
 from qorzen_obs.telemetry.source import source_of
 
 _MAX_DESCRIPTION: Final = 256
+_MAX_STACKTRACE: Final = 8_192  #: characters, which setup.py lets attributes of events have
 
 #: Yields the attributes that a user's metadata becomes.
 UserAttributes = Callable[[Mapping[str, Any]], Iterator[tuple[str, Any]]]
@@ -113,12 +114,13 @@ class Outcome(msgspec.Struct, frozen=True):
     abandoned: bool
     error: str | None
     error_type: str | None
+    traceback: str | None
     phases: Mapping[str, float]
     will_retry: bool
 
     @staticmethod
     def of(state: TaskState, phases: Mapping[str, float], will_retry: bool) -> Outcome:
-        """Return the outcome of an attempt that led to `state`, without what the task returned or raised."""
+        """Return the outcome of an attempt that led to `state`, but for its result and exception."""
         return Outcome(
             status=state.status,
             queue_wait_seconds=state.queue_wait_seconds,
@@ -126,6 +128,7 @@ class Outcome(msgspec.Struct, frozen=True):
             abandoned=state.abandoned,
             error=state.error,
             error_type=state.error_type,
+            traceback=state.traceback,
             phases=phases,
             will_retry=will_retry,
         )
@@ -149,4 +152,12 @@ class Outcome(msgspec.Struct, frozen=True):
         if self.status is FAILED:
             description = f"{self.error_type}: {self.error}"[:_MAX_DESCRIPTION]
             span.set_status(Status(StatusCode.ERROR, description))
+            span.add_event(names.EXCEPTION_EVENT, self._exception(), end_time)
         span.end(end_time)
+
+    def _exception(self) -> dict[str, str]:
+        """Return the attributes of the `exception` event. All texts were redacted when they were made."""
+        said = {names.EXCEPTION_TYPE: self.error_type, names.EXCEPTION_MESSAGE: self.error}
+        if self.traceback is not None:
+            said[names.EXCEPTION_STACKTRACE] = self.traceback[-_MAX_STACKTRACE:]  # its end says what failed
+        return {name: text for name, text in said.items() if text is not None}

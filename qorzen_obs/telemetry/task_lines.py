@@ -23,6 +23,8 @@ from qorzen_obs.telemetry.redaction import Redactor
 
 MAX_LINE_CHARACTERS: Final = 8_192
 _MAX_TEXT: Final = 2_000
+#: Texts of which the end is kept, since it says what failed.
+_STACKS: Final = frozenset({"exception", "stack"})
 
 #: What every line of a task would repeat, and what stands under another name.
 _LEFT_OUT: Final = frozenset(
@@ -167,12 +169,15 @@ def utc_now() -> str:
 def encoded_line(at: str, level: str, event: str, fields: Mapping[str, Any]) -> str:
     """Return a line as it is kept: JSON with `at`, `level`, `event` and the fields that it does not repeat."""
     line: dict[str, Any] = {"at": at, "level": level, "event": event[:_MAX_TEXT]}
-    line.update(
-        (key, foreign.plain(value)[:_MAX_TEXT] if foreign.is_a(value, str) else value)
-        for key, value in fields.items()
-        if key not in _LEFT_OUT
-    )
+    line.update((key, _shortened(key, value)) for key, value in fields.items() if key not in _LEFT_OUT)
     text = to_json(line)
     if len(text) > MAX_LINE_CHARACTERS:
         text = to_json({"at": at, "level": level, "event": event[:_MAX_TEXT], "shortened": True})
     return text
+
+
+def _shortened(key: str, value: Any) -> Any:
+    if not foreign.is_a(value, str):
+        return value
+    text = foreign.plain(value)
+    return text[-_MAX_TEXT:] if key in _STACKS else text[:_MAX_TEXT]

@@ -29,10 +29,11 @@ from qorzen_obs.telemetry.logs import LEVELS, LogStream, add_task_context
 from qorzen_obs.telemetry.task_lines import TaskLines, kept_already
 
 _MAX_ERROR: Final = 300
+_MAX_TRACEBACK: Final = 8_192  #: characters; of the end, which says what failed
 _RETRYING: Final = EventKind.RETRYING
 _PLAIN_END: Final = f',"event":"{names.LOG_FINISHED}","level":"info","timestamp":"'
 #: What of a line users choose, but for the name and what their context variables add.
-_FREE: Final = frozenset({"cancel_reason", "error", "error_type", "plugin_id"})
+_FREE: Final = frozenset({"cancel_reason", "error", "error_type", "exception", "plugin_id"})
 
 
 class CanonicalLine(NamedTuple):
@@ -43,7 +44,7 @@ class CanonicalLine(NamedTuple):
     fields: dict[str, Any]
 
 
-def canonical_line(record: TaskRecord, state: TaskState, at: float) -> CanonicalLine:
+def canonical_line(record: TaskRecord, state: TaskState, at: float, traceback: str | None) -> CanonicalLine:
     """Return the line that belongs to a transition at which an attempt ended; `at` in Unix seconds."""
     category, priority = CELL_LABELS[record.cell]
     duration, wait = state.duration_seconds, state.queue_wait_seconds
@@ -71,6 +72,8 @@ def canonical_line(record: TaskRecord, state: TaskState, at: float) -> Canonical
     if state.error_type is not None:
         fields["error_type"] = state.error_type
         fields["error"] = (state.error or "")[:_MAX_ERROR]
+        if traceback is not None:
+            fields["exception"] = traceback[-_MAX_TRACEBACK:]
     if state.status is PENDING:
         fields["eligible_in_seconds"] = round(record.eligible_wall - at, 6)
         return CanonicalLine("warning", names.LOG_RETRYING, fields)
@@ -110,7 +113,7 @@ class StreamTaskLog:
             if plain:
                 self._stream.write_own("info", plain)
                 plain = []
-            self._stream.write_line(*self._make(record, state, end.at, surroundings))
+            self._stream.write_line(*self._make(end, surroundings))
         if plain:
             self._stream.write_own("info", plain)
 
@@ -147,17 +150,15 @@ class StreamTaskLog:
             f'","task_name":{to_json(name)},"category":"{category}","priority":"{priority}","attempt":',
         )
 
-    def _make(
-        self, record: TaskRecord, state: TaskState, at: float, surroundings: Mapping[str, Any]
-    ) -> tuple[str, Mapping[str, Any]]:
-        level, name, fields = canonical_line(record, state, at)
+    def _make(self, end: End, surroundings: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+        level, name, fields = canonical_line(end.record, end.state, end.at, end.traceback)
         line = {"logger_name": self._logger_name, **fields, "event": name}
-        clean = self._is_clean(record.name) and not self._hides_fields and _FREE.isdisjoint(fields)
+        clean = self._is_clean(end.record.name) and not self._hides_fields and _FREE.isdisjoint(fields)
         if surroundings:
             line.update((key, value) for key, value in surroundings.items() if key not in line)
             clean = False
         line["level"] = level
-        line["timestamp"] = rfc_3339(at)
+        line["timestamp"] = rfc_3339(end.at)
         return level, line if clean else redact_line(self._stream.redactor, line)
 
 
@@ -195,6 +196,7 @@ _FIELDS: Final = (
     "abandoned",
     "error_type",
     "error",
+    "exception",
     "eligible_in_seconds",
     "rerun_of",
 )
@@ -218,7 +220,7 @@ class TaskLog:
         if self._lines is not None:
             for end in ends:
                 if end.kind is _RETRYING:  # whatever the level of the log is
-                    level, name, fields = canonical_line(end.record, end.state, end.at)
+                    level, name, fields = canonical_line(end.record, end.state, end.at, end.traceback)
                     self._lines.add(end.record.task_id, level, name, fields, rfc_3339(end.at))
         if self._stream is not None:
             self._stream.write(ends)
@@ -228,6 +230,6 @@ class TaskLog:
             end.context.copy().run(self._write, end)  # the loop may be in it
 
     def _write(self, end: End) -> None:
-        level, name, fields = canonical_line(end.record, end.state, end.at)
+        level, name, fields = canonical_line(end.record, end.state, end.at, end.traceback)
         with kept_already():
             getattr(self._logger, level)(name, **fields)

@@ -55,6 +55,7 @@ FAILED = {
     "status": TaskStatus.FAILED,
     "error_type": "ValueError",
     "error": "no, with password=hunter2 " + "x" * 400,
+    "traceback": "Traceback\n" + "x" * 9_000 + "\nValueError: no, with password=hunter2\n",
 }
 CASES: dict[str, tuple[TaskRecord, TaskState]] = {
     "plain": (record(), ended(span=SPAN)),

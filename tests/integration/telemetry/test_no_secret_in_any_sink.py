@@ -18,6 +18,7 @@ from qorzen_obs.app import Service
 from qorzen_obs.core.event_bus_manager import Event
 from qorzen_obs.errors import TaskCancelled
 from qorzen_obs.settings import EngineSettings, ServerSettings, Settings, TaskSettings, TelemetrySettings
+from qorzen_obs.telemetry import names
 from qorzen_obs.telemetry.redaction import HIDDEN, Redactor
 from qorzen_obs.telemetry.span_redaction import redact_span
 from qorzen_obs.testing import CapturedEvents, CapturedLogs, open_test_manager
@@ -129,6 +130,16 @@ async def test_t7_nothing_that_a_task_is_given_or_says_shows_a_secret(
             assert HIDDEN in shown[where], f"{where}: the test itself has put something there"
         lines = json.loads(shown[f"/api/tasks/{task_id}/logs"])["items"]
         assert len(lines) >= 4
+        if info.error is not None:
+            own = [event for span in seen.exported.get_finished_spans() for event in span.events]
+            (failure,) = [
+                event for event in own if (event.attributes or {}).get(names.EXCEPTION_MESSAGE) == info.error
+            ]
+            assert CANARY not in f"{failure.attributes}", (
+                "also for a processor of the user's, which nobody redacts for"
+            )
+            for stack in ((failure.attributes or {})[names.EXCEPTION_STACKTRACE], lines[-1]["exception"]):
+                assert HIDDEN in str(stack)
         if func is leak_in_a_process:
             printed = [line["line"] for line in lines if line["event"] == "task.output"]
             assert "the rest" in printed, "what is printed after a secret is kept"

@@ -60,6 +60,34 @@ async def test_lines_of_a_task_reach_the_collector_redacted_and_in_their_trace(
     assert lost == 0
 
 
+async def gives_up() -> None:
+    raise ValueError("password=hunter2secret is wrong")
+
+
+async def test_a_failure_is_explained_at_the_collector_by_its_span_and_its_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with OtlpReceiver() as receiver:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.endpoint)
+        both = {"OTEL_TRACES_EXPORTER": "otlp", "OTEL_LOGS_EXPORTER": "otlp"}
+        async with whole_service(http=False, environment=both, log_stream=io.StringIO()) as service:
+            info = await service.tasks.wait_for_task(await service.tasks.submit_task(gives_up))
+        (span,) = receiver.spans
+        (line,) = [one for one in receiver.log_records if attribute(one, "status") == "failed"]
+    (event,) = span.events
+    said = {a.key: a.value.string_value for a in event.attributes}
+    assert info.traceback is not None
+    assert "in gives_up" in info.traceback
+    assert event.name == "exception"
+    assert said == {
+        "exception.type": "ValueError",
+        "exception.message": "password=[redacted] is wrong",
+        "exception.stacktrace": info.traceback,
+    }
+    assert attribute(line, "exception") == info.traceback
+    assert "hunter2" not in f"{receiver.requests}{receiver.log_requests}"
+
+
 async def test_lines_that_the_collector_does_not_take_are_counted_and_hold_up_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 from opentelemetry import trace
-from opentelemetry.sdk.trace import SpanProcessor
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 from opentelemetry.trace import SpanKind, StatusCode
 
-from qorzen_obs import TaskStatus, current_task, task
+from qorzen_obs import Retry, TaskStatus, current_task, task
 from qorzen_obs.telemetry import names
 from qorzen_obs.testing import CapturedLogs, VirtualTimeLoop, open_test_manager
 from tests.integration.telemetry.ends import fail
@@ -88,6 +88,50 @@ async def test_only_a_failed_task_has_an_error_status() -> None:
     attributes = spans.one("run cancelled").attributes or {}
     assert (attributes[names.TASK_STATUS], attributes[names.TASK_CANCEL_REASON]) == ("cancelled", "enough")
     assert names.ERROR_TYPE not in attributes
+
+
+@task(retry=Retry(max_attempts=2, backoff=lambda *_: 0.0))
+async def fails_for_a_long_reason() -> None:
+    raise ValueError("token=hunter2-secret, and the rest") from RuntimeError("x" * 9_000)
+
+
+def failure_of(span: ReadableSpan) -> dict[str, Any]:
+    """The attributes of its only event, which is at its end."""
+    (event,) = span.events
+    assert (event.name, event.timestamp) == ("exception", span.end_time)
+    return dict(event.attributes or {})
+
+
+async def test_each_failed_attempt_says_what_was_raised_and_where_redacted_and_then_cut() -> None:
+    spans, logs = Spans(), CapturedLogs()
+    async with open_test_manager(tracer_provider=spans.provider, logs=logs) as tasks:
+        info = await tasks.wait_for_task(await tasks.submit_task(fails_for_a_long_reason))
+    first, last = (failure_of(span) for span in spans.all())
+    assert info.traceback is not None
+    assert last == {
+        "exception.type": "ValueError",
+        "exception.message": "token=[redacted], and the rest",
+        "exception.stacktrace": info.traceback[-8_192:],
+    }
+    assert first == last, "an attempt that is followed by another has failed as well"
+    assert len(last["exception.stacktrace"]) == 8_192
+    assert last["exception.stacktrace"].endswith("ValueError: token=[redacted], and the rest\n")
+    for event in (names.LOG_RETRYING, names.LOG_FINISHED):
+        (line,) = logs.of(event)
+        assert line["exception"] == last["exception.stacktrace"]
+
+
+async def test_an_attempt_that_raised_nothing_has_no_stack_trace() -> None:
+    spans, logs = Spans(), CapturedLogs()
+    async with open_test_manager(tracer_provider=spans.provider, logs=logs) as tasks:
+        info = await tasks.wait_for_task(await tasks.submit_task(overrun, name="slow", timeout=0.005))
+        await tasks.wait_for_task(await tasks.submit_task(asyncio.sleep, 0, name="fine"))
+    assert failure_of(spans.one("run slow")) == {
+        "exception.type": "timeout",
+        "exception.message": info.error,
+    }
+    assert spans.one("run fine").events == ()
+    assert all("exception" not in line for line in logs.of(names.LOG_FINISHED))
 
 
 @virtual_time

@@ -18,6 +18,7 @@ export function LogLines({ lines, dropped }) {
 }
 
 function fields(line) {
-  return Object.entries(line).filter(([key]) => !OWN.has(key))
+  const own = line.event === "task.finished" ? new Set([...OWN, "exception"]) : OWN; // the task's own traceback
+  return Object.entries(line).filter(([key]) => !own.has(key))
     .map(([key, value]) => `${key}=${typeof value === "string" ? value : JSON.stringify(value)}`).join(" ");
 }
