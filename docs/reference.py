@@ -119,6 +119,10 @@ that failed, with a task that took `telemetry.slow_task_seconds` or longer, that
 
 `{traces}` counts each decision with its reason, `{spans}` each span by what became of it.
 
+In memory a trace has at most `telemetry.keep_spans_per_trace` spans. Failed, slow and marked ones displace others, the
+newest first. `GET /api/tasks/{{task_id}}/trace` always has the task's own span: where a large trace had no room
+for it, it is made anew of the task's record, without phases and without what user code had put on it.
+
 | reason | a trace is decided because |
 |---|---|
 {reasons}

@@ -157,6 +157,7 @@ def assemble(
         registry=registry,
         task_lines=task_lines,
         telemetry=telemetry,
+        remembered_spans=instrument.remembered,
         sweep_soon=lifecycle.repairs.sweep_soon,
         version=version,
     )

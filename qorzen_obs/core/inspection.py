@@ -40,6 +40,7 @@ from qorzen_obs.telemetry.parts import TelemetryParts
 from qorzen_obs.telemetry.redaction import Redactor
 from qorzen_obs.telemetry.task_lines import KeptLines, TaskLines, encoded_line
 from qorzen_obs.telemetry.task_log import canonical_line
+from qorzen_obs.telemetry.task_span import AnySpan, RememberedSpans
 from qorzen_obs.telemetry.traces import Traces
 from qorzen_obs.telemetry.watchdog import NOTICE_SECONDS
 
@@ -66,6 +67,7 @@ class Inspection:
         registry: CollectorRegistry,
         task_lines: TaskLines,
         telemetry: TelemetryParts,
+        remembered_spans: RememberedSpans,
         sweep_soon: Callable[[], object],
         version: str,
     ) -> None:
@@ -77,6 +79,7 @@ class Inspection:
         self._collaborators = collaborators
         self._loop_monitor = loop_monitor
         self._telemetry = telemetry
+        self._remembered_spans = remembered_spans
         self._sweep_soon = sweep_soon
         self._stall = StallWatch()
         self.clock = clock  #: what all times of tasks are read from
@@ -231,6 +234,11 @@ class Inspection:
         state = record.state
         last = encoded_line(rfc_3339(at), *canonical_line(record, state, at, state.traceback))
         return self.task_lines.of(task_id, last)
+
+    def span_of(self, task_id: str) -> AnySpan | None:
+        """Return the span of an ended task's last attempt, made of its record; None where there is none."""
+        record = self._table.whole(task_id)
+        return None if record is None else self._remembered_spans.of(record)
 
     def why_pending(self, task_id: str) -> Explanation | None:
         """Return why a task is pending; None when it is not. For the work loop; O(n) in the pending tasks.

@@ -24,6 +24,7 @@ from qorzen_obs.telemetry.loop_monitor import Block, EndedBlock
 from qorzen_obs.telemetry.metrics import Load
 from qorzen_obs.telemetry.redaction import Redactor
 from qorzen_obs.telemetry.task_lines import KeptLines
+from qorzen_obs.telemetry.task_span import AnySpan
 from qorzen_obs.telemetry.traces import Traces
 
 
@@ -97,6 +98,10 @@ class Looks(Protocol):
 
     def log_of(self, task_id: str) -> KeptLines:
         """Return the kept log lines of a task."""
+        ...
+
+    def span_of(self, task_id: str) -> AnySpan | None:
+        """Return the span of an ended task's last attempt, made of its record; None where there is none."""
         ...
 
     def why_pending(self, task_id: str) -> Explanation | None:

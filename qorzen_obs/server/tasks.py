@@ -253,7 +253,7 @@ async def get_task_trace(request: web.Request) -> web.Response:
     if info.trace_id is None:
         raise ProblemError(HTTPStatus.NOT_FOUND, "this task has no trace: it has not started")
     try:
-        return trace_response(request, info.trace_id)
+        return trace_response(request, info.trace_id, request.app[LOOKS].span_of(info.task_id))
     except ProblemError:
         if info.status is not TaskStatus.RUNNING or SPANS not in request.app:
             raise
@@ -309,7 +309,7 @@ ROUTES: Final = (
         "/api/tasks/{task_id}/trace",
         get_task_trace,
         Access.READ,
-        summary="The whole trace that the last attempt of a task belongs to, as OTLP/JSON.",
+        summary="The trace of a task's last attempt as OTLP/JSON; the attempt's own span is always in it.",
         answers={
             200: Answer("Its spans so far.", OtlpTrace),
             404: problem("No task has this id, or no span of its trace is kept."),

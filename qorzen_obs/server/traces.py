@@ -11,6 +11,7 @@ from typing import Any, Final, Literal
 
 from aiohttp import web
 from msgspec import Struct
+from opentelemetry.trace import StatusCode
 
 from qorzen_obs.clock import rfc_3339
 from qorzen_obs.server.documents import Moment, json_response
@@ -29,6 +30,7 @@ from qorzen_obs.server.routes import Access, Answer, Parameter, Route
 from qorzen_obs.server.sources import REDACTOR, SPANS
 from qorzen_obs.telemetry.otlp_json import to_otlp_json
 from qorzen_obs.telemetry.span_redaction import redact_span
+from qorzen_obs.telemetry.task_span import AnySpan, readable
 from qorzen_obs.telemetry.traces import MAX_UNDECIDED, TraceSummary
 
 
@@ -94,14 +96,21 @@ def select(
     return found
 
 
-def trace_response(request: web.Request, trace_id: str) -> web.Response:
+def trace_response(request: web.Request, trace_id: str, own: AnySpan | None = None) -> web.Response:
     """Answer with one trace as OTLP/JSON, which trace viewers import.
+
+    `own` is the span of the task that was asked about: it is there although a large trace had no room for it, and
+    where it has failed, although the store has no room for its trace.
 
     Raises:
         ProblemError: no span of it is kept.
     """
     recent = request.app.get(SPANS)
     spans = recent.trace(trace_id) if recent is not None and _TRACE_ID.fullmatch(trace_id) else []
+    if own is not None and recent is not None:
+        known = {span.context.span_id for span in spans}
+        if own.context.span_id not in known and (known or own.status.status_code is StatusCode.ERROR):
+            spans.append(readable(own))
     if not spans:
         raise ProblemError(
             HTTPStatus.NOT_FOUND, "no span of this trace is kept: unknown, too old, or none has ended yet"

@@ -23,7 +23,7 @@ from qorzen_obs.tasks import FAILED, EventKind
 from qorzen_obs.telemetry import names
 from qorzen_obs.telemetry.redaction import Redactor
 from qorzen_obs.telemetry.span_facts import Facts, Outcome, UserAttributes, identity
-from qorzen_obs.telemetry.task_span import SpanMaker, TaskSpan, TaskSpanSink
+from qorzen_obs.telemetry.task_span import RememberedSpans, SpanMaker, TaskSpan, TaskSpanSink
 
 #: Under which the API keeps the current span; asked for, since it is made anew in each process.
 _SPAN_KEY: Final = next(iter(trace.set_span_in_context(trace.INVALID_SPAN, Context())))
@@ -62,6 +62,7 @@ class SpanInstrument:
         self._on_error = on_error
         self._off = isinstance(provider, NoOpTracerProvider)
         self._tracer = provider.get_tracer(names.SCOPE, version)
+        self.remembered = RememberedSpans(provider, names.SCOPE, version, self._user_attributes)
         self._provider = provider if isinstance(provider, TaskSpanProvider) else None
         self._variable = _context_variable()
         self._maker = (
@@ -131,7 +132,8 @@ class SpanInstrument:
             sink.on_task_start(span)
         else:
             context = Context() if attempt.record.new_trace else None
-            facts = Facts.of(attempt, attempt.record.func, attempt.record.state.span)
+            record = attempt.record
+            facts = Facts.of(record, attempt.number, record.func, record.state.span)
             span = facts.start_by(self._tracer, context, self._user_attributes, started_at)
         attempt.span = span
         otel_context.attach(trace.set_span_in_context(span))

@@ -16,14 +16,14 @@ from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
 from opentelemetry.sdk.trace.sampling import Decision, Sampler, SamplingResult
-from opentelemetry.trace import Link, SpanContext, SpanKind, StatusCode, TraceState
+from opentelemetry.trace import Link, SpanContext, SpanKind, TraceState
 from opentelemetry.util.types import Attributes
 
 from qorzen_obs.clock import Clock
 from qorzen_obs.telemetry import names
 from qorzen_obs.telemetry.exemplars import ExemplarSlot
 from qorzen_obs.telemetry.forks import call_in_child
-from qorzen_obs.telemetry.task_span import AnySpan, TaskSpan, readable
+from qorzen_obs.telemetry.task_span import AnySpan, TaskSpan, readable, why_kept
 from qorzen_obs.telemetry.trace_buffer import Bounds, Budget, TraceBuffer
 
 
@@ -115,7 +115,7 @@ class TailSampler(SpanProcessor):
     def on_end(self, span: ReadableSpan) -> None:
         """Take an ended span; after `close` it is counted alone."""
         context: SpanContext = span.context
-        why = self._must_keep(span)
+        why = why_kept(span, self._slow_task_seconds)
         now = self._clock.monotonic()
         self._do(self._end, context, span, why, now)
 
@@ -207,22 +207,6 @@ class TailSampler(SpanProcessor):
                     method(*args)
             finally:
                 self._lock.release()
-
-    def _must_keep(self, span: ReadableSpan) -> str | None:
-        if span.status.status_code is StatusCode.ERROR:
-            return names.BY_ERROR
-        attributes = span.attributes
-        if attributes:
-            if attributes.get(names.TRACE_KEEP):
-                return names.BY_MARK
-            seconds = ((span.end_time or 0) - (span.start_time or 0)) / 1e9
-            if (
-                seconds >= self._slow_task_seconds
-                and span.kind is SpanKind.CONSUMER
-                and names.TASK_ATTEMPT in attributes
-            ):
-                return names.BY_SLOW
-        return None
 
     def _hand_on(self, spans: Sequence[AnySpan], partial: bool, must_keep: bool) -> None:
         self.kept += len(spans)

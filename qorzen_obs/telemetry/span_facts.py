@@ -11,7 +11,7 @@ from opentelemetry.trace import Link, Span, SpanContext, SpanKind, Status, Statu
 
 from qorzen_obs.counts import CELL_LABELS
 from qorzen_obs.engines.traits import EngineTraits
-from qorzen_obs.record import Attempt, Rerun, TaskRecord, TaskState
+from qorzen_obs.record import Rerun, TaskRecord, TaskState
 from qorzen_obs.tasks import FAILED, TaskStatus
 from qorzen_obs.telemetry import names
 from qorzen_obs.telemetry.source import source_of
@@ -60,10 +60,15 @@ class Facts(msgspec.Struct, frozen=True):
     number: int  #: of the attempt
     links: tuple[SpanContext, ...]
 
+    @property
+    def span_name(self) -> str:
+        return f"run {self.task_name}"
+
     @staticmethod
-    def of(attempt: Attempt, func: Callable[..., Any] | None, previous: SpanContext | None) -> Facts:
-        """Return the facts of `attempt`, a run of `func`; `previous` is the span of the attempt before it."""
-        record = attempt.record
+    def of(
+        record: TaskRecord, number: int, func: Callable[..., Any] | None, previous: SpanContext | None
+    ) -> Facts:
+        """Return the facts of an attempt, a run of `func`; `previous` is the span of the attempt before it."""
         rerun = record.rerun
         # A trace of its own is linked to the submitter's.
         linked = (record.submitter if record.new_trace else None, previous, rerun and rerun.span)
@@ -77,7 +82,7 @@ class Facts(msgspec.Struct, frozen=True):
             metadata=record.metadata,
             keep=record.definition.keep_trace,
             source=source_of(func),
-            number=attempt.number,
+            number=number,
             links=tuple(one for one in linked if one is not None),
         )
 
@@ -85,6 +90,19 @@ class Facts(msgspec.Struct, frozen=True):
         self, tracer: Tracer, context: Context | None, users: UserAttributes, start_time: int
     ) -> Span:
         """Start the span by the API, at `start_time` in Unix nanoseconds."""
+        return tracer.start_span(
+            self.span_name,
+            context=context,
+            kind=SpanKind.CONSUMER,
+            attributes=self.attributes(users),
+            links=[Link(one) for one in self.links],
+            start_time=start_time,
+            record_exception=False,
+            set_status_on_exception=False,
+        )
+
+    def attributes(self, users: UserAttributes) -> dict[str, Any]:
+        """Return what is said of it at the start."""
         attributes = _identity(self.task_id, self.task_name, self.cell, self.plugin_id, self.rerun)
         attributes[names.TASK_ATTEMPT] = self.number
         attributes[names.TASK_ENGINE] = self.engine.kind
@@ -93,16 +111,7 @@ class Facts(msgspec.Struct, frozen=True):
             attributes.update(users(self.metadata))
         if self.keep:
             attributes[names.TRACE_KEEP] = True
-        return tracer.start_span(
-            f"run {self.task_name}",
-            context=context,
-            kind=SpanKind.CONSUMER,
-            attributes=attributes,
-            links=[Link(one) for one in self.links],
-            start_time=start_time,
-            record_exception=False,
-            set_status_on_exception=False,
-        )
+        return attributes
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -135,6 +144,14 @@ class Outcome(msgspec.Struct, frozen=True):
 
     def end_by(self, span: Span, end_time: int) -> None:
         """End a span by the API, at `end_time` in Unix nanoseconds."""
+        span.set_attributes(self.attributes())
+        if self.status is FAILED:
+            span.set_status(self.span_status())
+            span.add_event(names.EXCEPTION_EVENT, self.exception(), end_time)
+        span.end(end_time)
+
+    def attributes(self) -> dict[str, Any]:
+        """Return what is said of it at the end."""
         attributes: dict[str, Any] = {
             names.TASK_STATUS: self.status.value,
             names.TASK_QUEUE_WAIT: self.queue_wait_seconds or 0.0,
@@ -147,15 +164,15 @@ class Outcome(msgspec.Struct, frozen=True):
             attributes[names.TASK_WILL_RETRY] = True
         if self.error_type is not None:
             attributes[names.ERROR_TYPE] = self.error_type
-        attributes |= {names.TASK_PHASE + phase: value for phase, value in self.phases.items()}
-        span.set_attributes(attributes)
-        if self.status is FAILED:
-            description = f"{self.error_type}: {self.error}"[:_MAX_DESCRIPTION]
-            span.set_status(Status(StatusCode.ERROR, description))
-            span.add_event(names.EXCEPTION_EVENT, self._exception(), end_time)
-        span.end(end_time)
+        return attributes | {names.TASK_PHASE + phase: value for phase, value in self.phases.items()}
 
-    def _exception(self) -> dict[str, str]:
+    def span_status(self) -> Status:
+        """Return the status of its span: ERROR for what has failed, and for nothing else."""
+        if self.status is not FAILED:
+            return Status()
+        return Status(StatusCode.ERROR, f"{self.error_type}: {self.error}"[:_MAX_DESCRIPTION])
+
+    def exception(self) -> dict[str, str]:
         """Return the attributes of the `exception` event. All texts were redacted when they were made."""
         said = {names.EXCEPTION_TYPE: self.error_type, names.EXCEPTION_MESSAGE: self.error}
         if self.traceback is not None:

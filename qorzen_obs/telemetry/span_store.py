@@ -6,6 +6,7 @@ A span processor, called by the thread that ends a span. It knows spans and noth
 from __future__ import annotations
 
 import itertools
+import math
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -14,17 +15,18 @@ from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 from opentelemetry.trace import StatusCode, format_trace_id
 
 from qorzen_obs.telemetry.forks import call_in_child
-from qorzen_obs.telemetry.task_span import AnySpan, readable
+from qorzen_obs.telemetry.task_span import AnySpan, readable, why_kept
 from qorzen_obs.telemetry.traces import TraceSummary, is_root, summarize
 
 
 class _Trace:
-    __slots__ = ("dropped", "must_keep", "spans", "summary")
+    __slots__ = ("dropped", "must_keep", "ordinary", "spans", "summary")
 
     def __init__(self) -> None:
         self.spans: list[AnySpan] = []  # in the order in which they ended
         self.dropped = 0
         self.must_keep = False
+        self.ordinary: list[int] | None = None  # once it is full: where the spans stand that may be displaced
         self.summary: TraceSummary | None = None  # as of the last reading
 
 
@@ -34,16 +36,23 @@ class SpanStore(SpanProcessor):
     Holds at most `keep_traces` traces of at most `keep_spans_per_trace` spans, `keep_spans` in all (a span takes
     some 2.6 kB). Beyond that it evicts the trace in which no span has ended for longest. A trace that was kept for a
     reason of its own, such as an error, goes only when no other is left. A full trace drops and counts later spans.
-    The exception is a span without a parent in this process, which takes the last place: the root ends last, and
-    readers need it.
+    The exceptions are failed, slow (`slow_task_seconds`) and marked ones, which are what a reader looks for, and those
+    without a parent in this process: the root ends last. Each takes the place of the newest other span. Where none is
+    left, the trace grows up to `keep_spans`.
     """
 
     def __init__(
-        self, *, keep_traces: int = 500, keep_spans_per_trace: int = 2_000, keep_spans: int = 20_000
+        self,
+        *,
+        keep_traces: int = 500,
+        keep_spans_per_trace: int = 2_000,
+        keep_spans: int = 20_000,
+        slow_task_seconds: float = math.inf,
     ) -> None:
         self.keep_traces = keep_traces
         self.keep_spans_per_trace = keep_spans_per_trace
         self.keep_spans = keep_spans
+        self._slow_task_seconds = slow_task_seconds
         self.dropped_spans = 0  #: not kept, because their trace was full
         self.evicted_traces = 0
         self._taking = True
@@ -79,17 +88,35 @@ class SpanStore(SpanProcessor):
             else:
                 self._ordinary.pop(trace_id, None)
                 self._ordinary[trace_id] = None
-            room = self.keep_spans_per_trace - len(trace.spans)
+            room = max(0, self.keep_spans_per_trace - len(trace.spans))
             taken = spans if len(spans) <= room else spans[:room]
             trace.spans.extend(taken)
             self._spans += len(taken)
             for span in spans[len(taken) :]:
-                trace.dropped += 1
-                self.dropped_spans += 1
-                if is_root(span):
-                    trace.spans[-1] = span
+                self._put_in_full(trace, span)
             evicted = self._evict()
         del evicted  # outside the lock: freeing 2,000 spans takes a millisecond
+
+    def _put_in_full(self, trace: _Trace, span: AnySpan) -> None:
+        """Take a span of a trace that has no room left, or drop it."""
+        spans = trace.spans
+        if trace.ordinary is None:
+            trace.ordinary = [place for place, one in enumerate(spans) if not self._displaces(one)]
+        if self._displaces(span):
+            if trace.ordinary:
+                del spans[trace.ordinary.pop()]  # the last of them, so that the others stay where they are
+            elif len(spans) < self.keep_spans:
+                self._spans += 1
+                spans.append(span)
+                return
+            else:
+                del spans[0]
+            spans.append(span)
+        trace.dropped += 1
+        self.dropped_spans += 1
+
+    def _displaces(self, span: AnySpan) -> bool:
+        return is_root(span) or why_kept(span, self._slow_task_seconds) is not None
 
     def _evict(self) -> list[_Trace]:
         evicted = []

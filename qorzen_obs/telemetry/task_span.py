@@ -16,19 +16,22 @@ import msgspec
 from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import ReadableSpan, SpanLimits, TracerProvider
+from opentelemetry.sdk.trace import Event, ReadableSpan, SpanLimits, TracerProvider
 from opentelemetry.sdk.trace.id_generator import IdGenerator, RandomIdGenerator
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import (
+    Link,
     NonRecordingSpan,
     Span,
     SpanContext,
+    SpanKind,
     Status,
     StatusCode,
     TraceFlags,
     TraceState,
 )
 
-from qorzen_obs.record import Attempt, TaskState
+from qorzen_obs.record import Attempt, TaskRecord, TaskState
 from qorzen_obs.tasks import FAILED
 from qorzen_obs.telemetry import names
 from qorzen_obs.telemetry.forks import ForkSafeLock
@@ -61,7 +64,7 @@ class _Open(msgspec.Struct):
     previous: SpanContext | None  #: of the attempt before this one
 
     def facts(self) -> Facts:
-        return Facts.of(self.attempt, self.func, self.previous)
+        return Facts.of(self.attempt.record, self.attempt.number, self.func, self.previous)
 
     def make(self, span: TaskSpan) -> Any:
         return span.maker.make(span, self.facts())
@@ -162,7 +165,10 @@ class TaskSpan(Span):
     def why_kept(self, slow_seconds: float) -> str | None:
         """Return for which of names.TRACE_REASONS its trace is kept whatever the budget, once it has ended."""
         state, made, keep = self._state, self._made, self.keep
-        failed = type(state) is _Ended and state.state.status is FAILED
+        if type(state) is _Ended:
+            failed = state.state.status is FAILED
+        else:
+            failed = type(state) is _Detached and state.outcome.status is FAILED
         if made is not None:  # the task's code may have said otherwise
             failed = made.status.status_code is StatusCode.ERROR
             keep = bool((made.attributes or {}).get(names.TRACE_KEEP))
@@ -276,6 +282,22 @@ def readable(span: AnySpan) -> ReadableSpan:
     return span.readable() if isinstance(span, TaskSpan) else span
 
 
+def why_kept(span: AnySpan, slow_seconds: float) -> str | None:
+    """Return for which of names.TRACE_REASONS an ended span's trace is kept whatever the budget."""
+    if isinstance(span, TaskSpan):
+        return span.why_kept(slow_seconds)
+    if span.status.status_code is StatusCode.ERROR:
+        return names.BY_ERROR
+    attributes = span.attributes
+    if attributes:
+        if attributes.get(names.TRACE_KEEP):
+            return names.BY_MARK
+        seconds = ((span.end_time or 0) - (span.start_time or 0)) / 1e9
+        if seconds >= slow_seconds and span.kind is SpanKind.CONSUMER and names.TASK_ATTEMPT in attributes:
+            return names.BY_SLOW
+    return None
+
+
 class SpanMaker:
     """What the spans of attempts share, for one provider of the SDK that samples at the tail."""
 
@@ -314,6 +336,45 @@ class SpanMaker:
                 f"run {span.task_name}", context=context, start_time=span.start_time
             )
         return facts.start_by(self._tracer, context, self._users, span.start_time)
+
+
+class RememberedSpans:
+    """Makes the spans of ended tasks anew, of their records: a large trace, or the store, may have let go of them."""
+
+    def __init__(
+        self, provider: trace.TracerProvider, scope: str, version: str, users: UserAttributes
+    ) -> None:
+        self._resource = provider.resource if isinstance(provider, TracerProvider) else Resource.get_empty()
+        self._scope = InstrumentationScope(scope, version)
+        self._users = users
+
+    def of(self, record: TaskRecord) -> ReadableSpan | None:
+        """Return the span of the last attempt; None where it has not ended, or had none.
+
+        It lacks what the record does not hold: the attempt's phases, its link to the one before, and what user code
+        has put on it.
+        """
+        state = record.state
+        if state.span is None or state.completed_at is None or state.duration_seconds is None:
+            return None
+        facts = Facts.of(record, state.attempt, record.func, None)
+        outcome = Outcome.of(state, {}, will_retry=False)
+        ended_at = int(state.completed_at * 1e9)
+        event = Event(names.EXCEPTION_EVENT, outcome.exception(), ended_at)
+        return ReadableSpan(
+            facts.span_name,
+            context=state.span,
+            parent=None if record.new_trace else record.submitter,
+            resource=self._resource,
+            attributes={**facts.attributes(self._users), **outcome.attributes()},
+            events=[event] if state.status is FAILED else (),
+            links=[Link(one) for one in facts.links],
+            kind=SpanKind.CONSUMER,
+            status=outcome.span_status(),
+            start_time=ended_at - int(state.duration_seconds * 1e9),
+            end_time=ended_at,
+            instrumentation_scope=self._scope,
+        )
 
 
 class _GivenIds(threading.local, IdGenerator):

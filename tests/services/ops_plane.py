@@ -40,6 +40,7 @@ from qorzen_obs.telemetry.parts import TelemetryParts
 from qorzen_obs.telemetry.redaction import Redactor
 from qorzen_obs.telemetry.setup import set_up_tracing
 from qorzen_obs.telemetry.task_lines import KeptLines
+from qorzen_obs.telemetry.task_span import AnySpan
 from qorzen_obs.telemetry.traces import Traces
 from qorzen_obs.testing import open_test_manager
 
@@ -248,6 +249,9 @@ class SaidManager:
 
     def log_of(self, task_id: str) -> KeptLines:
         return KeptLines([], 0)
+
+    def span_of(self, task_id: str) -> AnySpan | None:
+        """There are no tasks."""
 
     def why_pending(self, task_id: str) -> Explanation | None:
         """There are no tasks."""

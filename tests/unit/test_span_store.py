@@ -16,6 +16,7 @@ from opentelemetry.context import Context
 from opentelemetry.sdk.trace import ReadableSpan, Tracer, TracerProvider
 from opentelemetry.trace import NonRecordingSpan, SpanContext, StatusCode, TraceFlags, format_trace_id
 
+from qorzen_obs.telemetry.names import TASK_ATTEMPT, TRACE_KEEP
 from qorzen_obs.telemetry.span_store import SpanStore
 from qorzen_obs.telemetry.task_span import AnySpan
 from qorzen_obs.telemetry.traces import MAX_UNDECIDED, AllTraces
@@ -198,6 +199,57 @@ def test_a_full_trace_drops_and_counts_later_spans_but_not_its_root() -> None:
     (summary,) = store.summaries()
     assert (summary.root_name, summary.spans, summary.dropped) == ("root", 3, 3)
     assert store.dropped_spans == 3
+
+
+def test_in_a_full_trace_failed_slow_and_marked_spans_displace_others() -> None:
+    store = SpanStore(keep_spans_per_trace=4, keep_spans=6, slow_task_seconds=10.0)
+    tracer = tracer_into(store)
+    root = tracer.start_span("root", start_time=START)
+
+    def end(name: str, *, failed: bool = False, seconds: int = 1, attribute: str = "of no meaning") -> None:
+        kind = trace.SpanKind.CONSUMER
+        span = tracer.start_span(name, below(root), kind, {attribute: 1}, start_time=START)
+        if failed:
+            span.set_status(StatusCode.ERROR)
+        span.end(START + seconds * SECOND)
+
+    def kept() -> list[str]:
+        return names(store.trace(trace_id(root)))
+
+    end("failed 0", failed=True)
+    for number in range(4):
+        end(f"usual {number}")
+    assert kept() == ["failed 0", "usual 0", "usual 1", "usual 2"]
+    end("failed 1", failed=True)
+    end("slow", seconds=10, attribute=TASK_ATTEMPT)
+    end("usual 4")
+    end("of user code, as long", seconds=10)
+    end("marked", attribute=TRACE_KEEP)
+    assert kept() == ["failed 0", "failed 1", "slow", "marked"]
+    assert (store.summaries()[0].errors, store.summaries()[0].dropped, store.dropped_spans) == (2, 6, 6)
+    end("failed 2", failed=True)
+    end("failed 3", failed=True)
+    assert kept() == ["failed 0", "failed 1", "slow", "marked", "failed 2", "failed 3"], "it grows for them"
+    root.end()
+    assert kept() == ["failed 1", "slow", "marked", "failed 2", "failed 3", "root"], (
+        "as far as there is room at all"
+    )
+    assert store.summaries()[0].spans + store.dropped_spans == 13
+
+
+def test_spans_of_a_trace_that_come_together_are_as_if_one_after_the_other() -> None:
+    store = SpanStore(keep_spans_per_trace=2, keep_spans=3)
+    several = SpanStore(keep_spans_per_trace=100)
+    tracer = tracer_into(several)
+    root = tracer.start_span("root")
+    for number in range(5):
+        span = tracer.start_span(f"failed {number}", below(root))
+        span.set_status(StatusCode.ERROR)
+        span.end()
+    spans = several.trace(trace_id(root))
+    store.put(spans[:4], must_keep=True)
+    store.put(spans[4:], must_keep=True)
+    assert names(store.trace(trace_id(root))) == ["failed 2", "failed 3", "failed 4"]
 
 
 def test_after_shutdown_nothing_is_taken_and_what_was_kept_stays_readable() -> None:

@@ -16,9 +16,10 @@ import aiohttp
 import pytest
 from prometheus_client import CollectorRegistry
 
+from qorzen_obs import current_task
 from qorzen_obs.errors import ManagerInitializationError, SettingsError
 from qorzen_obs.server.app import OpsPlane
-from qorzen_obs.settings import HealthSettings, ServerSettings
+from qorzen_obs.settings import HealthSettings, ServerSettings, Settings, TelemetrySettings
 from tests.integration.server.collectors import HangingCollector, HugeCollector
 from tests.services.ops_plane import TOKEN, SaidManager, get_json, managing, serving
 from tests.services.whole_service import url_of, whole_service
@@ -76,6 +77,58 @@ async def test_a_task_is_found_with_its_trace(session: aiohttp.ClientSession) ->
         assert (await get_json(session, f"{plane.url}/api/traces?errors=true"))["items"] == [summary]
         problem = await get_json(session, f"{plane.url}/api/traces?errors=yes", 422)
         assert problem["parameter"] == "errors"
+
+
+async def child(number: int) -> None:
+    if number == 40:
+        raise ValueError("the one that failed")
+
+
+async def with_children(ids: list[str]) -> None:
+    tasks = current_task().manager
+    ids += [await tasks.submit_task(child, number, name=f"child {number}") for number in range(60)]
+    for task_id in ids:
+        await tasks.wait_for_task(task_id)
+
+
+async def test_each_task_finds_its_own_span_however_large_its_trace_is(
+    session: aiohttp.ClientSession,
+) -> None:
+    ids: list[str] = []
+    settings = Settings(server=ServerSettings(port=0), telemetry=TelemetrySettings(keep_spans_per_trace=20))
+    async with whole_service(settings) as service:
+        tasks = service.tasks
+        root = await tasks.submit_task(with_children, ids)
+        await tasks.wait_for_task(root)
+        for task_id in (root, *ids):
+            info = tasks.find(task_id)
+            assert info is not None
+            found = await get_json(session, f"{url_of(service)}/api/tasks/{task_id}/trace")
+            groups = [scope for resource in found["resourceSpans"] for scope in resource["scopeSpans"]]
+            spans = {span["spanId"]: span for group in groups for span in group["spans"]}
+            assert len(spans) <= 21
+            own = spans[info.span_id]
+            said = {one["key"]: one["value"].get("stringValue") for one in own["attributes"]}
+            assert (said["qorzen.task.id"], said["qorzen.task.name"]) == (task_id, info.name)
+            assert said["qorzen.task.status"] == info.status.value
+            assert info.completed_at is not None
+            assert abs(int(own["endTimeUnixNano"]) / 1e9 - info.completed_at) < 0.001
+        parent = await tasks.wait_for_task(root)
+        kept = await get_json(session, f"{url_of(service)}/api/traces/{parent.trace_id}")
+        assert "the one that failed" in str(kept), "it has displaced another"
+
+
+async def test_a_failed_task_finds_its_own_span_after_its_trace_had_to_make_room(
+    session: aiohttp.ClientSession,
+) -> None:
+    settings = Settings(server=ServerSettings(port=0), telemetry=TelemetrySettings(keep_traces=1))
+    async with whole_service(settings) as service:
+        ids = [await service.tasks.submit_task(failing, f"failure {number}") for number in range(3)]
+        for number, task_id in enumerate(ids):
+            info = await service.tasks.wait_for_task(task_id)
+            found = await get_json(session, f"{url_of(service)}/api/tasks/{task_id}/trace")
+            assert str(info.span_id) in str(found)
+            assert f"ValueError: failure {number}" in str(found)
 
 
 async def test_what_is_not_there_is_not_found(session: aiohttp.ClientSession) -> None:
