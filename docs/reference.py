@@ -115,7 +115,9 @@ values of local variables. Secrets are taken out before anything is cut.
 Every span is recorded; what becomes of a trace is decided in the process, at its end. Kept is each trace with a span
 that failed, with a task that took `telemetry.slow_task_seconds` or longer, that was marked (`@task(keep_trace=True)`,
 `current_task().keep_trace()`), or that a caller in another process has sampled. Of the rest
-`telemetry.traces_per_second` are kept, above that by their trace ids. What is dropped is counted, and never serialised.
+`telemetry.traces_per_second` are kept, above that by their trace ids. None of these is what a caller in another process
+has not sampled (`traceparent` …-00), unless `OTEL_TRACES_SAMPLER` names a sampler that asks no parent. What is dropped
+is counted, and never serialised.
 
 `{traces}` counts each decision with its reason, `{spans}` each span by what became of it.
 

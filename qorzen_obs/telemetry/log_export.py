@@ -42,6 +42,7 @@ class _Line(NamedTuple):
     at: int  # Unix time in nanoseconds
     level: str
     fields: Mapping[str, Any]
+    flags: TraceFlags  # of the span that it names
 
 
 class LogExport:
@@ -64,14 +65,18 @@ class LogExport:
         )
         self.queue.start()
 
-    def put(self, level: str, fields: Mapping[str, Any]) -> None:
+    def put(self, level: str, fields: Mapping[str, Any], flags: TraceFlags | None = None) -> None:
         """Take one line; it must not be changed any more. A full queue drops and counts it.
+
+        `flags` are those of the trace that the line names; by default the current span's where it is of that trace.
 
         Lines of the threads that export are not taken: what is said about the sending of a line would be the next.
         """
         if threading.current_thread().name.startswith(THREAD_PREFIX):
             return
-        self.queue.put((_Line(time.time_ns(), level, fields),))
+        if flags is None:
+            flags = _current_flags(fields.get("trace_id"))
+        self.queue.put((_Line(time.time_ns(), level, fields, flags),))
 
     @property
     def lost(self) -> int:
@@ -91,7 +96,7 @@ class LogExport:
         record = LogRecord(
             timestamp=line.at,
             observed_timestamp=line.at,
-            context=_context(fields.get("trace_id"), fields.get("span_id")),
+            context=_context(fields.get("trace_id"), fields.get("span_id"), line.flags),
             severity_text=encodable(line.level),
             severity_number=_SEVERITIES.get(line.level, SeverityNumber.UNSPECIFIED),
             body=encodable(foreign.text(fields.get("event", ""))),
@@ -104,12 +109,18 @@ class LogExport:
         return ReadableLogRecord(record, self._resource, _SCOPE)
 
 
-def _context(trace_id: object, span_id: object) -> Context:
+def _current_flags(trace_id: object) -> TraceFlags:
+    """Return the flags of the current span if it is of this trace, else those of a trace that begins here: sampled."""
+    current = trace.get_current_span().get_span_context()
+    if current.is_valid and trace.format_trace_id(current.trace_id) == trace_id:
+        return current.trace_flags
+    return TraceFlags(TraceFlags.SAMPLED)
+
+
+def _context(trace_id: object, span_id: object, flags: TraceFlags) -> Context:
     """Return a context with the span that a line names, empty where it names none; user code may name anything."""
     try:
-        span = SpanContext(
-            int(foreign.text(trace_id), 16), int(foreign.text(span_id), 16), False, TraceFlags(1)
-        )
+        span = SpanContext(int(foreign.text(trace_id), 16), int(foreign.text(span_id), 16), False, flags)
     except ValueError:
         return Context()
     if not span.is_valid:  # the encoder raises on ids out of range

@@ -14,7 +14,7 @@ from typing import Any, Final, TextIO
 
 import structlog
 from opentelemetry import trace
-from opentelemetry.trace import format_span_id, format_trace_id
+from opentelemetry.trace import SpanContext, format_span_id, format_trace_id
 from prometheus_client import Metric
 from prometheus_client.registry import Collector
 
@@ -99,11 +99,11 @@ class LogStream(Collector):
             "cache_logger_on_first_use": True,
         }
 
-    def write_line(self, level: str, line: Mapping[str, Any]) -> None:
-        """Write a line that is redacted and needs no processor any more."""
+    def write_line(self, level: str, line: Mapping[str, Any], span: SpanContext | None) -> None:
+        """Write a line that is redacted and needs no processor any more; it names `span`, if any."""
         self._count(level)
         if self.export is not None:
-            self.export.put(level, dict(line))
+            self.export.put(level, dict(line), span and span.trace_flags)
         self._sink.write(str(self._render(None, level, line)))
 
     @property

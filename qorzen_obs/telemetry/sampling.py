@@ -16,7 +16,7 @@ from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
 from opentelemetry.sdk.trace.sampling import Decision, Sampler, SamplingResult
-from opentelemetry.trace import Link, SpanContext, SpanKind, TraceState
+from opentelemetry.trace import Link, SpanContext, SpanKind, TraceFlags, TraceState
 from opentelemetry.util.types import Attributes
 
 from qorzen_obs.clock import Clock
@@ -69,7 +69,8 @@ _Call = tuple[Callable[..., None], tuple[Any, ...]]
 class TailSampler(SpanProcessor):
     """Hands on the spans of kept traces, see TraceBuffer; all methods from any thread.
 
-    It is also who writes exemplars, since it knows which traces are kept.
+    It is also who writes exemplars, since it knows which traces are kept. A trace that its caller in another service
+    has not sampled is kept only where it must be, unless `follows_parent` is False.
     """
 
     def __init__(
@@ -80,12 +81,14 @@ class TailSampler(SpanProcessor):
         slow_task_seconds: float,
         clock: Clock,
         bounds: Bounds | None = None,
+        follows_parent: bool = True,
     ) -> None:
         self._sinks = tuple(sinks)
         self._budget = budget
         self._slow_task_seconds = slow_task_seconds
         self._clock = clock
         self._bounds = bounds
+        self._follows_parent = follows_parent
         self._taking = True
         self.kept = 0  #: spans of kept traces
         self.dropped_shutdown = 0  #: spans that ended after the rest was decided
@@ -110,7 +113,7 @@ class TailSampler(SpanProcessor):
         elif span.kind is SpanKind.CONSUMER and _has(span, names.TRACE_KEEP):
             must_keep = names.BY_MARK
         context: SpanContext = span.context
-        self._do(self._start, context.trace_id, context.span_id, must_keep, self._clock.monotonic())
+        self._do(self._start, context, must_keep, self._clock.monotonic())
 
     def on_end(self, span: ReadableSpan) -> None:
         """Take an ended span; after `close` it is counted alone."""
@@ -134,7 +137,7 @@ class TailSampler(SpanProcessor):
             must_keep = names.BY_UPSTREAM
         elif span.keep:
             must_keep = names.BY_MARK
-        self._do(self._start, trace_id, span_id, must_keep, self._clock.monotonic())
+        self._do(self._start, span.context, must_keep, self._clock.monotonic())
 
     def on_task_ends(self, spans: Sequence[TaskSpan]) -> None:
         """As on_end, for spans of attempts."""
@@ -143,18 +146,21 @@ class TailSampler(SpanProcessor):
     # Whether spans are still taken is asked here, where nobody else is at work: a thread that asked before would
     # put its span behind the last decision.
 
-    def _start(self, trace_id: int, span_id: int, must_keep: str | None, now: float) -> None:
+    def _start(self, context: SpanContext, must_keep: str | None, now: float) -> None:
         if self._taking:
+            trace_id, span_id, _, flags = context[:4]
             self._count_root(trace_id, now)
-            self._buffer.start(trace_id, span_id, must_keep, now)
+            unsampled = self._follows_parent and not flags & TraceFlags.SAMPLED
+            self._buffer.start(trace_id, span_id, must_keep, now, unsampled)
 
     def _end(self, context: SpanContext, span: AnySpan, must_keep: str | None, now: float) -> None:
-        trace_id, span_id = context[:2]
+        trace_id, span_id, _, flags = context[:4]
         if not self._taking:
             self.dropped_shutdown += 1
         else:
             self._count_root(trace_id, now)
-            self._buffer.end(trace_id, span_id, span, must_keep, now)
+            unsampled = self._follows_parent and not flags & TraceFlags.SAMPLED
+            self._buffer.end(trace_id, span_id, span, must_keep, now, unsampled)
 
     def _end_tasks(self, spans: Sequence[TaskSpan], now: float) -> None:
         alone, slow_seconds = self._alone, self._slow_task_seconds
@@ -322,3 +328,9 @@ def base_ratio(sampler: str, argument: str) -> float | None:
         if not 0.0 <= ratio <= 1.0:
             raise ValueError(f"{argument!r} is not a number from 0 to 1")
     return ratio
+
+
+def follows_parent(sampler: str) -> bool:
+    """Return whether OTEL_TRACES_SAMPLER asks to do as the caller did; so it is where it asks for nothing."""
+    name = sampler.strip().lower()
+    return not name or name.startswith("parentbased_")

@@ -37,7 +37,7 @@ from qorzen_obs.telemetry.export import BatchLimits, ExportQueue, quieted
 from qorzen_obs.telemetry.log_export import LogExport
 from qorzen_obs.telemetry.redaction import Redactor
 from qorzen_obs.telemetry.remote_spans import RemoteSpans
-from qorzen_obs.telemetry.sampling import RecordAll, TailSampler, base_ratio
+from qorzen_obs.telemetry.sampling import RecordAll, TailSampler, base_ratio, follows_parent
 from qorzen_obs.telemetry.span_facts import UserAttributes
 from qorzen_obs.telemetry.span_redaction import redact_span
 from qorzen_obs.telemetry.span_store import SpanStore
@@ -236,6 +236,7 @@ def set_up_tracing(
         Budget(settings.traces_per_second, 1.0 if ratio is None else ratio),
         slow_task_seconds=settings.slow_task_seconds,
         clock=clock,
+        follows_parent=follows_parent(environment.get(OTEL_TRACES_SAMPLER, "")),
     )
     for export in exports:
         export.queue.start(on_tick=sampler.tick)

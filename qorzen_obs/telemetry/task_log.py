@@ -113,7 +113,7 @@ class StreamTaskLog:
             if plain:
                 self._stream.write_own("info", plain)
                 plain = []
-            self._stream.write_line(*self._make(end, surroundings))
+            self._stream.write_line(*self._make(end, surroundings), state.span or record.submitter)
         if plain:
             self._stream.write_own("info", plain)
 

@@ -93,10 +93,11 @@ class Budget:
 
 
 class _Undecided(Generic[S]):
-    __slots__ = ("ended", "exemplars", "open", "since")
+    __slots__ = ("ended", "exemplars", "open", "since", "unsampled")
 
-    def __init__(self, since: float) -> None:
+    def __init__(self, since: float, unsampled: bool) -> None:
         self.since = since
+        self.unsampled = unsampled
         self.open: set[int] = set()  # ids of the spans that have started here and not ended
         self.ended: list[S] = []
         self.exemplars: dict[ExemplarSlot, tuple[SpanContext, float, float]] | None = None
@@ -107,8 +108,9 @@ class TraceBuffer(Generic[S]):
 
     A trace is decided at the first of: one of its spans must be kept; its last open span has ended; it has
     `spans_per_trace` spans or is `seconds` old; too much waits and it is the oldest. All but the first ask the
-    budget. What comes later follows the decision, except that a span that must be kept turns a drop into a
-    partial trace. A trace so old that its decision was dropped is decided anew.
+    budget, or drop the trace where it is `unsampled`: its caller has decided so. What comes later follows the
+    decision, except that a span that must be kept turns a drop into a partial trace. A trace so old that its decision
+    was dropped is decided anew.
 
     `keep` is called with spans of one trace, in the order in which they ended, whether they are of a partial one,
     and whether the trace is kept for a reason of its own, not by the budget.
@@ -141,7 +143,9 @@ class TraceBuffer(Generic[S]):
         """How many spans of those are open or have ended."""
         return self._spans
 
-    def start(self, trace_id: int, span_id: int, must_keep: str | None, now: float) -> None:
+    def start(
+        self, trace_id: int, span_id: int, must_keep: str | None, now: float, unsampled: bool = False
+    ) -> None:
         """Note that a span has started; `must_keep` is the reason for which its trace is kept anyway."""
         verdict = self._verdict(trace_id)
         if verdict is not None:
@@ -152,7 +156,7 @@ class TraceBuffer(Generic[S]):
             elif must_keep is not None:
                 self._by_budget.discard(trace_id)
             return
-        trace = self._find(trace_id, now)
+        trace = self._find(trace_id, now, unsampled)
         trace.open.add(span_id)
         self._spans += 1
         if must_keep is not None:
@@ -160,7 +164,9 @@ class TraceBuffer(Generic[S]):
         else:
             self._hold_bounds(trace_id, trace, now)
 
-    def end(self, trace_id: int, span_id: int, span: S, must_keep: str | None, now: float) -> None:
+    def end(
+        self, trace_id: int, span_id: int, span: S, must_keep: str | None, now: float, unsampled: bool = False
+    ) -> None:
         """Take a span that has ended. One that was not seen to start, such as a worker's, is taken too."""
         verdict = self._verdict(trace_id)
         if verdict is not None:
@@ -175,7 +181,7 @@ class TraceBuffer(Generic[S]):
                     self._by_budget.discard(trace_id)
                 self._keep((span,), verdict is Verdict.PARTIAL, trace_id not in self._by_budget)
             return
-        trace = self._find(trace_id, now)
+        trace = self._find(trace_id, now, unsampled)
         if span_id in trace.open:
             trace.open.remove(span_id)
         else:
@@ -265,10 +271,10 @@ class TraceBuffer(Generic[S]):
                 found.append((trace_id, list(trace.ended)))
         return found
 
-    def _find(self, trace_id: int, now: float) -> _Undecided[S]:
+    def _find(self, trace_id: int, now: float, unsampled: bool) -> _Undecided[S]:
         trace = self._undecided.get(trace_id)
         if trace is None:
-            trace = self._undecided[trace_id] = _Undecided(now)
+            trace = self._undecided[trace_id] = _Undecided(now, unsampled)
         return trace
 
     def _hold_bounds(self, trace_id: int, trace: _Undecided[S], now: float) -> None:
@@ -283,7 +289,7 @@ class TraceBuffer(Generic[S]):
             self._ask_budget(oldest_id, oldest, names.BY_OVERFLOW, now)
 
     def _ask_budget(self, trace_id: int, trace: _Undecided[S], reason: str, now: float) -> None:
-        kept = self._budget.admit(trace_id, now)
+        kept = not trace.unsampled and self._budget.admit(trace_id, now)
         if kept:
             self._by_budget.add(trace_id)
         self._decide(trace_id, trace, Verdict.KEEP if kept else Verdict.DROP, reason)

@@ -76,6 +76,36 @@ def test_what_the_caller_did_not_sample_is_kept_by_our_rules_all_the_same() -> N
 
 
 @pytest.mark.parametrize(
+    ("sampler", "follows"),
+    [
+        ("", True),
+        ("parentbased_always_on", True),
+        ("ParentBased_TraceIdRatio", True),
+        ("always_on", False),
+        ("traceidratio", False),
+    ],
+)
+def test_what_the_caller_did_not_sample_is_dropped_unless_it_must_be_kept(
+    sampler: str, follows: bool
+) -> None:
+    tracing = set_up_tracing(TelemetrySettings(), {"OTEL_TRACES_SAMPLER": sampler}, set_global=False)
+    with tracer(tracing).start_as_current_span("called", context=remote(False)):
+        tracer(tracing).start_span("child").end()
+    tracer(tracing).start_span("of our own").end()
+    assert kept(tracing) == (["of our own"] if follows else ["called", "child", "of our own"])
+    assert tracing.span_outcomes()[names.SPAN_SAMPLED_OUT] == (2 if follows else 0)
+
+
+def test_a_failure_below_an_unsampled_caller_keeps_the_whole_trace() -> None:
+    tracing = set_up(per_second=100.0)
+    with tracer(tracing).start_as_current_span("called", context=remote(False)):
+        tracer(tracing).start_span("before").end()
+        with tracer(tracing).start_as_current_span("failed") as failed:
+            failed.set_status(StatusCode.ERROR)
+    assert kept(tracing) == ["before", "called", "failed"]
+
+
+@pytest.mark.parametrize(
     ("seconds", "kind", "attributes", "reason"),
     [
         (10.0, SpanKind.CONSUMER, {names.TASK_ATTEMPT: 1}, names.BY_SLOW),

@@ -13,7 +13,7 @@ import pytest
 import structlog
 from opentelemetry import context as otel_context
 from opentelemetry import trace
-from opentelemetry.trace import NonRecordingSpan, SpanContext
+from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 
 from qorzen_obs.record import End, Rerun, TaskRecord, TaskState
 from qorzen_obs.tasks import ENDED, EventKind, TaskStatus
@@ -93,7 +93,7 @@ class Exported(LogExport):
     def __init__(self) -> None:
         self.events: list[object] = []
 
-    def put(self, level: str, fields: Mapping[str, Any]) -> None:
+    def put(self, level: str, fields: Mapping[str, Any], flags: TraceFlags | None = None) -> None:
         self.events.append(fields["event"])
 
     @property

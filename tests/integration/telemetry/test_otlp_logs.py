@@ -9,17 +9,21 @@ from typing import Any
 
 import pytest
 import structlog
+from opentelemetry import trace
+from opentelemetry.context import Context, attach, detach
 from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord, SeverityNumber
+from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 
 from qorzen_obs.app import Service
 from qorzen_obs.errors import SettingsError
+from qorzen_obs.options import with_options
 from qorzen_obs.settings import Settings
 from qorzen_obs.telemetry import names
 from qorzen_obs.telemetry.logs import LogStream
 from qorzen_obs.telemetry.setup import set_up_log_export
 from tests.services.otlp_receiver import OtlpReceiver
 from tests.services.whole_service import whole_service
-from tests.support import metric
+from tests.support import Gate, metric
 
 
 def attribute(record: LogRecord, key: str) -> str:
@@ -58,6 +62,43 @@ async def test_lines_of_a_task_reach_the_collector_redacted_and_in_their_trace(
     assert attribute(line, "big") == str(2**70)
     assert any(a.key == "answer" and a.value.int_value == 42 for a in line.attributes)
     assert lost == 0
+
+
+def called_by(sampled: bool) -> Context:
+    """The context of a request whose caller, in another service, has sampled its trace or not."""
+    caller = SpanContext(0xABC, 0xDEF, is_remote=True, trace_flags=TraceFlags(int(sampled)))
+    return trace.set_span_in_context(NonRecordingSpan(caller), Context())
+
+
+@pytest.mark.parametrize("sampled", [True, False])
+async def test_the_lines_of_a_task_have_the_flag_of_their_trace(
+    sampled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both = {"OTEL_TRACES_EXPORTER": "otlp", "OTEL_LOGS_EXPORTER": "otlp"}
+    with OtlpReceiver() as receiver:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.endpoint)
+        async with whole_service(http=False, environment=both, log_stream=io.StringIO()) as service:
+            logger, gate = service.parts.loggers.get_logger("task_manager"), Gate()
+            token = attach(called_by(sampled))
+            ids = [
+                await service.tasks.submit_task(speak, logger),
+                await service.tasks.submit_task(gives_up),
+                await service.tasks.submit_task(with_options(gate, delay=3600)),
+            ]
+            detach(token)
+            await service.tasks.cancel_task(ids[-1])
+            for task_id in ids:
+                await service.tasks.wait_for_task(task_id)
+    named = [record for record in receiver.log_records if attribute(record, "task_id") in ids]
+    assert len(named) == 4
+    assert {(record.trace_id.hex(), record.flags & 1) for record in named} == {
+        (f"{0xABC:032x}", int(sampled))
+    }
+    arrived = {
+        next(a.value.string_value for a in span.attributes if a.key == "qorzen.task.id")
+        for span in receiver.spans
+    }
+    assert arrived == (set(ids) if sampled else {ids[1]}), "of an unsampled trace only what must be kept"
 
 
 async def gives_up() -> None:
