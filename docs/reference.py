@@ -92,6 +92,10 @@ queued. One with a delay, a `run_at` or `new_trace` is a root with a link to the
 *n-1*. Spans that your code makes, on the loop, in threads and in worker processes, are children of the attempt, and
 baggage goes along.
 
+On a TracerProvider of your program's the spans from worker processes go to its own span processors, as those of the
+service do. Where the worker's code has set a provider of its own, that one's processors see them there, and nobody
+exports them twice. Several task managers of one process share the exporter, the rate and the counters of spans.
+
 Status is ERROR, with a redacted description, for `failed` only; it is unset for completed and cancelled attempts.
 Arguments and results are never recorded.
 

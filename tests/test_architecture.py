@@ -51,6 +51,7 @@ NEVER_IN_SCHEDULING = {"asyncio", "threading", "time", "logging", "structlog", "
 SDK = "opentelemetry.sdk"
 MAY_USE_THE_SDK = {
     f"{PACKAGE}.telemetry.setup",  # the only wiring
+    f"{PACKAGE}.telemetry.span_pipeline",  # hands SDK spans to the sampler and to exporters
     f"{PACKAGE}.telemetry.sampling",  # samples SDK spans
     f"{PACKAGE}.telemetry.span_store",  # holds finished SDK spans
     f"{PACKAGE}.telemetry.traces",  # sums them up

@@ -15,6 +15,7 @@ from opentelemetry.sdk.trace import Event, ReadableSpan, SpanProcessor, TracerPr
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags, TraceState
 
+from qorzen_obs.telemetry.own_log import OwnLog
 from qorzen_obs.telemetry.redaction import Redactor
 from qorzen_obs.telemetry.sampling import RecordAll
 from qorzen_obs.telemetry.span_redaction import redact_span
@@ -24,9 +25,14 @@ EncodedSpan = tuple[Any, ...]
 
 _MAX_ATTRIBUTE_LENGTH = 1_024
 
+_log = OwnLog(__name__)
 
-def encode_span(span: ReadableSpan) -> EncodedSpan:
-    """Return all of an ended span but its resource, which is the service's."""
+
+def encode_span(span: ReadableSpan, seen: bool = False) -> EncodedSpan:
+    """Return all of an ended span but its resource, which is the service's.
+
+    `seen` says that processors of the user's have seen it in the worker.
+    """
     scope = span.instrumentation_scope
     return (
         span.name,
@@ -40,12 +46,15 @@ def encode_span(span: ReadableSpan) -> EncodedSpan:
         [(event.name, event.timestamp, dict(event.attributes or {})) for event in span.events],
         [(_encode_context(link.context), dict(link.attributes or {})) for link in span.links],
         (scope.name, scope.version, scope.schema_url) if scope else None,
+        seen,
     )
 
 
 def decode_span(encoded: EncodedSpan, resource: Resource) -> ReadableSpan:
     """Return the span as the service's processors take it."""
-    name, context, parent, kind, start, end, (code, description), attributes, events, links, scope = encoded
+    name, context, parent, kind, start, end, (code, description), attributes, events, links, scope, _ = (
+        encoded
+    )
     return ReadableSpan(
         name,
         context=_decode_context(context),
@@ -63,32 +72,55 @@ def decode_span(encoded: EncodedSpan, resource: Resource) -> ReadableSpan:
 
 
 class RemoteSpans:
-    """Takes encoded spans for the service: `TelemetryParts(on_spans=RemoteSpans(…))`."""
+    """Takes encoded spans for the service: `TelemetryParts(on_spans=RemoteSpans(…))`.
 
-    def __init__(self, processor: SpanProcessor, resource: Resource) -> None:
+    Args:
+        processor: ours, which gets all of them.
+        provider: whose other processors get them too, as those of its own spans; but for the spans that were made by a
+            provider of the user's in the worker, which has processors of its own.
+    """
+
+    def __init__(
+        self, processor: SpanProcessor, resource: Resource, provider: TracerProvider | None = None
+    ) -> None:
         self._processor = processor
         self._resource = resource
+        # The SDK offers no other way to the processors of a provider: `add_span_processor` leads in, nothing out.
+        every: object = getattr(provider, "_active_span_processor", None)
+        self._every = every if isinstance(every, SpanProcessor) else processor
+        self._reaches_every = provider is None or self._every is every
+        self._failed = False
+        #: Spans that the provider's other processors should have had, and that did not get there.
+        self.unseen = 0
 
     def __call__(self, spans: Iterable[EncodedSpan]) -> None:
-        """Hand the spans to the processor, as ended here."""
+        """Hand the spans to the processors, as ended here. Whatever a processor raises stays here, logged once."""
         for encoded in spans:
-            self._processor.on_end(decode_span(encoded, self._resource))
+            seen = encoded[-1]
+            self.unseen += not seen and not self._reaches_every
+            try:
+                (self._processor if seen else self._every).on_end(decode_span(encoded, self._resource))
+            except BaseException:  # noqa: BLE001  # a processor may be the user's: its failure must fail no other task
+                if not self._failed:
+                    self._failed = True
+                    _log.exception("a span processor failed on the span of a worker process")
 
 
 def send_spans(send: Callable[[str, Any], None], redactor: Redactor, recording: Callable[[], bool]) -> None:
-    """Have every span that ends in this process sent as ('span', encoded).
+    """Have every span that ends in this process sent as ('span', encoded), with whether the user's processors saw it.
 
     Those without the sampled flag only while `recording()`, which says that the service records the call's own
     span all the same. Where the user's modules have set an SDK provider of their own, it goes on doing what they
     want with its spans, and is joined. Repeating it changes nothing.
     """
     provider = trace.get_tracer_provider()
-    if isinstance(provider, trace.ProxyTracerProvider):
+    seen = not isinstance(provider, trace.ProxyTracerProvider)
+    if not seen:
         provider = TracerProvider(sampler=RecordAll(), resource=Resource.get_empty(), shutdown_on_exit=False)
         trace.set_tracer_provider(provider)
     if isinstance(provider, TracerProvider) and not hasattr(provider, _MARK):
         setattr(provider, _MARK, True)
-        provider.add_span_processor(_Sender(send, redactor, recording))
+        provider.add_span_processor(_Sender(send, redactor, recording, seen))
 
 
 _MARK = "_qorzen_sends_spans"
@@ -98,15 +130,21 @@ class _Sender(SpanProcessor):
     """Encodes each span when it ends; redacted, since what is long is cut here."""
 
     def __init__(
-        self, send: Callable[[str, Any], None], redactor: Redactor, recording: Callable[[], bool]
+        self,
+        send: Callable[[str, Any], None],
+        redactor: Redactor,
+        recording: Callable[[], bool],
+        seen: bool,
     ) -> None:
         self._send = send
         self._redactor = redactor
         self._recording = recording
+        self._seen = seen  # by processors of the user's in this process
 
     def on_end(self, span: ReadableSpan) -> None:
         if span.context is not None and (span.context.trace_flags.sampled or self._recording()):
-            self._send("span", _shortened(encode_span(redact_span(span, self._redactor))))
+            encoded = encode_span(redact_span(span, self._redactor), self._seen)
+            self._send("span", _shortened(encoded))
 
 
 def _shortened(encoded: EncodedSpan) -> EncodedSpan:

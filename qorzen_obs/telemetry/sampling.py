@@ -237,6 +237,11 @@ class TailSampler(SpanProcessor):
         return dict(self._buffer.decisions)
 
     @property
+    def closed(self) -> bool:
+        """Whether it takes no more spans."""
+        return not self._taking
+
+    @property
     def undecided(self) -> int:
         """How many traces wait for their decision."""
         return self._buffer.undecided
@@ -250,6 +255,14 @@ class TailSampler(SpanProcessor):
         """Return at most `limit` undecided traces with their ended spans, the youngest first."""
         with self._exclusively():
             return self._buffer.newest(limit)
+
+    def add(self, sink: SpanSink) -> None:
+        """Hand the spans of traces that are kept from now on to this sink too; not for two threads at once."""
+        self._sinks = (*self._sinks, sink)
+
+    def remove(self, sink: SpanSink) -> None:
+        """Take back an `add`."""
+        self._sinks = tuple(one for one in self._sinks if one is not sink)
 
     @contextmanager
     def _exclusively(self) -> Iterator[None]:

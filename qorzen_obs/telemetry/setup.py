@@ -6,14 +6,12 @@ Everything else in the package uses the OpenTelemetry API and works with whateve
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from importlib.metadata import entry_points
 from typing import Any, Final, Literal, TypeAlias
 
 from opentelemetry import trace
-from opentelemetry.context import Context
 from opentelemetry.environment_variables import OTEL_LOGS_EXPORTER, OTEL_TRACES_EXPORTER
 from opentelemetry.sdk.environment_variables import (
     OTEL_EXPORTER_OTLP_ENDPOINT,
@@ -24,8 +22,7 @@ from opentelemetry.sdk.environment_variables import (
     OTEL_TRACES_SAMPLER_ARG,
 )
 from opentelemetry.sdk.resources import SERVICE_NAME, Resource
-from opentelemetry.sdk.trace import ReadableSpan, Span, SpanLimits, SpanProcessor, TracerProvider
-from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+from opentelemetry.sdk.trace import SpanLimits, SpanProcessor, TracerProvider
 
 from qorzen_obs import foreign
 from qorzen_obs.clock import Clock, SystemClock
@@ -33,15 +30,15 @@ from qorzen_obs.errors import SettingsError
 from qorzen_obs.settings import TelemetrySettings
 from qorzen_obs.telemetry import names
 from qorzen_obs.telemetry.exemplars import Exemplars, IfSampled
-from qorzen_obs.telemetry.export import BatchLimits, ExportQueue, quieted
+from qorzen_obs.telemetry.export import BatchLimits, quieted
 from qorzen_obs.telemetry.log_export import LogExport
 from qorzen_obs.telemetry.redaction import Redactor
 from qorzen_obs.telemetry.remote_spans import RemoteSpans
 from qorzen_obs.telemetry.sampling import RecordAll, TailSampler, base_ratio, follows_parent
 from qorzen_obs.telemetry.span_facts import UserAttributes
-from qorzen_obs.telemetry.span_redaction import redact_span
+from qorzen_obs.telemetry.span_pipeline import Chain, Export, Shared, close, loggers_of, send
 from qorzen_obs.telemetry.span_store import SpanStore
-from qorzen_obs.telemetry.task_span import AnySpan, SpanMaker, TaskSpanSink, readable
+from qorzen_obs.telemetry.task_span import SpanMaker, TaskSpanSink
 from qorzen_obs.telemetry.trace_buffer import Budget
 from qorzen_obs.telemetry.traces import AllTraces, Traces
 
@@ -57,11 +54,13 @@ _SPAN_EXPORTERS: Final = "opentelemetry_traces_exporter"  # groups of entry poin
 _LOG_EXPORTERS: Final = "opentelemetry_logs_exporter"
 _EXPORTER_BY_OTLP_PROTOCOL: Final = {"http/protobuf": "otlp_proto_http", "grpc": "otlp_proto_grpc"}
 _EXTRA_BY_EXPORTER: Final = {"otlp_proto_http": "otlp", "otlp_proto_grpc": "otlp-grpc"}
-_SHUTDOWN_SECONDS: Final = 1.0
 
 
 class Tracing:
-    """What `set_up_tracing` has set up, until `shutdown`."""
+    """What `set_up_tracing` has set up, until `shutdown`.
+
+    Those of one provider share sampler and exporters, so what it counts of spans is of all of them.
+    """
 
     def __init__(
         self,
@@ -70,23 +69,32 @@ class Tracing:
         store: SpanStore,
         *,
         sampling: str,
-        chain: _Chain | None = None,
-        sampler: TailSampler | None = None,
-        exports: Sequence[_Export] = (),
+        chain: Chain | None = None,
+        shared: Shared | None = None,
     ) -> None:
+        sampler = None if shared is None else shared.sampler
         self.mode: Mode = mode
         self.provider = provider
         self.store = store
         #: What can be read, undecided traces included.
         self.traces: Traces = store if sampler is None else AllTraces(store, sampler)
         self.sampling = sampling  #: `tail`, `foreign`, `none`, or what a head sampler says of itself
-        self.exporters = tuple(export.name for export in exports)
         self.exemplars: Exemplars = sampler or IfSampled()
         self._chain = chain
+        self._shared = shared
         self._sampler = sampler
-        self._exports = exports
+        self._remote_spans: RemoteSpans | None = None
         self._closing = threading.Lock()
         self._flushed: bool | None = None
+
+    @property
+    def exporters(self) -> tuple[str, ...]:
+        """The names of the exporters."""
+        return tuple(export.name for export in self._exports)
+
+    @property
+    def _exports(self) -> Sequence[Export]:
+        return () if self._shared is None else self._shared.exports
 
     def status(self) -> dict[str, Any]:
         """Return what `status()["telemetry"]` shows of tracing."""
@@ -104,8 +112,16 @@ class Tracing:
             "undecided_traces": self._sampler.undecided if self._sampler is not None else 0,
             "span_queue": {"size": self.span_queue_size, "limit": self.span_queue_limit},
             "last_export_at": self.last_export_at or None,
-            "trouble": [trouble for export in self._exports if (trouble := export.queue.trouble) is not None],
+            "trouble": [*self._trouble()],
         }
+
+    def _trouble(self) -> Iterator[str]:
+        yield from (trouble for export in self._exports if (trouble := export.queue.trouble) is not None)
+        if self._remote_spans is not None and self._remote_spans.unseen:
+            yield (
+                f"{self._remote_spans.unseen} spans of worker processes reached no exporter: this version of the SDK "
+                "does not let them through to the processors of your TracerProvider"
+            )
 
     # What the metrics read at scrape, from any thread; see export.TracingFigures.
 
@@ -152,13 +168,14 @@ class Tracing:
 
     @property
     def on_spans(self) -> RemoteSpans | None:
-        """What takes the spans of worker processes, as the provider's own; None where nobody would see them.
-
-        With a foreign provider they reach the store alone: the SDK offers no way to its other processors.
-        """
-        if self._chain is None or not isinstance(self.provider, TracerProvider):
-            return None
-        return RemoteSpans(self._chain, self.provider.resource)
+        """What takes the spans of worker processes, as the provider's own; None where nobody would see them."""
+        if (
+            self._remote_spans is None
+            and self._chain is not None
+            and isinstance(self.provider, TracerProvider)
+        ):
+            self._remote_spans = RemoteSpans(self._chain, self.provider.resource, self.provider)
+        return self._remote_spans
 
     def shutdown(self, deadline_seconds: float = 1.0) -> bool:
         """Stop observing, send what is still queued, and return whether all of it was taken in time.
@@ -166,20 +183,14 @@ class Tracing:
         Returns by the deadline whatever a collector does: what it has not taken by then is given up, and no
         thread left behind keeps the process alive. Blocks, so call it off the loop. What the store holds
         stays readable. Idempotent: a second call waits for the first and returns the same. A foreign provider
-        goes on working; spans of ours are counted as dropped until the next `set_up_tracing`.
+        goes on working, and so does what another Tracing shares with this one. After the last of them spans of ours are
+        counted as dropped until the next `set_up_tracing`.
         """
         with self._closing:
             if self._flushed is None:
-                if self._sampler is not None:
-                    self._sampler.close()  # decides the rest, which is then sent, and counts what comes later
-                if self._chain is not None:
-                    if self._sampler is not None:
-                        self._chain.release()
-                    else:
-                        self._chain.clear()
-                    self._chain = None  # somebody else's from now on
+                is_last = self._chain is None or self._chain.leave(self._shared, self.store)
                 self.store.shutdown()
-                self._flushed = _close(self._exports, deadline_seconds)
+                self._flushed = (close if is_last else send)(self._exports, deadline_seconds)
             return self._flushed
 
 
@@ -195,8 +206,9 @@ def set_up_tracing(
 
     With `set_global` the process's own TracerProvider is used where there is one, and ours becomes it where
     there is none. A process can set it only once, so after `shutdown` the next call takes ours again, with
-    the resource, sampler and limits it was made with; while ours is in use, a further call finds it foreign.
-    Without `set_global` the provider is a private one, and nothing outside is touched.
+    the resource, sampler and limits it was made with. While ours is in use, a further call shares its sampler, with
+    the rates that it has, and its exporters, and adds those that only its own environment asks for. The last
+    `shutdown` closes them. Without `set_global` the provider is a private one, and nothing outside is touched.
 
     `environment` decides on OTEL_SDK_DISABLED, OTEL_BSP_* and the exporters: those of OTEL_TRACES_EXPORTER, else
     otlp where an OTLP endpoint is set, else none. OTEL_TRACES_SAMPLER and its argument are the ratio of the tail
@@ -223,35 +235,26 @@ def set_up_tracing(
         provider = current
     else:
         return _join(current, store)
-    if not provider.chain.claim():
-        return _join(provider, store)
-    clock = clock or SystemClock()
-    try:
-        exports = _make_exports(environment, clock, redactor or Redactor())
-    except BaseException:
-        provider.chain.release()
-        raise
-    sampler = TailSampler(
-        (store, *exports),
-        Budget(settings.traces_per_second, 1.0 if ratio is None else ratio),
-        slow_task_seconds=settings.slow_task_seconds,
-        clock=clock,
-        follows_parent=follows_parent(environment.get(OTEL_TRACES_SAMPLER, "")),
-    )
-    for export in exports:
-        export.queue.start(on_tick=sampler.tick)
-    provider.chain.fill(sampler)
+    clock, redactor, chain = clock or SystemClock(), redactor or Redactor(), provider.chain
+    with chain.lock:
+        shared = chain.shared
+        # A closed one was shut down with the provider, which is the user's to do.
+        if shared is None or shared.sampler.closed:
+            shared = Shared(
+                TailSampler(
+                    (),
+                    Budget(settings.traces_per_second, 1.0 if ratio is None else ratio),
+                    slow_task_seconds=settings.slow_task_seconds,
+                    clock=clock,
+                    follows_parent=follows_parent(environment.get(OTEL_TRACES_SAMPLER, "")),
+                )
+            )
+        known = [export.name for export in shared.exports]
+        shared.enter(store, redactor, _make_exports(environment, clock, redactor, known))
+        chain.use(shared)
     if set_global and provider is not current:
         trace.set_tracer_provider(provider)
-    return Tracing(
-        "sdk",
-        provider,
-        store,
-        sampling=provider.sampling,
-        chain=provider.chain,
-        sampler=sampler,
-        exports=exports,
-    )
+    return Tracing("sdk", provider, store, sampling=provider.sampling, chain=chain, shared=shared)
 
 
 def _base_ratio(environment: Mapping[str, str]) -> float | None:
@@ -266,52 +269,9 @@ def _join(provider: trace.TracerProvider, store: SpanStore) -> Tracing:
     """Watch the spans of a provider that somebody else configures, exports from and shuts down."""
     if not isinstance(provider, TracerProvider):  # not the SDK's: it has no processors
         return Tracing("foreign", provider, store, sampling="foreign")
-    chain = _Chain()
-    chain.fill(store)
-    provider.add_span_processor(chain)
+    chain = Chain.on(provider)
+    chain.watch(store)
     return Tracing("foreign", provider, store, sampling="foreign", chain=chain)
-
-
-class _Chain(SpanProcessor):
-    """Processors that can be taken out again, which the SDK does not offer."""
-
-    def __init__(self) -> None:
-        self._processors: tuple[SpanProcessor, ...] = ()
-        self.task_sink: TaskSpanSink | None = None  #: the one processor, where it takes TaskSpans
-        self._claim = threading.Lock()
-
-    def claim(self) -> bool:
-        """Take the chain until `release` or `clear`; return whether it was free."""
-        return self._claim.acquire(blocking=False)
-
-    def fill(self, *processors: SpanProcessor) -> None:
-        self._processors = processors
-        self.task_sink = next((one for one in processors if isinstance(one, TailSampler)), None)
-
-    def clear(self) -> None:
-        self._processors, self.task_sink = (), None
-        self.release()
-
-    def release(self) -> None:
-        """Let the next one fill the chain; until then the processors see what still ends, to count it."""
-        if self._claim.locked():
-            self._claim.release()
-
-    def on_start(self, span: Span, parent_context: Context | None = None) -> None:
-        for processor in self._processors:
-            processor.on_start(span, parent_context)
-
-    def on_end(self, span: ReadableSpan) -> None:
-        for processor in self._processors:
-            processor.on_end(span)
-
-    def shutdown(self) -> None:
-        for processor in self._processors:
-            processor.shutdown()
-
-    def force_flush(self, timeout_millis: int = 30_000) -> bool:
-        flushed = [processor.force_flush(timeout_millis) for processor in self._processors]
-        return all(flushed)
 
 
 class _Provider(TracerProvider):
@@ -325,7 +285,7 @@ class _Provider(TracerProvider):
             shutdown_on_exit=False,  # it would have the interpreter's exit wait for the collector
         )
         self.sampling = "tail" if tail else self.sampler.get_description()
-        self.chain = _Chain()
+        self.chain = Chain()
         self._others = False
         self._limits = _span_limits()
         self.add_span_processor(self.chain)
@@ -372,57 +332,15 @@ def _span_limits() -> SpanLimits:
     )
 
 
-class _Export:
-    """One exporter with its queue, which sends once it is started."""
-
-    def __init__(
-        self, name: str, exporter: SpanExporter, limits: BatchLimits, clock: Clock, redactor: Redactor
-    ) -> None:
-        self.name = name
-        self._exporter = exporter
-        self._redactor = redactor
-        quiet = ExitStack()  # for as long as the thread lives: what it is stuck in may still complain
-        quiet.enter_context(quieted(_loggers_of(exporter), clock))
-        self.queue: ExportQueue[AnySpan] = ExportQueue(
-            name, self._send, limits, clock=clock, close=exporter.shutdown, on_ended=quiet.close
-        )
-
-    def put(self, spans: Sequence[AnySpan], must_keep: bool) -> None:
-        self.queue.put(spans)
-
-    def _send(self, spans: Sequence[AnySpan]) -> int:
-        # Of a partial success the SDK's exporters tell nobody: all or nothing.
-        shown = [redact_span(readable(span), self._redactor) for span in spans]
-        return 0 if self._exporter.export(shown) is SpanExportResult.SUCCESS else len(spans)
-
-    def shutdown(self) -> None:
-        self.queue.shutdown(_SHUTDOWN_SECONDS)
-
-    def force_flush(self, timeout_millis: int = 30_000) -> bool:
-        return self.queue.flush(timeout_millis / 1000)
-
-
-def _loggers_of(exporter: object) -> list[str]:
-    """Return the loggers that the exporter's classes write to, by the custom of naming them after their modules."""
-    modules = dict.fromkeys(kind.__module__ for kind in type(exporter).__mro__)
-    return [module for module in modules if module not in {"builtins", "abc", "typing"}]
-
-
-def _close(exports: Sequence[_Export], deadline_seconds: float) -> bool:
-    """Drain all exports at once; return whether each had sent everything by the deadline."""
-    deadline = time.monotonic() + deadline_seconds
-    for export in exports:
-        export.queue.begin_shutdown()
-    sent = [export.queue.shutdown(max(0.0, deadline - time.monotonic())) for export in exports]
-    return all(sent)
-
-
-def _make_exports(environment: Mapping[str, str], clock: Clock, redactor: Redactor) -> list[_Export]:
+def _make_exports(
+    environment: Mapping[str, str], clock: Clock, redactor: Redactor, known: Collection[str]
+) -> list[Export]:
+    """Return the exports that the environment asks for, but for those that are known already."""
     limits = BatchLimits.from_environment(environment)
-    wanted = _wanted_exporters(environment)
+    wanted = [one for one in _wanted_exporters(environment) if one[1] not in known]
     exporters = {name: _make_exporter(variable, _SPAN_EXPORTERS, name) for variable, name in wanted}
     # Only now that all can be made: each changes what the loggers of its exporter say.
-    return [_Export(name, exporter, limits, clock, redactor) for name, exporter in exporters.items()]
+    return [Export(name, exporter, limits, clock, redactor) for name, exporter in exporters.items()]
 
 
 def _wanted_exporters(environment: Mapping[str, str]) -> list[tuple[str, str]]:
@@ -481,5 +399,5 @@ def set_up_log_export(environment: Mapping[str, str], *, clock: Clock | None = N
     exporter = _make_exporter(OTEL_LOGS_EXPORTER, _LOG_EXPORTERS, name)
     clock = clock or SystemClock()
     quiet = ExitStack()
-    quiet.enter_context(quieted(_loggers_of(exporter), clock))
+    quiet.enter_context(quieted(loggers_of(exporter), clock))
     return LogExport(name, exporter, _resource(), limits=limits, clock=clock, on_ended=quiet.close)

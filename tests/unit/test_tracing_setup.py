@@ -5,6 +5,7 @@ A process can set its global provider only once, so what is global runs in a pro
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import subprocess
@@ -17,15 +18,18 @@ from typing import Protocol
 
 import pytest
 from opentelemetry import trace
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import StatusCode
 
+from qorzen_obs import open_task_manager
 from qorzen_obs.errors import SettingsError
-from qorzen_obs.settings import TelemetrySettings
+from qorzen_obs.settings import EngineSettings, Settings, TelemetrySettings
 from qorzen_obs.telemetry import names
+from qorzen_obs.telemetry.redaction import HIDDEN, Redactor
 from qorzen_obs.telemetry.setup import Tracing, set_up_tracing
+from tests.process_tasks import make_spans
 from tests.services.otlp_receiver import OtlpReceiver
 from tests.support import PATIENCE_SECONDS
 
@@ -578,19 +582,86 @@ def test_after_a_shutdown_our_provider_is_used_again() -> None:
 def opens_a_second_while_the_first_is_open() -> None:
     first = set_up_globally()
     second = set_up_globally()
-    assert (second.mode, second.sampling, second.exporters) == ("foreign", "foreign", ())
+    assert (second.mode, second.sampling, second.exporters) == ("sdk", "tail", ("otlp_proto_http",))
     end_global_span("both")
-    assert second.shutdown()
+    assert second.shutdown(10.0)
     end_global_span("first only")
     assert (kept(first), kept(second)) == (["both", "first only"], ["both"])
     assert first.shutdown(10.0)
     assert set_up_globally().mode == "sdk"
 
 
-def test_a_second_one_beside_the_first_watches_and_exports_nothing_twice() -> None:
+def opens_a_second_and_ends_the_first() -> None:
+    first, second = set_up_globally(), set_up_globally()
+    end_global_span("both")
+    assert first.shutdown(10.0), "what was there has been sent"
+    end_global_span("second only")
+    third = set_up_globally()
+    end_global_span("second and third")
+    assert first.shutdown(), "again, and of no effect on the others"
+    assert second.shutdown(10.0)
+    end_global_span("third only")
+    assert third.shutdown(10.0)
+    end_global_span("after the last")
+    assert kept(first) == ["both"]
+    assert kept(second) == ["both", "second only", "second and third"]
+    assert kept(third) == ["second and third", "third only"]
+    assert third.span_outcomes() == {**NO_SPANS, names.SPAN_EXPORTED: 4, names.SPAN_DROPPED_SHUTDOWN: 1}
+    assert second.status()["trouble"] == []
+
+
+@pytest.mark.parametrize(
+    ("scenario", "arrive"),
+    [
+        (opens_a_second_while_the_first_is_open, ["both", "first only"]),
+        (opens_a_second_and_ends_the_first, ["both", "second only", "second and third", "third only"]),
+    ],
+)
+def test_several_at_a_time_share_the_exporter_until_the_last_has_ended(
+    scenario: Callable[[], None], arrive: list[str]
+) -> None:
     with OtlpReceiver() as collector:
-        alone(opens_a_second_while_the_first_is_open, OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint)
-        assert [span.name for span in collector.spans] == ["both", "first only"]
+        alone(scenario, OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint)
+        assert [span.name for span in collector.spans] == arrive
+
+
+def opens_one_that_hides_more_and_exports_more() -> None:
+    first = set_up_globally()
+    os.environ["OTEL_TRACES_EXPORTER"] = "otlp,console"
+    second = set_up_tracing(SETTINGS, os.environ, set_global=True, redactor=Redactor(["iban"]))
+    assert first.exporters == second.exporters == ("otlp_proto_http", "console")
+    trace.get_tracer("user").start_span("of either", attributes={"iban": "DE-hidden", "password": "p"}).end()
+    assert second.shutdown(10.0)
+    assert first.shutdown(10.0)
+
+
+def test_what_is_shared_hides_and_exports_what_each_of_them_asks_for() -> None:
+    with OtlpReceiver() as collector:
+        printed = alone(
+            opens_one_that_hides_more_and_exports_more, OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint
+        )
+        (span,) = collector.spans
+    assert {a.key: a.value.string_value for a in span.attributes} == {"iban": HIDDEN, "password": HIDDEN}
+    assert '"name": "of either"' in printed
+    assert "DE-hidden" not in printed
+
+
+def shuts_down_the_provider_beside_a_second() -> None:
+    first, second = set_up_globally(), set_up_globally()
+    provider = trace.get_tracer_provider()
+    assert isinstance(provider, TracerProvider)
+    provider.shutdown()
+    third = set_up_globally()
+    end_global_span("third only")
+    for tracing in (second, third, first):
+        assert tracing.shutdown(10.0)
+    assert (kept(first), kept(second), kept(third)) == ([], [], ["third only"])
+
+
+def test_one_that_comes_after_a_shutdown_by_the_user_shares_nothing_with_those_before() -> None:
+    with OtlpReceiver() as collector:
+        alone(shuts_down_the_provider_beside_a_second, OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint)
+        assert [span.name for span in collector.spans] == ["third only"]
 
 
 def joins_a_foreign_sdk() -> None:
@@ -611,6 +682,70 @@ def joins_a_foreign_sdk() -> None:
 
 def test_a_foreign_sdk_is_watched_and_outlives_us() -> None:
     alone(joins_a_foreign_sdk, OTEL_TRACES_EXPORTER="unheard-of")
+
+
+class CountedProvider(TracerProvider):
+    """A provider of the user's that knows how many processors it was given."""
+
+    processors = 0
+
+    def add_span_processor(self, span_processor: SpanProcessor) -> None:
+        self.processors += 1
+        super().add_span_processor(span_processor)
+
+
+def opens_managers_on_a_foreign_sdk() -> None:
+    exporter, provider = InMemorySpanExporter(), CountedProvider(shutdown_on_exit=False)
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    trace.set_tracer_provider(provider)
+
+    async def open_and_close(number: int) -> None:
+        settings = Settings(telemetry=TelemetrySettings(log_level="off"))
+        async with open_task_manager(settings) as tasks:
+            await tasks.run(asyncio.sleep, 0)
+            assert tasks.looks.traces is not None
+            (summary,) = tasks.looks.traces.summaries()
+            assert summary.spans == 1, "of its own task alone"
+            assert tasks.status()["telemetry"]["tracing"] == "foreign"
+        assert len(exporter.get_finished_spans()) == number + 1
+
+    async def open_one_after_another() -> None:
+        for number in range(251):
+            await open_and_close(number)
+
+    asyncio.run(open_one_after_another())
+    assert provider.processors == 2
+
+
+def test_managers_that_come_and_go_leave_one_processor_on_a_foreign_provider() -> None:
+    alone(opens_managers_on_a_foreign_sdk)
+
+
+def has_spans_from_a_worker() -> None:
+    exporter, provider = InMemorySpanExporter(), TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    trace.set_tracer_provider(provider)
+
+    async def run() -> None:
+        settings = Settings(telemetry=TelemetrySettings(log_level="off"), engines=EngineSettings(processes=1))
+        async with open_task_manager(settings) as tasks:
+            info = await tasks.wait_for_task(await tasks.submit_task(make_spans))
+            assert tasks.looks.traces is not None
+            kept = tasks.looks.traces.trace(str(info.trace_id))
+            assert tasks.status()["telemetry"]["trouble"] == []
+        exported = exporter.get_finished_spans()
+        for spans in (kept, exported):
+            inner, outer, run = spans
+            assert (inner.name, outer.name, run.name) == ("inner", "outer", "run make_spans")
+            assert outer.parent is not None
+            assert outer.parent.span_id == run.context.span_id
+            assert inner.resource is provider.resource
+
+    asyncio.run(run())
+
+
+def test_spans_from_worker_processes_go_to_the_users_own_processors_once() -> None:
+    alone(has_spans_from_a_worker)
 
 
 def joins_something_else() -> None:

@@ -2,6 +2,9 @@
 
 import asyncio
 import os
+import sys
+from pathlib import Path
+from types import ModuleType
 
 import pytest
 from opentelemetry import baggage, context
@@ -19,6 +22,7 @@ from opentelemetry.trace import (
 
 from qorzen_obs.core.concurrency_manager import ConcurrencyManager
 from qorzen_obs.engines.processes.output import MAX_LINES_PER_SECOND, OutputReader
+from qorzen_obs.options import with_options
 from qorzen_obs.settings import EngineSettings
 from qorzen_obs.tasks import TaskCategory, TaskPriority
 from qorzen_obs.telemetry.remote_spans import RemoteSpans
@@ -26,6 +30,7 @@ from qorzen_obs.telemetry.sampling import RecordAll
 from qorzen_obs.testing import CapturedLogs, open_test_manager
 from tests import process_tasks as work
 from tests.services.process_service import ProcessService, process_service
+from tests.services.program import write_files
 
 
 class Kept(SpanProcessor):
@@ -176,6 +181,65 @@ async def test_a_task_may_be_the_first_to_import_what_its_telemetry_needs(module
         info = await service.end(work.import_lazily, module)
         assert info.error is None
         assert kept.named("inner").context.trace_id == kept.named("run import_lazily").context.trace_id
+
+
+OWN_PROVIDER = """
+from opentelemetry import trace
+from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
+
+class Writes(SpanProcessor):
+    def on_end(self, span):
+        with open({exported!r}, "a") as file:
+            print(span.name, file=file)
+
+provider = TracerProvider(shutdown_on_exit=False)
+provider.add_span_processor(Writes())
+trace.set_tracer_provider(provider)
+
+def work():
+    trace.get_tracer("theirs").start_span("inside").end()
+"""
+
+
+async def test_what_a_provider_of_the_users_exports_from_the_worker_is_not_exported_from_here_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exported, ours, theirs = tmp_path / "exported", Kept(), Kept()
+    write_files(tmp_path, {"own_provider.py": OWN_PROVIDER.format(exported=str(exported))})
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def far_work() -> None:
+        """Stands for the function of that module, which must set no provider here."""
+
+    far_work.__module__, far_work.__qualname__, far_work.__name__ = "own_provider", "work", "work"
+    monkeypatch.setitem(sys.modules, "own_provider", ModuleType("own_provider"))
+    setattr(sys.modules["own_provider"], "work", far_work)  # noqa: B010  # no attribute that mypy knows
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(theirs)
+    on_spans = RemoteSpans(ours, provider.resource, provider)
+    async with process_service(tracer_provider=provider, on_spans=on_spans) as service:
+        info = await service.end(with_options(far_work, engine="process"))
+        assert info.error is None
+    assert exported.read_text().split() == ["inside"]
+    assert [span.name for span in ours.spans] == ["inside"]
+    assert [span.name for span in theirs.spans] == ["run work"]
+
+
+async def test_a_processor_of_the_users_that_raises_on_a_span_from_a_worker_fails_no_task(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Raising(SpanProcessor):
+        def on_end(self, span: ReadableSpan) -> None:
+            if span.name == "inner":
+                raise SystemExit(3)
+
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(Raising())
+    on_spans = RemoteSpans(Kept(), provider.resource, provider)
+    async with process_service(tracer_provider=provider, on_spans=on_spans) as service:
+        for _ in range(2):
+            assert (await service.end(work.make_spans)).error is None
+    assert caplog.text.count("a span processor failed") == 1
 
 
 async def test_what_the_caller_did_not_sample_is_recorded_in_the_worker_as_it_is_here() -> None:
