@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import io
+import os
 import sys
 from typing import Final, NoReturn
 
@@ -58,8 +59,18 @@ def cli() -> None:
     """
 
 
+def _take_standard_descriptors() -> None:
+    """Open 0, 1 and 2 where they are closed: what C code writes there must not land in a socket of ours."""
+    for descriptor in (0, 1, 2):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest free one
+
+
 def main() -> NoReturn:
     """Run the command."""
+    _take_standard_descriptors()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a file's name need not fit a terminal's encoding
     cli(prog_name="qorzen-obs")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import errno
+import io
 import os
 import select
 import stat
@@ -17,6 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Final, TextIO
 
+from qorzen_obs import foreign
 from qorzen_obs.telemetry.forks import call_in_child
 
 MAX_LINES: Final = 10_000
@@ -32,17 +34,22 @@ _GONE: Final = frozenset({errno.EPIPE, errno.EBADF, errno.EIO, errno.ECONNRESET,
 
 
 class LogSink:
-    """Writes whole lines to a stream, in order.
+    """Writes whole lines to a stream, in order; in UTF-8, since JSON is, but to a terminal in the terminal's encoding.
 
     A stream without a descriptor, such as io.StringIO, is written at once. So is every stream in a forked child, which
     has no thread, and after `close`. When lines were lost, `say_lost(number)` makes the line that says so, which
-    stands where they would have stood.
+    stands where they would have stood. Without a stream, as sys.stderr is None in a process that was started with it
+    closed, all lines are lost.
     """
 
-    def __init__(self, stream: TextIO, say_lost: Callable[[int], str]) -> None:
-        self._stream = stream
+    def __init__(self, stream: TextIO | None, say_lost: Callable[[int], str]) -> None:
+        self._stream: TextIO = stream or io.StringIO()
+        self._missing = stream is None
         self._say_lost = say_lost
-        self._descriptor = _descriptor_of(stream)
+        self._descriptor = _descriptor_of(self._stream)
+        self._encoding = "utf-8"
+        if self.isatty():
+            self._encoding = foreign.attribute(stream, "encoding") or "utf-8"
         self._waits = self._descriptor is not None and _waits_for_a_reader(self._descriptor)
         self.counted: Counter[str] = Counter()  #: lines that were written by a level, lost ones included
         self.lost = 0  #: lines that were not written, since the start
@@ -61,7 +68,7 @@ class LogSink:
         self._thread: threading.Thread | None = None
         self._idle = False  # the thread waits for lines
         self._direct = self._descriptor is None
-        self._broken = False
+        self._broken = self._missing
         self._closing = False
 
     def _become_child(self) -> None:
@@ -70,7 +77,10 @@ class LogSink:
 
     def isatty(self) -> bool:
         """Return whether the stream is a terminal."""
-        return self._stream.isatty()
+        try:
+            return self._stream.isatty()
+        except ValueError:  # it is closed
+            return False
 
     def write(self, line: str, level: str | None = None) -> None:
         """Take a line without its end; never waits for the stream where that has a descriptor.
@@ -189,8 +199,7 @@ class LogSink:
         return lines
 
     def _encoded(self, lines: list[str]) -> bytes:
-        encoding = getattr(self._stream, "encoding", None) or "utf-8"
-        return ("\n".join(lines) + "\n").encode(encoding, "backslashreplace")
+        return ("\n".join(lines) + "\n").encode(self._encoding, "backslashreplace")
 
     def _put(self) -> None:
         """Write what is encoded, until the rest of it cannot be written, for good or for the end."""
@@ -227,17 +236,24 @@ class LogSink:
         return bool(poll.poll(seconds * 1000))
 
     def _write_directly(self, line: str) -> None:
-        if self._descriptor is None:
-            self._stream.write(line + "\n")
-            self._stream.flush()
-            return
         try:
-            if not self._broken and not self._stream.closed and self._writable(0):
-                os.write(self._descriptor, self._encoded([line]))
+            if not self._broken and not self._stream.closed and self._put_at_once(line):
                 return
         except (OSError, ValueError):
             pass
         self.lost += 1
+
+    def _put_at_once(self, line: str) -> bool:
+        if self._descriptor is not None:
+            return self._writable(0) and os.write(self._descriptor, self._encoded([line])) > 0
+        buffer = foreign.attribute(self._stream, "buffer")
+        if buffer is None:
+            self._stream.write(line + "\n")
+        else:  # its encoding need not have room for what JSON has
+            self._stream.flush()
+            buffer.write(self._encoded([line]))
+        self._stream.flush()
+        return True
 
 
 def _waits_for_a_reader(descriptor: int) -> bool:

@@ -63,7 +63,7 @@ class LogStream(Collector):
         export: LogExport | None = None,
     ) -> None:
         self.redactor = redactor or Redactor()
-        self._sink = LogSink(stream or sys.stderr, self._say_lost)
+        self._sink = LogSink(sys.stderr if stream is None else stream, self._say_lost)
         self._terminal = self._sink.isatty()
         self._render: Any = TerminalLines() if self._terminal else JsonLines()
         self._lock = threading.RLock()  # a signal's handler may log while its thread holds it

@@ -41,7 +41,7 @@ def run(
 class Running:
     """`qorzen-obs` while it runs; killed at the end of the block, if it is still there.
 
-    It may have so many `descriptors` open.
+    It may have so many `descriptors` open, and may begin without a standard error.
     """
 
     def __init__(
@@ -50,11 +50,13 @@ class Running:
         cwd: Path,
         variables: Mapping[str, str] | None = None,
         descriptors: int | None = None,
+        closes_stderr: bool = False,
     ) -> None:
         self._errors = (cwd / "stderr.txt").open("w+")
-        limit = ("sh", "-c", f'ulimit -n {descriptors} && exec "$@"', "sh") if descriptors else ()
+        limit = f"ulimit -n {descriptors} && " if descriptors else ""
+        closing = " 2>&-" if closes_stderr else ""
         self._process = subprocess.Popen(
-            [*limit, sys.executable, *COMMAND, *arguments],
+            ["sh", "-c", f'{limit}exec "$@"{closing}', "sh", sys.executable, *COMMAND, *arguments],
             cwd=cwd,
             env=environment(variables or {}),
             stdout=subprocess.PIPE,
@@ -90,9 +92,9 @@ class Running:
     def is_alive(self) -> bool:
         return self._process.poll() is None
 
-    def errors(self) -> str:
+    def errors(self, encoding: str | None = None) -> str:
         """Standard error so far."""
-        return Path(self._errors.name).read_text()
+        return Path(self._errors.name).read_text(encoding)
 
     def log(self) -> list[dict[str, Any]]:
         """Standard error, where it is nothing but JSON lines."""

@@ -163,6 +163,38 @@ def test_a_stream_without_a_descriptor_is_written_at_once() -> None:
     assert stream.getvalue() == "one\ntwo\n"
 
 
+def test_a_stream_of_another_encoding_gets_utf_8(pipe: Pipe) -> None:
+    stream = io.TextIOWrapper(io.FileIO(os.dup(pipe.stream.fileno()), "w"), encoding="ascii")
+    sink = LogSink(stream, said)
+    pipe.read_all()
+    sink.write("größe")
+    sink.close()
+    sink.write("café")
+    stream.close()
+    assert pipe.lines() == ["größe", "café"]
+
+
+def test_a_stream_without_a_descriptor_gets_utf_8_too() -> None:
+    seen = io.BytesIO()
+    stream = io.TextIOWrapper(seen, encoding="ascii")
+    stream.write("before\n")
+    LogSink(stream, said).write("größe")
+    assert seen.getvalue().decode() == "before\ngröße\n"
+
+
+def test_without_a_stream_or_with_a_closed_one_all_lines_count_as_lost() -> None:
+    closed = io.StringIO()
+    closed.close()
+    for stream in (None, closed):
+        sink = LogSink(stream, said)
+        assert not sink.isatty()
+        sink.write("one", "info")
+        sink.write_all(["two", "three"], "info")
+        sink.close()
+        sink.write("four")
+        assert (sink.lost, sink.counted["info"]) == (4, 3)
+
+
 def test_after_close_lines_are_written_directly_and_closing_again_is_harmless(pipe: Pipe) -> None:
     pipe.read_all()
     sink = LogSink(pipe.stream, said)

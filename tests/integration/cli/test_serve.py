@@ -1,6 +1,7 @@
 """`qorzen-obs serve`: hosting a program's modules, and how the process stops."""
 
 import json
+import re
 import signal
 import urllib.error
 import urllib.request
@@ -9,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.services.program import Running, run, write_files
+from tests.services.program import Running, json_lines, run, write_files
 from tests.support import PATIENCE_SECONDS
 
 SHOP = """
@@ -30,6 +31,31 @@ async def open_the_shop():
 @task(name="for ever", timeout=math.inf)
 async def for_ever():
     await asyncio.Event().wait()
+"""
+CAFE = """
+import structlog, logging
+from qorzen_obs import task
+
+@task(at_start=True, name="öffnen")
+async def open_it():
+    logging.getLogger("shop").warning("größe %d", 7)
+    structlog.get_logger().warning("café")
+    print("open", flush=True)
+"""
+FAR = """
+import logging, os
+from qorzen_obs import current_task, task
+
+@task(engine="process")
+def far():
+    print("from afar")
+    logging.getLogger("shop").warning("from afar")
+
+@task(at_start=True)
+async def near():
+    print("the descriptor is", os.readlink("/proc/self/fd/2"), flush=True)
+    await current_task().manager.run(far)
+    print("answered from afar", flush=True)
 """
 LONG = """
 import asyncio, math
@@ -100,6 +126,38 @@ def test_a_program_s_own_log_lines_are_json_with_their_task(shop: Path) -> None:
     for event in ("fetched 7", "fetched too"):
         assert lines[event]["task_name"] == "fetch"
         assert len(lines[event]["trace_id"]) == 32
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}],
+    ids=["PYTHONIOENCODING", "the C locale"],
+)
+def test_lines_are_json_in_utf_8_whatever_the_encoding_of_standard_error_is(
+    variables: dict[str, str], tmp_path: Path
+) -> None:
+    write_files(tmp_path, {"cafe.py": CAFE})
+    with Running("serve", "cafe", cwd=tmp_path, variables=variables) as service:
+        service.line("open")
+        service.signal(signal.SIGTERM)
+        assert service.wait() == 0
+        lines = json_lines(service.errors("utf-8"))
+    assert {"größe 7", "café"} <= {line["event"] for line in lines}
+    assert {line["task_name"] for line in lines if line["event"] == "task.finished"} == {"öffnen"}
+
+
+def test_it_serves_without_a_standard_error_and_counts_its_lines_as_lost(tmp_path: Path) -> None:
+    write_files(tmp_path, {"far.py": FAR})
+    with Running("serve", "far", cwd=tmp_path, closes_stderr=True) as service:
+        url = service.line("serves").split()[-1]
+        assert service.line("the descriptor is") == "the descriptor is /dev/null"
+        service.line("answered from afar")
+        with urllib.request.urlopen(f"{url}metrics", timeout=PATIENCE_SECONDS) as response:
+            metrics = response.read().decode()
+        service.signal(signal.SIGTERM)
+        assert service.wait() == 0
+    (lost,) = re.findall(r'qorzen_events_dropped_total{kind="log_line"} (\S+)', metrics)
+    assert float(lost) >= 2
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from typing import TextIO
 import pytest
 from opentelemetry import trace
 
-from qorzen_obs import TaskStatus
+from qorzen_obs import TaskStatus, open_task_manager
 from qorzen_obs.app import Service
 from qorzen_obs.settings import Settings
 from qorzen_obs.telemetry import names
@@ -105,6 +105,17 @@ async def test_a_line_that_a_task_logs_says_which_task_and_trace_it_is_from(cate
             }
         logger.info("outside")
         assert set(logs.of("outside")[0]) == {"event", "level", "logger"}
+
+
+async def test_a_program_without_a_standard_error_has_its_tasks_run_and_its_lines_counted_as_lost(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("sys.stderr", None)  # as it is where a program was started with it closed
+    async with open_task_manager(Settings()) as tasks:
+        await tasks.run(asyncio.sleep, 0)
+        registry = tasks.registry
+    assert metric(registry, f"{names.EVENTS_DROPPED.name}_total", kind="log_line") >= 1
+    assert metric(registry, f"{names.LOG_MESSAGES.name}_total", level="info") >= 1
 
 
 @pytest.fixture
