@@ -94,6 +94,8 @@ class TelemetrySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     watch_loop: bool = True  #: a thread that says who blocks the work loop
     keep_log_lines_per_task: Count = 200
     keep_log_lines: Count = 20_000  #: in all
+    #: whether /metrics also shows what is in the default registry of prometheus_client
+    default_registry: bool = False
     #: Names of fields whose values no sink may show, besides the usual ones.
     redact_keys: tuple[str, ...] = ()
     redact_patterns: tuple[str, ...] = ()  #: regular expressions of what no sink may show

@@ -20,11 +20,14 @@ class Collected:
     def collect(self) -> list[Metric]:
         return self.families
 
+    def gather(self, read: Callable[[Metric], list[bytes]]) -> list[list[bytes]]:
+        return [read(family) for family in self.families]
+
 
 def by_both(source: Collector, media_type: MediaType) -> tuple[list[bytes], list[bytes]]:
     """Return the lines that we write of what is collected now, and the client's."""
     families = Collected(list(source.collect()))
-    ours = render(families, Variant(media_type, compressed=False))
+    ours = render(families.gather, Variant(media_type, compressed=False))
     generate: Callable[[Collector], bytes] = (
         generate_openmetrics if media_type is OPENMETRICS else generate_latest
     )

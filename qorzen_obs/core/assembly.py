@@ -11,7 +11,7 @@ from importlib import metadata as package_metadata
 
 from opentelemetry import trace
 from opentelemetry.trace import TracerProvider
-from prometheus_client import CollectorRegistry
+from prometheus_client import REGISTRY, CollectorRegistry
 
 from qorzen_obs.clock import Clock
 from qorzen_obs.core.admission import Admission
@@ -34,6 +34,7 @@ from qorzen_obs.record import TaskRecord
 from qorzen_obs.scheduling.limits import Limits
 from qorzen_obs.scheduling.scheduler import Scheduler
 from qorzen_obs.telemetry.collector import TaskMetricsCollector
+from qorzen_obs.telemetry.gathering import Gathering
 from qorzen_obs.telemetry.instrument import SpanInstrument
 from qorzen_obs.telemetry.loop_monitor import LoopMonitor
 from qorzen_obs.telemetry.metrics import TaskMetrics
@@ -91,6 +92,8 @@ def assemble(
         gil_watch=telemetry.gil_watch,
         watch=telemetry.settings.watch_loop,
     )
+    registries = (registry, REGISTRY) if telemetry.settings.default_registry else (registry,)
+    gathering = Gathering(*registries, on_error=partial(announcer.failed, "collector"))
     instrument = SpanInstrument(
         tracer_provider or trace.get_tracer_provider(),
         version,
@@ -155,6 +158,7 @@ def assemble(
         loop_monitor=loop_monitor,
         metrics=metrics,
         registry=registry,
+        gathering=gathering,
         task_lines=task_lines,
         telemetry=telemetry,
         remembered_spans=instrument.remembered,

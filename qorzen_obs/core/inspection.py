@@ -34,6 +34,7 @@ from qorzen_obs.scheduling.stall import StallWatch
 from qorzen_obs.settings import HistorySettings
 from qorzen_obs.stacks import ABANDONED, RUNNING, STARTING, LiveStack, redacted
 from qorzen_obs.tasks import TaskCategory, TaskInfo, TaskPriority, TaskStatus
+from qorzen_obs.telemetry.gathering import Gathering
 from qorzen_obs.telemetry.loop_monitor import Block, EndedBlock, LoopMonitor
 from qorzen_obs.telemetry.metrics import Load, TaskMetrics
 from qorzen_obs.telemetry.parts import TelemetryParts
@@ -65,6 +66,7 @@ class Inspection:
         loop_monitor: LoopMonitor,
         metrics: TaskMetrics,
         registry: CollectorRegistry,
+        gathering: Gathering,
         task_lines: TaskLines,
         telemetry: TelemetryParts,
         remembered_spans: RememberedSpans,
@@ -88,6 +90,7 @@ class Inspection:
         self.health = health
         self.metrics = metrics
         self.registry = registry  #: where the metrics are
+        self.gathering = gathering  #: what reads them
         self.task_lines = task_lines
         self.version = version
 
@@ -162,9 +165,13 @@ class Inspection:
                 "keep_completed_tasks": settings.keep_completed_tasks,
                 "default_timeout": "inf" if timeout == float("inf") else timeout,
             },
-            "telemetry": self._telemetry.status(),
+            "telemetry": self._telemetry_status(),
             "versions": {"qorzen_obs": self.version, "python": platform.python_version()},
         }
+
+    def _telemetry_status(self) -> dict[str, Any]:
+        status = self._telemetry.status()
+        return {**status, "trouble": [*status.get("trouble", ()), *self.gathering.trouble]}
 
     def settings_in_force(self) -> dict[str, msgspec.Struct]:
         """Return the settings that hold now, by section."""

@@ -155,7 +155,7 @@ def create_app(
     app[ALLOW_SUBMIT] = settings.allow_submit
     app[page.FILES] = page.read_files()
     app[ONE_LIST] = asyncio.Lock()
-    app[EXPOSITION] = Exposition(looks.registry)
+    app[EXPOSITION] = Exposition(looks.gathering)
     app[OPENAPI] = OpenApi(ROUTES, secured=bool(tokens))
     if spans is not None:
         app[SPANS] = spans

@@ -23,14 +23,20 @@ class MediaType(NamedTuple):
 
     name: str
     version: str
+    #: of names that are more than letters, digits and underscores; empty where nobody asked
+    escaping: str = ""
 
     @property
     def content_type(self) -> str:
-        return f"{self.name}; version={self.version}; charset=utf-8"
+        escaping = f"; escaping={self.escaping}" if self.escaping else ""
+        return f"{self.name}; version={self.version}; charset=utf-8{escaping}"
 
 
 TEXT: Final = MediaType("text/plain", "0.0.4")
 OPENMETRICS: Final = MediaType("application/openmetrics-text", "1.0.0")
+
+#: How OpenMetrics may write names: https://prometheus.io/docs/instrumenting/escaping_schemes/
+ESCAPINGS: Final = ("allow-utf-8", "underscores", "dots", "values")
 
 
 def choose_exposition(accept: str) -> MediaType:
@@ -42,11 +48,16 @@ def choose_exposition(accept: str) -> MediaType:
     'application/openmetrics-text'
     >>> choose_exposition("application/openmetrics-text;version=abc, */*").name
     'text/plain'
+    >>> choose_exposition("application/openmetrics-text;version=1.0.0;escaping=dots").escaping
+    'dots'
     """
     ranges = list(read_ranges(accept))
-    openmetrics, named = _quality(OPENMETRICS, ranges)
-    text, _ = _quality(TEXT, ranges)
-    return OPENMETRICS if openmetrics > text or (named and openmetrics == text > 0) else TEXT
+    openmetrics, named, by = _quality(OPENMETRICS, ranges)
+    text, _, _ = _quality(TEXT, ranges)
+    if openmetrics < text or openmetrics == 0 or (openmetrics == text and not named):
+        return TEXT
+    escaping = by.parameters.get("escaping", "")
+    return OPENMETRICS._replace(escaping=escaping) if escaping in ESCAPINGS else OPENMETRICS
 
 
 def accepts_gzip(accept_encoding: str) -> bool:
@@ -84,14 +95,14 @@ def _read_quality(text: str) -> float | None:
     return quality if math.isfinite(quality) and 0 <= quality <= 1 else None
 
 
-def _quality(offer: MediaType, ranges: list[Range]) -> tuple[float, bool]:
-    """Return the quality by the most specific matching range, and whether that range names the offer."""
-    best = (0, 0.0)
+def _quality(offer: MediaType, ranges: list[Range]) -> tuple[float, bool, Range]:
+    """Return the quality by the most specific matching range, whether that range names the offer, and the range."""
+    best, by = (0, 0.0), Range("", {}, 0.0)
     for item in ranges:
         specificity = _specificity(offer, item)
         if specificity and (specificity, item.quality) > best:
-            best = (specificity, item.quality)
-    return best[1], best[0] >= _NAMED
+            best, by = (specificity, item.quality), item
+    return best[1], best[0] >= _NAMED, by
 
 
 _NAMED: Final = 3

@@ -9,7 +9,6 @@ from typing import Any, Final, Protocol
 
 from aiohttp import web
 from msgspec import Struct
-from prometheus_client import CollectorRegistry
 
 from qorzen_obs.clock import Clock
 from qorzen_obs.core.event_ring import EventRing
@@ -20,6 +19,7 @@ from qorzen_obs.scheduling.scheduler import Explanation
 from qorzen_obs.settings import HealthSettings
 from qorzen_obs.stacks import LiveStack
 from qorzen_obs.tasks import TaskCategory, TaskInfo, TaskPriority
+from qorzen_obs.telemetry.gathering import Gathering
 from qorzen_obs.telemetry.loop_monitor import Block, EndedBlock
 from qorzen_obs.telemetry.metrics import Load
 from qorzen_obs.telemetry.redaction import Redactor
@@ -50,7 +50,9 @@ class Looks(Protocol):
         ...
 
     @property
-    def registry(self) -> CollectorRegistry: ...
+    def gathering(self) -> Gathering:
+        """What reads the metrics."""
+        ...
 
     @property
     def redactor(self) -> Redactor:

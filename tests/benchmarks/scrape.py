@@ -48,10 +48,10 @@ class _Cells(Collector):
 
 async def ours(scrapes: int) -> Measured:
     """Render what /metrics answers with."""
-    registry, collector = CollectorRegistry(), _Cells()
+    registry, collector, variant = CollectorRegistry(), _Cells(), Variant(TEXT, compressed=False)
     registry.register(collector)
     observe = [cell.observe for cells in collector.cells for cell in cells]
-    return _scrape(scrapes, observe, lambda: render(registry, Variant(TEXT, compressed=False)))
+    return _scrape(scrapes, observe, lambda: render(lambda write: map(write, registry.collect()), variant))
 
 
 async def client(scrapes: int) -> Measured:

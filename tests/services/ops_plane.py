@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import io
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -14,7 +15,6 @@ import aiohttp
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 from msgspec import Struct
-from prometheus_client import CollectorRegistry
 
 from qorzen_obs.clock import Clock, SystemClock
 from qorzen_obs.core.event_bus_manager import EventBusManager
@@ -34,6 +34,7 @@ from qorzen_obs.settings import HealthSettings, ServerSettings, Settings, TaskSe
 from qorzen_obs.stacks import LiveStack
 from qorzen_obs.tasks import TaskCategory, TaskInfo, TaskPriority
 from qorzen_obs.telemetry import names
+from qorzen_obs.telemetry.gathering import Gathering
 from qorzen_obs.telemetry.loop_monitor import Block, EndedBlock
 from qorzen_obs.telemetry.metrics import Load
 from qorzen_obs.telemetry.parts import TelemetryParts
@@ -50,7 +51,7 @@ TOKEN = "a token of many characters"
 @asynccontextmanager
 async def managing(**tasks: Any) -> AsyncIterator[tuple[TaskManager, Traces]]:
     """A ready manager on the running loop with these `tasks` settings, and the traces that it leaves."""
-    loggers = LoggerManager("error")
+    loggers = LoggerManager("error", io.StringIO())
     tracing = set_up_tracing(TelemetrySettings(), {}, set_global=False)
     try:
         async with open_test_manager(
@@ -63,6 +64,7 @@ async def managing(**tasks: Any) -> AsyncIterator[tuple[TaskManager, Traces]]:
             yield manager, tracing.traces
     finally:
         tracing.shutdown()
+        await loggers.shutdown()
 
 
 @asynccontextmanager
@@ -154,7 +156,7 @@ class SaidManager:
     stalled: float = 0.0
     trouble: list[str] = field(default_factory=list)
     health: HealthChecks = field(default_factory=HealthChecks)
-    registry: CollectorRegistry = field(default_factory=CollectorRegistry)
+    gathering: Gathering = field(default_factory=Gathering)
     event_ring: EventRing = field(default_factory=_ring)
     redactor: Redactor = field(default_factory=Redactor)
     traces: Traces | None = None
@@ -196,7 +198,7 @@ class SaidManager:
             "state": self.state.value,
             "queue": {"depth": self.depth, "scheduled": self.scheduled, "limit": self.limit},
             "slots": {"loop": {"abandoned": 0}, "thread": {"abandoned": self.abandoned}},
-            "telemetry": {"trouble": self.trouble},
+            "telemetry": {"trouble": [*self.trouble, *self.gathering.trouble]},
         }
 
     def settings_in_force(self) -> dict[str, Struct]:

@@ -12,6 +12,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from qorzen_obs.server import metrics
 from qorzen_obs.server.metrics import Exposition, Variant
 from qorzen_obs.server.negotiation import OPENMETRICS, TEXT
+from qorzen_obs.telemetry.gathering import Gathering
 from tests.support import PATIENCE_SECONDS
 
 PLAIN = Variant(TEXT, compressed=False)
@@ -36,8 +37,6 @@ class GatedCollector:
         self._entered.release()
         assert self._may_go_on.acquire(timeout=PATIENCE_SECONDS)
         self.at_once -= 1
-        if value == 13:
-            raise RuntimeError("unlucky")
         yield GaugeMetricFamily("render", "Its number.", value)
 
     async def wait_entered(self) -> None:
@@ -58,7 +57,7 @@ def collector() -> Iterator[GatedCollector]:
 def exposition(collector: GatedCollector) -> Exposition:
     registry = CollectorRegistry()
     registry.register(collector)
-    return Exposition(registry)
+    return Exposition(Gathering(registry, patience_seconds=PATIENCE_SECONDS))
 
 
 async def test_a_render_is_shared_only_by_those_who_were_there_before_it_began(
@@ -96,16 +95,6 @@ async def test_a_caller_who_leaves_takes_nothing_from_the_others(
     assert b"render 1.0" in await stays
     with pytest.raises(asyncio.CancelledError):
         await leaves
-
-
-async def test_a_collector_that_fails_fails_its_render_and_no_other(
-    exposition: Exposition, collector: GatedCollector
-) -> None:
-    collector.renders = 12
-    collector.let_on(2)
-    with pytest.raises(RuntimeError, match="unlucky"):
-        await exposition.body(PLAIN)
-    assert b"render 14.0" in await exposition.body(PLAIN)
 
 
 async def test_a_collector_that_hangs_does_not_hold_the_callers(

@@ -50,13 +50,16 @@ CHROMIUM = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,ima
         ("application/openmetrics-text;q=2", TEXT),
         ("application/openmetrics-text;q=-1", TEXT),
         (",;,;q=1,=;==, ,", TEXT),
-        (PROMETHEUS_3, OPENMETRICS),
+        (PROMETHEUS_3, OPENMETRICS._replace(escaping="allow-utf-8")),
+        ("application/openmetrics-text;escaping=dots", OPENMETRICS._replace(escaping="dots")),
+        ("application/openmetrics-text;escaping=of-its-own", OPENMETRICS),
+        ("application/openmetrics-text;version=0.0.1;escaping=dots,application/*", OPENMETRICS),
         (PROMETHEUS_2, OPENMETRICS),
         (CHROMIUM, TEXT),
     ],
 )
 def test_the_better_liked_format_is_chosen(accept: str, chosen: MediaType) -> None:
-    assert choose_exposition(accept) is chosen
+    assert choose_exposition(accept) == chosen
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ OUTPUT = {
     "embedded": r"499999500000",
     "embedded_http": r"serving http://127\.0\.0\.1:\d+/\ntasks \{.*'running': 1, 'completed': 1,.*\}",
     "mounted": r"202 /ops/api/tasks\n5",
+    "own_metrics": r"shop_orders_total 1\.0\nshop_open_carts 3\.0",
 }
 SERVED = {"service_tasks"}
 

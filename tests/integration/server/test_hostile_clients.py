@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry
 
 from qorzen_obs.server import app as server_app
 from qorzen_obs.server import door
+from qorzen_obs.telemetry.gathering import Gathering
 from tests.integration.server.collectors import HugeCollector
 from tests.services.ops_plane import SaidManager, exchange, get_json, managing, serving
 from tests.support import PATIENCE_SECONDS
@@ -166,7 +167,9 @@ async def test_t9_a_client_that_does_not_read_is_dropped(monkeypatch: pytest.Mon
     monkeypatch.setattr(door, "MAX_CONNECTIONS", 1)
     registry = CollectorRegistry()
     registry.register(HugeCollector())
-    async with serving(SaidManager(registry=registry)) as plane:
+    async with serving(
+        SaidManager(gathering=Gathering(registry, patience_seconds=PATIENCE_SECONDS))
+    ) as plane:
         reader, writer = await asyncio.open_connection("127.0.0.1", plane.port, limit=1000)
         writer.write(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")
         await reader.readline()  # from here on it does not read any more

@@ -20,6 +20,7 @@ from qorzen_obs import current_task
 from qorzen_obs.errors import ManagerInitializationError, SettingsError
 from qorzen_obs.server.app import OpsPlane
 from qorzen_obs.settings import HealthSettings, ServerSettings, Settings, TelemetrySettings
+from qorzen_obs.telemetry.gathering import Gathering
 from tests.integration.server.collectors import HangingCollector, HugeCollector
 from tests.services.ops_plane import TOKEN, SaidManager, get_json, managing, serving
 from tests.services.whole_service import url_of, whole_service
@@ -375,7 +376,8 @@ async def test_the_work_loop_turns_while_the_plane_stops() -> None:
     collector = HangingCollector()
     registry = CollectorRegistry()
     registry.register(collector)
-    async with serving(SaidManager(registry=registry)) as plane, aiohttp.ClientSession() as session:
+    gathering = Gathering(registry, patience_seconds=PATIENCE_SECONDS)
+    async with serving(SaidManager(gathering=gathering)) as plane, aiohttp.ClientSession() as session:
         hanging = asyncio.create_task(_fetch(session, f"{plane.url}/metrics"))
         assert await asyncio.to_thread(collector.entered.wait, PATIENCE_SECONDS)
         stopping = asyncio.create_task(plane.stop())
@@ -401,7 +403,9 @@ async def test_a_stuck_client_does_not_hold_the_stop(sent: bytes) -> None:
     """Silent, in the middle of its request, or not reading its response."""
     registry = CollectorRegistry()
     registry.register(HugeCollector())
-    async with serving(SaidManager(registry=registry)) as plane:
+    async with serving(
+        SaidManager(gathering=Gathering(registry, patience_seconds=PATIENCE_SECONDS))
+    ) as plane:
         reader, writer = await asyncio.open_connection("127.0.0.1", plane.port, limit=1000)
         writer.write(sent)
         if b"metrics" in sent:

@@ -6,18 +6,24 @@ import asyncio
 import gzip
 import itertools
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
 
 import aiohttp
 import pytest
-from prometheus_client import CollectorRegistry
+from prometheus_client import REGISTRY, CollectorRegistry, Gauge
 from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from qorzen_obs.server import metrics as server_metrics
+from qorzen_obs.settings import ServerSettings, Settings, TelemetrySettings
+from qorzen_obs.telemetry import names
+from qorzen_obs.telemetry.gathering import Gathering
 from tests.integration.server.collectors import HangingCollector
 from tests.services.ops_plane import SaidManager, get_json, managing, serving
+from tests.services.whole_service import url_of, whole_service
 from tests.support import PATIENCE_SECONDS
 
 SCRAPES = 50
@@ -87,31 +93,30 @@ async def test_f15_a_scrape_in_flight_is_shared_by_those_that_came_before_it_beg
     order = itertools.count(1)
 
     class Held:
-        def describe(self) -> Iterator[Metric]:
-            return iter(())
-
         def collect(self) -> Iterator[Metric]:
             yield GaugeMetricFamily("render", "Which render it is.", next(order))
             entered.set()
             assert let_go.wait(PATIENCE_SECONDS)
 
-    async with managing() as (tasks, _), serving(tasks) as plane:
-        tasks.registry.register(Held())
-        async with aiohttp.ClientSession(plane.url) as session:
+    gathering = Gathering(Held(), patience_seconds=PATIENCE_SECONDS)
+    async with (
+        serving(SaidManager(gathering=gathering)) as plane,
+        aiohttp.ClientSession(plane.url) as session,
+    ):
 
-            async def one() -> str:
-                async with session.get("/metrics") as response:
-                    text = await response.text()
-                return next(line for line in text.splitlines() if line.startswith("render "))
+        async def one() -> str:
+            async with session.get("/metrics") as response:
+                text = await response.text()
+            return next(line for line in text.splitlines() if line.startswith("render "))
 
-            first = asyncio.create_task(one())
-            assert await asyncio.to_thread(entered.wait, 30)
-            later = [asyncio.create_task(one()) for _ in range(10)]
-            async with session.get("/livez"):  # the ops plane is not held up, and has seen the others by now
-                pass
-            let_go.set()
-            assert await first == "render 1.0"
-            assert set(await asyncio.gather(*later)) <= {"render 2.0", "render 3.0"}
+        first = asyncio.create_task(one())
+        assert await asyncio.to_thread(entered.wait, 30)
+        later = [asyncio.create_task(one()) for _ in range(10)]
+        async with session.get("/livez"):  # the ops plane is not held up, and has seen the others by now
+            pass
+        let_go.set()
+        assert await first == "render 1.0"
+        assert set(await asyncio.gather(*later)) <= {"render 2.0", "render 3.0"}
 
 
 @pytest.fixture
@@ -163,36 +168,195 @@ async def test_metrics_come_in_the_form_that_was_asked_for(
     assert samples == {"completed": 1.0}
 
 
-class FailingCollector:
-    def collect(self) -> Iterator[Metric]:
-        raise RuntimeError("secret reason")
-
-
-async def test_a_collector_that_fails_is_a_problem_without_its_reason(
-    session: aiohttp.ClientSession, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("escaping", ["allow-utf-8", "underscores", "dots", "values"])
+async def test_openmetrics_escapes_names_as_it_was_asked_to(
+    raw_session: aiohttp.ClientSession, escaping: str
 ) -> None:
     registry = CollectorRegistry()
-    registry.register(FailingCollector())
-    async with serving(SaidManager(registry=registry)) as plane:
-        async with session.get(f"{plane.url}/metrics") as response:
-            assert response.status == 500
-            assert response.headers["Content-Type"] == "application/problem+json"
-            assert b"secret" not in await response.read()
-        await get_json(session, f"{plane.url}/status")
-    assert "secret reason" in caplog.text
+    Gauge("room.temperature", "Has a dot in its name.", ["room.name"], registry=registry).labels("hall").set(
+        7
+    )
+    accept = f"application/openmetrics-text;version=1.0.0;escaping={escaping}"
+    async with (
+        serving(SaidManager(gathering=Gathering(registry, patience_seconds=PATIENCE_SECONDS))) as plane,
+        raw_session.get(f"{plane.url}/metrics", headers={"Accept": accept}) as response,
+    ):
+        kind = "application/openmetrics-text; version=1.0.0; charset=utf-8"
+        assert response.headers["Content-Type"] == f"{kind}; escaping={escaping}"
+        theirs = generate_openmetrics(registry, escaping)  # type: ignore[no-untyped-call]
+        assert await response.read() == theirs
 
 
-async def test_a_collector_that_hangs_is_a_503(
+async def test_with_dots_our_own_names_are_escaped_too(raw_session: aiohttp.ClientSession) -> None:
+    async with managing() as (manager, _), serving(manager) as plane:
+        accept = "application/openmetrics-text;version=1.0.0;escaping=dots"
+        async with raw_session.get(f"{plane.url}/metrics", headers={"Accept": accept}) as response:
+            text = await response.text()
+    assert "qorzen__tasks{" in text
+    assert "qorzen_tasks{" not in text
+
+
+class Broken:
+    """A collector that does what a test says once it has yielded a good family."""
+
+    def __init__(self, then: Callable[[], Iterator[Any]]) -> None:
+        self._then = then
+
+    def collect(self) -> Iterator[Any]:
+        yield GaugeMetricFamily("before", "Before it breaks.", 1)
+        yield from self._then()
+
+
+def raises(error: BaseException) -> Callable[[], Iterator[Any]]:
+    def then() -> Iterator[Any]:
+        yield from ()
+        raise error
+
+    return then
+
+
+def family(name: str = "junk", kind: str = "gauge", labels: Any = None, value: Any = 1.0) -> Metric:
+    """A family that the client's constructors would refuse, or turn into what no scraper reads."""
+    made = Metric("junk", "Junk.", "gauge")
+    made.name, made.type = name, kind
+    made.add_sample("junk", labels or {}, value)
+    return made
+
+
+def failures_of_collectors(text: str) -> float:
+    """What a scrape says of those before it."""
+    return sum(
+        sample.value
+        for found in parse_text(text.removesuffix("# EOF\n"))
+        for sample in found.samples
+        if sample.name == f"{names.TELEMETRY_ERRORS.name}_total"
+        and sample.labels == {"component": "collector"}
+    )
+
+
+class HostileName(str):
+    __slots__ = ()
+
+    def __hash__(self) -> int:
+        raise SystemExit(5)
+
+
+JUNK: dict[str, Callable[[], Iterator[Any]]] = {
+    "RuntimeError": raises(RuntimeError("secret reason")),
+    "SystemExit": raises(SystemExit(3)),
+    "KeyboardInterrupt": raises(KeyboardInterrupt()),
+    "GeneratorExit": raises(GeneratorExit()),
+    "no family": lambda: iter([None, 7, "text", object()]),
+    "a value that is no number": lambda: iter([family(value="a lot")]),
+    "an unknown type": lambda: iter([family(kind="surprise")]),
+    "a label without a name": lambda: iter([family(labels={"": "x"})]),
+    "a label that is no text": lambda: iter([family(labels={"x": 7})]),
+    "a family without a name": lambda: iter([family(name="")]),
+    "a name that cannot be looked at": lambda: iter([family(name=HostileName("junk"), value=None)]),
+    "text that utf-8 cannot hold": lambda: iter([family(labels={"x": "\ud800"})]),
+}
+
+
+@pytest.mark.parametrize("media_type", ["text/plain", "application/openmetrics-text"])
+@pytest.mark.parametrize("then", JUNK.values(), ids=JUNK)
+async def test_f41_a_collector_that_fails_costs_its_own_families_only(
+    then: Callable[[], Iterator[Any]], media_type: str
+) -> None:
+    async with managing() as (tasks, _), serving(tasks) as plane:
+        tasks.registry.register(Broken(then))
+        tasks.registry.register(Simple())
+        async with aiohttp.ClientSession(plane.url, headers={"Accept": media_type}) as session:
+            for before in (0, 1):
+                async with session.get("/metrics") as response:
+                    assert response.status == 200
+                    text = await response.text()
+                assert "before 1.0" in text
+                assert "simple 1.0" in text
+                assert "qorzen_tasks{" in text
+                assert "junk" not in text
+                list((parse_openmetrics if "openmetrics" in media_type else parse_text)(text))
+                assert failures_of_collectors(text) == before
+            health = await get_json(session, "/health")
+            assert health["status"] == "warn"
+            (telemetry,) = health["checks"]["telemetry:export"]
+            assert "test_scrapes.Broken raised " in telemetry["output"]
+            assert "secret" not in telemetry["output"]
+
+
+class Simple:
+    def collect(self) -> Iterator[Metric]:
+        yield GaugeMetricFamily("simple", "Always there.", 1)
+
+
+async def test_f41_collectors_that_hang_cost_their_own_families_and_a_thread_each(
+    session: aiohttp.ClientSession,
+) -> None:
+    hanging = [HangingCollector() for _ in range(3)]
+    async with managing() as (tasks, _), serving(tasks) as plane:
+        for collector in hanging:
+            tasks.registry.register(collector)
+        tasks.registry.register(Simple())
+        for before in range(4):  # none of them is let go meanwhile
+            async with session.get(f"{plane.url}/metrics") as response:
+                text = await response.text()
+            assert "simple 1.0" in text
+            assert "qorzen_tasks{" in text
+            assert "late 1.0" not in text
+            assert failures_of_collectors(text) == before * len(hanging)
+        assert sum(thread.name == "qorzen-collect" for thread in threading.enumerate()) == len(hanging)
+        (telemetry,) = (await get_json(session, f"{plane.url}/health"))["checks"]["telemetry:export"]
+        assert "collectors.HangingCollector has not answered for " in telemetry["output"]
+        for collector in hanging:
+            collector.let_go.set()
+
+        async def served_again() -> bool:
+            async with session.get(f"{plane.url}/metrics") as response:
+                return (await response.text()).count("late 1.0") == len(hanging)
+
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while not await served_again():
+                pass
+        assert (await get_json(session, f"{plane.url}/health"))["status"] == "pass"
+
+
+async def test_metrics_that_are_not_ready_in_time_are_a_503(
     session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(server_metrics, "RENDER_TIMEOUT_SECONDS", 0.05)
     collector = HangingCollector()
-    registry = CollectorRegistry()
-    registry.register(collector)
+    gathering = Gathering(collector, patience_seconds=PATIENCE_SECONDS)
     async with (
-        serving(SaidManager(registry=registry)) as plane,
+        serving(SaidManager(gathering=gathering)) as plane,
         session.get(f"{plane.url}/metrics") as response,
     ):
         assert response.status == 503
         assert response.headers["Retry-After"] == "10"
     collector.let_go.set()
+
+
+@pytest.fixture
+def in_default_registry() -> Iterator[Gauge]:
+    """A metric of a program that knows nothing of us."""
+    gauge = Gauge("shop_open_carts", "In the default registry.")
+    gauge.set(3)
+    yield gauge
+    REGISTRY.unregister(gauge)
+
+
+@pytest.mark.parametrize("asked", [True, False])
+async def test_metrics_of_the_default_registry_are_served_where_that_is_asked_for(
+    session: aiohttp.ClientSession, in_default_registry: Gauge, asked: bool
+) -> None:
+    settings = Settings(
+        server=ServerSettings(port=0), telemetry=TelemetrySettings(default_registry=asked, log_level="off")
+    )
+    async with whole_service(settings) as service:
+        Gauge("shop_visitors", "In the manager's registry.", registry=service.tasks.registry).set(4)
+        async with session.get(f"{url_of(service)}/metrics") as response:
+            text = await response.text()
+    families = [found.name for found in parse_text(text)]
+    assert ("shop_open_carts" in families) is asked
+    assert "shop_visitors" in families
+    assert "process_start_time_seconds" in families
+    assert "python_info" in families
+    assert len(families) == len(set(families)), "each once"

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from typing import Any
 
 import aiohttp
 import pytest
-from prometheus_client import CollectorRegistry
-from prometheus_client.core import GaugeMetricFamily, Metric
 
 from tests.services.ops_plane import SaidManager, get_json, serving
 
@@ -24,15 +21,6 @@ class Exiting(SaidManager):
 
     def status(self) -> dict[str, Any]:
         raise self.error
-
-
-class Collector:
-    def __init__(self, error: BaseException) -> None:
-        self._error = error
-
-    def collect(self) -> Iterator[Metric]:
-        yield GaugeMetricFamily("before", "Before it fails.", 1)
-        raise self._error
 
 
 class Handler(logging.Handler):
@@ -85,20 +73,6 @@ async def test_a_handler_of_the_log_that_exits_ends_no_server(
                 await get_json(session, f"{plane.url}/status", status=500)
     finally:
         logging.getLogger("qorzen_obs").removeHandler(handler)
-
-
-@exits
-async def test_a_collector_that_exits_fails_each_scrape_and_holds_up_none(
-    session: aiohttp.ClientSession, error: BaseException
-) -> None:
-    registry = CollectorRegistry()
-    registry.register(Collector(error))
-    async with serving(SaidManager(registry=registry)) as plane:
-        for _ in range(2):
-            async with session.get(f"{plane.url}/metrics") as response:
-                assert response.status == 500
-        async with session.get(f"{plane.url}/livez") as response:
-            assert response.status == 200
 
 
 async def test_a_client_that_has_gone_is_not_worth_a_line(caplog: pytest.LogCaptureFixture) -> None:
