@@ -10,6 +10,7 @@ few of them, and all of them together take half a second.
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
@@ -69,6 +70,22 @@ _HOMES: Final = {
     "track": "current",
     "with_options": "options",
 }
+
+
+# OpenTelemetry reads these while it is imported, and fails where one cannot be used.
+if any(
+    name in os.environ
+    for name in (
+        "OTEL_EXPERIMENTAL_RESOURCE_DETECTORS",
+        "OTEL_PROPAGATORS",
+        "OTEL_PYTHON_CONTEXT",
+        "OTEL_RESOURCE_ATTRIBUTES",
+        "OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT",
+    )
+):
+    from qorzen_obs.otel_variables import import_past_unusable
+
+    import_past_unusable()
 
 
 def __getattr__(name: str) -> Any:

@@ -20,11 +20,13 @@ from qorzen_obs.core.logger_manager import LoggerManager
 from qorzen_obs.core.task_manager import TaskManager
 from qorzen_obs.errors import ManagerError, ManagerInitializationError
 from qorzen_obs.in_thread import run_in_daemon_thread
+from qorzen_obs.otel_variables import only_usable, read_otel_environment
 from qorzen_obs.registry import TaskRegistry
 from qorzen_obs.server.app import OpsPlane
 from qorzen_obs.server.health import HealthCollector
 from qorzen_obs.server.stream import StreamCollector
 from qorzen_obs.settings import Settings, load_settings
+from qorzen_obs.telemetry import names
 from qorzen_obs.telemetry.export import TracingMetrics
 from qorzen_obs.telemetry.gil_watch import GilWatch
 from qorzen_obs.telemetry.log_export import LogExport
@@ -105,7 +107,7 @@ class Service:
         """Start every part; when one fails, stop those before it.
 
         Raises:
-            SettingsError: a setting or an OTEL_* variable cannot be followed.
+            SettingsError: a setting cannot be followed, or an exporter that an OTEL_* variable asks for cannot be made.
             InvalidHealthCheckError: one of the health checks cannot be used.
             ManagerInitializationError: a part did not start, such as for a port in use, or it was started before.
         """
@@ -127,31 +129,34 @@ class Service:
         for manager in (config, loggers, events, concurrency):
             await manager.initialize()
             stops.push_async_callback(manager.shutdown)
+        for warning in read_otel_environment(self._environment).warnings:
+            loggers.get_logger("telemetry").warning(names.LOG_OTEL_VARIABLE, **warning._asdict())
         tracing = set_up_tracing(
             settings.telemetry, self._environment, set_global=True, redactor=self._redactor
         )
         stops.push_async_callback(_flush, tracing, export)
         registry = _make_registry(TracingMetrics(tracing), loggers.stream)
         ops: OpsPlane | None = None
-        tasks = TaskManager(
-            concurrency,
-            events,
-            loggers,
-            config,
-            registry=registry,
-            tracer_provider=tracing.provider,
-            telemetry=TelemetryParts(
-                settings=settings.telemetry,
-                status=functools.partial(_telemetry_status, tracing, export),
-                on_spans=tracing.on_spans,
-                redactor=self._redactor,
-                lost=loggers.stream.lost,
-                exemplars=tracing.exemplars,
-                spans=tracing.traces,
-                ops_url=lambda: None if ops is None else ops.url,
-                gil_watch=self._gil_watch,
-            ),
-        )
+        with only_usable():  # a tracer reads variables when it is made
+            tasks = TaskManager(
+                concurrency,
+                events,
+                loggers,
+                config,
+                registry=registry,
+                tracer_provider=tracing.provider,
+                telemetry=TelemetryParts(
+                    settings=settings.telemetry,
+                    status=functools.partial(_telemetry_status, tracing, export),
+                    on_spans=tracing.on_spans,
+                    redactor=self._redactor,
+                    lost=loggers.stream.lost,
+                    exemplars=tracing.exemplars,
+                    spans=tracing.traces,
+                    ops_url=lambda: None if ops is None else ops.url,
+                    gil_watch=self._gil_watch,
+                ),
+            )
         for check in self._checks:
             tasks.health.add(check)
         stops.push_async_callback(tasks.health.close)

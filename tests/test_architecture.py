@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[1] / PACKAGE
 LEVELS = [
     ["errors"],
     ["clock", "code_cache", "foreign", "small_file"],
-    ["footprint", "in_thread", "tasks"],
+    ["footprint", "in_thread", "otel_variables", "tasks"],
     ["engines.traits"],
     ["settings"],
     ["counts"],

@@ -1,19 +1,21 @@
-"""The trace and the baggage that a request comes with, by the headers of the W3C.
+"""The trace and the baggage that a request comes with, by the propagators of the process (OTEL_PROPAGATORS).
 
-A header that is malformed is left out before OpenTelemetry reads it: it would write what it was sent into the log.
+A header of the W3C that is malformed is left out before OpenTelemetry reads it: it would write what it was sent into
+the log. Of headers of others only the size and the characters are looked at.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final
 
-from opentelemetry.baggage.propagation import W3CBaggagePropagator
+from opentelemetry import propagate
 from opentelemetry.context import Context
-from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-_PROPAGATORS: Final = (TraceContextTextMapPropagator(), W3CBaggagePropagator())
+from qorzen_obs.telemetry.own_log import OwnLog
+
+_log = OwnLog(__name__)
 _MAX_HEADER: Final = 4_096
 _MAX_MEMBERS: Final = 32
 
@@ -27,18 +29,30 @@ _MEMBERS: Final = {
 
 def caller_of(headers: Mapping[str, str]) -> Context:
     """Return what goes on from a request in the tasks that it makes; an empty context where it says nothing."""
+    propagator = propagate.get_global_textmap()
+    try:
+        return propagator.extract(_carrier(headers, propagator.fields), Context())
+    except BaseException:  # noqa: BLE001 - it may be anybody's
+        _log.exception("a propagator failed; what the request says of its caller is not used")
+        return Context()
+
+
+def _carrier(headers: Mapping[str, str], fields: Iterable[str]) -> dict[str, str]:
+    """Return what a propagator may read: the headers of its fields that are well-formed."""
     carrier = {}
-    traceparent = headers.get("traceparent", "")
-    if _TRACEPARENT.fullmatch(traceparent):
-        carrier["traceparent"] = traceparent
-    for name, member in _MEMBERS.items():
+    for field in fields:
+        name = field.lower()
         text = headers.get(name, "")
-        if _is_list(text, member):
-            carrier[name] = text
-    context = Context()
-    for propagator in _PROPAGATORS:
-        context = propagator.extract(carrier, context)
-    return context
+        member = _MEMBERS.get(name)
+        if name == "traceparent":
+            good = _TRACEPARENT.fullmatch(text) is not None
+        elif member is not None:
+            good = _is_list(text, member)
+        else:
+            good = 0 < len(text) <= _MAX_HEADER and text.isascii() and text.isprintable()
+        if good:
+            carrier[field] = text
+    return carrier
 
 
 def _is_list(text: str, member: re.Pattern[str]) -> bool:

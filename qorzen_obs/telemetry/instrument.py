@@ -61,7 +61,7 @@ class SpanInstrument:
         self._redactor = redactor or Redactor()
         self._on_error = on_error
         self._off = isinstance(provider, NoOpTracerProvider)
-        self._tracer = provider.get_tracer(names.SCOPE, version)
+        self._tracer = provider.get_tracer(names.SCOPE, version, names.SCHEMA_URL)
         self.remembered = RememberedSpans(provider, names.SCOPE, version, self._user_attributes)
         self._provider = provider if isinstance(provider, TaskSpanProvider) else None
         self._variable = _context_variable()

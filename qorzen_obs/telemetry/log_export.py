@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version as package_version
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -26,7 +27,6 @@ from qorzen_obs.clock import Clock
 from qorzen_obs.telemetry import names
 from qorzen_obs.telemetry.export import THREAD_PREFIX, BatchLimits, ExportQueue, encodable
 
-_SCOPE: Final = InstrumentationScope(names.SCOPE)
 _SEVERITIES: Final = {
     "debug": SeverityNumber.DEBUG,
     "info": SeverityNumber.INFO,
@@ -60,6 +60,7 @@ class LogExport:
     ) -> None:
         self._exporter = exporter
         self._resource = resource
+        self._scope = InstrumentationScope(names.SCOPE, package_version("qorzen-obs"), names.SCHEMA_URL)
         self.queue: ExportQueue[_Line] = ExportQueue(
             f"{name}-logs", self._send, limits, clock=clock, close=exporter.shutdown, on_ended=on_ended
         )
@@ -106,7 +107,7 @@ class LogExport:
                 if key not in _PLACED and value is not None
             },
         )
-        return ReadableLogRecord(record, self._resource, _SCOPE)
+        return ReadableLogRecord(record, self._resource, self._scope)
 
 
 def _current_flags(trace_id: object) -> TraceFlags:

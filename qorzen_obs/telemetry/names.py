@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
 SCOPE: Final = "qorzen_obs"
+#: The semantic conventions that spans, log records and metrics follow.
+SCHEMA_URL: Final = "https://opentelemetry.io/schemas/1.37.0"
 
 MetricType: TypeAlias = Literal["counter", "gauge", "histogram", "info", "stateset"]
 
@@ -327,6 +329,7 @@ LOG_RESTARTING: Final = "task.restarting"
 LOG_BACKOFF_FAILED: Final = "task.backoff_failed"
 LOG_OUTPUT: Final = "task.output"
 LOG_LINES_LOST: Final = "log.lines_lost"
+LOG_OTEL_VARIABLE: Final = "telemetry.variable"
 LOG_OBSERVER_FAILED: Final = "telemetry.observer_failed"
 LOG_LISTENER_FAILED: Final = "event_bus.publish_failed"
 LOG_SUBSCRIBER_FAILED: Final = "event_bus.subscriber_failed"

@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from importlib.metadata import entry_points
 from typing import Any, Final, Literal, TypeAlias
 
-from opentelemetry import trace
+from opentelemetry import metrics, trace
 from opentelemetry.environment_variables import OTEL_LOGS_EXPORTER, OTEL_TRACES_EXPORTER
 from opentelemetry.sdk.environment_variables import (
     OTEL_EXPORTER_OTLP_ENDPOINT,
@@ -27,6 +27,7 @@ from opentelemetry.sdk.trace import SpanLimits, SpanProcessor, TracerProvider
 from qorzen_obs import foreign
 from qorzen_obs.clock import Clock, SystemClock
 from qorzen_obs.errors import SettingsError
+from qorzen_obs.otel_variables import only_usable, read_otel_environment
 from qorzen_obs.settings import TelemetrySettings
 from qorzen_obs.telemetry import names
 from qorzen_obs.telemetry.exemplars import Exemplars, IfSampled
@@ -194,6 +195,7 @@ class Tracing:
             return self._flushed
 
 
+@only_usable()
 def set_up_tracing(
     settings: TelemetrySettings,
     environment: Mapping[str, str],
@@ -213,12 +215,13 @@ def set_up_tracing(
     `environment` decides on OTEL_SDK_DISABLED, OTEL_BSP_* and the exporters: those of OTEL_TRACES_EXPORTER, else
     otlp where an OTLP endpoint is set, else none. OTEL_TRACES_SAMPLER and its argument are the ratio of the tail
     sampler, before its budget; a sampler of another name decides at the head. The SDK itself reads the other
-    OTEL_* variables, always from `os.environ`. What is exported has gone through `redactor`, by default the usual one.
+    OTEL_* variables, always from `os.environ`. What cannot be used counts as unset (otel_variables.py). What is
+    exported has gone through `redactor`, by default the usual one.
 
     Raises:
-        SettingsError: an exporter is not installed or cannot be made, or a variable is malformed; nothing was
-            changed.
+        SettingsError: an exporter is not installed or cannot be made; nothing was changed.
     """
+    environment = read_otel_environment(environment).usable
     store = SpanStore(
         keep_traces=settings.keep_traces,
         keep_spans_per_trace=settings.keep_spans_per_trace,
@@ -228,7 +231,7 @@ def set_up_tracing(
     if environment.get(OTEL_SDK_DISABLED, "").strip().lower() == "true":
         return Tracing("disabled", trace.NoOpTracerProvider(), store, sampling="none")
     current = trace.get_tracer_provider() if set_global else None
-    ratio = _base_ratio(environment)
+    ratio = base_ratio(environment.get(OTEL_TRACES_SAMPLER, ""), environment.get(OTEL_TRACES_SAMPLER_ARG, ""))
     if current is None or isinstance(current, trace.ProxyTracerProvider):
         provider = _Provider(tail=ratio is not None)
     elif isinstance(current, _Provider):
@@ -257,14 +260,6 @@ def set_up_tracing(
     return Tracing("sdk", provider, store, sampling=provider.sampling, chain=chain, shared=shared)
 
 
-def _base_ratio(environment: Mapping[str, str]) -> float | None:
-    argument = environment.get(OTEL_TRACES_SAMPLER_ARG, "")
-    try:
-        return base_ratio(environment.get(OTEL_TRACES_SAMPLER, ""), argument)
-    except ValueError:
-        raise SettingsError(OTEL_TRACES_SAMPLER_ARG, f"{argument!r} is not a number from 0 to 1") from None
-
-
 def _join(provider: trace.TracerProvider, store: SpanStore) -> Tracing:
     """Watch the spans of a provider that somebody else configures, exports from and shuts down."""
     if not isinstance(provider, TracerProvider):  # not the SDK's: it has no processors
@@ -278,10 +273,13 @@ class _Provider(TracerProvider):
     """Ours. It outlives the Tracing that made it: the next one fills its chain again."""
 
     def __init__(self, *, tail: bool) -> None:
+        # Each tracer would ask for it again, when OTEL_PYTHON_METER_PROVIDER may name one that is not installed.
+        self._meters = metrics.get_meter_provider()
         super().__init__(
             sampler=RecordAll() if tail else None,
             resource=_resource(),
             span_limits=_span_limits(),
+            meter_provider=self._meters,
             shutdown_on_exit=False,  # it would have the interpreter's exit wait for the collector
         )
         self.sampling = "tail" if tail else self.sampler.get_description()
@@ -309,6 +307,7 @@ class _Provider(TracerProvider):
             scope=scope,
             version=version,
             users=users,
+            meter_provider=self._meters,
         )
 
 
@@ -320,11 +319,7 @@ def _resource() -> Resource:
 
 
 def _span_limits() -> SpanLimits:
-    try:
-        asked = SpanLimits()
-    except ValueError as error:  # "OTEL_… must be a non-negative integer but got …"
-        variable, _, problem = str(error).partition(" ")
-        raise SettingsError(variable, problem) from error
+    asked = SpanLimits()
     in_span, anywhere = asked.max_span_attribute_length, asked.max_attribute_length
     return SpanLimits(
         max_span_attribute_length=MAX_SPAN_ATTRIBUTE_LENGTH if in_span is None else in_span,
@@ -357,11 +352,8 @@ def _wanted_exporters(environment: Mapping[str, str]) -> list[tuple[str, str]]:
 def _otlp_exporter(environment: Mapping[str, str], signal: str = "TRACES") -> str:
     """Return the exporter for OTLP; by default HTTP, as the specification says (the SDK takes gRPC)."""
     for variable in (f"OTEL_EXPORTER_OTLP_{signal}_PROTOCOL", OTEL_EXPORTER_OTLP_PROTOCOL):
-        if protocol := environment.get(variable, "").strip():
-            if protocol not in _EXPORTER_BY_OTLP_PROTOCOL:
-                supported = " or ".join(_EXPORTER_BY_OTLP_PROTOCOL)
-                raise SettingsError(variable, f"{protocol!r} is not supported; use {supported}")
-            return _EXPORTER_BY_OTLP_PROTOCOL[protocol]
+        if protocol := environment.get(variable, ""):
+            return _EXPORTER_BY_OTLP_PROTOCOL[protocol.strip().lower()]
     return _EXPORTER_BY_OTLP_PROTOCOL["http/protobuf"]
 
 
@@ -373,22 +365,21 @@ def _make_exporter(variable: str, group: str, name: str) -> Any:
             raise SettingsError(
                 variable, f"the exporter {name!r} cannot be made: {foreign.text(error)}"
             ) from error
-    if extra := _EXTRA_BY_EXPORTER.get(name):
-        remedy = f"pip install 'qorzen-obs[{extra}]'"
-    else:
-        installed = sorted({entry_point.name for entry_point in entry_points(group=group)})
-        remedy = f"install the package that has it, or choose among otlp, {', '.join(installed)} and none"
-    raise SettingsError(variable, f"asks for the exporter {name!r}, which is not installed; {remedy}")
+    extra = _EXTRA_BY_EXPORTER[name]  # any other name is an entry point
+    problem = f"asks for the exporter {name!r}, which is not installed; pip install 'qorzen-obs[{extra}]'"
+    raise SettingsError(variable, problem)
 
 
+@only_usable()
 def set_up_log_export(environment: Mapping[str, str], *, clock: Clock | None = None) -> LogExport | None:
     """Return what sends log lines where OTEL_LOGS_EXPORTER says; None where it is unset or `none`.
 
     OTEL_BLRP_* bound its queue.
 
     Raises:
-        SettingsError: the exporter is not installed or cannot be made, or a variable is malformed.
+        SettingsError: the exporter is not installed or cannot be made.
     """
+    environment = read_otel_environment(environment).usable
     name = environment.get(OTEL_LOGS_EXPORTER, "").strip()
     disabled = environment.get(OTEL_SDK_DISABLED, "").strip().lower() == "true"
     if name.lower() in {"", "none"} or disabled:

@@ -15,6 +15,7 @@ from typing import Any, Final, Protocol
 import msgspec
 from opentelemetry import trace
 from opentelemetry.context import Context
+from opentelemetry.metrics import MeterProvider
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import Event, ReadableSpan, SpanLimits, TracerProvider
 from opentelemetry.sdk.trace.id_generator import IdGenerator, RandomIdGenerator
@@ -310,6 +311,7 @@ class SpanMaker:
         scope: str,
         version: str,
         users: UserAttributes,
+        meter_provider: MeterProvider,
     ) -> None:
         self.ids = ids
         self.ids_are_random = type(ids) is RandomIdGenerator
@@ -321,9 +323,10 @@ class SpanMaker:
             resource=resource,
             span_limits=limits,
             id_generator=self._given,
+            meter_provider=meter_provider,
             shutdown_on_exit=False,
         )
-        self._tracer = provider.get_tracer(scope, version)
+        self._tracer = provider.get_tracer(scope, version, names.SCHEMA_URL)
 
     def make(self, span: TaskSpan, facts: Facts | None) -> Span:
         """Start the SDK's span with the identity of ours, and the facts where there are any; from any thread."""
