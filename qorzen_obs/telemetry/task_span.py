@@ -348,7 +348,7 @@ class RememberedSpans:
         self, provider: trace.TracerProvider, scope: str, version: str, users: UserAttributes
     ) -> None:
         self._resource = provider.resource if isinstance(provider, TracerProvider) else Resource.get_empty()
-        self._scope = InstrumentationScope(scope, version)
+        self._scope = InstrumentationScope(scope, version, names.SCHEMA_URL)
         self._users = users
 
     def of(self, record: TaskRecord) -> ReadableSpan | None:

@@ -8,7 +8,6 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import pytest
-import structlog
 from opentelemetry import trace
 from opentelemetry.context import Context, attach, detach
 from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord, SeverityNumber
@@ -16,7 +15,6 @@ from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 
 from qorzen_obs.app import Service
 from qorzen_obs.options import with_options
-from qorzen_obs.settings import Settings
 from qorzen_obs.telemetry import names
 from qorzen_obs.telemetry.logs import LogStream
 from qorzen_obs.telemetry.setup import set_up_log_export
