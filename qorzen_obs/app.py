@@ -157,6 +157,8 @@ class Service:
                     gil_watch=self._gil_watch,
                 ),
             )
+        for name, _, definition in self._known or ():
+            tasks.looks.metrics.know_definition(name, definition)
         for check in self._checks:
             tasks.health.add(check)
         stops.push_async_callback(tasks.health.close)

@@ -152,6 +152,7 @@ class TaskRecord(msgspec.Struct, eq=False):
     wants_progress: bool
     engine: EngineTraits
     context: Context | None  #: the submitter's; dropped when the task ends
+    definition_name: str = ""  #: the definition's, else the function's: one of few, unlike `name`
     # Set when it is accepted.
     sequence: int = 0  #: order of acceptance, from 1
     created_at: float = 0.0  #: Unix seconds

@@ -10,6 +10,8 @@ import os
 import re
 import tomllib
 from collections.abc import Mapping
+from itertools import pairwise
+from math import inf
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, TypeVar
 
@@ -22,6 +24,17 @@ from qorzen_obs.tasks import TaskCategory
 
 ENVIRONMENT_PREFIX = "QORZEN_"
 _MAX_FILE_BYTES: Final = 1_048_576
+
+#: Upper bounds of the histograms of durations, in seconds, and of those of queue waits.
+RUN_BUCKETS: Final = (
+    0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 60.0, 150.0, 300.0, 900.0, 3_600.0, 14_400.0,
+    86_400.0,
+)  # fmt: skip
+WAIT_BUCKETS: Final = (
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 60.0, 150.0, 300.0, 600.0,
+    1_500.0,
+)  # fmt: skip
+_MAX_BUCKETS: Final = 100  # each is a line of every series
 
 Seconds = Annotated[float, Meta(gt=0)]
 Count = Annotated[int, Meta(ge=1)]
@@ -92,6 +105,11 @@ class TelemetrySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     slow_task_seconds: Seconds = 10.0  #: from here on a task's trace is kept whatever the rate; inf is never
     time_ledger: bool = True  #: where the time of each task went; costs about half a microsecond a step
     watch_loop: bool = True  #: a thread that says who blocks the work loop
+    #: Upper bounds in seconds, rising. The objectives of dashboards/objectives.py need theirs among those of waits.
+    run_buckets: tuple[float, ...] = RUN_BUCKETS
+    wait_buckets: tuple[float, ...] = WAIT_BUCKETS
+    #: names of definitions that metrics tell apart, the rest is `_other`; 0 is none
+    metrics_by_definition: Annotated[int, Meta(ge=0, le=10_000)] = 100
     keep_log_lines_per_task: Count = 200
     keep_log_lines: Count = 20_000  #: in all
     #: whether /metrics also shows what is in the default registry of prometheus_client
@@ -99,6 +117,18 @@ class TelemetrySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     #: Names of fields whose values no sink may show, besides the usual ones.
     redact_keys: tuple[str, ...] = ()
     redact_patterns: tuple[str, ...] = ()  #: regular expressions of what no sink may show
+
+    def __post_init__(self) -> None:
+        _check_buckets("telemetry.run_buckets", self.run_buckets)
+        _check_buckets("telemetry.wait_buckets", self.wait_buckets)
+
+
+def _check_buckets(key: str, bounds: tuple[float, ...]) -> None:
+    if not 1 <= len(bounds) <= _MAX_BUCKETS:
+        raise SettingsError(key, f"has {len(bounds)} bounds; give 1 to {_MAX_BUCKETS}")
+    for lower, upper in pairwise((0.0, *bounds)):
+        if not lower < upper < inf:
+            raise SettingsError(key, f"{upper:g} after {lower:g}: bounds are positive, finite and rising")
 
 
 class HistorySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -140,6 +170,8 @@ def convert(tree: Mapping[str, Any], kind: type[T], *, prefix: str = "") -> T:
     try:
         return msgspec.convert(tree, kind, strict=False)
     except msgspec.ValidationError as error:
+        if isinstance(error.__cause__, SettingsError):  # of a check of the settings' own
+            raise error.__cause__ from None
         problem, _, path = str(error).partition(" - at `")
         steps = path.removesuffix("`").removeprefix("key` in `").removeprefix("$").removeprefix(".")
         steps = re.sub(r"\[\.\.\.\]", "", steps)

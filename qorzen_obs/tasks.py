@@ -111,6 +111,8 @@ TIMEOUT: Final = "timeout"
 class EventKind(str, Enum):
     """What happened to a task. The values are the event types on the bus."""
 
+    __hash__ = str.__hash__  # Enum's own runs Python code for each look-up
+
     SUBMITTED = "task/submitted"
     STARTED = "task/started"
     PROGRESS = "task/progress"

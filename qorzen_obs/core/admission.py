@@ -89,10 +89,9 @@ class Admission:
         if timeout is not None:
             timeout = check_timeout(timeout)
         timeout = timeout or definition.timeout or self._runtime.settings.default_timeout
-        name = traits.name if name is None else check_name("name", name)
         return TaskRecord(
             task_id=f"{self._random.getrandbits(128):032x}",
-            name=name,
+            name=traits.name if name is None else check_name("name", name),
             func=func,
             args=args,
             kwargs=kwargs or NO_KWARGS,
@@ -116,6 +115,7 @@ class Admission:
                 else choice.engine_of(category, traits)
             ),
             context=copy_context(),
+            definition_name=traits.name,
         )
 
     def has_room(self) -> bool:

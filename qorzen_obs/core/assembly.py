@@ -80,7 +80,7 @@ def assemble(
     limits = Limits(runtime.settings.max_concurrent_tasks)
     scheduler: Scheduler[TaskRecord] = Scheduler(limits, ageing_seconds=runtime.settings.ageing_seconds)
 
-    metrics = TaskMetrics(telemetry.exemplars, time_ledger=ledger_clock is not None)
+    metrics = TaskMetrics(telemetry.exemplars, telemetry.settings, monotonic=clock.monotonic)
     announcer = Announcer(runtime, collaborators, counts, metrics, redactor, clock=clock)
     loop_monitor = LoopMonitor(
         clock,

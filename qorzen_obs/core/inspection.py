@@ -332,11 +332,13 @@ class Inspection:
     def load(self, since: float) -> Load:
         """Return the counters and histograms as they are, and the worst lag `since` a moment."""
         return Load(
-            self.clock.monotonic(),
-            self.counts.read(),
-            self.metrics.queue_waits(),
-            self.metrics.loop_lag.by_bucket,
-            self._loop_monitor.worst_lag(since),
+            at=self.clock.monotonic(),
+            counts=self.counts.read(),
+            queue_waits=self.metrics.queue_waits(),
+            loop_lags=self.metrics.loop_lag.by_bucket,
+            worst_lag=self._loop_monitor.worst_lag(since),
+            longest_waits=self.metrics.longest_waits(since),
+            wait_buckets=self.metrics.wait_buckets,
         )
 
     # ------------------------------------------------------------------ what the metrics read at scrape

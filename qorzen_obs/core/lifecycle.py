@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import random
+from bisect import bisect_left
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
@@ -123,9 +124,8 @@ class Lifecycle:
             self.repairs.repair()
         now, wall = self._clock.monotonic(), self._clock.now()
         definition = record.definition
-        wait = 0.0
-        if definition.starts_later:
-            wait = max(definition.delay, (definition.run_at or 0.0) - wall, 0.0)
+        later = definition.starts_later
+        wait = max(definition.delay, (definition.run_at or 0.0) - wall, 0.0) if later else 0.0
         record.sequence = next(self._task_sequence)
         record.created_at = wall
         record.eligible_at, record.eligible_wall = now + wait, wall + wait
@@ -216,13 +216,8 @@ class Lifecycle:
 
     def wake_submitters(self) -> None:
         """Let the submitters that wait for room look again, as many as there is room for; all, when none will come."""
-        runtime = self._runtime
-        free = (
-            runtime.settings.max_pending - self._scheduler.waiting
-            if runtime.state is _READY
-            else float("inf")
-        )
-        self.waiting.let_in(free)
+        free = self._runtime.settings.max_pending - self._scheduler.waiting
+        self.waiting.let_in(free if self._runtime.state is _READY else float("inf"))
 
     # ------------------------------------------------------------------ start
 
@@ -247,9 +242,11 @@ class Lifecycle:
             if not record.engine.reports_steps or before.attempt or self._observers[_STARTED]:
                 self.begin(attempt)
             attempt.waited, ledger = self._waited(record, attempt.started_at)
+            queue_wait = attempt.started_at - record.eligible_at
+            self._metrics.wait_peaks[record.cell].add(attempt.started_at, queue_wait)
             state = before.started(
                 attempt.started_wall if before.started_at is None else before.started_at,
-                attempt.started_at - record.eligible_at,
+                queue_wait,
                 attempt.span_context,
                 ledger,
             )
@@ -432,7 +429,11 @@ class Lifecycle:
         before, attempt, starts = record.state.status, record.attempt, kind is _STARTED
         self._counts.move(record.cell, before, state.status)  # raises for a transition that is not legal
         record.state = state
-        if not starts:
+        if starts:
+            histogram, seconds = self._metrics.queue_wait[record.cell], state.queue_wait_seconds or 0.0
+            histogram.counts[bisect_left(histogram.bounds, seconds)] += 1
+            histogram.sums[0] += seconds
+        else:
             record.attempt = None
             self._ends.queue.append(End(kind, wall, record, state, attempt, record.context, waited=waited))
         if self._observers[kind]:

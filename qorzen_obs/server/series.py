@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from datetime import datetime
+from math import inf
 from typing import Final, NamedTuple
 
 from aiohttp import web
@@ -94,8 +95,9 @@ def _point(at: float, before: Load, now: Load) -> Point:
         queue_wait_p95={
             priority: bucket_quantile(
                 _QUANTILE,
-                names.QUEUE_WAIT.buckets,
+                now.wait_buckets,
                 _difference(before.queue_waits[priority], now.queue_waits[priority]),
+                now.longest_waits.get(priority, inf),
             )
             for priority in PRIORITIES
         },
@@ -121,7 +123,7 @@ class LastHour(Struct, frozen=True, kw_only=True):
     cancelled: list[float]
     running: list[int]  #: at that moment
     pending: list[int]
-    queue_wait_p95: dict[str, list[float | None]]  #: seconds, by priority; null where nothing has ended
+    queue_wait_p95: dict[str, list[float | None]]  #: seconds, by priority; null where nothing has started
     loop_lag_p95: list[float | None]  #: seconds; null where the loop did not turn
     loop_lag_max: list[float]
 

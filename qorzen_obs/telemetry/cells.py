@@ -8,35 +8,41 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Sequence
+from typing import Final
 
 from qorzen_obs.telemetry.exemplars import ExemplarSlot
 from qorzen_obs.telemetry.exposition import HistogramReading, HistogramText
 from qorzen_obs.telemetry.names import MetricName
 
+OTHER: Final = "_other"  #: the label value under which a cap counts the rest
+
 
 class HistogramCell:
-    """The histogram of one set of labels. `observe` belongs to one thread; `read` to any."""
+    """The histogram of one set of labels. `observe` belongs to one thread, `slot` to one, `read` to any.
 
-    __slots__ = ("_bounds", "_counts", "_exemplars", "_sum", "labels", "text")
+    What runs for each task does in line what `observe` does; several cells of the same bounds share the bisection.
+    """
+
+    __slots__ = ("_exemplars", "bounds", "counts", "labels", "metric", "sums", "text")
 
     def __init__(self, metric: MetricName, labels: tuple[str, ...] = ()) -> None:
-        self.labels = labels
+        self.metric, self.labels = metric, labels
         self.text = HistogramText(metric, labels)
-        self._bounds = metric.buckets
-        self._counts = [0] * (len(metric.buckets) + 1)
-        self._sum = 0.0
+        self.bounds = metric.buckets
+        self.counts = [0] * (len(metric.buckets) + 1)  #: by bucket, the last without a bound
+        self.sums = [0.0]  #: of the values, in a list of one
         self._exemplars: list[ExemplarSlot | None] | None = None
 
     def observe(self, value: float) -> None:
         """Count `value` (seconds)."""
-        self._counts[bisect_left(self._bounds, value)] += 1
-        self._sum += value
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.sums[0] += value
 
     def slot(self, value: float) -> ExemplarSlot:
-        """Return the place for an exemplar of the bucket that `value` counts in; for the thread that observes."""
+        """Return the place for an exemplar of the bucket that `value` counts in."""
         if self._exemplars is None:
-            self._exemplars = [None] * len(self._counts)
-        bucket = bisect_left(self._bounds, value)
+            self._exemplars = [None] * len(self.counts)
+        bucket = bisect_left(self.bounds, value)
         slot = self._exemplars[bucket]
         if slot is None:
             slot = self._exemplars[bucket] = ExemplarSlot()
@@ -45,17 +51,17 @@ class HistogramCell:
     @property
     def by_bucket(self) -> list[int]:
         """How many values were observed by bucket, the last without a bound; from any thread."""
-        return list(self._counts)
+        return list(self.counts)
 
     @property
     def count(self) -> int:
         """How many values were observed."""
-        return sum(self._counts)
+        return sum(self.counts)
 
     def read(self) -> HistogramReading:
         """Return what was counted until now. The exemplars come first: none is of a value that is not counted."""
         exemplars = [None if slot is None else slot.read() for slot in self._exemplars or ()]
-        return HistogramReading(list(self._counts), self._sum, exemplars)
+        return HistogramReading(list(self.counts), self.sums[0], exemplars)
 
 
 class CappedCounter:
@@ -74,7 +80,7 @@ class CappedCounter:
         counts = self._counts
         if labels not in counts and len(counts) >= self._cap:
             self.overflowed += 1
-            labels = (*fixed, "_other")
+            labels = (*fixed, OTHER)
         counts[labels] = counts.get(labels, 0) + 1
 
     def read(self) -> list[tuple[tuple[str, ...], int]]:

@@ -15,11 +15,12 @@ from prometheus_client import Metric
 from prometheus_client.core import InfoMetricFamily, StateSetMetricFamily
 from prometheus_client.registry import Collector
 
-from qorzen_obs.counts import CATEGORIES, CELL_OF, CELLS, TaskCounts
-from qorzen_obs.tasks import TaskCategory, TaskPriority
+from qorzen_obs.counts import CATEGORIES, CELL_LABELS, CELL_OF, CELLS, TaskCounts
+from qorzen_obs.tasks import TaskCategory, TaskPriority, TaskStatus
 from qorzen_obs.telemetry import names
 from qorzen_obs.telemetry.families import counter, gauge, histogram
-from qorzen_obs.telemetry.metrics import FINAL, TaskMetrics
+from qorzen_obs.telemetry.metrics import TaskMetrics
+from qorzen_obs.telemetry.peaks import RECENT_SECONDS
 
 Ages = Mapping[tuple[TaskCategory, TaskPriority], float]
 
@@ -65,17 +66,25 @@ class TaskMetricsCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Yield every family; from any thread."""
-        yield from self._collect_counts()
+        by_cell = self._source.counts.read().by_cell
+        yield from self._collect_counts(by_cell)
+        begun = self._metrics.registered_cells | {
+            CELL_OF[category, priority] for (category, priority, _), n in by_cell.items() if n
+        }
+        yield from self._collect_waits(sorted(begun))
+        yield from self._collect_durations(sorted(begun))
+        yield from self._collect_definitions()
         yield from self._collect_ends()
         yield from self._collect_state()
         yield from self._collect_observation()
 
-    def _collect_counts(self) -> Iterator[Metric]:
-        cells = self._source.counts.read().by_cell
+    def _collect_counts(
+        self, by_cell: Mapping[tuple[TaskCategory, TaskPriority, TaskStatus], int]
+    ) -> Iterator[Metric]:
         tasks = gauge(names.TASKS)
         submitted, finished = counter(names.TASKS_SUBMITTED), counter(names.TASKS_FINISHED)
         accepted: Counter[tuple[str, str]] = Counter()
-        for (category, priority, status), n in cells.items():
+        for (category, priority, status), n in by_cell.items():
             labels = (category.value, priority.label)
             tasks.add_metric((*labels, status.value), n)
             accepted[labels] += n
@@ -90,33 +99,68 @@ class TaskMetricsCollector(Collector):
             submitted.add_metric(labels, n)
         rejected = counter(names.TASKS_REJECTED)
         for (cell, reason), n in list(self._metrics.rejected_by_cell.items()):
-            category, priority = CELLS[cell]
-            rejected.add_metric((category.value, priority.label, reason), n)
+            rejected.add_metric((*CELL_LABELS[cell], reason), n)
         yield from (tasks, submitted, rejected, finished)
 
+    # The histograms are by far the most lines. They are shown of the kinds of tasks that there are, given as cells.
+
+    def _collect_waits(self, begun: Collection[int]) -> Iterator[Metric]:
+        metrics, since = self._metrics, self._metrics.monotonic() - RECENT_SECONDS
+        wait, cancelled = histogram(names.QUEUE_WAIT), histogram(names.CANCELLED_WAIT)
+        for cell in begun:
+            cancelled.add(metrics.cancelled_wait[cell])  # first: each of these is among the others
+            wait.add(metrics.queue_wait[cell])
+        longest = gauge(names.QUEUE_WAIT_MAX)
+        for labels, peak in zip(CELL_LABELS, metrics.wait_peaks, strict=True):
+            longest.add_metric(labels, peak.since(since))
+        yield from (wait, longest, cancelled)
+
+    def _collect_durations(self, begun: Collection[int]) -> Iterator[Metric]:
+        metrics, since = self._metrics, self._metrics.monotonic() - RECENT_SECONDS
+        run, attempt = histogram(names.RUN_DURATION), histogram(names.ATTEMPT_DURATION)
+        for cell in begun:
+            for of_status in metrics.run_duration.values():
+                run.add(of_status[cell])
+        for category in sorted({CELLS[cell][0] for cell in begun}):
+            for of_outcome in metrics.attempt_duration.values():
+                attempt.add(of_outcome[category])
+        longest = gauge(names.RUN_MAX)
+        for labels, peak in zip(CELL_LABELS, metrics.run_peaks, strict=True):
+            longest.add_metric(labels, peak.since(since))
+        yield from (run, longest, attempt)
+
+    def _collect_definitions(self) -> Iterator[Metric]:
+        tasks, run = counter(names.DEFINITION_TASKS), histogram(names.DEFINITION_RUN_DURATION)
+        definitions = self._metrics.definitions
+        for cell in [] if definitions is None else list(definitions.cells.values()):
+            run.add(cell.run_duration)
+            for status, n in cell.ended.items():
+                tasks.add_metric((cell.name, status.value), n)
+        yield from (tasks, run)
+
     def _collect_ends(self) -> Iterator[Metric]:
-        duration, wait = histogram(names.RUN_DURATION), histogram(names.QUEUE_WAIT)
+        metrics = self._metrics
+        never_started = counter(names.NEVER_STARTED)
+        for status, by_cell in metrics.never_started.items():
+            for labels, n in zip(CELL_LABELS, by_cell, strict=True):
+                never_started.add_metric((*labels, status.value), n)
         retries, phases = counter(names.TASK_RETRIES), counter(names.PHASE_SECONDS)
-        for index, (category, priority) in enumerate(CELLS):
-            labels = (category.value, priority.label)
-            wait.add(self._metrics.queue_wait[index])
-            retries.add_metric(labels, self._metrics.retries[index])
-            for phase, seconds in list(self._metrics.phase_seconds[index].items()):
+        for cell, labels in enumerate(CELL_LABELS):
+            retries.add_metric(labels, metrics.retries[cell])
+            for phase, seconds in list(metrics.phase_seconds[cell].items()):
                 phases.add_metric((*labels, phase), seconds)
-            for status in FINAL:
-                duration.add(self._metrics.run_duration[status][index])
-        errors = counter(names.TASK_ERRORS)
-        for error_labels, n in self._metrics.errors.read():
+        errors, overflow = counter(names.TASK_ERRORS), counter(names.LABEL_OVERFLOW)
+        for error_labels, n in metrics.errors.read():
             errors.add_metric(error_labels, n)
-        overflow = counter(names.LABEL_OVERFLOW)
-        overflow.add_metric(("error_type",), self._metrics.errors.overflowed)
+        overflow.add_metric(("error_type",), metrics.errors.overflowed)
+        overflow.add_metric(("definition",), metrics.definitions.folded if metrics.definitions else 0)
         latency = histogram(names.CANCEL_LATENCY)
-        for cell in list(self._metrics.cancel_latency.values()):
-            latency.add(cell)
+        for histogram_cell in list(metrics.cancel_latency.values()):
+            latency.add(histogram_cell)
         success = gauge(names.LAST_SUCCESS)
-        for category, at in list(self._metrics.last_success.items()):
+        for category, at in list(metrics.last_success.items()):
             success.add_metric((category.value,), at)
-        yield from (duration, wait, phases, retries, errors, overflow, latency, success)
+        yield from (never_started, phases, retries, errors, overflow, latency, success)
 
     def _collect_state(self) -> Iterator[Metric]:
         source = self._source

@@ -112,8 +112,8 @@ class HistogramFamily(Family):
 
     def _make_samples(self) -> list[Sample]:
         family = HistogramMetricFamily(self.name, self.documentation, labels=self._metric.labels)
-        bounds = shown_bounds(self._metric)
         for cell, (counts, total, exemplars) in self._readings:
+            bounds = shown_bounds(cell.metric)
             shown = zip(bounds, accumulate(counts), exemplars or [None] * len(bounds), strict=True)
             buckets = [(le, n) if exemplar is None else (le, n, exemplar) for le, n, exemplar in shown]
             family.add_metric(cell.labels, buckets=buckets, sum_value=total)

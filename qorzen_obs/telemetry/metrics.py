@@ -5,29 +5,40 @@ telemetry/collector.py shows them to a scraper.
 
 from __future__ import annotations
 
+import time
+from bisect import bisect_left
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
-from qorzen_obs.counts import CELLS, PRIORITIES, CountsView
+from opentelemetry.trace import SpanContext
+
+from qorzen_obs.counts import CATEGORIES, CELL_LABELS, CELL_OF, CELLS, PRIORITIES, CountsView
+from qorzen_obs.definition import TaskDefinition
 from qorzen_obs.engines.traits import ENGINES, EngineTraits
 from qorzen_obs.record import Ask, End
+from qorzen_obs.settings import WAIT_BUCKETS, TelemetrySettings
 from qorzen_obs.tasks import (
+    CANCELLED,
     COMPLETED,
+    ENDED,
     FAILED,
     EventKind,
     TaskCategory,
     TaskPriority,
-    TaskStatus,
 )
 from qorzen_obs.telemetry import names
 from qorzen_obs.telemetry.cells import CappedCounter, HistogramCell
+from qorzen_obs.telemetry.definitions import FINAL, DefinitionCells
 from qorzen_obs.telemetry.exemplars import Exemplars, ExemplarSlot, IfSampled
+from qorzen_obs.telemetry.peaks import RecentPeak
 
 #: A bound for each label whose values users choose, and for the routes and codes of HTTP.
 LABEL_CAP: Final = 200
+_SLACK_SECONDS: Final = 1.0
 _RETRYING: Final = EventKind.RETRYING
-FINAL: Final = tuple(status for status in TaskStatus if status.final)
+#: By the event that follows an attempt: the outcome of ATTEMPT_DURATION.
+_OUTCOMES: Final = {_RETRYING: "retrying", **{ENDED[status]: status.value for status in FINAL}}
 REJECTION_REASONS: Final = ("queue_full", "closed")
 DROP_KINDS: Final = ("event", "progress", "late_result", "worker_report", "log_line", "log_record")
 
@@ -37,25 +48,60 @@ class Load(NamedTuple):
 
     at: float  #: monotonic
     counts: CountsView
-    queue_waits: Mapping[TaskPriority, list[int]]  #: by bucket of QUEUE_WAIT
+    queue_waits: Mapping[TaskPriority, list[int]]  #: by bucket
     loop_lags: list[int]  #: by bucket of LOOP_LAG
     worst_lag: float  #: seconds, since the reading before
+    longest_waits: Mapping[TaskPriority, float] = {}  #: seconds, since the reading before; never too small
+    wait_buckets: tuple[float, ...] = WAIT_BUCKETS  #: upper bounds of `queue_waits`
 
 
 class TaskMetrics:
-    """What one manager has counted. The cells are for the collector; everything else calls the methods."""
+    """What one manager has counted. The cells are for the collector; everything else calls the methods.
 
-    def __init__(self, exemplars: Exemplars | None = None, *, time_ledger: bool = True) -> None:
+    Args:
+        monotonic: the clock that the times of attempts are read from.
+    """
+
+    def __init__(
+        self,
+        exemplars: Exemplars | None = None,
+        settings: TelemetrySettings | None = None,
+        *,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        settings = settings or TelemetrySettings()
         self._exemplars = exemplars or IfSampled()
-        self._time_ledger = time_ledger
-        phases = dict.fromkeys(names.PHASES if time_ledger else (), 0.0)
+        self.monotonic = monotonic
+        self._time_ledger = settings.time_ledger
+        phases = dict.fromkeys(names.PHASES if settings.time_ledger else (), 0.0)
         self.phase_seconds = [defaultdict(float, phases) for _ in CELLS]
-        kinds = [(category.value, priority.label) for category, priority in CELLS]
+        self.registered_cells: frozenset[int] = frozenset()  #: those of registered definitions
+        # Queue waits: of these the lifecycle writes the cells and the peaks, when an attempt starts.
+        wait = names.QUEUE_WAIT.with_buckets(settings.wait_buckets)
+        self.queue_wait = [HistogramCell(wait, labels) for labels in CELL_LABELS]
+        self.wait_peaks = [RecentPeak() for _ in CELLS]
+        cancelled_wait = names.CANCELLED_WAIT.with_buckets(settings.wait_buckets)
+        self.cancelled_wait = [HistogramCell(cancelled_wait, labels) for labels in CELL_LABELS]
+        # Durations, all with the same bounds.
+        run = names.RUN_DURATION.with_buckets(settings.run_buckets)
+        self._run_buckets = run.buckets
         self.run_duration = {
-            status: [HistogramCell(names.RUN_DURATION, (*kind, status.value)) for kind in kinds]
+            status: [HistogramCell(run, (*labels, status.value)) for labels in CELL_LABELS]
             for status in FINAL
         }
-        self.queue_wait = [HistogramCell(names.QUEUE_WAIT, kind) for kind in kinds]
+        self.run_peaks = [RecentPeak() for _ in CELLS]
+        attempt = names.ATTEMPT_DURATION.with_buckets(settings.run_buckets)
+        self.attempt_duration = {
+            kind: {category: HistogramCell(attempt, (category.value, outcome)) for category in CATEGORIES}
+            for kind, outcome in _OUTCOMES.items()
+        }
+        #: None where they are off
+        self.definitions = (
+            DefinitionCells(settings.metrics_by_definition, settings.run_buckets)
+            if settings.metrics_by_definition
+            else None
+        )
+        self.never_started = {status: [0] * len(CELLS) for status in (FAILED, CANCELLED)}
         self.finished_exemplars = {status: [ExemplarSlot() for _ in CELLS] for status in FINAL}
         self.cancel_latency: dict[str, HistogramCell] = {}  # by engine
         self.know_engines(ENGINES.values())
@@ -70,6 +116,14 @@ class TaskMetrics:
         self.dropped: Counter[str] = Counter(dict.fromkeys(DROP_KINDS, 0))
         self.telemetry_errors: Counter[str] = Counter()
 
+    def know_definition(self, name: str, definition: TaskDefinition) -> None:
+        """Let the series of a registered definition start at 0."""
+        category = definition.category or TaskCategory.CORE
+        priority = TaskPriority.NORMAL if definition.priority is None else definition.priority
+        self.registered_cells |= {CELL_OF[category, priority]}
+        if self.definitions is not None:
+            self.definitions.know(name)
+
     def know_engines(self, engines: Iterable[EngineTraits]) -> None:
         """Let the series of these engines start at 0."""
         for engine in engines:
@@ -80,11 +134,13 @@ class TaskMetrics:
                     totals.setdefault(phase, 0.0)
 
     def on_ends(self, ends: Sequence[End]) -> None:
-        """Count attempts that have ended; for one thread at a time."""
-        may_keep = self._exemplars.may_keep
+        """Count attempts that have ended, and tasks that ended without one; for one thread at a time."""
+        may_keep, run_buckets, definitions = self._exemplars.may_keep, self._run_buckets, self.definitions
         for end in ends:
-            record, state = end.record, end.state
-            cell, status, span, attempt = record.cell, state.status, state.span, end.attempt
+            record, state, attempt, kind = end.record, end.state, end.attempt, end.kind
+            cell, status, span = record.cell, state.status, state.span
+            seconds = state.duration_seconds  # of the last attempt; None where there was none
+            bucket = 0 if seconds is None else bisect_left(run_buckets, seconds)
             totals = self.phase_seconds[cell]
             for phase, more in (end.waited if attempt is None else attempt.waited).items():
                 totals[phase] += more
@@ -93,25 +149,48 @@ class TaskMetrics:
                     totals[phase] += more
                 if attempt.asked is Ask.CANCEL:
                     self.cancel_latency[record.engine.kind].observe(attempt.ended_at - attempt.asked_at)
-            if end.kind is _RETRYING:
-                self.retries[cell] += 1
-                continue
-            seconds, waited = state.duration_seconds, state.queue_wait_seconds
-            if seconds is not None and waited is not None:
-                duration, wait = self.run_duration[status][cell], self.queue_wait[cell]
-                duration.observe(seconds)
-                wait.observe(waited)
-                if span is not None and may_keep(span):
-                    observations = (
-                        (duration.slot(seconds), seconds),
-                        (wait.slot(waited), waited),
-                        (self.finished_exemplars[status][cell], 1.0),
-                    )
-                    self._exemplars.offer(span, observations, end.at)
+                if seconds is not None:
+                    histogram = self.attempt_duration[kind][record.category]
+                    histogram.counts[bucket] += 1
+                    histogram.sums[0] += seconds
+                    if status is CANCELLED:
+                        self.cancelled_wait[cell].observe(state.queue_wait_seconds or 0.0)
             if status is COMPLETED:
                 self.last_success[record.category] = end.at
-            elif status is FAILED:
+            elif status is FAILED or kind is _RETRYING:
                 self.errors.add((record.category.value,), state.error_type or "unknown")
+            if kind is _RETRYING:
+                self.retries[cell] += 1
+            else:
+                if seconds is not None:
+                    histogram = self.run_duration[status][cell]
+                    histogram.counts[bucket] += 1
+                    histogram.sums[0] += seconds
+                    ended_at = self.monotonic() if attempt is None else attempt.ended_at
+                    self.run_peaks[cell].add(ended_at, seconds)
+                elif status is not COMPLETED:
+                    self.never_started[status][cell] += 1
+                if definitions is not None:
+                    name = record.definition_name
+                    of_name = definitions.cells.get(name) or definitions.of(name)
+                    of_name.ended[status] += 1
+                    if seconds is not None:
+                        of_name.run_duration.counts[bucket] += 1
+                        of_name.run_duration.sums[0] += seconds
+            if span is not None and seconds is not None and may_keep(span):
+                self._offer(end, span, seconds)
+
+    def _offer(self, end: End, span: SpanContext, seconds: float) -> None:
+        """Let what was observed of an attempt, and of its task if it has ended, lead to the attempt's span."""
+        cell, state = end.record.cell, end.state
+        observations: list[tuple[ExemplarSlot, float]] = []
+        if end.attempt is not None:  # else the wait was offered at the end of the last attempt
+            waited = state.queue_wait_seconds or 0.0
+            observations.append((self.queue_wait[cell].slot(waited), waited))
+        if end.kind is not _RETRYING:
+            observations.append((self.run_duration[state.status][cell].slot(seconds), seconds))
+            observations.append((self.finished_exemplars[state.status][cell], 1.0))
+        self._exemplars.offer(span, observations, end.at)
 
     def on_rejected(self, cell: int, reason: str) -> None:
         """Count a submission that was refused; `reason` is one of REJECTION_REASONS."""
@@ -123,11 +202,26 @@ class TaskMetrics:
         return sum(self.rejected_by_cell.values())
 
     def queue_waits(self) -> dict[TaskPriority, list[int]]:
-        """Return how many tasks have waited how long, by priority and by bucket; from any thread."""
-        sums = {priority: [0] * (len(names.QUEUE_WAIT.buckets) + 1) for priority in PRIORITIES}
+        """Return how many attempts have waited how long, by priority and by bucket; from any thread."""
+        sums = {priority: [0] * (len(self.wait_buckets) + 1) for priority in PRIORITIES}
         for (_, priority), cell in zip(CELLS, self.queue_wait, strict=True):
             sums[priority] = [total + n for total, n in zip(sums[priority], cell.by_bucket, strict=True)]
         return sums
+
+    @property
+    def wait_buckets(self) -> tuple[float, ...]:
+        """The upper bounds of the buckets of queue waits."""
+        return self.queue_wait[0].bounds
+
+    def longest_waits(self, since: float) -> dict[TaskPriority, float]:
+        """Return the longest waits by priority of the attempts that started `since` a moment; from any thread.
+
+        A start is counted a moment later than its time says, so this looks back a little further.
+        """
+        longest = dict.fromkeys(PRIORITIES, 0.0)
+        for (_, priority), peak in zip(CELLS, self.wait_peaks, strict=True):
+            longest[priority] = max(longest[priority], peak.since(since - _SLACK_SECONDS))
+        return longest
 
     def on_request(self, method: str, route: str, code: int, seconds: float) -> None:
         """Count an answer of the ops plane; called on its thread only."""

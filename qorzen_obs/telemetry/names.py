@@ -5,9 +5,11 @@ Dashboards, alerts, documents and tests import from here, so that a rename break
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Final, Literal, TypeAlias
+
+from qorzen_obs.settings import RUN_BUCKETS, WAIT_BUCKETS
 
 SCOPE: Final = "qorzen_obs"
 #: The semantic conventions that spans, log records and metrics follow.
@@ -24,8 +26,12 @@ class MetricName:
     name: str
     help: str
     labels: tuple[str, ...] = ()
-    buckets: tuple[float, ...] = ()  #: upper bounds in seconds, of histograms
+    buckets: tuple[float, ...] = ()  #: upper bounds in seconds, of histograms; settings may replace them
     exemplars: bool = False  #: leads to kept traces
+
+    def with_buckets(self, bounds: Iterable[float]) -> MetricName:
+        """Return the histogram with other bounds."""
+        return replace(self, buckets=tuple(map(float, bounds)))
 
 
 TASKS: Final = MetricName(
@@ -43,21 +49,66 @@ TASKS_REJECTED: Final = MetricName(
 TASKS_FINISHED: Final = MetricName(
     "counter", "qorzen_tasks_finished", "Tasks ended.", ("category", "priority", "status"), exemplars=True
 )
+NEVER_STARTED: Final = MetricName(
+    "counter",
+    "qorzen_tasks_never_started",
+    "Tasks that ended before their first attempt: failed are those that passed their deadline in the queue.",
+    ("category", "priority", "status"),
+)
 RUN_DURATION: Final = MetricName(
     "histogram",
     "qorzen_task_run_duration_seconds",
-    "Duration of the last attempt of each task that ran.",
+    "Duration of the last attempt of each task that ran, observed when the task ends.",
     ("category", "priority", "status"),
-    (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300),
+    RUN_BUCKETS,
     exemplars=True,
+)
+RUN_MAX: Final = MetricName(
+    "gauge",
+    "qorzen_task_run_max_seconds",
+    "Longest duration that qorzen_task_run_duration_seconds observed in the last minute; 0 where it observed none.",
+    ("category", "priority"),
+)
+ATTEMPT_DURATION: Final = MetricName(
+    "histogram",
+    "qorzen_task_attempt_duration_seconds",
+    "Duration of each attempt, observed when it ends; retrying is one that failed and is followed by another.",
+    ("category", "outcome"),
+    RUN_BUCKETS,
 )
 QUEUE_WAIT: Final = MetricName(
     "histogram",
     "qorzen_task_queue_wait_seconds",
-    "Time from eligible to started, of the last attempt.",
+    "Time from eligible to started of each attempt, observed when the attempt starts.",
     ("category", "priority"),
-    (0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800),
+    WAIT_BUCKETS,
     exemplars=True,
+)
+QUEUE_WAIT_MAX: Final = MetricName(
+    "gauge",
+    "qorzen_task_queue_wait_max_seconds",
+    "Longest wait of the attempts that started in the last minute; 0 where none started.",
+    ("category", "priority"),
+)
+CANCELLED_WAIT: Final = MetricName(
+    "histogram",
+    "qorzen_task_cancelled_queue_wait_seconds",
+    "Queue waits of the attempts that were cancelled later, which the objective of starts leaves out.",
+    ("category", "priority"),
+    WAIT_BUCKETS,
+)
+DEFINITION_TASKS: Final = MetricName(
+    "counter",
+    "qorzen_definition_tasks",
+    "Tasks ended, by the name of their definition or function.",
+    ("definition", "status"),
+)
+DEFINITION_RUN_DURATION: Final = MetricName(
+    "histogram",
+    "qorzen_definition_run_duration_seconds",
+    "Duration of the last attempt of each task that ran, by the name of its definition or function.",
+    ("definition",),
+    RUN_BUCKETS,
 )
 PHASE_SECONDS: Final = MetricName(
     "counter",
@@ -69,7 +120,10 @@ TASK_RETRIES: Final = MetricName(
     "counter", "qorzen_task_retries", "Attempts that were followed by another.", ("category", "priority")
 )
 TASK_ERRORS: Final = MetricName(
-    "counter", "qorzen_task_errors", "Failed tasks by error type.", ("category", "error_type")
+    "counter",
+    "qorzen_task_errors",
+    "Attempts that failed, and tasks that failed without one, by error type.",
+    ("category", "error_type"),
 )
 OLDEST_PENDING: Final = MetricName(
     "gauge",
@@ -192,6 +246,14 @@ SERVICE_STATE: Final = MetricName(
     "stateset", "qorzen_service_state", "State of the task manager.", ("state",)
 )
 BUILD_INFO: Final = MetricName("info", "qorzen_build", "Versions in use.", ("version", "python"))
+
+#: The outcomes of ATTEMPT_DURATION.
+ATTEMPT_OUTCOMES: Final[Mapping[str, str]] = {
+    "completed": "its task completed",
+    "failed": "its task failed",
+    "cancelled": "its task was cancelled",
+    "retrying": "it failed, and another attempt follows",
+}
 
 #: The outcomes of SPANS. While its trace is undecided or it waits to be sent, a span has none yet.
 SPAN_EXPORTED: Final = "exported"

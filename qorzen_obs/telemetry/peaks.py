@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from collections import deque
 from itertools import dropwhile
+from math import inf
+from typing import Final
+
+RECENT_SECONDS: Final = 60.0
+_STEP_SECONDS: Final = 1.0
 
 
 class Peaks:
@@ -32,3 +37,33 @@ class Peaks:
         """Return the largest value that came after `at`; 0.0 where none did."""
         kept = list(self._kept)  # one step of the interpreter
         return next((value for _, value in dropwhile(lambda each: each[0] <= at, kept)), 0.0)
+
+
+class RecentPeak:
+    """The largest of the values of the last RECENT_SECONDS, for what comes with each task: most cost a comparison.
+
+    `add` belongs to one thread, `since` to any. Of the values within a second the largest stands for all, as if it had
+    come with the last of them. So what `since` says is never too small.
+    """
+
+    __slots__ = ("_at", "_before", "_until", "_value")
+
+    def __init__(self) -> None:
+        self._before = Peaks(RECENT_SECONDS + _STEP_SECONDS)
+        self._value, self._at, self._until = 0.0, -inf, -inf
+
+    def add(self, at: float, value: float) -> None:
+        """Take note of a value."""
+        if at >= self._until:
+            if self._at > -inf:
+                self._before.add(self._at, self._value)
+            self._value, self._until = value, at + _STEP_SECONDS
+        elif value > self._value:
+            self._value = value
+        if at > self._at:
+            self._at = at
+
+    def since(self, at: float) -> float:
+        """Return the largest value that came after `at`, which is RECENT_SECONDS ago at most; 0.0 where none did."""
+        latest = self._value if self._at > at else 0.0
+        return max(latest, self._before.since(at))

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import inf
 
 
-def bucket_quantile(quantile: float, bounds: Sequence[float], counts: Sequence[float]) -> float | None:
+def bucket_quantile(
+    quantile: float, bounds: Sequence[float], counts: Sequence[float], largest: float = inf
+) -> float | None:
     """Return a quantile of observations that are known by bucket only; None where there are none.
 
-    Within a bucket they are taken to be spread evenly, from 0 in the first one; of the last, which has no bound, its
-    lower end is told. So does Prometheus' histogram_quantile
-    (https://prometheus.io/docs/prometheus/latest/querying/functions/#histogram_quantile).
+    Within a bucket they are taken to be spread evenly, from 0 in the first one. Of the last, which has no bound, its
+    lower end is returned. So does Prometheus' histogram_quantile
+    (https://prometheus.io/docs/prometheus/latest/querying/functions/#histogram_quantile). Where the `largest`
+    observation is known, the buckets end there.
 
     Args:
         bounds: the buckets' upper ends, rising; positive.
@@ -20,14 +24,17 @@ def bucket_quantile(quantile: float, bounds: Sequence[float], counts: Sequence[f
     1.5
     >>> bucket_quantile(0.95, (1.0, 2.0), (1, 2, 1))
     2.0
+    >>> bucket_quantile(0.95, (1.0, 60.0), (0, 20, 0), largest=3.0)
+    2.9
     """
     total = sum(counts)
     if total <= 0:
         return None
     rank = quantile * total
     lower, below = 0.0, 0.0
-    for bound, count in zip(bounds, counts, strict=False):  # without the last, which has no bound
-        if below + count >= rank:
-            return lower + (bound - lower) * (rank - below) / count if count else lower
-        lower, below = bound, below + count
-    return lower
+    for bound, count in zip((*bounds, largest), counts, strict=True):
+        if below + count >= rank and bound < inf:
+            upper = max(lower, min(bound, largest))
+            return lower + (upper - lower) * (rank - below) / count if count else lower
+        lower, below = min(bound, largest), below + count
+    return min(bounds[-1], largest)

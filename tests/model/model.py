@@ -120,6 +120,7 @@ class Model:
         self.definition_limits: dict[str, int] = {}
         self.rejected: Counter[str] = Counter()
         self.retries = 0
+        self.cancelled_attempts = 0
         self.late_results = 0
         self.sequence = 0
         self.ready = True
@@ -396,6 +397,7 @@ class Model:
         )
         self.expect((info.error_type is not None) == (info.status is FAILED), f"D13: {life.actor}: {info}")
         if life.status is RUNNING:
+            self.cancelled_attempts += end.status is CANCELLED
             self._expect_end(life, end)
             if end.status is FAILED and self._retry_in(life, end) is not None:
                 self.expect(False, f"D13: {life.actor} is not tried again after {info.error_type}")

@@ -23,7 +23,8 @@ LABELS: dict[str, set[str]] = {
     "engine": {kind.value for kind in EngineKind},
     "reason": set(REJECTION_REASONS),
     "kind": set(DROP_KINDS),
-    "label": {"error_type"},
+    "label": {"error_type", "definition"},
+    "outcome": set(names.ATTEMPT_OUTCOMES),
     "phase": set(names.PHASES),
     "error_type": {
         "timeout",
@@ -35,7 +36,7 @@ LABELS: dict[str, set[str]] = {
         "qorzen_obs.errors.RetryLater",
     },
 }
-FREE_LABELS = {"le", "version", "python", "qorzen_service_state", "component"}
+FREE_LABELS = {"le", "version", "python", "qorzen_service_state", "component", "definition"}
 
 
 class Rest:
@@ -296,15 +297,21 @@ class Rest:
     def _sums(self, sums: dict[str, float]) -> None:
         started = [life for life in self.model.ended if life.attempt]
         failed = [life for life in self.model.ended if life.final and life.final.status is TaskStatus.FAILED]
+        attempts = sum(event == "task/started" for event, _ in self.model.stream)
         expected = {
             "qorzen_tasks_submitted_total": len(self.model.lives),
             "qorzen_tasks_finished_total": len(self.model.ended),
             "qorzen_tasks_rejected_total": self.model.rejected.total(),
             "qorzen_task_retries_total": self.model.retries,
-            "qorzen_task_errors_total": len(failed),
+            "qorzen_task_errors_total": len(failed) + self.model.retries,
+            "qorzen_tasks_never_started_total": len(self.model.ended) - len(started),
             "qorzen_tasks_abandoned": len(self.model.abandoned),
             "qorzen_task_run_duration_seconds_count": len(started),
-            "qorzen_task_queue_wait_seconds_count": len(started),
+            "qorzen_task_attempt_duration_seconds_count": attempts - len(self.model.running),
+            "qorzen_task_queue_wait_seconds_count": attempts,
+            "qorzen_task_cancelled_queue_wait_seconds_count": self.model.cancelled_attempts,
+            "qorzen_definition_tasks_total": len(self.model.ended),
+            "qorzen_definition_run_duration_seconds_count": len(started),
             "qorzen_events_dropped_total": self.model.late_results,
             "qorzen_queue_limit": self.model.settings["max_pending"],
             "qorzen_category_paused": len(self.model.paused),

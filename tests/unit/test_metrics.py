@@ -2,6 +2,7 @@
 
 import collections
 import inspect
+import math
 import random
 import re
 from collections.abc import Mapping
@@ -16,10 +17,12 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse
 
 from qorzen_obs.counts import CELL_OF, CELLS, TaskCounts
+from qorzen_obs.definition import TaskDefinition
 from qorzen_obs.engines.traits import THREAD
 from qorzen_obs.record import Ask, End, TaskState
 from qorzen_obs.server.negotiation import OPENMETRICS, TEXT, MediaType
-from qorzen_obs.tasks import ENDED, TaskCategory, TaskPriority, TaskStatus
+from qorzen_obs.settings import TelemetrySettings
+from qorzen_obs.tasks import ENDED, EventKind, TaskCategory, TaskPriority, TaskStatus
 from qorzen_obs.telemetry import names
 from qorzen_obs.telemetry.collector import TaskMetricsCollector
 from qorzen_obs.telemetry.metrics import LABEL_CAP, TaskMetrics
@@ -62,12 +65,19 @@ class Source:
 
 @pytest.fixture
 def metrics() -> TaskMetrics:
-    return TaskMetrics()
+    return TaskMetrics(monotonic=lambda: 0.0)
 
 
 @pytest.fixture
-def collector(metrics: TaskMetrics) -> TaskMetricsCollector:
-    return TaskMetricsCollector(metrics, Source())
+def source() -> Source:
+    source = Source()
+    source.counts.accept(CELL_OF[IO_HIGH])
+    return source
+
+
+@pytest.fixture
+def collector(metrics: TaskMetrics, source: Source) -> TaskMetricsCollector:
+    return TaskMetricsCollector(metrics, source)
 
 
 @pytest.fixture
@@ -77,15 +87,24 @@ def registry(collector: TaskMetricsCollector) -> CollectorRegistry:
     return registry
 
 
-def ended(status: TaskStatus, *, error_type: str | None = None, ran: bool = True) -> list[End]:
-    one = record(category=IO_HIGH[0], priority=IO_HIGH[1], cell=CELL_OF[IO_HIGH])
+def ended(
+    status: TaskStatus,
+    *,
+    error_type: str | None = None,
+    ran: bool = True,
+    name: str = "job",
+    kind: EventKind | None = None,
+) -> list[End]:
+    """The end of a task, or of an attempt that is `kind`."""
+    one = record(category=IO_HIGH[0], priority=IO_HIGH[1], cell=CELL_OF[IO_HIGH], definition_name=name)
     one.state = TaskState(
         status,
         error_type=error_type,
+        attempt=1 if ran else 0,
         duration_seconds=0.3 if ran else None,
         queue_wait_seconds=0.02 if ran else None,
     )
-    return [End(ENDED[status], 1234.5, one, one.state, None, None)]
+    return [End(kind or ENDED[status], 1234.5, one, one.state, attempt(one) if ran else None, None)]
 
 
 DECLARED = [value for _, value in inspect.getmembers(names) if isinstance(value, names.MetricName)]
@@ -136,11 +155,20 @@ def test_an_end_is_observed_once_with_its_status(
 ) -> None:
     metrics.on_ends(ended(status, error_type="ValueError" if status is TaskStatus.FAILED else None))
     labels = {"category": "io", "priority": "high"}
-    duration, wait = names.RUN_DURATION.name, names.QUEUE_WAIT.name
+    duration, attempts = names.RUN_DURATION.name, names.ATTEMPT_DURATION.name
     assert metric(registry, duration + "_count", status=status.value, **labels) == 1
     assert metric(registry, duration + "_count") == 1
     assert metric(registry, duration + "_sum") == 0.3
-    assert metric(registry, wait + "_count", **labels) == metric(registry, wait + "_count") == 1
+    assert metric(registry, names.RUN_MAX.name, **labels) == metric(registry, names.RUN_MAX.name) == 0.3
+    assert metric(registry, attempts + "_count", category="io", outcome=status.value) == 1
+    assert metric(registry, attempts + "_count") == 1
+    cancelled = status is TaskStatus.CANCELLED
+    assert metric(registry, names.CANCELLED_WAIT.name + "_sum", **labels) == (0.02 if cancelled else 0)
+    assert (
+        metric(registry, names.DEFINITION_TASKS.name + "_total", definition="job", status=status.value) == 1
+    )
+    assert metric(registry, names.DEFINITION_TASKS.name + "_total") == 1
+    assert metric(registry, names.DEFINITION_RUN_DURATION.name + "_sum", definition="job") == 0.3
     failed = status is TaskStatus.FAILED
     assert (
         metric(registry, names.TASK_ERRORS.name + "_total", category="io", error_type="ValueError") == failed
@@ -149,10 +177,123 @@ def test_an_end_is_observed_once_with_its_status(
     assert metric(registry, names.LAST_SUCCESS.name, category="io") == (1234.5 if completed else 0)
 
 
-def test_a_task_that_never_ran_is_in_no_histogram(metrics: TaskMetrics, registry: CollectorRegistry) -> None:
-    metrics.on_ends(ended(TaskStatus.CANCELLED, ran=False))
+@pytest.mark.parametrize("status", [TaskStatus.FAILED, TaskStatus.CANCELLED])
+def test_a_task_that_never_started_is_counted_and_in_no_histogram(
+    metrics: TaskMetrics, registry: CollectorRegistry, status: TaskStatus
+) -> None:
+    metrics.on_ends(ended(status, ran=False, error_type="timeout"))
+    for histogram in (names.RUN_DURATION, names.QUEUE_WAIT, names.ATTEMPT_DURATION, names.CANCELLED_WAIT):
+        assert metric(registry, histogram.name + "_count") == 0
+    never_started = names.NEVER_STARTED.name + "_total"
+    assert metric(registry, never_started, category="io", priority="high", status=status.value) == 1
+    assert metric(registry, never_started) == 1
+    assert metric(registry, names.DEFINITION_TASKS.name + "_total", status=status.value) == 1
+
+
+def test_each_attempt_that_failed_counts_in_the_errors_and_in_the_attempts(
+    metrics: TaskMetrics, registry: CollectorRegistry
+) -> None:
+    for _ in range(4):
+        metrics.on_ends(ended(TaskStatus.PENDING, error_type="OSError", kind=EventKind.RETRYING))
+    metrics.on_ends(ended(TaskStatus.FAILED, error_type="OSError"))
+    assert metric(registry, names.TASK_ERRORS.name + "_total", error_type="OSError") == 5
+    attempts = names.ATTEMPT_DURATION.name + "_count"
+    assert metric(registry, attempts, outcome="retrying") == metric(
+        registry, names.TASK_RETRIES.name + "_total"
+    )
+    assert (metric(registry, attempts, outcome="retrying"), metric(registry, attempts, outcome="failed")) == (
+        4,
+        1,
+    )
+    assert metric(registry, names.RUN_DURATION.name + "_count") == 1
+    assert metric(registry, names.DEFINITION_TASKS.name + "_total") == 1
+
+
+def test_the_first_definitions_are_told_apart_and_the_others_fold_into_one() -> None:
+    source, metrics = Source(), TaskMetrics(settings=TelemetrySettings(metrics_by_definition=3))
+    registry = CollectorRegistry()
+    registry.register(TaskMetricsCollector(metrics, source))
+    metrics.know_definition("nightly", TaskDefinition(name="nightly"))
+    name = names.DEFINITION_TASKS.name + "_total"
+
+    def shown() -> dict[str, float]:
+        (family,) = (one for one in registry.collect() if one.name == names.DEFINITION_TASKS.name)
+        sums: collections.Counter[str] = collections.Counter()
+        for sample in family.samples:
+            sums[sample.labels["definition"]] += int(sample.value)
+        return dict(sums)
+
+    assert shown() == {"nightly": 0}
+    assert metric(registry, names.DEFINITION_RUN_DURATION.name + "_bucket", le="+Inf") == 0
+    for number in range(10):
+        metrics.on_ends(ended(TaskStatus.COMPLETED, name=f"job {number}"))
+    assert shown() == {"nightly": 0, "job 0": 1, "job 1": 1, "_other": 8}
+    assert metric(registry, names.LABEL_OVERFLOW.name + "_total", label="definition") == 8
+    assert metric(registry, name, definition="_other", status="completed") == 8
+
+
+def test_metrics_by_definition_can_be_off() -> None:
+    metrics = TaskMetrics(settings=TelemetrySettings(metrics_by_definition=0))
+    registry = CollectorRegistry()
+    registry.register(TaskMetricsCollector(metrics, Source()))
+    metrics.know_definition("nightly", TaskDefinition(name="nightly"))
+    metrics.on_ends(ended(TaskStatus.COMPLETED))
+    shown = {sample.name for family in registry.collect() for sample in family.samples}
+    assert [name for name in shown if "definition" in name] == []
+
+
+def test_histograms_begin_with_the_first_task_of_a_kind_or_with_a_registered_definition(
+    metrics: TaskMetrics, source: Source, registry: CollectorRegistry
+) -> None:
+    definition = TaskDefinition(category=TaskCategory.UI, priority=TaskPriority.CRITICAL)
+
+    def kinds(metric: names.MetricName) -> set[tuple[str, ...]]:
+        samples = (sample for family in registry.collect() for sample in family.samples)
+        return {
+            tuple(sample.labels[label] for label in metric.labels)
+            for sample in samples
+            if sample.name == f"{metric.name}_count"
+        }
+
+    assert kinds(names.QUEUE_WAIT) == kinds(names.CANCELLED_WAIT) == {("io", "high")}
+    assert {kind[:2] for kind in kinds(names.RUN_DURATION)} == {("io", "high")}
+    assert kinds(names.ATTEMPT_DURATION) == {("io", outcome) for outcome in names.ATTEMPT_OUTCOMES}
+    metrics.know_definition("click", definition)
+    assert kinds(names.QUEUE_WAIT) == {("io", "high"), ("ui", "critical")}
+    assert {category for category, _ in kinds(names.ATTEMPT_DURATION)} == {"io", "ui"}
+    source.counts.accept(0)
+    assert len(kinds(names.RUN_DURATION)) == 3 * 3
     assert metric(registry, names.RUN_DURATION.name + "_count") == 0
-    assert metric(registry, names.QUEUE_WAIT.name + "_count") == 0
+
+
+def test_settings_replace_the_buckets(source: Source) -> None:
+    settings = TelemetrySettings(run_buckets=(0.25, 1), wait_buckets=(2,))
+    metrics, registry = TaskMetrics(settings=settings), CollectorRegistry()
+    registry.register(TaskMetricsCollector(metrics, source))
+    metrics.on_ends(ended(TaskStatus.COMPLETED))
+    bounds = collections.defaultdict(set)
+    for family in registry.collect():
+        for sample in family.samples:
+            if "le" in sample.labels:
+                bounds[family.name].add(sample.labels["le"])
+    for histogram in (names.RUN_DURATION, names.ATTEMPT_DURATION, names.DEFINITION_RUN_DURATION):
+        assert bounds[histogram.name] == {"0.25", "1.0", "+Inf"}
+        assert metric(registry, histogram.name + "_bucket", le="1.0") == 1
+        assert metric(registry, histogram.name + "_bucket", le="0.25") == 0
+    for histogram in (names.QUEUE_WAIT, names.CANCELLED_WAIT):
+        assert bounds[histogram.name] == {"2.0", "+Inf"}
+
+
+def test_the_longest_of_the_last_minute_is_told_by_kind() -> None:
+    moments = [130.0, 169.0, 171.0, 191.0, math.inf]
+    metrics, registry = TaskMetrics(monotonic=lambda: moments[0]), CollectorRegistry()
+    registry.register(TaskMetricsCollector(metrics, Source()))
+    for at, seconds in ((100.0, 3.0), (110.0, 8.0), (130.0, 5.0)):
+        metrics.wait_peaks[CELL_OF[IO_HIGH]].add(at, seconds)
+    for longest in (8.0, 8.0, 5.0, 0.0):
+        assert metric(registry, names.QUEUE_WAIT_MAX.name, category="io", priority="high") == longest
+        assert metric(registry, names.QUEUE_WAIT_MAX.name) == longest, "the others have none"
+        moments.pop(0)
 
 
 def test_refusals_are_counted_by_kind_and_reason(metrics: TaskMetrics, registry: CollectorRegistry) -> None:
@@ -237,7 +378,8 @@ def test_the_whole_catalogue_is_written_as_the_client_writes_it(media_type: Medi
             source.counts.move(cell, TaskStatus.PENDING, TaskStatus.RUNNING)
             source.counts.move(cell, TaskStatus.RUNNING, one.state.status)
             at = chance.random() * 1e9
-            metrics.on_ends([End(ENDED[one.state.status], at, one, one.state, None, None)])
+            metrics.queue_wait[cell].observe(one.state.queue_wait_seconds or 0.0)
+            metrics.on_ends([End(ENDED[one.state.status], at, one, one.state, attempt(one), None)])
             metrics.on_request("GET", f"/{number % 7}", 200, chance.expovariate(0.1))
         assert_same(collector.collect(), media_type)
 

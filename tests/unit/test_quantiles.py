@@ -54,3 +54,24 @@ def test_as_many_as_it_says_lie_in_the_buckets_up_to_it(counts: list[int], quant
     bucket = next(index for index, up_to in enumerate(cumulative) if up_to >= rank - 1e-9)
     ends = (0.0, *BOUNDS, BOUNDS[-1])
     assert ends[bucket] - 1e-9 <= found <= ends[bucket + 1] + 1e-9
+
+
+@given(st.lists(st.floats(0.001, 20.0), min_size=1, max_size=30), st.floats(0.01, 1), st.floats(1.0, 10.0))
+def test_it_is_no_more_than_the_largest_that_was_observed(
+    values: list[float], quantile: float, more: float
+) -> None:
+    counts = [0, 0, 0, 0]
+    for value in values:
+        counts[sum(value > bound for bound in BOUNDS)] += 1
+    for largest in (max(values), max(values) * more):  # one that is known too large does no harm
+        found = bucket_quantile(quantile, BOUNDS, counts, largest)
+        assert found is not None
+        assert found <= largest + 1e-9
+        plain = bucket_quantile(quantile, BOUNDS, counts)
+        assert plain is not None
+        assert found <= plain + 1e-9 or plain == BOUNDS[-1]
+
+
+def test_the_bucket_of_the_largest_ends_there() -> None:
+    assert bucket_quantile(0.95, BOUNDS, (0, 0, 20, 0), 3.0) == pytest.approx(2.95)
+    assert bucket_quantile(0.5, BOUNDS, (0, 0, 0, 20), 9.0) == pytest.approx(7.0)

@@ -11,7 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qorzen_obs.errors import SettingsError
-from qorzen_obs.settings import ENVIRONMENT_PREFIX, Settings, TaskSettings, convert, load_settings
+from qorzen_obs.settings import (
+    ENVIRONMENT_PREFIX,
+    Settings,
+    TaskSettings,
+    TelemetrySettings,
+    convert,
+    load_settings,
+)
 from qorzen_obs.tasks import TaskCategory
 
 
@@ -93,6 +100,31 @@ def test_a_bad_key_or_value_is_named(variable: str, value: str, key: str) -> Non
         load_settings(environment={ENVIRONMENT_PREFIX + variable: value})
     assert caught.value.key == key
     assert f"setting {key!r}" in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["run_buckets", "wait_buckets"])
+@pytest.mark.parametrize(
+    "bounds", [[], [0], [-1, 1], [1, 1], [2, 1], [1, math.inf], [1, math.nan], list(range(1, 102)), ["x"], 1]
+)
+def test_bounds_of_buckets_are_positive_finite_and_rising(key: str, bounds: Any) -> None:
+    with pytest.raises(SettingsError) as caught:
+        convert({"telemetry": {key: bounds}}, Settings)
+    assert caught.value.key.partition("[")[0] == f"telemetry.{key}"
+    if isinstance(bounds, list) and "x" not in bounds:
+        with pytest.raises(SettingsError, match=key):
+            msgspec.structs.replace(TelemetrySettings(), **{key: tuple(bounds)})
+
+
+def test_buckets_and_the_number_of_definitions_can_be_set(tmp_path: Path) -> None:
+    file = tmp_path / "qorzen.toml"
+    file.write_text(
+        "[telemetry]\nrun_buckets = [0.1, 1, 86400]\nwait_buckets = [5]\nmetrics_by_definition = 0\n"
+    )
+    telemetry = load_settings(file).telemetry
+    assert (telemetry.run_buckets, telemetry.wait_buckets) == ((0.1, 1.0, 86_400.0), (5.0,))
+    assert telemetry.metrics_by_definition == 0
+    assert Settings().telemetry.metrics_by_definition == 100
+    assert Settings().telemetry.run_buckets[-1] == 86_400
 
 
 def test_a_value_with_settings_below_it_is_named() -> None:

@@ -150,7 +150,7 @@ async def test_each_attempt_is_announced_logged_counted_and_has_a_span_of_its_ow
     assert len(logs.of("task.finished")) == 1
     labels = {"category": "core", "priority": "normal"}
     assert registry.get_sample_value("qorzen_task_retries_total", labels) == 2
-    assert registry.get_sample_value("qorzen_task_queue_wait_seconds_count", labels) == 1
+    assert registry.get_sample_value("qorzen_task_queue_wait_seconds_count", labels) == 3
 
     first, second, third = exporter.get_finished_spans()
     assert [span.attributes["qorzen.task.attempt"] for span in (first, second, third) if span.attributes] == [

@@ -43,6 +43,7 @@ class Worked(SaidManager):
     clock: Moved = field(default_factory=Moved)
     counts: TaskCounts = field(default_factory=TaskCounts)
     asked_since: list[float] = field(default_factory=list)
+    longest: dict[TaskPriority, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.waits = super().load(0.0).queue_waits
@@ -51,7 +52,7 @@ class Worked(SaidManager):
     def load(self, since: float) -> Load:
         self.asked_since.append(since)
         waits = {priority: list(counts) for priority, counts in self.waits.items()}
-        return Load(self.clock.at, self.counts.read(), waits, list(self.lags), self.blocked)
+        return Load(self.clock.at, self.counts.read(), waits, list(self.lags), self.blocked, self.longest)
 
     def accept(self, number: int) -> None:
         for _ in range(number):
@@ -101,6 +102,20 @@ def test_a_point_is_what_came_between_two_readings() -> None:
     series.sample()
     later = series.after(point.at)[0]
     assert (later.submitted, later.completed, later.loop_lag_p95) == (2.0, 0.0, None)
+
+
+def test_no_quantile_is_more_than_the_longest_wait_of_its_stretch() -> None:
+    manager = Worked()
+    series = Series(manager)
+    series.sample()
+    manager.clock.at = 10.0
+    manager.waits[TaskPriority.HIGH][names.QUEUE_WAIT.buckets.index(60)] += 10
+    manager.waits[TaskPriority.LOW][-1] += 10
+    manager.longest = {TaskPriority.HIGH: 27.0, TaskPriority.LOW: 1_600.0}
+    series.sample()
+    (point,) = series.after(None)
+    assert point.queue_wait_p95[TaskPriority.HIGH] == pytest.approx(25 + 0.95 * 2)
+    assert point.queue_wait_p95[TaskPriority.LOW] == pytest.approx(1_500 + 0.95 * 100)
 
 
 def test_an_hour_is_kept_and_no_more() -> None:

@@ -15,17 +15,19 @@ from qorzen_obs.telemetry.cells import CappedCounter
 from qorzen_obs.telemetry.metrics import LABEL_CAP
 from qorzen_obs.testing import open_test_manager
 from tests.services.ops_plane import managing, serving
-from tests.support import metric, settings
+from tests.support import metric, settings, until
 
 TASKS = 2_000
 HOSTILE = ('"} 1\n# EOF\n', "a\\b", "\u202eevil", "x" * 190, '{le="+Inf"}', "\x1b[31m", "名前")
 
 
 async def test_f16_hostile_names_and_error_types_are_folded_into_other_and_counted() -> None:
-    async def fail(number: int) -> None:
-        raise type(f"{HOSTILE[number % len(HOSTILE)]}{number}", (Exception,), {})(number)
+    async def fail(number: int | None) -> None:
+        if number is not None:
+            raise type(f"{HOSTILE[number % len(HOSTILE)]}{number}", (Exception,), {})(number)
 
     async with open_test_manager(settings(max_pending=TASKS)) as tasks:
+        await tasks.run(fail, None)  # with the first task of its kind its histograms begin
         before = sum(len(family.samples) for family in tasks.registry.collect())
         ids = [
             await tasks.submit_task(fail, number, name=f"task {number}", plugin_id=f"plugin {number}")
@@ -86,3 +88,25 @@ def test_f16_a_million_values_are_at_most_the_cap_and_none_is_lost() -> None:
     assert len(read) == LABEL_CAP + 1
     assert sum(n for _, n in read) == 1_000_000
     assert counter.overflowed == 1_000_000 - LABEL_CAP
+
+
+async def test_f16_hostile_names_of_functions_and_definitions_are_escaped_bounded_and_counted() -> None:
+    async with open_test_manager(settings(max_pending=TASKS)) as tasks:
+        for number in range(300):
+
+            async def job() -> None: ...
+
+            job.__name__ = job.__qualname__ = f"{HOSTILE[number % len(HOSTILE)]}{number}"
+            await tasks.submit_task(job, name="its own name")
+        name = f"{names.DEFINITION_TASKS.name}_total"
+        await until(lambda: metric(tasks.registry, name) == 300)
+        assert metric(tasks.registry, name, definition="_other") == 200
+        assert metric(tasks.registry, f"{names.LABEL_OVERFLOW.name}_total", label="definition") == 200
+        text: bytes = generate_latest(tasks.registry)  # type: ignore[no-untyped-call]  # theirs
+        assert b"its own name" not in text
+        (family,) = (
+            family
+            for family in parse(text.decode())  # type: ignore[no-untyped-call]  # theirs
+            if family.name == names.DEFINITION_TASKS.name
+        )
+        assert len({sample.labels["definition"] for sample in family.samples}) == 101

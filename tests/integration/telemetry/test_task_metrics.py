@@ -3,6 +3,7 @@
 import asyncio
 import collections
 import itertools
+import math
 import subprocess
 import threading
 from collections import Counter
@@ -12,11 +13,13 @@ from typing import Any
 import aiohttp
 import pytest
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, ParentBased
+from opentelemetry.trace import format_span_id
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse
+from prometheus_client.utils import floatToGoString
 
-from qorzen_obs import TaskStatus
+from qorzen_obs import Retry, TaskRegistry, TaskStatus, exponential, task, with_options
 from qorzen_obs.app import Service
 from qorzen_obs.core.task_manager import TaskManager
 from qorzen_obs.counts import CATEGORIES, PRIORITIES
@@ -30,7 +33,7 @@ from tests.conftest import require
 from tests.integration.telemetry.ends import every_kind_of_end, fail
 from tests.services.backends import PROMETHEUS_HINT
 from tests.services.whole_service import url_of, whole_service
-from tests.support import Gate, Spans, ThreadGate, metric, settings, until, virtual_time
+from tests.support import Gate, Spans, ThreadGate, metric, settings, turns, until, virtual_time
 
 DECLARED = {value.name: value for value in vars(names).values() if isinstance(value, MetricName)}
 SETTINGS = Settings(server=ServerSettings(port=0), telemetry=TelemetrySettings(log_level="off"))
@@ -119,6 +122,9 @@ async def test_at_rest_all_surfaces_agree() -> None:
                 metric(tasks.registry, names.TASKS.name, category=category.value)
                 == (counts["by_category"][category.value])
             )
+        assert metric(tasks.registry, names.ATTEMPT_DURATION.name + "_count") == started
+        assert metric(tasks.registry, names.NEVER_STARTED.name + "_total") == len(ids) - started
+        assert metric(tasks.registry, names.DEFINITION_TASKS.name + "_total") == len(ids)
         assert metric(tasks.registry, names.TASK_ERRORS.name + "_total") == by_status["failed"]
         timeouts = metric(tasks.registry, names.TASK_ERRORS.name + "_total", error_type="timeout")
         assert timeouts == sum(1 for info in infos if info is not None and info.error_type == "timeout") > 0
@@ -163,9 +169,12 @@ async def test_known_series_are_there_before_anything_happens() -> None:
         assert shown[names.TASKS.name] == kinds * len(TaskStatus)
         assert shown[names.TASKS_SUBMITTED.name + "_total"] == kinds
         assert shown[names.TASKS_FINISHED.name + "_total"] == kinds * 3
-        assert shown[names.RUN_DURATION.name + "_count"] == kinds * 3
-        assert shown[names.QUEUE_WAIT.name + "_count"] == kinds
+        assert shown[names.NEVER_STARTED.name + "_total"] == kinds * 2
+        assert shown[names.QUEUE_WAIT_MAX.name] == shown[names.RUN_MAX.name] == kinds
         assert shown[names.ENGINE_SLOTS.name] == 5
+        assert [name for name in shown if name.startswith("qorzen_task_") and name.endswith("_bucket")] == [
+            names.CANCEL_LATENCY.name + "_bucket"
+        ], "histograms of tasks begin with the first task of their kind"
         assert metric(tasks.registry, names.TASKS.name) == 0
         assert metric(tasks.registry, names.QUEUE_LIMIT.name) == 10_000
 
@@ -275,8 +284,8 @@ async def test_every_declared_metric_is_served_and_known_series_are_there_from_t
         families = await scrape(service)
     assert set(families) == set(DECLARED)
     for family, series in families.items():
-        labels = DECLARED[family].labels
-        if labels[:2] == ("category", "priority"):
+        declared = DECLARED[family]
+        if declared.labels[:2] == ("category", "priority") and declared.type != "histogram":
             seen = {(dict(one)["category"], dict(one)["priority"]) for one in series}
             assert seen == {(c.value, p.label) for c, p in itertools.product(CATEGORIES, PRIORITIES)}, family
     phases = {dict(one)["phase"] for one in families[names.PHASE_SECONDS.name]}
@@ -290,3 +299,177 @@ async def test_every_declared_metric_is_served_and_known_series_are_there_from_t
         (names.EVENTS_DROPPED, "kind"),
     ):
         assert len({dict(one)[label] for one in families[declared.name]}) > 1, declared.name
+
+
+# ------------------------------------------------------------------ when it is counted
+
+ONE_SLOT = settings(max_concurrent_tasks=1)
+EVERY_SECOND = Retry(max_attempts=5, backoff=exponential(1.0, factor=1.0, jitter=False))
+
+
+def waits(tasks: TaskManager, up_to: float = math.inf) -> float:
+    return metric(tasks.registry, names.QUEUE_WAIT.name + "_bucket", le=floatToGoString(up_to))  # type: ignore[no-untyped-call]  # theirs
+
+
+@virtual_time
+async def test_a_wait_is_counted_when_the_attempt_starts_and_what_never_starts_is_counted_apart() -> None:
+    gate = Gate()
+    async with open_test_manager(ONE_SLOT) as tasks:
+        first = await tasks.submit_task(gate, priority="high", timeout=math.inf)
+        assert (waits(tasks), waits(tasks, 0.001)) == (1, 1), (
+            "it has not ended, and has not even begun to run"
+        )
+        late = [
+            await tasks.submit_task(with_options(gate, deadline=10), category="io", priority="low")
+            for _ in range(20)
+        ]
+        unwanted = await tasks.submit_task(gate, category="io", priority="low")
+        for task_id in late:
+            assert (await tasks.wait_for_task(task_id)).error_type == "timeout"
+        await tasks.cancel_task(unwanted)
+        await turns()
+        labels = {"category": "io", "priority": "low"}
+        never_started = names.NEVER_STARTED.name + "_total"
+        assert metric(tasks.registry, never_started, status="failed", **labels) == 20
+        assert metric(tasks.registry, never_started, status="cancelled", **labels) == 1
+        assert metric(tasks.registry, never_started) == 21
+        assert waits(tasks) == 1
+        assert metric(tasks.registry, names.QUEUE_WAIT.name + "_count", **labels) == 0, "the series is there"
+
+        second = await tasks.submit_task(gate, category="io", priority="low", timeout=math.inf)
+        await asyncio.sleep(3)
+        gate.open()
+        await tasks.wait_for_task(first)
+        await tasks.wait_for_task(second)
+        assert (waits(tasks), waits(tasks, 2.5), waits(tasks, 5.0)) == (2, 1, 2)
+        assert metric(tasks.registry, names.QUEUE_WAIT.name + "_sum", **labels) == pytest.approx(3)
+        assert metric(tasks.registry, names.QUEUE_WAIT_MAX.name, **labels) == pytest.approx(3)
+        await asyncio.sleep(62)
+        assert metric(tasks.registry, names.QUEUE_WAIT_MAX.name) == 0
+
+
+@virtual_time
+async def test_each_attempt_counts_its_wait_its_duration_its_outcome_and_its_error() -> None:
+    async def fail_after_two_seconds() -> None:
+        await asyncio.sleep(2)
+        raise OSError("on purpose")
+
+    async with open_test_manager() as tasks:
+        task_id = await tasks.submit_task(
+            with_options(fail_after_two_seconds, retry=EVERY_SECOND), category="io"
+        )
+        await asyncio.sleep(4)
+        attempts = names.ATTEMPT_DURATION.name
+        assert metric(tasks.registry, attempts + "_count", category="io", outcome="retrying") == 1
+        assert (
+            metric(tasks.registry, names.TASK_ERRORS.name + "_total", category="io", error_type="OSError")
+            == 1
+        )
+        assert waits(tasks) == 2, "the second attempt runs"
+        assert metric(tasks.registry, names.RUN_DURATION.name + "_count") == 0
+        await tasks.wait_for_task(task_id)
+        assert waits(tasks) == 5
+        assert metric(tasks.registry, attempts + "_count", outcome="retrying") == 4
+        assert metric(tasks.registry, attempts + "_count", outcome="failed") == 1
+        assert metric(tasks.registry, attempts + "_sum") == pytest.approx(10)
+        assert metric(tasks.registry, names.TASK_ERRORS.name + "_total", error_type="OSError") == 5
+        assert metric(tasks.registry, names.RUN_DURATION.name + "_sum") == pytest.approx(2)
+        assert metric(tasks.registry, names.RUN_MAX.name, category="io") == pytest.approx(2)
+        by_name = {"definition": fail_after_two_seconds.__qualname__}
+        assert metric(tasks.registry, names.DEFINITION_TASKS.name + "_total", status="failed", **by_name) == 1
+        assert metric(
+            tasks.registry, names.DEFINITION_RUN_DURATION.name + "_sum", **by_name
+        ) == pytest.approx(2)
+
+
+@virtual_time
+async def test_a_deadline_that_passes_between_two_attempts_ends_a_task_that_has_started() -> None:
+    impatient = with_options(fail, retry=EVERY_SECOND, deadline=0.5)
+    async with open_test_manager() as tasks:
+        info = await tasks.wait_for_task(await tasks.submit_task(impatient))
+        assert (info.attempt, info.error_type) == (1, "timeout")
+        assert metric(tasks.registry, names.NEVER_STARTED.name + "_total") == 0
+        assert metric(tasks.registry, names.ATTEMPT_DURATION.name + "_count") == 1
+        assert metric(tasks.registry, names.RUN_DURATION.name + "_count") == 1
+        assert metric(tasks.registry, names.TASK_ERRORS.name + "_total", error_type="ValueError") == 1
+        assert metric(tasks.registry, names.TASK_ERRORS.name + "_total", error_type="timeout") == 1
+
+
+@virtual_time
+async def test_the_wait_of_a_running_task_that_is_cancelled_is_counted_apart_as_well() -> None:
+    gate = Gate()
+    async with open_test_manager(ONE_SLOT) as tasks:
+        first, second = [await tasks.submit_task(gate, timeout=math.inf) for _ in range(2)]
+        await asyncio.sleep(3)
+        await tasks.cancel_task(first)
+        await tasks.wait_for_task(first)
+        await asyncio.sleep(1)
+        await tasks.cancel_task(second)
+        await tasks.wait_for_task(second)
+        cancelled = names.CANCELLED_WAIT.name
+        assert metric(tasks.registry, cancelled + "_bucket", le="1.0") == 1
+        assert metric(tasks.registry, cancelled + "_count") == waits(tasks) == 2
+        assert metric(tasks.registry, cancelled + "_sum") == metric(
+            tasks.registry, names.QUEUE_WAIT.name + "_sum"
+        )
+        assert metric(tasks.registry, names.ATTEMPT_DURATION.name + "_count", outcome="cancelled") == 2
+
+
+async def test_the_wait_of_each_attempt_leads_to_its_own_span() -> None:
+    spans = Spans(sampler=ALWAYS_ON)
+    async with open_test_manager(tracer_provider=spans.provider) as tasks:
+        at_once = Retry(max_attempts=2, backoff=exponential(0.001))
+        await tasks.wait_for_task(await tasks.submit_task(with_options(fail, retry=at_once)))
+        first, second = spans.all()
+        found = {
+            sample.exemplar.labels["span_id"]
+            for family in tasks.registry.collect()
+            for sample in family.samples
+            if sample.exemplar is not None and sample.name == names.QUEUE_WAIT.name + "_bucket"
+        }
+        ids = {format_span_id(span.context.span_id) for span in (first, second)}
+        assert found
+        assert found <= ids
+        assert format_span_id(second.context.span_id) in found
+
+
+async def test_the_series_of_registered_definitions_start_at_0() -> None:
+    registry = TaskRegistry()
+    registry.add(task(name="nightly", category="background", priority="low")(fail_quietly))
+    async with whole_service(SETTINGS, known=registry) as service:
+        families = await scrape(service)
+        assert {dict(one)["status"] for one in families[names.DEFINITION_TASKS.name]} == {
+            "completed",
+            "failed",
+            "cancelled",
+        }
+        for histogram in (names.QUEUE_WAIT, names.RUN_DURATION, names.CANCELLED_WAIT):
+            kinds = {(dict(one)["category"], dict(one)["priority"]) for one in families[histogram.name]}
+            assert kinds == {("background", "low")}, histogram.name
+        assert {dict(one)["category"] for one in families[names.ATTEMPT_DURATION.name]} == {"background"}
+        assert (
+            metric(service.parts.registry, names.DEFINITION_TASKS.name + "_total", definition="nightly") == 0
+        )
+
+
+async def fail_quietly() -> None:
+    """What nobody runs here."""
+
+
+async def test_settings_replace_the_buckets_of_a_service() -> None:
+    telemetry = TelemetrySettings(
+        log_level="off", run_buckets=(0.5, 600), wait_buckets=(5,), metrics_by_definition=0
+    )
+    async with whole_service(Settings(server=ServerSettings(port=0), telemetry=telemetry)) as service:
+        await service.tasks.run(asyncio.sleep, 0)
+        bounds: dict[str, set[str]] = collections.defaultdict(set)
+        for family in service.parts.registry.collect():
+            for sample in family.samples:
+                if family.name in DECLARED and "le" in sample.labels:
+                    bounds[family.name].add(sample.labels["le"])
+        for histogram in (names.RUN_DURATION, names.ATTEMPT_DURATION):
+            assert bounds[histogram.name] == {"0.5", "600.0", "+Inf"}
+        assert bounds[names.QUEUE_WAIT.name] == bounds[names.CANCELLED_WAIT.name] == {"5.0", "+Inf"}
+        assert names.DEFINITION_RUN_DURATION.name not in bounds
+        load = service.tasks.looks.load(-math.inf)
+        assert (load.wait_buckets, len(load.queue_waits[TaskPriority.NORMAL])) == ((5.0,), 2)

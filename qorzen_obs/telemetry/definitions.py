@@ -1,0 +1,50 @@
+"""The metrics of tasks by definition: how many ended and how long they ran, under a bounded number of names."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from qorzen_obs.tasks import TaskStatus
+from qorzen_obs.telemetry import names
+from qorzen_obs.telemetry.cells import OTHER, HistogramCell
+from qorzen_obs.telemetry.names import MetricName
+
+FINAL: Final = tuple(status for status in TaskStatus if status.final)
+
+
+class DefinitionCell:
+    """What was counted of the tasks of one name."""
+
+    __slots__ = ("ended", "name", "run_duration")
+
+    def __init__(self, name: str, run_duration: MetricName) -> None:
+        self.name = name
+        self.ended = dict.fromkeys(FINAL, 0)
+        self.run_duration = HistogramCell(run_duration, (name,))
+
+
+class DefinitionCells:
+    """The cells of the first `cap` names that come, and one for all others. One thread writes; any thread reads."""
+
+    __slots__ = ("_cap", "_run_duration", "cells", "folded")
+
+    def __init__(self, cap: int, buckets: tuple[float, ...]) -> None:
+        self._cap = cap
+        self._run_duration = names.DEFINITION_RUN_DURATION.with_buckets(buckets)
+        self.cells: dict[str, DefinitionCell] = {}  #: by name
+        self.folded = 0  #: tasks that were counted under another name than their own
+
+    def know(self, name: str) -> None:
+        """Let the series of a name start at 0, if there is room for it."""
+        if len(self.cells) < self._cap:
+            self.cells.setdefault(name, DefinitionCell(name, self._run_duration))
+
+    def of(self, name: str) -> DefinitionCell:
+        """Return where one more task of this name counts."""
+        cell = self.cells.get(name)
+        if cell is None:
+            if len(self.cells) >= self._cap:
+                self.folded += 1
+                name = OTHER
+            cell = self.cells.setdefault(name, DefinitionCell(name, self._run_duration))
+        return cell
