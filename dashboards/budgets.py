@@ -6,13 +6,18 @@ time, not of the budget of the whole period.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable
 from typing import Final, Protocol
 
-from dashboards.objectives import OBJECTIVES
-from dashboards.promql import in_range, share
-from qorzen_obs.telemetry.names import QUEUE_WAIT, TASKS_FINISHED, MetricName
+from dashboards.objectives import OBJECTIVES, bounds
+from dashboards.promql import in_range, share, total
+from qorzen_obs.telemetry.names import (
+    CANCELLED_WAIT,
+    NEVER_STARTED,
+    QUEUE_WAIT,
+    TASKS_FINISHED,
+    MetricName,
+)
 
 _DONE: Final = "~completed|failed"
 
@@ -32,7 +37,7 @@ def completed() -> str:
 
 
 def started() -> str:
-    """Return, by category, the share of tasks that waited no longer than its objective says."""
+    """Return, by category, the share of starts that came no later than its objective says."""
     return f"1 - {_late(in_range)}"
 
 
@@ -61,15 +66,23 @@ def failed(count: Count) -> str:
 
 
 def _late(count: Count) -> str:
-    categories = defaultdict(list)
-    for each in OBJECTIVES:
-        categories[each.wait_seconds].append(each.category.value)
-    # prometheus_client writes bounds as floats, and Prometheus 3 makes floats of what others write.
-    in_time = " or ".join(
-        count(QUEUE_WAIT, "category", part="bucket", category=f"~{'|'.join(names)}", le=str(float(seconds)))
-        for seconds, names in sorted(categories.items())
+    """Return, by category, the share of starts that came too late, or not before the task's deadline."""
+    due = total(
+        ["category"],
+        count(QUEUE_WAIT, "category", part="count"),
+        count(NEVER_STARTED, "category", status="failed"),
+        f"-{count(CANCELLED_WAIT, 'category', part='count')}",
     )
-    return f"(1 - {share(f'({in_time})', count(QUEUE_WAIT, 'category', part='count'))})"
+    in_time = total(["category"], _in_time(count, QUEUE_WAIT), f"-{_in_time(count, CANCELLED_WAIT)}")
+    return f"(1 - {share(in_time, due)})"
+
+
+def _in_time(count: Count, metric: MetricName) -> str:
+    counts = (
+        count(metric, "category", part="bucket", category=categories, le=bound)
+        for bound, categories in bounds()
+    )
+    return f"({' or '.join(counts)})"
 
 
 def _constants(values: Iterable[tuple[str, float]]) -> str:

@@ -85,7 +85,7 @@ def _time() -> Row:
             ),
             heat(
                 "Queue wait",
-                f"How many tasks a second waited how long for a slot. {dot}",
+                f"How many attempts a second waited how long for a slot, counted when they start. {dot}",
                 _buckets(names.QUEUE_WAIT),
                 no_value="No task started",
             ),
@@ -137,17 +137,20 @@ def _outcomes() -> Row:
             ),
             timeseries(
                 "Errors by type",
-                "Failed tasks a second, of all priorities. The ten most frequent.",
+                "Failed attempts a second, of all priorities. The ten most frequent.",
                 Query(f"topk(10, {per_second(names.TASK_ERRORS, 'error_type')} > 0)", "{{error_type}}"),
                 unit="ops",
                 stacked=True,
                 no_value="No task failed",
             ),
             timeseries(
-                "Retries by priority",
-                "Attempts a second that failed and were followed by another.",
-                Query(per_second(names.TASK_RETRIES, "priority"), "{{priority}}"),
+                "Attempts by outcome",
+                "Attempts that ended a second, of all priorities. `retrying` are those that failed and are followed by "
+                "another.",
+                Query(per_second(names.ATTEMPT_DURATION, "outcome", part="count"), "{{outcome}}"),
                 unit="ops",
+                stacked=True,
+                no_value="No attempt ended",
             ),
         ],
     )

@@ -1,11 +1,12 @@
 """What is promised of each category: how many of its tasks complete, and how many start in time.
 
 The one definition behind the recording rules, the alerts and the panels. Cancelled tasks count for neither side:
-somebody asked for their end.
+somebody asked for their end. A task that passes its deadline before its first attempt has started too late.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -24,7 +25,7 @@ class Objective:
 
     category: TaskCategory
     completed: float  #: share of the tasks that ended and were not cancelled
-    started: float  #: share of the tasks that started within `wait_seconds`
+    started: float  #: share of the starts, those of retries among them, that came within `wait_seconds`
     wait_seconds: float
 
     def __post_init__(self) -> None:
@@ -48,3 +49,11 @@ OBJECTIVES: Final = (
     Objective(TaskCategory.BACKGROUND, completed=0.95, started=0.95, wait_seconds=300),
     Objective(TaskCategory.USER, completed=0.99, started=0.99, wait_seconds=1),
 )
+
+
+def bounds() -> Iterator[tuple[str, str]]:
+    """Yield each bound of a wait as the label `le` has it, with a matcher of the categories that promise it."""
+    for seconds in sorted({each.wait_seconds for each in OBJECTIVES}):
+        categories = "|".join(each.category.value for each in OBJECTIVES if each.wait_seconds == seconds)
+        # prometheus_client writes each bound as a float, and Prometheus 3 makes floats of what others write.
+        yield str(float(seconds)), f"~{categories}"

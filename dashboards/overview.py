@@ -34,7 +34,8 @@ BUDGET_STEPS: Final[Steps] = ((None, BAD), (0, WARN), (0.5, GOOD))
 
 def overview() -> Dashboard:
     """Return the dashboard."""
-    return board(OVERVIEW, [_state(), _details(), _rates(), _durations(), _waits(), _instances()])
+    rows = [_state(), _details(), _rates(), _durations(), _definitions(), _waits(), _instances()]
+    return board(OVERVIEW, rows)
 
 
 def completion_budget(*, link: Link | None = None) -> Panel:
@@ -58,7 +59,8 @@ def start_budget(*, link: Link | None = None) -> Panel:
     """Return the panel of the second objective."""
     return stat(
         "Start budget",
-        "What is left of the late starts that an objective allows in the shown time, of the worst category. "
+        "What is left of the late starts that an objective allows in the shown time, of the worst category. A task "
+        "that passes its deadline before it starts counts as late; a cancelled one does not count. "
         f"Objectives are of {PERIOD_DAYS} days: below 0, late starts are too many for that pace, and over "
         f"{PERIOD_DAYS} days the objective is missed. Next: Queues and saturation.",
         f"min({budgets.left(budgets.start_burn(in_range))})",
@@ -251,7 +253,8 @@ def _details() -> Row:
             ),
             timeseries(
                 "Start burn by category",
-                "How fast late starts use up what may start late. A series opens its category.",
+                "How fast late starts, and deadlines that pass before a start, use up what may start late. A series "
+                "opens its category.",
                 Query(budgets.start_burn(per_second), "{{category}}"),
                 unit="none",
                 width=12,
@@ -327,8 +330,8 @@ def _rates() -> Row:
             ),
             timeseries(
                 "Errors by type",
-                "Failed tasks a second: the exception's name, `timeout`, or `lost` where a process died. The ten most "
-                "frequent.",
+                "Failed attempts a second, those that are retried among them: the exception's name, `timeout`, or "
+                "`lost` where a process died. The ten most frequent.",
                 Query(f"topk(10, {per_second(names.TASK_ERRORS, 'error_type')} > 0)", "{{error_type}}"),
                 unit="ops",
                 stacked=True,
@@ -361,11 +364,45 @@ def _durations() -> Row:
     return Row("Duration", panels)
 
 
+def _definitions() -> Row:
+    note = "By the name of the definition or function, of all categories and priorities."
+    ended = per_second(names.DEFINITION_TASKS, "definition")
+    failed = per_second(names.DEFINITION_TASKS, "definition", status="failed")
+    slowest = quantile(0.95, names.DEFINITION_RUN_DURATION, "definition")
+    return Row(
+        "Definitions",
+        [
+            timeseries(
+                "Ended by definition",
+                f"Tasks that ended a second. The ten most frequent. {note}",
+                Query(f"topk(10, {ended} > 0)", "{{definition}}"),
+                unit="ops",
+                no_value="No task ended, or telemetry.metrics_by_definition is 0",
+            ),
+            timeseries(
+                "Failed by definition",
+                f"Tasks that failed a second. The ten most frequent. {note}",
+                Query(f"topk(10, {failed} > 0)", "{{definition}}"),
+                unit="ops",
+                no_value="No task failed, or telemetry.metrics_by_definition is 0",
+            ),
+            timeseries(
+                "Duration p95 by definition",
+                f"95 % of last attempts took no longer. The ten slowest. {note}",
+                Query(f"topk(10, {slowest})", "{{definition}}"),
+                unit="s",
+                no_value="No task ended, or telemetry.metrics_by_definition is 0",
+            ),
+        ],
+    )
+
+
 def _waits() -> Row:
     panels = [
         timeseries(
             f"Queue wait p{q * 100:g} by priority",
-            f"{q:.0%} of tasks waited no longer for a slot. A dot is a task whose trace is kept.",
+            f"{q:.0%} of attempts waited no longer for a slot, counted when they start. A dot is a task whose trace is "
+            "kept.",
             Query(quantile(q, names.QUEUE_WAIT, "priority"), "{{priority}}", exemplars=True),
             unit="s",
             no_value="No task started",

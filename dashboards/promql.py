@@ -10,7 +10,15 @@ from collections.abc import Iterable
 from typing import Final
 
 from dashboards.library import ALERTS
-from qorzen_obs.telemetry.names import LOOP_BLOCKED, MetricName
+from qorzen_obs.telemetry.names import (
+    DEFINITION_RUN_DURATION,
+    LOOP_BLOCKED,
+    QUEUE_WAIT,
+    QUEUE_WAIT_MAX,
+    RUN_DURATION,
+    RUN_MAX,
+    MetricName,
+)
 
 #: What Prometheus puts on everything that it scrapes.
 TARGET_LABELS: Final = ("job", "instance")
@@ -20,6 +28,11 @@ NARROWING: Final = ("category", "priority")
 _OWN_CATEGORIES: Final = (LOOP_BLOCKED,)
 #: Rules aggregate over instances, so an alert may have neither of the target's labels: nothing narrows it by them.
 _WITHOUT_TARGET: Final = (ALERTS,)
+
+#: The gauge that says what the largest value of a histogram was in the last minute.
+_LARGEST: Final = {QUEUE_WAIT: QUEUE_WAIT_MAX, RUN_DURATION: RUN_MAX, DEFINITION_RUN_DURATION: RUN_MAX}
+#: No variable narrows these by category, so none may narrow what they are compared with.
+_WITHOUT_CATEGORY: Final = (DEFINITION_RUN_DURATION,)
 
 _SUFFIXES: Final = {
     "counter": ("_total",),
@@ -93,9 +106,29 @@ def in_range(metric: MetricName, /, *by: str, part: str = "", wide: bool = False
 
 
 def quantile(q: float, metric: MetricName, /, *by: str, wide: bool = False, **matchers: str) -> str:
-    """Return a quantile of a histogram, and nothing, rather than NaN, where it counted nothing."""
+    """Return a quantile of a histogram, and nothing, rather than NaN, where it counted nothing.
+
+    Within a bucket Prometheus interpolates. Where a gauge says what the largest value was, no quantile is above that;
+    it says so of a minute, so the service has to be scraped once a minute.
+    """
     counted = per_second(metric, "le", *by, part="bucket", wide=wide, **matchers)
-    return f"histogram_quantile({q:g}, {counted}) >= 0"
+    interpolated = f"histogram_quantile({q:g}, {counted})"
+    gauge = _LARGEST.get(metric)
+    if gauge is None:
+        return f"{interpolated} >= 0"
+    own = label_names(gauge)
+    narrowing = {label: value for label, value in matchers.items() if label in own}
+    selector = select(gauge, wide=wide or metric in _WITHOUT_CATEGORY, **narrowing)
+    shared = tuple(label for label in by if label in own)
+    largest = _aggregated("max", gauge, shared, f"max_over_time({selector}[$__rate_interval])")
+    matching = "" if shared == by else f"on ({', '.join(shared)}) group_right () "
+    return f"({largest} < {matching}{interpolated} or {interpolated}) >= 0"
+
+
+def total(by: Iterable[str], *terms: str) -> str:
+    """Return the sum of terms that have these labels. A term may begin with a minus, and one without data is 0."""
+    told_apart = (f'label_replace({term}, "term", "{number}", "", "")' for number, term in enumerate(terms))
+    return f"sum by ({', '.join(by)}) (\n" + "\nor\n".join(told_apart) + "\n)"
 
 
 def share(part: str, whole: str) -> str:

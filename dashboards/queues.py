@@ -195,6 +195,28 @@ def _fairness() -> Row:
                 unit="s",
                 link=to_category(),
             ),
+            timeseries(
+                "Never started by category",
+                "Tasks a second that passed their deadline before their first attempt. They count as late in the start "
+                "budget. A series opens its category.",
+                Query(per_second(names.NEVER_STARTED, "category", status="failed"), "{{category}}"),
+                unit="ops",
+                link=to_category(),
+            ),
+            timeseries(
+                "Longest wait of a minute by priority",
+                "The longest that an attempt had waited which started in the minute before. No quantile of waits is "
+                "above it.",
+                Query(now(names.QUEUE_WAIT_MAX, "priority", aggregate="max"), "{{priority}}"),
+                unit="s",
+            ),
+            timeseries(
+                "Longest run of a minute by category",
+                "The longest last attempt of the tasks that ended in the minute before. A series opens its category.",
+                Query(now(names.RUN_MAX, "category", aggregate="max"), "{{category}}"),
+                unit="s",
+                link=to_category(),
+            ),
         ],
     )
 

@@ -15,13 +15,16 @@ from typing import Any, Final, Literal, TypeAlias
 
 import yaml
 
-from dashboards.objectives import FASTEST_BURN, OBJECTIVES
-from dashboards.promql import label_names, sample_names
+from dashboards.objectives import FASTEST_BURN, OBJECTIVES, bounds
+from dashboards.promql import label_names, sample_names, total
+from qorzen_obs.tasks import TaskStatus
 from qorzen_obs.telemetry.names import (
+    CANCELLED_WAIT,
     ENGINE_SLOTS,
     ENGINE_SLOTS_BUSY,
     HEALTH_CHECK,
     LOOP_BLOCKED,
+    NEVER_STARTED,
     OLDEST_PENDING,
     QUEUE_LIMIT,
     QUEUE_WAIT,
@@ -144,9 +147,9 @@ def recording_rules() -> Iterator[Rule]:
     for window in sorted({w for pair in WINDOWS for w in (pair.long, pair.short)}, key=_window_seconds):
         ended = _by_category(series(TASKS_FINISHED, status="~completed|failed"), window)
         failed = _by_category(series(TASKS_FINISHED, status="failed"), window)
-        started = _by_category(series(QUEUE_WAIT, part="count"), window)
-        late = f"{started}\n- (\n{_started_in_time(window)}\n)"
-        for slo, bad, all_ in ((COMPLETED, failed, ended), (STARTED, late, started)):
+        due = _starts_due(window)
+        late = f"clamp_min(\n{due}\n- {_started_in_time(window)},\n0)"
+        for slo, bad, all_ in ((COMPLETED, failed, ended), (STARTED, late, due)):
             of_slo = f'{bad_tasks(window)}{{slo="{slo}"}}'
             yield {"record": bad_tasks(window), "expr": bad, "labels": {"slo": slo}}
             yield {
@@ -375,20 +378,29 @@ def _by_category(selector: str, window: str) -> str:
     return f"sum by (job, category) (increase({selector}[{window}]))"
 
 
-def _started_in_time(window: str) -> str:
-    """Return how many tasks of each category started within the bound of that category."""
-    by_bound: dict[float, list[str]] = {}
-    for objective in OBJECTIVES:
-        by_bound.setdefault(objective.wait_seconds, []).append(objective.category.value)
-    return "\n  or\n".join(
-        # prometheus_client writes each bound as a float, and Prometheus 3 makes floats of what others write.
-        "  "
-        + _by_category(
-            series(QUEUE_WAIT, part="bucket", category="~" + "|".join(categories), le=str(float(bound))),
-            window,
-        )
-        for bound, categories in sorted(by_bound.items())
+def _starts_due(window: str) -> str:
+    """Return how many attempts of each category started, or never will as their task has passed its deadline.
+
+    Those that were cancelled are left out, whether they had started or not.
+    """
+    return total(
+        ["job", "category"],
+        _by_category(series(QUEUE_WAIT, part="count"), window),
+        _by_category(series(NEVER_STARTED, status=TaskStatus.FAILED.value), window),
+        f"-{_by_category(series(CANCELLED_WAIT, part='count'), window)}",
     )
+
+
+def _started_in_time(window: str) -> str:
+    """Return how many of them started within the bound of their category."""
+    started, cancelled = (
+        "\n  or\n  ".join(
+            _by_category(series(metric, part="bucket", category=categories, le=bound), window)
+            for bound, categories in bounds()
+        )
+        for metric in (QUEUE_WAIT, CANCELLED_WAIT)
+    )
+    return total(["job", "category"], f"(\n  {started}\n)", f"-(\n  {cancelled}\n)")
 
 
 def _window_seconds(window: str) -> int:

@@ -80,6 +80,11 @@ async def one_at_a_time() -> None:
     await asyncio.sleep(0.01)
 
 
+@task(name="one place", category="io", max_concurrent=1)
+async def takes_the_place() -> None:
+    await asyncio.sleep(0.5)
+
+
 @task(at_start=True, name="trouble", category="core", priority="critical", timeout=math.inf)
 async def trouble() -> None:
     """Go wrong, again and again."""
@@ -96,9 +101,10 @@ async def _go_wrong(manager: TaskManager) -> None:
     gc.collect()
     for category, priority in itertools.product(TaskCategory, TaskPriority):
         await _submit(manager, work, category=category, priority=priority)
-    jobs: tuple[Callable[..., Any], ...] = (compute, fail, flaky, too_slow, block)
+    jobs: tuple[Callable[..., Any], ...] = (compute, fail, flaky, too_slow, block, takes_the_place)
     for job in jobs:
         await _submit(manager, job)
+    await _submit(manager, with_options(takes_the_place, deadline=0.1))  # which passes while the other has it
     unwanted: tuple[Callable[..., Any], ...] = (to_be_cancelled, stubborn)
     for job in unwanted:
         task_id = await _submit(manager, job, priority=TaskPriority.CRITICAL)

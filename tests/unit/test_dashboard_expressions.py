@@ -14,7 +14,7 @@ import pytest
 
 from dashboards import budgets, library
 from dashboards.objectives import OBJECTIVES
-from dashboards.promql import in_range, label_names, per_second, sample_names, select
+from dashboards.promql import in_range, label_names, per_second, quantile, sample_names, select
 from qorzen_obs.telemetry import names
 from qorzen_obs.telemetry.names import MetricName
 from tests.conftest import require
@@ -181,8 +181,9 @@ VALUES: Final = {
 }
 OF: Final = {objective.category.value: objective for objective in OBJECTIVES}
 CORE, BACKGROUND = OF["core"], OF["background"]
-#: What is counted a minute: of core 2 in 1,000 fail and 50 start late, of background 10 % fail and none starts late.
-#: Cancelled tasks count for neither side, and a category where nothing ends has no budget to show.
+#: What is counted a minute: of core 2 in 1,000 fail, and of 1,000 that are not cancelled 50 start late or never, of
+#: background 10 % fail and none starts late. Cancelled tasks count for neither side, whether they ran or not, and a
+#: category where nothing ends has no budget to show.
 A_MINUTE: Final = {
     'qorzen_tasks_finished_total{category="core", status="completed"': 998,
     'qorzen_tasks_finished_total{category="core", status="failed"': 2,
@@ -191,9 +192,13 @@ A_MINUTE: Final = {
     'qorzen_tasks_finished_total{category="background", status="failed"': 10,
     'qorzen_tasks_finished_total{category="io", status="completed"': 0,
     'qorzen_tasks_finished_total{category="io", status="failed"': 0,
-    f'qorzen_task_queue_wait_seconds_bucket{{category="core", le="{CORE.wait_seconds:.1f}"': 950,
-    'qorzen_task_queue_wait_seconds_bucket{category="core", le="+Inf"': 1000,
-    'qorzen_task_queue_wait_seconds_count{category="core"': 1000,
+    f'qorzen_task_queue_wait_seconds_bucket{{category="core", le="{CORE.wait_seconds:.1f}"': 1250,
+    'qorzen_task_queue_wait_seconds_bucket{category="core", le="+Inf"': 1480,
+    'qorzen_task_queue_wait_seconds_count{category="core"': 1480,
+    f'qorzen_task_cancelled_queue_wait_seconds_bucket{{category="core", le="{CORE.wait_seconds:.1f}"': 300,
+    'qorzen_task_cancelled_queue_wait_seconds_count{category="core"': 500,
+    'qorzen_tasks_never_started_total{category="core", status="failed"': 20,
+    'qorzen_tasks_never_started_total{category="core", status="cancelled"': 70,
     f'qorzen_task_queue_wait_seconds_bucket{{category="background", le="{BACKGROUND.wait_seconds:.1f}"': 100,
     'qorzen_task_queue_wait_seconds_bucket{category="background", le="+Inf"': 100,
     'qorzen_task_queue_wait_seconds_count{category="background"': 100,
@@ -226,31 +231,91 @@ def _left(burn: dict[str, float]) -> dict[str, float]:
 def test_budgets_are_of_each_categorys_own_objectives(
     expression: str, expected: dict[str, float], tmp_path: Path
 ) -> None:
-    promtool = require("promtool", PROMETHEUS_HINT)
     target = 'job="qorzen", instance="here", priority="normal"}'
+    given = {f"{series}, {target}": f"0+{step}x60" for series, step in A_MINUTE.items()}
+    computed(expression, given, {f'{{category="{key}"}}': value for key, value in expected.items()}, tmp_path)
+
+
+def computed(expression: str, given: dict[str, str], expected: dict[str, float], folder: Path) -> None:
+    """Hold what promtool computes of an expression after an hour of `given` series equal to what is expected."""
+    promtool = require("promtool", PROMETHEUS_HINT)
     unit_tests = {
         "evaluation_interval": "1m",
         "tests": [
             {
                 "interval": "1m",
-                "input_series": [
-                    {"series": f"{series}, {target}", "values": f"0+{step}x60"}
-                    for series, step in A_MINUTE.items()
-                ],
+                "input_series": [{"series": series, "values": values} for series, values in given.items()],
                 "promql_expr_test": [
                     {
                         "expr": f"round({substitute(expression, VALUES)}, 0.0001)",
                         "eval_time": "1h",
                         "exp_samples": [
-                            {"labels": f'{{category="{category}"}}', "value": round(value, 4)}
-                            for category, value in expected.items()
+                            {"labels": labels, "value": round(value, 4)} for labels, value in expected.items()
                         ],
                     }
                 ],
             }
         ],
     }
-    file = tmp_path / "budgets.yml"
+    file = folder / "expressions.yml"
     file.write_text(json.dumps(unit_tests))  # JSON is YAML
     checked = subprocess.run([promtool, "test", "rules", file], capture_output=True, text=True, check=False)
     assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+def _durations(metric: MetricName, *, longest: MetricName | None, **labels: str) -> dict[str, str]:
+    """An hour in which each task takes from 25 to 60 s, and none longer than 27."""
+    shown = ", ".join(
+        f'{name}="{value}"' for name, value in {"job": "qorzen", "instance": "here", **labels}.items()
+    )
+    series = {f'{metric.name}_bucket{{{shown}, le="{le}"}}': "0x60" for le in ("10.0", "25.0")}
+    series |= {f'{metric.name}_bucket{{{shown}, le="{le}"}}': "0+20x60" for le in ("60.0", "+Inf")}
+    if longest is not None:
+        series[f'{longest.name}{{job="qorzen", instance="here", category="io", priority="low"}}'] = "27x60"
+    return series
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize(
+    ("expression", "given", "expected"),
+    [
+        pytest.param(
+            quantile(0.95, names.RUN_DURATION, "category"),
+            _durations(
+                names.RUN_DURATION, longest=names.RUN_MAX, category="io", priority="low", status="failed"
+            ),
+            {'{category="io"}': 27},
+            id="by a label of the gauge",
+        ),
+        pytest.param(
+            quantile(0.95, names.RUN_DURATION, "status"),
+            _durations(
+                names.RUN_DURATION, longest=names.RUN_MAX, category="io", priority="low", status="failed"
+            ),
+            {'{status="failed"}': 27},
+            id="by another label",
+        ),
+        pytest.param(
+            quantile(0.95, names.QUEUE_WAIT),
+            _durations(names.QUEUE_WAIT, longest=names.QUEUE_WAIT_MAX, category="io", priority="low"),
+            {"{}": 27},
+            id="of all",
+        ),
+        pytest.param(
+            quantile(0.95, names.DEFINITION_RUN_DURATION, "definition"),
+            _durations(names.DEFINITION_RUN_DURATION, longest=names.RUN_MAX, definition="nightly"),
+            {'{definition="nightly"}': 27},
+            id="by definition",
+        ),
+        pytest.param(
+            quantile(0.5, names.RUN_DURATION, "category"),
+            _durations(names.RUN_DURATION, longest=None, category="io", priority="low", status="failed"),
+            {'{category="io"}': 42.5},
+            id="of a service that does not say what the longest was",
+        ),
+    ],
+)
+def test_no_quantile_is_above_the_longest_that_the_service_saw(
+    expression: str, given: dict[str, str], expected: dict[str, float], tmp_path: Path
+) -> None:
+    computed(expression, given, expected, tmp_path)

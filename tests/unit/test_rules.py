@@ -296,15 +296,27 @@ def ends(category: str, *, completed: str, failed: str, cancelled: str = "0x300"
     }
 
 
-def starts(category: str, *, all_: str, **within: str) -> dict[str, str]:
+def starts(
+    category: str, *, all_: str, name: str = "qorzen_task_queue_wait_seconds", **within: str
+) -> dict[str, str]:
     where = f'{HERE}, category="{category}", priority="normal"'
-    name = "qorzen_task_queue_wait_seconds"
     return {
         f"{name}_count{{{where}}}": all_,
         **{
             f'{name}_bucket{{{where}, le="{bound}"}}': within.get(f"le_{bound.replace('.', '_')}", all_)
             for bound in ("0.05", "0.1", "0.5", "1.0", "5.0", "300.0", "+Inf")
         },
+    }
+
+
+def cancelled_starts(category: str, *, all_: str, **within: str) -> dict[str, str]:
+    return starts(category, all_=all_, name="qorzen_task_cancelled_queue_wait_seconds", **within)
+
+
+def never_started(category: str, *, failed: str = "0x300", cancelled: str = "0x300") -> dict[str, str]:
+    return {
+        f'qorzen_tasks_never_started_total{{{HERE}, category="{category}", priority="low", status="{status}"}}': values
+        for status, values in (("failed", failed), ("cancelled", cancelled))
     }
 
 
@@ -373,6 +385,21 @@ CASES: Sequence[Case] = (
     Case("QorzenStartBudgetBurn", "a fifth of the clicks waits for more than a tenth of a second",
          starts("ui", all_="0+100x20", le_0_05="0+70x20", le_0_1="0+80x20"), "10m",
          start(*burns("20%", "ui", "1h", "5m", "critical"))),
+    Case("QorzenStartBudgetBurn", "a fifth passes its deadline in the queue, and what starts does so in time",
+         {**starts("io", all_="0+80x20"), **never_started("io", failed="0+20x20")}, "10m",
+         start(*burns("20%", "io", "1h", "5m", "critical"))),
+    Case("QorzenStartBudgetBurn", "nothing starts any more",
+         {**starts("user", all_="100x20"), **never_started("user", failed="0+10x20")}, "10m",
+         start(*burns("100%", "user", "1h", "5m", "critical"))),
+    Case("QorzenStartBudgetBurn", "what was cancelled in the queue was not late",
+         {**starts("ui", all_="0+100x300"), **never_started("ui", cancelled="0+100x300")}, "250m"),
+    Case("QorzenStartBudgetBurn", "nor was what was cancelled while it ran, however late it had started",
+         {**starts("ui", all_="0+100x300", le_0_1="0+50x300", le_0_05="0+50x300"),
+          **cancelled_starts("ui", all_="0+50x300", le_0_1="0x300", le_0_05="0x300")}, "250m"),
+    Case("QorzenStartBudgetBurn", "cancelling what started in time hides no late start",
+         {**starts("ui", all_="0+100x20", le_0_1="0+90x20", le_0_05="0+90x20"),
+          **cancelled_starts("ui", all_="0+80x20")}, "10m",
+         start(*burns("50%", "ui", "1h", "5m", "critical"))),
     Case("QorzenStartBudgetBurn", "8 % are too many for hours",
          starts("io", all_="0+100x60", le_0_1="0+50x60", le_0_5="0+60x60", le_1_0="0+70x60", le_5_0="0+92x60"), "50m",
          start(*burns("8%", "io", "6h", "30m", "critical"))),
