@@ -19,6 +19,7 @@ from qorzen_obs.server.health import PROBES
 from qorzen_obs.server.openapi import openapi_document
 from qorzen_obs.settings import TelemetrySettings
 from qorzen_obs.telemetry import names
+from qorzen_obs.telemetry.collector import NEWS_SECONDS
 from qorzen_obs.telemetry.metrics import DROP_KINDS, LABEL_CAP, REJECTION_REASONS
 from qorzen_obs.telemetry.names import MetricName
 
@@ -55,7 +56,10 @@ first task of their category and priority, or with a registered definition of th
 registers the definitions of its modules.
 
 Counts are exact: at rest `qorzen_tasks`, `status()` and the events on the bus agree to the last
-task.
+task. There is one exception. Prometheus sees no increase in a series that begins with its first
+count. So a type of errors that is new to `{errors}` shows 0 once to each scraper of
+`/metrics` before its count. A scraper is known by its connection, its address and its User-Agent.
+One that has not come before sees 0 for the types of the last {news:g} seconds.
 
 | metric | type | labels | |
 |---|---|---|---|
@@ -175,6 +179,8 @@ def metrics_page() -> str:
         buckets=_rows((m.name, " ".join(f"{bound:g}" for bound in m.buckets)) for m in METRICS if m.buckets),
         exemplars=_listed(_shown(m) for m in METRICS if m.exemplars),
         cap=LABEL_CAP,
+        errors=_shown(names.TASK_ERRORS),
+        news=NEWS_SECONDS,
         definitions=TelemetrySettings().metrics_by_definition,
         run_max=_shown(names.RUN_MAX),
         wait_max=_shown(names.QUEUE_WAIT_MAX),

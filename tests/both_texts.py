@@ -27,7 +27,7 @@ class Collected:
 def by_both(source: Collector, media_type: MediaType) -> tuple[list[bytes], list[bytes]]:
     """Return the lines that we write of what is collected now, and the client's."""
     families = Collected(list(source.collect()))
-    ours = render(families.gather, Variant(media_type, compressed=False))
+    ours = render(families.gather, Variant(media_type, compressed=False)).body
     generate: Callable[[Collector], bytes] = (
         generate_openmetrics if media_type is OPENMETRICS else generate_latest
     )

@@ -67,22 +67,29 @@ class HistogramCell:
 class CappedCounter:
     """Counters by label values of which at most `cap` are told apart; the rest counts as `_other`."""
 
-    __slots__ = ("_cap", "_counts", "overflowed")
+    __slots__ = ("_cap", "_counts", "_first_at", "overflowed")
 
     def __init__(self, cap: int) -> None:
         self._cap = cap
         self._counts: dict[tuple[str, ...], int] = {}
+        self._first_at: list[float] = []  # of each label set, in their order
         self.overflowed = 0
 
-    def add(self, fixed: Sequence[str], free: str) -> None:
-        """Count one more of these labels; only `free` may be folded."""
+    def add(self, fixed: Sequence[str], free: str, at: float = 0.0) -> None:
+        """Count one more of these labels `at` a moment; only `free` may be folded."""
         labels = (*fixed, free)
         counts = self._counts
         if labels not in counts and len(counts) >= self._cap:
             self.overflowed += 1
             labels = (*fixed, OTHER)
+        if labels not in counts:
+            self._first_at.append(at)
         counts[labels] = counts.get(labels, 0) + 1
 
     def read(self) -> list[tuple[tuple[str, ...], int]]:
-        """Return each label set with its count; from any thread."""
+        """Return each label set with its count, in the order in which they came; from any thread."""
         return list(self._counts.items())
+
+    def known_at(self, at: float) -> int:
+        """Return how many of the label sets were there at a moment: the first ones that `read` returns."""
+        return sum(first <= at for first in list(self._first_at))

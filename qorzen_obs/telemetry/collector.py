@@ -9,7 +9,7 @@ from __future__ import annotations
 import platform
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
-from typing import Protocol
+from typing import Final, Protocol
 
 from prometheus_client import Metric
 from prometheus_client.core import InfoMetricFamily, StateSetMetricFamily
@@ -18,9 +18,13 @@ from prometheus_client.registry import Collector
 from qorzen_obs.counts import CATEGORIES, CELL_LABELS, CELL_OF, CELLS, TaskCounts
 from qorzen_obs.tasks import TaskCategory, TaskPriority, TaskStatus
 from qorzen_obs.telemetry import names
-from qorzen_obs.telemetry.families import counter, gauge, histogram
+from qorzen_obs.telemetry.families import NewcomersFamily, counter, gauge, histogram
 from qorzen_obs.telemetry.metrics import TaskMetrics
 from qorzen_obs.telemetry.peaks import RECENT_SECONDS
+
+#: A scraper that has not come before takes a younger type of errors for a new one, as it may have missed the first
+#: failure. An older one is history: shown as 0 first, it would look like a burst.
+NEWS_SECONDS: Final = 300.0
 
 Ages = Mapping[tuple[TaskCategory, TaskPriority], float]
 
@@ -149,7 +153,8 @@ class TaskMetricsCollector(Collector):
             retries.add_metric(labels, metrics.retries[cell])
             for phase, seconds in list(metrics.phase_seconds[cell].items()):
                 phases.add_metric((*labels, phase), seconds)
-        errors, overflow = counter(names.TASK_ERRORS), counter(names.LABEL_OVERFLOW)
+        settled = metrics.errors.known_at(metrics.monotonic() - NEWS_SECONDS)
+        errors, overflow = NewcomersFamily(names.TASK_ERRORS, settled), counter(names.LABEL_OVERFLOW)
         for error_labels, n in metrics.errors.read():
             errors.add_metric(error_labels, n)
         overflow.add_metric(("error_type",), metrics.errors.overflowed)

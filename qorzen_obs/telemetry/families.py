@@ -6,6 +6,7 @@ classes, and `/metrics` takes the text instead.
 
 from __future__ import annotations
 
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from functools import lru_cache
@@ -26,6 +27,10 @@ from qorzen_obs.telemetry.exposition import (
     shown_bounds,
 )
 from qorzen_obs.telemetry.names import MetricName
+
+#: What a scraper was shown of the series of a NewcomersFamily, where that is not a number of them.
+ALL_KNOWN: Final = sys.maxsize
+NOBODY_KNOWN: Final = -1  #: it has not come before
 
 #: The catalogue has some thousand lines that are no histogram's, the capped ones at their caps.
 _kept_start: Final = lru_cache(maxsize=8_192)(line_start)
@@ -94,6 +99,31 @@ class ValueFamily(Family):
         for labels, value, _ in self._values:
             gauge.add_metric(labels, value)
         return gauge.samples
+
+
+class NewcomersFamily(ValueFamily):
+    """A counter whose series show 0 once to each scraper before their count, so that no rate misses the first.
+
+    Series are added in the order in which they began. The client's samples are exact, since they have no scraper.
+
+    Args:
+        settled: the number of series that a scraper which has not come before sees exactly.
+    """
+
+    def __init__(self, metric: MetricName, settled: int) -> None:
+        super().__init__(metric)
+        self._settled = settled
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def for_scraper(self, shown: int) -> ValueFamily:
+        """Return the family for a scraper that was `shown` this number of its series before."""
+        known = self._settled if shown == NOBODY_KNOWN else shown
+        family = ValueFamily(self._metric)
+        for index, (labels, value, _) in enumerate(self._values):
+            family.add_metric(labels, value if index < known else 0.0)
+        return family
 
 
 class HistogramFamily(Family):

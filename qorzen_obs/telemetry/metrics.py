@@ -158,7 +158,7 @@ class TaskMetrics:
             if status is COMPLETED:
                 self.last_success[record.category] = end.at
             elif status is FAILED or kind is _RETRYING:
-                self.errors.add((record.category.value,), state.error_type or "unknown")
+                self.errors.add((record.category.value,), state.error_type or "unknown", self.monotonic())
             if kind is _RETRYING:
                 self.retries[cell] += 1
             else:

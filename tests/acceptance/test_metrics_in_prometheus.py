@@ -19,6 +19,7 @@ from tests.services.backends import (
     query,
 )
 from tests.services.otlp_receiver import OtlpReceiver
+from tests.services.program import Running, write_files
 from tests.support import PATIENCE_SECONDS
 
 pytestmark = pytest.mark.integration
@@ -68,6 +69,38 @@ def test_exemplars_in_prometheus_lead_to_traces_of_the_service_and_of_the_collec
                         for span in receiver.spans
                     )
                 )
+
+
+BROKEN = """
+from qorzen_obs import task
+
+class BrokenError(Exception): ...
+
+@task(name="broken")
+async def broken() -> None:
+    raise BrokenError
+"""
+
+
+def test_prometheus_sees_an_increase_in_the_first_failures_of_a_type(tmp_path: Path) -> None:
+    write_files(tmp_path, {"broken.py": BROKEN})
+    variables = {"QORZEN_SERVER__ALLOW_SUBMIT": "true"}
+    with Running("serve", "broken", cwd=tmp_path, variables=variables) as service:
+        url = service.line("serves").rpartition(" ")[2].rstrip("/")
+        with prometheus(url.removeprefix("http://"), tmp_path) as server:
+            eventually(lambda: query(server, "sum(qorzen_tasks_finished_total)") is not None)
+            for _ in range(3):
+                submit = urllib.request.Request(
+                    f"{url}/api/tasks", b'{"task": "broken"}', {"Content-Type": "application/json"}
+                )
+                urllib.request.urlopen(submit, timeout=PATIENCE_SECONDS).close()
+            errors = 'qorzen_task_errors_total{error_type="broken.BrokenError"}'
+            eventually(lambda: query(server, errors) == 3)
+            assert query(server, f"resets({errors}[1m])") == 0
+            assert query(server, f"last_over_time({errors}[1m]) - min_over_time({errors}[1m])") == 3
+            increase = query(server, f"increase({errors}[1m])")
+            assert increase is not None
+            assert increase >= 3
 
 
 def test_promtool_has_nothing_to_say_about_the_metrics(tree: Path) -> None:

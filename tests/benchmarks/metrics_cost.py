@@ -227,7 +227,7 @@ def _scrape_row(
 
 
 def _render(registry: CollectorRegistry, media_type: MediaType) -> bytes:
-    return render(lambda write: map(write, registry.collect()), Variant(media_type, compressed=False))
+    return render(lambda write: map(write, registry.collect()), Variant(media_type, compressed=False)).body
 
 
 def _generate(registry: CollectorRegistry, media_type: MediaType) -> bytes:

@@ -51,7 +51,9 @@ async def ours(scrapes: int) -> Measured:
     registry, collector, variant = CollectorRegistry(), _Cells(), Variant(TEXT, compressed=False)
     registry.register(collector)
     observe = [cell.observe for cells in collector.cells for cell in cells]
-    return _scrape(scrapes, observe, lambda: render(lambda write: map(write, registry.collect()), variant))
+    return _scrape(
+        scrapes, observe, lambda: render(lambda write: map(write, registry.collect()), variant).body
+    )
 
 
 async def client(scrapes: int) -> Measured:

@@ -87,3 +87,11 @@ def test_a_capped_counter_is_bounded_and_loses_no_count(labels: list[tuple[str, 
     for fixed in ("io", "ui"):
         mine = [n for (label, _), n in counted.items() if label == fixed]
         assert sum(mine) == [label for label, _ in labels].count(fixed)
+
+
+def test_a_capped_counter_knows_which_labels_were_there_at_a_moment() -> None:
+    counter = CappedCounter(2)
+    for at, kind in enumerate(("a", "b", "a", "c", "d")):
+        counter.add(("io",), kind, float(at))
+    assert [labels for labels, _ in counter.read()] == [("io", "a"), ("io", "b"), ("io", "_other")]
+    assert [counter.known_at(at) for at in (-1.0, 0.0, 2.0, 3.0, 9.0)] == [0, 1, 2, 3, 3]

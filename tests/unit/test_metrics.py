@@ -20,11 +20,14 @@ from qorzen_obs.counts import CELL_OF, CELLS, TaskCounts
 from qorzen_obs.definition import TaskDefinition
 from qorzen_obs.engines.traits import THREAD
 from qorzen_obs.record import Ask, End, TaskState
+from qorzen_obs.server.metrics import Variant, render
 from qorzen_obs.server.negotiation import OPENMETRICS, TEXT, MediaType
 from qorzen_obs.settings import TelemetrySettings
 from qorzen_obs.tasks import ENDED, EventKind, TaskCategory, TaskPriority, TaskStatus
 from qorzen_obs.telemetry import names
-from qorzen_obs.telemetry.collector import TaskMetricsCollector
+from qorzen_obs.telemetry.collector import NEWS_SECONDS, TaskMetricsCollector
+from qorzen_obs.telemetry.families import ALL_KNOWN, NOBODY_KNOWN
+from qorzen_obs.telemetry.gathering import Gathering
 from qorzen_obs.telemetry.metrics import LABEL_CAP, TaskMetrics
 from tests.both_texts import assert_same
 from tests.support import attempt, metric, record
@@ -327,6 +330,26 @@ def test_error_types_that_users_make_up_are_bounded(
     assert metric(registry, name) == LABEL_CAP + 50
     assert metric(registry, name, error_type="_other") == 50
     assert metric(registry, names.LABEL_OVERFLOW.name + "_total", label="error_type") == 50
+
+
+def test_only_what_is_new_shows_0_to_a_scraper_that_has_not_come_before() -> None:
+    now, registry = [0.0], CollectorRegistry()
+    metrics = TaskMetrics(monotonic=lambda: now[0])
+    registry.register(TaskMetricsCollector(metrics, Source()))
+
+    def shown(already: int) -> list[float]:
+        text = render(
+            Gathering(registry).gather, Variant(TEXT, compressed=False, shown=already)
+        ).body.decode()
+        (family,) = (one for one in parse(text) if one.name == names.TASK_ERRORS.name)
+        return [sample.value for sample in family.samples]
+
+    for now[0], kind in ((0.0, "Old"), (NEWS_SECONDS, "Old"), (NEWS_SECONDS, "New")):
+        metrics.on_ends(ended(TaskStatus.FAILED, error_type=kind))
+    assert shown(NOBODY_KNOWN) == [2, 0]
+    assert [shown(already) for already in (0, 1, 2)] == [[0, 0], [2, 0], [2, 1]]
+    now[0] += NEWS_SECONDS
+    assert shown(NOBODY_KNOWN) == shown(ALL_KNOWN) == [2, 1]
 
 
 def test_routes_are_bounded_too(metrics: TaskMetrics, registry: CollectorRegistry) -> None:

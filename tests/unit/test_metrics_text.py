@@ -284,7 +284,7 @@ def test_renders_in_two_threads_agree_with_themselves_while_another_counts() -> 
 
     def scrape(media_type: MediaType) -> None:
         while not stop.is_set():
-            body = render(Collected(list(ours.collect())).gather, Variant(media_type, compressed=False))
+            body = render(Collected(list(ours.collect())).gather, Variant(media_type, compressed=False)).body
             lines = [line.rsplit(b"#")[0].split() for line in body.split(b"\n") if b'kind="b"' in line]
             *_, last, count, _ = [line[1] for line in lines]
             bodies.append((last, count))

@@ -18,13 +18,14 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from qorzen_obs.server import metrics as server_metrics
+from qorzen_obs.server import scrapers
 from qorzen_obs.settings import ServerSettings, Settings, TelemetrySettings
 from qorzen_obs.telemetry import names
 from qorzen_obs.telemetry.gathering import Gathering
 from tests.integration.server.collectors import HangingCollector
 from tests.services.ops_plane import SaidManager, get_json, managing, serving
 from tests.services.whole_service import url_of, whole_service
-from tests.support import PATIENCE_SECONDS
+from tests.support import PATIENCE_SECONDS, metric
 
 SCRAPES = 50
 
@@ -360,3 +361,87 @@ async def test_metrics_of_the_default_registry_are_served_where_that_is_asked_fo
     assert "process_start_time_seconds" in families
     assert "python_info" in families
     assert len(families) == len(set(families)), "each once"
+
+
+# ------------------------------------------------------------------ the first of a type of errors
+
+
+class NewError(Exception):
+    """A type of errors that comes for the first time."""
+
+
+async def fail() -> None:
+    raise NewError
+
+
+async def errors(session: aiohttp.ClientSession, url: str, name: str = "Prometheus/1") -> dict[str, float]:
+    """Scrape as a scraper of this name; return the errors by type."""
+    async with session.get(f"{url}/metrics", headers={"User-Agent": name}) as response:
+        text = await response.text()
+    return {
+        sample.labels["error_type"].rpartition(".")[2]: sample.value
+        for family in parse_text(text)
+        for sample in family.samples
+        if sample.name == "qorzen_task_errors_total"
+    }
+
+
+async def test_a_new_type_of_errors_shows_0_once_to_each_scraper(session: aiohttp.ClientSession) -> None:
+    async with managing() as (tasks, _), serving(tasks) as plane:
+        assert await errors(session, plane.url) == await errors(session, plane.url, "other") == {}
+        for _ in range(3):
+            await tasks.wait_for_task(await tasks.submit_task(fail))
+        assert await errors(session, plane.url) == {"NewError": 0}
+        await tasks.wait_for_task(await tasks.submit_task(fail))
+        assert await errors(session, plane.url) == {"NewError": 4}
+        assert await errors(session, plane.url, "other") == {"NewError": 0}
+        assert await errors(session, plane.url, "other") == {"NewError": 4}
+        assert await errors(session, plane.url, "late, and may have missed its first") == {"NewError": 0}
+        assert await errors(session, plane.url) == {"NewError": 4}
+        assert metric(tasks.registry, "qorzen_task_errors_total") == 4, "in the process all is exact"
+
+
+async def test_scrapers_of_one_name_are_told_apart_by_their_connections() -> None:
+    async with (
+        managing() as (tasks, _),
+        serving(tasks) as plane,
+        aiohttp.ClientSession() as one,
+        aiohttp.ClientSession() as other,
+    ):
+        assert await errors(one, plane.url) == {}
+        await tasks.wait_for_task(await tasks.submit_task(fail))
+        for session in (one, other):
+            assert await errors(session, plane.url) == {"NewError": 0}
+            assert await errors(session, plane.url) == {"NewError": 1}
+
+
+async def test_a_scraper_that_connects_anew_is_known_by_its_name() -> None:
+    async with managing() as (tasks, _), serving(tasks) as plane:
+        seen = []
+        await tasks.wait_for_task(await tasks.submit_task(fail))
+        for _ in range(3):
+            async with aiohttp.ClientSession() as session:
+                seen.append(await errors(session, plane.url))
+        assert seen == [{"NewError": 0}, {"NewError": 1}, {"NewError": 1}]
+
+
+async def test_asking_for_the_headers_alone_shows_nothing(session: aiohttp.ClientSession) -> None:
+    async with managing() as (tasks, _), serving(tasks) as plane:
+        await tasks.wait_for_task(await tasks.submit_task(fail))
+        async with session.head(f"{plane.url}/metrics", headers={"User-Agent": "Prometheus/1"}) as response:
+            assert response.status == 200
+        assert await errors(session, plane.url) == {"NewError": 0}
+
+
+async def test_so_many_scrapers_are_known_by_name_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scrapers, "_MAX_NAMED", 3)
+    async with managing() as (tasks, _), serving(tasks) as plane:
+        await tasks.wait_for_task(await tasks.submit_task(fail))
+
+        async def seen(name: str) -> float:
+            async with aiohttp.ClientSession() as session:
+                return (await errors(session, plane.url, name))["NewError"]
+
+        assert [await seen(name) for name in ("a", "b", "a", "c", "d")] == [0, 0, 1, 0, 0]
+        assert await seen("a") == 1
+        assert await seen("b") == 0, "it was away for longest"
