@@ -83,11 +83,9 @@ class Lifecycle:
         self._retention = retention
         self.far_side: FarSide | None = far_side
         self._clock = clock
-        self._counts = counts
-        self._metrics = metrics
+        self._counts, self._metrics = counts, metrics
         self._logger = logger
-        self._instrument = instrument
-        self._loop_monitor = loop_monitor
+        self._instrument, self._loop_monitor = instrument, loop_monitor
         self.redactor = redactor
         self.task_lines = task_lines
         self._ledger_clock = ledger_clock
