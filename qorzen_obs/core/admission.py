@@ -142,13 +142,14 @@ class Admission:
 
         Raises:
             TaskQueueFullError: there is none, and `tasks.when_full` says to refuse.
-            TaskManagerClosedError: the manager takes no work.
+            TaskManagerClosedError: the manager takes no work, or none of this caller.
             InvalidTaskError: this is not the manager's loop.
         """
         runtime = self._runtime
         while not self.has_room():
             if runtime.state is not _READY and not self._is_in_running_task():
                 self._metrics.on_rejected(cell, "closed")
+                self._waiting.pass_on_room()
                 raise TaskManagerClosedError(runtime.state.value)
             if asyncio.get_running_loop() is not runtime.loop:
                 problem = "is not the manager's; use manager.from_thread in other threads"

@@ -123,7 +123,7 @@ class Life:
     # ------------------------------------------------------------------ stop
 
     async def stop(self, grace_seconds: float | None) -> None:
-        """Refuse new work, drain, cancel the rest. TaskManager.shutdown says what it raises."""
+        """Refuse new work but the children of running tasks, drain, cancel the rest. See TaskManager.shutdown."""
         runtime, stopping = self._runtime, self._stopping
         if stopping is not None and stopping.done() and runtime.state is ManagerState.DRAINING:
             stopping = None  # it was interrupted: begin again
@@ -148,10 +148,11 @@ class Life:
             raise
 
     async def _drain(self, grace_seconds: float) -> None:
-        self._take(self._lifecycle.wake_submitters)
+        self._take(self._lifecycle.waiting.let_all_in)  # to be refused, but for running tasks, which wait again
         self._cancel_what_cannot_start(grace_seconds)
         await self._wait_for_the_rest(grace_seconds)
         self._cancel_all()
+        self._take(self._lifecycle.waiting.let_all_in)
         # What ignores its cancellation is abandoned after the grace, so this is over by then.
         bound = self._runtime.settings.cancel_grace_seconds + KILL_SECONDS + _SLACK_SECONDS
         await self._until_nothing_lives(bound)

@@ -213,9 +213,8 @@ class Lifecycle:
             self._dispatching = False
 
     def wake_submitters(self) -> None:
-        """Let the submitters that wait for room look again, as many as there is room for; all, when none will come."""
-        free = self._runtime.settings.max_pending - self._scheduler.waiting
-        self.waiting.let_in(free if self._runtime.state is _READY else float("inf"))
+        """Let the submitters that wait for room look again, as many as there is room for."""
+        self.waiting.let_in(self._runtime.settings.max_pending - self._scheduler.waiting)
 
     # ------------------------------------------------------------------ start
 

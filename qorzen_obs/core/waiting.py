@@ -100,8 +100,17 @@ class Waiting:
                 self._is_over(wait)
         record.waiters = None
 
-    def let_in(self, free: float) -> None:
-        """Let as many waiting submitters look again as there is room for; all of them where no room will come."""
+    def let_all_in(self) -> None:
+        """Let all that wait for room look again, since the manager takes no more work."""
+        self.let_in(len(self.submitters))
+
+    def pass_on_room(self) -> None:
+        """Let the next look in place of a submitter that was let in and refused."""
+        if self.submitters:
+            self._dispatch()
+
+    def let_in(self, free: int) -> None:
+        """Let as many waiting submitters look again as there is room for."""
         while self.submitters and free > 0:
             room = next(iter(self.submitters))
             free -= self._wake(room)

@@ -327,7 +327,7 @@ async def test_a_step_of_the_shutdown_that_fails_keeps_no_other_from_being_taken
     async with open_test_manager(settings(cancel_grace_seconds=1)) as tasks:
         task_id = await tasks.submit_task(Gate())
         monkeypatch.setattr(tasks._lifecycle.repairs, "sweep", fails)
-        monkeypatch.setattr(tasks._lifecycle, "wake_submitters", fails)
+        monkeypatch.setattr(tasks._lifecycle.waiting, "let_all_in", fails)
         await tasks.shutdown(grace_seconds=1)
         assert tasks.state is ManagerState.STOPPED
         assert (await tasks.wait_for_task(task_id)).status is TaskStatus.CANCELLED

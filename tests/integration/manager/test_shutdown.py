@@ -410,6 +410,41 @@ async def test_a_child_that_cannot_start_any_more_does_not_hold_up_the_stop(hind
         assert loop.time() - began < 10, "nobody waits for it"
 
 
+@pytest.mark.timeout(60)  # where it waits by looking again and again, no time passes
+@virtual_time
+async def test_a_running_task_waits_for_room_in_the_queue_while_the_manager_drains() -> None:
+    drains, refused, left = asyncio.Event(), list[str](), list[asyncio.Task[None]]()
+    child = with_options(asyncio.sleep, max_concurrent=1)
+
+    async def parent() -> int:
+        await drains.wait()
+        return len(await asyncio.gather(*(tasks.run(child, 5) for _ in range(4))))
+
+    async def submit() -> None:
+        try:
+            await tasks.submit_task(child, 5)
+        except TaskManagerClosedError as error:
+            refused.append(error.state)
+
+    async def asked_to_stop() -> None:
+        await drains.wait()
+        left.extend(asyncio.create_task(submit()) for _ in range(3))
+        await asyncio.sleep(1_000)
+
+    async with open_test_manager(settings(max_pending=1, when_full="wait")) as tasks:
+        parent_id, other_id = await tasks.submit_task(parent), await tasks.submit_task(asked_to_stop)
+        await turns()
+        stopping = asyncio.create_task(tasks.shutdown(grace_seconds=60))
+        await turns()
+        drains.set()
+        await turns()
+        await tasks.cancel_task(other_id)
+        assert (await tasks.wait_for_task(parent_id)).result == 4
+        await stopping
+        await asyncio.gather(*left)
+        assert refused == ["draining"] * 3
+
+
 @virtual_time
 async def test_at_the_end_of_the_grace_the_children_of_running_tasks_are_cancelled_too() -> None:
     drains = asyncio.Event()
