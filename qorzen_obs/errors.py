@@ -153,7 +153,10 @@ class TaskQueueFullError(TaskError):
 
 
 class TaskManagerClosedError(TaskError):
-    """The manager takes no work: not initialized yet, draining, or stopped."""
+    """The manager does not take this work: it is not initialized, it is stopped, or it drains.
+
+    While it drains only its running tasks may submit, as long as nobody has asked them to stop.
+    """
 
     def __init__(self, state: str) -> None:
         super().__init__(state)

@@ -148,7 +148,8 @@ class Life:
             raise
 
     async def _drain(self, grace_seconds: float) -> None:
-        self._take(self._lifecycle.waiting.let_all_in)  # to be refused, but for running tasks, which wait again
+        # To be refused, but for running tasks, which wait again.
+        self._take(self._lifecycle.waiting.let_all_in)
         self._cancel_what_cannot_start(grace_seconds)
         await self._wait_for_the_rest(grace_seconds)
         self._cancel_all()

@@ -26,7 +26,7 @@ class ManagerState(Enum):
     NEW = "new"  #: made, not initialized
     STARTING = "starting"  #: initialize() runs
     READY = "ready"  #: takes work
-    DRAINING = "draining"  #: refuses new work, lets accepted work end
+    DRAINING = "draining"  #: refuses new work but the children of running tasks; lets accepted work end
     STOPPED = "stopped"  #: nothing runs but what would not stop
 
 

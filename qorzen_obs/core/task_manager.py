@@ -103,7 +103,8 @@ class TaskManager(QorzenManager):
     async def shutdown(self, *, grace_seconds: float | None = None) -> None:
         """Refuse new work, let accepted work end for `grace_seconds` (`tasks.shutdown_grace_seconds`), cancel the rest.
 
-        What cannot start any more, because its category is paused or its time is past the grace, is cancelled at once.
+        Meanwhile only running tasks may submit, and what they submit ends with them at the latest. What cannot start
+        any more, because its category is paused or its time is past the grace, is cancelled at once.
         Complete when it returns: code that would not stop is abandoned and shown so. Safe before `initialize`. A
         second call awaits the first; with `grace_seconds=0` it skips the rest of the grace, and so does cancelling a
         call.
@@ -184,7 +185,7 @@ class TaskManager(QorzenManager):
         Raises:
             InvalidTaskError: an argument is unusable.
             TaskQueueFullError: `tasks.max_pending` tasks are pending.
-            TaskManagerClosedError: not initialized, draining or stopped.
+            TaskManagerClosedError: not initialized or stopped; or draining, and the caller is not in a running task.
         """
         record = self._admission.check(
             func,
