@@ -107,6 +107,7 @@ class Line(Enum):
     HEED = "raise_if_cancelled"
     WAIT = "wait_for_task"
     RUN = "run"
+    SUBMIT = "submit_task"
 
 
 @dataclass(eq=False)
@@ -154,6 +155,7 @@ class Actor:
         self.number, self.plan, self.notes = number, plan, notes
         self.task_id: str | None = None
         self.shows: list[Show] = []
+        self.caller: Show | None = None  #: the run of another task that submits it
         self.submitter: SpanContext = trace.INVALID_SPAN_CONTEXT
         self.obstacle: str | None = None  #: why it could not be accepted at once
         self.refusal: Exception | None = None
@@ -241,6 +243,9 @@ class Actor:
                 if line in (Line.WAIT, Line.RUN):
                     await self._wait(show, line, given)
                     continue
+                if line is Line.SUBMIT:
+                    await self._submit_one(show, given)
+                    continue
             except (asyncio.CancelledError, TaskCancelled):
                 if show.interrupted_at is None:
                     show.interrupted_at = self.notes.now()
@@ -297,8 +302,13 @@ class Actor:
         finally:
             self.notes.waits_no_more(show, target)
 
+    async def _submit_one(self, show: Show, target: Actor) -> None:
+        """Submit a task and do not wait for it."""
+        target.caller, target.submitter = show, trace.get_current_span().get_span_context()
+        await self._as_the_engine_would(show, submit_and_tell(target))
+
     async def _run_one(self, show: Show, target: Actor) -> None:
-        target.submitter = trace.get_current_span().get_span_context()
+        target.caller, target.submitter = show, trace.get_current_span().get_span_context()
         self.notes.lends(show, target, Line.RUN)
         try:
             await self._as_the_engine_would(show, run_and_tell(target))
@@ -313,6 +323,20 @@ class Actor:
         attempt: Any = show.task
         with attempt.notifying(task.cancel):
             return await task
+
+
+async def submit_and_tell(target: Actor) -> bool:
+    """Submit a target and tell what came of it; return whether it was accepted."""
+    notes = target.notes
+    notes.submission(target)
+    try:
+        task_id = await notes.manager.submit_task(target.callable(), **target.options())
+    except QorzenError as error:
+        notes.refused(target, error)
+        return False
+    if task_id != target.task_id:
+        notes.complain(f"D1: {target} was accepted as {target.task_id} and returned {task_id}")
+    return True
 
 
 async def run_and_tell(target: Actor) -> None:

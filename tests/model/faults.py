@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 import pytest
@@ -34,19 +34,33 @@ from qorzen_obs.telemetry.metrics import TaskMetrics
 from qorzen_obs.telemetry.task_log import TaskLog
 
 Seed = Callable[[pytest.MonkeyPatch], None]
-FAULTS: Final[dict[str, Seed]] = {}  #: by name; the name says what is wrong
 
 
-def fault(seed: Seed) -> Seed:
-    FAULTS[seed.__name__] = seed
-    return seed
+class Fault(NamedTuple):
+    """What is broken by `seed`, and which row of docs/faults.md says that it must not be."""
+
+    seed: Seed
+    row: str
+
+
+FAULTS: Final[dict[str, Fault]] = {}  #: by name; the name says what is wrong
+
+
+def fault(row: str) -> Callable[[Seed], Seed]:
+    """Let the checker seed this, and look for a problem of that row."""
+
+    def keep(seed: Seed) -> Seed:
+        FAULTS[seed.__name__] = Fault(seed, row)
+        return seed
+
+    return keep
 
 
 @contextmanager
 def seeded(name: str) -> Iterator[None]:
     """Break one thing for the length of the block."""
     with pytest.MonkeyPatch.context() as patch:
-        FAULTS[name](patch)
+        FAULTS[name].seed(patch)
         yield
 
 
@@ -58,7 +72,7 @@ def instead(patch: pytest.MonkeyPatch, owner: Any, name: str, make: Callable[[An
 # ---------------------------------------------------------------------- counting
 
 
-@fault
+@fault("D3")
 def a_decrement_is_skipped(patch: pytest.MonkeyPatch) -> None:
     def move(self: Any, cell: int, before: TaskStatus, after: TaskStatus) -> None:
         real(self, cell, before, after)
@@ -70,7 +84,7 @@ def a_decrement_is_skipped(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(TaskCounts, "move", move)
 
 
-@fault
+@fault("D3")
 def an_end_is_counted_twice(patch: pytest.MonkeyPatch) -> None:
     def make(real: Any) -> Any:
         def move(self: Any, cell: int, before: TaskStatus, after: TaskStatus) -> None:
@@ -84,12 +98,12 @@ def an_end_is_counted_twice(patch: pytest.MonkeyPatch) -> None:
     instead(patch, TaskCounts, "move", make)
 
 
-@fault
+@fault("D1")
 def a_refusal_is_not_counted(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(TaskMetrics, "on_rejected", lambda *_: None)
 
 
-@fault
+@fault("D3")
 def a_retry_is_not_counted(patch: pytest.MonkeyPatch) -> None:
     def make(real: Any) -> Any:
         return lambda self, ends: real(self, [end for end in ends if end.kind is not EventKind.RETRYING])
@@ -97,7 +111,7 @@ def a_retry_is_not_counted(patch: pytest.MonkeyPatch) -> None:
     instead(patch, TaskMetrics, "on_ends", make)
 
 
-@fault
+@fault("D29")
 def a_label_is_outside_its_set(patch: pytest.MonkeyPatch) -> None:
     def make(real: Any) -> Any:
         def on_ends(self: Any, ends: Any) -> None:
@@ -111,7 +125,7 @@ def a_label_is_outside_its_set(patch: pytest.MonkeyPatch) -> None:
     instead(patch, TaskMetrics, "on_ends", make)
 
 
-@fault
+@fault("D15")
 def a_line_is_not_written(patch: pytest.MonkeyPatch) -> None:
     def make(real: Any) -> Any:
         def on_ends(self: Any, ends: Any) -> None:
@@ -122,7 +136,7 @@ def a_line_is_not_written(patch: pytest.MonkeyPatch) -> None:
     instead(patch, TaskLog, "on_ends", make)
 
 
-@fault
+@fault("D3")
 def an_event_is_dropped(patch: pytest.MonkeyPatch) -> None:
     def make(real: Any) -> Any:
         def announce(self: Any) -> None:
@@ -135,7 +149,7 @@ def an_event_is_dropped(patch: pytest.MonkeyPatch) -> None:
     instead(patch, Announcer, "announce", make)
 
 
-@fault
+@fault("D2")
 def an_end_is_announced_twice(patch: pytest.MonkeyPatch) -> None:
     def make(real: Any) -> Any:
         def announce(self: Any) -> None:
@@ -155,7 +169,7 @@ def _order(patch: pytest.MonkeyPatch, order: Callable[[float, Any], tuple[float,
     patch.setattr(Scheduler, "_order", lambda self, task: order(self.ageing_seconds / 50, task))
 
 
-@fault
+@fault("D7")
 def the_heap_is_upside_down(patch: pytest.MonkeyPatch) -> None:
     def make(real: Any) -> Any:
         return lambda self, key, sequence, item: real(self, -key, sequence, item)
@@ -163,7 +177,7 @@ def the_heap_is_upside_down(patch: pytest.MonkeyPatch) -> None:
     instead(patch, RemovableHeap, "push", make)
 
 
-@fault
+@fault("D7")
 def last_in_is_first_out(patch: pytest.MonkeyPatch) -> None:
     def make(real: Any) -> Any:
         return lambda self, key, sequence, item: real(self, key, -sequence, item)
@@ -171,29 +185,29 @@ def last_in_is_first_out(patch: pytest.MonkeyPatch) -> None:
     instead(patch, RemovableHeap, "push", make)
 
 
-@fault
+@fault("D7")
 def priority_is_ignored(patch: pytest.MonkeyPatch) -> None:
     _order(patch, lambda _, task: (0, task.eligible_at, task.sequence))
 
 
-@fault
+@fault("D7")
 def priority_is_upside_down(patch: pytest.MonkeyPatch) -> None:
     _order(
         patch, lambda point, task: (task.priority * (not point), task.eligible_at + task.priority * point, 0)
     )
 
 
-@fault
+@fault("D7")
 def waiting_counts_for_nothing(patch: pytest.MonkeyPatch) -> None:
     _order(patch, lambda _, task: (-task.priority, task.eligible_at, task.sequence))
 
 
-@fault
+@fault("D7")
 def waiting_counts_against(patch: pytest.MonkeyPatch) -> None:
     _order(patch, lambda point, task: (0, -task.eligible_at - task.priority * point, task.sequence))
 
 
-@fault
+@fault("D6")
 def a_full_group_holds_up_the_others(patch: pytest.MonkeyPatch) -> None:
     def start_next(self: Any, now: float) -> Any:
         self._promote(now)
@@ -205,18 +219,18 @@ def a_full_group_holds_up_the_others(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Scheduler, "start_next", start_next)
 
 
-@fault
+@fault("D7")
 def a_new_ageing_is_not_applied(patch: pytest.MonkeyPatch) -> None:
     real: Any = Scheduler.ageing_seconds
     patch.setattr(Scheduler, "ageing_seconds", property(real.fget, lambda *_: None))
 
 
-@fault
+@fault("D12")
 def a_delay_is_ignored(patch: pytest.MonkeyPatch) -> None:
     instead(patch, Scheduler, "push", lambda real: lambda self, task, now: real(self, task, float("inf")))
 
 
-@fault
+@fault("D6")
 def an_alarm_is_not_set(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Alarm, "set", lambda self, at: None)
 
@@ -224,7 +238,7 @@ def an_alarm_is_not_set(patch: pytest.MonkeyPatch) -> None:
 # ---------------------------------------------------------------------- pausing
 
 
-@fault
+@fault("D6")
 def a_paused_task_starts(patch: pytest.MonkeyPatch) -> None:
     def start_next(self: Any, now: float) -> Any:
         paused, self.paused = self.paused, frozenset()
@@ -237,7 +251,7 @@ def a_paused_task_starts(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Scheduler, "start_next", start_next)
 
 
-@fault
+@fault("D6")
 def a_pause_holds_up_the_others(patch: pytest.MonkeyPatch) -> None:
     def start_next(self: Any, now: float) -> Any:
         self._promote(now)
@@ -247,7 +261,7 @@ def a_pause_holds_up_the_others(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Scheduler, "start_next", start_next)
 
 
-@fault
+@fault("D6")
 def a_paused_lender_has_no_slot_back(patch: pytest.MonkeyPatch) -> None:
     def resume_next(self: Any) -> Any:
         returning = self._returning
@@ -262,7 +276,7 @@ def a_paused_lender_has_no_slot_back(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Scheduler, "resume_next", resume_next)
 
 
-@fault
+@fault("D6")
 def a_resumed_category_starts_nobody(patch: pytest.MonkeyPatch) -> None:
     def make(real: Any) -> Any:
         def resume(self: Any, category: Any) -> None:
@@ -275,15 +289,18 @@ def a_resumed_category_starts_nobody(patch: pytest.MonkeyPatch) -> None:
     instead(patch, Control, "resume", make)
 
 
-@fault
+@fault("D23")
 def a_shutdown_waits_for_what_is_paused(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Control, "cancel_paused", lambda self: None)
+    def make(real: Any) -> Any:
+        return lambda self, record: record.category not in self._scheduler.paused and real(self, record)
+
+    instead(patch, Lifecycle, "cannot_start", make)
 
 
 # ---------------------------------------------------------------------- slots
 
 
-@fault
+@fault("D6")
 def a_slot_is_not_given_back(patch: pytest.MonkeyPatch) -> None:
     def give_back(self: Any, category: Any, engine: Any, own: Any = None) -> None:
         real(self, category, engine, own)
@@ -293,7 +310,7 @@ def a_slot_is_not_given_back(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Limits, "give_back", give_back)
 
 
-@fault
+@fault("D5")
 def the_limit_of_a_definition_is_ignored(patch: pytest.MonkeyPatch) -> None:
     instead(
         patch,
@@ -303,7 +320,7 @@ def the_limit_of_a_definition_is_ignored(patch: pytest.MonkeyPatch) -> None:
     )
 
 
-@fault
+@fault("D5")
 def a_limit_is_off_by_one(patch: pytest.MonkeyPatch) -> None:
     def admits(self: Any, category: Any, engine: Any, own: Any = None) -> bool:
         self.total += 1
@@ -317,7 +334,7 @@ def a_limit_is_off_by_one(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Limits, "full", property(lambda self: self.held > self.total))
 
 
-@fault
+@fault("D5")
 def a_new_limit_is_not_applied(patch: pytest.MonkeyPatch) -> None:
     def make(real: Any) -> Any:
         def apply(self: Any, settings: Any) -> None:
@@ -332,7 +349,7 @@ def a_new_limit_is_not_applied(patch: pytest.MonkeyPatch) -> None:
     instead(patch, LiveSettings, "apply", make)
 
 
-@fault
+@fault("D6")
 def a_raised_limit_starts_nobody(patch: pytest.MonkeyPatch) -> None:
     def make(real: Any) -> Any:
         def apply(self: Any, settings: Any) -> None:
@@ -345,7 +362,7 @@ def a_raised_limit_starts_nobody(patch: pytest.MonkeyPatch) -> None:
     instead(patch, LiveSettings, "apply", make)
 
 
-@fault
+@fault("D5")
 def a_resumed_lender_takes_no_slot(patch: pytest.MonkeyPatch) -> None:
     def resume_next(self: Any) -> Any:
         task = real(self)
@@ -357,7 +374,7 @@ def a_resumed_lender_takes_no_slot(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Scheduler, "resume_next", resume_next)
 
 
-@fault
+@fault("D5")
 def a_lent_slot_is_counted_twice(patch: pytest.MonkeyPatch) -> None:
     def lend(self: Any, task: Any) -> None:
         real(self, task)
@@ -367,13 +384,13 @@ def a_lent_slot_is_counted_twice(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Scheduler, "lend", lend)
 
 
-@fault
+@fault("D5")
 def a_waiting_parent_keeps_its_slot(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Scheduler, "lend", lambda *_: None)
     patch.setattr(Scheduler, "take_back", lambda *_: None)
 
 
-@fault
+@fault("D7")
 def pending_tasks_go_before_lenders(patch: pytest.MonkeyPatch) -> None:
     def make(real: Any) -> Any:
         return lambda self: None if len(self) > len(self._scheduled) else real(self)
@@ -381,7 +398,7 @@ def pending_tasks_go_before_lenders(patch: pytest.MonkeyPatch) -> None:
     instead(patch, Scheduler, "resume_next", make)
 
 
-@fault
+@fault("D22")
 def the_bound_on_pending_is_off_by_one(patch: pytest.MonkeyPatch) -> None:
     def make(real: Any) -> Any:
         async def wait_for_room(self: Any, cell: int) -> None:
@@ -401,7 +418,7 @@ def the_bound_on_pending_is_off_by_one(patch: pytest.MonkeyPatch) -> None:
 # ---------------------------------------------------------------------- ends
 
 
-@fault
+@fault("D12")
 def a_timeout_runs_from_the_submission(patch: pytest.MonkeyPatch) -> None:
     def make(real: Any) -> Any:
         def start(self: Any, attempt: Attempt) -> None:
@@ -414,7 +431,7 @@ def a_timeout_runs_from_the_submission(patch: pytest.MonkeyPatch) -> None:
     instead(patch, Runner, "start", make)
 
 
-@fault
+@fault("D12")
 def a_timeout_moves_with_the_wall_clock(patch: pytest.MonkeyPatch) -> None:
     def make(real: Any) -> Any:
         def fire(self: Any) -> None:
@@ -431,7 +448,7 @@ def a_timeout_moves_with_the_wall_clock(patch: pytest.MonkeyPatch) -> None:
     instead(patch, Deadlines, "_fire", make)
 
 
-@fault
+@fault("D10")
 def what_is_not_cancellable_is_cancelled(patch: pytest.MonkeyPatch) -> None:
     def make(real: Any) -> Any:
         def cancel(self: Any, task_id: str, reason: str) -> bool:
@@ -445,12 +462,12 @@ def what_is_not_cancellable_is_cancelled(patch: pytest.MonkeyPatch) -> None:
     instead(patch, Control, "cancel", make)
 
 
-@fault
+@fault("D3")
 def a_cancelled_pending_task_stays_in_the_queue(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Scheduler, "remove", lambda self, task: task.queue_entry is not None)
 
 
-@fault
+@fault("D13")
 def a_cancelled_task_is_tried_again(patch: pytest.MonkeyPatch) -> None:
     def make(real: Any) -> Any:
         def retry_in(self: Any, attempt: Attempt, decision: Decision) -> Any:
@@ -463,7 +480,7 @@ def a_cancelled_task_is_tried_again(patch: pytest.MonkeyPatch) -> None:
     instead(patch, Lifecycle, "_retry_in", make)
 
 
-@fault
+@fault("D13")
 def one_attempt_too_many(patch: pytest.MonkeyPatch) -> None:
     def make(real: Any) -> Any:
         return lambda policy, attempt, *rest: real(policy, attempt - 1, *rest)
@@ -471,7 +488,7 @@ def one_attempt_too_many(patch: pytest.MonkeyPatch) -> None:
     instead(patch, lifecycle, "retry_wait_seconds", make)
 
 
-@fault
+@fault("D2")
 def the_number_of_the_attempt_does_not_rise(patch: pytest.MonkeyPatch) -> None:
     def make(real: Any) -> Any:
         def start(self: Any, record: Any, *times: float) -> None:
@@ -483,7 +500,7 @@ def the_number_of_the_attempt_does_not_rise(patch: pytest.MonkeyPatch) -> None:
     instead(patch, Lifecycle, "start", make)
 
 
-@fault
+@fault("D13")
 def the_last_ask_wins(patch: pytest.MonkeyPatch) -> None:
     def make(real: Any) -> Any:
         def ask(self: Any, attempt: Attempt, why: Ask, reason: str) -> None:
@@ -496,7 +513,7 @@ def the_last_ask_wins(patch: pytest.MonkeyPatch) -> None:
     instead(patch, Runner, "ask", make)
 
 
-@fault
+@fault("D13")
 def a_timeout_that_is_obeyed_is_a_cancellation(patch: pytest.MonkeyPatch) -> None:
     def make(real: Any) -> Any:
         def decide(attempt: Attempt, value: object, error: BaseException | None, *rest: Any) -> Any:
@@ -509,7 +526,7 @@ def a_timeout_that_is_obeyed_is_a_cancellation(patch: pytest.MonkeyPatch) -> Non
     instead(patch, runner, "decide", make)
 
 
-@fault
+@fault("D13")
 def a_cancellation_that_nobody_asked_for_counts(patch: pytest.MonkeyPatch) -> None:
     def make(real: Any) -> Any:
         def decide(attempt: Attempt, value: object, error: BaseException | None, *rest: Any) -> Any:
@@ -522,25 +539,30 @@ def a_cancellation_that_nobody_asked_for_counts(patch: pytest.MonkeyPatch) -> No
     instead(patch, runner, "decide", make)
 
 
-@fault
+@fault("D11")
 def a_failure_keeps_a_result(patch: pytest.MonkeyPatch) -> None:
     def make(real: Any) -> Any:
-        return lambda *given: msgspec.structs.replace(real(*given), result="something")
+        def decide(*given: Any) -> Any:
+            decision = real(*given)
+            failed = decision.status is TaskStatus.FAILED
+            return msgspec.structs.replace(decision, result="something") if failed else decision
+
+        return decide
 
     instead(patch, runner, "decide", make)
 
 
-@fault
+@fault("D12")
 def the_deadline_of_a_task_is_ignored(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Lifecycle, "_deadline_passed", lambda *_: None)
 
 
-@fault
+@fault("D12")
 def the_grace_never_ends(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Runner, "_abandon_after", lambda *_: None)
 
 
-@fault
+@fault("D5")
 def an_abandoned_attempt_is_not_counted(patch: pytest.MonkeyPatch) -> None:
     def make(real: Any) -> Any:
         def decided(self: Any, attempt: Attempt, how: Any) -> None:
@@ -552,7 +574,7 @@ def an_abandoned_attempt_is_not_counted(patch: pytest.MonkeyPatch) -> None:
     instead(patch, Lifecycle, "decided", make)
 
 
-@fault
+@fault("D5")
 def abandoned_slots_are_replaced_without_end(patch: pytest.MonkeyPatch) -> None:
     def make(real: Any) -> Any:
         def decided(self: Any, attempt: Attempt, how: Any) -> None:
@@ -566,7 +588,7 @@ def abandoned_slots_are_replaced_without_end(patch: pytest.MonkeyPatch) -> None:
     instead(patch, Lifecycle, "decided", make)
 
 
-@fault
+@fault("D14")
 def a_late_result_overwrites_the_end(patch: pytest.MonkeyPatch) -> None:
     def make(real: Any) -> Any:
         def late_end(self: Any, attempt: Attempt) -> None:
@@ -579,7 +601,7 @@ def a_late_result_overwrites_the_end(patch: pytest.MonkeyPatch) -> None:
     instead(patch, Lifecycle, "late_end", make)
 
 
-@fault
+@fault("D3")
 def a_late_result_is_counted_twice(patch: pytest.MonkeyPatch) -> None:
     def make(real: Any) -> Any:
         def late_end(self: Any, attempt: Attempt) -> None:
@@ -591,7 +613,7 @@ def a_late_result_is_counted_twice(patch: pytest.MonkeyPatch) -> None:
     instead(patch, Lifecycle, "late_end", make)
 
 
-@fault
+@fault("D19")
 def progress_falls(patch: pytest.MonkeyPatch) -> None:
     def progressed(self: Any, attempt: Attempt) -> None:
         percent, message = attempt.reported or (0.0, "")
@@ -605,7 +627,7 @@ def progress_falls(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Announcer, "progressed", progressed)
 
 
-@fault
+@fault("D25")
 def a_waiter_is_forgotten(patch: pytest.MonkeyPatch) -> None:
     def make(real: Any) -> Any:
         def end(self: Any, record: Any, state: Any, *rest: Any) -> None:
@@ -618,7 +640,7 @@ def a_waiter_is_forgotten(patch: pytest.MonkeyPatch) -> None:
     instead(patch, Lifecycle, "_end", make)
 
 
-@fault
+@fault("D27")
 def retention_drops_one_too_many(patch: pytest.MonkeyPatch) -> None:
     def make(real: Any) -> Any:
         def shrink(self: Any) -> None:
@@ -631,7 +653,7 @@ def retention_drops_one_too_many(patch: pytest.MonkeyPatch) -> None:
     instead(patch, MemoryHistory, "shrink", make)
 
 
-@fault
+@fault("D27")
 def retention_drops_a_live_task(patch: pytest.MonkeyPatch) -> None:
     def make(real: Any) -> Any:
         def end(self: Any, record: Any, state: Any, *rest: Any) -> None:
@@ -644,7 +666,7 @@ def retention_drops_a_live_task(patch: pytest.MonkeyPatch) -> None:
     instead(patch, Lifecycle, "_end", make)
 
 
-@fault
+@fault("D3")
 def a_wait_of_the_queue_counts_from_the_submission(patch: pytest.MonkeyPatch) -> None:
     def make(real: Any) -> Any:
         def start(self: Any, record: Any, *times: float) -> None:
@@ -658,7 +680,7 @@ def a_wait_of_the_queue_counts_from_the_submission(patch: pytest.MonkeyPatch) ->
     instead(patch, Lifecycle, "start", make)
 
 
-@fault
+@fault("D23")
 def a_shutdown_leaves_scheduled_tasks(patch: pytest.MonkeyPatch) -> None:
     def make(real: Any) -> Any:
         async def drain(self: Any, grace_seconds: float) -> None:
@@ -675,7 +697,7 @@ def a_shutdown_leaves_scheduled_tasks(patch: pytest.MonkeyPatch) -> None:
     instead(patch, Life, "_drain", make)
 
 
-@fault
+@fault("D22")
 def a_stopping_manager_takes_work(patch: pytest.MonkeyPatch) -> None:
     def make(real: Any) -> Any:
         async def wait_for_room(self: Any, cell: int) -> None:
@@ -687,10 +709,42 @@ def a_stopping_manager_takes_work(patch: pytest.MonkeyPatch) -> None:
     instead(patch, Admission, "wait_for_room", make)
 
 
+@fault("D22")
+def a_stopping_manager_refuses_its_own_tasks(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Admission, "_is_in_running_task", lambda self: False)
+
+
+@fault("D23")
+def a_child_that_cannot_start_holds_up_a_shutdown(patch: pytest.MonkeyPatch) -> None:
+    def make(real: Any) -> Any:
+        def accept(self: Any, record: Any) -> None:
+            self.cannot_start = lambda _: False
+            try:
+                real(self, record)
+            finally:
+                del self.cannot_start
+
+        return accept
+
+    instead(patch, Lifecycle, "accept", make)
+
+
+@fault("D23")
+def a_child_outlives_its_parent(patch: pytest.MonkeyPatch) -> None:
+    def make(real: Any) -> Any:
+        def decided(self: Any, attempt: Attempt, how: Any) -> None:
+            attempt.children = ()
+            real(self, attempt, how)
+
+        return decided
+
+    instead(patch, Lifecycle, "decided", make)
+
+
 # ---------------------------------------------------------------------- tables
 
 
-@fault
+@fault("F38")
 def a_phantom_record(patch: pytest.MonkeyPatch) -> None:
     def make(real: Any) -> Any:
         def accept(self: Any, record: Any) -> None:
@@ -706,7 +760,7 @@ def a_phantom_record(patch: pytest.MonkeyPatch) -> None:
     instead(patch, Lifecycle, "accept", make)
 
 
-@fault
+@fault("D12")
 def a_lost_settle(patch: pytest.MonkeyPatch) -> None:
     def make(real: Any) -> Any:
         def settle(self: Any, attempt: Attempt, decision: Decision) -> None:
@@ -723,7 +777,7 @@ def a_lost_settle(patch: pytest.MonkeyPatch) -> None:
 # ---------------------------------------------------------------------- spans
 
 
-@fault
+@fault("D15")
 def a_span_is_left_open(patch: pytest.MonkeyPatch) -> None:
     def make(real: Any) -> Any:
         return lambda self, ends: real(self, [end for end in ends if not end.state.abandoned])
@@ -731,7 +785,7 @@ def a_span_is_left_open(patch: pytest.MonkeyPatch) -> None:
     instead(patch, SpanInstrument, "on_ends", make)
 
 
-@fault
+@fault("D15")
 def a_span_is_ended_twice(patch: pytest.MonkeyPatch) -> None:
     def make(real: Any) -> Any:
         def on_ends(self: Any, ends: Any) -> None:
@@ -745,7 +799,7 @@ def a_span_is_ended_twice(patch: pytest.MonkeyPatch) -> None:
     instead(patch, SpanInstrument, "on_ends", make)
 
 
-@fault
+@fault("D15")
 def a_cancelled_span_is_an_error(patch: pytest.MonkeyPatch) -> None:
     def make(real: Any) -> Any:
         def on_ends(self: Any, ends: Any) -> None:
@@ -759,7 +813,7 @@ def a_cancelled_span_is_an_error(patch: pytest.MonkeyPatch) -> None:
     instead(patch, SpanInstrument, "on_ends", make)
 
 
-@fault
+@fault("D15")
 def a_span_has_no_parent(patch: pytest.MonkeyPatch) -> None:
     def make(real: Any) -> Any:
         def begin(self: Any, attempt: Attempt) -> Any:
@@ -771,7 +825,7 @@ def a_span_has_no_parent(patch: pytest.MonkeyPatch) -> None:
     instead(patch, SpanInstrument, "begin", make)
 
 
-@fault
+@fault("D15")
 def an_attempt_is_not_linked_to_the_one_before(patch: pytest.MonkeyPatch) -> None:
     def make(real: Any) -> Any:
         def begin(self: Any, attempt: Attempt) -> Any:

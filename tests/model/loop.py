@@ -6,6 +6,7 @@ from typing import Any
 from qorzen_obs.testing import VirtualTimeLoop
 
 _FAR_SECONDS = 1e9
+_MAX_TURNS = 1_000  # until all is quiet, which takes a few dozen
 _AT_ONCE_SECONDS = 1e-6  # below this a timer is a matter of rounding, and due
 
 
@@ -17,6 +18,7 @@ class SteppedLoop(VirtualTimeLoop):
         self.on_rest = on_rest
         self.complaints: list[str] = []
         self._next_timer_in = 0.0
+        self._turns = 0
         self.set_exception_handler(self._complain)
         self.call_later(_FAR_SECONDS, lambda: None)  # so that there is always a next timer to stop at
 
@@ -30,8 +32,15 @@ class SteppedLoop(VirtualTimeLoop):
 
     def run_until_quiet(self) -> None:
         """Run until nothing is ready, then look at what is true at rest."""
+        self._turns = 0
         self.run_forever()
         self.on_rest()
+
+    def _run_once(self) -> None:
+        self._turns += 1
+        if self._turns > _MAX_TURNS:
+            raise AssertionError("the loop does not come to rest")
+        super()._run_once()  # type: ignore[misc]  # asyncio's own: one turn
 
     def advance(self, seconds: float) -> None:
         """Let `seconds` pass."""

@@ -139,6 +139,14 @@ class TaskManagerMachine(RuleBasedStateMachine):
         """The actors that were asked to stop and have not."""
         return [actor for actor in self._parents() if actor.show is not None and actor.show.task.cancelled]
 
+    def _submits_at_once(self, parent: Actor) -> bool:
+        """Whether it is accepted or refused, and need not wait for room."""
+        model = self._world.model
+        return model.accepts(parent.show) != "queue_full" or model.settings["when_full"] == "refuse"
+
+    def _can_shut_down(self) -> bool:
+        return self.world is not None and len(self.world.script) > 8 and len(self.world.stopping) < 2
+
     # ------------------------------------------------------------------ rules
 
     @rule(plans=st.lists(plans(), min_size=1, max_size=4), cancel_at_once=mostly(False, False, False, True))
@@ -229,6 +237,42 @@ class TaskManagerMachine(RuleBasedStateMachine):
         self.do("tell", parent.number, Line.RUN, children[:1] if parent.plan.sync else children)
 
     @precondition(lambda self: self._parents())
+    @rule(pick=PICKS, child=plans())
+    def pause_a_lender(self, pick: int, child: Plan) -> None:
+        """Let a running task wait for another, pause its category, and let the other end."""
+        parents = self._parents()
+        parent = parents[pick % len(parents)]
+        self.do("tell", parent.number, Line.RUN, [replace(child, delay=0.0)])
+        self.do("pause", parent.plan.category)
+        ran = self._world.actors[-1]
+        if ran in self._parents():
+            self.do("tell", ran.number, Line.RETURN)
+
+    @precondition(lambda self: self._parents())
+    @rule(pick=PICKS, children=st.lists(plans(), min_size=1, max_size=3))
+    def submit_children(self, pick: int, children: list[Plan]) -> None:
+        """Let a running task submit others, where it need not wait for room, and not wait for them."""
+        parents = self._parents()
+        parent = parents[pick % len(parents)]
+        for child in children:
+            if self._submits_at_once(parent):
+                self.do("tell", parent.number, Line.SUBMIT, child)
+
+    @precondition(lambda self: self._can_shut_down() and self._world.model.ready and self._parents())
+    @rule(pick=PICKS, children=st.lists(plans(), min_size=1, max_size=3), outcome=OUTCOMES)
+    def have_children_while_it_drains(
+        self, pick: int, children: list[Plan], outcome: tuple[Line, Any]
+    ) -> None:
+        """Let a running task submit others after the shutdown has begun, and end before them."""
+        actor = self._parents()[pick % len(self._parents())]
+        self.do("shutdown", 60.0)
+        for child in children:
+            if self._submits_at_once(actor):
+                self.do("tell", actor.number, Line.SUBMIT, child)
+        if actor in self._parents():
+            self.do("tell", actor.number, *outcome)
+
+    @precondition(lambda self: self._parents())
     @rule(pick=PICKS, picks=st.lists(PICKS, min_size=1, max_size=2))
     def wait_for_others(self, pick: int, picks: list[int]) -> None:
         """Let a running task wait for any tasks, its own included."""
@@ -293,7 +337,7 @@ class TaskManagerMachine(RuleBasedStateMachine):
         self.do("look")
         self.do("scrape")
 
-    @precondition(lambda self: self.world and len(self.world.script) > 8 and len(self.world.stopping) < 2)
+    @precondition(lambda self: self._can_shut_down())
     @rule(grace=st.sampled_from([0.0, 2.0, 60.0]))
     def shutdown(self, grace: float) -> None:
         self.do("shutdown", 0.0 if self._world.stopping else grace)

@@ -54,6 +54,7 @@ class Life:
     unsure: bool = False  #: its waiting was over when it was asked to stop: it may have its slot back, or not
     keeps_slot: bool = False  #: it was abandoned when no more slots were to be replaced
     still_runs: bool = False  #: it was abandoned, and its code has not ended
+    ends_with: Life | None = None  #: the task that submitted it while the manager drained
     spans: list[Recorded] = field(default_factory=list)
 
     @property
@@ -184,12 +185,17 @@ class Model:
     def may_start(self, plan: Plan, held: Limited) -> bool:
         return plan.category not in self.paused and self.admits(plan, held)
 
+    def cannot_start(self, life: Life) -> bool:
+        """Whether the manager drains, and this pending task would not start before the end of the grace."""
+        never = life.eligible_at > self.stop_asked_at + EPSILON or life.plan.category in self.paused
+        return never and not self.ready
+
     def returning(self, life: Life) -> bool:
         """Whether a lender's waiting is over, so that it wants its slot back."""
         show = life.show
-        return show is not None and show.lent and self._waits_for_nobody(life) and not self.asks_of(life)
+        return show is not None and show.lent and self.waits_for_nobody(life) and not self.asks_of(life)
 
-    def _waits_for_nobody(self, life: Life) -> bool:
+    def waits_for_nobody(self, life: Life) -> bool:
         """Whether its code awaits what is over already."""
         targets = life.show.targets if life.show else []
         return bool(targets) and all(self._is_over(target) for target in targets)
@@ -220,11 +226,22 @@ class Model:
 
     # ------------------------------------------------------------------ what actors tell
 
-    def accepts(self) -> str | None:
-        """Return the reason for which a submission must be refused now."""
-        if not self.ready:
+    def accepts(self, caller: Show | None = None) -> str | None:
+        """Return the reason for which a submission must be refused now; `caller` is the run that makes it."""
+        if not self.ready and not self._may_have_children(caller):
             return "closed"
         return "queue_full" if len(self.pending) >= self.settings["max_pending"] else None
+
+    def _may_have_children(self, caller: Show | None) -> bool:
+        """Whether the caller is a running task that nobody asked to stop: it goes on as usual during the drain."""
+        life = None if caller is None else self.lives[caller.actor.number]
+        return (
+            life is not None
+            and life.final is None
+            and life.status is RUNNING
+            and life.show is caller
+            and not self.asks_of(life)
+        )
 
     def note_show(self, show: Show) -> None:
         life = self.lives.get(show.actor.number)
@@ -306,14 +323,20 @@ class Model:
 
     def _accept(self, actor: Actor, info: TaskInfo) -> None:
         now = self.now()
-        self.expect(self.accepts() is None, f"D22: {actor} was accepted though {self.accepts()}")
+        obstacle = self.accepts(actor.caller)
+        self.expect(obstacle is None, f"D22: {actor} was accepted though {obstacle}")
         self.expect(info.status is PENDING, f"D2: {actor} is accepted as {info.status}")
         if actor.plan.limit is not None:
             name, maximum = actor.plan.limit
             self.definition_limits[name] = maximum
             self.highest_limits[name] = max(maximum, self.highest_limits.get(name, 0))
         actor.task_id = info.task_id
-        self.lives[actor.number] = Life(actor, info.task_id, len(self.lives), now, now + actor.delay)
+        life = Life(actor, info.task_id, len(self.lives), now, now + actor.delay)
+        self.lives[actor.number] = life
+        caller = self._caller_of(life)
+        if caller is not None:
+            self.sure_lent.discard(caller.actor.number)
+            life.ends_with = None if self.ready else caller
 
     def _start(self, life: Life, info: TaskInfo) -> None:
         now = self.now()
@@ -352,12 +375,17 @@ class Model:
         if self.ends_since_rest > 1:
             return  # who of several lenders asks first is the loop's choice
         for lender in self.running:
-            if self.returning(lender) and self.admits(lender.plan, self.held()):
+            if self.returning(lender) and self.admits(lender.plan, self.held(besides=self._caller_of(life))):
                 both = self.held(besides=lender)
                 self.expect(
                     self.admits(life.plan, both),
                     f"D7: {life.actor} starts while {lender.actor} wants its slot back",
                 )
+
+    def _caller_of(self, life: Life) -> Life | None:
+        """The task that submitted this one, which has its slot for that, also where it lends it before and after."""
+        caller = life.actor.caller
+        return None if caller is None else self.lives[caller.actor.number]
 
     def precedes(self, one: Life, other: Life) -> bool:
         """Return whether `one` goes before `other`: by points aged linearly, by age among equals."""
@@ -424,8 +452,11 @@ class Model:
         life.final = info
         self.ends_since_rest += 1
         for lender in self.running:
-            if lender.lent and self._waits_for_nobody(lender) and not self._was_asked_earlier(lender):
+            if lender.lent and self.waits_for_nobody(lender) and not self._was_asked_earlier(lender):
                 lender.unsure = True
+        for child in self.live:
+            if child.ends_with is life:
+                child.asks.append(Ask("cancel", now, "shutdown"))
         self.ended.append(life)
         self.retained.append(life)
         self.retain()
@@ -445,8 +476,7 @@ class Model:
     def _expect_end_before_a_start(self, life: Life, end: End) -> None:
         now = self.now()
         allowed = [End(CANCELLED, cancel_reason=ask.reason) for ask in life.asks[:1]]
-        hopeless = life.eligible_at > self.stop_asked_at or life.plan.category in self.paused
-        if now >= self.stop_asked_at - EPSILON or (not self.ready and hopeless):
+        if now >= self.stop_asked_at - EPSILON or self.cannot_start(life):
             allowed.append(End(CANCELLED, cancel_reason="shutdown"))
         if life.actor.deadline is not None and now >= life.accepted_at + life.actor.deadline - EPSILON:
             allowed.append(End(FAILED, "timeout"))

@@ -150,8 +150,14 @@ class Rest:
         for life in self.model.pending:
             if life.eligible_at < self.model.now() - EPSILON or life.eligible_at == life.accepted_at:
                 self.expect(not self.model.may_start(life.plan, held), f"D6: {life.actor} could start")
-            if not self.model.ready and life.plan.category in self.model.paused:
-                self.expect(False, f"D23: {life.actor} is paused, and holds up the shutdown")
+            self.expect(
+                not self.model.cannot_start(life),
+                f"D23: {life.actor} cannot start any more, and holds up the shutdown",
+            )
+            if life.ends_with is not None:
+                self.expect(
+                    life.ends_with.final is None, f"D23: {life.actor} waits, and its parent has ended"
+                )
         for life in self.model.running:
             if self.model.returning(life):
                 self.expect(
@@ -180,7 +186,7 @@ class Rest:
         self.expect(show.task.cancelled == asked, f"D12: the token of {life.actor} says {not asked}")
         if show.interrupted_at is not None:
             self.expect(asked, f"D12: {life.actor} was interrupted, and nobody asked")
-        elif asked and not life.plan.sync and not show.targets:
+        elif asked and not life.plan.sync and (not show.targets or self.model.waits_for_nobody(life)):
             self.expect(False, f"D12: {life.actor} was not interrupted")
 
     def _spans(self) -> None:
@@ -193,7 +199,7 @@ class Rest:
         """D22 and D25: whoever waits is released when it is time."""
         for waiter in self.world.waiters:
             self.expect(self.world.waiter_is_right(waiter), f"D25: {waiter}")
-        self.world.waiters = [waiter for waiter in self.world.waiters if not waiter.task.done()]
+        self.world.forget_waiters()
         for actor, task in self.world.submissions:
             if task.done() and task.exception() is not None:
                 self.expect(False, f"D26: submitting {actor} raised {task.exception()!r}")
