@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
+from contextvars import Context
 from typing import Any, Final
 
 import pytest
@@ -30,14 +31,20 @@ class Stage:
         self.world.submit([plan])
         return self.world.actors[-1]
 
-    def settle(self, act: Coroutine[Any, Any, None] | None = None, *, seconds: float = 0.0) -> None:
+    def settle(
+        self,
+        act: Coroutine[Any, Any, None] | None = None,
+        *,
+        seconds: float = 0.0,
+        context: Context | None = None,
+    ) -> None:
         """Act, let time pass until all is quiet and somebody has looked; then the model looks.
 
         An interrupt that ends the loop is followed by another run.
         """
         loop = self.world.loop
         on_rest, loop.on_rest = loop.on_rest, lambda: None
-        acting = [loop.create_task(act)] if act is not None else []
+        acting = [loop.create_task(act, context=context)] if act is not None else []
         for _ in range(2):
             try:
                 loop.advance(seconds)
@@ -52,9 +59,13 @@ class Stage:
     async def _look(self) -> None:
         self.world.manager.status()
 
-    def submit(self, plan: Plan) -> None:
-        """Submit a task, which is all or nothing."""
-        actor = self.world._hire(plan)
+    def submit(self, plan: Plan, parent: Actor | None = None) -> None:
+        """Submit a task, from inside another one where that is given, which is all or nothing."""
+        actor, context = self.world._hire(plan), None
+        if parent is not None:
+            assert parent.task_id is not None
+            actor.caller = parent.show
+            context = self.world.manager._table.running[parent.task_id].context
 
         async def submit() -> None:
             self.world.submission(actor)
@@ -63,7 +74,7 @@ class Stage:
             except BaseException as error:  # noqa: BLE001 - as any caller may
                 self.raised = error
 
-        self.settle(submit())
+        self.settle(submit(), context=context)
         accepted = actor.number in self.world.model.lives
         assert accepted is (self.raised is None), f"{self.raised!r} was raised, and accepted is {accepted}"
 
@@ -118,6 +129,12 @@ def submit_what_is_scheduled(stage: Stage) -> Callable[[], None]:
     return lambda: stage.submit(Plan(delay=1.5))
 
 
+def submit_a_child_that_cannot_start(stage: Stage) -> Callable[[], None]:
+    parent = stage.act(Plan())
+    stage.world.shutdown(60.0)
+    return lambda: stage.submit(Plan(delay=100.0), parent)
+
+
 def end_one_and_start_the_next(stage: Stage) -> Callable[[], None]:
     first = stage.act(Plan(timeout=4.0))
     stage.act(Plan(sync=True, plugin_id="a plugin", timeout=4.0))
@@ -164,6 +181,7 @@ SCENES: Final[dict[str, tuple[dict[str, Any], Callable[[Stage], Callable[[], Non
     "submit to a thread": ({}, submit_to_a_thread),
     "submit what waits": (ONE_SLOT, submit_what_waits),
     "submit what is scheduled": ({}, submit_what_is_scheduled),
+    "submit a child that cannot start": ({}, submit_a_child_that_cannot_start),
     "end one and start the next": (ONE_SLOT, end_one_and_start_the_next),
     "end what somebody waits for": ({}, end_what_somebody_waits_for),
     "retry": (ONE_SLOT, retry),
