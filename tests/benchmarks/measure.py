@@ -45,6 +45,9 @@ MEASUREMENTS: Final[Mapping[str, Measurement]] = {
     "metrics_spans": Measurement("ours, metrics and spans", "ours.metrics_and_spans", 20_000),
     "metrics_log": Measurement("ours, metrics and log line", "ours.metrics_and_log", 20_000),
     "metrics_ledger": Measurement("ours, metrics and time ledger", "ours.metrics_and_ledger", 20_000),
+    "metrics_definitions": Measurement(
+        "ours, metrics by definition as well", "ours.metrics_and_definitions", 20_000
+    ),
     "taskiq_opentelemetry": Measurement("taskiq + OpenTelemetry", "peers.taskiq_opentelemetry", 20_000),
     "taskiq_prometheus": Measurement("taskiq + Prometheus", "peers.taskiq_prometheus", 20_000),
     "aiojobs": Measurement("aiojobs, nothing observed", "peers.aiojobs", 20_000),

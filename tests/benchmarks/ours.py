@@ -18,27 +18,32 @@ DISABLED: Final = {"OTEL_SDK_DISABLED": "true"}
 
 async def unobserved(tasks: int) -> Measured:
     """Run the tasks through a manager that tells nobody."""
-    return await _run(tasks, spans=False, log=False, ledger=False, observers=False)
+    return await _run(tasks, spans=False, log=False, ledger=False, definitions=False, observers=False)
 
 
 async def metrics(tasks: int) -> Measured:
     """Count alone."""
-    return await _run(tasks, spans=False, log=False, ledger=False)
+    return await _run(tasks, spans=False, log=False, ledger=False, definitions=False)
 
 
 async def metrics_and_spans(tasks: int) -> Measured:
     """Count, and offer each span to the tail sampler."""
-    return await _run(tasks, log=False, ledger=False)
+    return await _run(tasks, log=False, ledger=False, definitions=False)
 
 
 async def metrics_and_log(tasks: int) -> Measured:
     """Count, and write the line of each task."""
-    return await _run(tasks, spans=False, ledger=False)
+    return await _run(tasks, spans=False, ledger=False, definitions=False)
 
 
 async def metrics_and_ledger(tasks: int) -> Measured:
     """Count, and account for each task's time."""
-    return await _run(tasks, spans=False, log=False)
+    return await _run(tasks, spans=False, log=False, definitions=False)
+
+
+async def metrics_and_definitions(tasks: int) -> Measured:
+    """Count, and count by definition as well."""
+    return await _run(tasks, spans=False, log=False, ledger=False)
 
 
 async def full(tasks: int) -> Measured:
@@ -62,13 +67,17 @@ async def _run(
     spans: bool = True,
     log: bool = True,
     ledger: bool = True,
+    definitions: bool = True,
     traces_per_second: float = TelemetrySettings().traces_per_second,
     observers: bool = True,
     subscribe: bool = False,
 ) -> Measured:
     """Run the script; the clock stops when the last event is delivered and the last line is written."""
     telemetry = TelemetrySettings(
-        log_level="info" if log else "off", traces_per_second=traces_per_second, time_ledger=ledger
+        log_level="info" if log else "off",
+        traces_per_second=traces_per_second,
+        time_ledger=ledger,
+        metrics_by_definition=TelemetrySettings().metrics_by_definition if definitions else 0,
     )
     settings = Settings(tasks=TaskSettings(max_concurrent_tasks=OUTSTANDING), telemetry=telemetry)
     with open(os.devnull, "w") as out:  # noqa: ASYNC230, PTH123 - never waits
