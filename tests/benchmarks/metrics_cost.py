@@ -35,7 +35,7 @@ from qorzen_obs.telemetry.cells import HistogramCell
 from qorzen_obs.telemetry.collector import TaskMetricsCollector
 from qorzen_obs.telemetry.families import histogram
 from qorzen_obs.testing import CapturedEvents, CapturedLogs
-from tests.support import record
+from tests.support import attempt, record
 
 EVENTS = 20_000
 ROUNDS = 5
@@ -137,7 +137,7 @@ def _records() -> list[TaskRecord]:
 
 
 def _ends(records: list[TaskRecord]) -> list[End]:
-    return [End(EventKind.COMPLETED, 1.0, one, one.state, None, None) for one in records]
+    return [End(EventKind.COMPLETED, 1.0, one, one.state, attempt(one), None) for one in records]
 
 
 class _Nowhere:
@@ -159,13 +159,15 @@ def main() -> None:
     peer = Peer()
 
     def ours() -> None:
-        counts = manager.looks.counts
+        counts, metrics = manager.looks.counts, manager.looks.metrics
         for end in ends:
-            cell = end.record.cell
+            cell, waited = end.record.cell, end.state.queue_wait_seconds or 0.0
             counts.accept(cell)
             counts.move(cell, TaskStatus.PENDING, TaskStatus.RUNNING)
+            metrics.wait_peaks[cell].add(0.0, waited)
+            metrics.queue_wait[cell].observe(waited)
             counts.move(cell, TaskStatus.RUNNING, TaskStatus.COMPLETED)
-        manager.looks.metrics.on_ends(ends)
+        metrics.on_ends(ends)
 
     def theirs() -> None:
         for one in records:
@@ -198,6 +200,8 @@ def _scrapes() -> None:
     manager = _manager()
     registry.register(TaskMetricsCollector(manager.looks.metrics, manager.looks))
     ends = _ends(_records()[: len(KINDS)])
+    for end in ends:
+        manager.looks.counts.accept(end.record.cell)
 
     def end_one_of_each(_: int) -> None:
         manager.looks.metrics.on_ends(ends)
