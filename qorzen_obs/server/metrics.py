@@ -42,7 +42,7 @@ class Rendered(NamedTuple):
     """The metrics as they were at one moment."""
 
     body: bytes
-    series: int  #: how many there are of those that begin with a 0
+    series: int | None  #: how many there are of those that begin with a 0; None where they are missing
 
 
 class Exposition:
@@ -98,14 +98,14 @@ Gather = Callable[[Callable[[Metric], list[bytes]]], Iterable[list[bytes]]]
 
 def render(gather: Gather, variant: Variant) -> Rendered:
     """Return the metrics, what the client's generate_latest writes of them but for the series that begin with a 0."""
-    series = 0
+    series: int | None = None
     openmetrics = variant.media_type.name == OPENMETRICS.name
     escaping = variant.media_type.escaping or openmetrics_exposition.UNDERSCORES
 
     def write(family: Metric) -> list[bytes]:
         nonlocal series
         if isinstance(family, NewcomersFamily):
-            series += len(family)
+            series = (series or 0) + len(family)
             family = family.for_scraper(variant.shown)
         # With dots, which double each underscore, the client writes ours too.
         if isinstance(family, Family) and escaping != openmetrics_exposition.DOTS:
@@ -173,7 +173,7 @@ async def get_metrics(request: web.Request) -> web.Response:
             f"the metrics were not ready within {RENDER_TIMEOUT_SECONDS:g} s; a collector may hang",
             headers={hdrs.RETRY_AFTER: "10"},
         ) from None
-    if request.method == hdrs.METH_GET:  # HEAD shows nothing
+    if series is not None and request.method == hdrs.METH_GET:  # HEAD shows nothing
         exposition.scrapers.note(request, series)
     headers = {hdrs.CONTENT_TYPE: media_type.content_type, hdrs.VARY: "Accept, Accept-Encoding"}
     if compressed:

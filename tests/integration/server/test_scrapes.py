@@ -433,6 +433,19 @@ async def test_asking_for_the_headers_alone_shows_nothing(session: aiohttp.Clien
         assert await errors(session, plane.url) == {"NewError": 0}
 
 
+async def test_a_scrape_without_the_errors_lets_none_of_them_begin_again(
+    session: aiohttp.ClientSession,
+) -> None:
+    async with managing() as (tasks, _), serving(tasks) as plane:
+        await tasks.wait_for_task(await tasks.submit_task(fail))
+        assert await errors(session, plane.url) == {"NewError": 0}
+        metrics = tasks.looks.metrics
+        counted, metrics.errors = metrics.errors, None  # type: ignore[assignment]  # so that our collector fails
+        assert await errors(session, plane.url) == {}
+        metrics.errors = counted
+        assert await errors(session, plane.url) == {"NewError": 1}
+
+
 async def test_so_many_scrapers_are_known_by_name_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scrapers, "_MAX_NAMED", 3)
     async with managing() as (tasks, _), serving(tasks) as plane:
