@@ -31,9 +31,10 @@ from qorzen_obs.telemetry.export import TracingMetrics
 from qorzen_obs.telemetry.gil_watch import GilWatch
 from qorzen_obs.telemetry.log_export import LogExport
 from qorzen_obs.telemetry.logs import LogStream
+from qorzen_obs.telemetry.metric_export import MetricExport
 from qorzen_obs.telemetry.parts import TelemetryParts
 from qorzen_obs.telemetry.redaction import Redactor
-from qorzen_obs.telemetry.setup import Tracing, set_up_log_export, set_up_tracing
+from qorzen_obs.telemetry.setup import Tracing, set_up_log_export, set_up_metric_export, set_up_tracing
 
 _FLUSH_SECONDS: Final = 1.0
 
@@ -48,6 +49,7 @@ class Parts:
     concurrency: ConcurrencyManager
     registry: CollectorRegistry
     tracing: Tracing
+    metrics: MetricExport | None  #: None unless OTEL_METRICS_EXPORTER asks for it
     tasks: TaskManager
     ops: OpsPlane | None  #: None unless HTTP was asked for
 
@@ -134,8 +136,10 @@ class Service:
         tracing = set_up_tracing(
             settings.telemetry, self._environment, set_global=True, redactor=self._redactor
         )
-        stops.push_async_callback(_flush, tracing, export)
+        metrics = set_up_metric_export(self._environment, tracing.resource)
+        stops.push_async_callback(_flush, tracing, export, metrics)
         registry = _make_registry(TracingMetrics(tracing), loggers.stream)
+        registry.set_target_info(tracing.target_info())
         ops: OpsPlane | None = None
         with only_usable():  # a tracer reads variables when it is made
             tasks = TaskManager(
@@ -147,13 +151,14 @@ class Service:
                 tracer_provider=tracing.provider,
                 telemetry=TelemetryParts(
                     settings=settings.telemetry,
-                    status=functools.partial(_telemetry_status, tracing, export),
+                    status=functools.partial(_telemetry_status, tracing, export, metrics),
                     on_spans=tracing.on_spans,
                     redactor=self._redactor,
-                    lost=loggers.stream.lost,
+                    lost=functools.partial(_lost, loggers.stream, metrics),
                     exemplars=tracing.exemplars,
                     spans=tracing.traces,
                     ops_url=lambda: None if ops is None else ops.url,
+                    exponential_histograms=metrics is not None and metrics.exponential,
                     gil_watch=self._gil_watch,
                 ),
             )
@@ -176,6 +181,8 @@ class Service:
             stops.push_async_callback(ops.stop)
         await tasks.initialize()
         stops.push_async_callback(tasks.shutdown)
+        if metrics is not None:
+            metrics.start(tasks.looks.gathering.gather)
         return Parts(
             config=config,
             loggers=loggers,
@@ -183,6 +190,7 @@ class Service:
             concurrency=concurrency,
             registry=registry,
             tracing=tracing,
+            metrics=metrics,
             tasks=tasks,
             ops=ops,
         )
@@ -203,7 +211,8 @@ class Service:
         async with self._stops:
             if self._parts is not None:
                 await self._parts.tasks.shutdown(grace_seconds=grace_seconds)
-                await _flush(self._parts.tracing, self._parts.loggers.stream.export)
+                parts = self._parts
+                await _flush(parts.tracing, parts.loggers.stream.export, parts.metrics)
 
 
 def _make_registry(*collectors: Collector) -> CollectorRegistry:
@@ -217,16 +226,26 @@ def _make_registry(*collectors: Collector) -> CollectorRegistry:
     return registry
 
 
-def _telemetry_status(tracing: Tracing, logs: LogExport | None) -> dict[str, Any]:
+def _telemetry_status(
+    tracing: Tracing, logs: LogExport | None, metrics: MetricExport | None
+) -> dict[str, Any]:
     status = tracing.status()
-    if logs is not None and logs.queue.trouble is not None:
-        status["trouble"].append(logs.queue.trouble)
+    for export in (logs, metrics):
+        if export is not None and export.queue.trouble is not None:
+            status["trouble"].append(export.queue.trouble)
     return status
 
 
-async def _flush(tracing: Tracing | None, logs: LogExport | None) -> None:
-    """Send the spans and the log lines that wait, side by side, for a second at most. Idempotent."""
-    exports = [export for export in (tracing, logs) if export is not None]
+def _lost(stream: LogStream, metrics: MetricExport | None) -> dict[str, int]:
+    """Return what was lost on its way out, by kind of `qorzen_events_dropped`."""
+    return {**stream.lost(), **({} if metrics is None else {"metric_export": metrics.lost})}
+
+
+async def _flush(
+    tracing: Tracing | None, logs: LogExport | None, metrics: MetricExport | None = None
+) -> None:
+    """Send the spans and log lines that wait, and the metrics, side by side, for a second at most. Idempotent."""
+    exports = [export for export in (tracing, logs, metrics) if export is not None]
     # In threads of their own: those of asyncio's pool may all be held by the program.
     await asyncio.gather(
         *(

@@ -57,6 +57,8 @@ MAY_USE_THE_SDK = {
     f"{PACKAGE}.telemetry.traces",  # sums them up
     f"{PACKAGE}.telemetry.otlp_json",  # writes them out
     f"{PACKAGE}.telemetry.log_export",  # makes its log records
+    f"{PACKAGE}.telemetry.metric_export",  # makes what its exporters take
+    f"{PACKAGE}.telemetry.metric_points",  # of metric families
     f"{PACKAGE}.telemetry.span_redaction",  # makes them again without secrets
     f"{PACKAGE}.telemetry.task_span",  # makes them of attempts, where somebody wants to see one
     f"{PACKAGE}.telemetry.remote_spans",  # makes them of what worker processes send, and records there

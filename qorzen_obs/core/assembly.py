@@ -80,7 +80,12 @@ def assemble(
     limits = Limits(runtime.settings.max_concurrent_tasks)
     scheduler: Scheduler[TaskRecord] = Scheduler(limits, ageing_seconds=runtime.settings.ageing_seconds)
 
-    metrics = TaskMetrics(telemetry.exemplars, telemetry.settings, monotonic=clock.monotonic)
+    metrics = TaskMetrics(
+        telemetry.exemplars,
+        telemetry.settings,
+        monotonic=clock.monotonic,
+        exponential_histograms=telemetry.exponential_histograms,
+    )
     announcer = Announcer(runtime, collaborators, counts, metrics, redactor, clock=clock)
     loop_monitor = LoopMonitor(
         clock,

@@ -86,8 +86,7 @@ class Lifecycle:
         self._counts, self._metrics = counts, metrics
         self._logger = logger
         self._instrument, self._loop_monitor = instrument, loop_monitor
-        self.redactor = redactor
-        self.task_lines = task_lines
+        self.redactor, self.task_lines = redactor, task_lines
         self._ledger_clock = ledger_clock
         self.waiting = Waiting(self, runtime, scheduler, table.running, self.dispatch)
         self._limits = limits = DefinitionLimits()
@@ -430,6 +429,8 @@ class Lifecycle:
             histogram, seconds = self._metrics.queue_wait[record.cell], state.queue_wait_seconds or 0.0
             histogram.counts[bisect_left(histogram.bounds, seconds)] += 1
             histogram.sums[0] += seconds
+            if histogram.exponential is not None:
+                histogram.exponential.observe(seconds)
         else:
             record.attempt = None
             self._ends.queue.append(End(kind, wall, record, state, attempt, record.context, waited=waited))

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from qorzen_obs.telemetry.exemplars import ExemplarSlot
+from qorzen_obs.telemetry.exponential import ExponentialCounts
 from qorzen_obs.telemetry.exposition import HistogramReading, HistogramText
 from qorzen_obs.telemetry.names import MetricName
 
@@ -21,12 +22,17 @@ class HistogramCell:
     """The histogram of one set of labels. `observe` belongs to one thread, `slot` to one, `read` to any.
 
     What runs for each task does in line what `observe` does; several cells of the same bounds share the bisection.
+
+    Args:
+        exponential: counts the same values by exponential buckets, where an exporter asks for them.
     """
 
-    __slots__ = ("_exemplars", "bounds", "counts", "labels", "metric", "sums", "text")
+    __slots__ = ("_exemplars", "bounds", "counts", "exponential", "labels", "metric", "sums", "text")
 
-    def __init__(self, metric: MetricName, labels: tuple[str, ...] = ()) -> None:
-        self.metric, self.labels = metric, labels
+    def __init__(
+        self, metric: MetricName, labels: tuple[str, ...] = (), exponential: ExponentialCounts | None = None
+    ) -> None:
+        self.metric, self.labels, self.exponential = metric, labels, exponential
         self.text = HistogramText(metric, labels)
         self.bounds = metric.buckets
         self.counts = [0] * (len(metric.buckets) + 1)  #: by bucket, the last without a bound
@@ -37,6 +43,8 @@ class HistogramCell:
         """Count `value` (seconds)."""
         self.counts[bisect_left(self.bounds, value)] += 1
         self.sums[0] += value
+        if self.exponential is not None:
+            self.exponential.observe(value)
 
     def slot(self, value: float) -> ExemplarSlot:
         """Return the place for an exemplar of the bucket that `value` counts in."""

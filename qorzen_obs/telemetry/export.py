@@ -161,6 +161,11 @@ class ExportQueue(Generic[T]):
         self._thread.start()
 
     @property
+    def closing(self) -> bool:
+        """Whether nothing more is taken."""
+        return self._closing
+
+    @property
     def size(self) -> int:
         """How many wait, those that are being sent included."""
         return len(self._queue) + self._in_flight

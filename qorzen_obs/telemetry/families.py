@@ -43,7 +43,7 @@ class Family(Metric, ABC):
 
     def __init__(self, metric: MetricName) -> None:
         super().__init__(metric.name, metric.help, metric.type)
-        self._metric = metric
+        self.metric = metric
 
     @property
     def samples(self) -> list[Sample]:
@@ -58,7 +58,7 @@ class Family(Metric, ABC):
 
     def write(self, *, openmetrics: bool) -> Iterator[bytes]:
         """Yield the pieces of what the client's generate_latest writes of this family."""
-        yield head(self._metric, openmetrics=openmetrics)
+        yield head(self.metric, openmetrics=openmetrics)
         yield from self._write_samples(openmetrics)
 
     @abstractmethod
@@ -73,30 +73,31 @@ class ValueFamily(Family):
 
     def __init__(self, metric: MetricName) -> None:
         super().__init__(metric)
-        self._values: list[tuple[tuple[str, ...], float, WrittenExemplar | None]] = []
+        #: Labels, value and exemplar of each series.
+        self.values: list[tuple[tuple[str, ...], float, WrittenExemplar | None]] = []
 
     def add_metric(
         self, labels: tuple[str, ...], value: float, exemplar: WrittenExemplar | None = None
     ) -> None:
         """Add a series; only a counter's has an exemplar."""
-        self._values.append((labels, value, exemplar))
+        self.values.append((labels, value, exemplar))
 
     def _write_samples(self, openmetrics: bool) -> Iterator[bytes]:
-        name, label_names = self._metric.name, self._metric.labels
-        sample = f"{name}_total" if self._metric.type == "counter" else name
-        for labels, value, exemplar in self._values:
+        name, label_names = self.metric.name, self.metric.labels
+        sample = f"{name}_total" if self.metric.type == "counter" else name
+        for labels, value, exemplar in self.values:
             end = exemplar.text if openmetrics and exemplar is not None else ""
             yield f"{_kept_start(sample, label_names, labels)}{number(value)}{end}\n".encode()
 
     def _make_samples(self) -> list[Sample]:
-        name, text, label_names = self._metric.name, self._metric.help, self._metric.labels
-        if self._metric.type == "counter":
+        name, text, label_names = self.metric.name, self.metric.help, self.metric.labels
+        if self.metric.type == "counter":
             counter = CounterMetricFamily(name, text, labels=label_names)
-            for labels, value, exemplar in self._values:
+            for labels, value, exemplar in self.values:
                 counter.add_metric(labels, value, exemplar=exemplar)
             return counter.samples
         gauge = GaugeMetricFamily(name, text, labels=label_names)
-        for labels, value, _ in self._values:
+        for labels, value, _ in self.values:
             gauge.add_metric(labels, value)
         return gauge.samples
 
@@ -115,13 +116,13 @@ class NewcomersFamily(ValueFamily):
         self._settled = settled
 
     def __len__(self) -> int:
-        return len(self._values)
+        return len(self.values)
 
     def for_scraper(self, shown: int) -> ValueFamily:
         """Return the family for a scraper that was `shown` this number of its series before."""
         known = self._settled if shown == NOBODY_KNOWN else shown
-        family = ValueFamily(self._metric)
-        for index, (labels, value, _) in enumerate(self._values):
+        family = ValueFamily(self.metric)
+        for index, (labels, value, _) in enumerate(self.values):
             family.add_metric(labels, value if index < known else 0.0)
         return family
 
@@ -131,18 +132,18 @@ class HistogramFamily(Family):
 
     def __init__(self, metric: MetricName) -> None:
         super().__init__(metric)
-        self._readings: list[tuple[HistogramCell, HistogramReading]] = []
+        self.readings: list[tuple[HistogramCell, HistogramReading]] = []
 
     def add(self, cell: HistogramCell) -> None:
         """Add what a cell has counted."""
-        self._readings.append((cell, cell.read()))
+        self.readings.append((cell, cell.read()))
 
     def _write_samples(self, openmetrics: bool) -> Iterator[bytes]:
-        return (cell.text.write(reading, exemplars=openmetrics) for cell, reading in self._readings)
+        return (cell.text.write(reading, exemplars=openmetrics) for cell, reading in self.readings)
 
     def _make_samples(self) -> list[Sample]:
-        family = HistogramMetricFamily(self.name, self.documentation, labels=self._metric.labels)
-        for cell, (counts, total, exemplars) in self._readings:
+        family = HistogramMetricFamily(self.name, self.documentation, labels=self.metric.labels)
+        for cell, (counts, total, exemplars) in self.readings:
             bounds = shown_bounds(cell.metric)
             shown = zip(bounds, accumulate(counts), exemplars or [None] * len(bounds), strict=True)
             buckets = [(le, n) if exemplar is None else (le, n, exemplar) for le, n, exemplar in shown]

@@ -31,6 +31,7 @@ from qorzen_obs.telemetry import names
 from qorzen_obs.telemetry.cells import CappedCounter, HistogramCell
 from qorzen_obs.telemetry.definitions import FINAL, DefinitionCells
 from qorzen_obs.telemetry.exemplars import Exemplars, ExemplarSlot, IfSampled
+from qorzen_obs.telemetry.exponential import ExponentialCounts
 from qorzen_obs.telemetry.peaks import RecentPeak
 
 #: A bound for each label whose values users choose, and for the routes and codes of HTTP.
@@ -60,6 +61,7 @@ class TaskMetrics:
 
     Args:
         monotonic: the clock that the times of attempts are read from.
+        exponential_histograms: whether each histogram counts by exponential buckets as well.
     """
 
     def __init__(
@@ -68,9 +70,11 @@ class TaskMetrics:
         settings: TelemetrySettings | None = None,
         *,
         monotonic: Callable[[], float] = time.monotonic,
+        exponential_histograms: bool = False,
     ) -> None:
         settings = settings or TelemetrySettings()
         self._exemplars = exemplars or IfSampled()
+        self._exponential = exponential_histograms
         self.monotonic = monotonic
         self._time_ledger = settings.time_ledger
         phases = dict.fromkeys(names.PHASES if settings.time_ledger else (), 0.0)
@@ -78,26 +82,25 @@ class TaskMetrics:
         self.registered_cells: frozenset[int] = frozenset()  #: those of registered definitions
         # Queue waits: of these the lifecycle writes the cells and the peaks, when an attempt starts.
         wait = names.QUEUE_WAIT.with_buckets(settings.wait_buckets)
-        self.queue_wait = [HistogramCell(wait, labels) for labels in CELL_LABELS]
+        self.queue_wait = [self._cell(wait, labels) for labels in CELL_LABELS]
         self.wait_peaks = [RecentPeak() for _ in CELLS]
         cancelled_wait = names.CANCELLED_WAIT.with_buckets(settings.wait_buckets)
-        self.cancelled_wait = [HistogramCell(cancelled_wait, labels) for labels in CELL_LABELS]
+        self.cancelled_wait = [self._cell(cancelled_wait, labels) for labels in CELL_LABELS]
         # Durations, all with the same bounds.
         run = names.RUN_DURATION.with_buckets(settings.run_buckets)
         self._run_buckets = run.buckets
         self.run_duration = {
-            status: [HistogramCell(run, (*labels, status.value)) for labels in CELL_LABELS]
-            for status in FINAL
+            status: [self._cell(run, (*labels, status.value)) for labels in CELL_LABELS] for status in FINAL
         }
         self.run_peaks = [RecentPeak() for _ in CELLS]
         attempt = names.ATTEMPT_DURATION.with_buckets(settings.run_buckets)
         self.attempt_duration = {
-            kind: {category: HistogramCell(attempt, (category.value, outcome)) for category in CATEGORIES}
+            kind: {category: self._cell(attempt, (category.value, outcome)) for category in CATEGORIES}
             for kind, outcome in _OUTCOMES.items()
         }
         #: None where they are off
         self.definitions = (
-            DefinitionCells(settings.metrics_by_definition, settings.run_buckets)
+            DefinitionCells(settings.metrics_by_definition, settings.run_buckets, self._cell)
             if settings.metrics_by_definition
             else None
         )
@@ -112,9 +115,12 @@ class TaskMetrics:
         self.retries = [0] * len(CELLS)
         self.errors = CappedCounter(LABEL_CAP)
         self.last_success: dict[TaskCategory, float] = {}
-        self.loop_lag = HistogramCell(names.LOOP_LAG)
+        self.loop_lag = self._cell(names.LOOP_LAG)
         self.dropped: Counter[str] = Counter(dict.fromkeys(DROP_KINDS, 0))
         self.telemetry_errors: Counter[str] = Counter()
+
+    def _cell(self, metric: names.MetricName, labels: tuple[str, ...] = ()) -> HistogramCell:
+        return HistogramCell(metric, labels, ExponentialCounts() if self._exponential else None)
 
     def know_definition(self, name: str, definition: TaskDefinition) -> None:
         """Let the series of a registered definition start at 0."""
@@ -127,7 +133,7 @@ class TaskMetrics:
     def know_engines(self, engines: Iterable[EngineTraits]) -> None:
         """Let the series of these engines start at 0."""
         for engine in engines:
-            cell = HistogramCell(names.CANCEL_LATENCY, (engine.kind,))
+            cell = self._cell(names.CANCEL_LATENCY, (engine.kind,))
             self.cancel_latency.setdefault(engine.kind, cell)
             for phase in (engine.use_phase, engine.wait_phase) if self._time_ledger else ():
                 for totals in self.phase_seconds:
@@ -153,6 +159,8 @@ class TaskMetrics:
                     histogram = self.attempt_duration[kind][record.category]
                     histogram.counts[bucket] += 1
                     histogram.sums[0] += seconds
+                    if histogram.exponential is not None:
+                        histogram.exponential.observe(seconds)
                     if status is CANCELLED:
                         self.cancelled_wait[cell].observe(state.queue_wait_seconds or 0.0)
             if status is COMPLETED:
@@ -166,6 +174,8 @@ class TaskMetrics:
                     histogram = self.run_duration[status][cell]
                     histogram.counts[bucket] += 1
                     histogram.sums[0] += seconds
+                    if histogram.exponential is not None:
+                        histogram.exponential.observe(seconds)
                     ended_at = self.monotonic() if attempt is None else attempt.ended_at
                     self.run_peaks[cell].add(ended_at, seconds)
                 elif status is not COMPLETED:
@@ -175,8 +185,11 @@ class TaskMetrics:
                     of_name = definitions.cells.get(name) or definitions.of(name)
                     of_name.ended[status] += 1
                     if seconds is not None:
-                        of_name.run_duration.counts[bucket] += 1
-                        of_name.run_duration.sums[0] += seconds
+                        histogram = of_name.run_duration
+                        histogram.counts[bucket] += 1
+                        histogram.sums[0] += seconds
+                        if histogram.exponential is not None:
+                            histogram.exponential.observe(seconds)
             if span is not None and seconds is not None and may_keep(span):
                 self._offer(end, span, seconds)
 
@@ -230,5 +243,5 @@ class TaskMetrics:
         if cell is None:
             if len(self.http) >= LABEL_CAP:
                 key = ("other", "other", "other")
-            cell = self.http.setdefault(key, HistogramCell(names.HTTP_DURATION, key))
+            cell = self.http.setdefault(key, self._cell(names.HTTP_DURATION, key))
         cell.observe(seconds)

@@ -34,4 +34,6 @@ class TelemetryParts:
     exemplars: Exemplars = field(default_factory=IfSampled)  #: who writes those of the task metrics
     spans: Traces | None = None  #: the recent traces
     ops_url: Callable[[], str | None] = _nowhere  #: where the ops plane answers, once there is one
+    #: whether an exporter asks for them; each observation then costs a little more
+    exponential_histograms: bool = False
     gil_watch: GilWatch | None = None  #: for a program that owns its process

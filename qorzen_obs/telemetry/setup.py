@@ -5,18 +5,16 @@ Everything else in the package uses the OpenTelemetry API and works with whateve
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from importlib.metadata import entry_points
 from typing import Any, Final, Literal, TypeAlias
 
 from opentelemetry import metrics, trace
-from opentelemetry.environment_variables import OTEL_LOGS_EXPORTER, OTEL_TRACES_EXPORTER
+from opentelemetry.environment_variables import OTEL_LOGS_EXPORTER, OTEL_METRICS_EXPORTER
 from opentelemetry.sdk.environment_variables import (
-    OTEL_EXPORTER_OTLP_ENDPOINT,
-    OTEL_EXPORTER_OTLP_PROTOCOL,
-    OTEL_EXPORTER_OTLP_TRACES_ENDPOINT,
+    OTEL_METRIC_EXPORT_INTERVAL,
     OTEL_SDK_DISABLED,
     OTEL_TRACES_SAMPLER,
     OTEL_TRACES_SAMPLER_ARG,
@@ -26,18 +24,19 @@ from opentelemetry.sdk.trace import SpanLimits, SpanProcessor, TracerProvider
 
 from qorzen_obs import foreign
 from qorzen_obs.clock import Clock, SystemClock
-from qorzen_obs.errors import SettingsError
 from qorzen_obs.otel_variables import only_usable, read_otel_environment
 from qorzen_obs.settings import TelemetrySettings
 from qorzen_obs.telemetry import names
 from qorzen_obs.telemetry.exemplars import Exemplars, IfSampled
 from qorzen_obs.telemetry.export import BatchLimits, quieted
+from qorzen_obs.telemetry.exporters import asked_exporter, loggers_of, make_exporter, wanted_span_exporters
 from qorzen_obs.telemetry.log_export import LogExport
+from qorzen_obs.telemetry.metric_export import MetricExport
 from qorzen_obs.telemetry.redaction import Redactor
 from qorzen_obs.telemetry.remote_spans import RemoteSpans
 from qorzen_obs.telemetry.sampling import RecordAll, TailSampler, base_ratio, follows_parent
 from qorzen_obs.telemetry.span_facts import UserAttributes
-from qorzen_obs.telemetry.span_pipeline import Chain, Export, Shared, close, loggers_of, send
+from qorzen_obs.telemetry.span_pipeline import Chain, Export, Shared, close, send
 from qorzen_obs.telemetry.span_store import SpanStore
 from qorzen_obs.telemetry.task_span import SpanMaker, TaskSpanSink
 from qorzen_obs.telemetry.trace_buffer import Budget
@@ -50,11 +49,10 @@ DEFAULT_SERVICE_NAME: Final = "qorzen-obs"
 MAX_SPAN_ATTRIBUTE_LENGTH: Final = 1_024  #: characters; the SDK has no limit of its own
 MAX_EVENT_ATTRIBUTE_LENGTH: Final = 8_192  #: characters; it may be a stack trace, whose end says what failed
 
-_OTLP_ENDPOINTS: Final = (OTEL_EXPORTER_OTLP_TRACES_ENDPOINT, OTEL_EXPORTER_OTLP_ENDPOINT)
 _SPAN_EXPORTERS: Final = "opentelemetry_traces_exporter"  # groups of entry points
 _LOG_EXPORTERS: Final = "opentelemetry_logs_exporter"
-_EXPORTER_BY_OTLP_PROTOCOL: Final = {"http/protobuf": "otlp_proto_http", "grpc": "otlp_proto_grpc"}
-_EXTRA_BY_EXPORTER: Final = {"otlp_proto_http": "otlp", "otlp_proto_grpc": "otlp-grpc"}
+_METRIC_EXPORTERS: Final = "opentelemetry_metrics_exporter"
+_METRIC_INTERVAL_MILLIS: Final = 60_000
 
 
 class Tracing:
@@ -76,6 +74,8 @@ class Tracing:
         sampler = None if shared is None else shared.sampler
         self.mode: Mode = mode
         self.provider = provider
+        #: What the program says of itself with every signal.
+        self.resource = provider.resource if isinstance(provider, TracerProvider) else _resource()
         self.store = store
         #: What can be read, undecided traces included.
         self.traces: Traces = store if sampler is None else AllTraces(store, sampler)
@@ -123,6 +123,13 @@ class Tracing:
                 f"{self._remote_spans.unseen} spans of worker processes reached no exporter: this version of the SDK "
                 "does not let them through to the processors of your TracerProvider"
             )
+
+    def target_info(self) -> dict[str, str]:
+        """Return the resource as the labels of `target_info`; https://prometheus.io/docs/specs/om/."""
+        return {
+            re.sub(r"[^a-zA-Z0-9_]", "_", key): foreign.text(value)
+            for key, value in self.resource.attributes.items()
+        }
 
     # What the metrics read at scrape, from any thread; see export.TracingFigures.
 
@@ -332,42 +339,10 @@ def _make_exports(
 ) -> list[Export]:
     """Return the exports that the environment asks for, but for those that are known already."""
     limits = BatchLimits.from_environment(environment)
-    wanted = [one for one in _wanted_exporters(environment) if one[1] not in known]
-    exporters = {name: _make_exporter(variable, _SPAN_EXPORTERS, name) for variable, name in wanted}
+    wanted = [one for one in wanted_span_exporters(environment) if one[1] not in known]
+    exporters = {name: make_exporter(variable, _SPAN_EXPORTERS, name) for variable, name in wanted}
     # Only now that all can be made: each changes what the loggers of its exporter say.
     return [Export(name, exporter, limits, clock, redactor) for name, exporter in exporters.items()]
-
-
-def _wanted_exporters(environment: Mapping[str, str]) -> list[tuple[str, str]]:
-    """Return the entry points to export by, each once and after the variable that asks for it."""
-    if asked := environment.get(OTEL_TRACES_EXPORTER, "").strip():
-        variable = OTEL_TRACES_EXPORTER
-    elif variable := next((name for name in _OTLP_ENDPOINTS if environment.get(name)), ""):
-        asked = "otlp"
-    wanted = [name.strip() for name in asked.split(",")]
-    found = [_otlp_exporter(environment) if name == "otlp" else name for name in wanted]
-    return [(variable, name) for name in dict.fromkeys(found) if name.lower() not in {"", "none"}]
-
-
-def _otlp_exporter(environment: Mapping[str, str], signal: str = "TRACES") -> str:
-    """Return the exporter for OTLP; by default HTTP, as the specification says (the SDK takes gRPC)."""
-    for variable in (f"OTEL_EXPORTER_OTLP_{signal}_PROTOCOL", OTEL_EXPORTER_OTLP_PROTOCOL):
-        if protocol := environment.get(variable, ""):
-            return _EXPORTER_BY_OTLP_PROTOCOL[protocol.strip().lower()]
-    return _EXPORTER_BY_OTLP_PROTOCOL["http/protobuf"]
-
-
-def _make_exporter(variable: str, group: str, name: str) -> Any:
-    for entry_point in entry_points(group=group, name=name):
-        try:
-            return entry_point.load()()
-        except Exception as error:
-            raise SettingsError(
-                variable, f"the exporter {name!r} cannot be made: {foreign.text(error)}"
-            ) from error
-    extra = _EXTRA_BY_EXPORTER[name]  # any other name is an entry point
-    problem = f"asks for the exporter {name!r}, which is not installed; pip install 'qorzen-obs[{extra}]'"
-    raise SettingsError(variable, problem)
 
 
 @only_usable()
@@ -380,15 +355,38 @@ def set_up_log_export(environment: Mapping[str, str], *, clock: Clock | None = N
         SettingsError: the exporter is not installed or cannot be made.
     """
     environment = read_otel_environment(environment).usable
-    name = environment.get(OTEL_LOGS_EXPORTER, "").strip()
-    disabled = environment.get(OTEL_SDK_DISABLED, "").strip().lower() == "true"
-    if name.lower() in {"", "none"} or disabled:
+    name = asked_exporter(environment, OTEL_LOGS_EXPORTER, "LOGS")
+    if not name:
         return None
-    if name == "otlp":
-        name = _otlp_exporter(environment, "LOGS")
     limits = BatchLimits.from_environment(environment, "OTEL_BLRP_")
-    exporter = _make_exporter(OTEL_LOGS_EXPORTER, _LOG_EXPORTERS, name)
+    exporter = make_exporter(OTEL_LOGS_EXPORTER, _LOG_EXPORTERS, name)
     clock = clock or SystemClock()
     quiet = ExitStack()
     quiet.enter_context(quieted(loggers_of(exporter), clock))
     return LogExport(name, exporter, _resource(), limits=limits, clock=clock, on_ended=quiet.close)
+
+
+@only_usable()
+def set_up_metric_export(
+    environment: Mapping[str, str], resource: Resource, *, clock: Clock | None = None
+) -> MetricExport | None:
+    """Return what sends metrics where OTEL_METRICS_EXPORTER says, once it is started; None where it is unset or `none`.
+
+    It sends every OTEL_METRIC_EXPORT_INTERVAL. The exporter says whether it wants each kind since the start or since
+    the last export, and which histograms.
+
+    Raises:
+        SettingsError: the exporter is not installed or cannot be made.
+    """
+    environment = read_otel_environment(environment).usable
+    name = asked_exporter(environment, OTEL_METRICS_EXPORTER, "METRICS")
+    if not name:
+        return None
+    exporter = make_exporter(OTEL_METRICS_EXPORTER, _METRIC_EXPORTERS, name)
+    clock = clock or SystemClock()
+    quiet = ExitStack()
+    quiet.enter_context(quieted(loggers_of(exporter), clock))
+    interval = int(environment.get(OTEL_METRIC_EXPORT_INTERVAL, _METRIC_INTERVAL_MILLIS)) / 1000
+    return MetricExport(
+        name, exporter, resource, interval_seconds=interval, clock=clock, on_ended=quiet.close
+    )

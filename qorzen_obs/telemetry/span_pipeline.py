@@ -17,6 +17,7 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from qorzen_obs.clock import Clock
 from qorzen_obs.telemetry.export import BatchLimits, ExportQueue, quieted
+from qorzen_obs.telemetry.exporters import loggers_of
 from qorzen_obs.telemetry.forks import ForkSafeLock
 from qorzen_obs.telemetry.redaction import Redactor
 from qorzen_obs.telemetry.sampling import TailSampler
@@ -159,12 +160,6 @@ class Export:
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
         return self.queue.flush(timeout_millis / 1000)
-
-
-def loggers_of(exporter: object) -> list[str]:
-    """Return the loggers that the exporter's classes write to, by the custom of naming them after their modules."""
-    modules = dict.fromkeys(kind.__module__ for kind in type(exporter).__mro__)
-    return [module for module in modules if module not in {"builtins", "abc", "typing"}]
 
 
 def close(exports: Sequence[Export], deadline_seconds: float) -> bool:

@@ -1,4 +1,4 @@
-"""A collector for tests: takes OTLP over HTTP as any collector does, and keeps what arrived.
+"""A collector for tests: takes OTLP over HTTP or gRPC as any collector does, and keeps what arrived.
 
 Knows nothing of qorzen_obs.
 """
@@ -7,20 +7,27 @@ from __future__ import annotations
 
 import gzip
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from http.server import BaseHTTPRequestHandler
 from types import TracebackType
 from typing import Self
 
+import grpc
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import (
     ExportLogsServiceRequest,
     ExportLogsServiceResponse,
+)
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
+    ExportMetricsServiceRequest,
+    ExportMetricsServiceResponse,
 )
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceRequest,
     ExportTraceServiceResponse,
 )
 from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
+from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric, ScopeMetrics
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
@@ -35,6 +42,7 @@ class OtlpReceiver:
         self.status = status
         self.requests: list[ExportTraceServiceRequest] = []
         self.log_requests: list[ExportLogsServiceRequest] = []
+        self.metric_requests: list[ExportMetricsServiceRequest] = []
         self._arrived = threading.Condition()
         self.endpoint = ""  #: for OTEL_EXPORTER_OTLP_ENDPOINT
         self._listening = ExitStack()
@@ -71,6 +79,30 @@ class OtlpReceiver:
         ]
 
     @property
+    def scopes_of_metrics(self) -> list[ScopeMetrics]:
+        """The metrics of the last export, by scope."""
+        with self._arrived:
+            last = self.metric_requests[-1:]
+        return [
+            scope for request in last for group in request.resource_metrics for scope in group.scope_metrics
+        ]
+
+    @property
+    def metrics(self) -> dict[str, Metric]:
+        """The metrics of the last export, by name; there is one of each."""
+        found = [metric for scope in self.scopes_of_metrics for metric in scope.metrics]
+        named = {metric.name: metric for metric in found}
+        assert len(named) == len(found), "a metric arrived twice"
+        return named
+
+    def wait_for_metrics(self, exports: int) -> dict[str, Metric]:
+        """Wait until the metrics have arrived so often and return the last."""
+        with self._arrived:
+            if not self._arrived.wait_for(lambda: len(self.metric_requests) >= exports, PATIENCE_SECONDS):
+                raise TimeoutError(f"the metrics arrived {len(self.metric_requests)} of {exports} times")
+        return self.metrics
+
+    @property
     def resources(self) -> list[Resource]:
         return [group.resource for request in list(self.requests) for group in request.resource_spans]
 
@@ -95,11 +127,50 @@ class OtlpReceiver:
         answer: bytes = ExportLogsServiceResponse().SerializeToString()
         return answer
 
+    def take_metrics(self, body: bytes) -> bytes:
+        """Keep metrics; return the answer."""
+        with self._arrived:
+            self.metric_requests.append(ExportMetricsServiceRequest.FromString(body))
+            self._arrived.notify_all()
+        answer: bytes = ExportMetricsServiceResponse().SerializeToString()
+        return answer
+
     def _answer(self, request: BaseHTTPRequestHandler, body: bytes) -> None:
         if request.headers["Content-Encoding"] == "gzip":
             body = gzip.decompress(body)
-        take = {"/v1/traces": self.take, "/v1/logs": self.take_logs}.get(request.path)
+        paths = {"/v1/traces": self.take, "/v1/logs": self.take_logs, "/v1/metrics": self.take_metrics}
+        take = paths.get(request.path)
         known = take is not None and request.headers["Content-Type"] == "application/x-protobuf"
         status = self.status if known else 404
         answer = take(body) if take is not None and status < 400 else b""
         give(request, status, answer, Content_Type="application/x-protobuf", Content_Length=str(len(answer)))
+
+
+class OtlpGrpcReceiver(OtlpReceiver):
+    """The same over gRPC."""
+
+    def __enter__(self) -> Self:
+        server = grpc.server(ThreadPoolExecutor(4), options=[("grpc.so_reuseport", 0)])
+        server.add_generic_rpc_handlers((_Exports(self),))
+        self.endpoint = f"http://127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+        server.start()
+        self._listening.callback(lambda: server.stop(None).wait())
+        return self
+
+
+class _Exports(grpc.GenericRpcHandler):  # type: ignore[misc]  # it has no types
+    """Takes the three calls of OTLP as bytes."""
+
+    def __init__(self, receiver: OtlpReceiver) -> None:
+        service = "/opentelemetry.proto.collector.{}.v1.{}Service/Export"
+        self._takes = {
+            service.format("trace", "Trace"): receiver.take,
+            service.format("logs", "Logs"): receiver.take_logs,
+            service.format("metrics", "Metrics"): receiver.take_metrics,
+        }
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
+        take = self._takes.get(handler_call_details.method)
+        if take is None:
+            return None
+        return grpc.unary_unary_rpc_method_handler(lambda body, _: take(body))
