@@ -45,6 +45,8 @@ class _Unusable(Exception):
 
 _Check = Callable[[str], object]  # raises _Unusable
 _DEFAULT: Final = "the default holds"
+_UNSET: Final = "it counts as unset"
+_NO_URL: Final = "is not an http:// or https:// address"
 
 
 def read_otel_environment(environment: Mapping[str, str]) -> OtelEnvironment:
@@ -57,6 +59,7 @@ def read_otel_environment(environment: Mapping[str, str]) -> OtelEnvironment:
         value = environment[variable].strip()
         if value:
             try:
+                _text(value)
                 _check_of(variable)(value)
                 continue
             except _Unusable as found:
@@ -68,6 +71,7 @@ def read_otel_environment(environment: Mapping[str, str]) -> OtelEnvironment:
             del usable[variable]
     warnings += _check_batches(usable)
     warnings += _check_ratio(usable)
+    warnings += _check_endpoints(usable)
     return OtelEnvironment(usable, tuple(warnings))
 
 
@@ -128,6 +132,13 @@ def _anything(value: str) -> None:
     """Nothing can be wrong with it, or whoever reads it says so."""
 
 
+def _text(value: str) -> None:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise _Unusable("is not valid UTF-8", _UNSET) from None
+
+
 def _not_followed(instead: str, *, problem: str = "is not followed", but: str = "") -> _Check:
     def check(value: str) -> None:
         if value.lower() != but:
@@ -169,7 +180,7 @@ def _file(value: str) -> None:
 def _url(value: str) -> None:
     scheme, found, rest = value.partition("://")
     if found and (scheme.lower() not in ("http", "https") or not rest.strip("/")):
-        raise _Unusable("is not an http:// or https:// address", _DEFAULT)
+        raise _Unusable(_NO_URL, _UNSET)
 
 
 def _pairs(value: str) -> None:
@@ -207,6 +218,17 @@ def _check_batches(usable: dict[str, str]) -> Iterator[OtelWarning]:
             problem = f"is {usable[batch]}, which is more than {size}, {usable[size]}"
             yield OtelWarning(batch, problem, "a batch is as large as the queue, at most 512")
             del usable[batch]
+
+
+def _check_endpoints(usable: dict[str, str]) -> Iterator[OtelWarning]:
+    """Without a scheme an endpoint is one of gRPC."""
+    protocol = usable.get("OTEL_EXPORTER_OTLP_PROTOCOL", "")
+    for signal in ("", "TRACES_", "METRICS_", "LOGS_"):
+        endpoint = f"OTEL_EXPORTER_OTLP_{signal}ENDPOINT"
+        by = usable.get(f"OTEL_EXPORTER_OTLP_{signal}PROTOCOL", protocol).lower()
+        if "://" not in usable.get(endpoint, "://") and by != "grpc":
+            yield OtelWarning(endpoint, _NO_URL, _UNSET)
+            del usable[endpoint]
 
 
 def _check_ratio(usable: dict[str, str]) -> Iterator[OtelWarning]:

@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from opentelemetry import trace
+from opentelemetry import metrics, trace
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import Event, ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags, TraceState
 
+from qorzen_obs.otel_variables import only_usable
 from qorzen_obs.telemetry.own_log import OwnLog
 from qorzen_obs.telemetry.redaction import Redactor
 from qorzen_obs.telemetry.sampling import RecordAll
@@ -106,6 +107,7 @@ class RemoteSpans:
                     _log.exception("a span processor failed on the span of a worker process")
 
 
+@only_usable()
 def send_spans(send: Callable[[str, Any], None], redactor: Redactor, recording: Callable[[], bool]) -> None:
     """Have every span that ends in this process sent as ('span', encoded), with whether the user's processors saw it.
 
@@ -116,7 +118,12 @@ def send_spans(send: Callable[[str, Any], None], redactor: Redactor, recording: 
     provider = trace.get_tracer_provider()
     seen = not isinstance(provider, trace.ProxyTracerProvider)
     if not seen:
-        provider = TracerProvider(sampler=RecordAll(), resource=Resource.get_empty(), shutdown_on_exit=False)
+        provider = TracerProvider(
+            sampler=RecordAll(),
+            resource=Resource.get_empty(),
+            shutdown_on_exit=False,
+            meter_provider=metrics.get_meter_provider(),  # as in setup.py
+        )
         trace.set_tracer_provider(provider)
     if isinstance(provider, TracerProvider) and not hasattr(provider, _MARK):
         setattr(provider, _MARK, True)

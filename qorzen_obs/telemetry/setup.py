@@ -127,7 +127,7 @@ class Tracing:
     def target_info(self) -> dict[str, str]:
         """Return the resource as the labels of `target_info`; https://prometheus.io/docs/specs/om/."""
         return {
-            re.sub(r"[^a-zA-Z0-9_]", "_", key): foreign.text(value)
+            re.sub(r"^(?=\d|__)", "key_", re.sub(r"\W", "_", key, flags=re.ASCII)): foreign.text(value)
             for key, value in self.resource.attributes.items()
         }
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import io
 import json
 import os
 import subprocess
@@ -14,7 +16,9 @@ import pytest
 from opentelemetry.sdk.trace import SpanLimits
 
 from qorzen_obs.otel_variables import OtelEnvironment, only_usable, read_otel_environment
+from tests.process_tasks import make_spans
 from tests.services.program import environment
+from tests.services.whole_service import whole_service
 from tests.support import PATIENCE_SECONDS
 
 ROOT = Path(__file__).parents[2]
@@ -144,6 +148,23 @@ def test_no_warning_shows_what_may_be_a_secret() -> None:
     assert secret not in str(found.warnings)
 
 
+def test_an_endpoint_without_a_scheme_is_one_of_grpc() -> None:
+    general, endpoint = "OTEL_EXPORTER_OTLP_ENDPOINT", {"OTEL_EXPORTER_OTLP_ENDPOINT": "collector:4317"}
+    by_grpc = {**endpoint, "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}
+    assert read_otel_environment(by_grpc) == OtelEnvironment(by_grpc, ())
+    assert warned(read_otel_environment(endpoint)) == [general]
+    of_metrics = {
+        "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": "collector:4317",
+        "OTEL_EXPORTER_OTLP_METRICS_PROTOCOL": "grpc",
+    }
+    assert read_otel_environment(of_metrics) == OtelEnvironment(of_metrics, ())
+
+
+def test_what_is_not_utf_8_counts_as_unset() -> None:
+    found = read_otel_environment({"OTEL_SERVICE_NAME": "caf\udce9"})
+    assert (found.usable, warned(found)) == ({}, ["OTEL_SERVICE_NAME"])
+
+
 def test_a_batch_is_not_larger_than_its_queue() -> None:
     found = read_otel_environment({"OTEL_BSP_MAX_QUEUE_SIZE": "5", "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "6"})
     assert (found.usable, warned(found)) == (
@@ -195,3 +216,41 @@ def test_a_program_starts_and_says_once_what_it_does_not_follow(variables: dict[
     assert sorted(line["variable"] for line in said) == sorted(variables)
     assert {line["level"] for line in said} == {"warning"}
     assert all(line["problem"] and line["instead"] for line in said)
+
+
+async def test_spans_are_made_in_worker_processes_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("OTEL_SPAN_EVENT_COUNT_LIMIT", "OTEL_PYTHON_TRACER_PROVIDER", "OTEL_PYTHON_METER_PROVIDER"):
+        monkeypatch.setenv(name, "nothing")  # which the worker inherits
+    async with whole_service(http=False, log_stream=io.StringIO()) as service:
+        await service.tasks.run(make_spans)
+
+
+def test_an_odd_resource_is_a_label_like_any_other() -> None:
+    attributes = "1st.key=a,__private=b,caf\u00e9=c,quoted=%22%0A"
+    script = (
+        "import asyncio\n"
+        "from prometheus_client.parser import text_string_to_metric_families as parse\n"
+        "from qorzen_obs.app import Service\n"
+        "from qorzen_obs.server.metrics import TEXT, Variant, render\n"
+        "from qorzen_obs.settings import Settings\n"
+        "async def main():\n"
+        "    service = Service(Settings())\n"
+        "    await service.start()\n"
+        "    text = render(service.tasks.looks.gathering.gather, Variant(TEXT, False)).decode()\n"
+        "    print(next(f.samples[0].labels for f in parse(text) if f.name.startswith('target')))\n"
+        "    await service.stop()\n"
+        "asyncio.run(main())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", script],
+        env=environment({"OTEL_RESOURCE_ATTRIBUTES": attributes, "PYTHONPATH": str(ROOT)}),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    labels = ast.literal_eval(done.stdout)
+    given = {"key_1st_key": "a", "key___private": "b", "caf_": "c", "quoted": '"\n'}
+    assert given.items() <= labels.items()
+    assert {"service_name", "service_instance_id"} <= labels.keys()
