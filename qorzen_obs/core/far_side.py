@@ -125,13 +125,17 @@ class FarSide:
         self._enter_trace()
 
     def _enter_trace(self) -> None:
+        from opentelemetry import baggage, trace  # noqa: PLC0415  # see above
         from opentelemetry import context as otel_context  # noqa: PLC0415  # see above
-        from opentelemetry.baggage.propagation import W3CBaggagePropagator  # noqa: PLC0415  # see above
-        from opentelemetry.trace.propagation import tracecontext  # noqa: PLC0415  # see above
 
-        carrier = self._surroundings["carrier"]
-        found = tracecontext.TraceContextTextMapPropagator().extract(carrier)
-        otel_context.attach(W3CBaggagePropagator().extract(carrier, found))
+        from qorzen_obs.telemetry.trace_context import decode_context  # noqa: PLC0415  # see above
+
+        found, parent = otel_context.Context(), self._surroundings["parent"]
+        if parent is not None:
+            found = trace.set_span_in_context(trace.NonRecordingSpan(decode_context(parent)), found)
+        for name, value in self._surroundings["baggage"].items():
+            found = baggage.set_baggage(name, value, found)
+        otel_context.attach(found)
 
 
 class _Around:

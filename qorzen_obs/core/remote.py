@@ -8,16 +8,16 @@ import logging
 from collections.abc import Callable
 from typing import Any, Final
 
-from opentelemetry.baggage.propagation import W3CBaggagePropagator
-from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+from opentelemetry import baggage, trace
 
+from qorzen_obs import foreign
 from qorzen_obs.record import Attempt
 from qorzen_obs.telemetry import names
 from qorzen_obs.telemetry.parts import OnSpans
 from qorzen_obs.telemetry.redaction import PrivateKeyLines, Redactor
 from qorzen_obs.telemetry.task_lines import TaskLines, kept_already
+from qorzen_obs.telemetry.trace_context import EncodedContext, encode_context
 
-_PROPAGATORS: Final = (TraceContextTextMapPropagator(), W3CBaggagePropagator())
 _MAX_OUTPUT: Final = 8_192  #: characters of a line
 _LEVELS: Final = frozenset({"debug", "info", "warning", "error", "critical"})
 
@@ -44,11 +44,11 @@ class RemoteTelemetry:
         self._on_dropped = on_dropped
 
     def surroundings(self, attempt: Attempt) -> dict[str, Any]:
-        """Return W3C trace context and baggage, and from which level on log lines are wanted."""
-        carrier: dict[str, str] = {}
-        attempt.context.run(_inject, carrier)
+        """Return the trace and the baggage of the attempt, and from which level on log lines are wanted."""
+        parent, carried = attempt.context.run(_trace_and_baggage)
         return {
-            "carrier": carrier,
+            "parent": parent,
+            "baggage": carried,
             "spans": self._on_spans is not None,
             "recording": attempt.span is not None and attempt.span.is_recording(),
             "log_level": _level_of(self._logger),
@@ -100,9 +100,10 @@ class RemoteTelemetry:
 _TAKEN: Final = frozenset({"self", "event", "method_name", "level"})
 
 
-def _inject(carrier: dict[str, str]) -> None:
-    for propagator in _PROPAGATORS:
-        propagator.inject(carrier)
+def _trace_and_baggage() -> tuple[EncodedContext | None, dict[str, str]]:
+    span = trace.get_current_span().get_span_context()
+    carried = {foreign.text(name): foreign.text(value) for name, value in baggage.get_all().items()}
+    return encode_context(span) if span.is_valid else None, carried
 
 
 def _level_of(logger: Any) -> int:

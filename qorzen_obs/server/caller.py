@@ -1,64 +1,56 @@
-"""The trace and the baggage that a request comes with, by the propagators of the process (OTEL_PROPAGATORS).
+"""The trace and the baggage that a request comes with, by the headers that OTEL_PROPAGATORS names.
 
-A header of the W3C that is malformed is left out before OpenTelemetry reads it: it would write what it was sent into
-the log. Of headers of others only the size and the characters are looked at.
+Those of the W3C are read here (telemetry/trace_context.py). Others are read by their propagator, which gets only
+headers of a usual size and of usual characters.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Final
 
-from opentelemetry import propagate
+from multidict import MultiMapping
+from opentelemetry import baggage, propagate, trace
 from opentelemetry.context import Context
 
 from qorzen_obs.telemetry.own_log import OwnLog
+from qorzen_obs.telemetry.trace_context import read_baggage, read_parent
 
 _log = OwnLog(__name__)
 _MAX_HEADER: Final = 4_096
-_MAX_MEMBERS: Final = 32
-
-_TRACEPARENT: Final = re.compile("[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
-#: One member of a list, with its key. https://www.w3.org/TR/trace-context/#list, https://www.w3.org/TR/baggage/
-_MEMBERS: Final = {
-    "tracestate": re.compile(r"([a-z0-9][a-z0-9_*/@-]{0,240})=[!-+\--<>-~]{1,256}"),
-    "baggage": re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]{1,256})[ \t]*=[ \t]*[!#-+\--:<-\[\]-~]{0,2048}"),
-}
+_OF_THE_W3C: Final = frozenset({"traceparent", "tracestate", "baggage"})
 
 
-def caller_of(headers: Mapping[str, str]) -> Context:
+def caller_of(headers: MultiMapping[str]) -> Context:
     """Return what goes on from a request in the tasks that it makes; an empty context where it says nothing."""
+    context = Context()
     propagator = propagate.get_global_textmap()
-    try:
-        return propagator.extract(_carrier(headers, propagator.fields), Context())
-    except BaseException:  # noqa: BLE001 - it may be anybody's
-        _log.exception("a propagator failed; what the request says of its caller is not used")
-        return Context()
+    fields = {field.lower() for field in propagator.fields}
+    if "traceparent" in fields:
+        parent = read_parent(headers.getall("traceparent", []), headers.getall("tracestate", []))
+        if parent is not None:
+            context = trace.set_span_in_context(trace.NonRecordingSpan(parent), context)
+    if "baggage" in fields:
+        for name, value in read_baggage(headers.getall("baggage", [])).items():
+            context = baggage.set_baggage(name, value, context)
+    if carrier := _carrier(headers, propagator.fields):
+        try:
+            return propagator.extract(carrier, context)
+        except BaseException:  # noqa: BLE001 - it may be anybody's
+            _log.exception("a propagator failed; what the request says of its caller is not used")
+    return context
 
 
-def _carrier(headers: Mapping[str, str], fields: Iterable[str]) -> dict[str, str]:
-    """Return what a propagator may read: the headers of its fields that are well-formed."""
+def _carrier(headers: MultiMapping[str], fields: Iterable[str]) -> dict[str, str]:
+    """Return the headers of other propagators than the W3C's, if they are well-formed."""
     carrier = {}
     for field in fields:
-        name = field.lower()
-        text = headers.get(name, "")
-        member = _MEMBERS.get(name)
-        if name == "traceparent":
-            good = _TRACEPARENT.fullmatch(text) is not None
-        elif member is not None:
-            good = _is_list(text, member)
-        else:
-            good = 0 < len(text) <= _MAX_HEADER and text.isascii() and text.isprintable()
-        if good:
+        text = headers.get(field, "")
+        if (
+            field.lower() not in _OF_THE_W3C
+            and 0 < len(text) <= _MAX_HEADER
+            and text.isascii()
+            and text.isprintable()
+        ):
             carrier[field] = text
     return carrier
-
-
-def _is_list(text: str, member: re.Pattern[str]) -> bool:
-    members = text.split(",")
-    if len(text) > _MAX_HEADER or len(members) > _MAX_MEMBERS:
-        return False
-    found = [member.fullmatch(each.strip(" \t")) for each in members]
-    keys = {each[1] for each in found if each is not None}
-    return len(keys) == len(members)

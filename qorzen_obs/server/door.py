@@ -43,7 +43,7 @@ CONNECTION_OPTIONS: Final[dict[str, Any]] = {
     "keepalive_timeout": IDLE_SECONDS,
     "lingering_time": SHUTDOWN_SECONDS,
     "max_line_size": 8190,
-    "max_field_size": 8190,
+    "max_field_size": 16_384,  # a baggage that is too long loses members, and the request goes on
     "max_headers": 64,
     "read_bufsize": MAX_BODY_BYTES,
     "auto_decompress": False,

@@ -13,13 +13,14 @@ from opentelemetry import metrics, trace
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import Event, ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags, TraceState
+from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode
 
 from qorzen_obs.otel_variables import only_usable
 from qorzen_obs.telemetry.own_log import OwnLog
 from qorzen_obs.telemetry.redaction import Redactor
 from qorzen_obs.telemetry.sampling import RecordAll
 from qorzen_obs.telemetry.span_redaction import redact_span
+from qorzen_obs.telemetry.trace_context import EncodedContext, decode_context, encode_context
 
 #: A span as nested tuples of numbers, strings and lists, which any pickler takes.
 EncodedSpan = tuple[Any, ...]
@@ -164,17 +165,9 @@ def _shortened(encoded: EncodedSpan) -> EncodedSpan:
     return (*encoded[:7], short, *encoded[8:])
 
 
-def _encode_context(context: SpanContext | None) -> tuple[int, int, bool, int, str] | None:
-    if context is None:
-        return None
-    flags, state = int(context.trace_flags), context.trace_state.to_header()
-    return context.trace_id, context.span_id, context.is_remote, flags, state
+def _encode_context(context: SpanContext | None) -> EncodedContext | None:
+    return None if context is None else encode_context(context)
 
 
-def _decode_context(encoded: tuple[int, int, bool, int, str] | None) -> SpanContext | None:
-    if encoded is None:
-        return None
-    trace_id, span_id, is_remote, flags, state = encoded
-    return SpanContext(
-        trace_id, span_id, is_remote, TraceFlags(flags), TraceState.from_header([state] if state else [])
-    )
+def _decode_context(encoded: EncodedContext | None) -> SpanContext | None:
+    return None if encoded is None else decode_context(encoded)

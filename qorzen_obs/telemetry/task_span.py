@@ -37,9 +37,10 @@ from qorzen_obs.tasks import FAILED
 from qorzen_obs.telemetry import names
 from qorzen_obs.telemetry.forks import ForkSafeLock
 from qorzen_obs.telemetry.span_facts import Facts, Outcome, UserAttributes
+from qorzen_obs.telemetry.trace_context import KNOWN_FLAGS
 
 _SAMPLED: Final = TraceFlags(TraceFlags.SAMPLED)
-_NOT_SAMPLED: Final = TraceFlags(TraceFlags.DEFAULT)
+_FLAGS: Final = [TraceFlags(flags) for flags in range(KNOWN_FLAGS + 1)]
 _NO_STATE: Final = TraceState()
 
 #: Guards the states of all spans; held for the little while in which one becomes the SDK's. It is one lock for all,
@@ -137,7 +138,7 @@ class TaskSpan(Span):
         if parent is not None and record.new_trace:
             parent = None
         if parent is not None:
-            flags = _SAMPLED if parent.trace_flags.sampled else _NOT_SAMPLED
+            flags = _FLAGS[parent.trace_flags & KNOWN_FLAGS]
             span_id = maker.ids.generate_span_id()
             context = SpanContext(parent.trace_id, span_id, False, flags, parent.trace_state)
         elif maker.ids_are_random:  # what the SDK's own generator and constructor do, without calling them

@@ -9,13 +9,14 @@ from opentelemetry import baggage, context, trace
 from opentelemetry.baggage.propagation import W3CBaggagePropagator
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace import ReadableSpan
-from opentelemetry.trace import format_trace_id
+from opentelemetry.trace import SpanContext, format_trace_id
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from qorzen_obs import TaskManager, current_task
 from qorzen_obs.options import with_options
 from qorzen_obs.settings import TelemetrySettings
 from qorzen_obs.telemetry.setup import set_up_tracing
+from qorzen_obs.telemetry.trace_context import CallerState
 from qorzen_obs.testing import open_test_manager
 from tests.support import Spans
 
@@ -83,6 +84,35 @@ async def test_its_baggage_is_current_inside_the_task(engine: str) -> None:
     async with open_test_manager(tracer_provider=Spans().provider) as tasks:
         info = await tasks.wait_for_task(await submit_for(HEADERS, tasks, func))
     assert info.result == {"tenant": "acme", "region": "eu west"}
+
+
+@pytest.mark.parametrize("engine", ["loop", "io", "process"])
+async def test_what_opentelemetry_would_not_write_into_a_header_reaches_the_task_too(engine: str) -> None:
+    func = read_on_the_loop if engine == "loop" else with_options(read, engine=engine)
+    caller = called_with(CallerState({"foo@": "1"}), {"long": "x" * 5_000})
+    async with open_test_manager(tracer_provider=Spans().provider) as tasks:
+        token = context.attach(caller)
+        try:
+            state, carried = await tasks.run(func)
+        finally:
+            context.detach(token)
+    assert (state, carried) == ("foo@=1", {"long": "x" * 5_000})
+
+
+def called_with(state: CallerState, carried: Mapping[str, str]) -> Context:
+    span = SpanContext(int(TRACE_ID, 16), int(SPAN_ID, 16), is_remote=True, trace_state=state)
+    found = trace.set_span_in_context(trace.NonRecordingSpan(span), Context())
+    for name, value in carried.items():
+        found = baggage.set_baggage(name, value, found)
+    return found
+
+
+def read() -> tuple[str, dict[str, object]]:
+    return trace.get_current_span().get_span_context().trace_state.to_header(), look()
+
+
+async def read_on_the_loop() -> tuple[str, dict[str, object]]:
+    return read()
 
 
 async def test_nothing_of_it_is_left_for_the_next_submission_and_the_tasks_own_children_inherit_it() -> None:
