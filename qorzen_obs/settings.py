@@ -6,6 +6,7 @@ reads the environment by itself: the caller hands both in.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import tomllib
@@ -13,7 +14,7 @@ from collections.abc import Mapping
 from itertools import pairwise
 from math import inf
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, TypeVar
+from typing import Annotated, Any, Final, Literal, TypeVar, get_origin
 
 import msgspec
 from msgspec import Meta
@@ -198,4 +199,37 @@ def _put(tree: dict[str, Any], variable: str, value: str) -> None:
         branch = branch.setdefault(level, {})
         if not isinstance(branch, dict):
             raise SettingsError(variable, f"{level!r} is a value and has no settings below it")
-    branch[leaf] = value
+    branch[leaf] = _read_text(variable, [*levels, leaf], value)
+
+
+def _read_text(variable: str, steps: list[str], text: str) -> Any:
+    """Return what a variable says of a list or a table; other settings are converted from the text later."""
+    key, origin = ".".join(steps), get_origin(_type_of(steps))
+    if origin is tuple:
+        if text.lstrip().startswith("["):
+            return _read_json(text, list, key, 'entries with commas between them (a,b), or JSON (["a", "b"])')
+        return [entry for part in text.split(",") if (entry := part.strip())]
+    if origin is dict:
+        forms = f'JSON ({{"io": 4}}), or a variable for each key ({variable}__IO=4)'
+        return _read_json(text, dict, key, forms) if text.strip() else {}
+    return text
+
+
+def _type_of(steps: list[str]) -> Any:
+    """Return the type of a setting; None where there is no such setting."""
+    kind: Any = Settings
+    for step in steps:
+        is_section = isinstance(kind, type) and issubclass(kind, msgspec.Struct)
+        fields = {field.name: field.type for field in msgspec.structs.fields(kind)} if is_section else {}
+        kind = fields.get(step)
+    return kind
+
+
+def _read_json(text: str, kind: type, key: str, forms: str) -> Any:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, kind):
+        raise SettingsError(key, f"takes {forms}")
+    return value

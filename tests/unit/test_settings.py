@@ -73,6 +73,71 @@ def test_the_environment_goes_over_the_file_and_the_file_over_the_defaults(tmp_p
 
 
 @pytest.mark.parametrize(
+    ("text", "entries"),
+    [
+        ("a.example", ("a.example",)),
+        ("a.example,b.example", ("a.example", "b.example")),
+        (" a.example , b.example, ", ("a.example", "b.example")),
+        ('["a.example", "b.example"]', ("a.example", "b.example")),
+        (' ["a,b"]', ("a,b",)),
+        ("[]", ()),
+        ("", ()),
+    ],
+)
+@pytest.mark.parametrize(
+    "key", ["server.allowed_hosts", "telemetry.redact_keys", "telemetry.redact_patterns"]
+)
+def test_a_list_from_the_environment_has_commas_or_is_json(
+    tmp_path: Path, key: str, text: str, entries: tuple[str, ...]
+) -> None:
+    section, name = key.split(".")
+    file = tmp_path / "qorzen.toml"
+    file.write_text(f"[{section}]\n{name} = ['of the file']\n")
+    settings = load_settings(file, {f"QORZEN_{section}__{name}".upper(): text})
+    assert getattr(getattr(settings, section), name) == entries
+
+
+def test_a_table_from_the_environment_is_json_or_a_variable_for_each_key(tmp_path: Path) -> None:
+    file = tmp_path / "qorzen.toml"
+    file.write_text("[tasks.category_limits]\nui = 1\n")
+    variable = "QORZEN_TASKS__CATEGORY_LIMITS"
+    for environment, limits in (
+        ({variable: '{"io": 4, "core": "2"}'}, {TaskCategory.IO: 4, TaskCategory.CORE: 2}),
+        ({variable: '{"io": 4}', f"{variable}__CORE": "2"}, {TaskCategory.IO: 4, TaskCategory.CORE: 2}),
+        ({f"{variable}__IO": "4"}, {TaskCategory.UI: 1, TaskCategory.IO: 4}),
+        ({variable: "{}"}, {}),
+        ({variable: " "}, {}),
+    ):
+        assert load_settings(file, environment).tasks.category_limits == limits
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "key", "forms"),
+    [
+        ("SERVER__ALLOWED_HOSTS", '["a.example"', "server.allowed_hosts", ["(a,b)", '["a", "b"]']),
+        ("SERVER__ALLOWED_HOSTS", "[::1],a.example", "server.allowed_hosts", ["(a,b)", '["a", "b"]']),
+        ("TELEMETRY__REDACT_PATTERNS", "[A-Z]{9}", "telemetry.redact_patterns", ["(a,b)", '["a", "b"]']),
+        ("TELEMETRY__REDACT_KEYS", "[" * 100_000, "telemetry.redact_keys", ["(a,b)", '["a", "b"]']),
+        (
+            "TASKS__CATEGORY_LIMITS",
+            "io=4",
+            "tasks.category_limits",
+            ['{"io": 4}', "QORZEN_TASKS__CATEGORY_LIMITS__IO=4"],
+        ),
+        ("TASKS__CATEGORY_LIMITS", '["io"]', "tasks.category_limits", ['{"io": 4}']),
+    ],
+)
+def test_a_list_or_a_table_in_another_form_is_told_the_forms(
+    variable: str, value: str, key: str, forms: list[str]
+) -> None:
+    with pytest.raises(SettingsError) as caught:
+        load_settings(environment={ENVIRONMENT_PREFIX + variable: value})
+    assert caught.value.key == key
+    for form in forms:
+        assert form in str(caught.value)
+
+
+@pytest.mark.parametrize(
     ("variable", "value", "key"),
     [
         ("TASKS__MAX_PENDING", "0", "tasks.max_pending"),
@@ -86,6 +151,8 @@ def test_the_environment_goes_over_the_file_and_the_file_over_the_defaults(tmp_p
         ("TASKS__WHEN_FULL", "drop", "tasks.when_full"),
         ("TASKS__CATEGORY_LIMITS__IO", "0", "tasks.category_limits"),
         ("TASKS__CATEGORY_LIMITS__NOBODY", "1", "tasks.category_limits"),
+        ("TASKS__CATEGORY_LIMITS", '{"io": 0}', "tasks.category_limits"),
+        ("SERVER__ALLOWED_HOSTS__0", "a.example", "server.allowed_hosts"),
         ("TASKS__UNKNOWN", "1", "tasks.unknown"),
         ("TASKS", "1", "tasks"),
         ("UNKNOWN", "1", "unknown"),
