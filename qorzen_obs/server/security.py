@@ -160,7 +160,7 @@ def guard(settings: ServerSettings, tokens: Tokens, routes: Mapping[RouteKey, Ro
         if access in (Access.READ, Access.CONTROL):
             request[SCOPE] = _check_token(request, tokens, access) if tokens else Access.CONTROL
         if access is Access.CONTROL:
-            _check_origin(request)
+            _check_origin(request, allowed_hosts)
         return await handler(request)
 
     return turn_away
@@ -207,17 +207,20 @@ def _unauthorized(challenge: str) -> ProblemError:
     )
 
 
-def _check_origin(request: web.Request) -> None:
+def _check_origin(request: web.Request, allowed_hosts: frozenset[str]) -> None:
     """Refuse what a page of another site sends: a browser says where a request comes from, other clients do not.
 
-    Sec-Fetch-Site where the browser sends it, else Origin; and a content type that no form can have.
+    Sec-Fetch-Site where the browser sends it, else Origin; and a content type that no form can have. A proxy may
+    replace the Host, or leave out its port, so a page of an allowed host is our own too.
     """
     site = request.headers.get("Sec-Fetch-Site")
     origin = request.headers.get(hdrs.ORIGIN)
     if site is not None:
         foreign = site not in ("same-origin", "none")
     else:
-        foreign = origin is not None and origin.partition("://")[2] != request.headers.get(hdrs.HOST)
+        authority = None if origin is None else origin.partition("://")[2]
+        own = (None, request.headers.get(hdrs.HOST))
+        foreign = authority not in own and read_host(authority or "") not in allowed_hosts
     if foreign:
         raise ProblemError(HTTPStatus.FORBIDDEN, "a page of another site may not send this")
     if request.content_type != "application/json":

@@ -272,6 +272,36 @@ async def test_t5_a_page_of_another_site_changes_nothing(
                 assert status == refused, path
 
 
+@pytest.mark.parametrize(
+    ("headers", "refused"),
+    [
+        ({"Origin": "https://tasks.example.org"}, False),
+        ({"Origin": "http://tasks.example.org:8443"}, False),
+        ({"Origin": "https://Tasks.Example.Org."}, False),
+        ({"Origin": "https://tasks.example.org", "Sec-Fetch-Site": "same-origin"}, False),
+        ({"Origin": "https://tasks.example.org", "Sec-Fetch-Site": "cross-site"}, True),
+        ({"Origin": "https://tasks.example.org.evil.com"}, True),
+        ({"Origin": "https://evil.com"}, True),
+        ({"Origin": "https://evil.com#tasks.example.org"}, True),
+        ({"Origin": "tasks.example.org"}, True),
+        ({"Origin": "https://127.0.0.1"}, True),
+        ({"Origin": "null"}, True),
+        ({"Origin": ""}, True),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("host", ["127.0.0.1:8080", "tasks.example.org"], ids=["by default", "Host $host"])
+async def test_t5_behind_a_proxy_an_allowed_host_is_an_allowed_origin(
+    session: aiohttp.ClientSession, host: str, headers: dict[str, str], refused: bool
+) -> None:
+    settings = ServerSettings(port=0, allow_submit=True, allowed_hosts=("tasks.example.org",))
+    async with serving(SaidManager(), settings=settings) as plane:
+        for path in commands():
+            sent = {**JSON, "Host": host, **headers}
+            async with session.post(plane.url + path, headers=sent, data=b"{}") as response:
+                assert (response.status == 403) == refused, path
+
+
 @pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS"])
 async def test_t5_a_command_is_a_post_and_nothing_else(session: aiohttp.ClientSession, method: str) -> None:
     async with serving(SaidManager()) as plane:
