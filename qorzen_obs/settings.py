@@ -83,6 +83,8 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     token_file: str | None = None
     allow_submit: bool = False  #: whether registered tasks can be submitted over HTTP
     allowed_hosts: tuple[str, ...] = ()
+    #: Where clients find the service behind a proxy, such as https://a.example/ops.
+    public_url: str | None = None
     grafana_url: str | None = None  #: where the page's link to Grafana leads
     trace_url: str | None = None  #: where a trace is seen elsewhere, with {trace_id} in its place
 

@@ -45,6 +45,7 @@ from qorzen_obs.server import (
     traces,
     why,
 )
+from qorzen_obs.server.address import BARE_PREFIX, HOME, PUBLIC_URL, prefixes_of, read_public_url
 from qorzen_obs.server.body import MAX_BODY_BYTES
 from qorzen_obs.server.door import BACKLOG, SHUTDOWN_SECONDS, Door, keep_places
 from qorzen_obs.server.health import set_up_history
@@ -132,7 +133,7 @@ def create_app(
 
     Raises:
         SettingsError: an entry of `server.allowed_hosts` is no host name, `server.token_file` cannot be used, or
-            `server.grafana_url` or `server.trace_url` is no address to show.
+            `server.public_url`, `server.grafana_url` or `server.trace_url` is no address to show.
     """
     tokens = read_tokens(settings)
     routes: dict[RouteKey, Route] = {}
@@ -140,13 +141,16 @@ def create_app(
     if on_request is not None:
         middlewares.insert(0, _observe(on_request, routes))
     app = web.Application(middlewares=middlewares, client_max_size=MAX_BODY_BYTES)
-    for route in ROUTES:
-        resource = app.router.add_resource(route.path)
-        for method in ("GET", "HEAD") if route.method == "GET" else (route.method,):
-            resource.add_route(method, route.handler, expect_handler=_answer_expectation)
-            routes[resource, method] = route
     looks = manager.looks
     redactor = looks.redactor if redactor is None else redactor
+    app[PUBLIC_URL] = read_public_url(settings, redactor)
+    for prefix in prefixes_of(app[PUBLIC_URL]):
+        for route, path in [*((route, prefix + route.path) for route in ROUTES), (BARE_PREFIX, prefix)]:
+            resource = app.router.add_resource(path)
+            for method in ("GET", "HEAD") if route.method == "GET" else (route.method,):
+                resource.add_route(method, route.handler, expect_handler=_answer_expectation)
+                routes[resource, method] = route
+    app[HOME] = next(resource for resource in app.router.resources() if resource.canonical == "/")
     spans = looks.traces if spans is None else spans
     app[LOOKS], app[COMMANDS] = looks, manager
     app[HEALTH] = health

@@ -29,13 +29,18 @@ def read_links(settings: ServerSettings, redactor: Redactor) -> Links:
         SettingsError: one is no http or https address without secrets, or a trace's lacks its place. It does not
             repeat the address, which may have a password in it.
     """
-    trace = _read_url("server.trace_url", settings.trace_url, redactor)
+    trace = read_url("server.trace_url", settings.trace_url, redactor)
     if trace is not None and TRACE_ID not in trace.removeprefix(_origin(trace)):
         raise SettingsError("server.trace_url", f"must have {TRACE_ID} where the id of a trace belongs")
-    return Links(grafana=_read_url("server.grafana_url", settings.grafana_url, redactor), trace=trace)
+    return Links(grafana=read_url("server.grafana_url", settings.grafana_url, redactor), trace=trace)
 
 
-def _read_url(setting: str, url: str | None, redactor: Redactor) -> str | None:
+def read_url(setting: str, url: str | None, redactor: Redactor) -> str | None:
+    """Return an address of the settings; None where it is not set.
+
+    Raises:
+        SettingsError: it is no http or https address without secrets. It does not repeat the address.
+    """
     if not url:  # a variable of the environment that is set to nothing names none
         return None
     if not _is_of_the_web(url):

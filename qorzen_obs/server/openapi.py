@@ -14,6 +14,7 @@ from typing import Any, Final
 import msgspec
 from aiohttp import hdrs, web
 
+from qorzen_obs.server.address import address_of
 from qorzen_obs.server.documents import encode_json
 from qorzen_obs.server.problems import problem
 from qorzen_obs.server.routes import JSON, Access, Answer, Parameter, Route
@@ -56,11 +57,11 @@ class OpenApi:
         self._secured = secured
         self._texts: dict[str, bytes] = {}
 
-    def text(self, prefix: str) -> bytes:
-        """Return the document in JSON, for an application that is mounted below `prefix`; made once."""
-        if prefix not in self._texts:
-            self._texts[prefix] = encode_json(openapi_document(self._routes, prefix, secured=self._secured))
-        return self._texts[prefix]
+    def text(self, address: str) -> bytes:
+        """Return the document in JSON, for an application that clients find at `address`; made once."""
+        if address not in self._texts:
+            self._texts[address] = encode_json(openapi_document(self._routes, address, secured=self._secured))
+        return self._texts[address]
 
 
 class _Schemas:
@@ -76,7 +77,7 @@ class _Schemas:
         return schema
 
 
-def openapi_document(routes: Iterable[Route], prefix: str = "", *, secured: bool) -> dict[str, Any]:
+def openapi_document(routes: Iterable[Route], address: str = "", *, secured: bool) -> dict[str, Any]:
     """Return the OpenAPI 3.1 document of these routes."""
     schemas = _Schemas()
     paths: dict[str, dict[str, Any]] = {}
@@ -90,7 +91,7 @@ def openapi_document(routes: Iterable[Route], prefix: str = "", *, secured: bool
             "description": DESCRIPTION,
             "license": {"name": "MIT", "identifier": "MIT"},
         },
-        "servers": [{"url": prefix or "/"}],
+        "servers": [{"url": address or "/"}],
         "paths": paths,
         "components": {
             "schemas": schemas.components,
@@ -181,20 +182,16 @@ def _security(access: Access) -> list[dict[str, list[str]]]:
 
 
 OPENAPI: Final = web.AppKey("openapi", OpenApi)
-PATH: Final = "/openapi.json"
 
 
 async def get_openapi(request: web.Request) -> web.Response:
     """Answer with the OpenAPI 3.1 document of this application."""
-    resource = request.match_info.route.resource
-    assert resource is not None, "it was found by one"
-    prefix = resource.canonical.removesuffix(PATH)
-    return web.Response(body=request.app[OPENAPI].text(prefix), content_type=JSON)
+    return web.Response(body=request.app[OPENAPI].text(address_of(request, "")), content_type=JSON)
 
 
 ROUTES: Final = (
     Route(
-        PATH,
+        "/openapi.json",
         get_openapi,
         Access.READ,
         summary="This document.",

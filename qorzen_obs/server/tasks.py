@@ -20,6 +20,7 @@ from qorzen_obs.arguments import parse_category, parse_priority
 from qorzen_obs.core.task_table import by_priority
 from qorzen_obs.in_thread import run_in_daemon_thread
 from qorzen_obs.record import TaskRecord, TaskState
+from qorzen_obs.server.address import address_of
 from qorzen_obs.server.documents import (
     Moment,
     Task,
@@ -282,11 +283,8 @@ def unknown_task() -> ProblemError:
 
 
 def location_of(request: web.Request, task_id: str) -> str:
-    """Return the path of a task, for a request of one of the paths of tasks; below the prefix of a mounted one."""
-    resource = request.match_info.route.resource
-    assert resource is not None, "it was found by one"
-    prefix, _, _ = resource.canonical.rpartition("/api/tasks")
-    return f"{prefix}/api/tasks/{task_id}"
+    """Return where clients find a task."""
+    return address_of(request, f"/api/tasks/{task_id}")
 
 
 ROUTES: Final = (

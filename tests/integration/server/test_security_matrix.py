@@ -19,6 +19,7 @@ from tests.services.ops_plane import TOKEN, SaidManager, exchange, serving
 CLASSIFIED = {
     # The page and its files show nothing of the service.
     **{f"GET {path}": Access.OPEN for path in ASSETS},
+    "GET ": Access.OPEN,  # a prefix without its slash
     "GET /livez": Access.PROBE,
     "GET /livez/{check}": Access.PROBE,
     "GET /healthz": Access.PROBE,
@@ -134,7 +135,7 @@ async def test_t2_a_token_opens_what_its_scope_says_and_nothing_else(
                     assert status == refusal, f"{method} {template}{query}"
                     if refusal is not None:
                         assert response.headers["WWW-Authenticate"].startswith("Bearer ")
-                    check_headers(response.headers, is_page=template == "/")
+                    check_headers(response.headers, is_page=template in ("", "/"))
 
 
 async def test_t2_t3_without_a_token_everything_but_submitting_is_open(
@@ -322,7 +323,7 @@ async def test_t6_every_answer_carries_the_security_headers(session: aiohttp.Cli
         for method, template in served():
             url = plane.url + filled(template)
             async with session.request(method, url, headers=JSON, data=b"[") as response:
-                check_headers(response.headers, is_page=template == "/")
+                check_headers(response.headers, is_page=template in ("", "/"))
         for request, expected in (
             (b"nonsense\r\n\r\n", 400),
             (b"GET /nothing HTTP/1.1\r\nHost: localhost\r\n\r\n", 404),
