@@ -30,6 +30,7 @@ from qorzen_obs.telemetry import names
 from qorzen_obs.telemetry.export import TracingMetrics
 from qorzen_obs.telemetry.gil_watch import GilWatch
 from qorzen_obs.telemetry.log_export import LogExport
+from qorzen_obs.telemetry.log_taps import tapped
 from qorzen_obs.telemetry.logs import LogStream
 from qorzen_obs.telemetry.metric_export import MetricExport
 from qorzen_obs.telemetry.parts import TelemetryParts
@@ -131,6 +132,7 @@ class Service:
         for manager in (config, loggers, events, concurrency):
             await manager.initialize()
             stops.push_async_callback(manager.shutdown)
+        stops.enter_context(tapped(loggers.stream))
         for warning in read_otel_environment(self._environment).warnings:
             loggers.get_logger("telemetry").warning(names.LOG_OTEL_VARIABLE, **warning._asdict())
         tracing = set_up_tracing(

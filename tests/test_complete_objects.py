@@ -61,6 +61,7 @@ FOREIGN: Final[Mapping[str, str]] = {
     "engines.processes.far_imports.loader": "importlib: has no hook that runs after a module was loaded",
     "engines.loop.stands_for": "asyncio: who waits for a future notes that in it",
     "engines.processes.worker.current_process()": "multiprocessing: a process is given its key after it was made",
+    "telemetry.log_taps.Logger": "logging: has no hook for all records that leaves its handlers alone",
     "server.app.writer": "aiohttp: counts an interim response as a part of the final one",
     "telemetry.span_redaction.bounded": "OpenTelemetry: a collection carries the count of what was dropped",
 }

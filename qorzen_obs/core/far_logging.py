@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable
 from typing import Any, Final
+
+from qorzen_obs.telemetry.other_export import is_exported
 
 _LEVELS: Final = ((40, "error"), (30, "warning"), (20, "info"))
 #: What every record has; the rest came by `extra`.
@@ -12,9 +15,12 @@ _USUAL: Final = frozenset({*vars(logging.makeLogRecord({})), "message", "asctime
 
 
 class ForwardingHandler(logging.Handler):
-    """Hands each record to `send(level, event, fields)`. Takes no lock: a fork could copy it held."""
+    """Hands each record to `send(level, event, fields, exported)`. Takes no lock: a fork could copy it held.
 
-    def __init__(self, send: Callable[[str, str, dict[str, Any]], None]) -> None:
+    `exported` says that OpenTelemetry's own handler exports it from here.
+    """
+
+    def __init__(self, send: Callable[[str, str, dict[str, Any], bool], None]) -> None:
         super().__init__()
         self._send_log = send
         self._formatter = logging.Formatter()
@@ -35,6 +41,21 @@ class ForwardingHandler(logging.Handler):
             if record.exc_info and record.exc_info[0] is not None:
                 fields["exception"] = self._formatter.formatException(record.exc_info)
             level = next((name for number, name in _LEVELS if record.levelno >= number), "debug")
-            self._send_log(level, record.getMessage(), fields)
+            exported = is_exported(logging.getLogger(record.name))
+            self._send_log(level, record.getMessage(), fields, exported)
         except Exception:  # noqa: BLE001  # a log call must not fail the task
             self.handleError(record)
+
+
+def forward_root(handler: ForwardingHandler) -> None:
+    """Have the root logger's records forwarded, and once: what its handlers write to the outputs would arrive too."""
+    root = logging.getLogger()
+    outputs = (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__)
+    for other in root.handlers:
+        if isinstance(other, logging.StreamHandler) and any(other.stream is output for output in outputs):
+            other.addFilter(_nothing)
+    root.addHandler(handler)
+
+
+def _nothing(record: logging.LogRecord) -> bool:
+    return False

@@ -57,12 +57,11 @@ class FarSide:
     # ------------------------------------------------------------------ logging
 
     def _set_up_logging(self) -> None:
-        import logging  # noqa: PLC0415  # see above
 
-        from qorzen_obs.core.far_logging import ForwardingHandler  # noqa: PLC0415  # see above
+        from qorzen_obs.core.far_logging import ForwardingHandler, forward_root  # noqa: PLC0415  # see above
 
         self._set_logging_level()
-        logging.getLogger().addHandler(ForwardingHandler(self._send_log))
+        forward_root(ForwardingHandler(self._send_log))
 
     def _set_logging_level(self) -> None:
         import logging  # noqa: PLC0415  # see above
@@ -92,7 +91,7 @@ class FarSide:
             cache_logger_on_first_use=False,
         )
 
-    def _send_log(self, level: str, event: str, fields: dict[str, Any]) -> None:
+    def _send_log(self, level: str, event: str, fields: dict[str, Any], exported: bool = False) -> None:
         redactor = self._redactor()
         plain = {foreign.text(key)[:200]: _plain(key, value, redactor) for key, value in fields.items()}
         if "opentelemetry.trace" in sys.modules:
@@ -102,7 +101,7 @@ class FarSide:
             if span.is_valid:
                 plain.setdefault("trace_id", trace.format_trace_id(span.trace_id))
                 plain.setdefault("span_id", trace.format_span_id(span.span_id))
-        self._send("log", (level, redactor.head(event, _MAX_TEXT), plain))
+        self._send("log", (level, redactor.head(event, _MAX_TEXT), plain, exported))
 
     def _redactor(self) -> Any:
         """Return the service's redactor: what is cut here must be redacted before."""

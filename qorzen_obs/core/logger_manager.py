@@ -9,7 +9,7 @@ import structlog
 from qorzen_obs.core.base import QorzenManager
 from qorzen_obs.in_thread import run_in_daemon_thread
 from qorzen_obs.telemetry.log_export import LogExport
-from qorzen_obs.telemetry.logs import LogStream
+from qorzen_obs.telemetry.logs import LogStream, users_logger
 from qorzen_obs.telemetry.redaction import Redactor
 from qorzen_obs.telemetry.task_log import StreamTaskLog
 
@@ -41,7 +41,7 @@ class LoggerManager(QorzenManager):
     def get_logger(self, name: str) -> Any:
         """Return a logger whose methods take an event name and fields."""
         if self._users_first and structlog.is_configured():
-            return structlog.get_logger(name)
+            return users_logger(name)
         return self.stream.logger(name, self._level)
 
     def task_log(self, name: str) -> StreamTaskLog | None:

@@ -13,6 +13,7 @@ from opentelemetry import baggage, trace
 from qorzen_obs import foreign
 from qorzen_obs.record import Attempt
 from qorzen_obs.telemetry import names
+from qorzen_obs.telemetry.other_export import exported_already
 from qorzen_obs.telemetry.parts import OnSpans
 from qorzen_obs.telemetry.redaction import PrivateKeyLines, Redactor
 from qorzen_obs.telemetry.task_lines import TaskLines, kept_already
@@ -66,7 +67,8 @@ class RemoteTelemetry:
         elif kind == "output":
             self._output(attempt, *data)
         elif kind == "log":
-            self._log(attempt, *self._line(data))
+            *line, exported = data
+            self._log(attempt, *self._line(line), exported=exported)
 
     def _output(self, attempt: Attempt | None, stream: str, line: str) -> None:
         shown = self._redactor.text(self._keys.without_key((attempt and attempt.task_id, stream), line))
@@ -82,17 +84,25 @@ class RemoteTelemetry:
             self._redactor.field("", fields),
         )
 
-    def _log(self, attempt: Attempt | None, level: str, event: str, fields: dict[str, Any]) -> None:
+    def _log(
+        self,
+        attempt: Attempt | None,
+        level: str,
+        event: str,
+        fields: dict[str, Any],
+        *,
+        exported: bool = False,
+    ) -> None:
         if attempt is None:
-            self._write(level, event, fields)
+            self._write(level, event, fields, exported)
             return
         if self._lines is not None:
             self._lines.add(attempt.task_id, level, event, fields)
-        attempt.context.run(self._write, level, event, fields)
+        attempt.context.run(self._write, level, event, fields, exported)
 
-    def _write(self, level: str, event: str, fields: dict[str, Any]) -> None:
+    def _write(self, level: str, event: str, fields: dict[str, Any], exported: bool) -> None:
         fields = {f"{key}_" if key in _TAKEN else key: value for key, value in fields.items()}
-        with kept_already():
+        with kept_already(), exported_already(exported):
             getattr(self._logger, level)(event, **fields)
 
 

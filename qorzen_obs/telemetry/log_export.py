@@ -26,6 +26,7 @@ from qorzen_obs import foreign
 from qorzen_obs.clock import Clock
 from qorzen_obs.telemetry import names
 from qorzen_obs.telemetry.export import THREAD_PREFIX, BatchLimits, ExportQueue, encodable
+from qorzen_obs.telemetry.other_export import current_line_is_exported
 
 _SEVERITIES: Final = {
     "debug": SeverityNumber.DEBUG,
@@ -71,9 +72,10 @@ class LogExport:
 
         `flags` are those of the trace that the line names; by default the current span's where it is of that trace.
 
-        Lines of the threads that export are not taken: what is said about the sending of a line would be the next.
+        Lines that somebody else exports are not taken, nor are those of the threads that export: what is said about the
+        sending of a line would be the next.
         """
-        if threading.current_thread().name.startswith(THREAD_PREFIX):
+        if current_line_is_exported() or threading.current_thread().name.startswith(THREAD_PREFIX):
             return
         if flags is None:
             flags = _current_flags(fields.get("trace_id"))

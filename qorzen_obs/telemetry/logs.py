@@ -6,6 +6,7 @@ configuration.
 
 from __future__ import annotations
 
+import inspect
 import logging
 import sys
 import threading
@@ -20,6 +21,7 @@ from prometheus_client.registry import Collector
 
 from qorzen_obs import foreign
 from qorzen_obs.current import CURRENT
+from qorzen_obs.errors import ManagerInitializationError
 from qorzen_obs.telemetry import names
 from qorzen_obs.telemetry.families import counter
 from qorzen_obs.telemetry.log_export import LogExport
@@ -69,6 +71,7 @@ class LogStream(Collector):
         self._lock = threading.RLock()  # a signal's handler may log while its thread holds it
         self._lines = dict.fromkeys(_COUNTED_LEVELS, 0)
         self.export = export
+        self._unseen = 0  # lines of the program's own logging that could be neither exported nor kept
 
     def logger(self, name: str, level: str = "info") -> Any:
         """Return a structlog logger of our own that writes lines of at least `level`."""
@@ -101,7 +104,7 @@ class LogStream(Collector):
 
     def write_line(self, level: str, line: Mapping[str, Any], span: SpanContext | None) -> None:
         """Write a line that is redacted and needs no processor any more; it names `span`, if any."""
-        self._count(level)
+        self.count(level)
         if self.export is not None:
             self.export.put(level, dict(line), span and span.trace_flags)
         self._sink.write(str(self._render(None, level, line)))
@@ -117,7 +120,8 @@ class LogStream(Collector):
 
     def lost(self) -> dict[str, int]:
         """Return how many lines the stream did not take, and how many records the collector did not."""
-        return {"log_line": self._sink.lost, "log_record": self.export.lost if self.export else 0}
+        lost = self._unseen + (self.export.lost if self.export else 0)
+        return {"log_line": self._sink.lost, "log_record": lost}
 
     def close(self) -> None:
         """Write what is queued, for a second at most. Lines that come later are written directly."""
@@ -137,15 +141,26 @@ class LogStream(Collector):
     def _redact_and_keep(self, _: Any, __: str, event: MutableMapping[str, Any]) -> Mapping[str, Any]:
         clean = redact_line(self.redactor, event)
         level = foreign.text(clean.get("level", "info"))
-        self._count(level if level in self._lines else "info")
+        self.count(level)
         keep_line(level, clean)
         if self.export is not None:
             self.export.put(level, dict(clean))
         return clean
 
-    def _count(self, level: str) -> None:
+    def count(self, level: str) -> None:
+        """Count a line of a level; one of an unknown level as info."""
         with self._lock:
-            self._lines[level] += 1
+            self._lines[level if level in self._lines else "info"] += 1
+
+    def count_unseen(self) -> None:
+        """Count a line of the program's own logging that could be neither exported nor kept."""
+        with self._lock:
+            self._unseen += 1
+
+    def send(self, level: str, line: Mapping[str, Any]) -> None:
+        """Export a line that is not redacted yet and that another stream writes."""
+        if self.export is not None:
+            self.export.put(level, dict(redact_line(self.redactor, line)))
 
     def _say_lost(self, lines: int) -> str:
         event = {"event": names.LOG_LINES_LOST, "level": "warning", "timestamp": utc_now(), "lines": lines}
@@ -175,8 +190,34 @@ def make_logger(name: str, level: str = "info", stream: TextIO | LogStream | Non
     return logs.logger(name, level)
 
 
+def users_logger(name: str) -> Any:
+    """Return a logger by the program's own configuration of structlog, whose methods write at once.
+
+    Those of structlog's AsyncBoundLogger are coroutines, which nobody would await.
+    """
+    if issubclass(structlog.get_config()["wrapper_class"], structlog.stdlib.AsyncBoundLogger):
+        return structlog.wrap_logger(
+            None, wrapper_class=structlog.stdlib.BoundLogger, logger_factory_args=(name,)
+        )
+    return structlog.get_logger(name)
+
+
 def accept_logger(logger: Any) -> Any:
-    """Return `logger` so that it takes an event and fields: a standard-library logger is wrapped."""
+    """Return `logger` so that it takes an event and fields, at once: a standard-library logger is wrapped.
+
+    Raises:
+        ManagerInitializationError: its methods are coroutines, which nobody would await.
+    """
+    if isinstance(logger, structlog.stdlib.AsyncBoundLogger):
+        return logger.sync_bl
+    # A proxy of structlog makes its logger when it is first used.
+    kind = foreign.attribute_as_it_stands(logger, "_wrapper_class") or structlog.get_config()["wrapper_class"]
+    looked_at = kind if type(logger).__name__ == "BoundLoggerLazyProxy" else logger
+    if inspect.iscoroutinefunction(foreign.attribute(looked_at, "info")):
+        raise ManagerInitializationError(
+            "logger_manager",
+            "gives a logger whose methods are coroutines; give one whose methods write at once",
+        )
     if isinstance(logger, (logging.Logger, logging.LoggerAdapter)):
         return structlog.wrap_logger(
             logger,
