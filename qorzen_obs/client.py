@@ -81,9 +81,15 @@ class Task(msgspec.Struct, frozen=True):
     timeout_seconds: float | None = None
     waiting_for: str | None = None
     abandoned: bool = False
+    code_ended_at: datetime | None = None
     evicted: bool = False
     trace_id: str | None = None
     rerun_of: str | None = None
+
+    @property
+    def still_runs(self) -> bool:
+        """Whether it was abandoned and its code has not ended yet."""
+        return self.abandoned and self.code_ended_at is None
 
     @property
     def ended(self) -> bool:

@@ -70,6 +70,7 @@ class TaskState(Decision, frozen=True):
     span: SpanContext | None = None  #: of the last attempt
     ledger: Ledger | None = None  #: None where the time ledger is off
     result_released: bool = False  #: see core/retention.py
+    code_ended_at: float | None = None
 
     def started(
         self,
@@ -224,6 +225,7 @@ class TaskRecord(msgspec.Struct, eq=False):
             waiting_for=attempt.waiting_for if attempt else None,
             cancel_reason=state.cancel_reason or (attempt.reason if attempt else None),
             abandoned=state.abandoned,
+            code_ended_at=state.code_ended_at,
             result_released=state.result_released,
             trace_id=format_trace_id(span.trace_id) if span else None,
             span_id=format_span_id(span.span_id) if span else None,

@@ -166,7 +166,8 @@ class TaskInfo:
     phases: dict[str, float] = field(default_factory=dict)
     waiting_for: str | None = None  #: the id of the task that it waits for; it holds no slot meanwhile
     cancel_reason: str | None = None
-    abandoned: bool = False  #: it ended on paper, yet its code would not stop and may still run
+    abandoned: bool = False  #: it ended on paper, and its code would not stop; stays true once that has ended
+    code_ended_at: float | None = None  #: when the code of an abandoned one ended; None while it may run
     #: Its result was larger than `tasks.keep_value_bytes`, and was handed over or had to make room for newer ones.
     result_released: bool = False
     evicted: bool = False  #: retention has dropped its result, error, metadata and progress

@@ -42,7 +42,7 @@ _SAID_ELSEWHERE: Final = frozenset({"at", "level", "event", "trace_id", "span_id
 
 def task_lines(task: Task, now: datetime) -> Iterator[Text]:
     """Yield what is known of a task; `now` is for what has not ended."""
-    status = task.status + (", abandoned: its code may still run" if task.abandoned else "")
+    status = task.status + (f", abandoned: {_code_of(task)}" if task.abandoned else "")
     yield Text.assemble((printable(task.name), "bold"), "  ", (status, STYLES.get(task.status, "")))
     yield _field("id", task.task_id)
     kind = [task.category, f"priority {task.priority}", f"engine {task.engine}"]
@@ -197,6 +197,13 @@ def _log_line(line: Mapping[str, Any]) -> Text:
         if name not in _SAID_ELSEWHERE and value is not None:
             text.append(f"  {printable(name)}=", "dim").append(printable(str(value)))
     return text
+
+
+def _code_of(task: Task) -> str:
+    """Return what became of the code of an abandoned task."""
+    if task.code_ended_at is None or task.completed_at is None:
+        return "its code may still run"
+    return f"its code ended {seconds((task.code_ended_at - task.completed_at).total_seconds())} later"
 
 
 def _label(name: str) -> Text:

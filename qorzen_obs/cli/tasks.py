@@ -98,7 +98,7 @@ def _row(task: Task, at: datetime) -> tuple[Text, ...]:
     return (
         Text(printable(task.task_id)),
         Text(printable(task.name)),
-        Text(printable(task.status) + ("*" if task.abandoned else ""), STYLES.get(task.status, "")),
+        Text(printable(task.status) + ("*" if task.still_runs else ""), STYLES.get(task.status, "")),
         Text(printable(task.category)),
         Text(printable(task.priority)),
         Text(printable(task.engine)),
@@ -137,7 +137,7 @@ def show_command(task_id: str, url: str, token_file: Path | None, lines: int, as
         task = client.read(parts["task"], Task)
         if task.status == "pending":
             parts["why"] = _if_any(lambda: client.document(task_path(task_id, "why")))
-        if task.status == "running" or task.abandoned:
+        if task.status == "running" or task.still_runs:
             parts["stack"] = _if_any(lambda: client.document(task_path(task_id, "stack")))
         parts["logs"] = _if_any(lambda: client.document(task_path(task_id, "logs")))
         account = list(_account(client, parts, lines))

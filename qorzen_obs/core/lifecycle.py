@@ -319,8 +319,10 @@ class Lifecycle:
         """The code of an abandoned attempt has ended at last; what it returned is dropped."""
         keeps_slot = self._table.abandoned.pop(attempt, None)
         self._metrics.dropped["late_result"] += 1
+        record = attempt.record
+        record.state = record.state.but(code_ended_at=self._clock.now())
         if keeps_slot:
-            self._scheduler.finish(attempt.record)
+            self._scheduler.finish(record)
             self.dispatch()
 
     def _waited(self, record: TaskRecord, now: float) -> tuple[Seconds, Ledger | None]:

@@ -1,13 +1,16 @@
 """What the command line makes of texts and figures; the examples in its docstrings do what they say."""
 
 import doctest
+from datetime import UTC, datetime
 from types import ModuleType
 
 import pytest
 
 from qorzen_obs import client
 from qorzen_obs.cli import texts
+from qorzen_obs.cli.account import task_lines
 from qorzen_obs.cli.top import figures, terminal, view
+from qorzen_obs.client import Task
 
 
 @pytest.mark.parametrize("module", [client, texts, terminal, view])
@@ -88,3 +91,30 @@ def test_rates_are_of_the_last_seconds_and_start_anew_with_the_service() -> None
     assert rates.per_second() == {}
     rates.add(23.0, {"completed": 5})
     assert rates.per_second() == {"completed": 3.0}
+
+
+def abandoned(code_ended_at: datetime | None) -> Task:
+    """A task that was given up at noon."""
+    noon = datetime(2026, 11, 30, 12, tzinfo=UTC)
+    return Task(
+        task_id="t",
+        name="stuck",
+        category="core",
+        priority="normal",
+        status="failed",
+        created_at=noon,
+        completed_at=noon,
+        abandoned=True,
+        code_ended_at=code_ended_at,
+    )
+
+
+def test_of_an_abandoned_task_the_account_says_whether_its_code_may_still_run() -> None:
+    later = datetime(2026, 11, 30, 12, 9, tzinfo=UTC)
+    for task, says in (
+        (abandoned(None), "failed, abandoned: its code may still run"),
+        (abandoned(later), "failed, abandoned: its code ended 9m00s later"),
+    ):
+        (first, *_) = task_lines(task, later)
+        assert first.plain == f"stuck  {says}"
+        assert task.still_runs is (task.code_ended_at is None)

@@ -35,7 +35,7 @@ class WithMore(TaskInfo):
     """As TaskInfo after somebody has added two fields."""
 
     instance: str | None = None
-    code_ended_at: float | None = None
+    seen_at: float | None = None
 
 
 SOURCE = inspect.getsource(TaskRecord.info)
@@ -46,13 +46,13 @@ def test_a_record_gives_each_field_its_value() -> None:
 
 
 def test_a_field_that_is_added_without_a_value_is_found() -> None:
-    assert missing_in_info(WithMore, SOURCE) == {"evicted", "instance", "code_ended_at"}
+    assert missing_in_info(WithMore, SOURCE) == {"evicted", "instance", "seen_at"}
 
 
 def test_a_field_that_is_added_is_shown_by_the_api_as_its_type_and_name_say() -> None:
     shown: dict[str, Any] = {field[0]: field[1] for field in shown_fields(WithMore)}
     assert shown["instance"] == str | None
-    assert shown["code_ended_at"] == Moment | None
+    assert shown["seen_at"] == Moment | None
 
 
 def test_a_document_shows_everything_but_the_result() -> None:
@@ -80,6 +80,7 @@ def ended() -> TaskRecord:
         traceback="traceback",
         cancel_reason="reason",
         abandoned=True,
+        code_ended_at=9.0,
         result_released=True,
         attempt=2,
         started_at=12.0,
@@ -109,7 +110,15 @@ def test_an_outline_of_the_history_has_no_free_texts_and_says_that_it_was_evicte
     outline = history.info(one.task_id)
     assert outline is not None
     lost = {"result", "error", "traceback", "metadata", "progress", "phases", "cancel_reason"}
-    untold = {"cancellable", "timeout_seconds", "eligible_at", "abandoned", "rerun_of", "result_released"}
+    untold = {
+        "cancellable",
+        "timeout_seconds",
+        "eligible_at",
+        "abandoned",
+        "code_ended_at",
+        "rerun_of",
+        "result_released",
+    }
     assert differing(outline, one.info()) == {"evicted"} | lost | untold
 
 

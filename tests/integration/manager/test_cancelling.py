@@ -302,9 +302,15 @@ async def test_f5_a_task_that_swallows_its_cancellation_is_interrupted_again_the
         assert tasks.status()["slots"]["loop"]["abandoned"] == 1
         assert metric(tasks.registry, names.TASKS_ABANDONED.name, category="core") == 1
 
+        assert info.code_ended_at is None, "it still runs"
+        await asyncio.sleep(540)
         stubborn.release()
         await turns()
-        assert tasks.find(task_id) == info, "a late result changes nothing"
+        ended = tasks.find(task_id)
+        assert ended is not None
+        assert info.completed_at is not None
+        assert ended.code_ended_at == pytest.approx(info.completed_at + 540.1)
+        assert ended == info.replace(code_ended_at=ended.code_ended_at), "a late result changes nothing else"
         assert tasks.status()["slots"]["loop"]["abandoned"] == 0
         assert metric(tasks.registry, names.TASKS_ABANDONED.name) == 0
         assert metric(tasks.registry, names.EVENTS_DROPPED.name + "_total", kind="late_result") == 1
@@ -326,7 +332,10 @@ async def test_f6_a_thread_that_ignores_its_token_is_abandoned_and_its_slot_repl
             assert tasks.status()["slots"]["thread"] == {"limit": 1, "busy": 0, "lent": 0, "abandoned": 1}
             gate.open()
             await until(lambda: tasks.status()["slots"]["thread"]["abandoned"] == 0)
-            assert tasks.find(stuck) == info
+            ended = tasks.find(stuck)
+            assert ended is not None
+            assert ended.code_ended_at is not None
+            assert ended == info.replace(code_ended_at=ended.code_ended_at)
             assert metric(tasks.registry, names.EVENTS_DROPPED.name + "_total", kind="late_result") == 1
 
 

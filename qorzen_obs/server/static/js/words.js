@@ -72,7 +72,12 @@ export function relative(moment, now) {
 export function errorOf(task) {
   const kind = task.error_type?.split(".").at(-1) ?? (task.status === "cancelled" ? task.cancel_reason : null);
   const text = [kind, task.error].filter(Boolean).join(": ");
-  return task.abandoned ? `${text} (abandoned)`.trim() : text;
+  return task.abandoned ? `${text} (${abandonedOf(task)})`.trim() : text;
+}
+
+function abandonedOf(task) {
+  if (!task.code_ended_at) return "abandoned: its code may still run";
+  return `abandoned: its code ended ${duration((new Date(task.code_ended_at) - new Date(task.completed_at)) / SECOND)} later`;
 }
 
 export function progressOf(task) {

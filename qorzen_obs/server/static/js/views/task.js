@@ -29,7 +29,8 @@ export function Task({ route }) {
     logs.reload();
   }, [newest?.status, newest?.attempt]);
   const read = details.document;
-  useEffect(() => setOver(FINAL.has(read?.status)), [read?.status]);
+  const codeRuns = read?.status === "running" || Boolean(read?.abandoned && !read.code_ended_at);
+  useEffect(() => setOver(FINAL.has(read?.status) && !codeRuns), [read?.status, codeRuns]);
   if (!read) {
     const words = details.problem?.status === 404 ? "No live or kept task has this id." : details.problem?.message;
     return html`<section class="card"><h1>Task</h1><p role="status">${words ?? "Reading…"}</p></section>`;
@@ -43,7 +44,7 @@ export function Task({ route }) {
       <p class="error-text preline">${errorOf(task)}</p>
       ${task.traceback ? html`<pre class="block" tabindex="0">${task.traceback}</pre>` : null}</section>` : null}
     <section class="card" id="ledger"><h2>Where its time went</h2><${Ledger} phases=${task.phases} /></section>
-    ${task.status === "running" ? html`<${Stack} path=${`${path}/stack`} />` : null}
+    ${codeRuns ? html`<${Stack} path=${`${path}/stack`} />` : null}
     <${Attempts} of=${tried} task=${task} />
     <${TaskTrace} ids=${traceIds(tried, task)} task=${task} isOver=${isOver} />
     <${Logs} logs=${logs} />`;
