@@ -129,7 +129,7 @@ def import_past_unusable() -> None:
 
 
 def _anything(value: str) -> None:
-    """Nothing can be wrong with it, or whoever reads it says so."""
+    """Accept any value: nothing can be wrong with it, or its reader says so."""
 
 
 def _text(value: str) -> None:
@@ -194,7 +194,7 @@ def _pairs(value: str) -> None:
 
 
 def _names(value: str, *, group: str, known: tuple[str, ...], instead: str, most: int = 100) -> None:
-    """Of what packages offer as entry points of a group."""
+    """Check names of entry points, which packages offer by group."""
     from importlib.metadata import entry_points  # noqa: PLC0415 - worker processes do without
 
     asked = [name.strip() for name in value.split(",") if name.strip()]

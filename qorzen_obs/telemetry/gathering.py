@@ -165,7 +165,7 @@ class _Crew:
             self._join()
 
     def _join(self) -> None:
-        with suppress(RuntimeError):  # there is no thread to be had: what nobody reads has not answered
+        with suppress(RuntimeError):  # the process cannot start a thread: what is not read has not answered
             threading.Thread(target=self._work, name="qorzen-collect", daemon=True).start()
 
     def _work(self) -> None:
@@ -202,7 +202,7 @@ def _collectors_of(registry: Source) -> list[Source]:
 
 
 class _TargetInfo:
-    """What a registry says of the program, which is no collector's; https://prometheus.io/docs/specs/om/."""
+    """What a registry itself says of the program; https://prometheus.io/docs/specs/om/."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._registry = registry

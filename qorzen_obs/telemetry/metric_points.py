@@ -22,7 +22,7 @@ from qorzen_obs.telemetry.export import encodable
 from qorzen_obs.telemetry.families import HistogramFamily, ValueFamily
 
 _UNITS: Final = {"_seconds": "s", "_bytes": "By"}
-#: For so many exports the last value of a series is kept that nobody shows any more.
+#: How many exports long the last value of a series is kept that has gone.
 _FORGOTTEN_AFTER: Final = 100
 _NO_BUCKETS: Final = sdk.Buckets(0, [])
 
