@@ -424,22 +424,22 @@ class Lifecycle:
 
         Between the count and the queues nothing can be interrupted: it changes whole or not at all, and is told later.
         """
-        before, attempt, starts = record.state.status, record.attempt, kind is _STARTED
+        before, attempt, seconds = record.state.status, record.attempt, state.queue_wait_seconds or 0.0
+        histogram = self._metrics.queue_wait[record.cell] if kind is _STARTED else None
         self._counts.move(record.cell, before, state.status)  # raises for a transition that is not legal
         record.state = state
-        if starts:
-            histogram, seconds = self._metrics.queue_wait[record.cell], state.queue_wait_seconds or 0.0
+        if histogram is not None:
             histogram.counts[bisect_left(histogram.bounds, seconds)] += 1
             histogram.sums[0] += seconds
-            if histogram.exponential is not None:
-                histogram.exponential.observe(seconds)
         else:
             record.attempt = None
             self._ends.queue.append(End(kind, wall, record, state, attempt, record.context, waited=waited))
         if self._observers[kind]:
             self._unannounced.append((kind, wall, record, state, record.progress, before))
-        if not starts:
+        if histogram is None:
             self._ends.notify_soon()
+        elif histogram.exponential is not None:
+            histogram.exponential.observe(seconds)
         if self._unannounced:
             if self._announcer.look_at_once:
                 self._ends.notify()

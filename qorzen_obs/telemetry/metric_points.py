@@ -180,8 +180,8 @@ class _One:
                 point = self._exponential(key, cell.exponential.read(), reading.total, delta, exemplars)
                 exponential.append(point)
             else:
-                bounds = family.metric.buckets
-                explicit.append(self._explicit(key, bounds, reading.counts, reading.total, None, exemplars))
+                counts, total = reading.counts, reading.total
+                explicit.append(self._explicit(key, cell.bounds, counts, total, None, exemplars))
         if exponential:
             return sdk.ExponentialHistogram(exponential, _temporality(delta))
         return sdk.Histogram(explicit, _temporality(delta))

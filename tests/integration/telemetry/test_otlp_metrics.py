@@ -238,6 +238,23 @@ def send(export: Any) -> None:
     export.queue.put((object(),))
 
 
+async def test_buckets_of_the_settings_are_those_that_arrive(exporting: Exporting) -> None:
+    telemetry = TelemetrySettings(log_level="off", run_buckets=(1.0, 2.0), wait_buckets=(3.0,))
+    with OtlpReceiver() as collector:
+        async with exporting(collector.endpoint, settings=Settings(telemetry=telemetry)) as service:
+            await service.tasks.run(asyncio.sleep, 0)
+        arrived = collector.metrics
+    for name, bounds in (
+        ("qorzen_task_run_duration_seconds", [1.0, 2.0]),
+        ("qorzen_task_attempt_duration_seconds", [1.0, 2.0]),
+        ("qorzen_definition_run_duration_seconds", [1.0, 2.0]),
+        ("qorzen_task_queue_wait_seconds", [3.0]),
+    ):
+        for point in arrived[name].histogram.data_points:
+            assert list(point.explicit_bounds) == bounds, name
+            assert len(point.bucket_counts) == len(bounds) + 1, name
+
+
 async def test_every_histogram_of_ours_is_exponential_where_that_is_asked_for(exporting: Exporting) -> None:
     with OtlpReceiver() as collector:
         async with exporting(
