@@ -184,7 +184,7 @@ def _url(value: str) -> None:
 
 
 def _pairs(value: str) -> None:
-    """Of resource attributes; a value may hold a secret, so it is not shown."""
+    """Check a list of key=value; a value may hold a secret, so it is not shown."""
     items = [item.strip() for item in value.split(",") if item.strip()]
     good = [item for item in items if item.partition("=")[0].strip() and "=" in item]
     if good != items:
@@ -326,7 +326,7 @@ _CHECKS: Final[Mapping[str, _Check]] = {
     "OTEL_EXPORTER_OTLP_PROTOCOL": partial(
         _word, words=("http/protobuf", "grpc"), instead="http/protobuf holds"
     ),
-    "OTEL_EXPORTER_OTLP_HEADERS": _anything,  # the exporter leaves out what it cannot read, and says so
+    "OTEL_EXPORTER_OTLP_HEADERS": _pairs,
     "OTEL_EXPORTER_OTLP_TIMEOUT": _seconds,
     "OTEL_EXPORTER_OTLP_COMPRESSION": partial(
         _word, words=("none", "gzip", "deflate"), instead="nothing is compressed"

@@ -74,7 +74,7 @@ FOLLOWED: dict[str, tuple[str, str | None]] = {
         for name, values in {
             "ENDPOINT": ("http://collector:4318", "ftp://collector"),
             "PROTOCOL": ("grpc", "http/json"),
-            "HEADERS": ("key=secret", None),
+            "HEADERS": ("key=secret", "junk"),
             "TIMEOUT": ("2.5", "long"),
             "COMPRESSION": ("gzip", "zip"),
             "INSECURE": ("TRUE", "perhaps"),
@@ -230,15 +230,12 @@ def test_an_odd_resource_is_a_label_like_any_other() -> None:
     script = (
         "import asyncio\n"
         "from prometheus_client.parser import text_string_to_metric_families as parse\n"
-        "from qorzen_obs.app import Service\n"
-        "from qorzen_obs.server.metrics import TEXT, Variant, render\n"
-        "from qorzen_obs.settings import Settings\n"
+        "from examples.own_metrics import fetch\n"
+        "from qorzen_obs import open_task_manager\n"
         "async def main():\n"
-        "    service = Service(Settings())\n"
-        "    await service.start()\n"
-        "    text = render(service.tasks.looks.gathering.gather, Variant(TEXT, False)).decode()\n"
+        "    async with open_task_manager(http=True) as tasks:\n"
+        "        text = await tasks.run(fetch, f'{tasks.ops_url}/metrics', category='io')\n"
         "    print(next(f.samples[0].labels for f in parse(text) if f.name.startswith('target')))\n"
-        "    await service.stop()\n"
         "asyncio.run(main())\n"
     )
     done = subprocess.run(
