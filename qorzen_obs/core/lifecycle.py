@@ -84,10 +84,9 @@ class Lifecycle:
         self.far_side: FarSide | None = far_side
         self._clock = clock
         self._counts, self._metrics = counts, metrics
-        self._logger = logger
         self._instrument, self._loop_monitor = instrument, loop_monitor
         self.redactor, self.task_lines = redactor, task_lines
-        self._ledger_clock = ledger_clock
+        self._logger, self._ledger_clock = logger, ledger_clock
         self.waiting = Waiting(self, runtime, scheduler, table.running, self.dispatch)
         self._limits = limits = DefinitionLimits()
         self.repairs = Repairs(self, runtime, table, scheduler, announcer, limits, clock=clock, counts=counts)
@@ -137,8 +136,7 @@ class Lifecycle:
         if definition.max_concurrent is not None:
             record.limit = self._limits.of(definition.name or record.name, definition.max_concurrent)
         if definition.deadline is not None:
-            when = now + definition.deadline
-            self._deadline_entries[record.sequence] = self._deadlines.add(when, record)
+            self._deadline_entries[record.sequence] = self._deadlines.add(now + definition.deadline, record)
         try:
             starts = self._scheduler.start_or_push(record, now)
             self._counts.accept(record.cell)
