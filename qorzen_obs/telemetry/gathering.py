@@ -24,6 +24,7 @@ T = TypeVar("T")
 PATIENCE_SECONDS: Final = 0.5
 #: For how long one collector of the program's may keep the others waiting: then another thread goes on with them.
 _TURN_SECONDS: Final = 0.025
+_LEAST_TURN_SECONDS: Final = 0.002
 
 
 class Source(Protocol):
@@ -181,13 +182,14 @@ class _Crew:
 
     def finish(self, patience_seconds: float) -> None:
         """Wait until all are read, or for so long; nothing is begun any more afterwards."""
-        deadline = time.monotonic() + patience_seconds
+        deadline, turn_seconds = time.monotonic() + patience_seconds, _TURN_SECONDS
         with self._changed:
             while self._left and (remaining := deadline - time.monotonic()) > 0:
                 before = self._left
-                turn = min(remaining, _TURN_SECONDS) if self._row else remaining
+                turn = min(remaining, turn_seconds) if self._row else remaining
                 self._changed.wait_for(lambda before=before: self._left != before, turn)  # type: ignore[misc]
                 if self._left == before and self._row:
+                    turn_seconds = max(_LEAST_TURN_SECONDS, turn_seconds / 2)  # where one hangs, many may
                     self._join()
         self._row.clear()
 

@@ -292,7 +292,7 @@ class Simple:
 async def test_f41_collectors_that_hang_cost_their_own_families_and_a_thread_each(
     session: aiohttp.ClientSession,
 ) -> None:
-    hanging = [HangingCollector() for _ in range(3)]
+    hanging = [HangingCollector() for _ in range(30)]
     async with managing() as (tasks, _), serving(tasks) as plane:
         for collector in hanging:
             tasks.registry.register(collector)
