@@ -243,6 +243,9 @@ class Rest:
             if info is None:
                 self.expect(False, f"D27: {life.actor} was forgotten altogether")
             elif life in self.model.retained:
+                code_ended = final.abandoned and life not in self.model.abandoned
+                self.same(f"the code of {life.actor} has ended", info.code_ended_at is not None, code_ended)
+                final = final.replace(code_ended_at=info.code_ended_at)
                 self.expect(info == final, f"D14: {life.actor} ended as {final} and is now {info}")
             else:
                 self.expect(info.evicted and info.result is None, f"D27: {life.actor} was evicted: {info}")
