@@ -21,6 +21,7 @@ from qorzen_obs.engines.traits import LOOP
 from qorzen_obs.record import Attempt, FarSide, TaskRecord
 from qorzen_obs.settings import EngineSettings, Settings, TaskSettings
 from qorzen_obs.tasks import TaskCategory, TaskPriority
+from qorzen_obs.telemetry import names
 
 P = ParamSpec("P")
 
@@ -167,9 +168,13 @@ class Spans:
         return self._exporter.get_finished_spans()
 
     def one(self, name: str) -> ReadableSpan:
-        """The only span of this name."""
-        (span,) = (span for span in self.all() if span.name == name)
+        """The only span of this name; that of an attempt is found by its task's own name too."""
+        (span,) = (span for span in self.all() if name in {span.name, self._run_of(span)})
         return span
+
+    def _run_of(self, span: ReadableSpan) -> str:
+        attributes = span.attributes or {}
+        return f"run {attributes[names.TASK_NAME]!s}" if names.TASK_ATTEMPT in attributes else ""
 
 
 def metric(registry: CollectorRegistry, name: str, **labels: str) -> float:

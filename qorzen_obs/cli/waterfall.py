@@ -127,17 +127,19 @@ def _span(span: _OtlpSpan, *, ours: bool) -> Span:
     kind, message = str(attributes.get(names.ERROR_TYPE, "")), span.status.message
     error = message if message.startswith(kind) else f"{kind}: {message}" if message else kind
     start = _unix(span.start_time_unix_nano)
+    is_run = ours and names.TASK_ATTEMPT in attributes
+    task_name = attributes.get(names.TASK_NAME) if is_run else None
     return Span(
         trace_id=span.trace_id,
         span_id=span.span_id,
         parent_id=span.parent_span_id,
-        name=span.name,
+        name=span.name if task_name is None else f"run {task_name}",
         start=start,
         end=max(start, _unix(span.end_time_unix_nano)),
         queued=_positive(attributes.get(names.TASK_QUEUE_WAIT)) if ours else 0.0,
         failed=span.status.code == 2,  # STATUS_CODE_ERROR
         error=error,
-        task_id=str(attributes.get(names.TASK_ID, "")) if ours and names.TASK_ATTEMPT in attributes else "",
+        task_id=str(attributes.get(names.TASK_ID, "")) if is_run else "",
         attempt=int(_positive(attributes.get(names.TASK_ATTEMPT))) if ours else 0,
         will_retry=attributes.get(names.TASK_WILL_RETRY) is True,
         engine=str(attributes.get(names.TASK_ENGINE, "")) if ours else "",

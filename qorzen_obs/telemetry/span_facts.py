@@ -23,6 +23,11 @@ _MAX_STACKTRACE: Final = 8_192  #: characters, which setup.py lets attributes of
 UserAttributes = Callable[[Mapping[str, Any]], Iterator[tuple[str, Any]]]
 
 
+def span_name(definition_name: str) -> str:
+    """Return what the spans of attempts are called: one of few names, so that whoever reads them can group them."""
+    return f"run {definition_name}"
+
+
 def identity(record: TaskRecord) -> dict[str, Any]:
     """Return the attributes that say which task it is."""
     return _identity(record.task_id, record.name, record.cell, record.plugin_id, record.rerun)
@@ -50,6 +55,7 @@ class Facts(msgspec.Struct, frozen=True):
 
     task_id: str
     task_name: str
+    definition_name: str
     cell: int
     plugin_id: str | None
     rerun: Rerun | None
@@ -62,7 +68,7 @@ class Facts(msgspec.Struct, frozen=True):
 
     @property
     def span_name(self) -> str:
-        return f"run {self.task_name}"
+        return span_name(self.definition_name or self.task_name)
 
     @staticmethod
     def of(
@@ -75,6 +81,7 @@ class Facts(msgspec.Struct, frozen=True):
         return Facts(
             task_id=record.task_id,
             task_name=record.name,
+            definition_name=record.definition_name,
             cell=record.cell,
             plugin_id=record.plugin_id,
             rerun=rerun,

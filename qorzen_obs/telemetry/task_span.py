@@ -36,7 +36,7 @@ from qorzen_obs.record import Attempt, TaskRecord, TaskState
 from qorzen_obs.tasks import FAILED
 from qorzen_obs.telemetry import names
 from qorzen_obs.telemetry.forks import ForkSafeLock
-from qorzen_obs.telemetry.span_facts import Facts, Outcome, UserAttributes
+from qorzen_obs.telemetry.span_facts import Facts, Outcome, UserAttributes, span_name
 from qorzen_obs.telemetry.trace_context import KNOWN_FLAGS
 
 _SAMPLED: Final = TraceFlags(TraceFlags.SAMPLED)
@@ -122,13 +122,13 @@ class TaskSpan(Span):
         "_made",
         "_state",
         "context",
+        "definition_name",
         "end_time",
         "keep",
         "maker",
         "parent",
         "sink",
         "start_time",
-        "task_name",
     )
 
     def __init__(self, maker: SpanMaker, attempt: Attempt, start_time: int, sink: TaskSpanSink) -> None:
@@ -156,7 +156,7 @@ class TaskSpan(Span):
         self.start_time = start_time  #: Unix nanoseconds
         self.end_time: int | None = None  #: Unix nanoseconds
         self.keep = record.definition.keep_trace  #: its trace was asked for before it began
-        self.task_name = record.name
+        self.definition_name = record.definition_name or record.name
 
     @property
     def ended_at(self) -> int:
@@ -337,7 +337,7 @@ class SpanMaker:
             context = trace.set_span_in_context(NonRecordingSpan(span.parent), context)
         if facts is None:
             return self._tracer.start_span(
-                f"run {span.task_name}", context=context, start_time=span.start_time
+                span_name(span.definition_name), context=context, start_time=span.start_time
             )
         return facts.start_by(self._tracer, context, self._users, span.start_time)
 

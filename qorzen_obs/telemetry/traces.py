@@ -1,6 +1,6 @@
 """What can be read of recent traces, whoever holds their spans.
 
-Knows spans and nothing of tasks, of sampling, or of where the spans are kept.
+Knows spans, and of tasks only their attributes; nothing of sampling, or of where the spans are kept.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Final, Protocol
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import StatusCode, format_trace_id
 
+from qorzen_obs.telemetry import names
 from qorzen_obs.telemetry.task_span import AnySpan, readable
 
 MAX_UNDECIDED: Final = 1_000  #: the youngest undecided traces, shown beside the kept ones
@@ -93,6 +94,13 @@ def is_root(span: AnySpan) -> bool:
     return span.parent is None or span.parent.is_remote
 
 
+def name_of(span: ReadableSpan) -> str:
+    """Return the name to show of a span: of an attempt with its task's own name, for which a reader looks."""
+    attributes = span.attributes or {}
+    name = attributes.get(names.TASK_NAME) if names.TASK_ATTEMPT in attributes else None
+    return span.name if name is None else f"run {name}"
+
+
 def summarize(trace_id: str, ended: Sequence[AnySpan], dropped: int = 0) -> TraceSummary:
     """Return a trace in a line, from at least one span."""
     spans = [readable(span) for span in ended]
@@ -100,7 +108,7 @@ def summarize(trace_id: str, ended: Sequence[AnySpan], dropped: int = 0) -> Trac
     start = min(span.start_time or 0 for span in spans)
     return TraceSummary(
         trace_id=trace_id,
-        root_name=root.name,
+        root_name=name_of(root),
         started_at=start / 1e9,
         duration_seconds=(max(span.end_time or 0 for span in spans) - start) / 1e9,
         spans=len(spans),

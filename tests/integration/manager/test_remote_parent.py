@@ -169,7 +169,7 @@ async def test_a_trace_that_the_caller_has_sampled_is_kept_whatever_the_rate(
         async with open_test_manager(tracer_provider=tracing.provider) as tasks:
             await tasks.wait_for_task(await submit_for(headers, tasks, look, name="job"))
         names = sorted(span.name for span in tracing.traces.trace(TRACE_ID))
-        assert names == (["run job", "submit job"] if kept else [])
+        assert names == (["run look", "submit job"] if kept else [])
     finally:
         tracing.shutdown()
 

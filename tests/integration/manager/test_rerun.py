@@ -235,7 +235,7 @@ async def test_the_span_of_a_rerun_links_to_the_failed_one_and_belongs_to_its_ca
         with spans.tracer.start_as_current_span("caller") as caller:
             again = await tasks.wait_for_task(await tasks.rerun(first.task_id))
         span = spans.all()[-2]
-        assert (span.name, again.span_id) == ("run first", format_span_id(span.context.span_id))
+        assert (span.name, again.span_id) == ("run Flaky", format_span_id(span.context.span_id))
         assert [link.context.span_id for link in span.links] == [failed_span.context.span_id]
         assert span.context.trace_id == caller.get_span_context().trace_id
         assert failed_span.context.trace_id != span.context.trace_id

@@ -72,7 +72,7 @@ function read(document) {
     return {
       id: span.spanId,
       parentId: span.parentSpanId || null,
-      name: span.name,
+      name: nameOf(span.name, attributes),
       begin: since(span.startTimeUnixNano),
       end: since(span.endTimeUnixNano || span.startTimeUnixNano),
       engine: ENGINES.has(engine) ? engine : null,
@@ -101,4 +101,10 @@ function plain(attributes) {
 function unwrap(value) {
   if (value?.arrayValue) return (value.arrayValue.values ?? []).map(unwrap).join(", ");
   return Object.values(value ?? {})[0] ?? "";
+}
+
+// The span of an attempt has one of few names; a reader looks for that of its task.
+function nameOf(spanName, attributes) {
+  const name = "qorzen.task.attempt" in attributes ? attributes["qorzen.task.name"] : undefined;
+  return name === undefined ? spanName : `run ${name}`;
 }
