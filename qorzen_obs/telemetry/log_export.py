@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from importlib.metadata import version as package_version
 from typing import Any, Final, NamedTuple
 
@@ -36,7 +37,7 @@ _SEVERITIES: Final = {
     "critical": SeverityNumber.FATAL,
 }
 #: Fields that have a place of their own in a record.
-_PLACED: Final = frozenset({"event", "level", "timestamp", "trace_id", "span_id"})
+_PLACED: Final = frozenset({"event", "level", "logger_name", "timestamp", "trace_id", "span_id"})
 
 
 class _Line(NamedTuple):
@@ -61,7 +62,6 @@ class LogExport:
     ) -> None:
         self._exporter = exporter
         self._resource = resource
-        self._scope = InstrumentationScope(names.SCOPE, package_version("qorzen-obs"), names.SCHEMA_URL)
         self.queue: ExportQueue[_Line] = ExportQueue(
             f"{name}-logs", self._send, limits, clock=clock, close=exporter.shutdown, on_ended=on_ended
         )
@@ -109,7 +109,18 @@ class LogExport:
                 if key not in _PLACED and value is not None
             },
         )
-        return ReadableLogRecord(record, self._resource, self._scope)
+        return ReadableLogRecord(
+            record, self._resource, _scope(foreign.text(fields.get("logger_name", names.SCOPE)))
+        )
+
+
+@lru_cache(256)
+def _scope(logger_name: str) -> InstrumentationScope:
+    """Return the scope of a logger's records: by OpenTelemetry's convention it has the logger's name.
+
+    Version and schema are ours, as we make the record.
+    """
+    return InstrumentationScope(encodable(logger_name), package_version("qorzen-obs"), names.SCHEMA_URL)
 
 
 def _current_flags(trace_id: object) -> TraceFlags:

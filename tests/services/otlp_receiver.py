@@ -103,6 +103,16 @@ class OtlpReceiver:
         return self.metrics
 
     @property
+    def logs_by_scope(self) -> dict[str, list[LogRecord]]:
+        """The log records that arrived, by the name of their scope."""
+        found: dict[str, list[LogRecord]] = {}
+        for request in list(self.log_requests):
+            for resource_logs in request.resource_logs:
+                for scope_logs in resource_logs.scope_logs:
+                    found.setdefault(scope_logs.scope.name, []).extend(scope_logs.log_records)
+        return found
+
+    @property
     def resources(self) -> list[Resource]:
         return [group.resource for request in list(self.requests) for group in request.resource_spans]
 

@@ -207,7 +207,11 @@ async def test_a_program_that_uses_logging_alone_has_its_records_exported_counte
         spoken, _ = kept(service, task_id)
     (record,) = said(receiver)["by logging"]
     assert (record.trace_id.hex(), attribute(record, "task_id")) == (info.trace_id, task_id)
-    assert attribute(record, "logger_name") == "shop"
+    bodies = {
+        scope: [one.body.string_value for one in found] for scope, found in receiver.logs_by_scope.items()
+    }
+    assert bodies["shop"] == ["by logging", "outside of a task"]
+    assert names.LOG_FINISHED in bodies["task_manager"]
     for fields in (spoken, {a.key: a.value.string_value for a in record.attributes}):
         assert fields["password"] == "[redacted]"
         assert fields["exception"].endswith("ValueError: token=[redacted]\n")
