@@ -141,6 +141,8 @@ class _Renderer:
     def __call__(self, logger: Any, method: str, event: Any) -> Any:
         if _TAPS.streams and isinstance(event, Mapping):
             line, level = dict(event), _level_of(method, event)  # a renderer takes fields out of it
+            if name := line.pop("logger", None) or foreign.attribute(logger, "name"):
+                line.setdefault("logger_name", foreign.text(name))
             exports = not (isinstance(logger, logging.Logger) and is_exported(logger))
             _TAPS.saw(level, lambda: _fields_of(line), keeps=self._keeps, exports=exports)
         rendered = self.renderer(logger, method, event)

@@ -303,7 +303,7 @@ TRACE_SERIES: Final = (
     *(("partial", reason) for reason in (BY_ERROR, BY_SLOW, BY_MARK, BY_UPSTREAM)),
 )
 
-# Span attributes. OpenTelemetry semantic conventions: code.*, error.type.
+# Span attributes. OpenTelemetry semantic conventions: code.*, error.type, messaging.*.
 TASK_ID: Final = "qorzen.task.id"
 TASK_NAME: Final = "qorzen.task.name"
 TASK_CATEGORY: Final = "qorzen.task.category"
@@ -319,6 +319,11 @@ TASK_CANCEL_REASON: Final = "qorzen.task.cancel_reason"
 TASK_WILL_RETRY: Final = "qorzen.task.will_retry"
 TASK_ABANDONED: Final = "qorzen.task.abandoned"
 TASK_RERUN_OF: Final = "qorzen.task.rerun_of"
+MESSAGING_SYSTEM: Final = "messaging.system"
+MESSAGING_OPERATION: Final = "messaging.operation.name"
+MESSAGING_OPERATION_TYPE: Final = "messaging.operation.type"
+MESSAGING_DESTINATION: Final = "messaging.destination.name"
+MESSAGING_ID: Final = "messaging.message.id"
 FUNCTION_NAME: Final = "code.function.name"
 CODE_FILE: Final = "code.file.path"
 CODE_LINE: Final = "code.line.number"
@@ -337,6 +342,11 @@ SPAN_ATTRIBUTES: Final[Mapping[str, str]] = {
     TASK_PLUGIN_ID: "the plugin that the task belongs to, where there is one",
     TASK_RERUN_OF: "the id of the ended task that it runs again, where it does",
     TASK_ATTR: "an entry of the metadata that the task was submitted with: numbers, booleans and texts, capped",
+    MESSAGING_SYSTEM: "`qorzen_obs`; these five as the kinds PRODUCER and CONSUMER promise",
+    MESSAGING_OPERATION: "`submit` or `run`",
+    MESSAGING_OPERATION_TYPE: "`send` of a submission, `process` of an attempt",
+    MESSAGING_DESTINATION: "the definition's or function's name",
+    MESSAGING_ID: "the task's id",
     FUNCTION_NAME: "the callable, with its module",
     CODE_FILE: "the file of its source, where it is written in Python",
     CODE_LINE: "the line where it begins there",

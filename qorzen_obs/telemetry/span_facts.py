@@ -29,8 +29,20 @@ def span_name(definition_name: str) -> str:
 
 
 def identity(record: TaskRecord) -> dict[str, Any]:
-    """Return the attributes that say which task it is."""
-    return _identity(record.task_id, record.name, record.cell, record.plugin_id, record.rerun)
+    """Return the attributes of a submission that say which task it is."""
+    attributes = _identity(record.task_id, record.name, record.cell, record.plugin_id, record.rerun)
+    return attributes | _message("submit", "send", record.definition_name or record.name, record.task_id)
+
+
+def _message(operation: str, operation_type: str, destination: str, message_id: str) -> dict[str, Any]:
+    """Return what the kinds PRODUCER and CONSUMER promise, see docs/decisions/0076-messaging-attributes.md."""
+    return {
+        names.MESSAGING_SYSTEM: names.SCOPE,
+        names.MESSAGING_OPERATION: operation,
+        names.MESSAGING_OPERATION_TYPE: operation_type,
+        names.MESSAGING_DESTINATION: destination,
+        names.MESSAGING_ID: message_id,
+    }
 
 
 def _identity(
@@ -111,6 +123,7 @@ class Facts(msgspec.Struct, frozen=True):
     def attributes(self, users: UserAttributes) -> dict[str, Any]:
         """Return what is said of it at the start."""
         attributes = _identity(self.task_id, self.task_name, self.cell, self.plugin_id, self.rerun)
+        attributes |= _message("run", "process", self.definition_name or self.task_name, self.task_id)
         attributes[names.TASK_ATTEMPT] = self.number
         attributes[names.TASK_ENGINE] = self.engine.kind
         attributes.update(self.source)

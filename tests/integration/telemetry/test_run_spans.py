@@ -46,6 +46,11 @@ async def test_a_task_is_one_span_with_what_is_worth_knowing() -> None:
         parts = [attributes.pop(names.TASK_PHASE + phase) for phase in ("loop", "await")]
         assert parts == [info.phases["loop"], info.phases["await"]]
         assert attributes == {
+            "messaging.system": "qorzen_obs",
+            "messaging.operation.name": "run",
+            "messaging.operation.type": "process",
+            "messaging.destination.name": "overrun",
+            "messaging.message.id": info.task_id,
             names.TASK_ID: info.task_id,
             names.TASK_NAME: "slow",
             names.TASK_CATEGORY: "io",

@@ -98,12 +98,17 @@ async def test_an_attempt_has_the_whole_schema_on_every_engine(engine: str) -> N
         assert (info.result, info.engine) == (42, engine)
         found = attributes_of(tracing, info)
     assert found.pop(names.FUNCTION_NAME).endswith("mul")
+    assert found.pop(names.MESSAGING_DESTINATION).endswith("mul")
     assert found.pop(names.CODE_FILE, __file__) == __file__  # what is not written in Python has neither
     assert (names.CODE_LINE in found) == (engine == "loop")
     found.pop(names.CODE_LINE, None)
     assert found.pop(names.TASK_QUEUE_WAIT) == info.queue_wait_seconds
     phases = {name for name in found if name.startswith(names.TASK_PHASE)}
     assert {name: value for name, value in found.items() if name not in phases} == {
+        names.MESSAGING_SYSTEM: "qorzen_obs",
+        names.MESSAGING_OPERATION: "run",
+        names.MESSAGING_OPERATION_TYPE: "process",
+        names.MESSAGING_ID: task_id,
         names.TASK_ID: task_id,
         names.TASK_NAME: "answer",
         names.TASK_CATEGORY: "plugin",

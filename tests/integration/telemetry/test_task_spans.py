@@ -81,7 +81,8 @@ def shown(spans: list[ReadableSpan]) -> list[dict[str, Any]]:
     text = re.sub("0x([0-9a-f]{32}|[0-9a-f]{16})", "of another trace", text)
     documents: list[dict[str, Any]] = json.loads(text)
     for document in documents:
-        document["attributes"].pop(names.TASK_ID, None)
+        for one_s_own in (names.TASK_ID, names.MESSAGING_ID):
+            document["attributes"].pop(one_s_own, None)
         document["resource"]["attributes"].pop("service.instance.id", None)
         for event in document["events"]:  # an exception's event shows where it was recorded
             event["attributes"].pop("exception.stacktrace", None)
