@@ -133,6 +133,9 @@ cause and the stack.
 `{exception_message}` and, where something was raised, `{exception_stacktrace}`: its last 8,192 characters, without
 values of local variables. Secrets are taken out before anything is cut.
 
+Of a text on a span 1,024 characters are kept, of one on an event 8,192, unless `OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT` or
+`OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT` says otherwise. What is cut is counted (`{dropped}{{kind="span_text"}}`).
+
 ## Which traces are kept
 
 Every span is recorded; what becomes of a trace is decided in the process, at its end. Kept is each trace with a span
@@ -200,6 +203,7 @@ def traces_page() -> str:
         exception_type=names.EXCEPTION_TYPE,
         exception_message=names.EXCEPTION_MESSAGE,
         exception_stacktrace=names.EXCEPTION_STACKTRACE,
+        dropped=_shown(names.EVENTS_DROPPED),
         phase=names.TASK_PHASE,
         seconds=_shown(names.PHASE_SECONDS),
         traces=_shown(names.TRACES),

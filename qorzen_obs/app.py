@@ -156,7 +156,7 @@ class Service:
                     status=functools.partial(_telemetry_status, tracing, export, metrics),
                     on_spans=tracing.on_spans,
                     redactor=self._redactor,
-                    lost=functools.partial(_lost, loggers.stream, metrics),
+                    lost=functools.partial(_lost, loggers.stream, tracing, metrics),
                     exemplars=tracing.exemplars,
                     spans=tracing.traces,
                     ops_url=lambda: None if ops is None else ops.url,
@@ -238,9 +238,13 @@ def _telemetry_status(
     return status
 
 
-def _lost(stream: LogStream, metrics: MetricExport | None) -> dict[str, int]:
-    """Return what was lost on its way out, by kind of `qorzen_events_dropped`."""
-    return {**stream.lost(), **({} if metrics is None else {"metric_export": metrics.lost})}
+def _lost(stream: LogStream, tracing: Tracing, metrics: MetricExport | None) -> dict[str, int]:
+    """Return what did not leave the process whole, by kind of `qorzen_events_dropped`."""
+    return {
+        **stream.lost(),
+        **tracing.lost(),
+        **({} if metrics is None else {"metric_export": metrics.lost}),
+    }
 
 
 async def _flush(

@@ -41,7 +41,15 @@ _RETRYING: Final = EventKind.RETRYING
 #: By the event that follows an attempt: the outcome of ATTEMPT_DURATION.
 _OUTCOMES: Final = {_RETRYING: "retrying", **{ENDED[status]: status.value for status in FINAL}}
 REJECTION_REASONS: Final = ("queue_full", "closed")
-DROP_KINDS: Final = ("event", "progress", "late_result", "worker_report", "log_line", "log_record")
+DROP_KINDS: Final = (
+    "event",
+    "progress",
+    "late_result",
+    "worker_report",
+    "log_line",
+    "log_record",
+    "span_text",
+)
 
 
 class Load(NamedTuple):

@@ -27,6 +27,7 @@ from qorzen_obs.clock import Clock, SystemClock
 from qorzen_obs.otel_variables import only_usable, read_otel_environment
 from qorzen_obs.settings import TelemetrySettings
 from qorzen_obs.telemetry import names
+from qorzen_obs.telemetry.cut_texts import CUT_TEXTS
 from qorzen_obs.telemetry.exemplars import Exemplars, IfSampled
 from qorzen_obs.telemetry.export import BatchLimits, quieted
 from qorzen_obs.telemetry.exporters import asked_exporter, loggers_of, make_exporter, wanted_span_exporters
@@ -169,6 +170,10 @@ class Tracing:
         """When each exporter had last got spans across, Unix seconds; 0 before."""
         return min((export.queue.last_export_at for export in self._exports), default=0.0)
 
+    def lost(self) -> dict[str, int]:
+        """Return how many texts on spans of the process were cut to the limit, as a kind of `qorzen_events_dropped`."""
+        return {"span_text": CUT_TEXTS.count}
+
     def tick(self) -> None:
         """Decide about traces that have waited long enough; an exporter's thread does so too."""
         if self._sampler is not None:
@@ -196,6 +201,8 @@ class Tracing:
         """
         with self._closing:
             if self._flushed is None:
+                if self._shared is not None:
+                    CUT_TEXTS.unwatch()
                 is_last = self._chain is None or self._chain.leave(self._shared, self.store)
                 self.store.shutdown()
                 self._flushed = (close if is_last else send)(self._exports, deadline_seconds)
@@ -262,6 +269,7 @@ def set_up_tracing(
         known = [export.name for export in shared.exports]
         shared.enter(store, redactor, _make_exports(environment, clock, redactor, known))
         chain.use(shared)
+    CUT_TEXTS.watch()
     if set_global and provider is not current:
         trace.set_tracer_provider(provider)
     return Tracing("sdk", provider, store, sampling=provider.sampling, chain=chain, shared=shared)

@@ -19,7 +19,7 @@ from typing import Protocol
 
 import pytest
 from opentelemetry import trace
-from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace import ReadableSpan, SpanLimits, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON, ParentBased
@@ -221,6 +221,24 @@ def test_the_length_of_attributes_is_bounded(
     (stored,) = tracing.traces.trace(f"{span.get_span_context().trace_id:032x}")
     assert stored.attributes == {"text": "x" * in_span}
     assert stored.events[0].attributes == {"text": "x" * in_event}
+
+
+def test_long_texts_on_spans_are_cut_quietly_and_counted(
+    set_up: SetUp, caplog: pytest.LogCaptureFixture
+) -> None:
+    tracing = set_up()
+    before = tracing.lost()["span_text"]
+    for _ in range(200):
+        with tracing.provider.get_tracer("test").start_as_current_span("long") as span:
+            span.set_attribute("text", "x" * 2_000)
+    assert tracing.lost()["span_text"] - before == 200
+    assert caplog.records == []
+    tracing.shutdown()
+    other = TracerProvider(span_limits=SpanLimits(max_attribute_length=1), shutdown_on_exit=False)
+    other.get_tracer("theirs").start_span("long").set_attribute("text", "xx")
+    assert [record.name for record in caplog.records][-1] == "opentelemetry.attributes", (
+        "theirs is theirs to say"
+    )
 
 
 @pytest.mark.parametrize(
