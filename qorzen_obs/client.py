@@ -23,7 +23,6 @@ from qorzen_obs.errors import QorzenError
 
 T = TypeVar("T")
 
-DEFAULT_URL: Final = "http://127.0.0.1:8080"
 TIMEOUT_SECONDS: Final = 10.0
 
 #: Parameters of a query; None and empty sequences are left out.

@@ -19,11 +19,14 @@ from typing import Annotated, Any, Final, Literal, TypeVar, get_origin
 import msgspec
 from msgspec import Meta
 
+from qorzen_obs.endpoint import DEFAULT_HOST, DEFAULT_PORT
 from qorzen_obs.errors import SettingsError
 from qorzen_obs.small_file import UnusableFileError, read_small_file
 from qorzen_obs.tasks import TaskCategory
 
 ENVIRONMENT_PREFIX = "QORZEN_"
+#: Which service the commands ask; it is no setting of one.
+URL_VARIABLE: Final = "QORZEN_URL"
 _MAX_FILE_BYTES: Final = 1_048_576
 
 #: Upper bounds of the histograms of durations, in seconds, and of those of queue waits.
@@ -76,8 +79,8 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`server.*`: where the ops plane listens and whom it answers."""
 
-    host: str = "127.0.0.1"
-    port: Annotated[int, Meta(ge=0, le=65535)] = 8080
+    host: str = DEFAULT_HOST
+    port: Annotated[int, Meta(ge=0, le=65535)] = DEFAULT_PORT
     token: Annotated[str, Meta(min_length=16)] | None = None  #: for control, and so for everything
     #: Instead of `token`: a file with one token a line, `TOKEN` or `TOKEN read`.
     token_file: str | None = None
@@ -159,7 +162,7 @@ def load_settings(file: Path | None = None, environment: Mapping[str, str] | Non
     """
     tree = {} if file is None else _read_toml(file)
     for name, value in sorted((environment or {}).items()):
-        if name.startswith(ENVIRONMENT_PREFIX):
+        if name.startswith(ENVIRONMENT_PREFIX) and name != URL_VARIABLE:
             _put(tree, name, value)
     return convert(tree, Settings)
 

@@ -12,7 +12,8 @@ from typing import Any, Final, TypeVar
 import click
 
 from qorzen_obs.cli.texts import printable
-from qorzen_obs.client import DEFAULT_URL, Client, ClientError
+from qorzen_obs.client import Client, ClientError
+from qorzen_obs.endpoint import DEFAULT_HOST, DEFAULT_PORT, url_of
 from qorzen_obs.small_file import UnusableFileError, read_small_file
 
 _MAX_TOKEN_FILE_BYTES: Final = 65_536
@@ -48,7 +49,13 @@ def client_options(command: F) -> F:
             help="A file whose first word is the service's token.  [default: QORZEN_SERVER__TOKEN_FILE, else the "
             "token itself is taken from QORZEN_SERVER__TOKEN, where they are set]",
         ),
-        click.option("--url", default=DEFAULT_URL, show_default=True, help="Where the service answers."),
+        click.option(
+            "--url",
+            default=_default_url,
+            show_default="QORZEN_URL, else QORZEN_SERVER__HOST and QORZEN_SERVER__PORT, else "
+            + url_of(DEFAULT_HOST, DEFAULT_PORT),
+            help="Where the service answers.",
+        ),
     ):
         command = option(command)
     return command
@@ -78,6 +85,20 @@ def refusals_shown() -> Iterator[None]:
 def give_json(document: object) -> None:
     """Write a document to standard output; in ASCII, so that a terminal shows it and does nothing else."""
     click.echo(json.dumps(document, indent=2))
+
+
+def _default_url() -> str:
+    """Return where the service answers by the environment; a variable that is set to nothing says nothing.
+
+    Raises:
+        WrongUse: the port is none that a service can be asked at.
+    """
+    if url := os.environ.get("QORZEN_URL"):
+        return url
+    port = os.environ.get("QORZEN_SERVER__PORT") or str(DEFAULT_PORT)
+    if not (port.isdecimal() and 0 < int(port) < 65_536):
+        raise WrongUse("QORZEN_SERVER__PORT is no port to ask at; say with --url where the service answers")
+    return url_of(os.environ.get("QORZEN_SERVER__HOST") or DEFAULT_HOST, int(port))
 
 
 def _token(file: Path | None) -> str | None:

@@ -19,6 +19,7 @@ from typing import Final
 from aiohttp import HttpVersion11, hdrs, web
 from aiohttp.typedefs import Middleware
 
+from qorzen_obs.endpoint import authority_of, url_of
 from qorzen_obs.errors import ManagerInitializationError
 from qorzen_obs.registry import TaskRegistry
 from qorzen_obs.server import (
@@ -104,7 +105,6 @@ _DEFAULT_SERVER: Final = ServerSettings()
 _DEFAULT_HEALTH: Final = HealthSettings()
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _OTHER: Final = "other"
-_LOOPBACK_OF: Final = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
 def create_app(
@@ -248,8 +248,7 @@ class OpsPlane:
     @property
     def url(self) -> str:
         """Where a browser on this machine finds the page."""
-        host = self._settings.host
-        return f"http://{_authority(_LOOPBACK_OF.get(host, host), self.port)}"
+        return url_of(self._settings.host, self.port)
 
     async def start(self) -> None:
         """Return when it listens. When the caller is cancelled meanwhile, it is stopped again.
@@ -354,12 +353,8 @@ async def _close_listener(listener: asyncio.Server) -> None:
 
 
 def _explain(error: OSError, host: str, port: int) -> str:
-    where = _authority(host, port)
+    where = authority_of(host, port)
     if error.errno == errno.EADDRINUSE:
         return f"{where} is in use already; set server.port to a free port, or to 0 for any"
     reason = error.strerror if isinstance(error, socket.gaierror) else os.strerror(error.errno or 0)
     return f"cannot listen on {where} ({reason}); change server.host or server.port"
-
-
-def _authority(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -63,6 +63,7 @@ def test_the_environment_goes_over_the_file_and_the_file_over_the_defaults(tmp_p
         "QORZEN_SERVER__PORT": "0",
         "QORZEN_TASKS__WHEN_FULL": "wait",
         "HOME": "/nowhere",
+        "QORZEN_URL": "http://of.the.commands",
     }
     settings = load_settings(file, environment)
     assert (settings.tasks.max_pending, settings.tasks.keep_completed_tasks) == (7, 6)

@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler
 
 import pytest
 from click.testing import CliRunner, Result
@@ -18,6 +19,7 @@ from qorzen_obs.registry import TaskRegistry
 from qorzen_obs.server.app import OpsPlane
 from qorzen_obs.settings import ServerSettings
 from qorzen_obs.tasks import TaskCategory, TaskPriority, TaskStatus
+from tests.services.http_server import give, http_server
 from tests.services.ops_plane import SaidManager, managing, serving
 from tests.support import until
 
@@ -307,3 +309,45 @@ async def test_an_error_of_the_client_tells_an_answer_from_none() -> None:
     with pytest.raises(ClientError, match="does not answer") as unanswered:
         await asyncio.to_thread(client.status)
     assert unanswered.value.status is None
+
+
+@pytest.mark.parametrize("by", ["QORZEN_URL", "host and port", "port"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        "status",
+        "health",
+        "tasks",
+        "show x",
+        "trace x",
+        "submit x",
+        "cancel x",
+        "rerun x",
+        "pause io",
+        "resume io",
+    ],
+)
+def test_every_command_asks_where_the_environment_says(command: str, by: str) -> None:
+    asked: list[str] = []
+
+    def answer(handler: BaseHTTPRequestHandler, body: bytes) -> None:
+        asked.append(handler.path)
+        give(handler, 418)
+
+    with http_server(answer) as url:
+        port = url.rpartition(":")[2]
+        environment = {
+            "QORZEN_URL": {"QORZEN_URL": url, "QORZEN_SERVER__HOST": "nowhere.at.all"},
+            "host and port": {"QORZEN_SERVER__HOST": "0.0.0.0", "QORZEN_SERVER__PORT": port},
+            "port": {"QORZEN_URL": "", "QORZEN_SERVER__HOST": "", "QORZEN_SERVER__PORT": port},
+        }[by]
+        done = CliRunner(env=environment).invoke(cli, command.split())
+    assert asked, done.output
+    assert "the service answered 418" in done.stderr
+
+
+@pytest.mark.parametrize("port", ["0", "65536", "http", "-1"])
+def test_a_port_that_nobody_can_be_asked_at_wants_an_address(port: str) -> None:
+    done = CliRunner(env={"QORZEN_SERVER__PORT": port}).invoke(cli, ["status"])
+    assert done.exit_code == 2
+    assert "--url" in done.stderr
