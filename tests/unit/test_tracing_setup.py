@@ -6,6 +6,7 @@ A process can set its global provider only once, so what is global runs in a pro
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import socket
 import subprocess
@@ -233,12 +234,6 @@ def test_long_texts_on_spans_are_cut_quietly_and_counted(
             span.set_attribute("text", "x" * 2_000)
     assert tracing.lost()["span_text"] - before == 200
     assert caplog.records == []
-    tracing.shutdown()
-    other = TracerProvider(span_limits=SpanLimits(max_attribute_length=1), shutdown_on_exit=False)
-    other.get_tracer("theirs").start_span("long").set_attribute("text", "xx")
-    assert [record.name for record in caplog.records][-1] == "opentelemetry.attributes", (
-        "theirs is theirs to say"
-    )
 
 
 @pytest.mark.parametrize(
@@ -809,6 +804,25 @@ def test_a_provider_that_the_user_shut_down_is_used_again() -> None:
     with OtlpReceiver() as collector:
         alone(survives_a_shutdown_by_the_user, OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint)
         assert [span.name for span in collector.spans] == ["one", "three"]
+
+
+def cuts_texts_of_another_provider() -> None:
+    said: list[logging.LogRecord] = []
+    handler = logging.Handler()
+    handler.emit = said.append  # type: ignore[assignment,method-assign]  # it keeps them
+    logging.getLogger().addHandler(handler)
+    first, second = set_up_globally(), set_up_globally()
+    theirs = TracerProvider(span_limits=SpanLimits(max_attribute_length=1), shutdown_on_exit=False)
+    for tracing in (first, second):
+        theirs.get_tracer("theirs").start_span("long").set_attribute("text", "xx")
+        assert said == []
+        tracing.shutdown()
+    theirs.get_tracer("theirs").start_span("long").set_attribute("text", "xx")
+    assert [record.name for record in said] == ["opentelemetry.attributes"]
+
+
+def test_after_the_last_has_ended_the_sdk_warns_again() -> None:
+    alone(cuts_texts_of_another_provider)
 
 
 def prints_spans() -> None:
