@@ -81,6 +81,8 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
     host: str = DEFAULT_HOST
     port: Annotated[int, Meta(ge=0, le=65535)] = DEFAULT_PORT
+    #: What to do where the port is in use already: refuse to start, or try the next ones, for workers side by side.
+    when_taken: Literal["refuse", "next"] = "refuse"
     token: Annotated[str, Meta(min_length=16)] | None = None  #: for control, and so for everything
     #: Instead of `token`: a file with one token a line, `TOKEN` or `TOKEN read`.
     token_file: str | None = None

@@ -98,6 +98,9 @@ ROUTES: Final[tuple[Route, ...]] = (
 STALLED_SECONDS: Final = 30.0
 STOP_DEADLINE_SECONDS: Final = 5.0  #: how long stop waits for the thread, whatever happens there
 
+#: How many ports `server.when_taken = "next"` tries after `server.port`.
+NEXT_PORTS: Final = 99
+
 #: `(method, route template, status code, seconds)` of each answered request.
 OnRequest = Callable[[str, str, int, float], None]
 
@@ -318,7 +321,17 @@ class OpsPlane:
             await door.close(runner)
 
     async def _listen(self, admit: Callable[[], asyncio.Protocol]) -> asyncio.Server:
-        host, port = self._settings.host, self._settings.port
+        first = self._settings.port
+        last = first
+        if first and self._settings.when_taken == "next":
+            last = min(first + NEXT_PORTS, 65_535)
+        for port in range(first, last):
+            with contextlib.suppress(_PortTakenError):
+                return await self._listen_on(port, admit)
+        return await self._listen_on(last, admit)
+
+    async def _listen_on(self, port: int, admit: Callable[[], asyncio.Protocol]) -> asyncio.Server:
+        host = self._settings.host
         # With port 0 each address of a name would get a port of its own.
         family = socket.AF_INET if host == "localhost" and not port else socket.AF_UNSPEC
         try:
@@ -327,7 +340,8 @@ class OpsPlane:
                 admit, host, port, family=family, backlog=1
             )
         except OSError as error:
-            raise ManagerInitializationError("ops plane", _explain(error, host, port)) from error
+            kind = _PortTakenError if error.errno == errno.EADDRINUSE else ManagerInitializationError
+            raise kind("ops plane", _explain(error, host, port)) from error
         for listening in listener.sockets:
             with listening.dup() as same:
                 same.listen(BACKLOG)
@@ -335,6 +349,10 @@ class OpsPlane:
                 milliseconds = int(STALLED_SECONDS * 1000)
                 listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
         return listener
+
+
+class _PortTakenError(ManagerInitializationError):
+    """Another server listens there."""
 
 
 async def _close_listener(listener: asyncio.Server) -> None:
@@ -355,6 +373,7 @@ async def _close_listener(listener: asyncio.Server) -> None:
 def _explain(error: OSError, host: str, port: int) -> str:
     where = authority_of(host, port)
     if error.errno == errno.EADDRINUSE:
-        return f"{where} is in use already; set server.port to a free port, or to 0 for any"
+        ways = "set server.port to a free port, or to 0 for any, or server.when_taken to next"
+        return f"{where} is in use already; {ways}"
     reason = error.strerror if isinstance(error, socket.gaierror) else os.strerror(error.errno or 0)
     return f"cannot listen on {where} ({reason}); change server.host or server.port"

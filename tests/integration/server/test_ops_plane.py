@@ -18,10 +18,12 @@ from prometheus_client import CollectorRegistry
 
 from qorzen_obs import current_task
 from qorzen_obs.errors import ManagerInitializationError, SettingsError
+from qorzen_obs.server import app
 from qorzen_obs.server.app import OpsPlane
 from qorzen_obs.settings import HealthSettings, ServerSettings, Settings, TelemetrySettings
 from qorzen_obs.telemetry.gathering import Gathering
 from tests.integration.server.collectors import HangingCollector, HugeCollector
+from tests.services.backends import free_port, program
 from tests.services.ops_plane import TOKEN, SaidManager, get_json, managing, serving
 from tests.services.whole_service import url_of, whole_service
 from tests.support import PATIENCE_SECONDS
@@ -326,6 +328,62 @@ async def test_an_allowed_host_that_is_none_stops_the_start() -> None:
     plane = OpsPlane(SaidManager(), settings=settings, health=HealthSettings())
     with pytest.raises(SettingsError, match=r"server\.allowed_hosts"):
         await plane.start()
+
+
+async def test_a_port_that_is_taken_refuses_the_start_or_makes_way_for_the_next(
+    session: aiohttp.ClientSession,
+) -> None:
+    async with serving(SaidManager()) as first:
+        taken = ServerSettings(port=first.port)
+        with pytest.raises(ManagerInitializationError, match=r"server\.when_taken to next"):
+            await OpsPlane(SaidManager(), settings=taken, health=HealthSettings()).start()
+        beside = ServerSettings(port=first.port, when_taken="next")
+        async with (
+            serving(SaidManager(), settings=beside) as second,
+            serving(SaidManager(), settings=beside) as third,
+        ):
+            ports = [first.port, second.port, third.port]
+            assert ports == sorted(set(ports))
+            for plane in (second, third):
+                async with session.get(f"{plane.url}/metrics") as response:
+                    assert response.status == 200
+
+
+#: What each worker of a web server does, until it is ended.
+WORKER = """
+import asyncio
+from qorzen_obs import open_task_manager
+async def main():
+    async with open_task_manager(http=True) as tasks:
+        print(tasks.ops_url, flush=True)
+        await asyncio.Event().wait()
+asyncio.run(main())
+"""
+
+
+async def test_workers_that_start_together_can_each_be_scraped(session: aiohttp.ClientSession) -> None:
+    variables = {"QORZEN_SERVER__PORT": str(free_port()), "QORZEN_SERVER__WHEN_TAKEN": "next"}
+    with contextlib.ExitStack() as stack:
+        workers = [
+            stack.enter_context(program(sys.executable, "-c", WORKER, environment=variables))
+            for _ in range(4)
+        ]
+        urls = set()
+        for worker in workers:
+            assert worker.stdout is not None
+            urls.add(worker.stdout.readline().strip())
+        assert len(urls) == 4
+        for url in urls:
+            async with session.get(f"{url}/metrics") as response:
+                assert response.status == 200
+
+
+async def test_the_next_ports_end_at_some_point(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app, "NEXT_PORTS", 0)
+    async with serving(SaidManager()) as first:
+        beside = ServerSettings(port=first.port, when_taken="next")
+        with pytest.raises(ManagerInitializationError, match="in use already"):
+            await OpsPlane(SaidManager(), settings=beside, health=HealthSettings()).start()
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1", "0.0.0.0", "::"])
