@@ -7,7 +7,10 @@ whatever else answers at an address is told from a service.
 from __future__ import annotations
 
 import contextlib
+import functools
+import http.client
 import json
+import socket
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -19,6 +22,7 @@ from typing import Any, Final, Literal, TypeVar
 
 import msgspec
 
+from qorzen_obs.endpoint import socket_path
 from qorzen_obs.errors import QorzenError
 
 T = TypeVar("T")
@@ -238,7 +242,31 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
         """Follow none: the answer becomes an error."""
 
 
-_OPEN: Final = urllib.request.build_opener(_NoRedirect).open
+class _SocketConnection(http.client.HTTPConnection):
+    """A connection to a socket in the file system."""
+
+    def __init__(self, path: str, host: str, **options: Any) -> None:
+        super().__init__(host, **options)
+        self.sock = None
+        self._path = path
+
+    def connect(self) -> None:
+        """Connect to the socket."""
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._path)
+
+
+class _SocketHandler(urllib.request.HTTPHandler):
+    """Sends every request to one socket."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__()
+        self._path = path
+
+    def http_open(self, req: urllib.request.Request) -> Any:
+        """Ask at the socket."""
+        return self.do_open(functools.partial(_SocketConnection, self._path), req)
 
 
 class Client:
@@ -250,7 +278,12 @@ class Client:
     def __init__(
         self, url: str, token: str | None = None, *, timeout_seconds: float = TIMEOUT_SECONDS
     ) -> None:
+        path = socket_path(url)
         self.url = url.rstrip("/")
+        self._base = self.url if path is None else "http://localhost"
+        # A proxy of the environment is not asked for a socket.
+        handlers = [] if path is None else [urllib.request.ProxyHandler({}), _SocketHandler(path)]
+        self._open = urllib.request.build_opener(_NoRedirect, *handlers).open
         self._token = token
         self._timeout_seconds = timeout_seconds
 
@@ -348,8 +381,8 @@ class Client:
         if self._token is not None:
             headers["Authorization"] = f"Bearer {self._header_token(self._token)}"
         try:
-            request = urllib.request.Request(self.url + path, body, headers)
-            with _OPEN(request, timeout=self._timeout_seconds) as answer:
+            request = urllib.request.Request(self._base + path, body, headers)
+            with self._open(request, timeout=self._timeout_seconds) as answer:
                 content: bytes = answer.read()
                 return content
         except urllib.error.HTTPError as error:

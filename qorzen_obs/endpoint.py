@@ -7,7 +7,22 @@ from typing import Final
 DEFAULT_HOST: Final = "127.0.0.1"
 DEFAULT_PORT: Final = 8080
 
+_UNIX: Final = "unix:"
 _LOOPBACK_OF: Final = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}
+
+
+def socket_path(address: str) -> str | None:
+    """Return the path of a socket that a host or an address names; None where it names none.
+
+    >>> socket_path("unix:/run/qorzen.sock"), socket_path("127.0.0.1")
+    ('/run/qorzen.sock', None)
+    """
+    return address.removeprefix(_UNIX) if address.startswith(_UNIX) else None
+
+
+def plain_host(host: str) -> str:
+    """Return a host without the brackets that an IPv6 address has in addresses of the web."""
+    return host[1:-1] if host.startswith("[") and host.endswith("]") else host
 
 
 def authority_of(host: str, port: int) -> str:
@@ -22,7 +37,10 @@ def authority_of(host: str, port: int) -> str:
 def url_of(host: str, port: int) -> str:
     """Return where a client on this machine asks a server that listens there.
 
-    >>> url_of("0.0.0.0", 8080)
-    'http://127.0.0.1:8080'
+    >>> url_of("0.0.0.0", 8080), url_of("unix:/run/qorzen.sock", 8080)
+    ('http://127.0.0.1:8080', 'unix:/run/qorzen.sock')
     """
-    return f"http://{authority_of(_LOOPBACK_OF.get(host, host), port)}"
+    if socket_path(host) is not None:
+        return host
+    plain = plain_host(host)
+    return f"http://{authority_of(_LOOPBACK_OF.get(plain, plain), port)}"

@@ -13,6 +13,7 @@ from typing import Final
 from qorzen_obs import foreign
 from qorzen_obs.app import Service
 from qorzen_obs.core.health_checks import HealthChecks
+from qorzen_obs.endpoint import socket_path
 from qorzen_obs.errors import InvalidHealthCheckError, InvalidTaskError, QorzenError
 from qorzen_obs.health import checks_in
 from qorzen_obs.host import StopSignals, hosted, set_up_process, stop_message
@@ -111,7 +112,7 @@ async def serve(
     with StopSignals(settings.tasks, gil_watch, service.refuse_traffic) as signals:
         async with hosted(service, signals):
             assert service.ops is not None, "it was asked for"
-            say(f"qorzen_obs serves {service.ops.url}/")
+            say(f"qorzen_obs serves {service.ops.url}{'' if socket_path(service.ops.url) else '/'}")
             for name, _, definition in registry:
                 say(f"  {name}{', submitted at the start' if definition.at_start else ''}")
             log = service.parts.loggers.get_logger("serve").warning

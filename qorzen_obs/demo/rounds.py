@@ -24,6 +24,7 @@ from qorzen_obs.core.runtime import ManagerState
 from qorzen_obs.demo.screen import Screen
 from qorzen_obs.demo.summary import Summary, read_surfaces, summarize
 from qorzen_obs.demo.workload import Tally, find_files, printable, survey
+from qorzen_obs.endpoint import socket_path
 from qorzen_obs.errors import TaskManagerClosedError
 from qorzen_obs.host import StopSignals, hosted, set_up_process, stop_message
 from qorzen_obs.settings import Settings
@@ -118,13 +119,17 @@ class _Rounds:
     def announce(self) -> None:
         """Say what is surveyed and where it can be watched."""
         self._screen.say(f"qorzen_obs surveys the Python files in {printable(self._workload.folder)}")
+        url, path = self._url, socket_path(self._url)
+        if path is not None:
+            url = "http://localhost"
+            self._screen.say(f"  socket   {path}")
         for what, path in (
             ("page", "/"),
             ("metrics", "/metrics"),
             ("status", "/status"),
             ("health", "/health"),
         ):
-            self._screen.say(f"  {what:<9}{self._url}{path}")
+            self._screen.say(f"  {what:<9}{url}{path}")
 
     async def run(self, *, once: bool, pause_seconds: float) -> bool:
         """Survey, and unless `once` go on until cancelled; return whether all went well."""

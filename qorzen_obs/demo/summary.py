@@ -15,6 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from rich import filesize
 
 from qorzen_obs.demo.workload import Tally
+from qorzen_obs.endpoint import socket_path
 from qorzen_obs.tasks import TaskInfo, TaskStatus
 from qorzen_obs.telemetry import names
 
@@ -200,8 +201,11 @@ async def read_surfaces(url: str, token: str | None) -> Surfaces:
     headers = {"Host": "localhost", "Accept": "text/plain, application/json"}
     if token is not None:
         headers["Authorization"] = f"Bearer {token}"
+    connector = None
+    if (path := socket_path(url)) is not None:
+        connector, url = aiohttp.UnixConnector(path), "http://localhost"
     async with aiohttp.ClientSession(
-        headers=headers, timeout=_READ_TIMEOUT, raise_for_status=True
+        headers=headers, timeout=_READ_TIMEOUT, raise_for_status=True, connector=connector
     ) as session:
         async with session.get(f"{url}/status") as response:
             status: dict[str, Any] = await response.json()

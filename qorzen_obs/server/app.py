@@ -6,10 +6,6 @@ Everything is read from the manager's thread-safe side, so a blocked work loop d
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import errno
-import os
-import socket
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -19,7 +15,7 @@ from typing import Final
 from aiohttp import HttpVersion11, hdrs, web
 from aiohttp.typedefs import Middleware
 
-from qorzen_obs.endpoint import authority_of, url_of
+from qorzen_obs.endpoint import url_of
 from qorzen_obs.errors import ManagerInitializationError
 from qorzen_obs.registry import TaskRegistry
 from qorzen_obs.server import (
@@ -48,9 +44,10 @@ from qorzen_obs.server import (
 )
 from qorzen_obs.server.address import BARE_PREFIX, HOME, PUBLIC_URL, prefixes_of, read_public_url
 from qorzen_obs.server.body import MAX_BODY_BYTES
-from qorzen_obs.server.door import BACKLOG, SHUTDOWN_SECONDS, Door, keep_places
+from qorzen_obs.server.door import SHUTDOWN_SECONDS, Door, keep_places
 from qorzen_obs.server.health import set_up_history
 from qorzen_obs.server.links import read_links
+from qorzen_obs.server.listener import listen
 from qorzen_obs.server.metrics import EXPOSITION, Exposition
 from qorzen_obs.server.openapi import OPENAPI, OpenApi
 from qorzen_obs.server.problems import answer_problems
@@ -94,12 +91,7 @@ ROUTES: Final[tuple[Route, ...]] = (
     *categories.ROUTES,
     *openapi.ROUTES,
 )
-#: How long a client may leave a response unread, where the system can tell (Linux).
-STALLED_SECONDS: Final = 30.0
 STOP_DEADLINE_SECONDS: Final = 5.0  #: how long stop waits for the thread, whatever happens there
-
-#: How many ports `server.when_taken = "next"` tries after `server.port`.
-NEXT_PORTS: Final = 99
 
 #: `(method, route template, status code, seconds)` of each answered request.
 OnRequest = Callable[[str, str, int, float], None]
@@ -244,13 +236,13 @@ class OpsPlane:
 
     @property
     def port(self) -> int:
-        """The port that it listens on; before start the one of the settings, which may be 0."""
+        """The port that it listens on, 0 of a socket; before start the one of the settings, which may be 0."""
         listening = self._listening
         return listening.result() if listening.done() and not listening.exception() else self._settings.port
 
     @property
     def url(self) -> str:
-        """Where a browser on this machine finds the page."""
+        """Where a browser on this machine finds the page; `unix:/path` of a socket."""
         return url_of(self._settings.host, self.port)
 
     async def start(self) -> None:
@@ -313,67 +305,9 @@ class OpsPlane:
         door = Door(runner.server)
         asyncio.get_running_loop().set_exception_handler(door.on_loop_error)
         try:
-            listener = await self._listen(door.admit)
-            self._listening.set_result(listener.sockets[0].getsockname()[1])
+            listener = await listen(self._settings, door.admit)
+            self._listening.set_result(listener.port)
             await asyncio.wrap_future(self._stop_asked)
-            await _close_listener(listener)
+            await listener.close()
         finally:
             await door.close(runner)
-
-    async def _listen(self, admit: Callable[[], asyncio.Protocol]) -> asyncio.Server:
-        first = self._settings.port
-        last = first
-        if first and self._settings.when_taken == "next":
-            last = min(first + NEXT_PORTS, 65_535)
-        for port in range(first, last):
-            with contextlib.suppress(_PortTakenError):
-                return await self._listen_on(port, admit)
-        return await self._listen_on(last, admit)
-
-    async def _listen_on(self, port: int, admit: Callable[[], asyncio.Protocol]) -> asyncio.Server:
-        host = self._settings.host
-        # With port 0 each address of a name would get a port of its own.
-        family = socket.AF_INET if host == "localhost" and not port else socket.AF_UNSPEC
-        try:
-            # One at a time, so that the door sees each of them before the next takes a descriptor.
-            listener = await asyncio.get_running_loop().create_server(
-                admit, host, port, family=family, backlog=1
-            )
-        except OSError as error:
-            kind = _PortTakenError if error.errno == errno.EADDRINUSE else ManagerInitializationError
-            raise kind("ops plane", _explain(error, host, port)) from error
-        for listening in listener.sockets:
-            with listening.dup() as same:
-                same.listen(BACKLOG)
-            if hasattr(socket, "TCP_USER_TIMEOUT"):  # the accepted ones inherit it
-                milliseconds = int(STALLED_SECONDS * 1000)
-                listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
-        return listener
-
-
-class _PortTakenError(ManagerInitializationError):
-    """Another server listens there."""
-
-
-async def _close_listener(listener: asyncio.Server) -> None:
-    """Stop listening without losing a connection that was just accepted.
-
-    asyncio drops the socket of one that has no transport yet when its server closes, and neither closes it nor
-    says so: so stop accepting first, and let what was accepted reach its protocol.
-    """
-    loop = asyncio.get_running_loop()
-    with contextlib.suppress(NotImplementedError):  # not every event loop of Windows has readers
-        for listening in listener.sockets:
-            loop.remove_reader(listening.fileno())
-        for _ in range(3):
-            await asyncio.sleep(0)
-    listener.close()
-
-
-def _explain(error: OSError, host: str, port: int) -> str:
-    where = authority_of(host, port)
-    if error.errno == errno.EADDRINUSE:
-        ways = "set server.port to a free port, or to 0 for any, or server.when_taken to next"
-        return f"{where} is in use already; {ways}"
-    reason = error.strerror if isinstance(error, socket.gaierror) else os.strerror(error.errno or 0)
-    return f"cannot listen on {where} ({reason}); change server.host or server.port"

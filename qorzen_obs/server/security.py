@@ -19,6 +19,7 @@ from typing import Final
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Middleware
 
+from qorzen_obs.endpoint import plain_host, socket_path
 from qorzen_obs.errors import SettingsError
 from qorzen_obs.server.problems import ProblemError
 from qorzen_obs.server.routes import SCOPE, Access, Handler, Route, RouteKey, route_of
@@ -107,10 +108,12 @@ def _read_token_file(file: Path) -> Tokens:
 def check_exposure(settings: ServerSettings) -> None:
     """Refuse to listen where other machines can reach the server while no token is set.
 
+    A socket in the file system is open to its owner alone, and so needs none.
+
     Raises:
         SettingsError: `server.host` is such an address, or `server.token_file` cannot be used.
     """
-    if not read_tokens(settings) and not _is_loopback(settings.host):
+    if not read_tokens(settings) and not (socket_path(settings.host) or _is_loopback(settings.host)):
         raise SettingsError(
             "server.host",
             f"{settings.host!r} can be reached from other machines and no token is set; "
@@ -245,4 +248,5 @@ def _is_ip(host: str) -> bool:
 
 
 def _is_loopback(host: str) -> bool:
-    return host.lower() == "localhost" or (_is_ip(host) and ip_address(host).is_loopback)
+    plain = plain_host(host)
+    return plain.lower() == "localhost" or (_is_ip(plain) and ip_address(plain).is_loopback)

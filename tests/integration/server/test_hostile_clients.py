@@ -12,8 +12,7 @@ import aiohttp
 import pytest
 from prometheus_client import CollectorRegistry
 
-from qorzen_obs.server import app as server_app
-from qorzen_obs.server import door
+from qorzen_obs.server import door, listener
 from qorzen_obs.telemetry.gathering import Gathering
 from tests.integration.server.collectors import HugeCollector
 from tests.services.ops_plane import SaidManager, exchange, get_json, managing, serving
@@ -163,7 +162,7 @@ async def test_t9_of_too_many_connections_the_longest_silent_is_closed(
 
 @pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="only Linux can tell")
 async def test_t9_a_client_that_does_not_read_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server_app, "STALLED_SECONDS", 0.3)
+    monkeypatch.setattr(listener, "STALLED_SECONDS", 0.3)
     monkeypatch.setattr(door, "MAX_CONNECTIONS", 1)
     registry = CollectorRegistry()
     registry.register(HugeCollector())

@@ -18,7 +18,7 @@ from prometheus_client import CollectorRegistry
 
 from qorzen_obs import current_task
 from qorzen_obs.errors import ManagerInitializationError, SettingsError
-from qorzen_obs.server import app
+from qorzen_obs.server import listener
 from qorzen_obs.server.app import OpsPlane
 from qorzen_obs.settings import HealthSettings, ServerSettings, Settings, TelemetrySettings
 from qorzen_obs.telemetry.gathering import Gathering
@@ -379,14 +379,14 @@ async def test_workers_that_start_together_can_each_be_scraped(session: aiohttp.
 
 
 async def test_the_next_ports_end_at_some_point(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(app, "NEXT_PORTS", 0)
+    monkeypatch.setattr(listener, "NEXT_PORTS", 0)
     async with serving(SaidManager()) as first:
         beside = ServerSettings(port=first.port, when_taken="next")
         with pytest.raises(ManagerInitializationError, match="in use already"):
             await OpsPlane(SaidManager(), settings=beside, health=HealthSettings()).start()
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1", "0.0.0.0", "::"])
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1", "[::1]", "0.0.0.0", "::", "[::]"])
 async def test_the_url_leads_to_the_page(session: aiohttp.ClientSession, host: str) -> None:
     settings = ServerSettings(host=host, port=0, token=TOKEN)
     try:
