@@ -132,8 +132,11 @@ def why_lines(why: Why) -> Iterator[Text]:
     if why.eligible_in_seconds:
         yield _field("because", f"its time comes in {seconds(why.eligible_in_seconds)}")
         return
+    held = "only its turn has not come" if why.held_by is None else f"held by {printable(why.held_by)}"
+    if why.ahead is None:  # only the work loop knows, and it is what holds the task
+        yield _field("because", held)
+        return
     ahead = f"{why.ahead} would start before it" if why.ahead else "it is the next"
-    held = "only its turn has not come" if why.held_by is None else f"held by {why.held_by}"
     yield _field("because", f"{held}; {ahead}")
 
 

@@ -6,7 +6,7 @@ So does a question that only the work loop can answer (why.py).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
 from http import HTTPStatus
@@ -25,6 +25,8 @@ from qorzen_obs.tasks import TaskStatus
 T = TypeVar("T")
 
 DEADLINE_SECONDS: Final = 2.0
+
+_AGAIN: Final[Mapping[str, str]] = {hdrs.RETRY_AFTER: "1"}
 
 
 async def cancel_task(request: web.Request) -> web.Response:
@@ -47,7 +49,13 @@ async def cancel_task(request: web.Request) -> web.Response:
     )
 
 
-async def on_work_loop(request: web.Request, command: Coroutine[Any, Any, T]) -> T:
+class NoAnswerError(ProblemError):
+    """The work loop did not answer in time."""
+
+
+async def on_work_loop(
+    request: web.Request, command: Coroutine[Any, Any, T], *, seconds: float = DEADLINE_SECONDS
+) -> T:
     """Run `command` on the work loop. One that has not begun by the deadline never will, one that has is cancelled."""
     loop = request.app[LOOKS].loop
     wanted: Future[None] = Future()  # whose cancelling and beginning exclude each other
@@ -66,11 +74,12 @@ async def on_work_loop(request: web.Request, command: Coroutine[Any, Any, T]) ->
         command.close()
         raise busy("the service is not running")
     try:
-        async with asyncio.timeout(DEADLINE_SECONDS):
+        async with asyncio.timeout(seconds):
             return await asyncio.wrap_future(future)
     except TimeoutError:
         done = "nothing was done" if wanted.cancel() else "what was asked may have been done"
-        raise busy(f"the work loop does not answer; {done}; see /livez?verbose") from None
+        detail = f"the work loop does not answer; {done}; see /livez?verbose"
+        raise NoAnswerError(HTTPStatus.SERVICE_UNAVAILABLE, detail, headers=_AGAIN) from None
     finally:
         wanted.cancel()
 

@@ -84,7 +84,12 @@ def _look_at_work_loop(looks: Looks, settings: HealthSettings) -> Finding:
     if seconds < BLOCKED_SHOWN_SECONDS:
         return Finding(Outcome.PASS, observed=0.0, unit="s")
     outcome = Outcome.FAIL if seconds > settings.loop_blocked_seconds else Outcome.WARN
-    return Finding(outcome, f"blocked for {seconds:.1f} s{_culprit(looks)}", round(seconds, 3), "s")
+    return Finding(outcome, blocked_text(looks, seconds), round(seconds, 3), "s")
+
+
+def blocked_text(looks: Looks, seconds: float) -> str:
+    """Return for how long the work loop has been blocked, and by whom where the watchdog has seen it."""
+    return f"blocked for {seconds:.1f} s{_culprit(looks)}"
 
 
 def _culprit(looks: Looks) -> str:

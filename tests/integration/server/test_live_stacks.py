@@ -4,6 +4,7 @@ import asyncio
 import functools
 import math
 import os
+import re
 import signal
 import threading
 import time
@@ -17,7 +18,7 @@ import pytest
 
 from qorzen_obs.core.task_manager import TaskManager
 from qorzen_obs.errors import StackUnavailableError, TaskNotFoundError
-from qorzen_obs.options import task
+from qorzen_obs.options import task, with_options
 from qorzen_obs.record import TaskEvent
 from qorzen_obs.stacks import STARTING, LiveStack
 from qorzen_obs.tasks import EventKind, TaskCategory
@@ -147,18 +148,23 @@ async def test_f22_stacks_are_shown_while_the_work_loop_is_wedged() -> None:
                 "thread": await tasks.submit_task(gate),
             }
             await gate.holds(1)
+            later_id = await tasks.submit_task(with_options(asyncio.sleep, delay=1_000), 0)
 
             async def look() -> None:
                 async with aiohttp.ClientSession(plane.url) as session:
                     for name, task_id in ids.items():
                         async with session.get(f"/api/tasks/{task_id}/stack") as response:
                             found[name] = response.status, await response.json()
-                    async with session.get(f"/api/tasks/{ids['waiting']}/why") as response:
-                        found["why"] = response.status, await response.json(content_type=None)
+                    for name, task_id in (*ids.items(), ("later", later_id), ("unknown", "x")):
+                        async with session.get(f"/api/tasks/{task_id}/why") as response:
+                            found[f"why {name}"] = response.status, await response.json(content_type=None)
 
             def look_from_a_thread() -> None:
                 try:
                     assert holding.wait(PATIENCE_SECONDS)
+                    noticed = tasks.looks.loop_block
+                    while noticed() is None:  # the watchdog sees it soon
+                        time.sleep(0.001)
                     asyncio.run(look())
                 finally:
                     let_go.set()
@@ -169,7 +175,9 @@ async def test_f22_stacks_are_shown_while_the_work_loop_is_wedged() -> None:
             await tasks.wait_for_task(ids["wedged"])
             await asyncio.to_thread(looking.join)
 
-    assert {name: document["state"] for name, (_, document) in found.items() if name != "why"} == {
+    assert {
+        name: document["state"] for name, (_, document) in found.items() if not name.startswith("why")
+    } == {
         "waiting": "waiting",
         "thread": "running",
         "wedged": "running",
@@ -177,7 +185,18 @@ async def test_f22_stacks_are_shown_while_the_work_loop_is_wedged() -> None:
     assert functions(found["wedged"][1])[0] == "hold_the_loop"
     assert found["wedged"][1]["frames"][-1]["function"].endswith("wait")
     assert functions(found["thread"][1])[0] == "__call__"
-    assert found["why"][0] == 503  # only the work loop knows
+    assert {found[f"why {name}"][0] for name in ids} == {200}
+    assert found["why unknown"][0] == 404
+    later = found["why later"][1]
+    assert (later["status"], later["pending"], later["ahead"]) == ("pending", True, None)
+    assert re.fullmatch(
+        rf"the work loop, which is blocked for [\d.]+ s by task .*hold_the_loop \({ids['wedged']}\), at .*",
+        later["held_by"],
+    )
+    assert 900 < later["eligible_in_seconds"] <= 1_000
+    waiting = found["why waiting"][1]
+    assert (waiting["status"], waiting["pending"]) == ("running", False)
+    assert "hold_the_loop" in waiting["held_by"]
 
 
 async def test_an_abandoned_thread_shows_where_it_still_is() -> None:
