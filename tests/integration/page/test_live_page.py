@@ -10,7 +10,7 @@ from playwright.async_api import Browser, expect
 from qorzen_obs.settings import ServerSettings
 from tests.integration.page.tasks import failing, working
 from tests.services.browser import visit
-from tests.services.ops_plane import TOKEN, managing, serving
+from tests.services.ops_plane import TOKEN, SaidManager, managing, serving
 
 pytestmark = pytest.mark.slow  # programs of their own, which no version of Python makes another
 
@@ -84,6 +84,40 @@ async def test_the_page_says_when_the_service_is_gone_and_comes_back_with_it(bro
             await expect(seen.page.locator("#stale")).to_be_hidden()
             await manager.wait_for_task(await manager.submit_task(failing, "", name="after.the.return"))
             await expect(seen.page.locator("#ended")).to_contain_text("after.the.return")
+
+
+#: The colours of what the header shows, and that of what is well.
+COLOURS = """
+() => {
+  const colour = (element) => getComputedStyle(element, "::before").backgroundColor;
+  const sample = document.body.appendChild(document.createElement("i"));
+  sample.style.backgroundColor = "var(--completed)";
+  const good = getComputedStyle(sample).backgroundColor;
+  sample.remove();
+  return [good, ["#state", "#health", "#connection"].map((id) => colour(document.querySelector(id)))];
+}
+"""
+
+
+async def test_the_header_is_green_while_all_is_well_and_neither_while_blocked_nor_offline(
+    browser: Browser,
+) -> None:
+    said = SaidManager()
+    async with serving(said) as plane:
+        page = (await visit(browser, plane.url)).page
+        await expect(page.locator("#health")).to_have_text("healthy")
+        good, shown = await page.evaluate(COLOURS)
+        assert shown == [good, good, good]
+        said.blocked = 31.0
+        await expect(page.locator("#health")).to_have_text("fails")
+        good, shown = await page.evaluate(COLOURS)
+        assert good not in shown
+        said.blocked = 0.0
+        await expect(page.locator("#health")).to_have_text("healthy")
+    await expect(page.locator("#stale")).to_be_visible()
+    await expect(page.locator("#state")).to_have_attribute("data-state", "unknown")
+    good, shown = await page.evaluate(COLOURS)
+    assert good not in shown
 
 
 async def test_the_page_shows_the_next_service_after_a_restart(browser: Browser) -> None:

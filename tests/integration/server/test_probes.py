@@ -63,9 +63,14 @@ async def test_each_state_has_its_probes(
 async def test_a_blocked_loop_shows_at_once_and_fails_past_the_limit(
     seconds: float, status: int, line: str
 ) -> None:
-    (plain, verbose) = await ask(SaidManager(blocked=seconds), "/livez", "/livez?verbose")
-    assert plain == (status, "ok" if status == 200 else "failed: work-loop")
+    plain, verbose, ready, readiness, started = await ask(
+        SaidManager(blocked=seconds), "/livez", "/livez?verbose", "/readyz", "/readyz?verbose", "/startupz"
+    )
+    assert plain == ready == (status, "ok" if status == 200 else "failed: work-loop")
     assert verbose == (status, f"[+]ops-plane ok\n{line}\n")
+    assert readiness[0] == status
+    assert line in readiness[1].splitlines()
+    assert started == (200, "ok")
 
 
 async def test_a_check_can_be_asked_alone_and_left_out() -> None:
@@ -180,6 +185,7 @@ def test_each_check_of_each_probe_is_a_metric() -> None:
         ("livez", "work-loop"): 0,
         ("readyz", "initialized"): 1,
         ("readyz", "accepting"): 0,
+        ("readyz", "work-loop"): 0,
         ("readyz", "scheduler"): 1,
         ("startupz", "initialized"): 1,
         ("health", "queue"): 1,

@@ -35,17 +35,20 @@ function App() {
 }
 
 function Header({ route, health, signingIn }) {
-  const state = useStore((one) => one.managerState);
-  return html`<header class="bar">
+  const { managerState: state, connection } = useStore((one) => one);
+  const failing = health?.status === "fail";
+  // A state that was ready when it was last heard of, or of which a probe says no, is not shown as good.
+  const shade = (known) => (connection === "stale" ? "unknown" : known);
+  return html`<header class="bar" data-failing=${failing}>
     <a class="brand" href=${href("now")}><img src="static/icon.svg" alt="" width="24" height="24" /><span>Tasks</span></a>
     <nav aria-label="Views">
       ${Object.entries(VIEWS).filter(([, { title }]) => title).map(([name, { title }]) => html`
         <a href=${href(name)} aria-current=${route.view === name ? "page" : null}>${title}</a>`)}
     </nav>
     ${signingIn || state === null ? null : html`
-      <span class="pill" id="state" data-state=${state}>${state}</span>
+      <span class="pill" id="state" data-state=${shade(failing && state === "ready" ? "fail" : state)}>${state}</span>
       ${health === null ? null : html`
-        <a class="pill" id="health" data-state=${health.status} href=${href("health")}>${HEALTH[health.status] ?? health.status}</a>`}
+        <a class="pill" id="health" data-state=${shade(health.status)} href=${href("health")}>${HEALTH[health.status] ?? health.status}</a>`}
       <${Connection} />`}
   </header>`;
 }
