@@ -30,7 +30,7 @@ PATH_PARAMETERS: Final[Mapping[str, tuple[Any, str]]] = {
 UNREADABLE: Final = problem("The request is no HTTP/1.1 that can be read.")
 UNAUTHORIZED: Final = problem("No token, or one that is not known.", hdrs.WWW_AUTHENTICATE)
 FORBIDDEN: Final = problem("The token is for reading only, or a page of another site asks.")
-UNSUPPORTED: Final = problem("The request does not say that its body is JSON, as it is.")
+UNSUPPORTED: Final = problem("The request has a body and does not say that it is JSON.")
 MISDIRECTED: Final = problem("The Host is none that this service goes by.")
 #: What many routes answer, by the name under which it is described once.
 SHARED: Final = {
@@ -45,7 +45,6 @@ DESCRIPTION: Final = (
     "What scrapers, probes, scripts and people ask of a running service. Times are RFC 3339, durations are seconds, "
     "errors are application/problem+json (RFC 9457). Each GET answers HEAD too."
 )
-_UNREAD_BODY: Final = "Is not read. That it is said to be JSON keeps the forms of other sites out."
 _REFERENCE: Final = "#/components/schemas/{name}"
 
 
@@ -129,8 +128,6 @@ def _operation(route: Route, schemas: _Schemas, secured: bool) -> dict[str, Any]
         operation["security"] = _security(route.access)
     if route.body is not None:
         operation["requestBody"] = {"required": True, "content": {JSON: {"schema": schemas.of(route.body)}}}
-    elif route.access is Access.CONTROL:
-        operation["requestBody"] = {"required": True, "description": _UNREAD_BODY, "content": {JSON: {}}}
     return operation
 
 

@@ -213,7 +213,7 @@ def _unauthorized(challenge: str) -> ProblemError:
 def _check_origin(request: web.Request, allowed_hosts: frozenset[str]) -> None:
     """Refuse what a page of another site sends: a browser says where a request comes from, other clients do not.
 
-    Sec-Fetch-Site where the browser sends it, else Origin; and a content type that no form can have. A proxy may
+    Sec-Fetch-Site where the browser sends it, else Origin; and a body only of a type that no form can have. A proxy may
     replace the Host, or leave out its port, so a page of an allowed host is our own too.
     """
     site = request.headers.get("Sec-Fetch-Site")
@@ -226,7 +226,8 @@ def _check_origin(request: web.Request, allowed_hosts: frozenset[str]) -> None:
         foreign = authority not in own and read_host(authority or "") not in allowed_hosts
     if foreign:
         raise ProblemError(HTTPStatus.FORBIDDEN, "a page of another site may not send this")
-    if request.content_type != "application/json":
+    # Without a body it does not matter what a client says of it: many say that it is a form.
+    if request.body_exists and request.content_type != "application/json":
         raise ProblemError(
             HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "send the header Content-Type: application/json"
         )

@@ -27,9 +27,8 @@ class Why(Struct, frozen=True, kw_only=True):
     task_id: str
     status: TaskStatus
     pending: bool
-    held_by: str | None = (
-        None  #: the limit that it waits for; of a running one too, what blocks the work loop
-    )
+    #: The limit that it waits for; what blocks the work loop while that does not answer, of a running one too.
+    held_by: str | None = None
     ahead: int | None = None  #: tasks that start before it
     eligible_in_seconds: float | None = None
 

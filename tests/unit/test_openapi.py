@@ -79,6 +79,16 @@ def test_parameters_and_bodies_are_described_by_their_types(document: dict[str, 
     assert {each["name"] for each in submit["parameters"]} >= {"Idempotency-Key", "traceparent"}
 
 
+def test_only_what_reads_a_body_has_one(document: dict[str, Any]) -> None:
+    with_body = [
+        path
+        for path, operations in document["paths"].items()
+        for each in operations.values()
+        if "requestBody" in each
+    ]
+    assert with_body == ["/api/tasks"]
+
+
 def test_a_document_of_a_mounted_application_has_its_prefix() -> None:
     assert openapi_document(ROUTES, "/ops", secured=False)["servers"] == [{"url": "/ops"}]
     assert openapi_document(ROUTES, secured=False)["servers"] == [{"url": "/"}]

@@ -33,10 +33,13 @@ async (url) => {
   await attempt("/api/categories/io/pause", {method: "POST", mode: "no-cors", body: "{}"});
   await attempt("/api/categories/io/pause", {method: "POST", mode: "no-cors", body: "{}", headers: json});
   await attempt("/api/categories/io/pause", {method: "POST", body: "{}", headers: json});
+  await attempt("/api/categories/io/pause", {method: "POST", mode: "no-cors"});
+  await attempt("/api/categories/io/pause", {method: "POST", mode: "no-cors", referrerPolicy: "no-referrer"});
   await attempt("/api/categories/io/pause", {method: "PUT", body: "{}"});
   await attempt("/api/categories/io/pause", {method: "DELETE"});
   await attempt("/status", {mode: "no-cors"});
   await attempt("/status", {});
+  navigator.sendBeacon(url + "/api/categories/io/pause");
   navigator.sendBeacon(url + "/api/categories/io/pause", "{}");
   navigator.sendBeacon(url + "/api/categories/io/pause", new Blob(["{}"], {type: "application/json"}));
   const frame = document.body.appendChild(document.createElement("iframe"));
@@ -44,7 +47,7 @@ async (url) => {
   const form = document.body.appendChild(document.createElement("form"));
   Object.assign(form, {method: "post", enctype: "text/plain", target: "answer"});
   form.action = url + "/api/categories/io/pause";
-  form.submit();
+  form.submit();  // it has no field, and so its body is empty
   return read.filter((text) => text !== "");
 }
 """

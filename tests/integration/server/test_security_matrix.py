@@ -303,6 +303,37 @@ async def test_t5_behind_a_proxy_an_allowed_host_is_an_allowed_origin(
                 assert (response.status == 403) == refused, path
 
 
+@pytest.mark.parametrize(
+    "lines",
+    [
+        [],
+        ["Content-Length: 0"],
+        ["Content-Length: 0", "Content-Type: application/x-www-form-urlencoded"],
+        ["Content-Type: application/octet-stream"],
+        ["Content-Type: application/json"],
+    ],
+    ids=str,
+)
+async def test_t5_a_command_without_a_body_needs_no_content_type_and_an_origin_of_its_own(
+    lines: list[str],
+) -> None:
+    async with serving(SaidManager()) as plane:
+        for path in set(commands()) - {"/api/tasks"}:
+            for origin in (), ("Origin: http://evil.example",), ("Origin: null",):
+                head = [f"POST {path} HTTP/1.1", "Host: localhost", *lines, *origin, "", ""]
+                status, _, _ = await exchange(plane, "\r\n".join(head).encode())
+                assert (status == 403) == bool(origin), path
+                assert status != 415, path
+
+
+async def test_t5_a_body_in_pieces_is_one_too() -> None:
+    async with serving(SaidManager()) as plane:
+        for path in commands():
+            head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+            status, _, _ = await exchange(plane, head.encode() + b"2\r\n{}\r\n0\r\n\r\n")
+            assert status == 415, path
+
+
 @pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS"])
 async def test_t5_a_command_is_a_post_and_nothing_else(session: aiohttp.ClientSession, method: str) -> None:
     async with serving(SaidManager()) as plane:

@@ -481,6 +481,22 @@ async def test_a_failed_task_is_run_again_as_a_new_one(
         assert (await response.json())["rerun_of"] == failed
 
 
+async def test_commands_work_without_a_body(
+    session: aiohttp.ClientSession, manager: TaskManager, plane: OpsPlane
+) -> None:
+    failed, running = await manager.submit_task(fail), await manager.submit_task(wait)
+    await manager.wait_for_task(failed)
+    for path in (
+        f"/api/tasks/{failed}/rerun",
+        f"/api/tasks/{running}/cancel",
+        "/api/categories/io/pause",
+        "/api/categories/io/resume",
+    ):
+        async with session.post(plane.url + path) as response:
+            assert response.ok, path
+    await manager.wait_for_task(running)
+
+
 async def test_what_cannot_be_run_again_says_why(
     session: aiohttp.ClientSession, manager: TaskManager, plane: OpsPlane
 ) -> None:
