@@ -11,7 +11,7 @@ from msgspec import Struct
 from qorzen_obs.server.commands import NO_WORK_LOOP, on_work_loop
 from qorzen_obs.server.documents import json_response
 from qorzen_obs.server.problems import ProblemError, problem
-from qorzen_obs.server.routes import Access, Answer, Route
+from qorzen_obs.server.routes import Access, Answer, Route, Tag
 from qorzen_obs.server.sources import COMMANDS
 from qorzen_obs.tasks import TaskCategory
 
@@ -54,6 +54,8 @@ ROUTES: Final = (
         Access.CONTROL,
         method="POST",
         summary="Let the pending tasks of a category wait; running ones go on.",
+        tag=Tag.TASKS,
+        description="New ones are accepted and wait as well. Pausing a paused category changes nothing.",
         answers={200: Answer("It is paused.", Category), 404: _UNKNOWN, 503: NO_WORK_LOOP},
     ),
     Route(
@@ -62,6 +64,8 @@ ROUTES: Final = (
         Access.CONTROL,
         method="POST",
         summary="Let the tasks of a paused category start again.",
+        tag=Tag.TASKS,
+        description="Resuming a category that is not paused changes nothing.",
         answers={200: Answer("It is not paused.", Category), 404: _UNKNOWN, 503: NO_WORK_LOOP},
     ),
 )

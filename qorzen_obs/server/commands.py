@@ -17,7 +17,7 @@ from aiohttp import hdrs, web
 from qorzen_obs.errors import TaskNotCancellableError, TaskNotFoundError
 from qorzen_obs.server.documents import Task, json_response, task_document
 from qorzen_obs.server.problems import ProblemError, problem
-from qorzen_obs.server.routes import Access, Answer, Route
+from qorzen_obs.server.routes import Access, Answer, Route, Tag
 from qorzen_obs.server.sources import COMMANDS, LOOKS, REDACTOR
 from qorzen_obs.server.tasks import UNKNOWN_TASK, unknown_task
 from qorzen_obs.tasks import TaskStatus
@@ -100,6 +100,9 @@ ROUTES: Final = (
         Access.CONTROL,
         method="POST",
         summary="Cancel a pending task, or ask a running one to stop.",
+        tag=Tag.TASKS,
+        description="A pending task never starts. A running one has `tasks.cancel_grace_seconds` to stop; what it "
+        "cannot be made to do, its `cancel_guarantee` says. Asking again while it stops is no error.",
         answers={
             200: Answer("It is cancelled.", Task),
             202: Answer("It was asked to stop.", Task),

@@ -28,7 +28,7 @@ from qorzen_obs.server.health_history import (
     HealthHistory,
 )
 from qorzen_obs.server.problems import ProblemError, problem
-from qorzen_obs.server.routes import Access, Answer, Handler, Parameter, Route
+from qorzen_obs.server.routes import Access, Answer, Handler, Parameter, Route, Tag
 from qorzen_obs.server.sources import HEALTH, LOOKS, Looks
 from qorzen_obs.server.ticker import TICKER
 from qorzen_obs.settings import HealthSettings
@@ -379,6 +379,9 @@ ROUTES: Final = (
                 _probe(probe),
                 Access.PROBE,
                 summary=f"Whether {_MEANINGS[probe]}.",
+                tag=Tag.HEALTH,
+                description="Answers `ok` with 200, or 503 and which checks fail. `verbose` gives a line of each "
+                "check. An `exclude` that names no check is ignored.",
                 parameters=_PROBE_PARAMETERS,
                 answers=_PROBE_ANSWERS,
             ),
@@ -387,6 +390,8 @@ ROUTES: Final = (
                 _probe(probe),
                 Access.PROBE,
                 summary=f"One check of whether {_MEANINGS[probe]}.",
+                tag=Tag.HEALTH,
+                description="As the whole probe, for the check of this name only.",
                 parameters=_PROBE_PARAMETERS,
                 answers={**_PROBE_ANSWERS, 404: problem("The probe has no such check.")},
             ),
@@ -397,6 +402,9 @@ ROUTES: Final = (
         get_health,
         Access.READ,
         summary="Every check, for people and tools.",
+        tag=Tag.HEALTH,
+        description="The checks of all probes, those of the program, and what only warns: saturation, abandoned "
+        "threads, telemetry that does not arrive. The status is 503 when a probe fails.",
         answers={
             200: Answer("None fails; some may warn.", Health, (HEALTH_JSON,)),
             503: Answer("One fails, and so does a probe.", Health, (HEALTH_JSON,)),
@@ -407,6 +415,8 @@ ROUTES: Final = (
         get_health_history,
         Access.READ,
         summary="How every check stands, and when it changed.",
+        tag=Tag.HEALTH,
+        description="The last changes of each check since the start. The status is 200 whatever the checks say.",
         answers={200: Answer("Each with its last changes.", HealthPast)},
     ),
 )

@@ -8,7 +8,7 @@ from aiohttp import web
 from msgspec import Struct
 
 from qorzen_obs.server.documents import json_response
-from qorzen_obs.server.routes import Access, Answer, Route
+from qorzen_obs.server.routes import Access, Answer, Route, Tag
 from qorzen_obs.server.sources import LOOKS
 from qorzen_obs.server.tasks import UNKNOWN_TASK, find_task
 
@@ -40,6 +40,9 @@ ROUTES: Final = (
         get_task_logs,
         Access.READ,
         summary="The last log lines of a task.",
+        tag=Tag.TASKS,
+        description="What its code logged, and printed in a worker process, oldest first, redacted. `dropped` "
+        "counts older lines that are not kept.",
         answers={200: Answer("The kept lines.", LogLines), 404: UNKNOWN_TASK},
     ),
 )

@@ -10,7 +10,7 @@ from msgspec import Struct
 from qorzen_obs.clock import rfc_3339
 from qorzen_obs.server.documents import Moment, json_response, now
 from qorzen_obs.server.health import BLOCKED_SHOWN_SECONDS
-from qorzen_obs.server.routes import Access, Answer, Route
+from qorzen_obs.server.routes import Access, Answer, Route, Tag
 from qorzen_obs.server.sources import LOOKS, REDACTOR
 from qorzen_obs.server.stack import StackFrame, show_frames
 from qorzen_obs.stacks import Frames, redacted_frames
@@ -106,6 +106,9 @@ ROUTES: Final = (
         get_loop,
         Access.READ,
         summary="Whether the work loop turns, who holds it right now, and who held it before.",
+        tag=Tag.HEALTH,
+        description="The state of the work loop with the stack of whoever blocks it, and the last blocks that "
+        "have ended.",
         answers={200: Answer("Its state, and the last blocks that ended.", WorkLoop)},
     ),
 )

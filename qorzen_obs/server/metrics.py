@@ -21,7 +21,7 @@ from prometheus_client.openmetrics import exposition as openmetrics_exposition
 from qorzen_obs.in_thread import run_in_daemon_thread
 from qorzen_obs.server.negotiation import OPENMETRICS, TEXT, MediaType, accepts_gzip, choose_exposition
 from qorzen_obs.server.problems import ProblemError, problem
-from qorzen_obs.server.routes import Access, Answer, Route
+from qorzen_obs.server.routes import Access, Answer, Route, Tag
 from qorzen_obs.server.scrapers import Scrapers
 from qorzen_obs.telemetry.families import ALL_KNOWN, Family, NewcomersFamily
 from qorzen_obs.telemetry.gathering import Gathering
@@ -187,6 +187,9 @@ ROUTES: Final = (
         get_metrics,
         Access.READ,
         summary="The metrics, in the exposition format that the Accept header likes best.",
+        tag=Tag.METRICS,
+        description="Prometheus text 0.0.4, or OpenMetrics 1.0.0 with exemplars. An Accept header that cannot be "
+        "met gets text 0.0.4.",
         answers={
             200: Answer(
                 "The metrics, compressed where the client takes gzip.",

@@ -17,7 +17,7 @@ from aiohttp import hdrs, web
 from qorzen_obs.server.address import address_of
 from qorzen_obs.server.documents import encode_json
 from qorzen_obs.server.problems import problem
-from qorzen_obs.server.routes import JSON, Access, Answer, Parameter, Route
+from qorzen_obs.server.routes import API_VERSION, JSON, VERSION_HEADER, Access, Answer, Parameter, Route, Tag
 from qorzen_obs.tasks import TaskCategory
 
 #: What stands in braces in a path.
@@ -43,8 +43,17 @@ SHARED: Final = {
 
 DESCRIPTION: Final = (
     "What scrapers, probes, scripts and people ask of a running service. Times are RFC 3339, durations are seconds, "
-    "errors are application/problem+json (RFC 9457). Each GET answers HEAD too."
+    "errors are application/problem+json (RFC 9457). Each GET answers HEAD too. Every answer has the version of this "
+    f"interface in its header {VERSION_HEADER}; a minor version only adds to it."
 )
+TAGS: Final[Mapping[Tag, str]] = {
+    Tag.TASKS: "List, look into, submit, cancel and run again.",
+    Tag.TRACES: "What tasks and their children did, as OTLP/JSON.",
+    Tag.EVENTS: "What happens, as it happens.",
+    Tag.METRICS: "How many, how long, how late.",
+    Tag.HEALTH: "Probes, checks, and who blocks the work loop.",
+    Tag.SERVICE: "The service itself: its state, its settings, its page.",
+}
 _REFERENCE: Final = "#/components/schemas/{name}"
 
 
@@ -81,16 +90,20 @@ def openapi_document(routes: Iterable[Route], address: str = "", *, secured: boo
     schemas = _Schemas()
     paths: dict[str, dict[str, Any]] = {}
     for route in routes:
+        if route.tag is None:
+            continue
         paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, schemas, secured)
     return {
         "openapi": "3.1.0",
         "info": {
             "title": "qorzen_obs",
-            "version": metadata.version("qorzen-obs"),
+            "version": API_VERSION,
+            "x-qorzen-obs-version": metadata.version("qorzen-obs"),
             "description": DESCRIPTION,
             "license": {"name": "MIT", "identifier": "MIT"},
         },
         "servers": [{"url": address or "/"}],
+        "tags": [{"name": tag.value, "description": TAGS[tag]} for tag in Tag],
         "paths": paths,
         "components": {
             "schemas": schemas.components,
@@ -118,6 +131,8 @@ def _operation(route: Route, schemas: _Schemas, secured: bool) -> dict[str, Any]
     operation: dict[str, Any] = {
         "operationId": "_".join([route.method.lower(), *re.findall(r"\w+", route.path)]),
         "summary": route.summary,
+        "description": route.description,
+        "tags": [] if route.tag is None else [route.tag.value],
         "parameters": [*_path_parameters(route.path, schemas), *_parameters(route.parameters, schemas)],
         "responses": {
             str(int(status)): _response(answer, schemas)
@@ -192,6 +207,8 @@ ROUTES: Final = (
         get_openapi,
         Access.READ,
         summary="This document.",
+        tag=Tag.SERVICE,
+        description="OpenAPI 3.1, made of the routes that this service has.",
         answers={200: Answer("The OpenAPI 3.1 document of this service.", dict[str, Any])},
     ),
 )

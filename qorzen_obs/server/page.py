@@ -7,7 +7,7 @@ from typing import Final
 
 from aiohttp import web
 
-from qorzen_obs.server.routes import Access, Answer, Handler, Route
+from qorzen_obs.server.routes import Access, Answer, Handler, Route, Tag
 
 #: The page runs its own script and style and talks to its own server; it cannot turn text into markup.
 PAGE_POLICY: Final = (
@@ -86,6 +86,10 @@ ROUTES: Final = tuple(
         _asset(file, content_type),
         Access.OPEN,
         summary="The live page." if path == "/" else f"A part of the page: {file}.",
+        description="HTML that follows `/api/events`. Its scripts and styles are below `/static/`."
+        if path == "/"
+        else "",
+        tag=Tag.SERVICE if path == "/" else None,
         answers={200: Answer("The file.", media_types=(content_type,))},
     )
     for path, (file, content_type) in ASSETS.items()

@@ -11,7 +11,7 @@ from msgspec import Struct
 from qorzen_obs.server.documents import Moment, json_response, now
 from qorzen_obs.server.links import Links
 from qorzen_obs.server.registry import ALLOW_SUBMIT
-from qorzen_obs.server.routes import SCOPE, Access, Answer, Route
+from qorzen_obs.server.routes import SCOPE, Access, Answer, Route, Tag
 from qorzen_obs.server.sources import LOOKS
 
 
@@ -49,6 +49,8 @@ ROUTES: Final = (
         get_page_facts,
         Access.READ,
         summary="What the caller may do, and where dashboards and traces are seen.",
+        tag=Tag.SERVICE,
+        description="What the live page needs to know of its caller and of the settings.",
         answers={200: Answer("What the page draws by.", PageFacts)},
     ),
 )

@@ -11,7 +11,7 @@ from msgspec import Struct
 from qorzen_obs.counts import PRIORITIES
 from qorzen_obs.record import TaskRecord
 from qorzen_obs.server.documents import Moment, json_response, now
-from qorzen_obs.server.routes import Access, Answer, Route
+from qorzen_obs.server.routes import Access, Answer, Route, Tag
 from qorzen_obs.server.sources import LOOKS
 from qorzen_obs.tasks import PENDING, TaskPriority
 
@@ -66,6 +66,8 @@ ROUTES: Final = (
         get_pending,
         Access.READ,
         summary="What waits, by priority, and what has waited longest.",
+        tag=Tag.TASKS,
+        description="Counts and ages of the pending tasks of each priority, with the oldest of each.",
         answers={200: Answer("Every priority, also where nothing waits.", PendingTasks)},
     ),
 )

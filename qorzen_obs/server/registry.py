@@ -16,7 +16,7 @@ from qorzen_obs.definition import TaskDefinition
 from qorzen_obs.registry import TaskRegistry
 from qorzen_obs.server.arguments import Arguments, UnreadableHintsError
 from qorzen_obs.server.documents import EngineName, PriorityName, json_response
-from qorzen_obs.server.routes import Access, Answer, Route
+from qorzen_obs.server.routes import Access, Answer, Route, Tag
 from qorzen_obs.tasks import TaskCategory
 
 
@@ -117,6 +117,8 @@ ROUTES: Final = (
         get_registry,
         Access.READ,
         summary="The tasks known by name, with the JSON Schema of their arguments.",
+        tag=Tag.TASKS,
+        description="These can be submitted over HTTP where `allow_submit` says so.",
         answers={200: Answer("All of them, by name.", Registered)},
     ),
 )

@@ -11,6 +11,9 @@ from aiohttp import web
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 JSON: Final = "application/json"
+#: Of the HTTP interface, in its document and in every answer. What changes which part: docs/operations.md.
+API_VERSION: Final = "1.0"
+VERSION_HEADER: Final = "Qorzen-API-Version"
 
 
 class Access(Enum):
@@ -20,6 +23,17 @@ class Access(Enum):
     PROBE = "probe"  #: anyone, by any name, as long as no details are asked for
     READ = "read"  #: whoever has a token
     CONTROL = "control"  #: whoever has a token for control, and no page of another site
+
+
+class Tag(Enum):
+    """What an operation is about: how the OpenAPI document groups them."""
+
+    TASKS = "tasks"
+    TRACES = "traces"
+    EVENTS = "events"
+    METRICS = "metrics"
+    HEALTH = "health"
+    SERVICE = "service"
 
 
 class Parameter(NamedTuple):
@@ -48,6 +62,8 @@ class Route(NamedTuple):
     access: Access
     method: str = "GET"  #: which answers HEAD too
     summary: str = ""  #: a sentence; no route is served without one
+    description: str = ""  #: what the summary leaves out
+    tag: Tag | None = None  #: None of what is not a part of the API
     answers: Mapping[int, Answer] = {}  #: by status
     parameters: tuple[Parameter, ...] = ()
     body: Any = None  #: the type of the JSON that it takes; None: none is read

@@ -15,7 +15,7 @@ from msgspec import Meta, Struct
 from qorzen_obs.record import Attempt
 from qorzen_obs.server.documents import Moment, json_response, now
 from qorzen_obs.server.query import BAD_PARAMETER, LIMIT, check_parameters, read_limit
-from qorzen_obs.server.routes import Access, Answer, Route
+from qorzen_obs.server.routes import Access, Answer, Route, Tag
 from qorzen_obs.server.sources import LOOKS, Looks
 from qorzen_obs.tasks import COMPLETED
 
@@ -112,6 +112,8 @@ ROUTES: Final = (
         get_running,
         Access.READ,
         summary="How the running tasks are doing right now, longest running first.",
+        tag=Tag.TASKS,
+        description="For each: how long it runs against what is usual, how busy it is, and what it awaits.",
         parameters=(LIMIT,),
         answers={
             200: Answer("Elapsed and usual time, busy share, and what each awaits.", RunningTasks),

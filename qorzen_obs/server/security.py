@@ -22,7 +22,16 @@ from aiohttp.typedefs import Middleware
 from qorzen_obs.endpoint import plain_host, socket_path
 from qorzen_obs.errors import SettingsError
 from qorzen_obs.server.problems import ProblemError
-from qorzen_obs.server.routes import SCOPE, Access, Handler, Route, RouteKey, route_of
+from qorzen_obs.server.routes import (
+    API_VERSION,
+    SCOPE,
+    VERSION_HEADER,
+    Access,
+    Handler,
+    Route,
+    RouteKey,
+    route_of,
+)
 from qorzen_obs.settings import ServerSettings
 from qorzen_obs.small_file import UnusableFileError, read_small_file
 
@@ -136,6 +145,7 @@ def add_security_headers(response: web.StreamResponse) -> None:
     for name, value in SECURITY_HEADERS.items():
         response.headers.setdefault(name, value)
     response.headers[hdrs.SERVER] = "qorzen_obs"  # not which versions to attack
+    response.headers[VERSION_HEADER] = API_VERSION
 
 
 async def secure_response(request: web.Request, response: web.StreamResponse) -> None:

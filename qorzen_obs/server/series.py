@@ -19,7 +19,7 @@ from qorzen_obs.clock import rfc_3339
 from qorzen_obs.counts import PRIORITIES
 from qorzen_obs.server.documents import Moment, json_response
 from qorzen_obs.server.query import BAD_PARAMETER, MomentChoice, check_parameters, read_moment
-from qorzen_obs.server.routes import Access, Answer, Parameter, Route
+from qorzen_obs.server.routes import Access, Answer, Parameter, Route, Tag
 from qorzen_obs.server.sources import LOOKS, Looks
 from qorzen_obs.server.ticker import TICKER
 from qorzen_obs.tasks import CANCELLED, COMPLETED, FAILED, PENDING, RUNNING, TaskPriority, TaskStatus
@@ -172,6 +172,8 @@ ROUTES: Final = (
         get_series,
         Access.READ,
         summary="Rates, waits and loop lag of the last hour, in points of ten seconds.",
+        tag=Tag.METRICS,
+        description="What the charts of the live page show, without a Prometheus.",
         parameters=(
             Parameter("after", MomentChoice, "Only points after this one, an `at` that was seen before."),
         ),

@@ -11,7 +11,7 @@ from aiohttp import web
 from msgspec import Struct
 
 from qorzen_obs.server.documents import Moment, json_response, now
-from qorzen_obs.server.routes import Access, Answer, Route
+from qorzen_obs.server.routes import Access, Answer, Route, Tag
 from qorzen_obs.server.sources import HEALTH, LOOKS, REDACTOR
 from qorzen_obs.settings import ServerSettings, Settings
 from qorzen_obs.telemetry.redaction import Redactor
@@ -83,6 +83,9 @@ ROUTES: Final = (
         get_settings,
         Access.READ,
         summary="The settings in force, without secrets.",
+        tag=Tag.SERVICE,
+        description="Each with its value and whether that is the default. Of secrets it says only whether they "
+        "are set.",
         answers={200: Answer("Each with whether it is the default.", SettingsInForce)},
     ),
 )

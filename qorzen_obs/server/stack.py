@@ -13,7 +13,7 @@ from qorzen_obs.errors import StackUnavailableError, TaskNotFoundError
 from qorzen_obs.in_thread import run_in_daemon_thread
 from qorzen_obs.server.documents import EngineName, Moment, json_response, now
 from qorzen_obs.server.problems import ProblemError, problem
-from qorzen_obs.server.routes import Access, Answer, Route
+from qorzen_obs.server.routes import Access, Answer, Route, Tag
 from qorzen_obs.server.sources import LOOKS
 from qorzen_obs.server.tasks import UNKNOWN_TASK, unknown_task
 from qorzen_obs.stacks import Frames
@@ -100,6 +100,8 @@ ROUTES: Final = (
         get_stack,
         Access.READ,
         summary="Where a running task is right now.",
+        tag=Tag.TASKS,
+        description="The frames of its code on any engine, innermost last, and what it awaits.",
         answers={
             200: Answer("Its stack.", Stack),
             404: UNKNOWN_TASK,

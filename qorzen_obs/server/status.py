@@ -8,7 +8,7 @@ from aiohttp import web
 from msgspec import Struct
 
 from qorzen_obs.server.documents import json_response, with_timestamps
-from qorzen_obs.server.routes import Access, Answer, Route
+from qorzen_obs.server.routes import Access, Answer, Route, Tag
 from qorzen_obs.server.sources import LOOKS
 from qorzen_obs.tasks import TaskCategory
 
@@ -79,6 +79,9 @@ ROUTES: Final = (
         get_status,
         Access.READ,
         summary="The manager's own account of itself.",
+        tag=Tag.SERVICE,
+        description="State, counts of tasks, queue, slots of each engine, settings and versions. The counts agree "
+        "with the metrics.",
         answers={200: Answer("What `status()` says.", Status)},
     ),
 )

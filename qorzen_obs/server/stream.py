@@ -29,7 +29,7 @@ from qorzen_obs.record import TaskEvent, TaskRecord
 from qorzen_obs.server.documents import Moment, Task, encode_json, now, task_line
 from qorzen_obs.server.problems import ProblemError, problem
 from qorzen_obs.server.query import BAD_PARAMETER, check_parameters, read_choices, read_names
-from qorzen_obs.server.routes import ANSWERED_AT, Access, Answer, Parameter, Route
+from qorzen_obs.server.routes import ANSWERED_AT, Access, Answer, Parameter, Route, Tag
 from qorzen_obs.server.sources import LOOKS, Looks
 from qorzen_obs.tasks import EventKind, TaskCategory, TaskStatus
 from qorzen_obs.telemetry import names
@@ -471,6 +471,9 @@ ROUTES: Final = (
         get_events,
         Access.READ,
         summary="What happens to tasks, as server-sent events.",
+        tag=Tag.EVENTS,
+        description="A snapshot, then every event, numbered. A client that comes back with `Last-Event-ID` goes "
+        "on where it was, or gets a `reset` when events were lost.",
         parameters=(
             Parameter("category", list[TaskCategory], "Only tasks of these categories."),
             Parameter("task_id", list[str], "Only these tasks; the snapshot has no counts then."),

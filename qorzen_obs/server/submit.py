@@ -39,7 +39,7 @@ from qorzen_obs.server.documents import json_response
 from qorzen_obs.server.problems import ProblemError, problem
 from qorzen_obs.server.query import PriorityChoice
 from qorzen_obs.server.registry import ALLOW_SUBMIT, CATALOGUE, Catalogue
-from qorzen_obs.server.routes import Access, Answer, Parameter, Route
+from qorzen_obs.server.routes import Access, Answer, Parameter, Route, Tag
 from qorzen_obs.server.sources import COMMANDS
 from qorzen_obs.server.tasks import UNKNOWN_TASK, location_of, unknown_task
 from qorzen_obs.tasks import TaskCategory
@@ -198,6 +198,9 @@ ROUTES: Final = (
         Access.CONTROL,
         method="POST",
         summary="Submit a registered task.",
+        tag=Tag.TASKS,
+        description="Off unless `server.allow_submit` is set. The task belongs to the trace and has the baggage "
+        "of the request. Its result is never shown.",
         parameters=(
             Parameter(
                 "Idempotency-Key",
@@ -227,6 +230,9 @@ ROUTES: Final = (
         Access.CONTROL,
         method="POST",
         summary="Run a failed or cancelled task again, as a new one.",
+        tag=Tag.TASKS,
+        description="The new task has the callable, arguments and options of the first one, while these are kept, "
+        "and `rerun_of` names it.",
         parameters=_TRACE_PARAMETERS,
         answers={
             202: Answer("The new task is accepted.", Submitted, headers=(hdrs.LOCATION,)),

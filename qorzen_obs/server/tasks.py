@@ -46,7 +46,7 @@ from qorzen_obs.server.query import (
     read_one,
     refuse,
 )
-from qorzen_obs.server.routes import Access, Answer, Parameter, Route
+from qorzen_obs.server.routes import Access, Answer, Parameter, Route, Tag
 from qorzen_obs.server.sources import LOOKS, REDACTOR, SPANS
 from qorzen_obs.server.traces import OtlpTrace, trace_response
 from qorzen_obs.tasks import TaskCategory, TaskInfo, TaskPriority, TaskStatus
@@ -293,6 +293,9 @@ ROUTES: Final = (
         get_tasks,
         Access.READ,
         summary="The live and kept tasks, a page at a time.",
+        tag=Tag.TASKS,
+        description="Filters narrow the list. `next_cursor` of an answer is the `cursor` of the next page; it is "
+        "null on the last one.",
         parameters=PARAMETERS,
         answers={200: Answer("A page of them.", TaskPage), 422: BAD_PARAMETER},
     ),
@@ -301,13 +304,18 @@ ROUTES: Final = (
         get_task,
         Access.READ,
         summary="One task.",
+        tag=Tag.TASKS,
+        description="State, times, progress, error with traceback, attempts and metadata, redacted. Never its "
+        "arguments or result.",
         answers={200: Answer("Everything that is shown of it.", Task), 404: UNKNOWN_TASK},
     ),
     Route(
         "/api/tasks/{task_id}/trace",
         get_task_trace,
         Access.READ,
-        summary="The trace of a task's last attempt as OTLP/JSON; the attempt's own span is always in it.",
+        summary="The whole trace that the last attempt of a task belongs to, as OTLP/JSON.",
+        tag=Tag.TRACES,
+        description="With the spans of its parents, its children and its other attempts, as far as they are kept. The attempt's own span is always in it.",
         answers={
             200: Answer("Its spans so far.", OtlpTrace),
             404: problem("No task has this id, or no span of its trace is kept."),

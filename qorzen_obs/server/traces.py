@@ -26,7 +26,7 @@ from qorzen_obs.server.query import (
     read_one,
     refuse,
 )
-from qorzen_obs.server.routes import Access, Answer, Parameter, Route
+from qorzen_obs.server.routes import Access, Answer, Parameter, Route, Tag
 from qorzen_obs.server.sources import REDACTOR, SPANS
 from qorzen_obs.telemetry.otlp_json import to_otlp_json
 from qorzen_obs.telemetry.span_redaction import redact_span
@@ -166,6 +166,8 @@ ROUTES: Final = (
         get_traces,
         Access.READ,
         summary="The traces in which a span ended last, or those that are asked for.",
+        tag=Tag.TRACES,
+        description="A line for each trace in memory: its root, duration, number of spans and failures.",
         parameters=PARAMETERS,
         answers={
             200: Answer("A line of each.", TraceList),
@@ -177,6 +179,8 @@ ROUTES: Final = (
         get_trace,
         Access.READ,
         summary="One trace as OTLP/JSON, which trace viewers import.",
+        tag=Tag.TRACES,
+        description="All of its spans that are kept in memory.",
         answers={
             200: Answer("Its spans.", OtlpTrace),
             404: problem("No span of this trace is kept: unknown, too old, or none has ended yet."),

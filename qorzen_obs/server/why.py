@@ -15,7 +15,7 @@ from qorzen_obs.scheduling.scheduler import Explanation
 from qorzen_obs.server.commands import DEADLINE_SECONDS, NO_WORK_LOOP, NoAnswerError, on_work_loop
 from qorzen_obs.server.documents import json_response
 from qorzen_obs.server.health import BLOCKED_SHOWN_SECONDS, blocked_text
-from qorzen_obs.server.routes import Access, Answer, Route
+from qorzen_obs.server.routes import Access, Answer, Route, Tag
 from qorzen_obs.server.sources import LOOKS, Looks
 from qorzen_obs.server.tasks import UNKNOWN_TASK, unknown_task
 from qorzen_obs.tasks import TaskStatus
@@ -89,6 +89,9 @@ ROUTES: Final = (
         get_why,
         Access.READ,
         summary="Why a task is still pending.",
+        tag=Tag.TASKS,
+        description="The limit or pause that holds it, and how many tasks start before it. While the work loop is "
+        "blocked, `held_by` says by whom.",
         answers={200: Answer("What it waits for.", Why), 404: UNKNOWN_TASK, 503: NO_WORK_LOOP},
     ),
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.metadata import version
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 from qorzen_obs.server.app import ROUTES
 from qorzen_obs.server.documents import encode_json
 from qorzen_obs.server.openapi import openapi_document
-from qorzen_obs.server.routes import Access, Route
+from qorzen_obs.server.routes import API_VERSION, Access, Route
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["secured", "open"])
@@ -27,6 +28,8 @@ def test_it_is_an_openapi_3_1_document(document: dict[str, Any]) -> None:
 @pytest.mark.parametrize("route", ROUTES, ids=lambda route: f"{route.method} {route.path}")
 def test_every_route_says_what_it_is_for_and_what_it_answers(route: Route) -> None:
     assert route.summary.endswith(".")
+    assert (route.tag is None) == route.path.startswith("/static/")
+    assert route.tag is None or route.description.endswith(".")
     assert any(200 <= status < 300 for status in route.answers), "no good answer"
     assert all(answer.description.endswith(".") for answer in route.answers.values())
     assert all(parameter.description.endswith(".") for parameter in route.parameters)
@@ -37,10 +40,26 @@ def test_every_route_says_what_it_is_for_and_what_it_answers(route: Route) -> No
         )
 
 
-def test_every_path_of_the_router_is_in_it(document: dict[str, Any]) -> None:
-    assert {(route.method.lower(), route.path) for route in ROUTES} == {
+def test_every_path_of_the_router_is_in_it_but_the_pages_files(document: dict[str, Any]) -> None:
+    assert {(route.method.lower(), route.path) for route in ROUTES if route.tag is not None} == {
         (method, path) for path, operations in document["paths"].items() for method in operations
     }
+
+
+def test_every_operation_is_described_and_belongs_to_a_described_group(document: dict[str, Any]) -> None:
+    groups = {tag["name"] for tag in document["tags"] if tag["description"]}
+    for operations in document["paths"].values():
+        for operation in operations.values():
+            assert operation["summary"]
+            assert operation["description"]
+            assert len(operation["tags"]) == 1
+            assert set(operation["tags"]) <= groups
+    assert not [path for path in document["paths"] if path.startswith("/static/")]
+
+
+def test_it_has_the_version_of_the_interface_and_that_of_the_package(document: dict[str, Any]) -> None:
+    assert document["info"]["version"] == API_VERSION
+    assert document["info"]["x-qorzen-obs-version"] == version("qorzen-obs")
 
 
 def test_names_of_operations_are_their_own(document: dict[str, Any]) -> None:

@@ -376,6 +376,7 @@ def check_headers(headers: Mapping[str, str], *, is_page: bool) -> None:
     assert headers["Cross-Origin-Resource-Policy"] == "same-origin"
     assert headers["Cache-Control"] == "no-store"
     assert headers["Server"] == "qorzen_obs"
+    assert headers["Qorzen-API-Version"] == "1.0"
     policy = headers["Content-Security-Policy"]
     assert policy.startswith("default-src 'none';")
     assert "frame-ancestors 'none'" in policy
