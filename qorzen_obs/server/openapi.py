@@ -81,8 +81,36 @@ class _Schemas:
     def of(self, kind: Any) -> dict[str, Any]:
         (schema,), components = msgspec.json.schema_components([kind], ref_template=_REFERENCE)
         for name, component in components.items():
-            assert self.components.setdefault(name, component) == component, f"two models are named {name}"
+            plain = _for_generators(component)
+            assert self.components.setdefault(name, plain) == plain, f"two models are named {name}"
+        plain_schema: dict[str, Any] = _for_generators(schema)
+        return plain_schema
+
+
+def _for_generators(schema: Any) -> Any:
+    """Return a schema that says the same in the words that generators of clients know.
+
+    They leave out operations with an array of anything that does not say so, or with a choice of several types.
+
+    >>> _for_generators({"enum": [0, "low"]})
+    {'anyOf': [{'type': 'integer', 'enum': [0]}, {'type': 'string', 'enum': ['low']}]}
+    """
+    if isinstance(schema, list):
+        return [_for_generators(each) for each in schema]
+    if not isinstance(schema, dict):
         return schema
+    plain = {key: _for_generators(value) for key, value in schema.items()}
+    if plain.get("type") == "array" and not plain.keys() & {"items", "prefixItems"}:
+        plain["items"] = {}
+    choices = plain.get("enum")
+    if isinstance(choices, list) and len({type(choice) for choice in choices}) > 1:
+        del plain["enum"]
+        plain["anyOf"] = [
+            {"type": name, "enum": found}
+            for name, kind in (("integer", int), ("string", str), ("null", type(None)))
+            if (found := [choice for choice in choices if type(choice) is kind])
+        ]
+    return plain
 
 
 def openapi_document(routes: Iterable[Route], address: str = "", *, secured: bool) -> dict[str, Any]:

@@ -9,7 +9,8 @@ from types import ModuleType
 
 import pytest
 
-from qorzen_obs.server import body, documents, negotiation, security
+from qorzen_obs import endpoint
+from qorzen_obs.server import body, documents, negotiation, openapi, security
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -21,7 +22,7 @@ def test_the_generated_pages_are_as_the_code_has_them() -> None:
     assert checked.returncode == 0, checked.stderr
 
 
-@pytest.mark.parametrize("module", [body, documents, negotiation, security])
+@pytest.mark.parametrize("module", [body, documents, endpoint, negotiation, openapi, security])
 def test_the_examples_hold(module: ModuleType) -> None:
     results = doctest.testmod(module)
     assert results.attempted > 0

@@ -98,6 +98,23 @@ def test_parameters_and_bodies_are_described_by_their_types(document: dict[str, 
     assert {each["name"] for each in submit["parameters"]} >= {"Idempotency-Key", "traceparent"}
 
 
+def test_generators_of_clients_understand_every_schema(document: dict[str, Any]) -> None:
+    """They leave out the operations with an enum of several types, or with an array that does not say of what."""
+
+    def check(schema: Any) -> None:
+        if isinstance(schema, list):
+            for each in schema:
+                check(each)
+        elif isinstance(schema, dict):
+            choices = schema.get("enum")
+            assert not isinstance(choices, list) or len({type(choice) for choice in choices}) == 1, schema
+            assert schema.get("type") != "array" or schema.keys() & {"items", "prefixItems"}, schema
+            for each in schema.values():
+                check(each)
+
+    check(document)
+
+
 def test_only_what_reads_a_body_has_one(document: dict[str, Any]) -> None:
     with_body = [
         path
