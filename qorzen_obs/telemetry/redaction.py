@@ -1,8 +1,7 @@
 """What no sink may show: the values of fields with telling names, and secrets of a form that can be recognised in text.
 
-One `Redactor` stands before every sink. It imports little, since worker processes use it too. Every expression
-here takes time that grows with the length of the text and no faster: each run of characters is entered at its start
-only (a lookbehind), is never given back (possessive quantifiers) or has a bound.
+One `Redactor` stands before every sink. It imports little, since worker processes use it too. What it looks for in
+texts stands in secret_forms.py (keys, URLs) and telling_names.py (`password=…`).
 
 Where a text is cut, redact first: half a secret has no form. `head` and `tail` do both.
 """
@@ -17,8 +16,8 @@ from typing import Any, Final
 
 from qorzen_obs import foreign
 from qorzen_obs.errors import SettingsError
-
-HIDDEN: Final = "[redacted]"
+from qorzen_obs.telemetry.secret_forms import FORMS, HIDDEN, URL_PARTS, hide_in_urls
+from qorzen_obs.telemetry.telling_names import hide_values
 
 MAX_FIELD_TEXT: Final = 65_536  #: characters of one text in a field
 _MAX_DEPTH: Final = 8
@@ -28,6 +27,24 @@ _WINDOW: Final = 65_536
 #: Characters left out at the edge where such a text was cut before the search: longer than any secret.
 _GUARD: Final = 16_384
 _MAX_NAME: Final = 200  #: characters of a field's name that are looked at
+_SEVERAL: Final = frozenset({list, tuple, set, frozenset, dict})
+#: Keys of records that hold a name and its value.
+_NAMING: Final = frozenset(
+    {
+        "name",
+        "key",
+        "field",
+        "variable",
+        "var",
+        "header",
+        "setting",
+        "option",
+        "parameter",
+        "param",
+        "property",
+    }
+)
+_HOLDING: Final = frozenset({"value", "values", "val", "content", "contents", "string", "data", "default"})
 
 # ---------------------------------------------------------------------- names of fields
 
@@ -73,6 +90,9 @@ _HARMLESS: Final = frozenset(
         "count",
         "counts",
         "enabled",
+        "error",
+        "errors",
+        "exception",
         "expires",
         "expiry",
         "field",
@@ -93,80 +113,8 @@ _HARMLESS: Final = frozenset(
     }
 )
 
-# ---------------------------------------------------------------------- forms in text
-
-_NAME: Final = re.compile(r"(?<![\w.-])([\w.-]++(?: [Kk]ey)?+)(?:\\{0,4}[\"'])?\s{0,8}(?:=>|[:=])[ \t]{0,8}")
-_OPTION: Final = re.compile(r"(?<![\w.-])--([A-Za-z][\w.-]*+) {1,8}(?![-\s])")
-_VALUE: Final = re.compile(
-    r"""\\{1,4}(?:"[^"]*+|'[^']*+)"""  # in JSON that is itself a text
-    r"""|[bBrRuUfF]{0,2}(?:"(?:[^"\\]|\\[\s\S])*+["\\]?|'(?:[^'\\]|\\[\s\S])*+['\\]?)"""
-    r"""|[\[({][^\])}]*+[\])}]?"""
-    r"""|(?:(?i:bearer|basic|digest|token|apikey|negotiate)[ \t]{1,8})?[^\s,;&"'<>]++"""
-)
-_HEADER_VALUE: Final = re.compile(
-    r"""\\{1,4}(?:"[^"]*+|'[^']*+)"""
-    r"""|[bBrRuUfF]{0,2}(?:"(?:[^"\\]|\\[\s\S])*+["\\]?|'(?:[^'\\]|\\[\s\S])*+['\\]?)"""
-    r"""|[\[({][^\])}]*+[\])}]?"""
-    r"""|[^\r\n"']++"""  # a whole header: `Cookie: a=1; b=2`
-)
-
-_OPENING: Final = re.compile(r"(?:[bBrRuUfF]{0,2}|(\\{1,4}))([\"'])")
-
-#: (parts that a text has where the form may be in it, in lower case; the form; what replaces it)
-_FORMS: Final[tuple[tuple[tuple[str, ...], re.Pattern[str], str], ...]] = (
-    (
-        ("private key",),
-        re.compile(
-            r"-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----"
-            r"(?:[^-]|-(?!----END ))*+(?:-----END [A-Z0-9 ]{0,60}-----)?"
-        ),
-        HIDDEN,
-    ),
-    (
-        ("://",),
-        re.compile(
-            r"(?<=://)(?:[^\s/?#\"'<>@]{0,256}+|[^\s:/@\"'<>]{0,256}+:(?!\d{1,5}[/?#])[^\s@\"'<>]{0,256}+)@"
-        ),
-        HIDDEN + "@",
-    ),
-    (
-        ("bearer",),
-        re.compile(r"(?i)(?<![a-z0-9])(bearer[ \t]{1,8})(?!tokens?\b|auth)[a-z0-9._~+/=-]{6,}+"),
-        r"\1" + HIDDEN,
-    ),
-    (
-        ("basic",),
-        re.compile(r"(?<![A-Za-z0-9])((?i:basic)[ \t]{1,8})(?=[a-z]*+[A-Z0-9+/=])[A-Za-z0-9+/=_-]{6,}+"),
-        r"\1" + HIDDEN,
-    ),
-    (("eyj",), re.compile(r"(?<![\w-])eyJ[\w-]{8,}+(?:\.[\w-]*+){0,4}"), HIDDEN),
-    (
-        ("akia", "asia"),
-        re.compile(r"(?<![A-Za-z0-9])(?:AKIA|ASIA)(?:[A-Z0-9]{16}(?![A-Za-z0-9])|[A-Z0-9]{4,15}\Z)"),
-        HIDDEN,
-    ),
-    (
-        ("ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "glpat-", "npm_", "pypi-", "hf_"),
-        re.compile(
-            r"(?<![A-Za-z0-9])(?:(?:gh[pousr]_|github_pat_|glpat-|pypi-)[A-Za-z0-9_-]{16,}+|(?:npm|hf)_[A-Za-z0-9]{24,}+)"
-        ),
-        HIDDEN,
-    ),
-    (
-        ("xox", "xapp-", "hooks.slack"),
-        re.compile(r"(?<![A-Za-z0-9])(?:xox[a-z]-|xapp-|hooks\.slack\.com/services/)[A-Za-z0-9/_-]{8,}+"),
-        HIDDEN,
-    ),
-    (
-        ("sk-", "sk_live_", "sk_test_", "rk_live_", "rk_test_", "aiza", "ya29.", "sg."),
-        re.compile(r"(?<![A-Za-z0-9])(?:sk-|[sr]k_(?:live|test)_|AIza|ya29\.|SG\.)[A-Za-z0-9._-]{16,}+"),
-        HIDDEN,
-    ),
-)
 #: One of these is in every text in which a name tells.
 _NAME_PARTS: Final = (
-    "passw",
-    "passphrase",
     "pwd",
     "secret",
     "token",
@@ -174,9 +122,12 @@ _NAME_PARTS: Final = (
     "cookie",
     "credential",
     "key",
+    "connection",
 )
-_PAIR_PARTS: Final = ("connection",)
-_PARTS: Final = (*_NAME_PARTS, *_PAIR_PARTS, *(part for parts, _, _ in _FORMS for part in parts))
+_FORM_PARTS: Final = frozenset({*URL_PARTS, *(part for parts, _, _ in FORMS for part in parts)})
+_PARTS: Final = (*_NAME_PARTS, *sorted(_FORM_PARTS))
+#: `pass` tells only where a value follows: it is a part of many words, and a word of its own.
+_PASS: Final = re.compile(r"pass(?:w|phrase|[\"'\\%&>]|(?<=[<:-]pass)\s|\s{0,8}(?:[=:!]|->))")
 
 
 class Redactor:
@@ -198,7 +149,7 @@ class Redactor:
         self._keys = tuple(_key_words(key) for key in keys)
         self._patterns = tuple(_compiled(pattern) for pattern in patterns)
         named = tuple(max(words, key=len) for words in self._keys)
-        self._name_parts = (*_NAME_PARTS, *_PAIR_PARTS, *named)
+        self._name_parts = frozenset({*_NAME_PARTS, *named})
         self._parts = (*_PARTS, *named)
         self._always = bool(patterns) or not all(part.isascii() for part in named)
         self._hides: Callable[[str], bool] = lru_cache(4_096)(self._find_out)
@@ -220,10 +171,10 @@ class Redactor:
         if self._always:
             return True
         lower = text.lower()
-        for part in self._parts:  # noqa: SIM110 - any() with a generator takes twice as long
+        for part in self._parts:
             if part in lower:
                 return True
-        return False
+        return "pass" in lower and _PASS.search(lower) is not None
 
     def text(self, text: str) -> str:
         """Return `text` without what can be recognised as a secret; the same object where there is none.
@@ -234,11 +185,14 @@ class Redactor:
         if not self.may_match(text):
             return text
         lower, before = text.lower(), text
-        for parts, form, replacement in _FORMS:
-            if any(part in lower for part in parts):
-                text = form.sub(replacement, text)
-        if any(part in lower for part in self._name_parts):
-            text = self._hide_values(text)
+        present = [part for part in self._parts if part in lower]
+        named = [part for part in present if part in self._name_parts]
+        if not _FORM_PARTS.isdisjoint(present):
+            text = self._without_forms(text, present)
+        if "pass" in lower:
+            named.append("pass")
+        if named:
+            text = hide_values(text, named, self.hides, _hides_many)
         for pattern in self._patterns:
             text = pattern.sub(HIDDEN, text)
         return before if text == before else text
@@ -266,35 +220,26 @@ class Redactor:
         """
         return self._field(name, value, 0)
 
+    def _without_forms(self, text: str, present: Sequence[str]) -> str:
+        parts = frozenset(present)
+        if not parts.isdisjoint(URL_PARTS):
+            text = hide_in_urls(text)
+        for needed, form, replacement in FORMS:
+            if not parts.isdisjoint(needed):
+                text = form.sub(replacement, text)
+        return text
+
     def _find_out(self, name: str) -> bool:
         words = tuple(word.lower() for word in _WORDS.findall(name))
         if any(_contains(words, key) for key in self._keys):
             return True
         if not words or words[-1] in _HARMLESS:
             return False
-        return any(word.endswith(_SECRET_WORDS) for word in words) or any(
-            pair in _SECRET_PAIRS for pair in pairwise(words)
+        return (
+            words[-1] == "pass"  # of a longer word it is the end of many: `compass`, `bypass`
+            or any(word.endswith(_SECRET_WORDS) for word in words)
+            or any(pair in _SECRET_PAIRS for pair in pairwise(words))
         )
-
-    def _hide_values(self, text: str) -> str:
-        shown: list[str] = []
-        done = 0
-        for start, name in self._values_of_names(text):
-            if start < done:  # inside a value that is hidden
-                continue
-            form = _HEADER_VALUE if name.lower().endswith(("authorization", "cookie")) else _VALUE
-            value = form.match(text, start)
-            if value is not None:
-                shown += (text[done:start], _in_place_of(value[0]))
-                done = value.end()
-        return "".join((*shown, text[done:])) if shown else text
-
-    def _values_of_names(self, text: str) -> list[tuple[int, str]]:
-        found = [(match.end(), match[1]) for match in _NAME.finditer(text) if self.hides(match[1])]
-        if "--" in text:
-            found += [(match.end(), match[1]) for match in _OPTION.finditer(text) if self.hides(match[1])]
-            found.sort()
-        return found
 
     def _field(self, name: str, value: Any, depth: int) -> Any:
         kind = type(value)
@@ -302,6 +247,8 @@ class Redactor:
             return value
         if name and self.hides(name):
             return value if value == "" else HIDDEN
+        if kind in _SEVERAL and name and _hides_many(name):
+            return HIDDEN if value else value
         if kind is str:
             return self.text(value) if len(value) <= MAX_FIELD_TEXT else self.head(value, MAX_FIELD_TEXT)
         if kind is int or kind is float:
@@ -320,29 +267,47 @@ class Redactor:
     def _mapping(self, value: Mapping[Any, Any], depth: int) -> Any:
         clean: dict[Any, Any] = {}
         same = len(value) <= _MAX_ITEMS
-        for key, item in list(value.items())[:_MAX_ITEMS]:
+        items = list(value.items())[:_MAX_ITEMS]
+        named = self._secret_of_record(items)
+        for key, item in items:
             name = foreign.plain(key) if foreign.is_a(key, str) else None
             shown_key = self._key(key) if name is None else self.text(name)
-            shown = clean[shown_key] = self._field(name or "", item, depth + 1)
+            said = named if name and named and name.lower() in _HOLDING else name
+            shown = clean[shown_key] = self._field(said or "", item, depth + 1)
             same = same and shown is item and shown_key is key
         if len(value) > _MAX_ITEMS:
             clean["…"] = f"{len(value) - _MAX_ITEMS} more"
         return value if same else clean
+
+    def _secret_of_record(self, items: list[tuple[Any, Any]]) -> str | None:
+        """Return the name that tells in a record of name and value: `{"name": "password", "value": …}`."""
+        for key, item in items:
+            if type(key) is str and type(item) is str and key.lower() in _NAMING and self.hides(item):
+                return item
+        return None
 
     def _key(self, key: Any) -> Any:
         return key if foreign.is_scalar(key) else self._shown(key)
 
     def _items(self, value: Any, depth: int) -> Any:
         items = list(value)
-        if len(items) == 2 and type(items[0]) is str and foreign.is_a(value, tuple):  # a header, as a pair
-            clean = [self._field("", items[0], depth + 1), self._field(items[0], items[1], depth + 1)]
+        if _is_pair(items) and foreign.is_a(value, tuple):  # a header
+            clean = self._pair(items, depth)
         else:
-            clean = [self._field("", item, depth + 1) for item in items[:_MAX_ITEMS]]
+            clean = [self._item(item, depth) for item in items[:_MAX_ITEMS]]
         if len(items) > _MAX_ITEMS:
             clean.append(f"… {len(items) - _MAX_ITEMS} more")
         elif all(new is old for new, old in zip(clean, items, strict=True)):
             return value
         return clean
+
+    def _item(self, item: Any, depth: int) -> Any:
+        if type(item) is list and _is_pair(item) and self.hides(item[0]):  # a header that was JSON meanwhile
+            return self._pair(item, depth + 1)
+        return self._field("", item, depth + 1)
+
+    def _pair(self, pair: list[Any], depth: int) -> list[Any]:
+        return [self._field("", pair[0], depth + 1), self._field(pair[0], pair[1], depth + 1)]
 
     def _other(self, value: Any, depth: int) -> Any:
         """Go into what JSON would go into: dataclasses and the like; everything else by its `repr`."""
@@ -390,14 +355,13 @@ _MAX_KEY_LINES: Final = 200
 _MAX_STREAMS: Final = 1_000
 
 
-def _in_place_of(value: str) -> str:
-    """Return what stands for a value: in quotes where it was, so that JSON stays JSON."""
-    opening = _OPENING.match(value)
-    if opening is None:
-        return HIDDEN
-    escape, quote = opening[1] or "", opening[2]
-    # Of an escaped value the expressions take all before the closing quote, its backslashes included.
-    return f"{escape}{quote}{HIDDEN}{escape}" if escape else f"{quote}{HIDDEN}{quote}"
+def _hides_many(name: str) -> bool:
+    """Return whether several values of this name are hidden, though a number would be of something else."""
+    return name.lower().endswith("tokens")
+
+
+def _is_pair(items: Sequence[Any]) -> bool:
+    return len(items) == 2 and type(items[0]) is str
 
 
 def _contains(words: tuple[str, ...], key: tuple[str, ...]) -> bool:

@@ -3,7 +3,8 @@
 from opentelemetry.sdk.trace import SpanLimits
 from opentelemetry.trace import Link, Status, StatusCode
 
-from qorzen_obs.telemetry.redaction import HIDDEN, Redactor
+from qorzen_obs.telemetry.redaction import Redactor
+from qorzen_obs.telemetry.secret_forms import HIDDEN
 from qorzen_obs.telemetry.span_redaction import redact_span
 from tests.support import Spans
 

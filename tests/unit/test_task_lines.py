@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from qorzen_obs.current import CURRENT
 from qorzen_obs.telemetry.log_records import TaskLogHandler
-from qorzen_obs.telemetry.redaction import HIDDEN, Redactor
+from qorzen_obs.telemetry.redaction import Redactor
+from qorzen_obs.telemetry.secret_forms import HIDDEN
 from qorzen_obs.telemetry.task_lines import TaskLines, keep_task_line, kept_already
 from tests.support import Owner, attempt, record
 

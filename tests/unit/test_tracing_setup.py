@@ -30,7 +30,8 @@ from qorzen_obs import open_task_manager
 from qorzen_obs.errors import SettingsError
 from qorzen_obs.settings import EngineSettings, Settings, TelemetrySettings
 from qorzen_obs.telemetry import names
-from qorzen_obs.telemetry.redaction import HIDDEN, Redactor
+from qorzen_obs.telemetry.redaction import Redactor
+from qorzen_obs.telemetry.secret_forms import HIDDEN
 from qorzen_obs.telemetry.setup import Tracing, set_up_tracing
 from tests.process_tasks import make_spans
 from tests.services.otlp_receiver import OtlpReceiver

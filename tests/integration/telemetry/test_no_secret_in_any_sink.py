@@ -19,7 +19,8 @@ from qorzen_obs.core.event_bus_manager import Event
 from qorzen_obs.errors import TaskCancelled
 from qorzen_obs.settings import EngineSettings, ServerSettings, Settings, TaskSettings, TelemetrySettings
 from qorzen_obs.telemetry import names
-from qorzen_obs.telemetry.redaction import HIDDEN, Redactor
+from qorzen_obs.telemetry.redaction import Redactor
+from qorzen_obs.telemetry.secret_forms import HIDDEN
 from qorzen_obs.telemetry.span_redaction import redact_span
 from qorzen_obs.testing import CapturedEvents, CapturedLogs, open_test_manager
 from tests.canary_tasks import BARE, CANARY, Spoken, leak, leak_in_a_process, leak_on_the_loop
