@@ -315,7 +315,10 @@ ROUTES: Final = (
         Access.READ,
         summary="The whole trace that the last attempt of a task belongs to, as OTLP/JSON.",
         tag=Tag.TRACES,
-        description="With the spans of its parents, its children and its other attempts, as far as they are kept. The attempt's own span is always in it.",
+        description=(
+            "With the spans of its parents, its children and its other attempts, as far as they are kept. "
+            "The attempt's own span is always in it."
+        ),
         answers={
             200: Answer("Its spans so far.", OtlpTrace),
             404: problem("No task has this id, or no span of its trace is kept."),
