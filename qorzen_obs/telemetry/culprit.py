@@ -70,6 +70,12 @@ class Culprit:
         """The task's category, None for what is no task's."""
         return None if self.attempt is None else self.attempt.category.value
 
+    @functools.cached_property
+    def kind(self) -> str:
+        """Who it is by what stays the same from one task to the next: the name of the callable, where there is one."""
+        func = None if self.attempt is None else self.attempt.record.func
+        return self.name if func is None else foreign.full_name_of(foreign.inside_partial(func))
+
     def is_same(self, other: Culprit) -> bool:
         """Return whether it is the same code; another line of it is."""
         return self.attempt is other.attempt and self.name == other.name

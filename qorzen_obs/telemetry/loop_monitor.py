@@ -18,6 +18,7 @@ from qorzen_obs.clock import Clock, SystemClock
 from qorzen_obs.record import Attempt
 from qorzen_obs.stacks import Frames, text_of
 from qorzen_obs.telemetry import names
+from qorzen_obs.telemetry.block_lines import BlockLines
 from qorzen_obs.telemetry.culprit import NOBODY, UNSEEN, Culprit
 from qorzen_obs.telemetry.gil_watch import GilWatch
 from qorzen_obs.telemetry.peaks import Peaks
@@ -27,19 +28,29 @@ from qorzen_obs.telemetry.way import Way
 
 INTERVAL_SECONDS: Final = 0.025  #: between two beats of a watched loop
 UNWATCHED_INTERVAL_SECONDS: Final = 0.1
+STACK_SECONDS: Final = 0.5  #: from here on a line about a block has the stack
 LONG_SECONDS: Final = 1.0  #: the end of a block that took longer is logged too
 MAX_STACK_TEXT: Final = 8_000
 PEAK_SECONDS: Final = 60.0  #: how long the worst lag is remembered
 KEPT_BLOCKS: Final = 20  #: how many ended blocks are remembered, the last ones
 _KEPT_FRAMES: Final = 4  # of each, the innermost: what a person looks for
-_LINES: Final = 5  # that may follow at once; then one in _LINE_SECONDS
-_LINE_SECONDS: Final = 10.0
 
 
 class Block:
     """A stretch of time in which one culprit held the loop. `seconds` of one that goes on are up to now."""
 
-    __slots__ = ("_redact", "cause", "culprit", "ended", "kept", "logged", "on_span", "since", "stack")
+    __slots__ = (
+        "_redact",
+        "cause",
+        "culprit",
+        "ended",
+        "kept",
+        "logged",
+        "on_span",
+        "since",
+        "stack",
+        "stack_seen",
+    )
 
     def __init__(
         self, culprit: Culprit, cause: str, since: float, redact: Callable[[str], str] = str
@@ -52,6 +63,7 @@ class Block:
         self.stack: str | None = None  #: as text, once the watchdog has made it
         self.on_span = False  #: its span has the event
         self.logged = False
+        self.stack_seen = False  #: it was decided whether a line shows the stack
         self.kept = False  #: among the ended blocks
 
     @property
@@ -130,9 +142,7 @@ class LoopMonitor:
         self._ended_blocks: deque[EndedBlock] = deque(maxlen=KEPT_BLOCKS)
         self._seconds = dict.fromkeys(names.LOOP_BLOCKED_BY, 0.0)
         self._scraped_at = 0.0  # monotonic
-        self._lines_left = float(_LINES)
-        self._lines_at = time.monotonic()
-        self._suppressed = 0
+        self._lines = BlockLines()
 
     def start(self) -> None:
         """Begin to watch the running loop."""
@@ -266,6 +276,8 @@ class LoopMonitor:
             if before is not None:
                 self._report_end(before)
             self._report_begin(block)
+        elif before is not None:
+            self._log_stack(before)
 
     # ------------------------------------------------------------------ what comes of it
 
@@ -284,14 +296,30 @@ class LoopMonitor:
         if over:
             self._write_to_span(block)
             self._keep(block)
-        if self._may_log():
+        if block.seconds >= STACK_SECONDS:  # it is seen when it is over
+            self._log_stack(block)
+        elif (count := self._let(block, "begin")) is not None:
+            self._write(block, count=count)
+
+    def _log_stack(self, block: Block) -> None:
+        """Log a block that has become long enough for its stack, once."""
+        with self._lock:
+            stack = block.stack
+            if stack is None or block.stack_seen or block.seconds < STACK_SECONDS:
+                return
+            block.stack_seen = True
+        if (count := self._let(block, "stack")) is not None:
+            self._write(block, count=count, stack=stack)
+
+    def _let(self, block: Block, line: str) -> int | None:
+        with self._lock:
+            count = self._lines.let((line, block.cause, block.culprit.kind), time.monotonic())
+        if count is not None:
             block.logged = True
-            suppressed, self._suppressed = self._suppressed, 0
-            self._write(block, stack=stack, **({"suppressed": suppressed} if suppressed else {}))
-        else:
-            self._suppressed += 1
+        return count
 
     def _report_end(self, block: Block) -> None:
+        self._log_stack(block)
         self._write_to_span(block)
         self._keep(block)
         if block.logged and block.seconds > LONG_SECONDS:
@@ -315,15 +343,6 @@ class LoopMonitor:
                     frames=block.culprit.frames[-_KEPT_FRAMES:],  # they are there: the stack was made of them
                 )
             )
-
-    def _may_log(self) -> bool:
-        now = time.monotonic()
-        self._lines_left = min(_LINES, self._lines_left + (now - self._lines_at) / _LINE_SECONDS)
-        self._lines_at = now
-        if self._lines_left < 1.0:
-            return False
-        self._lines_left -= 1.0
-        return True
 
     def _write(self, block: Block, **fields: Any) -> None:
         context, culprit = block.culprit.context, block.culprit

@@ -17,7 +17,7 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from qorzen_obs.clock import SystemClock
 from qorzen_obs.record import Attempt
 from qorzen_obs.stacks import Frames, Place
-from qorzen_obs.telemetry import loop_monitor, names
+from qorzen_obs.telemetry import block_lines, names
 from qorzen_obs.telemetry.culprit import Culprit
 from qorzen_obs.telemetry.gil_watch import GilWatch
 from qorzen_obs.telemetry.loop_monitor import INTERVAL_SECONDS, KEPT_BLOCKS, LoopMonitor
@@ -69,7 +69,7 @@ def readers(monkeypatch: pytest.MonkeyPatch) -> list[threading.Thread]:
 def test_a_block_whose_line_is_suppressed_never_reads_source_on_the_loop_s_thread(
     monkeypatch: pytest.MonkeyPatch, readers: list[threading.Thread]
 ) -> None:
-    monkeypatch.setattr(loop_monitor, "_LINES", 0)
+    monkeypatch.setattr(block_lines, "_LINES", 0)
     dumps: list[Frames] = [()]
     held = Held(dumps.pop)  # a second one would fail: the dump is gone by then
     held.watchdog.start()
@@ -112,7 +112,7 @@ def test_a_loop_that_turns_before_the_stack_is_read_leaves_the_span_to_the_watch
 
 
 def test_of_the_blocks_that_are_over_the_last_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop_monitor, "_LINES", 0)
+    monkeypatch.setattr(block_lines, "_LINES", 0)
     held, began = Held(), time.time()
     for _ in range(KEPT_BLOCKS + 3):
         held.monitor.due = due = time.monotonic() - 0.1

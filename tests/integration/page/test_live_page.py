@@ -120,6 +120,16 @@ async def test_the_header_is_green_while_all_is_well_and_neither_while_blocked_n
     assert good not in shown
 
 
+async def test_a_short_stall_of_the_loop_has_no_banner_and_a_long_one_has(browser: Browser) -> None:
+    said = SaidManager(blocked=0.2)
+    async with serving(said) as plane:
+        page = (await visit(browser, plane.url)).page
+        await expect(page.locator("#health")).to_have_text("warns")
+        await expect(page.locator("#warnings")).to_have_count(0)
+        said.blocked = 0.6
+        await expect(page.locator("#warnings")).to_contain_text("blocked for 0.6 s")
+
+
 async def test_the_page_shows_the_next_service_after_a_restart(browser: Browser) -> None:
     async with managing() as (first, spans), serving(first, spans=spans) as plane:
         for _ in range(3):

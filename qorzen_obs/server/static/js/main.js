@@ -7,6 +7,7 @@ import { store, useNow, usePolled, useStore } from "./store.js";
 import { VIEWS } from "./views/index.js";
 import { clock, duration } from "./words.js";
 
+const STALL_SECONDS = 0.5;
 const HEALTH = { pass: "healthy", warn: "warns", fail: "fails" };
 
 function App() {
@@ -72,9 +73,15 @@ function Stale() {
   </aside>`;
 }
 
+// A short stall of the work loop is worth a look at its chart, and no alarm.
+function isShortStall({ name, status, observedValue }) {
+  return name === "work-loop:blocked" && status === "warn" && observedValue < STALL_SECONDS;
+}
+
 function Warnings({ health }) {
   const findings = Object.entries(health?.checks ?? {}).flatMap(([name, checks]) =>
-    checks.filter((check) => check.status !== "pass").map((check) => ({ name, ...check })));
+    checks.filter((check) => check.status !== "pass").map((check) => ({ name, ...check })))
+    .filter((finding) => !isShortStall(finding));
   if (!findings.length) return null;
   return html`<div role="status"><ul class="banner warn" id="warnings">
     ${findings.map(({ name, output, status }) => html`
