@@ -99,19 +99,28 @@ class Reading:
 
 
 class SpanCount(SpanProcessor):
-    """Counts the spans of this process."""
+    """Counts the spans of this process. Those of a worker process only end here."""
 
     def __init__(self) -> None:
         self.started = self.ended = 0
+        self._open: set[int] = set()
         self._lock = threading.Lock()
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
         with self._lock:
             self.started += 1
+            self._open.add(_id_of(span))
 
     def on_end(self, span: ReadableSpan) -> None:
         with self._lock:
-            self.ended += 1
+            if _id_of(span) in self._open:
+                self._open.remove(_id_of(span))
+                self.ended += 1
+
+
+def _id_of(span: ReadableSpan) -> int:
+    context = span.get_span_context()
+    return 0 if context is None else context.span_id
 
 
 class Soak:
