@@ -39,6 +39,7 @@ STOP_SECONDS: Final = 5.0  #: what a stop may take past its grace before the wat
 
 _WRITING_SECONDS: Final = 0.5  # of these, for the stacks
 _LOOK_SECONDS: Final = 0.05  # in which a thread that has a processor is seen to use it
+_USUAL_REDACTOR: Final = Redactor()
 _LONGEST_WATCH_SECONDS: Final = 1e6  # 12 days; threads and timers have limits of their own
 
 
@@ -73,7 +74,13 @@ class StopSignals:
     the loop.
     """
 
-    def __init__(self, settings: TaskSettings, gil_watch: GilWatch, when_asked: Callable[[], object]) -> None:
+    def __init__(
+        self,
+        settings: TaskSettings,
+        gil_watch: GilWatch,
+        when_asked: Callable[[], object],
+        redact: Callable[[str], str] = _USUAL_REDACTOR.text,
+    ) -> None:
         self._gil_watch = gil_watch  # whose handlers belong to the main thread, as these do
         self.asked = asyncio.Event()
         self.asked_again = asyncio.Event()
@@ -81,7 +88,7 @@ class StopSignals:
         self._patience = [settings.shutdown_grace_seconds, settings.cancel_grace_seconds]
         self._events = [self.asked, self.asked_again]
         self._loop = asyncio.get_running_loop()
-        self._end = _EndTimer(self._loop)
+        self._end = _EndTimer(self._loop, redact)
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
@@ -113,8 +120,13 @@ class _EndTimer:
     (docs/decisions/0009). A forked child has neither the thread nor the kernel's timers.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop | None = None) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop | None = None,
+        redact: Callable[[str], str] = _USUAL_REDACTOR.text,
+    ) -> None:
         self._loop = loop
+        self._redact = redact
         self._clock = _MainThreadClock()
         self._at = math.inf  # by that clock
         self._ends: SimpleQueue[float] = SimpleQueue()
@@ -188,9 +200,8 @@ class _EndTimer:
     def _write_stacks(self) -> None:
         if sys.__stderr__ is not None:
             text = "Timeout: it did not stop in time, and is ended. The stacks of all threads and asyncio tasks:\n\n"
-            os.write(
-                sys.__stderr__.fileno(), (text + all_stacks(self._loop)).encode(errors="backslashreplace")
-            )
+            text += self._redact(all_stacks(self._loop))
+            os.write(sys.__stderr__.fileno(), text.encode(errors="backslashreplace"))
 
 
 class _MainThreadClock:

@@ -109,7 +109,7 @@ async def serve(
         gil_watch=gil_watch,
         checks=[*checks, *standing.checks()],
     )
-    with StopSignals(settings.tasks, gil_watch, service.refuse_traffic) as signals:
+    with StopSignals(settings.tasks, gil_watch, service.refuse_traffic, logs.redactor.text) as signals:
         async with hosted(service, signals):
             assert service.ops is not None, "it was asked for"
             say(f"qorzen_obs serves {service.ops.url}{'' if socket_path(service.ops.url) else '/'}")

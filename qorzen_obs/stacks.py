@@ -130,9 +130,17 @@ def _source(file: str, line: int) -> str | None:
 
 
 def redacted(stack: LiveStack, redact: Callable[[str], str]) -> LiveStack:
-    """Return a stack whose source lines went through `redact`: a program may have a secret in its text."""
-    tasks = tuple(replace(task, frames=redacted_frames(task.frames, redact)) for task in stack.tasks)
-    return replace(stack, frames=redacted_frames(stack.frames, redact), tasks=tasks)
+    """Return a stack whose source lines and names of asyncio tasks went through `redact`: they are the program's."""
+    tasks = tuple(
+        AsyncioTask(redact(task.name), redacted_frames(task.frames, redact), _redacted(task.awaiting, redact))
+        for task in stack.tasks
+    )
+    frames, awaiting = redacted_frames(stack.frames, redact), _redacted(stack.awaiting, redact)
+    return replace(stack, frames=frames, awaiting=awaiting, tasks=tasks)
+
+
+def _redacted(text: str | None, redact: Callable[[str], str]) -> str | None:
+    return None if text is None else redact(text)
 
 
 def redacted_frames(frames: Frames, redact: Callable[[str], str]) -> Frames:

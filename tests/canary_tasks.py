@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import sys
 from typing import Any
@@ -16,6 +17,11 @@ BARE = "bare4canary4argument"
 #: Recognisable by what stands around it.
 CANARY = "canary9Zq"
 PEM = f"-----BEGIN RSA PRIVATE KEY-----\n{CANARY}{CANARY}\n-----END RSA PRIVATE KEY-----"
+
+
+#: The name of a class, a task or a plugin is what a program makes of it.
+NAMED = f"password={CANARY}"
+CanaryError: type[ValueError] = type(NAMED, (ValueError,), {"__module__": __name__})
 
 
 class Spoken:
@@ -52,7 +58,7 @@ def fill_telemetry() -> None:
 
 def fail() -> None:
     """Raise an error with secrets in its message, notes, cause and arguments."""
-    error = ValueError(f"api_key='{CANARY}' {Spoken()!r}", {"secret": CANARY})
+    error = CanaryError(f"api_key='{CANARY}' {Spoken()!r}", {"secret": CANARY})
     error.add_note(f"Authorization: Bearer {CANARY}")
     raise error from RuntimeError("x" * 3_990 + f" postgres://me:{CANARY}@host/db and {PEM}")
 
@@ -61,6 +67,13 @@ def leak(*_: Any, **__: Any) -> None:
     """Fill everything, then fail."""
     fill_telemetry()
     fail()
+
+
+async def hang(started: asyncio.Event) -> None:
+    """Wait for an asyncio task whose name is a secret, until somebody cancels."""
+    waiting = asyncio.create_task(asyncio.sleep(3_600), name=NAMED)
+    asyncio.get_running_loop().call_soon(started.set)
+    await waiting
 
 
 async def leak_on_the_loop(*_: Any, **__: Any) -> str:

@@ -23,6 +23,7 @@ from qorzen_obs.record import NO_KWARGS, Attempt, TaskRecord
 from qorzen_obs.scheduling.scheduler import Scheduler
 from qorzen_obs.tasks import TaskCategory, TaskPriority
 from qorzen_obs.telemetry.metrics import TaskMetrics
+from qorzen_obs.telemetry.redaction import Redactor
 
 MAX_METADATA_BYTES: Final = 16_384
 MAX_METADATA_DEPTH: Final = 64  #: of mappings and lists in one another, which code that shows them walks down
@@ -37,12 +38,18 @@ class Admission:
     """Checks what is submitted to one manager, and whether there is room for it; for the work loop."""
 
     def __init__(
-        self, runtime: Runtime, scheduler: Scheduler[TaskRecord], waiting: Waiting, metrics: TaskMetrics
+        self,
+        runtime: Runtime,
+        scheduler: Scheduler[TaskRecord],
+        waiting: Waiting,
+        metrics: TaskMetrics,
+        redactor: Redactor,
     ) -> None:
         self._runtime = runtime
         self._scheduler = scheduler
         self._waiting = waiting
         self._metrics = metrics
+        self._shown_name = redactor.name
         self._random = random.Random()
 
     def check(
@@ -89,16 +96,18 @@ class Admission:
         if timeout is not None:
             timeout = check_timeout(timeout)
         timeout = timeout or definition.timeout or self._runtime.settings.default_timeout
+        shown_name = self._shown_name  # every sink has the names, so they become data without secrets
+        definition_name = shown_name(traits.name)
         return TaskRecord(
             task_id=f"{self._random.getrandbits(128):032x}",
-            name=traits.name if name is None else check_name("name", name),
+            name=definition_name if name is None else shown_name(check_name("name", name)),
             func=func,
             args=args,
             kwargs=kwargs or NO_KWARGS,
             category=category,
             priority=priority,
             cell=CELL_OF[category, priority],
-            plugin_id=None if plugin_id is None else check_name("plugin_id", plugin_id),
+            plugin_id=None if plugin_id is None else shown_name(check_name("plugin_id", plugin_id)),
             metadata=None if metadata is None else _as_json("metadata", metadata),
             timeout=None if timeout == inf else timeout,
             cancellable=cancellable is True or _is_true("cancellable", cancellable),
@@ -115,7 +124,7 @@ class Admission:
                 else choice.engine_of(category, traits)
             ),
             context=copy_context(),
-            definition_name=traits.name,
+            definition_name=definition_name,
         )
 
     def has_room(self) -> bool:

@@ -135,7 +135,7 @@ def assemble(
         task_lines=task_lines,
         ledger_clock=ledger_clock,
     )
-    admission = Admission(runtime, scheduler, lifecycle.waiting, metrics)
+    admission = Admission(runtime, scheduler, lifecycle.waiting, metrics, redactor)
     control = Control(
         runtime,
         table,

@@ -41,8 +41,8 @@ def decide(
     """Return how an attempt ended whose code returned `value` or raised `error`.
 
     Asked by its deadline it has timed out, whatever it did. Asked by a cancel it is cancelled only when it gave in:
-    what it returned or raised otherwise stands. A CancelledError that nobody asked for is a failure. Message and
-    traceback come out redacted; the exception is the one that was raised.
+    what it returned or raised otherwise stands. A CancelledError that nobody asked for is a failure. Its class,
+    message and traceback come out redacted; the exception is the one that was raised.
 
     Value and error are the user's, and are looked at by qorzen_obs/foreign.py only.
     """
@@ -71,13 +71,15 @@ def decide_abandoned(attempt: Attempt) -> Decision:
     return Decision(TaskStatus.CANCELLED, cancel_reason=attempt.reason, abandoned=True)
 
 
-def decide_undescribed(error: BaseException | None, broken: BaseException) -> Decision:
+def decide_undescribed(
+    error: BaseException | None, broken: BaseException, redactor: Redactor = _USUAL_REDACTOR
+) -> Decision:
     """Return how an attempt ended that raised `error`, if anything, where `decide` raised `broken`."""
     failure = broken if error is None else error
     return Decision(
         TaskStatus.FAILED,
-        error=f"<its end cannot be described: {foreign.kind_name(type(broken))}>",
-        error_type=foreign.full_name(type(failure)),
+        error=f"<its end cannot be described: {redactor.text(foreign.kind_name(type(broken)))}>",
+        error_type=redactor.text(foreign.full_name(type(failure))),
         exception=failure,
     )
 
@@ -114,7 +116,7 @@ def _failed(error: BaseException, redactor: Redactor) -> Decision:
     return Decision(
         TaskStatus.FAILED,
         error=shown_text(redactor.head(message, _MAX_MESSAGE), _MAX_MESSAGE),
-        error_type=error_type_of(error),
+        error_type=redactor.name(error_type_of(error)),
         traceback=shown_text(redactor.tail(text, _MAX_TRACEBACK), _MAX_TRACEBACK),
         exception=error,
     )

@@ -207,6 +207,7 @@ class Inspection:
             raise InvalidTaskError("limit", f"{limit!r} must be at least 1")
         statuses = _one_or_many("status", status, TaskStatus)
         categories = _one_or_many("category", category, TaskCategory)
+        plugin_id = None if plugin_id is None else self.redactor.text(plugin_id)
         found = (
             record
             for record in by_priority(self.records())

@@ -115,11 +115,10 @@ class Lifecycle:
 
         What is raised here left no trace. What interrupts the start of an accepted task is for `Repairs` to finish.
         """
-        runtime = self._runtime
+        runtime, definition = self._runtime, record.definition
         if runtime.interruption is not None:
             self.repairs.repair()
         now, wall = self._clock.monotonic(), self._clock.now()
-        definition = record.definition
         later = definition.starts_later
         wait = max(definition.delay, (definition.run_at or 0.0) - wall, 0.0) if later else 0.0
         record.sequence = next(self._task_sequence)
@@ -134,7 +133,8 @@ class Lifecycle:
             if isinstance(attempt, Attempt):
                 attempt.children += (record,)
         if definition.max_concurrent is not None:
-            record.limit = self._limits.of(definition.name or record.name, definition.max_concurrent)
+            name = record.definition_name if definition.name else record.name
+            record.limit = self._limits.of(name, definition.max_concurrent)
         if definition.deadline is not None:
             self._deadline_entries[record.sequence] = self._deadlines.add(now + definition.deadline, record)
         try:

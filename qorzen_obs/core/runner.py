@@ -212,7 +212,7 @@ class Runner:
                 except BaseException as broken:
                     if foreign.is_a(broken, Exception) and attempt.outcome is None:
                         raise  # such as for want of memory: `Repairs` asks once more
-                    decision = decide_undescribed(error, broken)
+                    decision = decide_undescribed(error, broken, self._redactor)
                 self._settle(attempt, decision)
             attempt.release()
         except BaseException as interruption:  # noqa: BLE001 - `Repairs` goes on from here

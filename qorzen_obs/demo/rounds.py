@@ -85,7 +85,7 @@ async def run_demo(
         )
         logs = set_up_process(settings.telemetry, sys.stderr)
         service = Service(settings, http=True, log_stream=logs, gil_watch=gil_watch)
-        with StopSignals(settings.tasks, gil_watch, service.refuse_traffic) as signals:
+        with StopSignals(settings.tasks, gil_watch, service.refuse_traffic, logs.redactor.text) as signals:
             async with hosted(service, signals):
                 rounds = _Rounds(service, workload, screen, as_json=as_json)
                 rounds.announce()

@@ -100,7 +100,7 @@ def _culprit(looks: Looks) -> str:
     if block.cause == NOT_RUNNING:
         return ", in which the process did not get to run"
     attempt = block.culprit.attempt
-    who = block.culprit.name if attempt is None else f"task {attempt.name} ({attempt.task_id})"
+    who = block.name if attempt is None else f"task {attempt.name} ({attempt.task_id})"
     where = f", at {block.line}" if block.line else ""
     return " ".join(f" by {who}{where}".splitlines())
 

@@ -6,7 +6,7 @@ import asyncio
 import heapq
 import itertools
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from http import HTTPStatus
@@ -120,8 +120,8 @@ class TaskFilter:
         return any(text in haystack for text in self.texts)
 
 
-def read_filter(query: Query) -> TaskFilter:
-    """Return the filter that a query asks for."""
+def read_filter(query: Query, redact: Callable[[str], str]) -> TaskFilter:
+    """Return the filter that a query asks for, with its names as tasks have them: redacted."""
     return TaskFilter(
         statuses=read_choices(query, "status", TaskStatus, [status.value for status in TaskStatus]),
         categories=read_choices(
@@ -133,8 +133,8 @@ def read_filter(query: Query) -> TaskFilter:
             parse_priority,
             [f"{priority.label} ({priority.value})" for priority in TaskPriority],
         ),
-        plugin_ids=read_names(query, "plugin_id"),
-        names=read_names(query, "name"),
+        plugin_ids=frozenset(map(redact, read_names(query, "plugin_id"))),
+        names=frozenset(map(redact, read_names(query, "name"))),
         texts=tuple(text.lower() for text in query.getall("q", []) if text),
         created_after=_read_seconds(query, "created_after"),
         created_before=_read_seconds(query, "created_before"),
@@ -228,7 +228,11 @@ async def get_tasks(request: web.Request) -> web.Response:
     query = request.query
     check_parameters(query, _NAMES)
     order = read_choice(query, "order", Order.NEWEST)
-    wanted, after, limit = read_filter(query), read_cursor(query, order), read_limit(query)
+    wanted, after, limit = (
+        read_filter(query, request.app[REDACTOR].text),
+        read_cursor(query, order),
+        read_limit(query),
+    )
     looks = request.app[LOOKS]
 
     def write_page() -> bytes:

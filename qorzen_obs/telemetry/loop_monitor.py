@@ -71,6 +71,11 @@ class Block:
         return max(0.0, (time.monotonic() if self.ended is None else self.ended) - self.since)
 
     @property
+    def name(self) -> str:
+        """Who holds the loop; of an asyncio task it is the program's own text."""
+        return self._redact(self.culprit.name)
+
+    @property
     def label(self) -> str:
         """What it counts as in LOOP_BLOCKED."""
         return self.cause if self.cause != CODE else self.culprit.category or names.FOREIGN
@@ -337,7 +342,7 @@ class LoopMonitor:
                     began=self._clock.now() - (time.monotonic() - block.since),
                     seconds=block.seconds,
                     cause=block.cause,
-                    culprit=block.culprit.name,
+                    culprit=block.name,
                     task_id=None if attempt is None else attempt.task_id,
                     category=block.culprit.category,
                     frames=block.culprit.frames[-_KEPT_FRAMES:],  # they are there: the stack was made of them
@@ -345,8 +350,8 @@ class LoopMonitor:
             )
 
     def _write(self, block: Block, **fields: Any) -> None:
-        context, culprit = block.culprit.context, block.culprit
-        fields = {"seconds": round(block.seconds, 3), "cause": block.cause, "culprit": culprit.name, **fields}
+        context = block.culprit.context
+        fields = {"seconds": round(block.seconds, 3), "cause": block.cause, "culprit": block.name, **fields}
         try:
             if context is None:
                 self._log(names.LOG_LOOP_BLOCKED, **fields)

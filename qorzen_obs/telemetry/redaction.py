@@ -142,7 +142,7 @@ class Redactor:
         SettingsError: a key has no letters, or a pattern cannot be compiled or fits the empty text.
     """
 
-    __slots__ = ("_always", "_hides", "_keys", "_name_parts", "_parts", "_patterns", "settings")
+    __slots__ = ("_always", "_hides", "_keys", "_name_parts", "_parts", "_patterns", "name", "settings")
 
     def __init__(self, keys: Sequence[str] = (), patterns: Sequence[str] = ()) -> None:
         self.settings = (tuple(keys), tuple(patterns))  #: what it was made from
@@ -153,6 +153,8 @@ class Redactor:
         self._parts = (*_PARTS, *named)
         self._always = bool(patterns) or not all(part.isascii() for part in named)
         self._hides: Callable[[str], bool] = lru_cache(4_096)(self._find_out)
+        #: As `text`, for what comes again and again: names of tasks, plugins and classes.
+        self.name: Callable[[str], str] = lru_cache(4_096)(self.text)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Redactor, self.settings

@@ -331,11 +331,10 @@ _UNITS += ["aA", "AKIA", "\\'", "--token ", "ghp_", "xox"]
 # A fraction of a second where the time grows with the length, minutes where it grows with its square.
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("unit", _UNITS)
-@pytest.mark.parametrize("end", ["", " @ key password=1 basic bearer"])
-def test_hostile_text_takes_time_in_proportion_to_its_length(unit: str, end: str) -> None:
-    text = unit * (500_000 // len(unit)) + end
+@pytest.mark.parametrize(("start", "end"), [("", ""), ("password=", " @ key password=1 basic bearer")])
+def test_hostile_text_takes_time_in_proportion_to_its_length(unit: str, start: str, end: str) -> None:
+    text = start + unit * (500_000 // len(unit)) + end
     Redactor().text(text)
-    Redactor().text("password=" + text)
     Redactor().hides(text)
 
 

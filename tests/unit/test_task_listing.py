@@ -65,7 +65,9 @@ def a_record(
 def ids(records: list[TaskRecord], query: str) -> list[str]:
     """The ids that a query selects, without the common beginning."""
     values = MultiDict(parse_qsl(query, keep_blank_values=True))
-    infos, _ = select(records, read_filter(values), read_choice(values, "order", Order.NEWEST), None, 100)
+    infos, _ = select(
+        records, read_filter(values, str), read_choice(values, "order", Order.NEWEST), None, 100
+    )
     return [info.task_id.removeprefix("task-") for info in infos]
 
 

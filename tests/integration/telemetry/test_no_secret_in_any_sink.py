@@ -3,6 +3,11 @@
 import asyncio
 import io
 import json
+import subprocess
+import sys
+import threading
+import urllib.error
+import urllib.request
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -23,10 +28,10 @@ from qorzen_obs.telemetry.redaction import Redactor
 from qorzen_obs.telemetry.secret_forms import HIDDEN
 from qorzen_obs.telemetry.span_redaction import redact_span
 from qorzen_obs.testing import CapturedEvents, CapturedLogs, open_test_manager
-from tests.canary_tasks import BARE, CANARY, Spoken, leak, leak_in_a_process, leak_on_the_loop
+from tests.canary_tasks import BARE, CANARY, NAMED, Spoken, hang, leak, leak_in_a_process, leak_on_the_loop
 from tests.event_stream import following
 from tests.services.whole_service import logging_service
-from tests.support import Spans, until
+from tests.support import PATIENCE_SECONDS, Spans, until
 
 PATHS = (
     "/metrics",
@@ -64,11 +69,17 @@ class Sinks:
     async def _keep(self, event: Event) -> None:
         self.events.append(event)
 
-    async def texts(self, task_id: str) -> dict[str, str]:
+    async def found(self, query: dict[str, str]) -> list[str]:
+        """The ids of the tasks that the listing finds."""
+        assert self.service.ops is not None
+        async with self._session.get(self.service.ops.url + "/api/tasks", params=query) as response:
+            return [task["task_id"] for task in (await response.json())["items"]]
+
+    async def texts(self, task_id: str, of_a_task: tuple[str, ...] = OF_A_TASK) -> dict[str, str]:
         """Everything that can be seen from outside, by where."""
         assert self.service.ops is not None
         shown: dict[str, str] = {}
-        for path in (*PATHS, *(f"/api/tasks/{task_id}{below}" for below in OF_A_TASK)):
+        for path in (*PATHS, *(f"/api/tasks/{task_id}{below}" for below in of_a_task)):
             async with self._session.get(self.service.ops.url + path) as response:
                 shown[path] = await response.text()
         redactor = Redactor()
@@ -113,7 +124,15 @@ async def test_t7_nothing_that_a_task_is_given_or_says_shows_a_secret(
 ) -> None:
     async with sinks(monkeypatch) as seen:
         args = (BARE, f"password={CANARY}", *([] if func is leak_in_a_process else [Spoken()]))
-        task_id = await seen.tasks.submit_task(func, *args, bare=BARE, token=CANARY, metadata=METADATA)
+        task_id = await seen.tasks.submit_task(
+            func,
+            *args,
+            bare=BARE,
+            token=CANARY,
+            metadata=METADATA,
+            name=f"leak with {NAMED}",
+            plugin_id=NAMED,
+        )
         info = await seen.tasks.wait_for_task(task_id)
         await until(lambda: any(event.event_type == f"task/{info.status.value}" for event in seen.events))
         shown = await seen.texts(task_id)
@@ -121,6 +140,7 @@ async def test_t7_nothing_that_a_task_is_given_or_says_shows_a_secret(
             assert CANARY not in text, where
             assert BARE not in text, where
         assert CANARY not in f"{info.error}{info.traceback}{info.progress}{info.cancel_reason}"
+        assert (info.name, info.plugin_id) == (f"leak with password={HIDDEN}", f"password={HIDDEN}")
         for where in (
             "log",
             "stream",
@@ -132,6 +152,7 @@ async def test_t7_nothing_that_a_task_is_given_or_says_shows_a_secret(
         lines = json.loads(shown[f"/api/tasks/{task_id}/logs"])["items"]
         assert len(lines) >= 4
         if info.error is not None:
+            assert info.error_type == f"tests.canary_tasks.password={HIDDEN}"
             own = [event for span in seen.exported.get_finished_spans() for event in span.events]
             (failure,) = [
                 event for event in own if (event.attributes or {}).get(names.EXCEPTION_MESSAGE) == info.error
@@ -166,6 +187,85 @@ async def test_t7_a_cancel_reason_is_redacted_for_pending_and_running_tasks(
         with pytest.raises(TaskCancelled) as caught:
             raise TaskCancelled(running, info.cancel_reason)
         assert CANARY not in str(caught.value)
+
+
+async def test_t7_names_of_tasks_and_asyncio_tasks_show_no_secret_while_they_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with sinks(monkeypatch) as seen:
+        started = asyncio.Event()
+        task_id = await seen.tasks.submit_task(hang, started, name=NAMED, plugin_id=NAMED)
+        await started.wait()
+        shown = await seen.texts(task_id, ("", "/stack"))
+        assert not [where for where, text in shown.items() if CANARY in text]
+        for where in ("/api/running", f"/api/tasks/{task_id}/stack"):
+            assert f"asyncio task password={HIDDEN}" in shown[where], where
+        (found,) = await seen.tasks.get_tasks(plugin_id=NAMED)
+        assert found.task_id == task_id, "who knows the name finds what has it"
+        for query in ({"name": NAMED}, {"plugin_id": NAMED}):
+            assert await seen.found(query) == [task_id]
+        assert await seen.found({"q": CANARY}) == [], "a search tells nothing of what is hidden"
+        await seen.tasks.cancel_task(task_id)
+        await seen.tasks.wait_for_task(task_id)
+
+
+async def test_t7_who_blocks_the_loop_is_named_without_a_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    over = threading.Event()
+
+    async def block() -> None:
+        assert over.wait(PATIENCE_SECONDS)
+
+    def look(url: str) -> dict[str, str]:
+        try:
+            while json.loads(_read(f"{url}/api/loop"))["culprit"] is None:
+                pass
+            return {path: _read(url + path) for path in ("/api/loop", "/livez?verbose", "/health")}
+        finally:
+            over.set()
+
+    async with sinks(monkeypatch) as seen:
+        assert seen.service.ops is not None
+        looking = asyncio.create_task(asyncio.to_thread(look, seen.service.ops.url))
+        await asyncio.create_task(block(), name=NAMED)
+        shown = await looking
+        await until(seen.tasks.looks.ended_blocks)
+        await until(lambda: names.LOG_LOOP_BLOCKED in seen.stream.getvalue())
+        shown["ended"] = repr(seen.tasks.looks.ended_blocks())
+        shown["log"] = seen.stream.getvalue()
+    for where, text in shown.items():
+        assert CANARY not in text, where
+        assert f"asyncio task password={HIDDEN}" in text, where
+
+
+def test_t7_the_stacks_of_a_process_that_does_not_stop_show_no_secret() -> None:
+    program = f"""
+import asyncio
+from qorzen_obs import host
+
+async def main():
+    hanging = asyncio.create_task(asyncio.sleep(3_600), name={NAMED!r})
+    await asyncio.sleep(0)
+    end = host._EndTimer(asyncio.get_running_loop())
+    end.start()
+    end.come_in(0.6)
+    await hanging
+
+asyncio.run(main())
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False
+    )
+    assert ended.returncode == 1
+    assert CANARY not in ended.stderr
+    assert f"asyncio task password={HIDDEN}" in ended.stderr
+
+
+def _read(url: str) -> str:
+    try:
+        with urllib.request.urlopen(url, timeout=PATIENCE_SECONDS) as response:
+            return str(response.read(), "utf-8")
+    except urllib.error.HTTPError as error:  # a probe that fails says why
+        return str(error.read(), "utf-8")
 
 
 async def test_results_and_arguments_are_in_no_event_line_span_or_metric() -> None:
