@@ -69,6 +69,7 @@ def leak(*_: Any, **__: Any) -> None:
     fail()
 
 
+@task(name=NAMED, max_concurrent=1)
 async def hang(started: asyncio.Event) -> None:
     """Wait for an asyncio task whose name is a secret, until somebody cancels."""
     waiting = asyncio.create_task(asyncio.sleep(3_600), name=NAMED)

@@ -196,17 +196,23 @@ async def test_t7_names_of_tasks_and_asyncio_tasks_show_no_secret_while_they_run
         started = asyncio.Event()
         task_id = await seen.tasks.submit_task(hang, started, name=NAMED, plugin_id=NAMED)
         await started.wait()
-        shown = await seen.texts(task_id, ("", "/stack"))
+        held = await seen.tasks.submit_task(hang, started)
+        shown = await seen.texts(task_id, ("", "/stack")) | await seen.texts(held, ("", "/why"))
         assert not [where for where, text in shown.items() if CANARY in text]
         for where in ("/api/running", f"/api/tasks/{task_id}/stack"):
             assert f"asyncio task password={HIDDEN}" in shown[where], where
+        assert f"max_concurrent of password={HIDDEN}" in shown[f"/api/tasks/{held}/why"]
         (found,) = await seen.tasks.get_tasks(plugin_id=NAMED)
         assert found.task_id == task_id, "who knows the name finds what has it"
-        for query in ({"name": NAMED}, {"plugin_id": NAMED}):
-            assert await seen.found(query) == [task_id]
+        assert await seen.found({"plugin_id": NAMED}) == [task_id]
+        assert await seen.found({"name": NAMED}) == [held, task_id]
         assert await seen.found({"q": CANARY}) == [], "a search tells nothing of what is hidden"
-        await seen.tasks.cancel_task(task_id)
-        await seen.tasks.wait_for_task(task_id)
+        for one in (held, task_id):
+            await seen.tasks.cancel_task(one)
+            await seen.tasks.wait_for_task(one)
+        metrics = (await seen.texts(task_id))["/metrics"]
+        assert CANARY not in metrics
+        assert f'"password={HIDDEN}"' in metrics, "where metrics tell definitions apart"
 
 
 async def test_t7_who_blocks_the_loop_is_named_without_a_secret(monkeypatch: pytest.MonkeyPatch) -> None:
