@@ -42,6 +42,10 @@ _NAMING: Final = frozenset(
         "parameter",
         "param",
         "property",
+        "type",
+        "kind",
+        "id",
+        "label",
     }
 )
 _HOLDING: Final = frozenset({"value", "values", "val", "content", "contents", "string", "data", "default"})

@@ -29,11 +29,14 @@ _SCHEME: Final = re.compile(r"(?i)(?:bearer|basic|digest|token|apikey|negotiate)
 _BRACKETS: Final = re.compile(
     r"""[\[({]|[\])}]|(?<=[\[({,:=\s])(?:"(?:[^"\\]|\\[\s\S])*+"?|'(?:[^'\\]|\\[\s\S])*+'?)"""
 )
+_OBJECT: Final = re.compile(r"(?:<[A-Za-z_][^<>\r\n]{0,1000}+>)?")  # as `repr` shows it
 #: The lines below `password: |` or `tokens:` of YAML.
 BLOCK: Final = re.compile(
     r"[|>][+-]?\d?[ \t]{0,8}(?:\r?\n[ \t]++[^\r\n]++)++|[ \t]{0,8}(?:\r?\n[ \t]*+- [^\r\n]++)++"
 )
 _FAR: Final = 16_384  #: characters in which a tag has to be closed
+_BEGIN_QUOTED: Final = frozenset("\"'\\bBrRuUfF")
+_BEGIN_SCHEME: Final = frozenset("bBdDtTaAnN")
 _BEGIN_MANY: Final = frozenset("[({")
 _BEHIND: Final = frozenset(" \t,;")  #: what stands behind a value and is none of it
 _LINES_END: Final = re.compile(r"[\r\n]")
@@ -51,7 +54,7 @@ class Values:
         self._open_until = 0  # up to there a bracket stands open, so that nobody has to look again
 
     def of_word(self, start: int, _: str) -> int:
-        scheme = _SCHEME.match(self._text, start)
+        scheme = _SCHEME.match(self._text, start) if self._text[start : start + 1] in _BEGIN_SCHEME else None
         return self._end(start if scheme is None else scheme.end(), _WORD, start)
 
     def of_line(self, start: int, _: str) -> int:
@@ -86,11 +89,13 @@ class Values:
         return 0 if match is None else match.end()
 
     def _end(self, at: int, plain: re.Pattern[str], start: int) -> int:
-        quoted = self._quoted(at)
-        if quoted:
-            return quoted
         text, size = self._text, len(self._text)
-        if text[at : at + 1] in _BEGIN_MANY:
+        first = text[at : at + 1]
+        if first in _BEGIN_QUOTED and (quoted := self._quoted(at)):
+            return quoted
+        if first == "<":
+            at = self._matched(_OBJECT, at)
+        elif first in _BEGIN_MANY:
             closed = self._closed(at, size)
             if closed is None:
                 return size

@@ -90,7 +90,7 @@ class StreamTaskLog:
         self._writes_info = LEVELS[level] <= LEVELS["info"]
         self._writes_warnings = LEVELS[level] <= LEVELS["warning"]
         redactor = stream.redactor
-        self._is_clean = lru_cache(4_096)(lambda name: not redactor.may_match(name))
+        self._is_clean = lru_cache(4_096)(lambda name: redactor.name(name) == name)
         self._plain_parts = lru_cache(4_096)(self._make_plain_parts)
         self._hides_fields = any(redactor.hides(name) for name in _FIELDS)
 
