@@ -28,27 +28,17 @@ _WINDOW: Final = 65_536
 _GUARD: Final = 16_384
 _MAX_NAME: Final = 200  #: characters of a field's name that are looked at
 _SEVERAL: Final = frozenset({list, tuple, set, frozenset, dict})
+
+
+def _spelled(words: str) -> frozenset[str]:
+    return frozenset(spelled for word in words.split() for spelled in (word, word.title(), word.upper()))
+
+
 #: Keys of records that hold a name and its value.
-_NAMING: Final = frozenset(
-    {
-        "name",
-        "key",
-        "field",
-        "variable",
-        "var",
-        "header",
-        "setting",
-        "option",
-        "parameter",
-        "param",
-        "property",
-        "type",
-        "kind",
-        "id",
-        "label",
-    }
+_NAMING: Final = _spelled(
+    "name key field variable var header setting option param parameter property type kind id label"
 )
-_HOLDING: Final = frozenset({"value", "values", "val", "content", "contents", "string", "data", "default"})
+_HOLDING: Final = _spelled("value values val content contents string data default")
 
 # ---------------------------------------------------------------------- names of fields
 
@@ -177,10 +167,12 @@ class Redactor:
         if self._always:
             return True
         lower = text.lower()
-        for part in self._parts:
+        if "pass" in lower and _PASS.search(lower) is not None:
+            return True
+        for part in self._parts:  # noqa: SIM110 - any() with a generator takes twice as long
             if part in lower:
                 return True
-        return "pass" in lower and _PASS.search(lower) is not None
+        return False
 
     def text(self, text: str) -> str:
         """Return `text` without what can be recognised as a secret; the same object where there is none.
@@ -253,12 +245,12 @@ class Redactor:
             return value
         if name and self.hides(name):
             return value if value == "" else HIDDEN
-        if kind in _SEVERAL and name and _hides_many(name):
-            return HIDDEN if value else value
         if kind is str:
             return self.text(value) if len(value) <= MAX_FIELD_TEXT else self.head(value, MAX_FIELD_TEXT)
         if kind is int or kind is float:
             return value
+        if name and kind in _SEVERAL and _hides_many(name):
+            return HIDDEN if value else value
         if depth >= _MAX_DEPTH:
             return self._shown(value)
         try:
@@ -274,11 +266,11 @@ class Redactor:
         clean: dict[Any, Any] = {}
         same = len(value) <= _MAX_ITEMS
         items = list(value.items())[:_MAX_ITEMS]
-        named = self._secret_of_record(items)
+        named = None if same and _NAMING.isdisjoint(value) else self._secret_of_record(items)
         for key, item in items:
             name = foreign.plain(key) if foreign.is_a(key, str) else None
-            shown_key = self._key(key) if name is None else self.text(name)
-            said = named if name and named and name.lower() in _HOLDING else name
+            shown_key = self._key(key) if name is None else self._field_name(name)
+            said = named if named and name in _HOLDING else name
             shown = clean[shown_key] = self._field(said or "", item, depth + 1)
             same = same and shown is item and shown_key is key
         if len(value) > _MAX_ITEMS:
@@ -288,9 +280,15 @@ class Redactor:
     def _secret_of_record(self, items: list[tuple[Any, Any]]) -> str | None:
         """Return the name that tells in a record of name and value: `{"name": "password", "value": …}`."""
         for key, item in items:
-            if type(key) is str and type(item) is str and key.lower() in _NAMING and self.hides(item):
+            if type(item) is str and type(key) is str and key in _NAMING and self.hides(item):
                 return item
         return None
+
+    def _field_name(self, name: str) -> str:
+        if len(name) > _MAX_NAME:
+            return self.text(name)
+        shown = self.name(name)
+        return name if shown == name else shown  # the object that was given
 
     def _key(self, key: Any) -> Any:
         return key if foreign.is_scalar(key) else self._shown(key)
@@ -300,17 +298,19 @@ class Redactor:
         if _is_pair(items) and foreign.is_a(value, tuple):  # a header
             clean = self._pair(items, depth)
         else:
-            clean = [self._item(item, depth) for item in items[:_MAX_ITEMS]]
+            clean = [
+                self._pair(item, depth + 1)
+                if type(item) is list
+                and _is_pair(item)
+                and self.hides(item[0])  # a header that was JSON meanwhile
+                else self._field("", item, depth + 1)
+                for item in items[:_MAX_ITEMS]
+            ]
         if len(items) > _MAX_ITEMS:
             clean.append(f"… {len(items) - _MAX_ITEMS} more")
         elif all(new is old for new, old in zip(clean, items, strict=True)):
             return value
         return clean
-
-    def _item(self, item: Any, depth: int) -> Any:
-        if type(item) is list and _is_pair(item) and self.hides(item[0]):  # a header that was JSON meanwhile
-            return self._pair(item, depth + 1)
-        return self._field("", item, depth + 1)
 
     def _pair(self, pair: list[Any], depth: int) -> list[Any]:
         return [self._field("", pair[0], depth + 1), self._field(pair[0], pair[1], depth + 1)]
