@@ -22,7 +22,7 @@ _CLOSING_QUOTE: Final = r"\\{0,16}[\"'](?=\\{0,16}[,:;)\]}>]|[ \t]{0,8}(?:[\r\n]
 #: What a value goes on with up to a bracket or its end, by what stands before it.
 _WORD: Final = re.compile(rf"(?:(?!{_CLOSING_QUOTE})[^\s()\[\]{{}}])*+")
 _LINE: Final = re.compile(rf"(?:=\"[^\"\r\n]*+\"?|(?!{_CLOSING_QUOTE})[^\r\n()\[\]{{}}])*+")
-_ITEM: Final = re.compile(r"(?:[^\r\n,()\[\]{}]|,(?![\s\"'\\]))*+")  # of JSON, or of what `repr` shows
+_ITEM: Final = re.compile(r"(?:[^\r\n,()\[\]{}]|,(?![\s\"'\\]))*+")  # in JSON, and in what `repr` shows
 _HEADER: Final = re.compile(r"(?:=[\"'][^\"'\r\n]*+[\"']?|[^\r\n\"'])*+")  # a whole one: `Cookie: a=1; b=2`
 _ENCODED_VALUE: Final = re.compile(rf"({ENCODED_QUOTE})(?:(?!\1)[\s\S])*+|[^\s\"<>]*+")
 _SCHEME: Final = re.compile(r"(?i)(?:bearer|basic|digest|token|apikey|negotiate)[ \t]{1,8}")
@@ -140,7 +140,7 @@ def in_place_of(value: str) -> str:
     opening = _OPENING.match(value)
     if opening is not None:
         escape, quote = opening[1], opening[2]
-        # Of an escaped value the closing quote is left where it is.
+        # The closing quote of an escaped value stays where it is.
         return f"{escape}{quote}{HIDDEN}" if escape else f"{quote}{HIDDEN}{quote}"
     encoded = _OPENING_ENCODED.match(value)
     return HIDDEN if encoded is None else encoded[0] + HIDDEN

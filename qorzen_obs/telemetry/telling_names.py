@@ -104,7 +104,7 @@ class _Names:
         self.has_more_forms = self._options or self._tags or self._records
 
     def look(self, at: int, after: re.Match[str], tells: Tells, tells_of_many: Tells) -> None:
-        """Look at the name with a part at `at`, of which `after` is what comes behind that."""
+        """Look at the name around `at`; `after` is what follows from there."""
         end = after.end(1)
         if end in self._seen:
             return
