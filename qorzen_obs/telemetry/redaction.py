@@ -27,7 +27,7 @@ _WINDOW: Final = 65_536
 #: Characters left out at the edge where such a text was cut before the search: longer than any secret.
 _GUARD: Final = 16_384
 _MAX_NAME: Final = 200  #: characters of a field's name that are looked at
-_SEVERAL: Final = frozenset({list, tuple, set, frozenset, dict})
+_SEVERAL: Final = (list, tuple, set, frozenset, dict)
 
 
 def _spelled(words: str) -> frozenset[str]:
@@ -244,12 +244,12 @@ class Redactor:
         if value is None or kind is bool:
             return value
         if name and self.hides(name):
-            return value if value == "" else HIDDEN
+            return value if kind is str and not value else HIDDEN
         if kind is str:
             return self.text(value) if len(value) <= MAX_FIELD_TEXT else self.head(value, MAX_FIELD_TEXT)
         if kind is int or kind is float:
             return value
-        if name and kind in _SEVERAL and _hides_many(name):
+        if name and any(kind is one for one in _SEVERAL) and _hides_many(name):
             return HIDDEN if value else value
         if depth >= _MAX_DEPTH:
             return self._shown(value)

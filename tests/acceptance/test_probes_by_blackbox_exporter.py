@@ -120,7 +120,7 @@ def probe(exporter: str, target: str) -> tuple[bool, int]:
         ("idle", (200, 200, 200)),
         ("busy", (200, 200, 200)),  # slow tasks in every slot, and a queue of them
         ("draining", (200, 503, 200)),
-        ("wedged", (503, 200, 200)),
+        ("wedged", (503, 503, 200)),
         ("down", (200, 503, 200)),
     ],
 )

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from qorzen_obs.errors import SettingsError
 from qorzen_obs.telemetry.redaction import Redactor
 from qorzen_obs.telemetry.secret_forms import HIDDEN
+from tests import hostile
 
 SECRET = "canary7Q"
 PEM = f"-----BEGIN RSA PRIVATE KEY-----\n{SECRET}\n{SECRET}\n-----END RSA PRIVATE KEY-----"
@@ -344,3 +345,9 @@ def test_hostile_text_takes_time_in_proportion_to_its_length(unit: str, start: s
 def test_no_mixture_is_slow_either(units: list[str]) -> None:
     text = "".join(units) * (200_000 // sum(map(len, units)))
     Redactor().text(text)
+
+
+@pytest.mark.parametrize("hook", ["__eq__", "__bool__", "__hash__", "metaclass __eq__"])
+def test_a_hidden_value_is_not_asked_what_it_is(hook: str) -> None:
+    clean = Redactor().field("fields", {"password": hostile.value(hook, SystemExit)})
+    assert clean == {"password": HIDDEN}
