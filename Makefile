@@ -13,7 +13,9 @@ recent = sys.hexversion >= 0x030B0000
 numbered = $(call first,python$(1) $${PYENV_ROOT:-$$HOME/.pyenv}/versions/$(1).*/bin/python,\
 	"%d.%d" % sys.version_info[:2] == "$(1)")
 
-mine = $(shell .venv/bin/python -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+# In a new clone the environment is not there yet, and will be made of the first Python that fits.
+mine = $(shell python=.venv/bin/python; [ -x $$python ] || python=$$($(call first,$(usual),$(recent))); \
+	"$$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 others = $(foreach version,$(filter-out $(mine),3.11 3.12 3.13),$(if $(shell $(call numbered,$(version))),$(version)))
 
 LOCK := .venv/bin/uv pip compile --no-config --quiet --universal --python-version 3.11 --generate-hashes \

@@ -11,7 +11,7 @@ import pytest
 from qorzen_obs import TaskInfo, TaskManager, TaskStatus
 from qorzen_obs.errors import TaskFailedError, TaskNotRerunnableError
 from qorzen_obs.testing import open_test_manager
-from tests.support import Gate, settings, turns
+from tests.support import Gate, settings, turns, until
 
 
 class Data(bytearray):
@@ -216,9 +216,7 @@ async def test_a_result_larger_than_all_room_reaches_who_waits_and_nobody_later(
         assert len(await tasks.run(Data, 2_000)) == 2_000
         assert (await ended(tasks, Data, 2_000)).result is not None
         task_id = await tasks.submit_task(Data, 2_000)
-        while tasks.find(task_id).status is not TaskStatus.COMPLETED:  # type: ignore[union-attr]  # it is kept
-            await turns()
-        assert tasks.find(task_id).result_released  # type: ignore[union-attr]  # as above
+        await until(lambda: (info := tasks.find(task_id)) is not None and info.result_released)
 
 
 async def failed(tasks: TaskManager, func: Callable[..., Any], *args: Any) -> TaskInfo:
