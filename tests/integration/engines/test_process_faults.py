@@ -88,13 +88,13 @@ async def test_what_a_task_writes_to_its_channel_loses_it_with_the_reason_and_it
     junk: bytes,
 ) -> None:
     async with process_service(engines=EngineSettings(processes=1)) as service:
-        first = await service.tasks.run(work.pid)
         info = await service.end(work.write_to_channel, junk, goes_on=False)
         assert (info.status, info.error_type) == (TaskStatus.FAILED, "lost")
         assert "sent what the service cannot read: ValueError" in str(info.error) or (
             "sent what the service cannot read: error: unpack requires" in str(info.error)
         )
-        assert await service.tasks.run(work.pid) != first
+        assert info.progress.message.isdigit()
+        assert str(await service.tasks.run(work.pid)) != info.progress.message
         await until(lambda: service.engine["workers"] == service.engine["idle"])
 
 
