@@ -112,7 +112,7 @@ def retry_wait_seconds(
 ) -> float | None:
     """Return how long to wait before the attempt after `attempt`, or None when there will be none.
 
-    Where what the user has given fails, `on_broken` is told: for a wait the default backoff takes its place.
+    Where what the user has given fails, `on_broken` gets the error: for a wait the default backoff takes its place.
     """
     if policy is not None and attempt >= policy.max_attempts:
         return None
@@ -130,7 +130,7 @@ def retry_wait_seconds(
 def backoff_seconds(
     backoff: Backoff, attempt: int, source: random.Random, on_broken: Callable[[str], None]
 ) -> float:
-    """Return what a user's backoff says; where it fails, `on_broken` is told and the default takes its place."""
+    """Return what a user's backoff says; where it fails, `on_broken` gets the error and the default takes its place."""
     try:
         return _seconds(backoff(attempt, source))
     except BaseException as broken:  # noqa: BLE001 - the user's code may raise anything

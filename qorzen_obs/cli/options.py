@@ -97,7 +97,9 @@ def _default_url() -> str:
         return url
     port = os.environ.get("QORZEN_SERVER__PORT") or str(DEFAULT_PORT)
     if not (port.isdecimal() and 0 < int(port) < 65_536):
-        raise WrongUse("QORZEN_SERVER__PORT is no port to ask at; say with --url where the service answers")
+        raise WrongUse(
+            "QORZEN_SERVER__PORT is not a port that a service listens on; give its address with --url"
+        )
     return url_of(os.environ.get("QORZEN_SERVER__HOST") or DEFAULT_HOST, int(port))
 
 

@@ -184,7 +184,7 @@ class _Subscription:
         self._task = None
         if not len(self._queue):
             return
-        if task.cancelled():  # as all are when a program ends, and then there is no later
+        if task.cancelled():  # as when a program ends, where the timer never rings
             asyncio.get_running_loop().call_later(_AGAIN_SECONDS, self.deliver)
         else:
             self.deliver()  # what came after it had found nothing more, and before it was over

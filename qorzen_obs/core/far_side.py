@@ -57,7 +57,6 @@ class FarSide:
     # ------------------------------------------------------------------ logging
 
     def _set_up_logging(self) -> None:
-
         from qorzen_obs.core.far_logging import ForwardingHandler, forward_root  # noqa: PLC0415  # see above
 
         self._set_logging_level()

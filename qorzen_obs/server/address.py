@@ -28,7 +28,7 @@ def read_public_url(settings: ServerSettings, redactor: Redactor) -> str:
     """Return `server.public_url` without a slash at its end; an empty text where it is not set.
 
     Raises:
-        SettingsError: it is no http or https address of a host and a plain path.
+        SettingsError: it is not an http or https address of a host and a plain path.
     """
     url = (read_url(_SETTING, settings.public_url, redactor) or "").rstrip("/")
     if not _PATH.fullmatch(urlsplit(url).path) or re.search("[?#]", url):

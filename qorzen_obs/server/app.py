@@ -128,7 +128,7 @@ def create_app(
 
     Raises:
         SettingsError: an entry of `server.allowed_hosts` is no host name, `server.token_file` cannot be used, or
-            `server.public_url`, `server.grafana_url` or `server.trace_url` is no address to show.
+            `server.public_url`, `server.grafana_url` or `server.trace_url` is not an address that can be shown.
     """
     tokens = read_tokens(settings)
     routes: dict[RouteKey, Route] = {}

@@ -101,8 +101,8 @@ ROUTES: Final = (
         method="POST",
         summary="Cancel a pending task, or ask a running one to stop.",
         tag=Tag.TASKS,
-        description="A pending task never starts. A running one has `tasks.cancel_grace_seconds` to stop; what it "
-        "cannot be made to do, its `cancel_guarantee` says. Asking again while it stops is no error.",
+        description="A pending task never starts. A running one has `tasks.cancel_grace_seconds` to stop; its "
+        "`cancel_guarantee` says what happens then. It may be asked again while it stops.",
         answers={
             200: Answer("It is cancelled.", Task),
             202: Answer("It was asked to stop.", Task),

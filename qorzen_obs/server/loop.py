@@ -107,7 +107,7 @@ ROUTES: Final = (
         Access.READ,
         summary="Whether the work loop turns, who holds it right now, and who held it before.",
         tag=Tag.HEALTH,
-        description="The state of the work loop with the stack of whoever blocks it, and the last blocks that "
+        description="The state of the work loop with the stack of the code that blocks it, and the last blocks that "
         "have ended.",
         answers={200: Answer("Its state, and the last blocks that ended.", WorkLoop)},
     ),

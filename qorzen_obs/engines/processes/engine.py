@@ -350,7 +350,7 @@ class ProcessEngine:
         worker.kill()
         if job is not None:
             self._free(worker)
-            what = "there is no thread or memory for the result of a task in a worker process"
+            what = "the system gave no thread or memory for the result of a task in a worker process"
             job.end(None, MemoryError(what))
 
     def _rebuild(self, job: Job, frame: Frame) -> None:

@@ -57,7 +57,7 @@ class SideThreads:
     def _exchange(self, inbox: SimpleQueue[Work | None], answers: list[Callable[[], None]]) -> Work | None:
         """Have the loop take what is in `answers`; return what it gives for it: work, or None to leave.
 
-        It is told again when it takes nothing. Its callback may have been interrupted before its first line, and nobody
+        The loop is called again when it takes nothing. Its callback may have been interrupted before its first line; nobody
         else would learn of that.
         """
         seconds = _LOOK_SECONDS
