@@ -46,7 +46,14 @@ class Resumption:
             error, (RecursionError, MemoryError, KeyboardInterrupt)
         ):
             return False
-        self._runtime.work_loop.call_soon_threadsafe(self._resume)
+        try:
+            self._runtime.work_loop.call_soon_threadsafe(self._resume)
+        except RuntimeError as closed:
+            if foreign.is_a(
+                closed, RecursionError
+            ):  # the stack is too deep for this too: the next call repeats it
+                raise
+            return False  # the loop is closed, and has no next turn
         self.repeated += 1
         self.waits = True
         return True

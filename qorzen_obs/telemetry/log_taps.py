@@ -47,6 +47,7 @@ class _Taps:
         self.call_handlers: Any = logging.Logger.callHandlers  #: what is wrapped
         self._wraps = False
         self._processors: list[Any] = []  # structlog's, of which the last is wrapped
+        self._redactor = Redactor()  # for a task whose manager shows none
 
     def open(self, stream: LogStream) -> None:
         with self._guard.lock:
@@ -95,7 +96,7 @@ class _Taps:
         try:
             line = dict(add_task_context(None, level, fields()))
             if task is not None:
-                keep_line(level, line, getattr(getattr(task, "owner", None), "redactor", Redactor()))
+                keep_line(level, line, getattr(getattr(task, "owner", None), "redactor", self._redactor))
             if exporting is not None:
                 exporting.send(level, line)
         except BaseException:  # noqa: BLE001 - a value's own code raises anything, and who logs must not notice
