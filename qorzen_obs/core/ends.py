@@ -48,11 +48,9 @@ class Resumption:
             return False
         try:
             self._runtime.work_loop.call_soon_threadsafe(self._resume)
-        except RuntimeError as closed:
-            if foreign.is_a(
-                closed, RecursionError
-            ):  # the stack is too deep for this too: the next call repeats it
-                raise
+        except RecursionError:
+            raise  # the stack is too deep for this too: the next call repeats it
+        except RuntimeError:
             return False  # the loop is closed, and has no next turn
         self.repeated += 1
         self.waits = True

@@ -138,3 +138,21 @@ async def test_the_loop_waits_for_a_thread_that_tells_rather_than_queue_many(
     assert [name for turn in told.turns for name in turn] == ["a", "b", "c", "d"]
     await asyncio.to_thread(notifier.join)
     assert len(told.turns) == 2
+
+
+def test_an_observer_that_is_interrupted_once_the_loop_is_closed_is_dismissed() -> None:
+    """As in the watchdog's thread, which outlives the loop."""
+
+    async def begin() -> Told:
+        return Told()
+
+    def interrupted(_: Sequence[End]) -> None:
+        raise MemoryError
+
+    told = asyncio.run(begin())
+    told.ends.observe("interrupted", interrupted)
+    told.ends.observe("told", told.on_ends)
+    told.ends.queue.append(end("a"))
+    told.ends.notify()
+    assert told.turns == [["a"]]
+    assert [name for name, _ in told.errors] == ["interrupted"]
