@@ -420,7 +420,7 @@ class Lifecycle:
     ) -> None:
         """The one place where a task's status changes: the record, the counters, the announcement.
 
-        Nothing can be interrupted between the count and the queues: it changes whole or not at all. It is announced later.
+        Nothing interrupts it between the count and the queues: it changes whole or not at all. It is announced later.
         """
         before, attempt, seconds = record.state.status, record.attempt, state.queue_wait_seconds or 0.0
         histogram = self._metrics.queue_wait[record.cell] if kind is _STARTED else None

@@ -57,8 +57,8 @@ class SideThreads:
     def _exchange(self, inbox: SimpleQueue[Work | None], answers: list[Callable[[], None]]) -> Work | None:
         """Have the loop take what is in `answers`; return what it gives for it: work, or None to leave.
 
-        The loop is called again when it takes nothing. Its callback may have been interrupted before its first line, and
-        nobody else would learn of that.
+        The loop is called again when it takes nothing: its callback may have been interrupted before its first line,
+        and nobody else would learn of that.
         """
         seconds = _LOOK_SECONDS
         while answers:
