@@ -56,21 +56,23 @@ class CountsView(NamedTuple):
 class TaskCounts:
     """How many tasks are in each state: pending and running are now, the final ones since the start."""
 
-    __slots__ = ("_moves", "version")
+    __slots__ = ("_moves",)
 
     def __init__(self) -> None:
         self._moves = [0] * (len(CELLS) * len(_MOVES))
-        self.version = 0  #: how much was counted so far: what a view that has it contains; for the work loop
+
+    @property
+    def version(self) -> int:
+        """How much was counted so far: what a view that has it contains; for the work loop."""
+        return sum(self._moves)
 
     def accept(self, cell: int) -> None:
         """Count one more pending task."""
         self._moves[cell] += 1
-        self.version += 1
 
     def move(self, cell: int, before: TaskStatus, after: TaskStatus) -> None:
         """Count one transition."""
         self._moves[_OFFSET[before, after] + cell] += 1
-        self.version += 1
 
     def live(self, status: TaskStatus) -> list[int]:
         """Return how many tasks of each cell are pending, or running, now; of no other status."""
@@ -87,7 +89,6 @@ class TaskCounts:
         self._moves[cell] += by
         if status is not TaskStatus.PENDING:
             self._moves[_OFFSET[TaskStatus.PENDING, status] + cell] += by
-        self.version += 1
 
     def get(self, status: TaskStatus) -> int:
         """Return how many tasks have this status; from any thread."""

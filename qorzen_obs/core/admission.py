@@ -7,20 +7,23 @@ import random
 from collections.abc import Callable, Mapping
 from contextvars import copy_context
 from math import inf
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
 from qorzen_obs import foreign
 from qorzen_obs.arguments import check_name, check_timeout, parse_category, parse_priority
 from qorzen_obs.callables import CallableTraits, traits_of
+from qorzen_obs.code_cache import CodeCache
 from qorzen_obs.core.runtime import ManagerState, Runtime
 from qorzen_obs.core.waiting import Waiting
 from qorzen_obs.counts import CELL_OF
 from qorzen_obs.current import CURRENT
+from qorzen_obs.engines.choice import EngineChoice
 from qorzen_obs.errors import InvalidTaskError, TaskManagerClosedError, TaskQueueFullError
 from qorzen_obs.record import NO_KWARGS, Attempt, TaskRecord
 from qorzen_obs.scheduling.scheduler import Scheduler
+from qorzen_obs.settings import TaskSettings
 from qorzen_obs.tasks import TaskCategory, TaskPriority
 from qorzen_obs.telemetry.metrics import TaskMetrics
 from qorzen_obs.telemetry.redaction import Redactor
@@ -32,6 +35,25 @@ MAX_METADATA_DEPTH: Final = 64  #: of mappings and lists in one another, which c
 _READY: Final = ManagerState.READY
 _CORE: Final = TaskCategory.CORE
 _NORMAL: Final = TaskPriority.NORMAL
+_copy: Final[Callable[[TaskRecord], TaskRecord]] = TaskRecord.__copy__  # type: ignore[attr-defined]  # msgspec's stubs lack it
+
+
+class _Usual(NamedTuple):
+    """The record of a call without options, to be copied: what it says follows from these settings and engines."""
+
+    record: TaskRecord
+    settings: TaskSettings
+    choice: EngineChoice
+
+
+class _Known:
+    """What is known of a callable."""
+
+    __slots__ = ("traits", "usual")
+
+    def __init__(self, func: Callable[..., Any]) -> None:
+        self.traits = traits_of(func)
+        self.usual: _Usual | None = None  #: once there was such a call
 
 
 class Admission:
@@ -50,7 +72,8 @@ class Admission:
         self._waiting = waiting
         self._metrics = metrics
         self._shown_name = redactor.name
-        self._random = random.Random()
+        self._getrandbits = random.Random().getrandbits
+        self._known_of = CodeCache(_Known)
 
     def check(
         self,
@@ -72,7 +95,8 @@ class Admission:
         Raises:
             InvalidTaskError: an argument is unusable.
         """
-        traits = traits_of(func)
+        known, runtime = self._known_of(func), self._runtime
+        traits, usual, settings, choice = known.traits, known.usual, runtime.settings, runtime.engine_choice
         if traits.ambiguous and not again:
             _refuse_ambiguous(
                 traits,
@@ -84,7 +108,53 @@ class Admission:
                 timeout=timeout,
                 cancellable=None if cancellable else False,
             )
-        definition, choice = traits.definition, self._runtime.engine_choice
+        has_options = not (
+            name is None
+            and category is None
+            and plugin_id is None
+            and priority is None
+            and metadata is None
+            and timeout is None
+            and cancellable is True
+        )
+        if usual is None or has_options or usual.settings is not settings or usual.choice is not choice:
+            record = self._new_record(
+                traits,
+                name=name,
+                category=category,
+                plugin_id=plugin_id,
+                priority=priority,
+                metadata=metadata,
+                timeout=timeout,
+                cancellable=cancellable,
+            )
+            if not has_options:
+                known.usual = _Usual(_copy(record), settings, choice)
+        else:
+            record = _copy(usual.record)
+        record.task_id = self._getrandbits(128).to_bytes(16, "big").hex()
+        record.func, record.args, record.context = func, args, copy_context()
+        if kwargs:
+            record.kwargs = kwargs
+        place = traits.reporter_place
+        if place is not None:
+            record.wants_progress = len(args) <= place and "progress_reporter" not in kwargs
+        return record
+
+    def _new_record(
+        self,
+        traits: CallableTraits,
+        *,
+        name: str | None,
+        category: TaskCategory | str | None,
+        plugin_id: str | None,
+        priority: TaskPriority | str | int | None,
+        metadata: Mapping[str, Any] | None,
+        timeout: float | None,
+        cancellable: bool,
+    ) -> TaskRecord:
+        """Return the record of a call, of which the callable, its arguments and its context are still missing."""
+        definition, runtime = traits.definition, self._runtime
         if category is None:
             category = definition.category or _CORE
         elif type(category) is not TaskCategory:
@@ -95,15 +165,15 @@ class Admission:
             priority = parse_priority(priority)
         if timeout is not None:
             timeout = check_timeout(timeout)
-        timeout = timeout or definition.timeout or self._runtime.settings.default_timeout
+        timeout = timeout or definition.timeout or runtime.settings.default_timeout
         shown_name = self._shown_name  # every sink has the names, so they become data without secrets
         definition_name = shown_name(traits.name)
         return TaskRecord(
-            task_id=f"{self._random.getrandbits(128):032x}",
+            task_id="",
             name=definition_name if name is None else shown_name(check_name("name", name)),
-            func=func,
-            args=args,
-            kwargs=kwargs or NO_KWARGS,
+            func=None,
+            args=(),
+            kwargs=NO_KWARGS,
             category=category,
             priority=priority,
             cell=CELL_OF[category, priority],
@@ -113,17 +183,9 @@ class Admission:
             cancellable=cancellable is True or _is_true("cancellable", cancellable),
             definition=definition,
             limit=None,
-            wants_progress=(
-                traits.reporter_place is not None
-                and len(args) <= traits.reporter_place
-                and "progress_reporter" not in kwargs
-            ),
-            engine=(
-                choice.for_async[category]
-                if traits.is_async and definition.engine is None
-                else choice.engine_of(category, traits)
-            ),
-            context=copy_context(),
+            wants_progress=False,
+            engine=runtime.engine_choice.engine_of(category, traits),
+            context=None,
             definition_name=definition_name,
         )
 

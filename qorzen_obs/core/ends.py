@@ -102,7 +102,7 @@ class Ends:
         if not self._called:
             self._runtime.work_loop.call_soon(self.notify)
             self._called = True
-        if len(self.queue) > MAX_QUEUED:
+        elif len(self.queue) > MAX_QUEUED:
             with self._lock:
                 if self.queue:  # the other thread may have notified of these too
                     self._notify()
@@ -123,7 +123,9 @@ class Ends:
             return
         if not self._left:  # else something has interrupted this: go on
             self._left.extend(self._observers)
-            self._ends = [self.queue.popleft() for _ in range(len(self.queue))]
+            queue = self.queue
+            number = len(queue)
+            self._ends = [queue.popleft()] if number == 1 else [queue.popleft() for _ in range(number)]
         ends = self._ends
         while self._left:
             name, on_ends = self._left.popleft()

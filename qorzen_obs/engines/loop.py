@@ -38,6 +38,7 @@ from qorzen_obs.stacks import (
 
 _EAGER: Final = sys.version_info >= (3, 12)
 _SLICE_SECONDS: Final = 0.001  # then the loop gets its turn before the next attempt begins
+_LOOK_SECONDS: Final = 0.05
 _HIDDEN: Final = deque[Any]()
 _MAX_HIDDEN: Final = 8  # as many begin in a turn where the engine cannot see how long they take
 
@@ -53,6 +54,7 @@ class LoopEngine:
         self._thread_id = threading.get_ident()
         self._ready: deque[_Run] = deque()  # they have no asyncio task yet
         self._called: asyncio.Handle | None = None  # the loop is to take what is ready
+        self._looks: tuple[asyncio.TimerHandle, ...] = ()  # that are to come
         self._asleep: deque[tuple[Any, Any]] = deque()  # futures that are done, and who awaits them
         #: What one of asyncio's own loops is to call in its next turn, the newest last; others hide it.
         self._scheduled: deque[Any] = getattr(loop, "_ready", _HIDDEN)
@@ -92,7 +94,8 @@ class LoopEngine:
             take_off(run.task)
 
     def close(self) -> None:
-        pass
+        for look in self._looks:
+            look.cancel()
 
     def stack(self, attempt: Attempt) -> LiveStack | None:
         """Return where the coroutine is, what it awaits, and the asyncio tasks that it has started."""
@@ -129,15 +132,27 @@ class LoopEngine:
             self._asleep.popleft()
 
     def _call(self) -> None:
-        called = self._loop.call_soon(self._take, context=Context())
-        self._loop.call_soon(self._look_after, called, context=Context())
-        self._called = called
+        self._called = self._loop.call_soon(self._take, context=Context())
+        if not self._looks:
+            self._look_later(self._called)
 
-    def _look_after(self, called: asyncio.Handle) -> None:
+    def _look_later(self, called: asyncio.Handle) -> None:
+        """Look whether `called` was lost, once for all calls of a while, and again in case the look is."""
+        self._looks = tuple(
+            self._loop.call_later(seconds, self._look, called, context=Context())
+            for seconds in (_LOOK_SECONDS, 2 * _LOOK_SECONDS)
+        )
+
+    def _look(self, called: asyncio.Handle) -> None:
         """Call for what is ready once more where `_take` was interrupted before its first line."""
+        for look in self._looks:
+            look.cancel()
+        self._looks = ()
         if self._called is called:
             self._called = None
-        if self._ready and self._called is None:
+        if self._called is not None:  # a later one
+            self._look_later(self._called)
+        elif self._ready:
             self._call()
 
     def _take(self) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from random import getrandbits
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import msgspec
 from opentelemetry import trace
@@ -18,6 +18,7 @@ from opentelemetry.context import Context
 from opentelemetry.metrics import MeterProvider
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import Event, ReadableSpan, SpanLimits, TracerProvider
+from opentelemetry.sdk.trace import Span as SdkSpan
 from opentelemetry.sdk.trace.id_generator import IdGenerator, RandomIdGenerator
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import (
@@ -271,9 +272,19 @@ class TaskSpan(Span):
     ) -> None:
         self._sdk_span().record_exception(exception, attributes, timestamp, escaped)
 
-    def __getattr__(self, name: str) -> Any:
-        """Give whatever else the SDK's span has."""
-        return getattr(self._sdk_span(), name)
+    if TYPE_CHECKING:  # see below
+
+        def __getattr__(self, name: str) -> Any: ...
+
+
+def _of_the_sdk(name: str) -> property:
+    return property(lambda span: getattr(span._sdk_span(), name))
+
+
+# Whatever else the SDK's span has. Not by __getattr__: a class that has it makes each attribute ten times as dear.
+for _name in dir(SdkSpan):
+    if not hasattr(TaskSpan, _name):
+        setattr(TaskSpan, _name, _of_the_sdk(_name))
 
 
 AnySpan = ReadableSpan | TaskSpan
