@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from qorzen_obs import foreign
 from qorzen_obs.arguments import SUBMIT_OPTIONS, as_name
-from qorzen_obs.code_cache import CodeCache
+from qorzen_obs.code_cache import code_cache
 from qorzen_obs.definition import NO_DEFINITION, TaskDefinition, definition_of
 from qorzen_obs.errors import InvalidTaskError
 
@@ -44,7 +44,7 @@ class CallableTraits:
     ambiguous: frozenset[str] = _NOTHING  #: the options of a submission that it has a parameter for
 
 
-@CodeCache
+@code_cache
 def traits_of(func: Callable[..., Any]) -> CallableTraits:
     """Return what the manager needs to know of `func`; partials and callable objects are looked through.
 

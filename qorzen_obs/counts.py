@@ -27,6 +27,11 @@ _MOVES: Final[tuple[tuple[TaskStatus | None, TaskStatus], ...]] = (
     *((before, after) for before, all_after in LEGAL_TRANSITIONS.items() for after in sorted(all_after)),
 )
 _OFFSET: Final = {move: index * len(CELLS) for index, move in enumerate(_MOVES)}
+#: The same by the state before and then by the one after, which takes no tuple to ask.
+_OFFSET_AFTER: Final = {
+    before: {after: offset for (its, after), offset in _OFFSET.items() if its is before}
+    for before, _ in _MOVES
+}
 
 
 class CountsView(NamedTuple):
@@ -72,7 +77,7 @@ class TaskCounts:
 
     def move(self, cell: int, before: TaskStatus, after: TaskStatus) -> None:
         """Count one transition."""
-        self._moves[_OFFSET[before, after] + cell] += 1
+        self._moves[_OFFSET_AFTER[before][after] + cell] += 1
 
     def live(self, status: TaskStatus) -> list[int]:
         """Return how many tasks of each cell are pending, or running, now; of no other status."""

@@ -16,7 +16,7 @@ from math import inf
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 import msgspec
-from msgspec.structs import astuple, replace
+from msgspec.structs import replace
 from opentelemetry.trace import Span, SpanContext, format_span_id, format_trace_id
 
 from qorzen_obs.definition import TaskDefinition
@@ -98,8 +98,15 @@ class TaskState(Decision, frozen=True):
         ledger: Ledger | None,
     ) -> TaskState:
         """Return the state of a running task whose attempt ends so."""
-        return TaskState(  # type: ignore[misc]  # mypy cannot tell how many fields a Decision has
-            *astuple(decision),
+        return TaskState(
+            decision.status,
+            result=decision.result,
+            error=decision.error,
+            error_type=decision.error_type,
+            traceback=decision.traceback,
+            exception=decision.exception,
+            cancel_reason=decision.cancel_reason,
+            abandoned=decision.abandoned,
             attempt=self.attempt,
             started_at=self.started_at,
             completed_at=completed_at,
@@ -154,12 +161,12 @@ class TaskRecord(msgspec.Struct, eq=False):
     engine: EngineTraits
     context: Context | None  #: the submitter's; dropped when the task ends
     definition_name: str = ""  #: the definition's, else the function's: one of few, unlike `name`
+    clock: Callable[[], float] | None = None  #: monotonic; up to when `info` accounts for its time
     # Set when it is accepted.
     sequence: int = 0  #: order of acceptance, from 1
     created_at: float = 0.0  #: Unix seconds
     eligible_at: float = 0.0  #: monotonic; moves when an attempt is to be followed by another
     eligible_wall: float = 0.0  #: Unix seconds
-    clock: Callable[[], float] | None = None  #: monotonic; up to when `info` accounts for its time
     state: TaskState = ACCEPTED
     progress: TaskProgress = NO_PROGRESS
     rerun: Rerun | None = None  #: what it runs again, if it does
@@ -175,10 +182,15 @@ class TaskRecord(msgspec.Struct, eq=False):
 
     def release(self, *, keep_call: bool = False) -> None:
         """Drop what the ended task needed; `keep_call` keeps its callable and arguments, to be run again."""
-        self.context = self.queue_entry = None
+        self.context = None
+        if self.queue_entry is not None:  # a store to a struct costs ten times as much as a look
+            self.queue_entry = None
         if not keep_call:
             self.func = None
-            self.args, self.kwargs = (), NO_KWARGS
+            if self.args:
+                self.args = ()
+            if self.kwargs:
+                self.kwargs = NO_KWARGS
 
     def outline(self) -> TaskRecord:
         """Return a copy for `info` of a given state that keeps nothing of the user's alive, and no attempt."""
@@ -394,8 +406,10 @@ class Attempt(msgspec.Struct, eq=False):
 
     def release(self) -> None:
         """Drop what runs it: its code has ended. Its context leads back to it, and would keep all of it alive."""
-        self.driver = self.grace = self.decision = self.outcome = None
+        self.driver = self.decision = None
         self.context = _LEFT
+        if self.grace is not None or self.outcome is not None:
+            self.grace = self.outcome = None
 
     @contextmanager
     def notifying(self, call: Callable[[], object]) -> Iterator[None]:

@@ -14,7 +14,7 @@ import msgspec
 from qorzen_obs import foreign
 from qorzen_obs.arguments import check_name, check_timeout, parse_category, parse_priority
 from qorzen_obs.callables import CallableTraits, traits_of
-from qorzen_obs.code_cache import CodeCache
+from qorzen_obs.code_cache import code_cache
 from qorzen_obs.core.runtime import ManagerState, Runtime
 from qorzen_obs.core.waiting import Waiting
 from qorzen_obs.counts import CELL_OF
@@ -57,7 +57,10 @@ class _Known:
 
 
 class Admission:
-    """Checks what is submitted to one manager, and whether there is room for it; for the work loop."""
+    """Checks what is submitted to one manager, and whether there is room for it; for the work loop.
+
+    `ledger_clock` is the time ledger's; None where the ledger is off.
+    """
 
     def __init__(
         self,
@@ -66,14 +69,15 @@ class Admission:
         waiting: Waiting,
         metrics: TaskMetrics,
         redactor: Redactor,
+        ledger_clock: Callable[[], float] | None,
     ) -> None:
         self._runtime = runtime
         self._scheduler = scheduler
         self._waiting = waiting
         self._metrics = metrics
-        self._shown_name = redactor.name
+        self._shown_name, self._ledger_clock = redactor.name, ledger_clock
         self._getrandbits = random.Random().getrandbits
-        self._known_of = CodeCache(_Known)
+        self._known_of = code_cache(_Known)
 
     def check(
         self,
@@ -95,7 +99,8 @@ class Admission:
         Raises:
             InvalidTaskError: an argument is unusable.
         """
-        known, runtime = self._known_of(func), self._runtime
+        known_of, getrandbits, runtime = self._known_of, self._getrandbits, self._runtime
+        known = known_of(func)
         traits, usual, settings, choice = known.traits, known.usual, runtime.settings, runtime.engine_choice
         if traits.ambiguous and not again:
             _refuse_ambiguous(
@@ -132,7 +137,7 @@ class Admission:
                 known.usual = _Usual(_copy(record), settings, choice)
         else:
             record = _copy(usual.record)
-        record.task_id = self._getrandbits(128).to_bytes(16, "big").hex()
+        record.task_id = getrandbits(128).to_bytes(16, "big").hex()
         record.func, record.args, record.context = func, args, copy_context()
         if kwargs:
             record.kwargs = kwargs
@@ -187,6 +192,7 @@ class Admission:
             engine=runtime.engine_choice.engine_of(category, traits),
             context=None,
             definition_name=definition_name,
+            clock=self._ledger_clock,
         )
 
     def has_room(self) -> bool:

@@ -185,6 +185,13 @@ class Announcer:
             shown = self._redactor.text(foreign.shown(error))
             self.say(self._logger.error, names.LOG_OBSERVER_FAILED, component=component, error=shown)
 
+    def backoff_failed(self, task_id: str, error: str) -> None:
+        """Count and log that the backoff of a task's definition raised, or gave no number of seconds."""
+        self._metrics.telemetry_errors["backoff"] += 1
+        self.say(
+            self._logger.error, names.LOG_BACKOFF_FAILED, task_id=task_id, error=self._redactor.text(error)
+        )
+
     def disagree(self, problems: Iterable[str], number: int) -> None:
         """Count and log that tables of the manager do not agree: `number` times, of which some are told."""
         self._metrics.telemetry_errors["consistency"] += number

@@ -128,14 +128,13 @@ def assemble(
         clock=clock,
         counts=counts,
         metrics=metrics,
-        logger=collaborators.logger,
         instrument=instrument,
         loop_monitor=loop_monitor,
         redactor=redactor,
         task_lines=task_lines,
         ledger_clock=ledger_clock,
     )
-    admission = Admission(runtime, scheduler, lifecycle.waiting, metrics, redactor)
+    admission = Admission(runtime, scheduler, lifecycle.waiting, metrics, redactor, ledger_clock)
     control = Control(
         runtime,
         table,

@@ -32,6 +32,8 @@ _GENERATORS: Final = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_AS
 #: What most tasks return, of which nothing has to be asked.
 _PLAIN: Final = frozenset({type(None), bool, int, float, str, bytes, list, dict, tuple, set})
 _USUAL_REDACTOR: Final = Redactor()
+_NOTHING_RETURNED: Final = Decision(COMPLETED)
+_DEADLINE: Final = Ask.DEADLINE  # a class is asked for a member by code of its own
 _YIELD: Final = dis.opmap["YIELD_VALUE"]
 
 
@@ -46,9 +48,11 @@ def decide(
 
     Value and error are the user's, and are looked at by qorzen_obs/foreign.py only.
     """
-    if attempt.asked is Ask.DEADLINE:
+    if attempt.asked is _DEADLINE:
         return _timed_out(attempt)
     if error is None:
+        if value is None:
+            return _NOTHING_RETURNED
         kind = type(value)
         if type(kind) is type and kind in _PLAIN:  # a kind of its own might be asked for its hash
             return Decision(COMPLETED, value)

@@ -356,7 +356,7 @@ class Inspection:
         return {
             kind: {
                 "limit": limits.engines.get(kind, limits.total),
-                "busy": limits.held_by_engine[kind],
+                "busy": limits.held_by_engine.get(kind, 0),
                 "lent": self._scheduler.lent[kind],
                 "abandoned": abandoned[kind],
             }

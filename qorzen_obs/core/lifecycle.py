@@ -31,7 +31,6 @@ from qorzen_obs.record import Ask, Attempt, Decision, End, FarSide, TaskRecord, 
 from qorzen_obs.retry import retry_wait_seconds
 from qorzen_obs.scheduling.scheduler import Scheduler
 from qorzen_obs.tasks import COMPLETED, ENDED, FAILED, PENDING, TIMEOUT, EventKind, TaskStatus
-from qorzen_obs.telemetry import names
 from qorzen_obs.telemetry.instrument import SpanInstrument
 from qorzen_obs.telemetry.loop_monitor import LoopMonitor
 from qorzen_obs.telemetry.metrics import TaskMetrics
@@ -67,7 +66,6 @@ class Lifecycle:
         clock: Clock,
         counts: TaskCounts,
         metrics: TaskMetrics,
-        logger: Any,
         instrument: SpanInstrument,
         loop_monitor: LoopMonitor,
         redactor: Redactor,
@@ -75,18 +73,18 @@ class Lifecycle:
         ledger_clock: Callable[[], float] | None,
     ) -> None:
         self._runtime = runtime
-        self._table, self._live, self._running = table, table.live, table.running
+        self._table = table
         self._scheduler = scheduler
         self._announcer, self._observers, self._ends = announcer, announcer.observers, announcer.ends
         self._unannounced = announcer.unannounced
         self.manager = manager
         self._retention = retention
         self.far_side: FarSide | None = far_side
-        self._clock = clock
+        self._monotonic, self._wall = clock.monotonic, clock.now
         self._counts, self._metrics = counts, metrics
         self._instrument, self._loop_monitor = instrument, loop_monitor
         self.redactor, self.task_lines = redactor, task_lines
-        self._logger, self._ledger_clock = logger, ledger_clock
+        self._ledger_clock = ledger_clock
         self.waiting = Waiting(self, runtime, scheduler, table.running, self.dispatch)
         self._limits = limits = DefinitionLimits()
         self.repairs = Repairs(self, runtime, table, scheduler, announcer, limits, clock=clock, counts=counts)
@@ -118,14 +116,14 @@ class Lifecycle:
         runtime, definition = self._runtime, record.definition
         if runtime.interruption is not None:
             self.repairs.repair()
-        now, wall = self._clock.monotonic(), self._clock.now()
+        monotonic, wall_clock = self._monotonic, self._wall  # CPython calls at once what a name holds
+        now, wall = monotonic(), wall_clock()
         later = definition.starts_later
         wait = max(definition.delay, (definition.run_at or 0.0) - wall, 0.0) if later else 0.0
         record.sequence = next(self._task_sequence)
         record.created_at = wall
         record.eligible_at, record.eligible_wall = now + wait, wall + wait
         if self._ledger_clock is not None:
-            record.clock = self._ledger_clock
             record.state = TaskState(PENDING, ledger=Ledger(now))
         self._instrument.submitted(record)
         if runtime.state is not _READY:  # it drains, and what its running tasks submit ends with them
@@ -140,7 +138,7 @@ class Lifecycle:
         try:
             starts = self._scheduler.start_or_push(record, now)
             self._counts.accept(record.cell)
-            self._live[record.task_id] = record
+            self._table.live[record.task_id] = record
             if record.plugin_id is not None:
                 plugins = self._table.plugins
                 plugins[record.plugin_id] = plugins.get(record.plugin_id, 0) + 1
@@ -189,12 +187,12 @@ class Lifecycle:
         try:
             if runtime.interruption is not None:
                 self.repairs.repair()
-            if self._scheduler.wants_slots:
+            if self._scheduler.wants_slots():
                 self._dispatching = True
                 while (lender := self._scheduler.resume_next()) is not None:
                     self.waiting.resume(lender)
-                while (record := self._scheduler.start_next(self._clock.monotonic())) is not None:
-                    self.start(record, self._clock.monotonic(), self._clock.now())
+                while (record := self._scheduler.start_next(self._monotonic())) is not None:
+                    self.start(record, self._monotonic(), self._wall())
             elif self._alarm.at is None and not self.waiting.submitters:
                 return
             self.wake_submitters()
@@ -229,13 +227,15 @@ class Lifecycle:
                 started_at=now,
                 started_wall=wall,
             )
-            record.attempt = self._running[record.task_id] = attempt
+            record.attempt = self._table.running[record.task_id] = attempt
         if before.status is PENDING:
             if record.wants_progress:
                 attempt.kwargs = {**record.kwargs, "progress_reporter": attempt.progress}
             if not record.engine.reports_steps or before.attempt or self._observers[_STARTED]:
                 self.begin(attempt)
-            attempt.waited, ledger = self._waited(record, attempt.started_at)
+            ledger = before.ledger
+            if ledger is not None and ledger.until != attempt.started_at:
+                attempt.waited, ledger = self._waited(record, attempt.started_at)
             queue_wait = attempt.started_at - record.eligible_at
             self._metrics.wait_peaks[record.cell].add(attempt.started_at, queue_wait)
             state = before.started(
@@ -280,14 +280,15 @@ class Lifecycle:
     def decided(self, attempt: Attempt, decision: Decision) -> None:
         """The end of an attempt is decided, and with it whether the task ends or is tried again."""
         record, running = attempt.record, attempt.record.state
-        now, wall = self._clock.monotonic(), self._clock.now()
+        monotonic, wall_clock = self._monotonic, self._wall
+        now, wall = monotonic(), wall_clock()
         attempt.ended_at = now
         duration, ledger = now - attempt.started_at, running.ledger
         if attempt.meter is not None and ledger is not None:
             attempt.phases = attempt.meter.phases(record.engine, duration, now)
             ledger = ledger.plus(now, attempt.phases)
-        if record.task_id in self._running:
-            del self._running[record.task_id]
+        if record.task_id in self._table.running:
+            del self._table.running[record.task_id]
         if self.waiting.resumes:
             self.waiting.give_up_return(record)
         if decision.abandoned:
@@ -303,7 +304,7 @@ class Lifecycle:
             attempt.traceback = decision.traceback
             self._retry(record, state, retry_in, now, wall)
         for child in attempt.children:
-            if child.task_id in self._live:
+            if child.task_id in self._table.live:
                 self.cancel(child, SHUTDOWN)
 
     def _abandoned(self, attempt: Attempt) -> None:
@@ -318,7 +319,7 @@ class Lifecycle:
         keeps_slot = self._table.abandoned.pop(attempt, None)
         self._metrics.dropped["late_result"] += 1
         record = attempt.record
-        record.state = record.state.but(code_ended_at=self._clock.now())
+        record.state = record.state.but(code_ended_at=self._wall())
         if keeps_slot:
             self._scheduler.finish(record)
             self.dispatch()
@@ -339,14 +340,12 @@ class Lifecycle:
             return None
         if attempt.last or self._runtime.state is not _READY:
             return None
-        policy, on_broken = attempt.record.definition.retry, partial(self._backoff_failed, attempt.task_id)
+        policy, on_broken = (
+            attempt.record.definition.retry,
+            partial(self._announcer.backoff_failed, attempt.task_id),
+        )
         error, kind = decision.exception, decision.error_type
         return retry_wait_seconds(policy, attempt.number, error, kind, self._random, on_broken)
-
-    def _backoff_failed(self, task_id: str, error: str) -> None:
-        self._metrics.telemetry_errors["backoff"] += 1
-        shown = self.redactor.text(error)
-        self._announcer.say(self._logger.error, names.LOG_BACKOFF_FAILED, task_id=task_id, error=shown)
 
     def _retry(
         self, record: TaskRecord, state: TaskState, wait_seconds: float, now: float, wall: float
@@ -363,7 +362,7 @@ class Lifecycle:
 
     def _deadline_passed(self, record: TaskRecord) -> None:
         self._deadline_entries.pop(record.sequence, None)
-        if record.task_id in self._live:  # else its submission was undone
+        if record.task_id in self._table.live:  # else its submission was undone
             message = f"the task had not ended {record.definition.deadline:g} s after it was accepted"
             self._stop(record, Ask.DEADLINE, TASK_DEADLINE, status=FAILED, error=message, error_type=TIMEOUT)
 
@@ -381,8 +380,8 @@ class Lifecycle:
                 record.attempt.last = True
                 self.runner.ask(record.attempt, why, reason)
             elif self._scheduler.remove(record):
-                wall = self._clock.now()
-                waited, ledger = self._waited(record, self._clock.monotonic())
+                wall = self._wall()
+                waited, ledger = self._waited(record, self._monotonic())
                 self._end(record, record.state.but(completed_at=wall, ledger=ledger, **outcome), wall, waited)
         except BaseException as error:
             self._runtime.interruption = error
@@ -410,8 +409,8 @@ class Lifecycle:
             self._retention.shrink_soon()
         if record.waiters is not None:
             self.waiting.ended(record)
-        del self._live[record.task_id]
-        if not self._live and not self._table.nothing_lives.is_set():
+        del self._table.live[record.task_id]
+        if not self._table.live and not self._table.nothing_lives.is_set():
             # In a turn of its own: on a deep stack its waiter could be lost.
             self._runtime.work_loop.call_soon(self._table.nothing_lives.set)
 

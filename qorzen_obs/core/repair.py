@@ -299,7 +299,7 @@ class Repairs:
             for attempt in self._holders()
             if not scheduler.keeps_lent(attempt.record)
         )
-        if (limits.held, +limits.held_by_engine) != (held.total(), held):
+        if (limits.held, +Counter(limits.held_by_engine)) != (held.total(), held):
             yield f"{limits.held} slots are held, and {held.total()} attempts hold one"
         for status, actual in there.by_status.items():
             for cell, counted in enumerate(self._counts.live(status)):

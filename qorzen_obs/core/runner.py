@@ -237,7 +237,8 @@ class Runner:
             self._deadlines.remove(attempt.deadline)
         if attempt.progress_waits:  # the last value is never lost
             self._flush_progress(attempt)
-        self._on_decided(attempt, decision)
+        on_decided = self._on_decided
+        on_decided(attempt, decision)
 
     def report_progress(self, attempt: Attempt, percent: object, message: str) -> None:
         """Take a progress report, from any thread; at most ten a second reach the record.

@@ -5,7 +5,6 @@ Limits change at run time.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping
 
 from qorzen_obs.definition_limit import DefinitionLimit
@@ -27,8 +26,9 @@ class Limits:
         self.engines = dict(engines or {})
         self.held = 0
         self.taken = 0  #: slots, ever
-        self.held_by_category: Counter[TaskCategory] = Counter()
-        self.held_by_engine: Counter[str] = Counter()
+        # Dictionaries, since CPython looks into a Counter by a detour.
+        self.held_by_category: dict[TaskCategory, int] = dict.fromkeys(TaskCategory, 0)
+        self.held_by_engine: dict[str, int] = {}
 
     @property
     def full(self) -> bool:
@@ -43,7 +43,7 @@ class Limits:
         if limit is not None and self.held_by_category[category] >= limit:
             return False
         limit = self.engines.get(engine)
-        return limit is None or self.held_by_engine[engine] < limit
+        return limit is None or self.held_by_engine.get(engine, 0) < limit
 
     def blocking(self, category: TaskCategory, engine: str, own: DefinitionLimit | None) -> str | None:
         """Return the first limit that keeps a task of this kind from starting, by its name; None when none does."""
@@ -53,7 +53,7 @@ class Limits:
         if limit is not None and self.held_by_category[category] >= limit:
             return f"tasks.category_limits.{category.value}"
         limit = self.engines.get(engine)
-        if limit is not None and self.held_by_engine[engine] >= limit:
+        if limit is not None and self.held_by_engine.get(engine, 0) >= limit:
             return f"the slots of engine {engine}"
         if own is not None and own.held >= own.maximum:
             return f"max_concurrent of {own.name}"
@@ -72,7 +72,7 @@ class Limits:
         self.held += 1
         self.taken += 1
         self.held_by_category[category] += 1
-        self.held_by_engine[engine] += 1
+        self.held_by_engine[engine] = self.held_by_engine.get(engine, 0) + 1
         return True
 
     def take(self, category: TaskCategory, engine: str, own: DefinitionLimit | None = None) -> None:
@@ -82,14 +82,14 @@ class Limits:
         self.held += 1
         self.taken += 1
         self.held_by_category[category] += 1
-        self.held_by_engine[engine] += 1
+        self.held_by_engine[engine] = self.held_by_engine.get(engine, 0) + 1
 
     def release_all(self, definitions: Iterable[DefinitionLimit]) -> None:
         """Hold no slot, also of the limits of `definitions`."""
         for own in definitions:
             own.held = 0
         self.held = 0
-        self.held_by_category.clear()
+        self.held_by_category = dict.fromkeys(TaskCategory, 0)
         self.held_by_engine.clear()
 
     def give_back(self, category: TaskCategory, engine: str, own: DefinitionLimit | None = None) -> None:

@@ -96,7 +96,6 @@ class Scheduler(Generic[S]):
         """Return how many tasks wait, for a slot or for their time."""
         return self.waiting
 
-    @property
     def wants_slots(self) -> bool:
         """Whether anything waits: without, `start_next` and `resume_next` give None."""
         return bool(self.waiting or self._returning)

@@ -28,6 +28,7 @@ from qorzen_obs.telemetry.task_span import RememberedSpans, SpanMaker, TaskSpan,
 #: Under which the API keeps the current span; asked for, since it is made anew in each process.
 _SPAN_KEY: Final = next(iter(trace.set_span_in_context(trace.INVALID_SPAN, Context())))
 _RETRYING: Final = EventKind.RETRYING
+_set_current: Final = CURRENT.set
 _NOTHING_AROUND: Final = Context()
 _MAX_USER_ATTRIBUTES: Final = 16
 _MAX_USER_KEY_LENGTH: Final = 64
@@ -104,7 +105,7 @@ class SpanInstrument:
         Return what leads to the span, None where there is none.
         """
         inside = attempt.context
-        inside.run(CURRENT.set, attempt)
+        inside.run(_set_current, attempt)
         if self._off:
             return None
         try:

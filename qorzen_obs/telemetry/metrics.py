@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_left
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
@@ -37,7 +37,9 @@ from qorzen_obs.telemetry.peaks import RecentPeak
 #: A bound for each label whose values users choose, and for the routes and codes of HTTP.
 LABEL_CAP: Final = 200
 _SLACK_SECONDS: Final = 1.0
+# By names that Python finds at once: a class is asked for a member by code of its own.
 _RETRYING: Final = EventKind.RETRYING
+_ASKED_TO_CANCEL: Final = Ask.CANCEL
 #: By the event that follows an attempt: the outcome of ATTEMPT_DURATION.
 _OUTCOMES: Final = {_RETRYING: "retrying", **{ENDED[status]: status.value for status in FINAL}}
 REJECTION_REASONS: Final = ("queue_full", "closed")
@@ -86,7 +88,7 @@ class TaskMetrics:
         self.monotonic = monotonic
         self._time_ledger = settings.time_ledger
         phases = dict.fromkeys(names.PHASES if settings.time_ledger else (), 0.0)
-        self.phase_seconds = [defaultdict(float, phases) for _ in CELLS]
+        self.phase_seconds = [dict(phases) for _ in CELLS]
         self.registered_cells: frozenset[int] = frozenset()  #: those of registered definitions
         # Queue waits: of these the lifecycle writes the cells and the peaks, when an attempt starts.
         wait = names.QUEUE_WAIT.with_buckets(settings.wait_buckets)
@@ -156,12 +158,12 @@ class TaskMetrics:
             seconds = state.duration_seconds  # of the last attempt; None where there was none
             bucket = 0 if seconds is None else bisect_left(run_buckets, seconds)
             totals = self.phase_seconds[cell]
-            for phase, more in (end.waited if attempt is None else attempt.waited).items():
-                totals[phase] += more
+            for phases in (end.waited,) if attempt is None else (attempt.waited, attempt.phases):
+                if phases:
+                    for phase, more in phases.items():
+                        totals[phase] = totals[phase] + more if phase in totals else more
             if attempt is not None:
-                for phase, more in attempt.phases.items():
-                    totals[phase] += more
-                if attempt.asked is Ask.CANCEL:
+                if attempt.asked is _ASKED_TO_CANCEL:
                     self.cancel_latency[record.engine.kind].observe(attempt.ended_at - attempt.asked_at)
                 if seconds is not None:
                     histogram = self.attempt_duration[kind][record.category]

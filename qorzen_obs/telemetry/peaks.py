@@ -43,27 +43,25 @@ class RecentPeak:
     """The largest of the values of the last RECENT_SECONDS, for what comes with each task: most cost a comparison.
 
     `add` belongs to one thread, `since` to any. Of the values within a second the largest stands for all, as if it had
-    come with the last of them. So what `since` says is never too small.
+    come at the end of that second. So what `since` says is never too small.
     """
 
-    __slots__ = ("_at", "_before", "_until", "_value")
+    __slots__ = ("_before", "_until", "_value")
 
     def __init__(self) -> None:
         self._before = Peaks(RECENT_SECONDS + _STEP_SECONDS)
-        self._value, self._at, self._until = 0.0, -inf, -inf
+        self._value, self._until = 0.0, -inf
 
     def add(self, at: float, value: float) -> None:
         """Take note of a value."""
         if at >= self._until:
-            if self._at > -inf:
-                self._before.add(self._at, self._value)
+            if self._until > -inf:
+                self._before.add(self._until, self._value)
             self._value, self._until = value, at + _STEP_SECONDS
         elif value > self._value:
             self._value = value
-        if at > self._at:
-            self._at = at
 
     def since(self, at: float) -> float:
         """Return the largest value that came after `at`, which is RECENT_SECONDS ago at most; 0.0 where none did."""
-        latest = self._value if self._at > at else 0.0
+        latest = self._value if self._until > at else 0.0
         return max(latest, self._before.since(at))

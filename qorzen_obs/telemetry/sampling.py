@@ -127,10 +127,9 @@ class TailSampler(SpanProcessor):
 
         Any other span of its trace that comes meanwhile lets it be counted first.
         """
-        trace_id, span_id = span.context[:2]
         parent = span.parent
         if parent is None and not span.keep and self._taking:
-            self._alone[trace_id] = span_id
+            self._alone[span.trace_id] = span.span_id
             return
         must_keep = None
         if parent is not None and parent.is_remote and parent.trace_flags.sampled:
@@ -166,8 +165,8 @@ class TailSampler(SpanProcessor):
         alone, slow_seconds = self._alone, self._slow_task_seconds
         for span in spans:
             must_keep = span.why_kept(slow_seconds)
-            trace_id, span_id = span.context[:2]
-            if self._taking and alone.get(trace_id) == span_id:
+            trace_id = span.trace_id
+            if self._taking and alone.get(trace_id) == span.span_id:
                 del alone[trace_id]
                 self._buffer.end_alone(trace_id, span, must_keep, now)
                 span.discard()  # a kept one was detached before

@@ -7,7 +7,7 @@ from types import CodeType
 from typing import Any, Final
 
 from qorzen_obs import foreign
-from qorzen_obs.code_cache import CodeCache
+from qorzen_obs.code_cache import code_cache
 from qorzen_obs.telemetry import names
 
 
@@ -22,4 +22,4 @@ def _source_of(func: Any) -> Mapping[str, str | int]:
     return attributes
 
 
-source_of: Final = CodeCache(_source_of, with_attributes=True)
+source_of: Final = code_cache(_source_of, with_attributes=True)

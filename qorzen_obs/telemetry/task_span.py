@@ -43,6 +43,7 @@ from qorzen_obs.telemetry.trace_context import KNOWN_FLAGS
 _SAMPLED: Final = TraceFlags(TraceFlags.SAMPLED)
 _FLAGS: Final = [TraceFlags(flags) for flags in range(KNOWN_FLAGS + 1)]
 _NO_STATE: Final = TraceState()
+_new_tuple: Final = tuple.__new__
 
 #: Guards the states of all spans; held for the little while in which one becomes the SDK's. It is one lock for all,
 #: and re-entrant, since the garbage collector may run user code that writes to another span.
@@ -129,7 +130,9 @@ class TaskSpan(Span):
         "maker",
         "parent",
         "sink",
+        "span_id",
         "start_time",
+        "trace_id",
     )
 
     def __init__(self, maker: SpanMaker, attempt: Attempt, start_time: int, sink: TaskSpanSink) -> None:
@@ -140,11 +143,11 @@ class TaskSpan(Span):
             parent = None
         if parent is not None:
             flags = _FLAGS[parent.trace_flags & KNOWN_FLAGS]
-            span_id = maker.ids.generate_span_id()
-            context = SpanContext(parent.trace_id, span_id, False, flags, parent.trace_state)
+            trace_id, span_id = parent.trace_id, maker.ids.generate_span_id()
+            context = SpanContext(trace_id, span_id, False, flags, parent.trace_state)
         elif maker.ids_are_random:  # what the SDK's own generator and constructor do, without calling them
-            ids = (getrandbits(128) or 1, getrandbits(64) or 1)
-            context = tuple.__new__(SpanContext, (*ids, False, _SAMPLED, _NO_STATE, True))
+            trace_id, span_id = getrandbits(128) or 1, getrandbits(64) or 1
+            context = _new_tuple(SpanContext, (trace_id, span_id, False, _SAMPLED, _NO_STATE, True))
         else:
             trace_id, span_id = maker.ids.generate_trace_id(), maker.ids.generate_span_id()
             context = SpanContext(trace_id, span_id, False, _SAMPLED, _NO_STATE)
@@ -153,6 +156,7 @@ class TaskSpan(Span):
         self.maker = maker
         self.sink = sink
         self.context = context
+        self.trace_id, self.span_id = trace_id, span_id  #: as `context` has them, of which each is a call
         self.parent = parent
         self.start_time = start_time  #: Unix nanoseconds
         self.end_time: int | None = None  #: Unix nanoseconds

@@ -77,9 +77,14 @@ class Budget:
         if not self._seen:
             self._seen_since = now
         self._seen = seen = self._seen + 1
-        rate = max(self._rate, seen)
+        rate = self._rate
+        if seen > rate:  # a call of `max` costs more
+            rate = seen
+        ratio = self.per_second / rate
+        if ratio > self.base_ratio:
+            ratio = self.base_ratio
         # Always the same for the same id and ratio, and what a low ratio keeps a higher one keeps too.
-        if trace_id % _ID_RANGE >= min(self.base_ratio, self.per_second / rate) * _ID_RANGE:
+        if trace_id % _ID_RANGE >= ratio * _ID_RANGE:
             return False
         if self.per_second == inf:
             return True
@@ -130,8 +135,23 @@ class TraceBuffer(Generic[S]):
         self._by_budget: set[int] = set()  # those of them that nothing but the budget has spoken for
         self._tick_at = 0.0  # when a span looks for old traces next; a tick from outside always does
         self._spans = 0  # open and ended ones of all undecided traces
-        self.dropped_spans = 0
-        self.decisions: Counter[tuple[str, str]] = Counter()  #: by names.TRACE_DECISIONS and TRACE_REASONS
+        self._dropped_spans = 0  # but for these:
+        self._alone_dropped = 0  # of one span each, by the budget
+        self._decisions: Counter[tuple[str, str]] = Counter()  # but for those
+        self._max_dropped_alone = self._bounds.decisions // 2
+
+    @property
+    def dropped_spans(self) -> int:
+        """How many spans were dropped with their traces."""
+        return self._dropped_spans + self._alone_dropped
+
+    @property
+    def decisions(self) -> Counter[tuple[str, str]]:
+        """How many traces were decided, by names.TRACE_DECISIONS and TRACE_REASONS."""
+        decisions = self._decisions.copy()
+        if self._alone_dropped:
+            decisions[_DROPPED_BY_BUDGET] += self._alone_dropped
+        return decisions
 
     @property
     def undecided(self) -> int:
@@ -175,7 +195,7 @@ class TraceBuffer(Generic[S]):
             if must_keep is not None and verdict is Verdict.DROP:
                 verdict = self._record(trace_id, Verdict.PARTIAL, must_keep)
             if verdict is Verdict.DROP:
-                self.dropped_spans += 1
+                self._dropped_spans += 1
             else:
                 if must_keep is not None:
                     self._by_budget.discard(trace_id)
@@ -202,11 +222,11 @@ class TraceBuffer(Generic[S]):
             self._record(trace_id, Verdict.KEEP, must_keep or names.BY_BUDGET)
             self._keep((span,), False, must_keep is not None)
         else:
-            self.decisions[_DROPPED_BY_BUDGET] += 1
-            self.dropped_spans += 1
-            self._dropped_alone.add(trace_id)
-            if len(self._dropped_alone) >= self._bounds.decisions // 2:
-                self._dropped_alone_before, self._dropped_alone = self._dropped_alone, set()
+            self._alone_dropped += 1
+            dropped = self._dropped_alone
+            dropped.add(trace_id)
+            if len(dropped) >= self._max_dropped_alone:
+                self._dropped_alone_before, self._dropped_alone = dropped, set()
         if now >= self._tick_at:
             self._tick_at = now + _TICK_SECONDS
             self.tick(now)
@@ -299,7 +319,7 @@ class TraceBuffer(Generic[S]):
         self._spans -= len(trace.open) + len(trace.ended)
         self._record(trace_id, verdict, reason)
         if verdict is Verdict.DROP:
-            self.dropped_spans += len(trace.ended)
+            self._dropped_spans += len(trace.ended)
             return
         if trace.ended:
             self._keep(trace.ended, False, trace_id not in self._by_budget)
@@ -307,7 +327,7 @@ class TraceBuffer(Generic[S]):
             slot.put(*exemplar)
 
     def _record(self, trace_id: int, verdict: Verdict, reason: str) -> Verdict:
-        self.decisions[verdict.value, reason] += 1
+        self._decisions[verdict.value, reason] += 1
         if trace_id in self._decided:
             self._decided.move_to_end(trace_id)
         self._decided[trace_id] = verdict

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import functools
+import weakref
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from qorzen_obs import code_cache
-from qorzen_obs.code_cache import CodeCache
+from qorzen_obs import code_cache as module
+from qorzen_obs.code_cache import code_cache
 
 
 def make() -> Callable[[], None]:
@@ -18,7 +19,7 @@ def make() -> Callable[[], None]:
     return inner
 
 
-def counting(**options: bool) -> tuple[CodeCache[str], list[Any]]:
+def counting(**options: bool) -> tuple[Callable[[Any], str], list[Any]]:
     computed: list[Any] = []
 
     def name_of(func: Any) -> str:
@@ -26,7 +27,7 @@ def counting(**options: bool) -> tuple[CodeCache[str], list[Any]]:
         computed.append(func)
         return str(getattr(func, "__qualname__", "?"))
 
-    return CodeCache(name_of, **options), computed
+    return code_cache(name_of, **options), computed
 
 
 def test_closures_of_one_code_are_computed_once() -> None:
@@ -52,7 +53,7 @@ def test_what_has_attributes_is_remembered_only_where_they_do_not_count() -> Non
         assert len(computed) == times
 
 
-@pytest.mark.parametrize("other", [functools.partial(make), len, object(), CodeCache])
+@pytest.mark.parametrize("other", [functools.partial(make), len, object(), int])
 def test_what_is_no_python_function_is_computed_each_time(other: Any) -> None:
     cache, computed = counting()
     assert cache(other) == cache(other)
@@ -60,16 +61,21 @@ def test_what_is_no_python_function_is_computed_each_time(other: Any) -> None:
 
 
 def test_the_cache_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(code_cache, "MAX_KNOWN", 3)
-    cache, _ = counting()
+    monkeypatch.setattr(module, "MAX_KNOWN", 3)
+    cache, computed = counting()
+    codes = []
     for number in range(10):
         namespace: dict[str, Any] = {}
         exec(f"def f{number}(): pass", namespace)
-        assert cache(namespace[f"f{number}"]) == f"f{number}"
-    assert len(cache._known) <= 3
+        func = namespace.pop(f"f{number}")
+        assert cache(func) == f"f{number}"
+        codes.append(weakref.ref(func.__code__))
+        computed.clear()
+        del func
+    assert sum(code() is not None for code in codes) <= 3
 
 
 def test_it_shows_the_name_and_docstring_of_what_it_remembers() -> None:
     cache, _ = counting()
     assert cache.__doc__ == "Return its name."
-    assert cache.__name__ == "name_of"  # type: ignore[attr-defined]
+    assert cache.__name__ == "name_of"

@@ -53,4 +53,4 @@ def test_a_value_that_comes_late_lies_no_earlier_than_those_before_it() -> None:
     peak = RecentPeak()
     for at, value in ((100.0, 1.0), (90.0, 5.0), (200.0, 2.0), (150.0, 3.0)):
         peak.add(at, value)
-    assert [peak.since(since) for since in (99.0, 100.0, 199.0, 200.0)] == [5.0, 3.0, 3.0, 0.0]
+    assert [peak.since(since) for since in (99.0, 100.0, 101.0, 200.0, 201.0)] == [5.0, 5.0, 3.0, 3.0, 0.0]

@@ -233,7 +233,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             held = [task for task in self.holding if task.category is category]
             assert self.limits.held_by_category[category] == len(held)
         for engine in ENGINES:
-            assert self.limits.held_by_engine[engine.kind] == len(
+            assert self.limits.held_by_engine.get(engine.kind, 0) == len(
                 [task for task in self.holding if task.engine is engine]
             )
             assert self.scheduler.lent[engine.kind] == len(
