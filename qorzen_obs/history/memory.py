@@ -8,8 +8,7 @@ Only the work loop writes. Reading from another thread copies a dictionary's val
 from __future__ import annotations
 
 from collections import deque
-from operator import attrgetter
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 from opentelemetry.trace import format_span_id, format_trace_id
@@ -17,48 +16,67 @@ from opentelemetry.trace import format_span_id, format_trace_id
 from qorzen_obs.engines.traits import EngineTraits
 from qorzen_obs.history.base import OnEvicted
 from qorzen_obs.record import NO_PROGRESS, TaskRecord
-from qorzen_obs.tasks import FAILED, TaskInfo
+from qorzen_obs.tasks import FAILED, TaskCategory, TaskInfo, TaskPriority, TaskStatus
 
 MAX_OUTLINES: Final = 100_000
 
-#: What an outline keeps, by the name that TaskInfo gives it, and where a record has it.
-_KEPT: Final = {
-    "task_id": "task_id",
-    "name": "name",
-    "category": "category",
-    "priority": "priority",
-    "plugin_id": "plugin_id",
-    "status": "state.status",
-    "created_at": "created_at",
-    "started_at": "state.started_at",
-    "completed_at": "state.completed_at",
-    "queue_wait_seconds": "state.queue_wait_seconds",
-    "duration_seconds": "state.duration_seconds",
-    "error_type": "state.error_type",
-    "attempt": "state.attempt",
-    "engine": "engine",
-}
-_values_of: Final = attrgetter(*_KEPT.values())
-_IDS: Final = ("trace_id", "span_id")
+class Outline(msgspec.Struct, frozen=True, gc=False):
+    """What is left of a task after retention: status, times, error type, trace, and what it was called.
+
+    Fields as in TaskInfo, but for the ids of trace and span: numbers, which take half the room of their text.
+    """
+
+    task_id: str
+    name: str
+    category: TaskCategory
+    priority: TaskPriority
+    plugin_id: str | None
+    status: TaskStatus
+    created_at: float
+    started_at: float | None
+    completed_at: float | None
+    queue_wait_seconds: float | None
+    duration_seconds: float | None
+    error_type: str | None
+    attempt: int
+    engine: EngineTraits
+    trace_id: int | None
+    span_id: int | None
+
+
 _NO_SPAN: Final = (None, None)
 
-#: What is left of a task after retention: status, times, error type, trace, and what it was called. The ids of trace
-#: and span are numbers, which take half the room of their text.
-Outline: Any = msgspec.defstruct("Outline", [*_KEPT, *_IDS], frozen=True, gc=False, module=__name__)
 
-
-def outline_of(record: TaskRecord) -> Any:
+def outline_of(record: TaskRecord) -> Outline:
     """Return the outline of an ended task."""
-    span = record.state.span
-    return Outline(*_values_of(record), *(_NO_SPAN if span is None else span[:2]))
+    state = record.state
+    trace_id, span_id = _NO_SPAN if state.span is None else state.span[:2]
+    return Outline(
+        task_id=record.task_id,
+        name=record.name,
+        category=record.category,
+        priority=record.priority,
+        plugin_id=record.plugin_id,
+        status=state.status,
+        created_at=record.created_at,
+        started_at=state.started_at,
+        completed_at=state.completed_at,
+        queue_wait_seconds=state.queue_wait_seconds,
+        duration_seconds=state.duration_seconds,
+        error_type=state.error_type,
+        attempt=state.attempt,
+        engine=record.engine,
+        trace_id=trace_id,
+        span_id=span_id,
+    )
 
 
-def info_of(outline: Any) -> TaskInfo:
+def info_of(outline: Outline) -> TaskInfo:
     """Return a snapshot that says it was evicted."""
     fields = msgspec.structs.asdict(outline)
     engine: EngineTraits = fields["engine"]
     fields.update(engine=engine.kind, cancel_guarantee=engine.cancel_guarantee.value)
-    if outline.trace_id is not None:
+    if outline.trace_id is not None and outline.span_id is not None:
         fields.update(trace_id=format_trace_id(outline.trace_id), span_id=format_span_id(outline.span_id))
     return TaskInfo(**fields, progress=NO_PROGRESS, evicted=True)
 
@@ -73,7 +91,7 @@ class MemoryHistory:
         self.keep = keep
         self._on_evicted = on_evicted
         self._records: dict[str, TaskRecord] = {}
-        self._outlines: dict[str, Any] = {}
+        self._outlines: dict[str, Outline] = {}
         # The order stands apart: the first key of a dict costs a walk over all that was deleted before it.
         self._failed_order: deque[str] = deque()
         self._other_order: deque[str] = deque()
