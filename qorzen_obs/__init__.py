@@ -24,13 +24,26 @@ if TYPE_CHECKING:
     from qorzen_obs.registry import TaskRegistry
     from qorzen_obs.retry import Retry, exponential
     from qorzen_obs.server.app import create_app
-    from qorzen_obs.settings import Settings
+    from qorzen_obs.settings import (
+        EngineSettings,
+        HealthSettings,
+        HistorySettings,
+        ServerSettings,
+        Settings,
+        TaskSettings,
+        TelemetrySettings,
+        load_settings,
+    )
     from qorzen_obs.tasks import TaskCategory, TaskInfo, TaskPriority, TaskProgress, TaskStatus
 
 __all__ = [
+    "EngineSettings",
+    "HealthSettings",
+    "HistorySettings",
     "QorzenManager",
     "Retry",
     "RetryLater",
+    "ServerSettings",
     "Settings",
     "TaskCategory",
     "TaskInfo",
@@ -38,11 +51,14 @@ __all__ = [
     "TaskPriority",
     "TaskProgress",
     "TaskRegistry",
+    "TaskSettings",
     "TaskStatus",
+    "TelemetrySettings",
     "create_app",
     "current_task",
     "exponential",
     "health_check",
+    "load_settings",
     "open_task_manager",
     "task",
     "track",
@@ -50,9 +66,13 @@ __all__ = [
 ]
 
 _HOMES: Final = {
+    "EngineSettings": "settings",
+    "HealthSettings": "settings",
+    "HistorySettings": "settings",
     "QorzenManager": "core.base",
     "Retry": "retry",
     "RetryLater": "errors",
+    "ServerSettings": "settings",
     "Settings": "settings",
     "TaskCategory": "tasks",
     "TaskInfo": "tasks",
@@ -60,11 +80,14 @@ _HOMES: Final = {
     "TaskPriority": "tasks",
     "TaskProgress": "tasks",
     "TaskRegistry": "registry",
+    "TaskSettings": "settings",
     "TaskStatus": "tasks",
+    "TelemetrySettings": "settings",
     "create_app": "server.app",
     "current_task": "current",
     "exponential": "retry",
     "health_check": "health",
+    "load_settings": "settings",
     "open_task_manager": "app",
     "task": "options",
     "track": "current",

@@ -267,9 +267,10 @@ async def open_task_manager(
 ) -> AsyncIterator[TaskManager]:
     """Give a ready TaskManager with all its parts, and stop them at the end of the block.
 
-    Without `settings` the defaults and the `QORZEN_*` variables hold. `http=True` also serves metrics, status, health,
-    traces and the page, see `tasks.ops_url`. At the end accepted tasks have `tasks.shutdown_grace_seconds` to end; when
-    the block is left by an exception, they are cancelled at once.
+    Without `settings` the defaults and the `QORZEN_*` variables hold. Settings that are given hold as they are; in
+    `load_settings(environment=os.environ, base=Settings(…))` the variables go over them. `http=True` also serves
+    metrics, status, health, traces and the page, see `tasks.ops_url`. At the end accepted tasks have
+    `tasks.shutdown_grace_seconds` to end; when the block is left by an exception, they are cancelled at once.
 
     Raises:
         SettingsError: a setting is unknown or out of bounds.

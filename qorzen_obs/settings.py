@@ -1,20 +1,22 @@
 """The settings of a service: one frozen, typed, checked object.
 
-Read from a TOML file, then from `QORZEN_*` variables with `__` between levels. Nothing here looks for files or
-reads the environment by itself: the caller hands both in.
+Made in code, or read from a TOML file, then from `QORZEN_*` variables with `__` between levels. Nothing here looks for
+files or reads the environment by itself: the caller hands both in.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
 from itertools import pairwise
 from math import inf
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, TypeVar, get_origin
+from typing import Annotated, Any, ClassVar, Final, Literal, TypeVar, get_origin
 
 import msgspec
 from msgspec import Meta
@@ -45,8 +47,33 @@ Count = Annotated[int, Meta(ge=1)]
 T = TypeVar("T")
 
 
-class TaskSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class _Checked(msgspec.Struct, frozen=True):
+    """Settings that check themselves when code makes them, as those of a file are checked.
+
+    A value takes the form that its type says: a dict becomes the section that it stands for, a list a tuple.
+    """
+
+    _section: ClassVar[str] = ""  #: what stands before the names of its settings
+
+    def __post_init__(self) -> None:
+        for name, kind, default in _fields_of(type(self)):
+            value = getattr(self, name)
+            if value is default or type(value) is kind:
+                continue  # most are, and a check takes 20 microseconds
+            value = _convert(value, kind, f"{self._section}{name}", strict=True)
+            msgspec.structs.force_setattr(self, name, value)
+
+
+@functools.cache
+def _fields_of(section: type[_Checked]) -> list[tuple[str, Any, Any]]:
+    """Return the settings of a section: name, type and default."""
+    return [(field.name, field.type, field.default) for field in msgspec.structs.fields(section)]
+
+
+class TaskSettings(_Checked, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`tasks.*`: how much runs, waits and is remembered."""
+
+    _section = "tasks."
 
     max_concurrent_tasks: Count = 100
     #: ended tasks kept whole: so many that failed, and so many of the others, each the last ones
@@ -66,8 +93,10 @@ class TaskSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     keep_arguments: bool = True  #: of failed and cancelled tasks while they are kept whole, to run them again
 
 
-class EngineSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class EngineSettings(_Checked, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`engines.*`: how many slots each engine has."""
+
+    _section = "engines."
 
     io_threads: Count = 32
     worker_threads: Count = (os.cpu_count() or 1) + 4
@@ -76,8 +105,10 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     process_quarantine_seconds: Seconds = 600.0  #: for a task that kills 3 workers within that time
 
 
-class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ServerSettings(_Checked, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`server.*`: where the ops plane listens and whom it answers."""
+
+    _section = "server."
 
     host: str = DEFAULT_HOST
     port: Annotated[int, Meta(ge=0, le=65535)] = DEFAULT_PORT
@@ -94,15 +125,19 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     trace_url: str | None = None  #: where a trace is seen elsewhere, with {trace_id} in its place
 
 
-class HealthSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class HealthSettings(_Checked, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`health.*`: when a probe says no."""
+
+    _section = "health."
 
     loop_blocked_seconds: Seconds = 30.0
     scheduler_stalled_seconds: Seconds = 10.0  #: that a task waits though nothing keeps it from starting
 
 
-class TelemetrySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class TelemetrySettings(_Checked, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`telemetry.*`: how much is observed and kept in memory."""
+
+    _section = "telemetry."
 
     log_level: Literal["debug", "info", "warning", "error", "off"] = "info"
     keep_traces: Count = 500
@@ -127,6 +162,7 @@ class TelemetrySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     redact_patterns: tuple[str, ...] = ()  #: regular expressions of what no sink may show
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _check_buckets("telemetry.run_buckets", self.run_buckets)
         _check_buckets("telemetry.wait_buckets", self.wait_buckets)
 
@@ -139,34 +175,78 @@ def _check_buckets(key: str, bounds: tuple[float, ...]) -> None:
             raise SettingsError(key, f"{upper:g} after {lower:g}: bounds are positive, finite and rising")
 
 
-class HistorySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class HistorySettings(_Checked, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`history.*`: where ended tasks are kept."""
+
+    _section = "history."
 
     url: Literal["memory"] = "memory"
 
 
-class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """All settings of one service."""
+class Settings(_Checked, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """All settings of one service.
 
-    tasks: TaskSettings = TaskSettings()
-    engines: EngineSettings = EngineSettings()
-    server: ServerSettings = ServerSettings()
-    health: HealthSettings = HealthSettings()
-    telemetry: TelemetrySettings = TelemetrySettings()
-    history: HistorySettings = HistorySettings()
-
-
-def load_settings(file: Path | None = None, environment: Mapping[str, str] | None = None) -> Settings:
-    """Read `file`, then `environment` over it.
+        Settings(tasks=TaskSettings(max_pending=50), server=ServerSettings(port=0))
 
     Raises:
-        SettingsError: the file is missing or no TOML, a key is unknown, or a value is out of bounds.
+        SettingsError: a value is out of bounds or of another type, as each section raises it.
     """
-    tree = {} if file is None else _read_toml(file)
-    for name, value in sorted((environment or {}).items()):
+
+    tasks: TaskSettings = msgspec.field(default_factory=TaskSettings)
+    engines: EngineSettings = msgspec.field(default_factory=EngineSettings)
+    server: ServerSettings = msgspec.field(default_factory=ServerSettings)
+    health: HealthSettings = msgspec.field(default_factory=HealthSettings)
+    telemetry: TelemetrySettings = msgspec.field(default_factory=TelemetrySettings)
+    history: HistorySettings = msgspec.field(default_factory=HistorySettings)
+
+
+def load_settings(
+    file: Path | str | None = None,
+    environment: Mapping[str, str] | None = None,
+    *,
+    base: Settings | None = None,
+) -> Settings:
+    """Read `file` over `base`, which is the defaults when None, then `environment` over both.
+
+    Settings of your own that the environment may change:
+
+        load_settings(environment=os.environ, base=Settings(tasks=TaskSettings(max_pending=50)))
+
+    A table of the file, such as `tasks.category_limits`, replaces that of `base`.
+
+    Raises:
+        SettingsError: the file is missing or not TOML, a key or a `QORZEN_*` variable is unknown, or a value is out of
+            bounds.
+    """
+    tree: dict[str, Any] = {} if base is None else msgspec.to_builtins(base)
+    if file is not None:
+        _put_over(tree, _read_toml(Path(file)))
+    environment = environment or {}
+    check_variables(environment)
+    for name, value in sorted(environment.items()):
         if name.startswith(ENVIRONMENT_PREFIX) and name != URL_VARIABLE:
             _put(tree, name, value)
     return convert(tree, Settings)
+
+
+def check_variables(names: Iterable[str]) -> None:
+    """Refuse a name that begins with `QORZEN_` and is not the variable of a setting; whatever its value is.
+
+    Raises:
+        SettingsError: names the setting that it would be, and the variable that is most like it.
+    """
+    known = None
+    for name in sorted(names):
+        if not name.startswith(ENVIRONMENT_PREFIX) or name == URL_VARIABLE:
+            continue
+        known = known or _variables()
+        variable = name.upper()
+        if variable not in known and not any(variable.startswith(f"{one}__") for one in known):
+            like = get_close_matches(variable, [*known, URL_VARIABLE], n=1, cutoff=0.8)
+            what = f"did you mean {like[0]}?" if like else "check the spelling or remove it"
+            raise SettingsError(
+                ".".join(_steps_of(name)), f"unknown setting, from the variable {name}; {what}"
+            )
 
 
 def convert(tree: Mapping[str, Any], kind: type[T], *, prefix: str = "") -> T:
@@ -175,8 +255,14 @@ def convert(tree: Mapping[str, Any], kind: type[T], *, prefix: str = "") -> T:
     Raises:
         SettingsError: names the offending key below `prefix`.
     """
+    value: T = _convert(tree, kind, prefix.rstrip("."), strict=False)
+    return value
+
+
+def _convert(value: Any, kind: Any, place: str, *, strict: bool) -> Any:
+    """Return the value as `kind`. A section that is given as a dict may have texts for numbers, as a file may."""
     try:
-        return msgspec.convert(tree, kind, strict=False)
+        return msgspec.convert(value, kind, strict=strict and not isinstance(value, Mapping))
     except msgspec.ValidationError as error:
         if isinstance(error.__cause__, SettingsError):  # of a check of the settings' own
             raise error.__cause__ from None
@@ -187,7 +273,11 @@ def convert(tree: Mapping[str, Any], kind: type[T], *, prefix: str = "") -> T:
         if unknown:
             steps = f"{steps}.{unknown[1]}" if steps else unknown[1]
             problem = "unknown setting; check the spelling or remove it"
-        raise SettingsError(prefix + steps if steps else prefix.rstrip(".") or "settings", problem) from None
+        problem = problem.replace(
+            "Expected `object`", "takes a table, in code a dict or a section of settings"
+        )
+        key = f"{place}{'' if steps.startswith('[') else '.'}{steps}".strip(".")
+        raise SettingsError(key or "settings", problem) from None
 
 
 def _read_toml(file: Path) -> dict[str, Any]:
@@ -199,8 +289,30 @@ def _read_toml(file: Path) -> dict[str, Any]:
         raise SettingsError("--config", f"{str(file)!r} is not valid TOML: {error}") from error
 
 
+def _put_over(tree: dict[str, Any], above: Mapping[str, Any]) -> None:
+    """Put the settings of one tree over those of another, each setting whole."""
+    for section, values in above.items():
+        below = tree.get(section)
+        tree[section] = (
+            {**below, **values} if isinstance(below, dict) and isinstance(values, dict) else values
+        )
+
+
+def _steps_of(variable: str) -> list[str]:
+    return variable.removeprefix(ENVIRONMENT_PREFIX).lower().split("__")
+
+
+def _variables() -> list[str]:
+    """Return the variables of all settings."""
+    return [
+        f"{ENVIRONMENT_PREFIX}{section.name}__{setting.name}".upper()
+        for section in msgspec.structs.fields(Settings)
+        for setting in msgspec.structs.fields(section.type)
+    ]
+
+
 def _put(tree: dict[str, Any], variable: str, value: str) -> None:
-    *levels, leaf = variable.removeprefix(ENVIRONMENT_PREFIX).lower().split("__")
+    *levels, leaf = _steps_of(variable)
     branch = tree
     for level in levels:
         branch = branch.setdefault(level, {})

@@ -14,9 +14,20 @@ import click
 from qorzen_obs.cli.texts import printable
 from qorzen_obs.client import Client, ClientError
 from qorzen_obs.endpoint import DEFAULT_HOST, DEFAULT_PORT, url_of
+from qorzen_obs.errors import SettingsError
 from qorzen_obs.small_file import UnusableFileError, read_small_file
 
 _MAX_TOKEN_FILE_BYTES: Final = 65_536
+#: The variables that the options below fall back on.
+_FOLLOWED: Final = frozenset(
+    {
+        "QORZEN_URL",
+        "QORZEN_SERVER__HOST",
+        "QORZEN_SERVER__PORT",
+        "QORZEN_SERVER__TOKEN",
+        "QORZEN_SERVER__TOKEN_FILE",
+    }
+)
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -68,8 +79,9 @@ def make_client(url: str, token_file: Path | None, **options: Any) -> Client:
     """Return the client that the options ask for.
 
     Raises:
-        WrongUse: the token's file cannot be read.
+        WrongUse: the token's file cannot be read, or a `QORZEN_*` variable is misspelt.
     """
+    _check_variables()
     return Client(url, _token(token_file), **options)
 
 
@@ -101,6 +113,22 @@ def _default_url() -> str:
             "QORZEN_SERVER__PORT is not a port that a service listens on; give its address with --url"
         )
     return url_of(os.environ.get("QORZEN_SERVER__HOST") or DEFAULT_HOST, int(port))
+
+
+def _check_variables() -> None:
+    """Refuse a misspelt variable, which would have the command ask another service than was meant.
+
+    Raises:
+        WrongUse: with the name that is most like it.
+    """
+    others = [name for name in os.environ if name.startswith("QORZEN_") and name not in _FOLLOWED]
+    if others:
+        from qorzen_obs.settings import check_variables  # noqa: PLC0415 - 25 ms, for what is seldom there
+
+        try:
+            check_variables(others)
+        except SettingsError as error:
+            raise WrongUse(printable(str(error))) from error
 
 
 def _token(file: Path | None) -> str | None:

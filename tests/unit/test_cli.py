@@ -117,6 +117,24 @@ def test_options_outrank_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "module 'nowhere'" in taken.stderr
 
 
+@pytest.mark.parametrize(
+    "command", [["status"], ["health"], ["tasks"], ["show", "1"], ["cancel", "1"], ["trace", "1"]]
+)
+def test_a_command_refuses_a_misspelt_variable_and_asks_nobody(
+    command: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("QORZEN_SERVER__PROT", "9090")
+    refused = CliRunner().invoke(cli, command)
+    assert refused.exit_code == 2
+    assert "QORZEN_SERVER__PROT; did you mean QORZEN_SERVER__PORT?" in refused.stderr
+
+
+def test_a_command_passes_over_variables_that_are_for_the_service(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QORZEN_TASKS__CATEGORY_LIMITS__IO", "4")
+    monkeypatch.setenv("QORZEN_URL", "http://127.0.0.1:1")
+    assert "127.0.0.1:1" in CliRunner().invoke(cli, ["status"]).stderr
+
+
 TASK = "from qorzen_obs import task\n@task\ndef work(): ...\n"
 LAZY = """
 class Proxy:

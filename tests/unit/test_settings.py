@@ -10,9 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import qorzen_obs
+from qorzen_obs import open_task_manager
 from qorzen_obs.errors import SettingsError
 from qorzen_obs.settings import (
     ENVIRONMENT_PREFIX,
+    ServerSettings,
     Settings,
     TaskSettings,
     TelemetrySettings,
@@ -242,3 +245,109 @@ names = st.sampled_from(["TASKS", "MAX_PENDING", "ENGINES", "IO_THREADS", "SERVE
 def test_any_environment_gives_settings_or_a_settings_error(environment: dict[str, str]) -> None:
     with contextlib.suppress(SettingsError):
         assert isinstance(load_settings(environment=environment), Settings)
+
+
+# ---------------------------------------------------------------- settings made in code
+
+
+def test_the_sections_and_the_reader_are_public_names() -> None:
+    sections = {field.type for field in msgspec.structs.fields(Settings)}
+    assert {getattr(qorzen_obs, section.__name__) for section in sections} == sections
+    assert qorzen_obs.load_settings is load_settings
+    assert {"load_settings", *(section.__name__ for section in sections)} <= set(qorzen_obs.__all__)
+
+
+def test_a_dict_becomes_the_section_that_it_stands_for() -> None:
+    made = Settings(tasks={"max_pending": 5, "category_limits": {"io": 4}})  # type: ignore[arg-type]  # as JSON has it
+    assert made.tasks == TaskSettings(max_pending=5, category_limits={TaskCategory.IO: 4})
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "problem"),
+    [
+        ({"max_pendng": 5}, "tasks.max_pendng", "unknown setting"),
+        ({"max_pending": 0}, "tasks.max_pending", "Expected `int` >= 1"),
+        ({"category_limits": {"nobody": 1}}, "tasks.category_limits", "Invalid enum value"),
+        (5, "tasks", "takes a table"),
+        (None, "tasks", "takes a table"),
+        (ServerSettings(), "tasks", "takes a table"),
+    ],
+)
+def test_what_stands_in_place_of_a_section_is_checked(section: Any, key: str, problem: str) -> None:
+    with pytest.raises(SettingsError, match=problem) as caught:
+        Settings(tasks=section)
+    assert caught.value.key == key
+
+
+@pytest.mark.parametrize(
+    ("section", "name", "value"),
+    [
+        (TaskSettings, "max_pending", 0),
+        (TaskSettings, "max_pending", "5"),
+        (TaskSettings, "max_pending", True),
+        (TaskSettings, "default_timeout", math.nan),
+        (TaskSettings, "when_full", "drop"),
+        (TaskSettings, "category_limits", {"nobody": 1}),
+        (ServerSettings, "port", 65_536),
+        (ServerSettings, "token", object()),
+        (ServerSettings, "allow_submit", "yes"),
+        (TelemetrySettings, "log_level", "loud"),
+        (TelemetrySettings, "run_buckets", "fast"),
+    ],
+)
+def test_a_section_made_in_code_is_checked_where_it_is_made(section: Any, name: str, value: Any) -> None:
+    with pytest.raises(SettingsError) as caught:
+        section(**{name: value})
+    assert caught.value.key.endswith(f".{name}")
+    with pytest.raises(SettingsError):
+        msgspec.structs.replace(section(), **{name: value})
+
+
+def test_values_made_in_code_take_their_setting_s_form() -> None:
+    hosts: Any = ["a.example"]
+    assert ServerSettings(allowed_hosts=hosts).allowed_hosts == ("a.example",)
+    assert isinstance(TaskSettings(default_timeout=5).default_timeout, float)
+
+
+def test_the_environment_and_a_file_go_over_settings_made_in_code(tmp_path: Path) -> None:
+    file = tmp_path / "qorzen.toml"
+    file.write_text("[tasks]\nmax_abandoned = 2\n[tasks.category_limits]\nui = 2\n")
+    limits = {TaskCategory.IO: 1}
+    base = Settings(
+        tasks=TaskSettings(max_pending=5, max_abandoned=1, default_timeout=math.inf, category_limits=limits),
+        server=ServerSettings(allowed_hosts=("a.example",)),
+    )
+    environment = {"QORZEN_TASKS__MAX_PENDING": "7", "QORZEN_TASKS__CATEGORY_LIMITS__CORE": "3"}
+
+    both = load_settings(environment=environment, base=base)
+    assert (both.tasks.max_pending, both.tasks.max_abandoned, both.tasks.default_timeout) == (7, 1, math.inf)
+    assert both.tasks.category_limits == {TaskCategory.IO: 1, TaskCategory.CORE: 3}
+    assert both.server == base.server
+    all_three = load_settings(file, environment, base=base)
+    assert (all_three.tasks.max_pending, all_three.tasks.max_abandoned) == (7, 2)
+    assert all_three.tasks.category_limits == {TaskCategory.UI: 2, TaskCategory.CORE: 3}
+    assert load_settings(base=base) == base
+
+
+@pytest.mark.parametrize(
+    ("variable", "meant"),
+    [
+        ("QORZEN_TASKS__MAX_PENDNG", "did you mean QORZEN_TASKS__MAX_PENDING?"),
+        ("QORZEN_TASK__MAX_PENDING", "did you mean QORZEN_TASKS__MAX_PENDING?"),
+        ("QORZEN_TASKS_MAX_PENDING", "did you mean QORZEN_TASKS__MAX_PENDING?"),
+        ("QORZEN_ULR", "did you mean QORZEN_URL?"),
+        ("QORZEN_COLOUR_OF_THE_PAGE", "check the spelling or remove it"),
+    ],
+)
+def test_a_misspelt_variable_is_refused_with_the_one_that_was_meant(variable: str, meant: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        load_settings(environment={variable: "1"})
+    assert variable in str(caught.value)
+    assert meant in str(caught.value)
+
+
+async def test_an_embedded_manager_refuses_a_misspelt_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QORZEN_TASKS__MAX_PENDNG", "1")
+    with pytest.raises(SettingsError, match="QORZEN_TASKS__MAX_PENDING"):
+        async with open_task_manager():
+            pass
