@@ -5,8 +5,10 @@ Nothing here patches the code under test.
 
 import asyncio
 import functools
+import logging
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from contextvars import copy_context
 from typing import Any, ParamSpec, Self
 
@@ -185,3 +187,14 @@ def metric(registry: CollectorRegistry, name: str, **labels: str) -> float:
         for sample in family.samples
         if sample.name == name and labels.items() <= sample.labels.items()
     )
+
+
+@contextmanager
+def root_handlers(*handlers: logging.Handler) -> Iterator[None]:
+    """Give the root logger these handlers only, and those of pytest at the end of the block."""
+    root = logging.getLogger()
+    before, root.handlers = root.handlers, list(handlers)
+    try:
+        yield
+    finally:
+        root.handlers = before

@@ -1,4 +1,7 @@
-"""Hands out structlog loggers: the user's own configuration where there is one, else ours on standard error."""
+"""Hands out structlog loggers: by the program's configuration of structlog where there is one, else ours.
+
+Ours write to `logging` where the program has configured that, else to standard error.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,11 @@ class LoggerManager(QorzenManager):
         self._level = level
         self._own = not isinstance(stream, LogStream)
         self._users_first = stream is None
-        self.stream = stream if isinstance(stream, LogStream) else LogStream(stream, redactor, export)
+        self.stream = (
+            stream
+            if isinstance(stream, LogStream)
+            else LogStream(stream, redactor, export, by_logging=stream is None)
+        )
 
     async def initialize(self) -> None:
         self._become_ready()

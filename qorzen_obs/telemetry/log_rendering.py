@@ -75,6 +75,11 @@ def escape(text: str) -> str:
     return text if text.isprintable() and text.isascii() else _MISLEADING_OR_CONTROL.sub(_escape, text)
 
 
+def indented(text: str) -> str:
+    """Return a text of several lines further in than log lines are, so that none of it passes for one."""
+    return "  " + _MISLEADING_BUT_LINES.sub(_escape, text).replace("\n", "\n  ")
+
+
 def redact_line(redactor: Redactor, event: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the fields of a line without secrets; the same object where there are none.
 
@@ -118,9 +123,7 @@ def _fit_to_show(key: str, value: Any) -> Any:
     if not foreign.is_a(value, str):
         return value if foreign.is_scalar(value) else escape(foreign.shown(value))
     value = foreign.plain(value)
-    if key in _MULTILINE:  # further in than the lines themselves, so that none of it passes for one
-        return "  " + _MISLEADING_BUT_LINES.sub(_escape, value).replace("\n", "\n  ")
-    return escape(value)
+    return indented(value) if key in _MULTILINE else escape(value)
 
 
 def _escape(match: re.Match[str]) -> str:

@@ -27,9 +27,13 @@ from qorzen_obs.telemetry.families import counter
 from qorzen_obs.telemetry.log_export import LogExport
 from qorzen_obs.telemetry.log_rendering import JsonLines, TerminalLines, redact_line
 from qorzen_obs.telemetry.log_sink import LogSink
+from qorzen_obs.telemetry.other_export import is_exported
+from qorzen_obs.telemetry.program_logging import hand_on, program_logger, takes
 from qorzen_obs.telemetry.redaction import Redactor
 from qorzen_obs.telemetry.task_lines import keep_line, utc_now
 
+#: The field of a line, on its way, that holds the logger of the program that takes it.
+_PROGRAM: Final = "_qorzen_program_logger"
 _OFF: Final = logging.CRITICAL  # the package writes nothing at this level
 _COUNTED_LEVELS: Final = ("debug", "info", "warning", "error", "critical")
 LEVELS: Final = {"off": _OFF, "debug": 10, "info": 20, "warning": 30, "error": 40}
@@ -54,7 +58,8 @@ def add_task_context(_: Any, __: str, event: MutableMapping[str, Any]) -> Mutabl
 class LogStream(Collector):
     """One stream of log lines: redacts, renders, counts and writes them, and keeps those of tasks.
 
-    JSON unless `stream` (standard error when None) is a terminal. `export` gets every line too. A Collector of
+    JSON unless `stream` (standard error when None) is a terminal. `export` gets every line too. With `by_logging`, a
+    line becomes a record of `logging` instead where the program has configured that by then. A Collector of
     `qorzen_log_messages`.
     """
 
@@ -63,7 +68,10 @@ class LogStream(Collector):
         stream: TextIO | None = None,
         redactor: Redactor | None = None,
         export: LogExport | None = None,
+        *,
+        by_logging: bool = False,
     ) -> None:
+        self._by_logging = by_logging
         self.redactor = redactor or Redactor()
         self._sink = LogSink(sys.stderr if stream is None else stream, self._say_lost)
         self._terminal = self._sink.isatty()
@@ -75,7 +83,11 @@ class LogStream(Collector):
 
     def logger(self, name: str, level: str = "info") -> Any:
         """Return a structlog logger of our own that writes lines of at least `level`."""
-        return structlog.wrap_logger(_LineLogger(self._sink), **self.options(level), logger_name=name)
+        return structlog.wrap_logger(_LineLogger(self._sink, name), **self.options(level), logger_name=name)
+
+    def program_logger(self, name: str, said_by: object = None) -> logging.Logger | None:
+        """Return what takes a line of the logger `name` in place of the stream, see program_logging.py; None mostly."""
+        return program_logger(name, said_by) if self._by_logging else None
 
     def configure_structlog(self, level: str) -> None:
         """Let all loggers of structlog write here; for a program, never for a library."""
@@ -89,13 +101,13 @@ class LogStream(Collector):
             "processors": [
                 structlog.contextvars.merge_contextvars,
                 _add_logger_name,
+                self._find_program_logger,
                 add_task_context,
                 structlog.processors.add_log_level,
                 structlog.processors.TimeStamper(fmt="iso", utc=True),
                 structlog.processors.StackInfoRenderer(),
-                structlog.processors.format_exc_info if self._terminal else _EXCEPTION_AS_DATA,
-                self._redact_and_keep,
-                self._render,
+                self._show_exception,
+                self._write,
             ],
             "wrapper_class": structlog.make_filtering_bound_logger(LEVELS[level]),
             "context_class": dict,
@@ -138,14 +150,40 @@ class LogStream(Collector):
             family.add_metric((level,), lines + self._sink.counted[level])
         yield family
 
-    def _redact_and_keep(self, _: Any, __: str, event: MutableMapping[str, Any]) -> Mapping[str, Any]:
+    def _find_program_logger(
+        self, logger: Any, method: str, event: MutableMapping[str, Any]
+    ) -> MutableMapping[str, Any]:
+        """Note which logger of the program takes the line, and drop what that lets not through."""
+        if self._by_logging and isinstance(logger, _LineLogger):
+            name, said_by = foreign.text(logger.name), event.get("logger_name")
+            program = program_logger(name, None if said_by == name else said_by)
+            if program is not None:
+                if not takes(program, method):
+                    raise structlog.DropEvent
+                event[_PROGRAM] = program
+        return event
+
+    def _show_exception(self, logger: Any, method: str, event: Any) -> Any:
+        if self._terminal or _PROGRAM in event:
+            return structlog.processors.format_exc_info(logger, method, event)
+        return _EXCEPTION_AS_DATA(logger, method, event)
+
+    def _write(self, logger: Any, method: str, event: MutableMapping[str, Any]) -> str:
+        """Redact, count, keep and export a line; then return it for the stream, or hand it to the program."""
+        program = event.pop(_PROGRAM, None)
         clean = redact_line(self.redactor, event)
         level = foreign.text(clean.get("level", "info"))
         self.count(level)
         keep_line(level, clean)
-        if self.export is not None:
+        if self.export is not None and not is_exported(program):
             self.export.put(level, dict(clean))
-        return clean
+        if program is None:
+            return str(self._render(logger, method, clean))
+        try:
+            hand_on(program, level, clean)
+        except BaseException:  # noqa: BLE001 - a handler of the program's raises anything, and the work goes on
+            self.count_unseen()
+        raise structlog.DropEvent
 
     def count(self, level: str) -> None:
         """Count a line of a level; one of an unknown level as info."""
@@ -168,7 +206,7 @@ class LogStream(Collector):
 
 
 class _LineLogger:
-    """What structlog's loggers end in: each method takes a whole line."""
+    """What structlog's loggers end in: each method takes a whole line. `name` is that of our own, or the user's."""
 
     def __init__(self, sink: LogSink, name: object = None, *_: object) -> None:
         self.name = name  #: what `structlog.get_logger` was given, if anything

@@ -8,10 +8,13 @@ from typing import Any
 
 
 class OwnLog:
-    """Writes to the logger of this name. Whatever its handlers raise, SystemExit included, goes no further."""
+    """Writes to the logger of this name. Whatever its handlers raise, SystemExit included, goes no further.
+
+    The logger is made by its first line: a `dictConfig` disables those that exist before it, unless told otherwise.
+    """
 
     def __init__(self, name: str) -> None:
-        self._logger = logging.getLogger(name)
+        self._name = name
 
     def exception(self, message: str, *args: Any) -> None:
         """Log an error with the exception that is being handled."""
@@ -27,4 +30,4 @@ class OwnLog:
 
     def _log(self, level: int, message: str, *args: Any, exc_info: BaseException | bool | None) -> None:
         with contextlib.suppress(BaseException):  # it is the program's, and there is nobody left to tell
-            self._logger.log(level, message, *args, exc_info=exc_info, stacklevel=3)
+            logging.getLogger(self._name).log(level, message, *args, exc_info=exc_info, stacklevel=3)

@@ -6,6 +6,7 @@ the detour over structlog's processors (docs/decisions/0012-canonical-lines.md).
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from contextvars import Context
 from functools import lru_cache
@@ -26,6 +27,7 @@ from qorzen_obs.tasks import (
 from qorzen_obs.telemetry import names
 from qorzen_obs.telemetry.log_rendering import redact_line, to_json
 from qorzen_obs.telemetry.logs import LEVELS, LogStream, add_task_context
+from qorzen_obs.telemetry.program_logging import takes
 from qorzen_obs.telemetry.task_lines import TaskLines, kept_already
 
 _MAX_ERROR: Final = 300
@@ -96,6 +98,10 @@ class StreamTaskLog:
         self._is_clean = lru_cache(4_096)(lambda name: redactor.name(name) == name)
         self._plain_parts = lru_cache(4_096)(self._make_plain_parts)
         self._hides_fields = any(redactor.hides(name) for name in _FIELDS)
+
+    def program_logger(self) -> logging.Logger | None:
+        """Return what takes the lines in place of the stream, where the program has configured `logging`."""
+        return self._stream.program_logger(self._logger_name)
 
     def write(self, ends: Sequence[End]) -> None:
         """Write the line of each attempt that has ended, at its level."""
@@ -230,10 +236,14 @@ class TaskLog:
                 if end.kind is _RETRYING:  # whatever the level of the log is
                     level, name, fields = canonical_line(end.record, end.state, end.at, end.traceback)
                     self._lines.add(end.record.task_id, level, name, fields, rfc_3339(end.at))
-        if self._stream is not None:
+        program = None if self._stream is None else self._stream.program_logger()
+        if self._stream is not None and program is None:
             self._stream.write(ends)
             return
         for end in ends:
+            is_bad = end.state.status is FAILED or end.kind is _RETRYING
+            if program is not None and not takes(program, "warning" if is_bad else "info"):
+                continue  # before it is made, since most programs want warnings only
             assert end.context is not None, "a record keeps its context until it ends"
             end.context.copy().run(self._write, end)  # the loop may be in it
 

@@ -11,6 +11,7 @@ import pytest
 
 from qorzen_obs import endpoint
 from qorzen_obs.server import body, documents, negotiation, openapi, security
+from qorzen_obs.telemetry import program_logging
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -22,7 +23,9 @@ def test_the_generated_pages_are_as_the_code_has_them() -> None:
     assert checked.returncode == 0, checked.stderr
 
 
-@pytest.mark.parametrize("module", [body, documents, endpoint, negotiation, openapi, security])
+@pytest.mark.parametrize(
+    "module", [body, documents, endpoint, negotiation, openapi, program_logging, security]
+)
 def test_the_examples_hold(module: ModuleType) -> None:
     results = doctest.testmod(module)
     assert results.attempted > 0

@@ -16,7 +16,7 @@ from qorzen_obs.telemetry import names
 from qorzen_obs.telemetry.log_sink import MAX_LINES
 from qorzen_obs.testing import CapturedLogs, open_test_manager
 from tests.integration.telemetry.ends import every_kind_of_end
-from tests.support import Gate, Spans, metric, settings
+from tests.support import Gate, Spans, metric, root_handlers, settings
 
 
 async def test_every_ended_task_has_exactly_one_finished_line() -> None:
@@ -111,9 +111,10 @@ async def test_a_program_without_a_standard_error_has_its_tasks_run_and_its_line
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("sys.stderr", None)  # as it is where a program was started with it closed
-    async with open_task_manager(Settings()) as tasks:
-        await tasks.run(asyncio.sleep, 0)
-        registry = tasks.registry
+    with root_handlers():
+        async with open_task_manager(Settings()) as tasks:
+            await tasks.run(asyncio.sleep, 0)
+            registry = tasks.registry
     assert metric(registry, f"{names.EVENTS_DROPPED.name}_total", kind="log_line") >= 1
     assert metric(registry, f"{names.LOG_MESSAGES.name}_total", level="info") >= 1
 
