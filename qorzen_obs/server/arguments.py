@@ -1,6 +1,7 @@
 """What a registered task takes: its parameters by their type hints, as JSON Schema and as a check.
 
-What a hint says is what is let in. A task whose hints msgspec cannot read is not submitted over HTTP.
+What a hint says is what is let in. A task whose hints neither msgspec nor user_types.py can read is not submitted over
+HTTP.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any, Final
 import msgspec
 
 from qorzen_obs.server.body import convert, unprocessable
+from qorzen_obs.server.user_types import JsonSchemas
 
 _BY_POSITION: Final = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD, Parameter.VAR_POSITIONAL)
 _GIVEN_BY_THE_RUNNER: Final = "progress_reporter"
@@ -30,10 +32,7 @@ class Arguments:
     """
 
     def __init__(self, func: Callable[..., Any]) -> None:
-        try:
-            signature = inspect.signature(func, eval_str=True)
-        except Exception as error:  # hints are code
-            raise UnreadableHintsError("its signature and type hints cannot be read") from error
+        signature = _signature(func)
         parameters = [p for p in signature.parameters.values() if p.name != _GIVEN_BY_THE_RUNNER]
         self._signature = Signature(parameters)
         self._rest = any(p.kind is Parameter.VAR_POSITIONAL for p in parameters)
@@ -87,6 +86,29 @@ class Arguments:
         return f"{problem}; missing: {', '.join(name for name in required if name not in given)}"
 
 
+def _signature(func: Callable[..., Any]) -> Signature:
+    try:
+        return inspect.signature(func, eval_str=True)
+    except Exception as error:  # hints are code
+        raise UnreadableHintsError(_unreadable(func)) from error
+
+
+def _unreadable(func: Callable[..., Any]) -> str:
+    """Return which hint of a callable cannot be read, as far as can be found out."""
+    try:
+        parameters = inspect.signature(func).parameters
+        namespace = getattr(inspect.unwrap(func), "__globals__", {})
+    except Exception:  # noqa: BLE001 - an object may answer by code of its own
+        return "its signature cannot be read"
+    for name, parameter in parameters.items():
+        if isinstance(parameter.annotation, str):
+            try:
+                eval(parameter.annotation, namespace)
+            except Exception:  # noqa: BLE001 - hints are code
+                return f"the type hint of its parameter {name} cannot be read"
+    return "its type hints cannot be read"
+
+
 def _hint(parameter: Parameter) -> Any:
     return Any if parameter.annotation is Parameter.empty else parameter.annotation
 
@@ -103,12 +125,12 @@ def _shown_name(parameter: Parameter) -> str:
 
 def _schema(parameters: Sequence[Parameter]) -> dict[str, Any]:
     """Return the JSON Schema of all arguments by name. Defaults are left out: they may be secrets."""
+    hook = JsonSchemas()
     try:
-        schemas, definitions = msgspec.json.schema_components(
-            [_hint(parameter) for parameter in parameters], ref_template="#/$defs/{name}"
-        )
+        schemas, definitions = _components([_hint(parameter) for parameter in parameters], hook)
     except Exception as error:  # hints are objects of all kinds
-        raise UnreadableHintsError("a type hint of its parameters has no JSON Schema") from error
+        raise UnreadableHintsError(_without_schema(parameters)) from error
+    definitions |= hook.definitions
     by_parameter = list(zip(parameters, schemas, strict=True))
     named = [p for p in by_parameter if p[0].kind not in (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)]
     schema: dict[str, Any] = {
@@ -120,3 +142,17 @@ def _schema(parameters: Sequence[Parameter]) -> dict[str, Any]:
         ),
     }
     return {**schema, "$defs": definitions} if definitions else schema
+
+
+def _components(hints: Sequence[Any], hook: JsonSchemas) -> tuple[tuple[dict[str, Any], ...], dict[str, Any]]:
+    return msgspec.json.schema_components(hints, ref_template="#/$defs/{name}", schema_hook=hook)
+
+
+def _without_schema(parameters: Sequence[Parameter]) -> str:
+    """Return which parameter has a hint without a JSON Schema."""
+    for parameter in parameters:
+        try:
+            _components([_hint(parameter)], JsonSchemas())
+        except Exception:  # noqa: BLE001 - as above
+            return f"the type hint of its parameter {parameter.name} has no JSON Schema"
+    return "the type hints of its parameters have no JSON Schema together"

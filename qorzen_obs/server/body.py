@@ -12,6 +12,7 @@ import msgspec.inspect
 from aiohttp import hdrs, web
 
 from qorzen_obs.server.problems import ProblemError
+from qorzen_obs.server.user_types import RefusedByModelError, from_json
 
 MAX_BODY_BYTES: Final = 64 * 1024
 BODY_SECONDS: Final = 10.0  #: how long a body may take to arrive: as long as its headers
@@ -22,6 +23,7 @@ T = TypeVar("T")
 _NAMES_TYPES_ONLY: Final = re.compile(
     r"Expected `[a-z |]+`(?: of length (?:[<>]=? )?\d+| [<>]=? [-+.\de]+)?(?:, got (?:`[a-z]+`|\d+))?"
     r"|Object missing required field `\w+`"
+    r"|Invalid (?:UUID|decimal string|RFC3339 encoded (?:datetime|date|time)|ISO8601 duration)"
 )
 _SOMETHING_ELSE: Final = "takes something else"
 
@@ -72,7 +74,7 @@ def convert(value: object, kind: Any, place: str) -> Any:
         ProblemError: it cannot be that.
     """
     try:
-        return msgspec.convert(value, kind, str_keys=True)
+        return msgspec.convert(value, kind, str_keys=True, dec_hook=from_json)
     except msgspec.ValidationError as error:
         raise unprocessable(*explain(error, place, kind)) from None
     except Exception:  # noqa: BLE001 - what a user's type raises of itself says no more than this
@@ -95,7 +97,10 @@ def explain(error: msgspec.ValidationError, root: str, kind: Any) -> tuple[str, 
     """
     problem, _, path = str(error).partition(" - at `")
     steps = re.sub(r"^(?:key` in `)?\$\.?", "", path.removesuffix("`"))
-    if not _NAMES_TYPES_ONLY.fullmatch(problem):
+    refused = error.__cause__
+    if isinstance(refused, RefusedByModelError):
+        problem, steps = refused.problem, f"{steps}.{refused.place}".strip(".")
+    elif not _NAMES_TYPES_ONLY.fullmatch(problem):
         problem = _said_by_type(problem, kind, steps)
     if not steps:
         return root, problem

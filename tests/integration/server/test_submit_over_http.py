@@ -450,7 +450,7 @@ async def test_the_registry_tells_what_each_task_takes(
     assert double["arguments"]["required"] == ["value"]
     assert (wait["timeout_seconds"], wait["description"]) == (60, None)
     assert (closed["arguments"], closed["positional"]) == (None, [])
-    assert closed["problem"] == "a type hint of its parameters has no JSON Schema"
+    assert closed["problem"] == "the type hint of its parameter callback has no JSON Schema"
 
 
 async def test_a_service_lets_the_tasks_that_it_knows_be_submitted(
