@@ -79,6 +79,38 @@ def traits_of(func: Callable[..., Any]) -> CallableTraits:
     return CallableTraits(name, is_async, parameters.get(_REPORTER), definition, ambiguous)
 
 
+def refuse_parameter(func: Callable[..., Any], option: str) -> None:
+    """Refuse an option of a call that may be meant for the callable, which has a parameter of that name.
+
+    Raises:
+        InvalidTaskError: with what to do.
+    """
+    if type(func) is BoundCall:
+        return
+    inner: Any = func
+    while foreign.is_a(inner, functools.partial):
+        if option in _keywords_of(inner):
+            return
+        inner = foreign.func_of_partial(inner)
+    if option in _parameters(func):
+        raise InvalidTaskError(
+            option,
+            f"{foreign.name_of(inner)} has a parameter of this name too; give it its argument by "
+            f"functools.partial(…, {option}=…)",
+        )
+
+
+def takes_keyword(func: Callable[..., Any], name: str) -> bool:
+    """Return whether `func` has a place for an argument of this name; also where that cannot be known."""
+    try:
+        parameters = inspect.signature(func).parameters
+        return name in parameters or any(p.kind is Parameter.VAR_KEYWORD for p in parameters.values())
+    except BaseException as error:
+        if _is_for_want(error):
+            raise
+        return True  # as in _parameters
+
+
 def _traits_of_function(func: FunctionType) -> CallableTraits:
     code = func.__code__
     definition = definition_of(func)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from typing import Any, Final, TypedDict, TypeVar, Unpack, get_args, overload
 
 from qorzen_obs import foreign
-from qorzen_obs.arguments import check_name, check_timeout, parse_category, parse_priority
-from qorzen_obs.callables import traits_of
+from qorzen_obs.arguments import SUBMIT_OPTIONS, check_name, check_timeout, parse_category, parse_priority
+from qorzen_obs.callables import takes_keyword, traits_of
 from qorzen_obs.clock import END_OF_TIME, MAX_WAIT_SECONDS
 from qorzen_obs.definition import Restart, TaskDefinition, define
 from qorzen_obs.engines.traits import ENGINES, EngineTraits
@@ -40,6 +40,10 @@ class TaskOptions(TypedDict, total=False):
     at_start: bool
     restart: Restart
     required: bool
+
+
+#: The options of a definition that a submission has not.
+DEFINITION_OPTIONS: Final = frozenset(TaskOptions.__annotations__) - SUBMIT_OPTIONS
 
 
 @overload
@@ -79,6 +83,22 @@ def with_options(func: Callable[..., Any], /, **options: Unpack[TaskOptions]) ->
     """
     traits_of(func)
     return task(**options)(functools.partial(func))
+
+
+def refuse_definition_options(func: Callable[..., Any], keywords: Iterable[str]) -> None:
+    """Refuse an option of a definition among the arguments of a submission, unless `func` takes it as an argument.
+
+    Raises:
+        InvalidTaskError: with what to do.
+    """
+    for option in sorted(DEFINITION_OPTIONS.intersection(keywords)):
+        if not takes_keyword(func, option):
+            name = traits_of(func).name
+            problem = (
+                f"is an option of a definition, and {name} takes no such argument; submit with_options({name}, "
+                f"{option}=…), or put it into @task({option}=…)"
+            )
+            raise InvalidTaskError(option, problem)
 
 
 def _function_in(func: Any) -> Any:

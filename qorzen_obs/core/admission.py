@@ -21,6 +21,7 @@ from qorzen_obs.counts import CELL_OF
 from qorzen_obs.current import CURRENT
 from qorzen_obs.engines.choice import EngineChoice
 from qorzen_obs.errors import InvalidTaskError, TaskManagerClosedError, TaskQueueFullError
+from qorzen_obs.options import DEFINITION_OPTIONS, refuse_definition_options
 from qorzen_obs.record import NO_KWARGS, Attempt, TaskRecord
 from qorzen_obs.scheduling.scheduler import Scheduler
 from qorzen_obs.settings import TaskSettings
@@ -113,6 +114,8 @@ class Admission:
                 timeout=timeout,
                 cancellable=None if cancellable else False,
             )
+        if kwargs and not again and not DEFINITION_OPTIONS.isdisjoint(kwargs):
+            refuse_definition_options(func, kwargs)
         has_options = not (
             name is None
             and category is None

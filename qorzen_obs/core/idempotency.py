@@ -7,8 +7,13 @@ keys than tasks. Who keeps tasks, and how they are submitted, is the caller's bu
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import Final, NamedTuple
+import functools
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from hashlib import sha256
+from pathlib import PurePath
+from typing import Any, Final, NamedTuple
+
+import msgspec
 
 from qorzen_obs import foreign
 from qorzen_obs.arguments import check_name
@@ -86,6 +91,33 @@ class IdempotencyKeys:
         used = self._used_for.pop(task_id, None)
         if used is not None:
             del self._uses[used]
+
+
+def digest_of(func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> bytes:
+    """Return what tells one call from another: by the callable's name, and the arguments as JSON shows them.
+
+    Raises:
+        InvalidTaskError: an argument cannot be shown as JSON.
+    """
+    inner: Any = func
+    try:
+        while foreign.is_a(inner, functools.partial):
+            args, kwargs = (*inner.args, *args), {**inner.keywords, **kwargs}
+            inner = foreign.func_of_partial(inner)
+        call = [foreign.full_name_of(inner), list(args), dict(kwargs)]
+        return sha256(msgspec.json.encode(call, enc_hook=_as_json, order="sorted")).digest()
+    except BaseException as error:
+        problem = f"the arguments cannot be compared: {foreign.text(error)}; give digest=…, bytes that stand for them"
+        raise InvalidTaskError("digest", problem) from error
+
+
+def _as_json(value: Any) -> Any:
+    if foreign.is_a(value, PurePath):
+        return str(value)
+    dump = foreign.attribute(value, "model_dump")  # of a model of pydantic
+    if dump is None or isinstance(value, type):
+        raise TypeError(f"a {foreign.kind_name(type(value))} cannot be shown as JSON")
+    return dump(mode="json")
 
 
 def _check_key(key: object) -> str:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from functools import partial
 from typing import Any, TypeVar
 
 from opentelemetry.trace import TracerProvider
 from prometheus_client import CollectorRegistry
 
 from qorzen_obs import foreign
-from qorzen_obs.callables import traits_of
+from qorzen_obs.callables import refuse_parameter, traits_of
 from qorzen_obs.clock import Clock, SystemClock
 from qorzen_obs.core.announcer import OnEvent
 from qorzen_obs.core.assembly import assemble
@@ -28,7 +29,7 @@ from qorzen_obs.core.collaborators import (
 )
 from qorzen_obs.core.from_thread import FromThread
 from qorzen_obs.core.health_checks import HealthChecks
-from qorzen_obs.core.idempotency import Submission
+from qorzen_obs.core.idempotency import Submission, digest_of
 from qorzen_obs.core.inspection import Inspection
 from qorzen_obs.core.runtime import ManagerState
 from qorzen_obs.errors import InvalidTaskError
@@ -258,21 +259,30 @@ class TaskManager(QorzenManager):
         return await self._control.value_of(record)
 
     async def submit_once(
-        self, submit: Callable[[], Awaitable[str]], *, name: str, key: str, digest: bytes
+        self, func: Callable[..., Any], /, *args: Any, key: str, digest: bytes | None = None, **options: Any
     ) -> Submission:
-        """Await `submit()`, which submits a task and returns its id, unless `key` was used before for this `name`.
+        """As `submit_task`, unless `key` was used before for a task of this name: then return that task's id.
 
-        While the first task is live or kept whole, repeating the call with the same key and `digest` returns the
-        first task's id and submits nothing, also when the queue is full or the manager drains. `digest` stands for all
-        that makes two requests the same. A call that comes while the first is being submitted waits for it. A
-        submission that raised has not used the key.
+            task_id, first = await tasks.submit_once(resize, path, key=request_id)
 
-            await tasks.submit_once(lambda: tasks.submit_task(resize, path), name="resize", key=key, digest=digest)
+        While the first task is live or kept whole, repeating the call with the same key and the same arguments and
+        options returns the first task's id and submits nothing, also when the queue is full or the manager drains. A
+        call that comes while the first is being submitted waits for it. A submission that raised has not used the key.
+
+        Arguments are the same when JSON shows them the same. `digest` stands for all of the call instead, for arguments
+        that JSON cannot show or that may differ. What a closure or a bound method holds is not looked at.
 
         Raises:
-            IdempotencyConflictError: the key was used with another digest.
-            InvalidTaskError: `name` or `key` is unusable; a key has 1 to 128 printable characters.
+            IdempotencyConflictError: the key was used with other arguments, or with another digest.
+            InvalidTaskError: `key` is unusable, it has 1 to 128 printable characters; or an argument cannot be
+                compared, or is unusable as `submit_task` says.
         """
+        for option in ("key", "digest"):
+            refuse_parameter(func, option)
+        name = options.get("name") or traits_of(func).name
+        if digest is None:
+            digest = digest_of(func, args, options)
+        submit = partial(self.submit_task, func, *args, **options)
         return await self._control.submit_once(submit, name=name, key=key, digest=digest)
 
     async def rerun(self, task_id: str) -> str:
@@ -345,11 +355,18 @@ class TaskManager(QorzenManager):
     # ------------------------------------------------------------------ look
 
     async def get_task_info(self, task_id: str) -> TaskInfo | None:
-        """Return a snapshot of the task, live or remembered; None when the id is unknown."""
+        """Return a snapshot of the task, live or remembered; None when the id is unknown.
+
+        Await it. Without `await` you have a coroutine, which is never None and always true. `find` is the same without
+        `await`:
+
+            info = await tasks.get_task_info(task_id)
+            info = tasks.find(task_id)
+        """
         return self.looks.find(task_id)
 
     def find(self, task_id: str) -> TaskInfo | None:
-        """As `get_task_info`, without await; from any thread."""
+        """Return what `get_task_info` returns, without `await`; from any thread."""
         return self.looks.find(task_id)
 
     async def get_tasks(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from typing import Any, Final, Protocol
 
@@ -156,9 +156,18 @@ class Commands(Protocol):
         ...
 
     async def submit_once(
-        self, submit: Callable[[], Awaitable[str]], *, name: str, key: str, digest: bytes
+        self,
+        func: Callable[..., Any],
+        /,
+        *,
+        key: str,
+        digest: bytes | None = ...,
+        category: TaskCategory | str | None = ...,
+        priority: TaskPriority | str | int | None = ...,
+        metadata: Mapping[str, Any] | None = ...,
+        timeout: float | None = ...,
     ) -> Submission:
-        """Await `submit()` unless the key was used before."""
+        """Accept a task, unless the key was used before."""
         ...
 
     async def rerun(self, task_id: str) -> str:

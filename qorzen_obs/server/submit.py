@@ -84,16 +84,15 @@ async def submit_task(request: web.Request) -> web.Response:
     submission = await read_body(request, Submission)
     commands, caller = request.app[COMMANDS], caller_of(request.headers)
     call = _call(request.app[CATALOGUE], submission)
-    submit = functools.partial(commands.submit_task, call, **_options(submission))
+    options = _options(submission)
     key = _idempotency_key(request, submission)
     with _refusals_as_problems():
         if key is None:
+            submit = functools.partial(commands.submit_task, call, **options)
             task_id, first = await on_work_loop(request, _as_caller(caller, submit)), True
         else:
             digest = _digest(submission)  # here, and not on the work loop
-            once = functools.partial(
-                commands.submit_once, submit, name=submission.task, key=key, digest=digest
-            )
+            once = functools.partial(commands.submit_once, call, key=key, digest=digest, **options)
             task_id, first = await on_work_loop(request, _as_caller(caller, once))
     return _accepted(request, task_id, HTTPStatus.ACCEPTED if first else HTTPStatus.OK)
 

@@ -61,9 +61,8 @@ class RefusedByModelError(ValueError):
 
     def __init__(self, place: str, problem: str) -> None:
         super().__init__("refused by a model")
-        self.place = (
-            place  #: below the model, such as `address.zip` or `sizes[2]`; empty for the model itself
-        )
+        #: Below the model, such as `address.zip` or `sizes[2]`; empty for the model itself.
+        self.place = place
         self.problem = problem
 
 

@@ -6,7 +6,7 @@ import asyncio
 import enum
 import io
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -172,11 +172,9 @@ class SaidManager:
         """It takes none."""
         raise TaskManagerClosedError(self.state.value)
 
-    async def submit_once(
-        self, submit: Callable[[], Awaitable[str]], *, name: str, key: str, digest: bytes
-    ) -> Submission:
+    async def submit_once(self, func: Callable[..., Any], **options: Any) -> Submission:
         """It takes none."""
-        return Submission(await submit(), first=True)
+        raise TaskManagerClosedError(self.state.value)
 
     async def rerun(self, task_id: str) -> str:
         """There are no tasks."""

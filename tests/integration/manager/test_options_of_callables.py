@@ -14,6 +14,7 @@ from qorzen_obs.callables import BoundCall
 from qorzen_obs.core.concurrency_manager import ConcurrencyManager
 from qorzen_obs.core.from_thread import FromThread
 from qorzen_obs.errors import InvalidTaskError
+from qorzen_obs.options import TaskOptions
 from qorzen_obs.testing import open_test_manager
 
 #: A value for each option that is not the one it has when nothing is given.
@@ -291,3 +292,39 @@ async def test_a_parameter_that_takes_no_reporter_by_name_gets_none() -> None:
         assert await tasks.run(functools.partial(all_of_them)) == {}
         info = await tasks.wait_for_task(await tasks.submit_task(by_position, "mine"))
         assert (info.status, info.result) == (TaskStatus.COMPLETED, "mine")
+
+
+# ---------------------------------------------------------------- options of a definition
+
+
+def lean(rows: int) -> int:
+    return rows
+
+
+def takes_anything(rows: int, **more: Any) -> Any:
+    return more
+
+
+def takes_delay(rows: int, delay: Any = None) -> Any:
+    return {"delay": delay}
+
+
+@pytest.mark.parametrize("option", sorted(TaskOptions.__annotations__.keys() - SUBMIT_OPTIONS))
+async def test_an_option_of_a_definition_is_refused_with_the_way_to_give_it(option: str) -> None:
+    async with open_test_manager() as tasks:
+        for submit in ways_in(tasks).values():
+            for func in (lean, functools.partial(lean), task(name="lean")(lean)):
+                with pytest.raises(InvalidTaskError, match=rf"with_options\(lean, {option}=…\)") as refused:
+                    await submit(func, 1, **{option: 1})
+                assert refused.value.argument == option
+        assert tasks.status()["tasks"]["total"] == 0
+
+
+async def test_a_callable_that_takes_an_argument_of_that_name_gets_it() -> None:
+    async with open_test_manager() as tasks:
+        assert await tasks.run(takes_anything, 1, retry=2, delay=3) == {"retry": 2, "delay": 3}
+        assert await tasks.run(takes_delay, 1, delay=3) == {"delay": 3}
+        with pytest.raises(TypeError, match="keyword"):  # no signature says that it takes none
+            await tasks.run(max, 1, 2, retry=3)
+        with pytest.raises(InvalidTaskError, match="retry"):
+            await tasks.run(takes_delay, 1, delay=3, retry=2)
