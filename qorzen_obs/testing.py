@@ -8,6 +8,8 @@ loop whose time jumps, so that a timeout of 300 s is tested at once.
         async with open_test_manager() as tasks:
             with pytest.raises(TaskTimeoutError):
                 await tasks.run(report, timeout=300)
+
+pytest_plugin.py has fixtures of it; docs/guide/testing.md shows how to test with both.
 """
 
 from __future__ import annotations

@@ -41,6 +41,7 @@ LEVELS = [
     ["app"],
     ["host", "client", "standing"],
     ["testing", "demo", "serve"],
+    ["pytest_plugin"],
     [PACKAGE],  # qorzen_obs/__init__.py, the public names
     ["cli"],
     ["__main__"],

@@ -38,6 +38,22 @@ def run(
     )
 
 
+def run_pytest(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    """Run the tests in a folder as a user would: without this project's configuration, and warnings are errors."""
+    scope = () if "no:asyncio" in options else ("-o", "asyncio_default_fixture_loop_scope=function")
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", "-v", "-W", "error", "-p", "no:schemathesis", *scope, *options],
+        cwd=folder,
+        env=environment(
+            {"PYTHONPATH": f"{ROOT}{os.pathsep}{folder}", "PYTEST_ADDOPTS": "-p no:cacheprovider"}
+        ),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
+        check=False,
+    )
+
+
 class Running:
     """`qorzen-obs` while it runs; killed at the end of the block, if it is still there.
 
