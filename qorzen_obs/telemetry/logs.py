@@ -71,7 +71,7 @@ class LogStream(Collector):
         *,
         by_logging: bool = False,
     ) -> None:
-        self._by_logging = by_logging
+        self.by_logging = by_logging
         self.redactor = redactor or Redactor()
         self._sink = LogSink(sys.stderr if stream is None else stream, self._say_lost)
         self._terminal = self._sink.isatty()
@@ -85,9 +85,9 @@ class LogStream(Collector):
         """Return a structlog logger of our own that writes lines of at least `level`."""
         return structlog.wrap_logger(_LineLogger(self._sink, name), **self.options(level), logger_name=name)
 
-    def program_logger(self, name: str, said_by: object = None) -> logging.Logger | None:
+    def program_logger(self, name: str) -> logging.Logger | None:
         """Return what takes a line of the logger `name` in place of the stream, see program_logging.py; None mostly."""
-        return program_logger(name, said_by) if self._by_logging else None
+        return program_logger(name) if self.by_logging else None
 
     def configure_structlog(self, level: str) -> None:
         """Let all loggers of structlog write here; for a program, never for a library."""
@@ -154,7 +154,7 @@ class LogStream(Collector):
         self, logger: Any, method: str, event: MutableMapping[str, Any]
     ) -> MutableMapping[str, Any]:
         """Note which logger of the program takes the line, and drop what that lets not through."""
-        if self._by_logging and isinstance(logger, _LineLogger):
+        if self.by_logging and isinstance(logger, _LineLogger):
             name, said_by = foreign.text(logger.name), event.get("logger_name")
             program = program_logger(name, None if said_by == name else said_by)
             if program is not None:

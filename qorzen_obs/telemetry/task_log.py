@@ -90,6 +90,7 @@ class StreamTaskLog:
     """Writes canonical lines to one of our own streams."""
 
     def __init__(self, stream: LogStream, logger_name: str, level: str) -> None:
+        self.by_logging = stream.by_logging  #: whether `program_logger` may be another than None
         self._stream = stream
         self._logger_name = logger_name
         self._writes_info = LEVELS[level] <= LEVELS["info"]
@@ -236,10 +237,13 @@ class TaskLog:
                 if end.kind is _RETRYING:  # whatever the level of the log is
                     level, name, fields = canonical_line(end.record, end.state, end.at, end.traceback)
                     self._lines.add(end.record.task_id, level, name, fields, rfc_3339(end.at))
-        program = None if self._stream is None else self._stream.program_logger()
-        if self._stream is not None and program is None:
-            self._stream.write(ends)
-            return
+        stream, program = self._stream, None
+        if stream is not None:
+            if stream.by_logging:
+                program = stream.program_logger()
+            if program is None:
+                stream.write(ends)
+                return
         for end in ends:
             is_bad = end.state.status is FAILED or end.kind is _RETRYING
             if program is not None and not takes(program, "warning" if is_bad else "info"):
