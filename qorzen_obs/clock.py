@@ -14,6 +14,9 @@ MAX_WAIT_SECONDS: Final = 36_525 * 86_400.0  #: a hundred years: the longest tha
 END_OF_TIME: Final = 253_370_764_800.0  #: Unix seconds; the year 9999, the last that RFC 3339 can show whole
 
 
+_MOMENT: Final = "%s.%06dZ"  # by %, which is half as dear as `format`
+
+
 class Clock(Protocol):
     """Two readings of now."""
 
@@ -43,7 +46,7 @@ def rfc_3339(at: float) -> str:
     """
     try:
         second, microsecond = divmod(round(at * 1e6), 1_000_000)
-        return f"{_to_the_second(second)}.{microsecond:06d}Z"
+        return _MOMENT % (_to_the_second(second), microsecond)
     except (ValueError, OverflowError, OSError):
         return "9999-01-01T00:00:00.000000Z"
 

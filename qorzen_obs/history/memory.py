@@ -20,6 +20,7 @@ from qorzen_obs.tasks import FAILED, TaskCategory, TaskInfo, TaskPriority, TaskS
 
 MAX_OUTLINES: Final = 100_000
 
+
 class Outline(msgspec.Struct, frozen=True, gc=False):
     """What is left of a task after retention: status, times, error type, trace, and what it was called.
 

@@ -72,7 +72,9 @@ class Limits:
         self.held += 1
         self.taken += 1
         self.held_by_category[category] += 1
-        self.held_by_engine[engine] = self.held_by_engine.get(engine, 0) + 1
+        if engine not in self.held_by_engine:
+            self.held_by_engine[engine] = 0
+        self.held_by_engine[engine] += 1
         return True
 
     def take(self, category: TaskCategory, engine: str, own: DefinitionLimit | None = None) -> None:

@@ -40,9 +40,8 @@ _MAX_INT: Final = 2**63  # what OTLP has room for; one larger number would lose 
 class TaskSpanProvider(Protocol):
     """A provider that takes spans of which most of the work waits, see task_span.py."""
 
-    @property
     def task_sink(self) -> TaskSpanSink | None:
-        """Where they go now; None while somebody has to see each span as the SDK has it."""
+        """Return where they go now; None while somebody has to see each span as the SDK has it."""
         ...
 
     def span_maker(self, scope: str, version: str, users: UserAttributes) -> SpanMaker: ...
@@ -110,7 +109,7 @@ class SpanInstrument:
             return None
         try:
             started_at = int(attempt.started_wall * 1e9)
-            sink = None if self._provider is None else self._provider.task_sink
+            sink = None if self._provider is None else self._provider.task_sink()
             maker, variable = self._maker, self._variable
             if maker is None or sink is None or variable is None:
                 return inside.run(self._begin_by_api, attempt, started_at, sink)
@@ -175,7 +174,7 @@ class SpanInstrument:
             try:
                 # Its length is the monotonic duration.
                 end_time = int((attempt.started_wall + (state.duration_seconds or 0.0)) * 1e9)
-                if isinstance(span, TaskSpan):
+                if type(span) is TaskSpan:
                     attempt.span = None  # it leads back to the attempt
                     if span.finish(state, attempt.phases, will_retry, end_time):
                         ended.append(span)

@@ -192,7 +192,7 @@ class TaskMetrics:
                     self.never_started[status][cell] += 1
                 if definitions is not None:
                     name = record.definition_name
-                    of_name = definitions.cells.get(name) or definitions.of(name)
+                    of_name = definitions.cells[name] if name in definitions.cells else definitions.of(name)
                     of_name.ended[status] += 1
                     if seconds is not None:
                         histogram = of_name.run_duration

@@ -299,18 +299,18 @@ class _Provider(TracerProvider):
         )
         self.sampling = "tail" if tail else self.sampler.get_description()
         self.chain = Chain()
-        self._others = False
         self._limits = _span_limits()
         self.add_span_processor(self.chain)
 
     def add_span_processor(self, span_processor: SpanProcessor) -> None:
-        self._others = self._others or span_processor is not self.chain
+        if span_processor is not self.chain:
+            self.chain.is_alone = False
         super().add_span_processor(span_processor)
 
-    @property
     def task_sink(self) -> TaskSpanSink | None:
-        """Where spans go that the SDK need not make; None where the user's own processors look at each."""
-        return None if self._others else self.chain.task_sink
+        """Return where spans go that the SDK need not make; None where the user's own processors look at each."""
+        chain = self.chain
+        return chain.task_sink if chain.is_alone else None
 
     def span_maker(self, scope: str, version: str, users: UserAttributes) -> SpanMaker:
         """Return what makes such spans."""

@@ -69,6 +69,7 @@ class Chain(ForkSafeLock, SpanProcessor):
         super().__init__()
         self._processors: tuple[SpanProcessor, ...] = ()
         self.task_sink: TaskSpanSink | None = None  #: the one processor, where it takes TaskSpans
+        self.is_alone = True  #: whether a provider of ours has no other processor
         self.shared: Shared | None = None  #: None while nobody uses it, and on a foreign provider
 
     @staticmethod
