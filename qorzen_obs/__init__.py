@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from qorzen_obs.app import open_task_manager
     from qorzen_obs.core.base import QorzenManager
+    from qorzen_obs.core.current_task import current_task
     from qorzen_obs.core.task_manager import TaskManager
-    from qorzen_obs.current import current_task, track
+    from qorzen_obs.current import track
     from qorzen_obs.errors import RetryLater
     from qorzen_obs.health import health_check
     from qorzen_obs.options import task, with_options
@@ -84,7 +85,7 @@ _HOMES: Final = {
     "TaskStatus": "tasks",
     "TelemetrySettings": "settings",
     "create_app": "server.app",
-    "current_task": "current",
+    "current_task": "core.current_task",
     "exponential": "retry",
     "health_check": "health",
     "load_settings": "settings",

@@ -1,6 +1,7 @@
-"""The running task, as the code inside it sees it: `current_task()` and `track()`.
+"""The running task, as the code inside it sees it, and `track()`.
 
-Works in every engine, since the task travels in the context variables of the call.
+Works in every engine, since the task travels in the context variables of the call. `current_task()` stands in
+core/current_task.py, which knows the type of its manager.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ class CurrentTask(Protocol):
 CURRENT: ContextVar[CurrentTask | None] = ContextVar("qorzen_current_task", default=None)
 
 
-def current_task() -> CurrentTask:
+def running_task() -> CurrentTask:
     """Return the task that the calling code runs in.
 
     Raises:
@@ -89,7 +90,7 @@ def track(
 
     `total` is the number of items where `items` has no length; without either, only the message is reported.
     """
-    task = current_task()
+    task = running_task()
     if total is None and isinstance(items, Sized):
         total = len(items)
 

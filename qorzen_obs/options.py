@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
-from typing import Any, Final, TypedDict, TypeVar, Unpack, get_args, overload
+from typing import Any, Final, ParamSpec, TypedDict, TypeVar, Unpack, get_args, overload
 
 from qorzen_obs import foreign
 from qorzen_obs.arguments import SUBMIT_OPTIONS, check_name, check_timeout, parse_category, parse_priority
@@ -17,29 +17,43 @@ from qorzen_obs.definition import Restart, TaskDefinition, define
 from qorzen_obs.engines.traits import ENGINES, EngineTraits
 from qorzen_obs.errors import InvalidTaskError
 from qorzen_obs.retry import Retry
-from qorzen_obs.tasks import EngineKind, TaskCategory, TaskPriority
+from qorzen_obs.tasks import CategoryOrName, EngineOrName, PriorityOrName
 
 F = TypeVar("F", bound=Callable[..., Any])
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class TaskOptions(TypedDict, total=False):
     """What `@task` takes, as a user writes it; TaskDefinition says what each means."""
 
     name: str
-    category: TaskCategory | str
-    priority: TaskPriority | str | int
+    category: CategoryOrName
+    priority: PriorityOrName
     timeout: float
     deadline: float
     retry: Retry
     delay: float
     run_at: datetime | float
     max_concurrent: int
-    engine: EngineKind | str
+    engine: EngineOrName
     new_trace: bool
     keep_trace: bool
     at_start: bool
     restart: Restart
     required: bool
+
+
+class SubmitOptions(TypedDict, total=False):
+    """What `submit_task` takes beside the callable and its arguments; None is as if it were not given."""
+
+    name: str | None
+    category: CategoryOrName | None
+    plugin_id: str | None
+    priority: PriorityOrName | None
+    metadata: Mapping[str, Any] | None
+    timeout: float | None
+    cancellable: bool
 
 
 #: The options of a definition that a submission has not.
@@ -73,10 +87,12 @@ def task(func: F | None = None, /, **options: Unpack[TaskOptions]) -> F | Callab
     return mark if func is None else mark(func)
 
 
-def with_options(func: Callable[..., Any], /, **options: Unpack[TaskOptions]) -> Callable[..., Any]:
+def with_options(func: Callable[P, R], /, **options: Unpack[TaskOptions]) -> Callable[P, R]:
     """Return `func` with other options for one submission, such as `with_options(fetch, delay=5)`.
 
-    What is not given stays as `func`'s own `@task` has it; `func` itself does not change.
+    It has the parameters and the result of `func`. So this is the way to give options to a task beside keyword
+    arguments: `tasks.run(with_options(fetch, timeout=5), url, follow=True)`. What is not given stays as `func`'s own
+    `@task` has it; `func` itself does not change.
 
     Raises:
         InvalidTaskError: as `task`.

@@ -9,7 +9,17 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, Generic, Literal, TypeAlias
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
+    # With a default, `TaskInfo` without brackets passes strict checks.
+    R_co = TypeVar("R_co", covariant=True, default=Any)
+else:
+    from typing import TypeVar
+
+    R_co = TypeVar("R_co", covariant=True)  # Python knows defaults of type variables from 3.13 on
 
 
 class TaskCategory(str, Enum):
@@ -95,6 +105,18 @@ class EngineKind(str, Enum):
     EXTERNAL = "external"  #: wherever a foreign concurrency manager puts it
 
 
+# The names of these members, as text. A type checker finds one that is misspelt.
+CategoryName: TypeAlias = Literal["core", "plugin", "ui", "io", "background", "user"]
+PriorityName: TypeAlias = Literal["low", "normal", "high", "critical"]
+StatusName: TypeAlias = Literal["pending", "running", "completed", "failed", "cancelled"]
+EngineName: TypeAlias = Literal["loop", "io", "thread", "process", "main"]  #: those that a task may choose
+
+CategoryOrName: TypeAlias = TaskCategory | CategoryName
+PriorityOrName: TypeAlias = TaskPriority | PriorityName | Literal[0, 50, 100, 200]
+StatusOrName: TypeAlias = TaskStatus | StatusName
+EngineOrName: TypeAlias = EngineKind | EngineName
+
+
 class CancelGuarantee(str, Enum):
     """What an engine promises when a running task is asked to stop."""
 
@@ -132,7 +154,7 @@ class TaskProgress:
 
 
 @dataclass(slots=True, kw_only=True)
-class TaskInfo:
+class TaskInfo(Generic[R_co]):
     """A snapshot of one task. Times are Unix seconds, durations are seconds by the monotonic clock.
 
     Its containers are its own, except for `result`, which is the object that the task returned.
@@ -151,7 +173,8 @@ class TaskInfo:
     error: str | None = None  #: the exception's message
     error_type: str | None = None  #: its qualified name, or `timeout`, or `lost`
     traceback: str | None = None  #: without values of local variables
-    result: Any = None  #: stays in this process: never in HTTP, logs or on the bus
+    #: None until it has completed. Stays in this process: never in HTTP, logs or on the bus.
+    result: R_co = None  # type: ignore[assignment]  # a snapshot with a type that excludes None gives a result
     metadata: dict[str, Any] = field(default_factory=dict)
     cancellable: bool = True
     attempt: int = 0  #: the running or last attempt, from 1; 0 before the first
@@ -175,7 +198,7 @@ class TaskInfo:
     span_id: str | None = None  #: 16 hexadecimal digits, of the last attempt
     rerun_of: str | None = None  #: the id of the ended task that it runs again
 
-    def replace(self, **changes: Any) -> TaskInfo:
+    def replace(self, **changes: Any) -> TaskInfo[R_co]:
         """Return a copy with these fields changed."""
         return dataclasses.replace(self, **changes)
 

@@ -24,7 +24,8 @@ from multiprocessing import shared_memory
 from pathlib import Path
 from typing import Any
 
-from qorzen_obs.current import current_task, track
+from qorzen_obs.core.current_task import current_task
+from qorzen_obs.current import track
 from qorzen_obs.options import task
 
 process = task(engine="process")

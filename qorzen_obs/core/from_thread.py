@@ -11,15 +11,19 @@ import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future, InvalidStateError
 from functools import partial
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, ParamSpec, Protocol, TypeVar, TypeVarTuple, Unpack, overload
 
 from qorzen_obs.core.runtime import ManagerState
 from qorzen_obs.current import CURRENT
 from qorzen_obs.errors import InvalidTaskError, TaskManagerClosedError
+from qorzen_obs.options import SubmitOptions
 from qorzen_obs.record import Attempt
-from qorzen_obs.tasks import TaskCategory, TaskInfo
+from qorzen_obs.tasks import CategoryOrName, TaskInfo
 
+P = ParamSpec("P")
+R = TypeVar("R")
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 Call = Callable[[], Coroutine[Any, Any, T]]
 
 #: How often a waiting thread looks whether the loop still runs: one that just stops tells nobody.
@@ -40,8 +44,8 @@ class WorkLoopCalls(Protocol):
     async def wait_for_task(self, task_id: str, timeout: float | None = None) -> TaskInfo: ...
     async def cancel_task(self, task_id: str) -> bool: ...
     async def rerun(self, task_id: str) -> str: ...
-    async def pause(self, category: TaskCategory | str) -> None: ...
-    async def resume(self, category: TaskCategory | str) -> None: ...
+    async def pause(self, category: CategoryOrName) -> None: ...
+    async def resume(self, category: CategoryOrName) -> None: ...
 
 
 class FromThread:
@@ -57,11 +61,31 @@ class FromThread:
         self._manager = manager
         self._running: set[asyncio.Task[None]] = set()  # calls on the work loop
 
-    def submit(self, func: Callable[..., Any], /, *args: Any, **options: Any) -> str:
+    @overload
+    def submit(self, func: Callable[P, object], /, *args: P.args, **kwargs: P.kwargs) -> str: ...
+    @overload
+    def submit(
+        self, func: Callable[[*Ts], object], /, *args: *Ts, **options: Unpack[SubmitOptions]
+    ) -> str: ...
+    def submit(self, func: Callable[..., Any], /, *args: object, **options: object) -> str:
         """As `submit_task`."""
         return self._call(partial(self._manager.submit_task, func, *args, **options))
 
-    def run(self, func: Callable[..., Any], /, *args: Any, **options: Any) -> Any:
+    @overload
+    def run(self, func: Callable[P, Coroutine[Any, Any, R]], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
+    @overload
+    def run(self, func: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
+    @overload
+    def run(
+        self,
+        func: Callable[[*Ts], Coroutine[Any, Any, R]],
+        /,
+        *args: *Ts,
+        **options: Unpack[SubmitOptions],
+    ) -> R: ...
+    @overload
+    def run(self, func: Callable[[*Ts], R], /, *args: *Ts, **options: Unpack[SubmitOptions]) -> R: ...
+    def run(self, func: Callable[..., Any], /, *args: object, **options: object) -> Any:
         """As `run`."""
         return self._call(partial(self._manager.run, func, *args, **options))
 
@@ -83,11 +107,11 @@ class FromThread:
         """As `rerun`."""
         return self._call(lambda: self._manager.rerun(task_id))
 
-    def pause(self, category: TaskCategory | str) -> None:
+    def pause(self, category: CategoryOrName) -> None:
         """As `pause`."""
         self._call(lambda: self._manager.pause(category))
 
-    def resume(self, category: TaskCategory | str) -> None:
+    def resume(self, category: CategoryOrName) -> None:
         """As `resume`."""
         self._call(lambda: self._manager.resume(category))
 

@@ -1,25 +1,22 @@
 """The task manager as its users see it: what may be called, what it does, what it raises.
 
 Each method hands on to a part: core/admission.py checks a call, core/lifecycle.py runs the task, core/control.py
-cancels and repeats, core/inspection.py answers questions. core/assembly.py makes the parts.
+cancels and repeats, core/inspection.py answers questions. core/assembly.py makes the parts. What submits tasks stands
+in core/submitting.py.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping
-from functools import partial
+from collections.abc import Iterable
 from typing import Any, TypeVar
 
 from opentelemetry.trace import TracerProvider
 from prometheus_client import CollectorRegistry
 
-from qorzen_obs import foreign
-from qorzen_obs.callables import refuse_parameter, traits_of
 from qorzen_obs.clock import Clock, SystemClock
 from qorzen_obs.core.announcer import OnEvent
 from qorzen_obs.core.assembly import assemble
-from qorzen_obs.core.base import QorzenManager
 from qorzen_obs.core.collaborators import (
     Collaborators,
     ConcurrencyManager,
@@ -29,12 +26,20 @@ from qorzen_obs.core.collaborators import (
 )
 from qorzen_obs.core.from_thread import FromThread
 from qorzen_obs.core.health_checks import HealthChecks
-from qorzen_obs.core.idempotency import Submission, digest_of
 from qorzen_obs.core.inspection import Inspection
 from qorzen_obs.core.runtime import ManagerState
-from qorzen_obs.errors import InvalidTaskError
+from qorzen_obs.core.submitting import Submitting
 from qorzen_obs.scheduling.scheduler import Explanation
-from qorzen_obs.tasks import EventKind, TaskCategory, TaskInfo, TaskPriority, TaskProgress, TaskStatus
+from qorzen_obs.tasks import (
+    CategoryOrName,
+    EventKind,
+    StatusOrName,
+    TaskCategory,
+    TaskInfo,
+    TaskPriority,
+    TaskProgress,
+    TaskStatus,
+)
 from qorzen_obs.telemetry.parts import TelemetryParts
 
 __all__ = ["T", "TaskCategory", "TaskInfo", "TaskManager", "TaskPriority", "TaskProgress", "TaskStatus"]
@@ -42,7 +47,7 @@ __all__ = ["T", "TaskCategory", "TaskInfo", "TaskManager", "TaskPriority", "Task
 T = TypeVar("T")
 
 
-class TaskManager(QorzenManager):
+class TaskManager(Submitting):
     """Runs tasks on the event loop that `initialize` is awaited on.
 
     Any objects with the methods of the four Protocols in core/collaborators.py will do as collaborators.
@@ -154,152 +159,6 @@ class TaskManager(QorzenManager):
         """Return the manager's state as JSON shows it; from any thread."""
         return self.looks.status()
 
-    # ------------------------------------------------------------------ submit
-
-    async def submit_task(
-        self,
-        func: Callable[..., Any],
-        /,
-        *args: Any,
-        name: str | None = None,
-        category: TaskCategory | str | None = None,
-        plugin_id: str | None = None,
-        priority: TaskPriority | str | int | None = None,
-        metadata: Mapping[str, Any] | None = None,
-        timeout: float | None = None,
-        cancellable: bool = True,
-        **kwargs: Any,
-    ) -> str:
-        """Accept `func(*args, **kwargs)`, synchronous or async, and return the task's id.
-
-        An unset `category` or `priority` is the callable's own from `@task`, else CORE and NORMAL; a given one wins.
-        `timeout` is seconds of one attempt: None takes the definition's, else `tasks.default_timeout`; math.inf is no
-        limit. `metadata` is kept as JSON shows it. The task runs with the submitter's context variables.
-
-        An option that `func` has a parameter of the same name for is refused, since it may be meant for either.
-        `functools.partial(func, timeout=…)` gives `func` its argument, `with_options(func, timeout=…)` the task its
-        option.
-
-        Returns at once, except with `tasks.when_full` at 'wait' and a full queue; cancelled then, nothing was
-        accepted.
-
-        Raises:
-            InvalidTaskError: an argument is unusable.
-            TaskQueueFullError: `tasks.max_pending` tasks are pending.
-            TaskManagerClosedError: not initialized or stopped; or draining, and the caller is not in a running task.
-        """
-        record = self._admission.check(
-            func,
-            args,
-            kwargs,
-            name=name,
-            category=category,
-            plugin_id=plugin_id,
-            priority=priority,
-            metadata=metadata,
-            timeout=timeout,
-            cancellable=cancellable,
-        )
-        if not self._admission.has_room():
-            await self._admission.wait_for_room(record.cell)
-        self._lifecycle.accept(record)
-        return record.task_id
-
-    async def submit_async_task(
-        self,
-        func: Callable[..., Awaitable[Any]],
-        /,
-        *args: Any,
-        name: str | None = None,
-        category: TaskCategory | str | None = None,
-        plugin_id: str | None = None,
-        priority: TaskPriority | str | int | None = None,
-        metadata: Mapping[str, Any] | None = None,
-        timeout: float | None = None,
-        cancellable: bool = True,
-        **kwargs: Any,
-    ) -> str:
-        """As `submit_task`, for async callables only.
-
-        Raises:
-            InvalidTaskError: `func` is not async.
-        """
-        if not traits_of(func).is_async:
-            problem = f"{foreign.shown(func)} is not async; use submit_task for synchronous callables"
-            raise InvalidTaskError("func", problem)
-        return await self.submit_task(
-            func,
-            *args,
-            name=name,
-            category=category,
-            plugin_id=plugin_id,
-            priority=priority,
-            metadata=metadata,
-            timeout=timeout,
-            cancellable=cancellable,
-            **kwargs,
-        )
-
-    async def run(self, func: Callable[..., Any], /, *args: Any, **options: Any) -> Any:
-        """Submit, wait, and return the value or raise what the task raised.
-
-        Takes the arguments of `submit_task`. A task that awaits this lends its slot meanwhile. Cancelling the wait
-        cancels the task, where it is cancellable.
-
-        Raises:
-            TaskCancelled: the task was cancelled.
-            TaskTimeoutError: it passed its timeout.
-            TaskFailedError: it raised SystemExit, KeyboardInterrupt or another thing that is not an Exception.
-        """
-        task_id = await self.submit_task(func, *args, **options)
-        live, history = self._table.live, self._table.history
-        # A drain may cancel it at once.
-        record = live[task_id] if task_id in live else history.record(task_id)
-        assert record is not None, "what has just ended is kept whole for this turn of the loop"
-        return await self._control.value_of(record)
-
-    async def submit_once(
-        self, func: Callable[..., Any], /, *args: Any, key: str, digest: bytes | None = None, **options: Any
-    ) -> Submission:
-        """As `submit_task`, unless `key` was used before for a task of this name: then return that task's id.
-
-            task_id, first = await tasks.submit_once(resize, path, key=request_id)
-
-        While the first task is live or kept whole, repeating the call with the same key and the same arguments and
-        options returns the first task's id and submits nothing, also when the queue is full or the manager drains. A
-        call that comes while the first is being submitted waits for it. A submission that raised has not used the key.
-
-        Arguments are the same when JSON shows them the same. `digest` stands for all of the call instead, for arguments
-        that JSON cannot show or that may differ. What a closure or a bound method holds is not looked at.
-
-        Raises:
-            IdempotencyConflictError: the key was used with other arguments, or with another digest.
-            InvalidTaskError: `key` is unusable, it has 1 to 128 printable characters; or an argument cannot be
-                compared, or is unusable as `submit_task` says.
-        """
-        for option in ("key", "digest"):
-            refuse_parameter(func, option)
-        name = options.get("name") or traits_of(func).name
-        if digest is None:
-            digest = digest_of(func, args, options)
-        submit = partial(self.submit_task, func, *args, **options)
-        return await self._control.submit_once(submit, name=name, key=key, digest=digest)
-
-    async def rerun(self, task_id: str) -> str:
-        """Submit again what a failed or cancelled task was submitted with, and return the new task's id.
-
-        The same callable runs with the same argument objects, as the first run left them: an iterator that it used up
-        is used up. Name, category, priority, metadata, timeout and plugin are the first task's. What `@task` says of a
-        delay, retries and limits applies anew, and the context variables are the caller's. The new span links to the
-        last one of the first task, whose id is `TaskInfo.rerun_of`.
-
-        Raises:
-            TaskNotFoundError: the id is unknown.
-            TaskNotRerunnableError: it is live, completed, not kept whole any more, or without its arguments.
-            TaskQueueFullError, TaskManagerClosedError: as `submit_task`.
-        """
-        return await self._control.rerun(task_id)
-
     # ------------------------------------------------------------------ cancel, wait
 
     async def cancel_task(self, task_id: str, *, reason: str = "cancel_task") -> bool:
@@ -333,7 +192,7 @@ class TaskManager(QorzenManager):
         """The categories whose pending tasks wait until `resume`; from any thread."""
         return frozenset(self.looks.paused)
 
-    async def pause(self, category: TaskCategory | str) -> None:
+    async def pause(self, category: CategoryOrName) -> None:
         """Start no task of `category` until `resume`. Running ones go on; a second call changes nothing.
 
         Tasks that are pending then, or are submitted, delayed or to be retried, wait: they age, count against
@@ -344,7 +203,7 @@ class TaskManager(QorzenManager):
         """
         self._control.pause(category)
 
-    async def resume(self, category: TaskCategory | str) -> None:
+    async def resume(self, category: CategoryOrName) -> None:
         """Let tasks of a paused category start again, in their order; of one that is not paused, nothing changes.
 
         Raises:
@@ -371,8 +230,8 @@ class TaskManager(QorzenManager):
 
     async def get_tasks(
         self,
-        status: TaskStatus | str | Iterable[TaskStatus | str] | None = None,
-        category: TaskCategory | str | Iterable[TaskCategory | str] | None = None,
+        status: StatusOrName | Iterable[StatusOrName] | None = None,
+        category: CategoryOrName | Iterable[CategoryOrName] | None = None,
         plugin_id: str | None = None,
         limit: int = 100,
     ) -> list[TaskInfo]:

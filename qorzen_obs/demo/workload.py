@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from qorzen_obs.current import current_task
+from qorzen_obs.core.current_task import current_task
 from qorzen_obs.demo.syntax import Measure, parse
 from qorzen_obs.errors import TaskFailedError, TaskManagerClosedError
 from qorzen_obs.options import task

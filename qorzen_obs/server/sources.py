@@ -18,7 +18,7 @@ from qorzen_obs.record import Attempt, TaskRecord
 from qorzen_obs.scheduling.scheduler import Explanation
 from qorzen_obs.settings import HealthSettings
 from qorzen_obs.stacks import LiveStack
-from qorzen_obs.tasks import TaskCategory, TaskInfo, TaskPriority
+from qorzen_obs.tasks import CategoryOrName, PriorityOrName, TaskInfo
 from qorzen_obs.telemetry.gathering import Gathering
 from qorzen_obs.telemetry.loop_monitor import Block, EndedBlock
 from qorzen_obs.telemetry.metrics import Load
@@ -147,8 +147,8 @@ class Commands(Protocol):
         func: Callable[..., Any],
         /,
         *,
-        category: TaskCategory | str | None = ...,
-        priority: TaskPriority | str | int | None = ...,
+        category: CategoryOrName | None = ...,
+        priority: PriorityOrName | None = ...,
         metadata: Mapping[str, Any] | None = ...,
         timeout: float | None = ...,
     ) -> str:
@@ -162,8 +162,8 @@ class Commands(Protocol):
         *,
         key: str,
         digest: bytes | None = ...,
-        category: TaskCategory | str | None = ...,
-        priority: TaskPriority | str | int | None = ...,
+        category: CategoryOrName | None = ...,
+        priority: PriorityOrName | None = ...,
         metadata: Mapping[str, Any] | None = ...,
         timeout: float | None = ...,
     ) -> Submission:
@@ -178,11 +178,11 @@ class Commands(Protocol):
         """Cancel a task."""
         ...
 
-    async def pause(self, category: TaskCategory | str) -> None:
+    async def pause(self, category: CategoryOrName) -> None:
         """Start no task of a category."""
         ...
 
-    async def resume(self, category: TaskCategory | str) -> None:
+    async def resume(self, category: CategoryOrName) -> None:
         """Let tasks of a category start again."""
         ...
 

@@ -16,7 +16,8 @@ import time
 from typing import Any, Final
 
 from qorzen_obs.app import Service
-from qorzen_obs.current import CurrentTask, current_task
+from qorzen_obs.core.current_task import current_task
+from qorzen_obs.current import CurrentTask
 from qorzen_obs.host import SWITCH_SECONDS
 from qorzen_obs.settings import ServerSettings, Settings, TaskSettings
 from qorzen_obs.tasks import TaskCategory, TaskPriority

@@ -18,7 +18,8 @@ from typing import Any, Protocol
 from opentelemetry import trace
 from opentelemetry.trace import SpanContext
 
-from qorzen_obs.current import CurrentTask, current_task
+from qorzen_obs.core.current_task import current_task
+from qorzen_obs.current import CurrentTask
 from qorzen_obs.engines.base import Ended
 from qorzen_obs.engines.traits import EngineTraits
 from qorzen_obs.errors import InvalidTaskError, QorzenError, RetryLater, TaskCancelled

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from qorzen_obs.current import CURRENT, current_task, track
+from qorzen_obs.core.current_task import current_task
+from qorzen_obs.current import CURRENT, track
 from qorzen_obs.errors import TaskError
 
 

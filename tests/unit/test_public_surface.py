@@ -10,7 +10,14 @@ from qorzen_obs.core import task_manager
 from qorzen_obs.core.base import QorzenManager
 
 OF_EVERY_MANAGER = {"name", "initialized", "healthy", "initialize", "shutdown", "status"}
-SUBMITTING = {"submit_task", "submit_async_task", "run", "submit_once", "rerun", "from_thread"}
+SUBMITTING = {
+    "submit_task",
+    "submit_async_task",
+    "run",
+    "submit_once",
+    "rerun",
+    "from_thread",
+}
 CONTROL = {"cancel_task", "wait_for_task", "pause", "resume"}
 LOOKING = {"get_task_info", "find", "get_tasks", "why_pending", "paused", "looks"}
 PARTS = {"state", "loop", "health", "registry", "ops_url", "observe", "stop_observing"}

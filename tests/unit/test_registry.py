@@ -13,7 +13,7 @@ from qorzen_obs.definition import NO_DEFINITION
 from qorzen_obs.errors import InvalidTaskError
 from qorzen_obs.options import task
 from qorzen_obs.registry import TaskRegistry
-from qorzen_obs.tasks import EngineKind, TaskCategory, TaskPriority
+from qorzen_obs.tasks import EngineKind, EngineName, TaskCategory, TaskPriority
 
 
 @task
@@ -114,7 +114,7 @@ def test_what_the_manager_learns_of_a_callable(
     ],
 )
 def test_an_engine_that_cannot_run_the_callable_is_refused_where_it_is_written(
-    engine: str, is_async: bool, right: str
+    engine: EngineName, is_async: bool, right: str
 ) -> None:
     async def async_function() -> None: ...
 
@@ -127,7 +127,7 @@ def test_an_engine_that_cannot_run_the_callable_is_refused_where_it_is_written(
 def test_an_engine_that_nobody_can_choose_is_refused() -> None:
     for engine in ("external", "processes", ""):
         with pytest.raises(InvalidTaskError, match="use one of loop, io, thread, process, main"):
-            task(engine=engine)
+            task(engine=engine)  # type: ignore[call-overload]  # a type checker refuses it too
 
 
 def test_the_table_of_names_is_sorted_and_holds_each_name_once() -> None:

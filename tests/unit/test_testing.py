@@ -102,7 +102,7 @@ async def test_a_thread_of_the_manager_holds_the_time_until_it_is_done() -> None
 @virtual_time
 async def test_a_thread_that_waits_for_an_async_task_lets_the_time_run() -> None:
     async with open_test_manager() as tasks:
-        assert await tasks.run(tasks.from_thread.run, asyncio.sleep, 100, "woken") == "woken"
+        assert await tasks.run(lambda: tasks.from_thread.run(asyncio.sleep, 100, "woken")) == "woken"
         assert the_loop().time() == pytest.approx(100)
 
 

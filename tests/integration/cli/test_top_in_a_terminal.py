@@ -19,8 +19,8 @@ from typing import Any
 
 import pytest
 
+from qorzen_obs.core.current_task import current_task
 from qorzen_obs.core.task_manager import TaskManager
-from qorzen_obs.current import current_task
 from qorzen_obs.server.app import OpsPlane
 from qorzen_obs.settings import ServerSettings
 from qorzen_obs.tasks import TaskStatus

@@ -19,6 +19,7 @@ from qorzen_obs.telemetry import names
 from qorzen_obs.testing import open_test_manager
 from tests.support import Spans, metric, settings, turns, virtual_time
 
+NAME: Any = "fake"  # no type checker knows it
 FAKE = EngineTraits(
     kind="fake",
     place=Place.PROCESS,
@@ -103,7 +104,7 @@ async def manager(spans: Spans | None = None, **tasks: Any) -> AsyncIterator[Tas
 def triple() -> Any:
     """Return a callable for the engine, which is known only within a test."""
 
-    @task(name="triple", engine="fake")
+    @task(name="triple", engine=NAME)
     def function(number: int) -> int:
         return 3 * number
 
@@ -188,7 +189,7 @@ def test_its_traits_say_what_it_can_run() -> None:
     with pytest.raises(
         InvalidTaskError, match="'fake' cannot run an async function; use 'loop' or 'process'"
     ):
-        task(engine="fake")(function)
+        task(engine=NAME)(function)
 
     with pytest.raises(InvalidTaskError, match="use 'io', 'thread', 'process', 'main' or 'fake'"):
         task(engine="loop")(print)

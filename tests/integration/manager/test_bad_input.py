@@ -227,7 +227,7 @@ async def test_arguments_that_do_not_fit_the_callable_fail_its_task() -> None:
         return a + b
 
     async with open_test_manager() as tasks:
-        info = await tasks.wait_for_task(await tasks.submit_task(two, 1))
+        info = await tasks.wait_for_task(await tasks.submit_task(two, 1))  # type: ignore[arg-type]  # on purpose
         assert (info.status, info.error_type) == (TaskStatus.FAILED, "TypeError")
 
 

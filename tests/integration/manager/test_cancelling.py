@@ -11,6 +11,7 @@ from qorzen_obs import TaskStatus, current_task
 from qorzen_obs.core.task_manager import TaskManager
 from qorzen_obs.errors import TaskCancelled, TaskNotCancellableError, TaskNotFoundError
 from qorzen_obs.settings import Settings
+from qorzen_obs.tasks import CategoryName
 from qorzen_obs.telemetry import names
 from qorzen_obs.testing import CapturedEvents, open_test_manager
 from tests.support import PATIENCE_SECONDS, Gate, ThreadGate, metric, settings, turns, until, virtual_time
@@ -359,7 +360,7 @@ async def test_beyond_max_abandoned_a_stuck_thread_keeps_its_slot_until_it_ends(
 
 
 @pytest.mark.parametrize("category", ["core", "io"])
-async def test_a_thread_stops_by_its_token(category: str) -> None:
+async def test_a_thread_stops_by_its_token(category: CategoryName) -> None:
     entered = threading.Event()
 
     def work() -> None:

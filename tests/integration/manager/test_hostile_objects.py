@@ -227,7 +227,7 @@ async def test_f37_metadata_and_options_that_cannot_be_looked_at_are_refused_and
                 except InvalidTaskError as refused:
                     assert str(refused)  # noqa: PT017 - some of them have nothing that is looked at
             with pytest.raises(InvalidTaskError):
-                await tasks.submit_task(foreign)  # type: ignore[arg-type]  # it cannot be called
+                await tasks.submit_task(foreign)  # type: ignore[call-overload]  # it cannot be called
         await is_well(tasks)
 
 

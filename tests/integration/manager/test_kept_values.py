@@ -10,6 +10,7 @@ import pytest
 
 from qorzen_obs import TaskInfo, TaskManager, TaskStatus
 from qorzen_obs.errors import TaskFailedError, TaskNotRerunnableError
+from qorzen_obs.tasks import CategoryName
 from qorzen_obs.testing import open_test_manager
 from tests.support import Gate, settings, turns, until
 
@@ -84,7 +85,9 @@ async def fail_after_an_await() -> None:
 @pytest.mark.parametrize(
     "task", [fail, fail_after_an_await, fail_in_a_thread], ids=lambda task: task.__name__
 )
-async def test_what_is_raised_to_a_waiter_leads_to_no_circle(task: Callable[[], Any], category: str) -> None:
+async def test_what_is_raised_to_a_waiter_leads_to_no_circle(
+    task: Callable[[], Any], category: CategoryName
+) -> None:
     made = Made()
 
     async def handler(tasks: TaskManager) -> None:
@@ -131,7 +134,7 @@ async def ended(tasks: TaskManager, func: Callable[..., Any], *args: Any) -> Tas
 
 
 @pytest.mark.parametrize("category", ["core", "ui"])
-async def test_a_large_result_is_released_once_a_waiter_has_it(category: str) -> None:
+async def test_a_large_result_is_released_once_a_waiter_has_it(category: CategoryName) -> None:
     made = Made()
     async with open_test_manager(settings(keep_value_bytes=1_000)) as tasks:
         for _ in range(20):

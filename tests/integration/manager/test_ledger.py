@@ -17,6 +17,7 @@ from qorzen_obs.record import TaskEvent
 from qorzen_obs.retry import exponential
 from qorzen_obs.server.tasks import Order, TaskFilter, select
 from qorzen_obs.settings import Settings, TelemetrySettings
+from qorzen_obs.tasks import CategoryName
 from qorzen_obs.telemetry import names
 from qorzen_obs.testing import VirtualTimeLoop, open_test_manager
 from tests import process_tasks
@@ -269,7 +270,7 @@ async def test_a_call_on_the_loops_own_thread_is_on_the_loop_and_waits_for_its_t
 
 
 @pytest.mark.parametrize("category", ["io", "core"])
-async def test_a_thread_uses_a_processor_or_waits(category: str) -> None:
+async def test_a_thread_uses_a_processor_or_waits(category: CategoryName) -> None:
     def job() -> None:
         use_processor(0.05)
         current_task().wait(0.05)

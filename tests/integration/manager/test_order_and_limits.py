@@ -11,6 +11,7 @@ import pytest
 from qorzen_obs import TaskCategory, TaskPriority, TaskStatus, task
 from qorzen_obs.core.config_manager import ConfigManager
 from qorzen_obs.errors import TaskManagerClosedError, TaskQueueFullError
+from qorzen_obs.tasks import CategoryName, PriorityName
 from qorzen_obs.telemetry import names
 from qorzen_obs.testing import CapturedEvents, open_test_manager
 from tests.support import Gate, ThreadGate, metric, settings, turns, until, virtual_time
@@ -392,12 +393,13 @@ async def test_a_task_counts_as_running_only_when_its_engine_has_started_it() ->
 async def test_get_tasks_filters_and_sorts_by_priority_then_age() -> None:
     gate = Gate()
     async with open_test_manager(settings(max_concurrent_tasks=2)) as tasks:
-        kinds = itertools.product(("io", "user"), ("low", "high"))
+        categories: tuple[CategoryName, ...] = ("io", "user")
+        priorities: tuple[PriorityName, ...] = ("low", "high")
         named = {
             await tasks.submit_task(
                 gate, name=f"{category} {priority}", category=category, priority=priority, plugin_id=category
             ): f"{category} {priority}"
-            for category, priority in kinds
+            for category, priority in itertools.product(categories, priorities)
         }
 
         async def found(**filters: Any) -> list[str]:

@@ -10,6 +10,7 @@ import pytest
 
 from qorzen_obs import TaskStatus, current_task, track
 from qorzen_obs.core.task_manager import TaskManager
+from qorzen_obs.tasks import CategoryName
 from qorzen_obs.testing import CapturedEvents, open_test_manager
 from tests.support import Gate, until, virtual_time
 
@@ -116,7 +117,7 @@ async def test_at_most_ten_reports_a_second_are_announced_and_the_last_one_alway
 
 
 @pytest.mark.parametrize(("category", "reports"), [("core", 1_000_000), ("ui", 100_000)])
-async def test_a_million_reports_are_no_flood(category: str, reports: int) -> None:
+async def test_a_million_reports_are_no_flood(category: CategoryName, reports: int) -> None:
     def work() -> None:
         report = current_task().progress
         for step in range(reports):

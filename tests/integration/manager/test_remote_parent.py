@@ -15,6 +15,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from qorzen_obs import TaskManager, current_task
 from qorzen_obs.options import with_options
 from qorzen_obs.settings import TelemetrySettings
+from qorzen_obs.tasks import EngineName
 from qorzen_obs.telemetry.setup import set_up_tracing
 from qorzen_obs.telemetry.trace_context import CallerState
 from qorzen_obs.testing import open_test_manager
@@ -79,7 +80,7 @@ async def test_the_submission_and_the_run_are_below_the_caller_in_the_other_serv
 
 
 @pytest.mark.parametrize("engine", ["loop", "io", "thread", "main", "process"])
-async def test_its_baggage_is_current_inside_the_task(engine: str) -> None:
+async def test_its_baggage_is_current_inside_the_task(engine: EngineName) -> None:
     func = look_on_the_loop if engine == "loop" else with_options(look, engine=engine)
     async with open_test_manager(tracer_provider=Spans().provider) as tasks:
         info = await tasks.wait_for_task(await submit_for(HEADERS, tasks, func))
@@ -87,8 +88,10 @@ async def test_its_baggage_is_current_inside_the_task(engine: str) -> None:
 
 
 @pytest.mark.parametrize("engine", ["loop", "io", "process"])
-async def test_what_opentelemetry_would_not_write_into_a_header_reaches_the_task_too(engine: str) -> None:
-    func = read_on_the_loop if engine == "loop" else with_options(read, engine=engine)
+async def test_what_opentelemetry_would_not_write_into_a_header_reaches_the_task_too(
+    engine: EngineName,
+) -> None:
+    func: Callable[[], Any] = read_on_the_loop if engine == "loop" else with_options(read, engine=engine)
     caller = called_with(CallerState({"foo@": "1"}), {"long": "x" * 5_000})
     async with open_test_manager(tracer_provider=Spans().provider) as tasks:
         token = context.attach(caller)

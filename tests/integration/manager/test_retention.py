@@ -1,6 +1,7 @@
 """What is remembered of ended tasks, for how long, and what never depends on it."""
 
 import asyncio
+from typing import Unpack
 
 import msgspec
 import pytest
@@ -9,12 +10,13 @@ from qorzen_obs import TaskStatus, current_task
 from qorzen_obs.core.config_manager import ConfigManager
 from qorzen_obs.core.task_manager import TaskManager
 from qorzen_obs.errors import TaskNotFoundError
+from qorzen_obs.options import SubmitOptions
 from qorzen_obs.testing import open_test_manager
 from tests.support import Gate, settings
 
 
-async def end(tasks: TaskManager, number: int, **options: object) -> str:
-    task_id = await tasks.submit_task(asyncio.sleep, 0, number, **options)  # type: ignore[arg-type]  # any of its options
+async def end(tasks: TaskManager, number: int, **options: Unpack[SubmitOptions]) -> str:
+    task_id = await tasks.submit_task(asyncio.sleep, 0, number, **options)
     await tasks.wait_for_task(task_id)
     return task_id
 

@@ -18,8 +18,8 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from prometheus_client import CollectorRegistry
 
 from qorzen_obs.clock import rfc_3339
+from qorzen_obs.core.current_task import current_task
 from qorzen_obs.core.task_manager import TaskManager
-from qorzen_obs.current import current_task
 from qorzen_obs.definition_limit import DefinitionLimit
 from qorzen_obs.errors import InvalidTaskError, RetryLater, TaskFailedError, TaskTimeoutError
 from qorzen_obs.options import task, with_options

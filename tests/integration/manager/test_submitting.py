@@ -15,7 +15,7 @@ import pytest
 from qorzen_obs import TaskCategory, TaskPriority, TaskStatus, current_task, task
 from qorzen_obs.core.task_manager import TaskManager
 from qorzen_obs.errors import InvalidTaskError, TaskCancelled, TaskFailedError, TaskTimeoutError
-from qorzen_obs.tasks import EngineKind
+from qorzen_obs.tasks import CategoryName, EngineKind
 from qorzen_obs.testing import CapturedLogs, open_test_manager
 from tests.support import Gate, ThreadGate, settings, virtual_time
 
@@ -246,7 +246,7 @@ async def test_current_task_tells_the_callable_who_it_is_on_every_engine() -> No
 
 async def test_submit_async_task_takes_async_callables_only() -> None:
     async with open_test_manager() as tasks:
-        task_id = await tasks.submit_async_task(add_async, 1, b=1, priority="high")
+        task_id = await tasks.submit_async_task(add_async, 1, 1, priority="high")
         assert (await tasks.wait_for_task(task_id)).result == 2
         with pytest.raises(InvalidTaskError, match="use submit_task"):
             await tasks.submit_async_task(add, 1)  # type: ignore[arg-type]  # what it refuses
@@ -259,7 +259,7 @@ async def test_submit_async_task_takes_async_callables_only() -> None:
     "error", [ValueError, SystemExit, KeyboardInterrupt, MemoryError, GeneratorExit, StopIteration]
 )
 async def test_f23_whatever_a_task_raises_fails_the_task_and_never_the_manager(
-    category: str, is_async: bool, error: type[BaseException]
+    category: CategoryName, is_async: bool, error: type[BaseException]
 ) -> None:
     def raises() -> None:
         raise error("on purpose")
@@ -277,7 +277,7 @@ async def test_f23_whatever_a_task_raises_fails_the_task_and_never_the_manager(
             assert (info.error, info.error_type) == ("on purpose", error.__name__)
         assert "on purpose" in (info.traceback or "")
         assert await tasks.run(add_async, 1, b=1) == 2
-        assert await tasks.run(add, 1, b=1, category=category) == 2
+        assert await tasks.run(add, 1, 1, category=category) == 2
         assert tasks.healthy
 
 

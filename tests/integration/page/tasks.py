@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from qorzen_obs.current import current_task
+from qorzen_obs.core.current_task import current_task
 
 #: Markup, for every place that must show it as text.
 PAYLOAD = '<img src=x onerror="alert(1)"><script>alert(2)</script>'

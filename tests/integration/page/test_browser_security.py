@@ -11,7 +11,7 @@ from aiohttp.test_utils import TestServer
 from opentelemetry import trace
 from playwright.async_api import Browser, expect
 
-from qorzen_obs.current import current_task
+from qorzen_obs.core.current_task import current_task
 from tests.integration.page.tasks import PAYLOAD, failing
 from tests.services.browser import new_page, visit
 from tests.services.ops_plane import SaidManager, managing, serving

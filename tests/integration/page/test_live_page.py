@@ -8,6 +8,7 @@ import pytest
 from playwright.async_api import Browser, expect
 
 from qorzen_obs.settings import ServerSettings
+from qorzen_obs.tasks import CategoryName
 from tests.integration.page.tasks import failing, working
 from tests.services.browser import visit
 from tests.services.ops_plane import TOKEN, SaidManager, managing, serving
@@ -191,7 +192,8 @@ async def test_the_page_asks_for_the_token_and_keeps_it(browser: Browser) -> Non
 
 async def test_a_list_is_filtered_by_its_address_and_walked_by_keys(browser: Browser) -> None:
     async with managing() as (manager, spans), serving(manager, spans=spans) as plane:
-        for name, category in (("import.a", "io"), ("import.b", "io"), ("report", "user")):
+        kinds: list[tuple[str, CategoryName]] = [("import.a", "io"), ("import.b", "io"), ("report", "user")]
+        for name, category in kinds:
             await manager.wait_for_task(
                 await manager.submit_task(failing, name, name=name, category=category)
             )

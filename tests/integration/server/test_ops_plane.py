@@ -9,6 +9,7 @@ import os
 import socket
 import sys
 import threading
+from functools import partial
 from http import HTTPStatus
 from subprocess import PIPE
 
@@ -486,7 +487,9 @@ async def test_t7_arguments_and_results_are_not_served_and_metadata_only_with_th
         return value
 
     async with managing() as (manager, spans), serving(manager, spans=spans) as plane:
-        task_id = await manager.submit_task(give_back, canary, option=canary, metadata={"key": metadata})
+        task_id = await manager.submit_task(
+            partial(give_back, option=canary), canary, metadata={"key": metadata}
+        )
         info = await manager.wait_for_task(task_id)
         assert info.result == canary
         for path in (

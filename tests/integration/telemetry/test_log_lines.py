@@ -12,6 +12,7 @@ from opentelemetry import trace
 from qorzen_obs import TaskStatus, open_task_manager
 from qorzen_obs.app import Service
 from qorzen_obs.settings import Settings
+from qorzen_obs.tasks import CategoryName
 from qorzen_obs.telemetry import names
 from qorzen_obs.telemetry.log_sink import MAX_LINES
 from qorzen_obs.testing import CapturedLogs, open_test_manager
@@ -74,7 +75,7 @@ async def test_a_task_cancelled_while_pending_has_its_line_in_its_submitters_tra
 
 
 @pytest.mark.parametrize("category", ["core", "io", "ui"])
-async def test_a_line_that_a_task_logs_says_which_task_and_trace_it_is_from(category: str) -> None:
+async def test_a_line_that_a_task_logs_says_which_task_and_trace_it_is_from(category: CategoryName) -> None:
     logs, spans = CapturedLogs(), Spans()
     logger = logs.get_logger("user")
 

@@ -12,6 +12,7 @@ from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 from opentelemetry.trace import SpanKind, StatusCode
 
 from qorzen_obs import Retry, TaskStatus, current_task, task
+from qorzen_obs.tasks import CategoryName
 from qorzen_obs.telemetry import names
 from qorzen_obs.testing import CapturedLogs, VirtualTimeLoop, open_test_manager
 from tests.integration.telemetry.ends import fail
@@ -161,7 +162,9 @@ async def test_an_abandoned_task_ends_its_span_when_it_is_decided() -> None:
 
 
 @pytest.mark.parametrize("category", ["core", "io", "ui"])
-async def test_spans_of_user_code_inside_a_task_are_its_children_on_every_engine(category: str) -> None:
+async def test_spans_of_user_code_inside_a_task_are_its_children_on_every_engine(
+    category: CategoryName,
+) -> None:
     spans = Spans()
 
     def work() -> None:

@@ -21,7 +21,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from qorzen_obs import Retry, TaskManager, current_task, task
 from qorzen_obs.options import with_options
 from qorzen_obs.settings import TelemetrySettings
-from qorzen_obs.tasks import TaskInfo, TaskStatus
+from qorzen_obs.tasks import EngineKind, TaskInfo, TaskStatus
 from qorzen_obs.telemetry import names
 from qorzen_obs.telemetry.parts import TelemetryParts
 from qorzen_obs.telemetry.setup import Tracing, set_up_tracing
@@ -47,7 +47,7 @@ def multiply_on(engine: str) -> Callable[..., Any]:
     """A callable that the engine runs, and that worker processes can import."""
     if engine == "loop":
         return awaited_mul
-    return operator.mul if engine == "external" else with_options(operator.mul, engine=engine)
+    return operator.mul if engine == "external" else with_options(operator.mul, engine=EngineKind(engine))
 
 
 @asynccontextmanager
@@ -135,7 +135,7 @@ async def test_baggage_and_context_variables_travel_with_the_task(engine: str) -
     context.attach(baggage.set_baggage("tenant", "acme"))
     async with service(engine) as (tasks, _):
         looks = {"loop": look_on_the_loop, "external": look}
-        func = looks.get(engine) or with_options(look, engine=engine)
+        func = looks.get(engine) or with_options(look, engine=EngineKind(engine))
         assert await tasks.run(func) == ("acme", "acme")
 
 
@@ -162,7 +162,7 @@ async def mark_on_the_loop() -> None:
 async def test_a_task_can_ask_for_its_trace_to_be_kept(engine: str) -> None:
     marks = {"loop": mark_on_the_loop, "external": mark}
     async with service(engine) as (tasks, tracing):
-        func = marks.get(engine) or with_options(mark, engine=engine)
+        func = marks.get(engine) or with_options(mark, engine=EngineKind(engine))
         marked = await tasks.wait_for_task(await tasks.submit_task(func))
         other = await tasks.wait_for_task(await tasks.submit_task(multiply_on(engine), 2, 2))
         assert attributes_of(tracing, marked)[names.TRACE_KEEP] is True

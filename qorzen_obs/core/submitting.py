@@ -1,0 +1,218 @@
+"""How a call becomes a task: the submitting half of what TaskManager's users see.
+
+The types of what they call are kept. There are two ways to write a call that a type checker can follow: all arguments
+as the callable takes them, without options, or arguments by position and then options. Python has no way to say both
+at once, so keyword arguments beside options are an error, and `with_options` is the way out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from functools import partial
+from typing import Any, ParamSpec, TypeVar, TypeVarTuple, Unpack, overload
+
+from qorzen_obs import foreign
+from qorzen_obs.callables import refuse_parameter, traits_of
+from qorzen_obs.core.admission import Admission
+from qorzen_obs.core.base import QorzenManager
+from qorzen_obs.core.control import Control
+from qorzen_obs.core.idempotency import Submission, digest_of
+from qorzen_obs.core.lifecycle import Lifecycle
+from qorzen_obs.core.task_table import TaskTable
+from qorzen_obs.errors import InvalidTaskError
+from qorzen_obs.options import SubmitOptions
+from qorzen_obs.record import TaskRecord
+from qorzen_obs.tasks import TaskCategory, TaskPriority
+
+P = ParamSpec("P")
+R = TypeVar("R")
+Ts = TypeVarTuple("Ts")
+
+
+class Submitting(QorzenManager):
+    """The calls of a TaskManager that submit. TaskManager makes the parts that they hand on to."""
+
+    _admission: Admission
+    _control: Control
+    _lifecycle: Lifecycle
+    _table: TaskTable
+
+    @overload
+    async def submit_task(self, func: Callable[P, object], /, *args: P.args, **kwargs: P.kwargs) -> str: ...
+    @overload
+    async def submit_task(
+        self, func: Callable[[*Ts], object], /, *args: *Ts, **options: Unpack[SubmitOptions]
+    ) -> str: ...
+    async def submit_task(  # type: ignore[misc]  # mypy does not see that Any takes the arguments of both
+        self,
+        func: Callable[..., Any],
+        /,
+        *args: Any,
+        name: str | None = None,
+        category: TaskCategory | str | None = None,
+        plugin_id: str | None = None,
+        priority: TaskPriority | str | int | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        timeout: float | None = None,
+        cancellable: bool = True,
+        **kwargs: Any,
+    ) -> str:
+        """Accept `func(*args, **kwargs)`, synchronous or async, and return the task's id.
+
+        An unset `category` or `priority` is the callable's own from `@task`, else CORE and NORMAL; a given one wins.
+        `timeout` is seconds of one attempt: None takes the definition's, else `tasks.default_timeout`; math.inf is no
+        limit. `metadata` is kept as JSON shows it. The task runs with the submitter's context variables.
+
+        A type checker compares the arguments with the parameters of `func`. Beside options it takes arguments by
+        position only. Where `func` needs keyword arguments too, give the options by `with_options(func, timeout=…)`.
+
+        An option that `func` has a parameter of the same name for is refused, since it may be meant for either.
+        `functools.partial(func, timeout=…)` gives `func` its argument, `with_options(func, timeout=…)` the task its
+        option.
+
+        Returns at once, except with `tasks.when_full` at 'wait' and a full queue; cancelled then, nothing was
+        accepted.
+
+        Raises:
+            InvalidTaskError: an argument is unusable.
+            TaskQueueFullError: `tasks.max_pending` tasks are pending.
+            TaskManagerClosedError: not initialized or stopped; or draining, and the caller is not in a running task.
+        """
+        record = self._admission.check(
+            func,
+            args,
+            kwargs,
+            name=name,
+            category=category,
+            plugin_id=plugin_id,
+            priority=priority,
+            metadata=metadata,
+            timeout=timeout,
+            cancellable=cancellable,
+        )
+        if not self._admission.has_room():
+            await self._admission.wait_for_room(record.cell)
+        self._lifecycle.accept(record)
+        return record.task_id
+
+    @overload
+    async def submit_async_task(
+        self, func: Callable[P, Awaitable[object]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> str: ...
+    @overload
+    async def submit_async_task(
+        self, func: Callable[[*Ts], Awaitable[object]], /, *args: *Ts, **options: Unpack[SubmitOptions]
+    ) -> str: ...
+    async def submit_async_task(  # type: ignore[misc]  # as above
+        self,
+        func: Callable[..., Awaitable[Any]],
+        /,
+        *args: Any,
+        name: str | None = None,
+        category: TaskCategory | str | None = None,
+        plugin_id: str | None = None,
+        priority: TaskPriority | str | int | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        timeout: float | None = None,
+        cancellable: bool = True,
+        **kwargs: Any,
+    ) -> str:
+        """As `submit_task`, for async callables only.
+
+        Raises:
+            InvalidTaskError: `func` is not async.
+        """
+        if not traits_of(func).is_async:
+            problem = f"{foreign.shown(func)} is not async; use submit_task for synchronous callables"
+            raise InvalidTaskError("func", problem)
+        return await self.submit_task(
+            func,
+            *args,
+            name=name,
+            category=category,
+            plugin_id=plugin_id,
+            priority=priority,
+            metadata=metadata,
+            timeout=timeout,
+            cancellable=cancellable,
+            **kwargs,
+        )
+
+    @overload
+    async def run(
+        self, func: Callable[P, Coroutine[Any, Any, R]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> R: ...
+    @overload
+    async def run(self, func: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
+    @overload
+    async def run(
+        self,
+        func: Callable[[*Ts], Coroutine[Any, Any, R]],
+        /,
+        *args: *Ts,
+        **options: Unpack[SubmitOptions],
+    ) -> R: ...
+    @overload
+    async def run(self, func: Callable[[*Ts], R], /, *args: *Ts, **options: Unpack[SubmitOptions]) -> R: ...
+    async def run(self, func: Callable[..., Any], /, *args: object, **options: object) -> Any:
+        """Submit, wait, and return the value or raise what the task raised.
+
+        Takes the arguments of `submit_task`. A task that awaits this lends its slot meanwhile. Cancelling the wait
+        cancels the task, where it is cancellable.
+
+        Raises:
+            TaskCancelled: the task was cancelled.
+            TaskTimeoutError: it passed its timeout.
+            TaskFailedError: it raised SystemExit, KeyboardInterrupt or another thing that is not an Exception.
+        """
+        return await self._control.value_of(self._accepted(await self.submit_task(func, *args, **options)))
+
+    def _accepted(self, task_id: str) -> TaskRecord:
+        """Return the record of the task that was just accepted."""
+        live, history = self._table.live, self._table.history
+        # A drain may cancel it at once.
+        record = live[task_id] if task_id in live else history.record(task_id)
+        assert record is not None, "what has just ended is kept whole for this turn of the loop"
+        return record
+
+    async def submit_once(
+        self, func: Callable[..., Any], /, *args: Any, key: str, digest: bytes | None = None, **options: Any
+    ) -> Submission:
+        """As `submit_task`, unless `key` was used before for a task of this name: then return that task's id.
+
+            task_id, first = await tasks.submit_once(resize, path, key=request_id)
+
+        While the first task is live or kept whole, repeating the call with the same key and the same arguments and
+        options returns the first task's id and submits nothing, also when the queue is full or the manager drains. A
+        call that comes while the first is being submitted waits for it. A submission that raised has not used the key.
+
+        Arguments are the same when JSON shows them the same. `digest` stands for all of the call instead, for arguments
+        that JSON cannot show or that may differ. What a closure or a bound method holds is not looked at.
+
+        Raises:
+            IdempotencyConflictError: the key was used with other arguments, or with another digest.
+            InvalidTaskError: `key` is unusable, it has 1 to 128 printable characters; or an argument cannot be
+                compared, or is unusable as `submit_task` says.
+        """
+        for option in ("key", "digest"):
+            refuse_parameter(func, option)
+        name = options.get("name") or traits_of(func).name
+        if digest is None:
+            digest = digest_of(func, args, options)
+        submit = partial(self.submit_task, func, *args, **options)
+        return await self._control.submit_once(submit, name=name, key=key, digest=digest)
+
+    async def rerun(self, task_id: str) -> str:
+        """Submit again what a failed or cancelled task was submitted with, and return the new task's id.
+
+        The same callable runs with the same argument objects, as the first run left them: an iterator that it used up
+        is used up. Name, category, priority, metadata, timeout and plugin are the first task's. What `@task` says of a
+        delay, retries and limits applies anew, and the context variables are the caller's. The new span links to the
+        last one of the first task, whose id is `TaskInfo.rerun_of`.
+
+        Raises:
+            TaskNotFoundError: the id is unknown.
+            TaskNotRerunnableError: it is live, completed, not kept whole any more, or without its arguments.
+            TaskQueueFullError, TaskManagerClosedError: as `submit_task`.
+        """
+        return await self._control.rerun(task_id)
