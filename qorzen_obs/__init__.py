@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from qorzen_obs.app import open_task_manager
     from qorzen_obs.core.base import QorzenManager
     from qorzen_obs.core.current_task import current_task
+    from qorzen_obs.core.handle import TaskHandle
     from qorzen_obs.core.task_manager import TaskManager
     from qorzen_obs.current import track
     from qorzen_obs.errors import RetryLater
@@ -47,6 +48,7 @@ __all__ = [
     "ServerSettings",
     "Settings",
     "TaskCategory",
+    "TaskHandle",
     "TaskInfo",
     "TaskManager",
     "TaskPriority",
@@ -76,6 +78,7 @@ _HOMES: Final = {
     "ServerSettings": "settings",
     "Settings": "settings",
     "TaskCategory": "tasks",
+    "TaskHandle": "core.handle",
     "TaskInfo": "tasks",
     "TaskManager": "core.task_manager",
     "TaskPriority": "tasks",

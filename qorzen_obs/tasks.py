@@ -157,7 +157,8 @@ class TaskProgress:
 class TaskInfo(Generic[R_co]):
     """A snapshot of one task. Times are Unix seconds, durations are seconds by the monotonic clock.
 
-    Its containers are its own, except for `result`, which is the object that the task returned.
+    Its containers are its own, except for `result`, which is the object that the task returned. Its type is known
+    where a TaskHandle gives the snapshot: `TaskInfo[int | None]` of a task that returns an int.
     """
 
     task_id: str

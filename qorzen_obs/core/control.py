@@ -11,22 +11,21 @@ from qorzen_obs import foreign
 from qorzen_obs.arguments import check_timeout, parse_category
 from qorzen_obs.core.admission import Admission
 from qorzen_obs.core.announcer import Announcer
+from qorzen_obs.core.handle import TaskHandle, error_of
 from qorzen_obs.core.idempotency import IdempotencyKeys, Submission
 from qorzen_obs.core.lifecycle import Lifecycle
 from qorzen_obs.core.retention import Retention
 from qorzen_obs.core.runtime import SHUTDOWN, ManagerState, Runtime
 from qorzen_obs.core.task_table import TaskTable
 from qorzen_obs.errors import (
-    TaskCancelled,
-    TaskFailedError,
+    InvalidTaskError,
     TaskNotCancellableError,
     TaskNotFoundError,
     TaskNotRerunnableError,
-    TaskTimeoutError,
 )
 from qorzen_obs.record import Rerun, TaskRecord, TaskState
 from qorzen_obs.scheduling.scheduler import Scheduler
-from qorzen_obs.tasks import COMPLETED, TIMEOUT, TaskCategory, TaskInfo, TaskStatus
+from qorzen_obs.tasks import COMPLETED, TaskCategory, TaskInfo
 from qorzen_obs.telemetry import names
 
 _MAX_CANCEL_REASON: Final = 4_000
@@ -89,12 +88,42 @@ class Control:
                 self._retention.result_taken(record.task_id)
             return state.result
         self._retention.exception_taken(record)
-        error = _error_of(record.task_id, state)
+        error = error_of(record.task_id, state)
         del state
         try:
             raise error
         finally:
             del error  # its traceback leads here: it would keep itself and the callers' frames alive
+
+    # ------------------------------------------------------------------ handles
+
+    def handle_on(self, record: TaskRecord) -> TaskHandle[Any]:
+        """Return a handle on an accepted task."""
+        return TaskHandle(self, record, self._lifecycle.waiting.end_of(record))
+
+    async def end_held(self, record: TaskRecord, end: asyncio.Future[TaskState]) -> TaskState:
+        """Return the final state of a task that somebody has a handle on, who keeps it from now on."""
+        if not self._runtime.runs_here():
+            problem = "is not the manager's; use tasks.from_thread.wait(handle.task_id) in other threads"
+            raise InvalidTaskError("event loop", problem)
+        if end.done():
+            self._announcer.ends.notify()  # it may have ended in this turn of the loop
+            state = end.result()
+        else:
+            state = await self._lifecycle.waiting.for_end(record, None)
+        self._retention.exception_taken(record)
+        if record.task_id in self._table.unclaimed:
+            self._retention.result_taken(record.task_id)
+        return state
+
+    def cancel_held(self, record: TaskRecord, reason: str) -> bool:
+        """Cancel a task that somebody has a handle on."""
+        if record.state.status.final:
+            return False
+        if not self._runtime.runs_here():
+            problem = "is not the work loop's; use tasks.from_thread.cancel(handle.task_id)"
+            raise InvalidTaskError("thread", problem)
+        return self.cancel(record.task_id, reason)
 
     # ------------------------------------------------------------------ cancel
 
@@ -188,17 +217,3 @@ class Control:
         if record.func is None:
             return "its arguments were not kept, see tasks.keep_arguments and tasks.keep_value_bytes; submit it anew"
         return None
-
-
-def _error_of(task_id: str, state: TaskState) -> Exception:
-    """Return what `run` raises for a task that has failed or was cancelled."""
-    if state.status is TaskStatus.CANCELLED:
-        return TaskCancelled(task_id, state.cancel_reason)
-    raised = state.exception
-    if foreign.is_a(raised, Exception) and not foreign.is_a(raised, StopIteration):
-        return raised
-    # What is meant to end a process, a coroutine or a generator was the task's, and must not end the caller.
-    kind = TaskTimeoutError if state.error_type == TIMEOUT else TaskFailedError
-    error = kind(task_id, state.error_type or "unknown", state.error or "")
-    error.__cause__ = raised
-    return error

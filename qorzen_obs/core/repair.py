@@ -8,7 +8,6 @@ are made anew, and each task is taken on from where it stands (docs/decisions/00
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections import Counter
 from collections.abc import Iterator
@@ -253,7 +252,7 @@ class Repairs:
         runtime = self._runtime
         if runtime.loop is None or runtime.state is ManagerState.STOPPED:
             return
-        if runtime.interruption is not None and _runs_here(runtime.loop):
+        if runtime.interruption is not None and runtime.runs_here():
             self.repair()
         now = self._clock.monotonic()
         if now - self._swept_at >= _SWEEP_SECONDS:
@@ -359,13 +358,6 @@ class _Found:
     by_status: dict[TaskStatus, list[int]]
     plugins: Counter[str]
     out_of_place: list[TaskRecord]  #: its state and its place do not agree
-
-
-def _runs_here(loop: asyncio.AbstractEventLoop) -> bool:
-    try:
-        return asyncio.get_running_loop() is loop
-    except RuntimeError:
-        return False
 
 
 def _raise(error: BaseException) -> NoReturn:

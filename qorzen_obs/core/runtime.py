@@ -63,6 +63,13 @@ class Runtime:
         self.loop, self.loop_thread = asyncio.get_running_loop(), threading.get_ident()
         return self.loop
 
+    def runs_here(self) -> bool:
+        """Return whether the caller runs on the work loop."""
+        try:
+            return asyncio.get_running_loop() is self.loop
+        except RuntimeError:
+            return False
+
     @property
     def work_loop(self) -> asyncio.AbstractEventLoop:
         """The work loop, for code that runs only once there is one."""

@@ -16,6 +16,7 @@ from qorzen_obs.callables import refuse_parameter, traits_of
 from qorzen_obs.core.admission import Admission
 from qorzen_obs.core.base import QorzenManager
 from qorzen_obs.core.control import Control
+from qorzen_obs.core.handle import TaskHandle
 from qorzen_obs.core.idempotency import Submission, digest_of
 from qorzen_obs.core.lifecycle import Lifecycle
 from qorzen_obs.core.task_table import TaskTable
@@ -166,6 +167,36 @@ class Submitting(QorzenManager):
             TaskFailedError: it raised SystemExit, KeyboardInterrupt or another thing that is not an Exception.
         """
         return await self._control.value_of(self._accepted(await self.submit_task(func, *args, **options)))
+
+    @overload
+    async def start(
+        self, func: Callable[P, Coroutine[Any, Any, R]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> TaskHandle[R]: ...
+    @overload
+    async def start(self, func: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> TaskHandle[R]: ...
+    @overload
+    async def start(
+        self,
+        func: Callable[[*Ts], Coroutine[Any, Any, R]],
+        /,
+        *args: *Ts,
+        **options: Unpack[SubmitOptions],
+    ) -> TaskHandle[R]: ...
+    @overload
+    async def start(
+        self, func: Callable[[*Ts], R], /, *args: *Ts, **options: Unpack[SubmitOptions]
+    ) -> TaskHandle[R]: ...
+    async def start(self, func: Callable[..., Any], /, *args: object, **options: object) -> TaskHandle[Any]:
+        """Accept a task as `submit_task` does, and return a handle on it.
+
+            handle = await tasks.start(resize, path, timeout=5)
+            ...
+            image = await handle
+
+        The handle knows the task's outcome for as long as you keep it. The task does not need it: to drop the handle
+        changes nothing.
+        """
+        return self._control.handle_on(self._accepted(await self.submit_task(func, *args, **options)))
 
     def _accepted(self, task_id: str) -> TaskRecord:
         """Return the record of the task that was just accepted."""

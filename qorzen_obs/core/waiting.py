@@ -75,6 +75,15 @@ class Waiting:
             if wait is not None:
                 await self._end(wait)
 
+    def end_of(self, record: TaskRecord) -> asyncio.Future[TaskState]:
+        """Return what has the final state of an accepted task once there is one, for whoever keeps it."""
+        end: asyncio.Future[TaskState] = self._timers.create_future()
+        if record.state.status.final:
+            end.set_result(record.state)
+        else:
+            record.waiters = [*(record.waiters or ()), (end, None)]
+        return end
+
     async def for_room(self) -> None:
         """Return when there may be room for one more pending task."""
         room: asyncio.Future[None] = asyncio.Future()

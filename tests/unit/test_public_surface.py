@@ -14,6 +14,7 @@ SUBMITTING = {
     "submit_task",
     "submit_async_task",
     "run",
+    "start",
     "submit_once",
     "rerun",
     "from_thread",
