@@ -48,6 +48,9 @@ RECORDS: Final[Mapping[str, str]] = {
 
 #: Objects with attributes that are settings: they work with the first value, and with each later one.
 SETTINGS: Final[Mapping[str, str]] = {
+    "core.admission.waiting": "Waiting: how many places a batch keeps while it waits for more",
+    "core.batch.announcer": "Announcer: whether it holds events back, within one step of the loop",
+    "core.batch.scheduler": "Scheduler: whether it holds tasks back, within one step of the loop",
     "core.control.scheduler": "Scheduler: which categories are paused",
     "core.live_settings.history": "MemoryHistory: how much it keeps",
     "core.live_settings.limits": "Limits: how many may run",

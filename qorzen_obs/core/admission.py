@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import copy_context
 from math import inf
 from typing import Any, Final, NamedTuple
@@ -205,7 +205,7 @@ class Admission:
         return (
             (runtime.state is _READY or self._is_in_running_task())
             and asyncio.get_running_loop() is runtime.loop
-            and self._scheduler.waiting < runtime.settings.max_pending
+            and self._scheduler.waiting + self._waiting.reserved < runtime.settings.max_pending
         )
 
     def _is_in_running_task(self) -> bool:
@@ -226,19 +226,61 @@ class Admission:
             TaskManagerClosedError: the manager takes no work, or none of this caller.
             InvalidTaskError: this is not the manager's loop.
         """
-        runtime = self._runtime
         while not self.has_room():
-            if runtime.state is not _READY and not self._is_in_running_task():
-                self._metrics.on_rejected(cell, "closed")
-                self._waiting.pass_on_room()
-                raise TaskManagerClosedError(runtime.state.value)
-            if asyncio.get_running_loop() is not runtime.loop:
-                problem = "is not the manager's; use manager.from_thread in other threads"
-                raise InvalidTaskError("event loop", problem)
-            if runtime.settings.when_full == "refuse":
-                self._metrics.on_rejected(cell, "queue_full")
-                raise TaskQueueFullError(runtime.settings.max_pending)
+            self._refuse_where_closed([cell])
+            if self._runtime.settings.when_full == "refuse":
+                raise self._full([cell])
             await self._waiting.for_room()
+
+    async def wait_for_room_for_all(self, cells: Sequence[int]) -> None:
+        """Return once there is room for a task of each of these cells, for who accepts them in this step of the loop.
+
+        A batch keeps each place that it gets while it waits for more, so that no stream of single tasks holds it up for
+        ever. Only one batch does so at a time: two would wait for each other's places.
+
+        Raises:
+            TaskQueueFullError: there is none, and `tasks.when_full` says to refuse, or there never will be.
+            TaskManagerClosedError, InvalidTaskError: as `wait_for_room`.
+        """
+        waiting, kept = self._waiting, 0
+        places = self._places(cells, kept)
+        try:
+            while places < len(cells) or waiting.reserved != kept:
+                if waiting.reserved == kept:  # no other batch waits
+                    waiting.reserved = kept = places
+                await waiting.for_room(first=kept > 0)
+                places = self._places(cells, kept)
+        except BaseException:
+            waiting.reserved -= kept
+            waiting.pass_on_room()
+            raise
+        waiting.reserved -= kept
+
+    def _places(self, cells: Sequence[int], kept: int) -> int:
+        """Return how many tasks of a batch there is room for, of which it keeps some, or refuse the batch."""
+        self._refuse_where_closed(cells)
+        settings = self._runtime.settings
+        places = kept + max(0, settings.max_pending - self._scheduler.waiting - self._waiting.reserved)
+        if len(cells) > settings.max_pending or (places < len(cells) and settings.when_full == "refuse"):
+            raise self._full(cells)
+        return places
+
+    def _refuse_where_closed(self, cells: Sequence[int]) -> None:
+        """Raise what a submission gets that cannot even wait."""
+        runtime = self._runtime
+        if runtime.state is not _READY and not self._is_in_running_task():
+            for cell in cells:
+                self._metrics.on_rejected(cell, "closed")
+            self._waiting.pass_on_room()
+            raise TaskManagerClosedError(runtime.state.value)
+        if asyncio.get_running_loop() is not runtime.loop:
+            problem = "is not the manager's; use manager.from_thread in other threads"
+            raise InvalidTaskError("event loop", problem)
+
+    def _full(self, cells: Sequence[int]) -> TaskQueueFullError:
+        for cell in cells:
+            self._metrics.on_rejected(cell, "queue_full")
+        return TaskQueueFullError(self._runtime.settings.max_pending)
 
 
 def _is_true(argument: str, value: object) -> bool:

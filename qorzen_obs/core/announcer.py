@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any, Final
 
 from qorzen_obs import foreign
@@ -62,6 +62,8 @@ class Announcer:
         #: Of the observers: those that may look at more than the event.
         self.look_at_once: tuple[OnEvent, ...] = ()
         self.has_dismissed = False  #: an observer has raised
+        #: Nothing is announced, since more of a batch are to come; within one step of the loop.
+        self.holds = False
         self.ends = Ends(self._dismiss, runtime)
         self.ring = EventRing(counts, on_wanted=self._ring_wanted)
         self._unwatch_bus: Callable[[], object] = lambda: None
@@ -92,7 +94,7 @@ class Announcer:
     def announce(self) -> None:
         """Notify the observers of all events that are due, in order; each of them once, whatever interrupts this."""
         resumption = self._resumption
-        while not resumption.waits:
+        while not (resumption.waits or self.holds):
             event = self._event
             if event is None:
                 if not self.unannounced:
@@ -114,6 +116,11 @@ class Announcer:
             self._event = None
             if resumption.repeated:
                 resumption.over()
+
+    def forget_last(self, task_ids: Collection[str]) -> None:
+        """Announce nothing of these tasks, which came last and whose submission is undone."""
+        while self.unannounced and self.unannounced[-1][2].task_id in task_ids:
+            self.unannounced.pop()
 
     def progressed(self, attempt: Attempt) -> None:
         """Put the newest report of an attempt on its record, where it never falls, and announce it."""

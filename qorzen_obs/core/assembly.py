@@ -16,6 +16,7 @@ from prometheus_client import REGISTRY, CollectorRegistry
 from qorzen_obs.clock import Clock
 from qorzen_obs.core.admission import Admission
 from qorzen_obs.core.announcer import Announcer
+from qorzen_obs.core.batch import Batches
 from qorzen_obs.core.collaborators import Collaborators
 from qorzen_obs.core.control import Control
 from qorzen_obs.core.health_checks import HealthChecks
@@ -51,6 +52,7 @@ class Parts:
     admission: Admission
     lifecycle: Lifecycle
     control: Control
+    batches: Batches
     announcer: Announcer
     inspection: Inspection
     table: TaskTable
@@ -189,6 +191,7 @@ def assemble(
         admission=admission,
         lifecycle=lifecycle,
         control=control,
+        batches=Batches(runtime, table, scheduler, admission, lifecycle, announcer, counts=counts),
         announcer=announcer,
         inspection=inspection,
         table=table,

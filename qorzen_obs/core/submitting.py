@@ -7,7 +7,7 @@ at once, so keyword arguments beside options are an error, and `with_options` is
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from functools import partial
 from typing import Any, ParamSpec, TypeVar, TypeVarTuple, Unpack, overload
 
@@ -15,6 +15,7 @@ from qorzen_obs import foreign
 from qorzen_obs.callables import refuse_parameter, traits_of
 from qorzen_obs.core.admission import Admission
 from qorzen_obs.core.base import QorzenManager
+from qorzen_obs.core.batch import Batches
 from qorzen_obs.core.control import Control
 from qorzen_obs.core.handle import TaskHandle
 from qorzen_obs.core.idempotency import Submission, digest_of
@@ -34,6 +35,7 @@ class Submitting(QorzenManager):
     """The calls of a TaskManager that submit. TaskManager makes the parts that they hand on to."""
 
     _admission: Admission
+    _batches: Batches
     _control: Control
     _lifecycle: Lifecycle
     _table: TaskTable
@@ -197,6 +199,57 @@ class Submitting(QorzenManager):
         changes nothing.
         """
         return self._control.handle_on(self._accepted(await self.submit_task(func, *args, **options)))
+
+    @overload
+    async def start_all(
+        self, calls: Iterable[Callable[[], Coroutine[Any, Any, R]]], /, **options: Unpack[SubmitOptions]
+    ) -> list[TaskHandle[R]]: ...
+    @overload
+    async def start_all(
+        self, calls: Iterable[Callable[[], R]], /, **options: Unpack[SubmitOptions]
+    ) -> list[TaskHandle[R]]: ...
+    async def start_all(
+        self,
+        calls: Iterable[Callable[[], Any]],
+        /,
+        *,
+        name: str | None = None,
+        category: TaskCategory | str | None = None,
+        plugin_id: str | None = None,
+        priority: TaskPriority | str | int | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        timeout: float | None = None,
+        cancellable: bool = True,
+    ) -> list[TaskHandle[Any]]:
+        """Accept a task for each of the calls, all of them or none, and return their handles in the same order.
+
+        A call is a callable that needs no more arguments, usually a functools.partial. The options are those of each
+        task. One task has options of its own by `with_options`.
+
+            handles = await tasks.start_all([partial(resize, path, width=80) for path in paths], timeout=5)
+            images = [await handle for handle in handles]
+
+        Where one call cannot be accepted, none is. The queue must have room for all of them, as if none could start
+        at once. With `tasks.when_full` at 'wait' this waits for that room, and batches take turns; cancelled then,
+        nothing was accepted. Otherwise it is done in one turn of the loop: ten thousand calls hold the loop for a
+        tenth of a second or two.
+
+        Raises:
+            InvalidTaskError: an argument is unusable; `argument` names a call by its place, such as `calls[3]`.
+            TaskQueueFullError: there is no room for all of them, or there are more than `tasks.max_pending`.
+            TaskManagerClosedError: as `submit_task`.
+        """
+        records = await self._batches.accept(
+            calls,
+            name=name,
+            category=category,
+            plugin_id=plugin_id,
+            priority=priority,
+            metadata=metadata,
+            timeout=timeout,
+            cancellable=cancellable,
+        )
+        return [self._control.handle_on(record) for record in records]
 
     def _accepted(self, task_id: str) -> TaskRecord:
         """Return the record of the task that was just accepted."""

@@ -88,6 +88,7 @@ class TaskManager(Submitting):
         self._admission = parts.admission
         self._lifecycle = parts.lifecycle
         self._control = parts.control
+        self._batches = parts.batches
         self._announcer = parts.announcer
         self._table = parts.table
         #: reads for any thread; what the server and the metrics see

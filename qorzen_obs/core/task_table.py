@@ -75,6 +75,10 @@ class TaskTable:
         self.unclaimed.pop(record.task_id, None)
         for forget in self._on_forgotten:
             forget(record.task_id)
+        self.release_plugin(record)
+
+    def release_plugin(self, record: TaskRecord) -> None:
+        """Count a task less for its plugin, if it has one, since it is neither live nor kept whole any more."""
         if record.plugin_id is not None:
             self.plugins[record.plugin_id] -= 1
             if not self.plugins[record.plugin_id]:

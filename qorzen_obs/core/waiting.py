@@ -46,6 +46,7 @@ class Waiting:
         self._unwoken: deque[tuple[asyncio.Future[Any], Any]] = deque()  # with who awaits them
         #: that wait for room in the queue, the oldest first
         self.submitters: OrderedDict[asyncio.Future[None], None] = OrderedDict()
+        self.reserved = 0  #: places in the queue that a batch has taken while it waits for more
 
     async def for_end(self, record: TaskRecord, timeout: float | None) -> TaskState:
         """Return the final state of the task when it has ended. Cancelling the wait leaves the task alone.
@@ -84,11 +85,13 @@ class Waiting:
             record.waiters = [*(record.waiters or ()), (end, None)]
         return end
 
-    async def for_room(self) -> None:
-        """Return when there may be room for one more pending task."""
+    async def for_room(self, *, first: bool = False) -> None:
+        """Return when there may be room for one more pending task; `first` goes ahead of all others."""
         room: asyncio.Future[None] = asyncio.Future()
         wait = self._begin(_ROOM)
         self.submitters[room] = None
+        if first:
+            self.submitters.move_to_end(room, last=False)
         try:
             try:
                 await room
@@ -120,6 +123,7 @@ class Waiting:
 
     def let_in(self, free: int) -> None:
         """Let as many waiting submitters look again as there is room for."""
+        free -= self.reserved
         while self.submitters and free > 0:
             room = next(iter(self.submitters))
             free -= self._wake(room)

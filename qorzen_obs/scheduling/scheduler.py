@@ -76,6 +76,8 @@ class Scheduler(Generic[S]):
         self._groups: dict[_Kind, _Group[S]] = {}  # none of them empty
         self._returning: dict[int, S] = {}  # lenders that want their slot back, first asked first
         self._lenders: set[int] = set()
+        #: No task starts, since more of its batch are to come; within one step of the loop.
+        self.holds = False
         self.waiting = 0  #: how many tasks wait, for a slot or for their time
         self._depth = 0  # those that wait for a slot
         self._scheduled: RemovableHeap[S] = RemovableHeap()  # not yet eligible
@@ -123,6 +125,7 @@ class Scheduler(Generic[S]):
         if (
             not self._depth
             and not self._returning
+            and not self.holds
             and task.eligible_at <= now
             and task.category not in self.paused
             and not (self._scheduled_ids and self._is_due(now))
@@ -143,7 +146,7 @@ class Scheduler(Generic[S]):
 
     def is_held(self, task: S) -> bool:
         """Return whether a limit or a pause keeps a waiting `task` from starting, so that it changes nothing yet."""
-        return not self._may_start(_kind(task))
+        return self.holds or not self._may_start(_kind(task))
 
     def remove(self, task: S) -> bool:
         """Take a waiting task out; return False when it does not wait here. O(log n) amortised."""
@@ -168,7 +171,7 @@ class Scheduler(Generic[S]):
         """
         if self._scheduled_ids:
             self._promote(now)
-        if not self._depth or self.limits.full:
+        if not self._depth or self.holds or self.limits.full:
             return None
         best: _Group[S] | None = None
         for group in self._groups.values():

@@ -15,6 +15,7 @@ SUBMITTING = {
     "submit_async_task",
     "run",
     "start",
+    "start_all",
     "submit_once",
     "rerun",
     "from_thread",
