@@ -18,6 +18,7 @@ OTHERS: Final = (
     "streams",
     "wedged",
     "bad_collector",
+    "batches",
     "memory",
     "page",
     "processes",
