@@ -168,6 +168,17 @@ class TaskManagerClosedError(TaskError):
         return f"the task manager is {self.state} and takes no new work; make a new one"
 
 
+class ExecutorRefusedError(TaskError, RuntimeError):
+    """An executor of the manager does not take this call. It is a RuntimeError, as users of executors expect."""
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(problem)
+        self.problem = problem
+
+    def __str__(self) -> str:
+        return self.problem
+
+
 class TaskFailedError(TaskError):
     """`run` waited for a task that failed, by what is no Exception: SystemExit, KeyboardInterrupt, CancelledError.
 

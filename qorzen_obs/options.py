@@ -203,7 +203,12 @@ def _check_retry(value: object) -> Retry:
     return value
 
 
-def _parse_engine(value: object) -> str:
+def parse_engine(value: object) -> str:
+    """Return the name of an engine that a task may ask for.
+
+    Raises:
+        InvalidTaskError: it is unknown, or not to be chosen.
+    """
     engine = ENGINES.get(value) if isinstance(value, str) else None
     if engine is None or not engine.choosable:
         problem = "is unknown" if engine is None else "cannot be chosen"
@@ -226,7 +231,7 @@ _CHECKS: Final[dict[str, Callable[[Any], Any]]] = {
     "delay": _check_delay,
     "run_at": _check_run_at,
     "max_concurrent": functools.partial(_check_count, "max_concurrent"),
-    "engine": _parse_engine,
+    "engine": parse_engine,
     "new_trace": bool,
     "keep_trace": bool,
     "at_start": bool,

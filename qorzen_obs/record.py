@@ -173,6 +173,8 @@ class TaskRecord(msgspec.Struct, eq=False):
     attempt: Attempt | None = None
     submitter: SpanContext | None = None  #: the span that it was submitted in, or its mark there
     queue_entry: list[Any] | None = None  #: the queue's handle while it is pending
+    #: Called when each attempt starts, see core/calls.py.
+    on_start: Callable[[Attempt], object] | None = None
     waiters: list[tuple[asyncio.Future[TaskState], Wait | None]] | None = None
 
     @property
@@ -185,6 +187,8 @@ class TaskRecord(msgspec.Struct, eq=False):
         self.context = None
         if self.queue_entry is not None:  # a store to a struct costs ten times as much as a look
             self.queue_entry = None
+        if self.on_start is not None:
+            self.on_start = None
         if not keep_call:
             self.func = None
             if self.args:

@@ -59,9 +59,10 @@ class _Known:
 
 
 class Admission:
-    """Checks what is submitted to one manager, and whether there is room for it; for the work loop.
+    """Checks what is submitted to one manager, and whether there is room for it.
 
-    `ledger_clock` is the time ledger's; None where the ledger is off.
+    For the work loop; `check` and `refusal` are for any thread. `ledger_clock` is the time ledger's; None
+    where the ledger is off.
     """
 
     def __init__(
@@ -207,6 +208,23 @@ class Admission:
             and asyncio.get_running_loop() is runtime.loop
             and self._scheduler.waiting + self._waiting.reserved < runtime.settings.max_pending
         )
+
+    def refusal(self) -> TaskManagerClosedError | TaskQueueFullError | None:
+        """Return why a submission of the calling code is refused now, None where it is not."""
+        settings = self._runtime.settings
+        if self._runtime.state is not _READY and not self._is_in_running_task():
+            return TaskManagerClosedError(self._runtime.state.value)
+        if (
+            settings.when_full == "refuse"
+            and self._scheduler.waiting + self._waiting.reserved >= settings.max_pending
+        ):
+            return TaskQueueFullError(settings.max_pending)
+        return None
+
+    def count_refusal(self, cell: int, refusal: TaskManagerClosedError | TaskQueueFullError) -> None:
+        """Count a submission that is refused."""
+        is_closed = isinstance(refusal, TaskManagerClosedError)
+        self._metrics.on_rejected(cell, "closed" if is_closed else "queue_full")
 
     def _is_in_running_task(self) -> bool:
         """Whether the manager drains and the caller is a task of it that nobody asked to stop: it may have children."""

@@ -17,6 +17,7 @@ from qorzen_obs.clock import Clock
 from qorzen_obs.core.admission import Admission
 from qorzen_obs.core.announcer import Announcer
 from qorzen_obs.core.batch import Batches
+from qorzen_obs.core.calls import Calls
 from qorzen_obs.core.collaborators import Collaborators
 from qorzen_obs.core.control import Control
 from qorzen_obs.core.health_checks import HealthChecks
@@ -56,6 +57,7 @@ class Parts:
     announcer: Announcer
     inspection: Inspection
     table: TaskTable
+    calls: Calls
 
 
 def assemble(
@@ -195,4 +197,5 @@ def assemble(
         announcer=announcer,
         inspection=inspection,
         table=table,
+        calls=Calls(runtime, admission, lifecycle, retention),
     )

@@ -103,7 +103,7 @@ class Control:
 
     async def end_held(self, record: TaskRecord, end: asyncio.Future[TaskState]) -> TaskState:
         """Return the final state of a task that somebody has a handle on, who keeps it from now on."""
-        if not self._runtime.runs_here():
+        if not self._runtime.runs_here:
             problem = "is not the manager's; use tasks.from_thread.wait(handle.task_id) in other threads"
             raise InvalidTaskError("event loop", problem)
         if end.done():
@@ -120,7 +120,7 @@ class Control:
         """Cancel a task that somebody has a handle on."""
         if record.state.status.final:
             return False
-        if not self._runtime.runs_here():
+        if not self._runtime.runs_here:
             problem = "is not the work loop's; use tasks.from_thread.cancel(handle.task_id)"
             raise InvalidTaskError("thread", problem)
         return self.cancel(record.task_id, reason)

@@ -252,7 +252,7 @@ class Repairs:
         runtime = self._runtime
         if runtime.loop is None or runtime.state is ManagerState.STOPPED:
             return
-        if runtime.interruption is not None and runtime.runs_here():
+        if runtime.interruption is not None and runtime.runs_here:
             self.repair()
         now = self._clock.monotonic()
         if now - self._swept_at >= _SWEEP_SECONDS:

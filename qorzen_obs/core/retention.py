@@ -51,6 +51,15 @@ class Retention:
         if record.state.exception is not None:
             record.state = record.state.but(exception=None)
 
+    def handed_over(self, record: TaskRecord) -> None:
+        """An executor's future has the outcome of this task: nothing of the user's stays here."""
+        self._unclaimed.pop(record.task_id, None)
+        state = record.state
+        if state.result is not None or state.exception is not None:
+            is_released = state.result_released or state.result is not None
+            record.state = state.but(result=None, exception=None, result_released=is_released)
+        record.release()
+
     def shrink_soon(self) -> None:
         """Evict what a turn of the loop made too many, all together, as ends are announced (core/ends.py)."""
         self._runtime.work_loop.call_soon(self._shrink)

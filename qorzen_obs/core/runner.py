@@ -84,6 +84,8 @@ class Runner:
         """
         record = attempt.record
         try:
+            if record.on_start is not None:
+                record.on_start(attempt)
             self._runtime.engines[record.engine.kind].start(attempt, self._on_ended)
         except Exception as error:
             attempt.driver = None

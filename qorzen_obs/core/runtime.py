@@ -63,18 +63,19 @@ class Runtime:
         self.loop, self.loop_thread = asyncio.get_running_loop(), threading.get_ident()
         return self.loop
 
-    def runs_here(self) -> bool:
-        """Return whether the caller runs on the work loop."""
-        try:
-            return asyncio.get_running_loop() is self.loop
-        except RuntimeError:
-            return False
-
     @property
     def work_loop(self) -> asyncio.AbstractEventLoop:
         """The work loop, for code that runs only once there is one."""
         assert self.loop is not None, "tasks exist only after initialize"
         return self.loop
+
+    @property
+    def runs_here(self) -> bool:
+        """Whether the calling code runs on the work loop."""
+        try:
+            return asyncio.get_running_loop() is self.loop
+        except RuntimeError:
+            return False
 
     def call_later(self, delay: float, callback: Callable[..., object], *args: Any) -> asyncio.TimerHandle:
         """As the work loop's."""

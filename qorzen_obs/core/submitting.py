@@ -16,7 +16,9 @@ from qorzen_obs.callables import refuse_parameter, traits_of
 from qorzen_obs.core.admission import Admission
 from qorzen_obs.core.base import QorzenManager
 from qorzen_obs.core.batch import Batches
+from qorzen_obs.core.calls import Calls
 from qorzen_obs.core.control import Control
+from qorzen_obs.core.executor import TaskExecutor, make_executor
 from qorzen_obs.core.handle import TaskHandle
 from qorzen_obs.core.idempotency import Submission, digest_of
 from qorzen_obs.core.lifecycle import Lifecycle
@@ -24,7 +26,7 @@ from qorzen_obs.core.task_table import TaskTable
 from qorzen_obs.errors import InvalidTaskError
 from qorzen_obs.options import SubmitOptions
 from qorzen_obs.record import TaskRecord
-from qorzen_obs.tasks import TaskCategory, TaskPriority
+from qorzen_obs.tasks import CategoryOrName, EngineOrName, PriorityOrName, TaskCategory, TaskPriority
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -36,6 +38,7 @@ class Submitting(QorzenManager):
 
     _admission: Admission
     _batches: Batches
+    _calls: Calls
     _control: Control
     _lifecycle: Lifecycle
     _table: TaskTable
@@ -300,3 +303,25 @@ class Submitting(QorzenManager):
             TaskQueueFullError, TaskManagerClosedError: as `submit_task`.
         """
         return await self._control.rerun(task_id)
+
+    def executor(
+        self,
+        *,
+        category: CategoryOrName | None = None,
+        engine: EngineOrName | None = None,
+        priority: PriorityOrName | None = None,
+        timeout: float | None = None,
+    ) -> TaskExecutor:
+        """Return a `concurrent.futures.Executor` whose calls are tasks, for libraries that take one; from any thread.
+
+            loop.set_default_executor(tasks.executor(category="io"))  # each asyncio.to_thread is a task
+
+        Where its engine runs callables on threads it is a ThreadPoolExecutor. Unset options are as in `submit_task`,
+        but a call has no timeout unless `timeout` or its `@task` sets one. See TaskExecutor for what a call does.
+
+        Raises:
+            InvalidTaskError: an option is unusable, or the engine does not run synchronous callables.
+        """
+        return make_executor(
+            self._calls, category=category, engine=engine, priority=priority, timeout=timeout
+        )

@@ -91,6 +91,7 @@ class TaskManager(Submitting):
         self._batches = parts.batches
         self._announcer = parts.announcer
         self._table = parts.table
+        self._calls = parts.calls
         #: reads for any thread; what the server and the metrics see
         self.looks: Inspection = parts.inspection
         self.from_thread = FromThread(self)  #: the calls below, for threads other than the work loop's

@@ -33,6 +33,10 @@ class EngineChoice:
             return defaults[category]
         return self._by_kind.get(wanted, defaults[TaskCategory.CORE])
 
+    def of_kind(self, kind: str) -> EngineTraits:
+        """Return the engine of this name; where it is not there, the default of CORE for synchronous callables."""
+        return self._by_kind.get(kind, self.for_sync[TaskCategory.CORE])
+
     def _defaults(self, *, is_async: bool) -> Mapping[TaskCategory, EngineTraits]:
         found: dict[TaskCategory, EngineTraits] = {}
         for engine in self._by_kind.values():

@@ -9,6 +9,7 @@ import pytest
 
 from qorzen_obs import errors
 from qorzen_obs.errors import (
+    ExecutorRefusedError,
     FarTaskError,
     IdempotencyConflictError,
     InvalidHealthCheckError,
@@ -54,6 +55,7 @@ EXAMPLES: list[tuple[QorzenError, str]] = [
         "did not end within 2.5 s of waiting; it goes on: wait again or cancel",
     ),
     (TaskQueueFullError(10), "submit again later, raise the limit, or set tasks.when_full to 'wait'"),
+    (ExecutorRefusedError("no room"), "no room"),
     (TaskManagerClosedError("new"), "await initialize() first"),
     (TaskManagerClosedError("draining"), "is draining and takes no new work; make a new one"),
     (TaskFailedError("ab12", "SystemExit", "1"), "task ab12 failed with SystemExit: 1"),
@@ -115,6 +117,7 @@ def test_every_error_survives_copying(error: QorzenError) -> None:
         (TaskNotCancellableError, (TaskError,)),
         (TaskWaitTimeoutError, (TaskError, TimeoutError)),
         (TaskQueueFullError, (TaskError,)),
+        (ExecutorRefusedError, (TaskError, RuntimeError)),
         (TaskManagerClosedError, (TaskError,)),
         (TaskTimeoutError, (TaskFailedError, TimeoutError)),
         (TaskCancelled, (TaskError,)),

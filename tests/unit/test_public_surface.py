@@ -19,6 +19,7 @@ SUBMITTING = {
     "submit_once",
     "rerun",
     "from_thread",
+    "executor",
 }
 CONTROL = {"cancel_task", "wait_for_task", "pause", "resume"}
 LOOKING = {"get_task_info", "find", "get_tasks", "why_pending", "paused", "looks"}
