@@ -39,7 +39,7 @@ LEVELS = [
     ["core"],
     ["server"],
     ["app"],
-    ["host", "client", "standing"],
+    ["host", "client", "standing", "hosts"],
     ["testing", "demo", "serve"],
     ["pytest_plugin"],
     [PACKAGE],  # qorzen_obs/__init__.py, the public names

@@ -17,6 +17,8 @@ from qorzen_obs.telemetry.redaction import Redactor
 
 #: `server.public_url` without a slash at its end.
 PUBLIC_URL: Final = web.AppKey("public_url", str)
+#: What the transport of a request knows that was mounted by other means than aiohttp's: below which path.
+MOUNTED_AT: Final = "qorzen_mounted_at"
 #: The resource of the page, from which an application learns below which prefix it is mounted.
 HOME: Final = web.AppKey("home", web.AbstractResource)
 
@@ -43,7 +45,9 @@ def prefixes_of(public_url: str) -> list[str]:
 
 def address_of(request: web.Request, path: str) -> str:
     """Return where clients find a path of the application that a request has reached."""
-    return (request.app[PUBLIC_URL] or request.app[HOME].canonical.removesuffix("/")) + path
+    public_url = request.app[PUBLIC_URL]
+    mounted_at: str = request.get_extra_info(MOUNTED_AT) or request.app[HOME].canonical.removesuffix("/")
+    return (public_url or mounted_at) + path
 
 
 async def _redirect(request: web.Request) -> web.Response:

@@ -151,13 +151,38 @@ class Door:
             )
 
 
-class Connection(web.RequestHandler):
-    """aiohttp's side of a connection; what is no HTTP gets a problem document that repeats nothing of it."""
+class ProblemHandler(web.RequestHandler):
+    """aiohttp's side of a connection; what is not HTTP gets a problem document that repeats nothing of it."""
+
+    __slots__ = ()
+
+    def __init__(self, server: web.Server) -> None:
+        super().__init__(server, loop=asyncio.get_running_loop(), **CONNECTION_OPTIONS)
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        if exc is not None and not isinstance(exc, HttpProcessingError):  # a scanner must not fill the log
+            logger.error("a request failed outside its handler", exc_info=exc)
+        if request.writer.output_size > 0:
+            raise ConnectionError("a part of the response was sent already")
+        response = problem_response(HTTPStatus(status))
+        add_security_headers(response)
+        response.force_close()
+        return response
+
+
+class Connection(ProblemHandler):
+    """A connection that has come in by the door."""
 
     __slots__ = ("_door", "_entered", "only_probes")
 
     def __init__(self, door: Door, server: web.Server) -> None:
-        super().__init__(server, loop=asyncio.get_running_loop(), **CONNECTION_OPTIONS)
+        super().__init__(server)
         self._door = door
         self._entered: asyncio.Transport | None = None
         self.only_probes = False  #: it has a place among those that are kept for probes
@@ -201,22 +226,6 @@ class Connection(web.RequestHandler):
     def data_received(self, data: bytes) -> None:
         self._door.heard(self)
         super().data_received(data)
-
-    def handle_error(
-        self,
-        request: web.BaseRequest,
-        status: int = 500,
-        exc: BaseException | None = None,
-        message: str | None = None,
-    ) -> web.StreamResponse:
-        if exc is not None and not isinstance(exc, HttpProcessingError):  # a scanner must not fill the log
-            logger.error("a request failed outside its handler", exc_info=exc)
-        if request.writer.output_size > 0:
-            raise ConnectionError("a part of the response was sent already")
-        response = problem_response(HTTPStatus(status))
-        add_security_headers(response)
-        response.force_close()
-        return response
 
 
 class _Refusal(asyncio.Protocol):

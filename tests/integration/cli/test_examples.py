@@ -18,7 +18,8 @@ OUTPUT = {
     "mounted": r"202 /ops/api/tasks\n5",
     "own_metrics": r"shop_orders_total 1\.0\nshop_open_carts 3\.0",
 }
-SERVED = {"service_tasks"}
+#: Those that serve; tests/integration/hosts/test_example_services.py runs the web services.
+SERVED = {"service_tasks", "aiohttp_service", "fastapi_service"}
 
 
 def test_each_example_is_tested() -> None:
