@@ -18,6 +18,11 @@ from qorzen_obs.demo.rounds import Workload, run_demo, standard_library
     help="Survey this folder.  [default: the standard library, without installed packages]",
 )
 @click.option("--once", is_flag=True, help="End after one round, with a summary.")
+@click.option(
+    "--trouble",
+    is_flag=True,
+    help="Also run a workload that hangs, blocks the loop, backs up a queue, fails, leaks memory and loses a worker.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Write each round's summary as a line of JSON.")
 @click.option(
     "--pause", type=float, default=5.0, metavar="SECONDS", show_default=True, help="Rest between rounds."
@@ -26,6 +31,7 @@ from qorzen_obs.demo.rounds import Workload, run_demo, standard_library
 def demo_command(
     path: str | None,
     once: bool,
+    trouble: bool,
     as_json: bool,
     pause: float,
     host: str | None,
@@ -38,6 +44,9 @@ def demo_command(
     Files that cannot be parsed fail. All of it is served: a live page, /metrics, /status, /health, traces. Ctrl-C
     stops in order, a second one at once.
 
+    With --trouble a second workload goes wrong on purpose in each round, for some 15 seconds, so that everything that
+    tells what is wrong has something to say. It needs 64 MiB more, and gives them back.
+
     With --once the summary holds the counts of /status and of /metrics, and exit status 1 says that they disagree.
     """
     if not pause >= 0:
@@ -45,7 +54,9 @@ def demo_command(
     workload = _workload(path)
     # Submitting waits where the queue is full: a survey has no use for a refusal.
     settings = host_settings(config, host, port, {"QORZEN_TASKS__WHEN_FULL": "wait"})
-    went_well = run_to_the_end(run_demo(settings, workload, once=once, as_json=as_json, pause_seconds=pause))
+    went_well = run_to_the_end(
+        run_demo(settings, workload, once=once, as_json=as_json, pause_seconds=pause, with_trouble=trouble)
+    )
     raise SystemExit(0 if went_well else 1)
 
 

@@ -21,14 +21,16 @@ import msgspec
 
 from qorzen_obs.app import Service
 from qorzen_obs.core.runtime import ManagerState
+from qorzen_obs.demo.ends import Ends
 from qorzen_obs.demo.screen import Screen
 from qorzen_obs.demo.summary import Summary, read_surfaces, summarize
+from qorzen_obs.demo.trouble import WHERE_TO_LOOK, trouble
 from qorzen_obs.demo.workload import Tally, find_files, printable, survey
 from qorzen_obs.endpoint import socket_path
-from qorzen_obs.errors import TaskManagerClosedError
+from qorzen_obs.errors import TaskManagerClosedError, TaskNotFoundError
 from qorzen_obs.host import StopSignals, hosted, set_up_process, stop_message
 from qorzen_obs.settings import Settings
-from qorzen_obs.tasks import TaskStatus
+from qorzen_obs.tasks import TaskCategory, TaskStatus
 from qorzen_obs.telemetry.gil_watch import GilWatch
 
 __all__ = ["Workload", "run_demo", "standard_library"]
@@ -61,9 +63,17 @@ def standard_library() -> Workload:
 
 
 async def run_demo(
-    settings: Settings, workload: Workload, *, once: bool, as_json: bool, pause_seconds: float
+    settings: Settings,
+    workload: Workload,
+    *,
+    once: bool,
+    as_json: bool,
+    pause_seconds: float,
+    with_trouble: bool = False,
 ) -> bool:
     """Survey once, or again and again until SIGINT or SIGTERM; return whether all went well.
+
+    `with_trouble` runs demo/trouble.py beside each survey. What fails there is meant to.
 
     Belongs to a process of its own: it silences the warnings that parsing gives for old code, and sets the garbage
     collector to rarer runs.
@@ -87,7 +97,7 @@ async def run_demo(
         service = Service(settings, http=True, log_stream=logs, gil_watch=gil_watch)
         with StopSignals(settings.tasks, gil_watch, service.refuse_traffic, logs.redactor.text) as signals:
             async with hosted(service, signals):
-                rounds = _Rounds(service, workload, screen, as_json=as_json)
+                rounds = _Rounds(service, workload, screen, as_json=as_json, with_trouble=with_trouble)
                 rounds.announce()
                 working = asyncio.create_task(rounds.run(once=once, pause_seconds=pause_seconds))
                 asked = asyncio.create_task(signals.asked.wait())
@@ -95,6 +105,7 @@ async def run_demo(
                 asked.cancel()
                 if working.done():
                     return working.result()
+                await rounds.wind_up()
                 screen.say(stop_message(service))
             working.cancel()
             with suppress(asyncio.CancelledError, TaskManagerClosedError):
@@ -107,13 +118,19 @@ async def run_demo(
 class _Rounds:
     """Surveys of one workload, one after the other."""
 
-    def __init__(self, service: Service, workload: Workload, screen: Screen, *, as_json: bool) -> None:
+    def __init__(
+        self, service: Service, workload: Workload, screen: Screen, *, as_json: bool, with_trouble: bool
+    ) -> None:
         assert service.ops is not None, "a demo is served"
         self._url = service.ops.url
         self._service = service
         self._workload = workload
         self._screen = screen
         self._as_json = as_json
+        self._with_trouble = with_trouble
+        self._tally: Tally | None = None  # of this round, as is the next
+        self._trouble_id: str | None = None
+        self._stops = False
         self._ended: Counter[TaskStatus] = Counter()  # in all rounds
 
     def announce(self) -> None:
@@ -130,6 +147,10 @@ class _Rounds:
             ("health", "/health"),
         ):
             self._screen.say(f"  {what:<9}{url}{path}")
+        if self._with_trouble:
+            self._screen.say("Beside it a shop has a bad day, again in each round:")
+            for what, where in WHERE_TO_LOOK:
+                self._screen.say(f"  {what:<9}{where}")
 
     async def run(self, *, once: bool, pause_seconds: float) -> bool:
         """Survey, and unless `once` go on until cancelled; return whether all went well."""
@@ -143,6 +164,15 @@ class _Rounds:
             await asyncio.sleep(pause_seconds)
         raise AssertionError("unreachable")
 
+    async def wind_up(self) -> None:
+        """Begin no further batch, and cancel what goes wrong: the service stops, and would wait for all of it."""
+        self._stops = True
+        if self._tally is not None:
+            self._tally.stopped = True
+        if self._trouble_id is not None:
+            with suppress(TaskNotFoundError):
+                await self._service.tasks.cancel_task(self._trouble_id, reason="the demo stops")
+
     async def _survey(self, number: int) -> Summary | None:
         """Survey once; None when it came to nothing, which the screen was told unless the service stops.
 
@@ -150,18 +180,22 @@ class _Rounds:
             TaskManagerClosedError: the service stops.
         """
         tasks, folder = self._service.tasks, self._workload.folder
-        tally = Tally(on_failure=self._screen.show_failure)
+        self._tally = tally = Tally(on_failure=self._screen.show_failure)
         self._screen.watch(number, tally, lambda: tasks.looks.counts.read().by_status())
+        trouble_ends = Ends()
+        if self._with_trouble:
+            self._trouble_id = await tasks.submit_task(
+                trouble, number, trouble_ends, category=TaskCategory.USER, name=f"trouble {number}"
+            )
         started_at = time.monotonic()
         task_id = await tasks.submit_task(survey, folder, self._workload.skipped_folders, tally)
-        info = await tasks.wait_for_task(task_id)
+        went_well = await self._wait_for("the survey", task_id, tally)
         wall_seconds = time.monotonic() - started_at
-        tally.tasks[info.status] += 1
-        self._ended += tally.tasks
-        if tally.stopped or tasks.state is not ManagerState.READY:
-            return None
-        if info.status is not TaskStatus.COMPLETED:
-            self._screen.complain(f"the survey {info.status.value}: {info.error or info.cancel_reason}")
+        if self._trouble_id is not None:
+            self._screen.wait_for_trouble()
+            went_well &= await self._wait_for("the trouble", self._trouble_id, trouble_ends)
+        self._ended += tally.tasks + trouble_ends.tasks
+        if not went_well:
             return None
         try:
             surfaces = await read_surfaces(self._url, self._service.settings.server.token)
@@ -181,7 +215,20 @@ class _Rounds:
             number=number,
             wall_seconds=wall_seconds,
             agree=not disagreements,
+            trouble=trouble_ends.tasks if self._with_trouble else None,
         )
+
+    async def _wait_for(self, what: str, task_id: str, ends: Ends) -> bool:
+        """Wait for the task of a workload, count it too, and return whether it completed and the service goes on."""
+        tasks = self._service.tasks
+        info = await tasks.wait_for_task(task_id)
+        ends.tasks[info.status] += 1
+        if self._stops or ends.stopped or tasks.state is not ManagerState.READY:
+            return False
+        if info.status is not TaskStatus.COMPLETED:
+            self._screen.complain(f"{what} {info.status.value}: {info.error or info.cancel_reason}")
+            return False
+        return True
 
     def _publish(self, summary: Summary, *, in_full: bool) -> None:
         if in_full:

@@ -51,6 +51,7 @@ class Screen:
         self._live: Live | None = None
         self._counts: Counts = dict
         self._round: _Round | None = None
+        self._waits_for_trouble = False
         self._next_at: float | None = None  #: when the next round starts, between rounds
         self._failures_shown: set[str] = set()
 
@@ -114,7 +115,12 @@ class Screen:
         """Show how a round goes on."""
         self._counts = counts
         self._next_at = None
+        self._waits_for_trouble = False
         self._round = _Round(number, tally, time.monotonic())
+
+    def wait_for_trouble(self) -> None:
+        """Show that the files are done, and that what goes wrong on purpose is not."""
+        self._waits_for_trouble = True
 
     def rest(self, seconds: float) -> None:
         """Show that the next round starts in so many seconds."""
@@ -129,6 +135,11 @@ class Screen:
             left = self._next_at - time.monotonic()
             when = f"in {max(0, math.ceil(left))} s" if left < math.inf else "never"
             return Text(f"\nround {number + 1} {when}; Ctrl-C stops", style="dim")
+        if self._waits_for_trouble:
+            return Group(
+                Text(f"\nround {number}: all {tally.done:,} files are surveyed, the trouble goes on"),
+                self._tasks(),
+            )
         seconds = time.monotonic() - started_at
         rate = tally.done / seconds if seconds else 0.0
         bar = Table.grid(padding=(0, 2))
@@ -139,9 +150,12 @@ class Screen:
             f"{rate:,.0f} files/s",
             f"{(tally.files - tally.done) / rate:.0f} s left" if rate else "",
         )
+        return Group(Text(""), bar, self._tasks())
+
+    def _tasks(self) -> Text:
         counts = self._counts()
         tasks = Text("tasks    ")
         for status in _SHOWN:
             style = "red" if status is TaskStatus.FAILED and counts[status] else ""
             tasks.append(f"{counts[status]:,} {status.value}   ", style)
-        return Group(Text(""), bar, tasks)
+        return tasks

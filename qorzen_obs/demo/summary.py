@@ -94,7 +94,7 @@ class Surfaces(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
-    """One round of the demo. `tasks` counts this round; `status` and `metrics` count since the start."""
+    """One round of the demo. `tasks` counts this survey; `status` and `metrics` count all since the start."""
 
     url: str
     path: str
@@ -109,6 +109,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     deepest: Deepest
     longest_function: LongestFunction
     tasks: dict[str, int]
+    trouble: dict[str, int] | None  #: as `tasks`, of what goes wrong on purpose; None without
     failures: list[Failure]
     slowest: list[SlowFile]
     slowest_batch: SlowBatch | None
@@ -120,6 +121,8 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
         """Yield the lines for a person."""
         yield self.headline()
         yield _row("tasks", f"{_counts(self.tasks)}; {_agreement(self.surfaces_agree)}")
+        if self.trouble is not None:
+            yield _row("trouble", f"{_counts(self.trouble)}, on purpose")
         yield _row(
             "size", f"{filesize.decimal(self.bytes)}, {self.lines:,} lines, {self.nodes:,} syntax nodes"
         )
@@ -145,9 +148,10 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
         """Return the summary in one line."""
         tasks = sum(self.tasks.values())
         rate = self.files / self.wall_seconds if self.wall_seconds else 0.0
+        trouble = "" if self.trouble is None else f"; trouble: {self.trouble['failed']:,} failed"
         return (
             f"round {self.round}: {self.files:,} files, {tasks:,} tasks, {self.tasks['failed']:,} failed, "
-            f"{self.wall_seconds:.1f} s, {rate:,.0f} files/s"
+            f"{self.wall_seconds:.1f} s, {rate:,.0f} files/s{trouble}"
         )
 
 
@@ -160,6 +164,7 @@ def summarize(
     number: int,
     wall_seconds: float,
     agree: bool,
+    trouble: Mapping[TaskStatus, int] | None = None,
 ) -> Summary:
     """Put a round's findings and the service's counts together."""
     return Summary(
@@ -177,7 +182,8 @@ def summarize(
         longest_function=LongestFunction(
             lines=tally.longest_function[0], name=tally.longest_function[1], file=tally.longest_function[2]
         ),
-        tasks={status.value: tally.tasks[status] for status in _FINAL},
+        tasks=_by_name(tally.tasks),
+        trouble=None if trouble is None else _by_name(trouble),
         failures=[_failure(file, info) for file, info in tally.failures],
         slowest=[
             SlowFile(file=file, task=name, seconds=round(seconds, 6))
@@ -250,6 +256,10 @@ def _slow_batch(info: TaskInfo | None) -> SlowBatch | None:
 
 def _row(label: str, text: str) -> str:
     return f"  {label:<9}{' '.join(text.splitlines())}"
+
+
+def _by_name(tasks: Mapping[TaskStatus, int]) -> dict[str, int]:
+    return {status.value: tasks.get(status, 0) for status in _FINAL}
 
 
 def _counts(tasks: Mapping[str, int]) -> str:

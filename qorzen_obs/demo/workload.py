@@ -11,15 +11,15 @@ import hashlib
 import heapq
 import math
 import os
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from qorzen_obs.core.current_task import current_task
+from qorzen_obs.demo.ends import Ends
 from qorzen_obs.demo.syntax import Measure, parse
-from qorzen_obs.errors import TaskFailedError, TaskManagerClosedError
+from qorzen_obs.errors import TaskFailedError
 from qorzen_obs.options import task
 from qorzen_obs.tasks import TaskCategory, TaskInfo, TaskPriority, TaskStatus
 
@@ -61,10 +61,10 @@ ROTA: Final = (
 
 
 @dataclass(slots=True)
-class Tally:
+class Tally(Ends):
     """What a survey has found so far. Written on the work loop only."""
 
-    on_failure: Callable[[str, TaskInfo], object]  #: called with the file
+    on_failure: Callable[[str, TaskInfo], object] = field(kw_only=True)  #: called with the file
     files: int = 0  #: found
     done: int = 0  #: whose tasks have all ended, however they did
     bytes: int = 0
@@ -74,12 +74,10 @@ class Tally:
     deepest: tuple[int, str] = (0, "")  #: nodes, file
     longest_function: tuple[int, str, str] = (0, "", "")  #: lines, name, file
     digests: set[str] = field(default_factory=set)
-    tasks: Counter[TaskStatus] = field(default_factory=Counter)  #: that ended
     failures: list[tuple[str, TaskInfo]] = field(default_factory=list)  #: by file
     #: A heap of seconds, file, task's name.
     slowest: list[tuple[float, str, str]] = field(default_factory=list)
     slowest_batch: tuple[float, TaskInfo | None] = (0.0, None)
-    stopped: bool = False  #: the service took no more work before the survey was through
 
     def file_ended(self, source: Source, ended: Iterable[TaskInfo]) -> None:
         """Take note of the tasks of a file."""
@@ -134,8 +132,8 @@ async def survey(folder: Path, skipped_folders: frozenset[str], tally: Tally) ->
     Raises:
         TaskFailedError: the folder cannot be read.
     """
-    found = await _ended(
-        tally, find, folder, skipped_folders, name=_task_name("find files in", printable(folder))
+    found = await tally.run(
+        find, folder, skipped_folders, name=_task_name("find files in", printable(folder))
     )
     if found is None:
         return
@@ -148,8 +146,7 @@ async def survey(folder: Path, skipped_folders: frozenset[str], tally: Tally) ->
 
     async def run_batch(number: int, part: Sequence[Source]) -> None:
         batch = ROTA[number % len(ROTA)]
-        info = await _ended(
-            tally,
+        info = await tally.run(
             survey_batch,
             part,
             batch,
@@ -218,13 +215,12 @@ async def _survey_file(source: Source, batch: Batch, tally: Tally) -> None:
     """Read, then hash and parse side by side; count how it ended."""
     options = {"priority": batch.priority, "plugin_id": batch.plugin_id, "metadata": {"file": source.shown}}
     hashing = TaskCategory.BACKGROUND if batch.priority is TaskPriority.LOW else TaskCategory.CORE
-    was_read = await _ended(tally, read, source, name=_task_name("read", source.shown), **options)
+    was_read = await tally.run(read, source, name=_task_name("read", source.shown), **options)
     ended = [was_read]
     if was_read is not None and was_read.status is TaskStatus.COMPLETED:
         hashed, parsed = await asyncio.gather(
-            _ended(tally, digest, source, name=_task_name("hash", source.shown), category=hashing, **options),
-            _ended(
-                tally,
+            tally.run(digest, source, name=_task_name("hash", source.shown), category=hashing, **options),
+            tally.run(
                 parse,
                 source.content,
                 source.shown,
@@ -241,26 +237,6 @@ async def _survey_file(source: Source, batch: Batch, tally: Tally) -> None:
             tally.add(source, parsed.result)
     source.content = b""
     tally.file_ended(source, [info for info in ended if info is not None])
-
-
-async def _ended(tally: Tally, func: Callable[..., Any], *args: Any, **options: Any) -> TaskInfo | None:
-    """Submit, wait, and return how it ended; None when the service stops and takes no more.
-
-    When the caller is cancelled, so is the task.
-    """
-    manager = current_task().manager
-    try:
-        task_id: str = await manager.submit_task(func, *args, **options)
-    except TaskManagerClosedError:
-        tally.stopped = True
-        return None
-    try:
-        info: TaskInfo = await manager.wait_for_task(task_id)
-    except asyncio.CancelledError:
-        await manager.cancel_task(task_id, reason="the task that waits for it was cancelled")
-        raise
-    tally.tasks[info.status] += 1
-    return info
 
 
 def _is_file(path: Path) -> bool:
