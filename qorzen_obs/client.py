@@ -108,6 +108,19 @@ class TaskPage(msgspec.Struct, frozen=True):
     next_cursor: str | None = None
 
 
+class Trace(msgspec.Struct, frozen=True):
+    """One trace in memory."""
+
+    trace_id: str
+    root_name: str
+
+
+class TraceList(msgspec.Struct, frozen=True):
+    """`GET /api/traces`."""
+
+    items: list[Trace]
+
+
 class Slots(msgspec.Struct, frozen=True):
     """The slots of an engine."""
 

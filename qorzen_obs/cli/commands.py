@@ -13,6 +13,7 @@ from typing import Any, Final, NoReturn
 import click
 
 from qorzen_obs.cli.account import task_lines
+from qorzen_obs.cli.ids import whole_task_id
 from qorzen_obs.cli.options import (
     WrongUse,
     client_options,
@@ -123,7 +124,7 @@ def rerun_command(task_id: str, url: str, token_file: Path | None, wait: bool, a
     """
     client = make_client(url, token_file)
     with refusals_shown():
-        new_id = client.rerun(task_id)
+        new_id = client.rerun(whole_task_id(client, task_id))
         _show_new_task(client, new_id, wait=wait, as_json=as_json)
 
 
@@ -158,13 +159,13 @@ def _wait_for(client: Client, task_id: str) -> Task:
 @json_option
 @client_options
 def cancel_command(task_id: str, url: str, token_file: Path | None, as_json: bool) -> None:
-    """Cancel a pending task of a running service, or ask a running task to stop.
+    """Cancel a pending task of a running service, or ask a running task to stop. ID may be the beginning of an id.
 
     Exit status 1 says that it had ended, may not be cancelled, or is unknown to the service.
     """
     client = make_client(url, token_file)
     with refusals_shown():
-        task = client.cancel(task_id)
+        task = client.cancel(whole_task_id(client, task_id))
     if as_json:
         return give_json({"task_id": task.task_id, "status": task.status})
     ended = task.status == "cancelled"

@@ -13,7 +13,7 @@ import click
 
 from qorzen_obs.cli.texts import printable
 from qorzen_obs.client import Client, ClientError
-from qorzen_obs.endpoint import DEFAULT_HOST, DEFAULT_PORT, url_of
+from qorzen_obs.endpoint import DEFAULT_HOST, DEFAULT_PORT, socket_path, url_of
 from qorzen_obs.errors import SettingsError
 from qorzen_obs.small_file import UnusableFileError, read_small_file
 
@@ -82,7 +82,8 @@ def make_client(url: str, token_file: Path | None, **options: Any) -> Client:
         WrongUse: the token's file cannot be read, or a `QORZEN_*` variable is misspelt.
     """
     _check_variables()
-    return Client(url, _token(token_file), **options)
+    has_scheme = "://" in url or socket_path(url) is not None
+    return Client(url if has_scheme else f"http://{url}", _token(token_file), **options)
 
 
 @contextmanager

@@ -13,6 +13,7 @@ import click
 from rich.text import Text
 
 from qorzen_obs.cli.account import log_lines, stack_lines, task_lines, why_lines
+from qorzen_obs.cli.ids import whole_task_id
 from qorzen_obs.cli.options import client_options, give_json, json_option, make_client, refusals_shown
 from qorzen_obs.cli.output import STYLES, print_lines, print_table
 from qorzen_obs.cli.texts import moment, number, printable, seconds, share
@@ -126,13 +127,14 @@ def _says(task: Task) -> str:
 @json_option
 @client_options
 def show_command(task_id: str, url: str, token_file: Path | None, lines: int, as_json: bool) -> None:
-    """Show everything of one task.
+    """Show everything of one task. The first characters of its ID are enough where no other begins so.
 
     Its times and where they went, its error, progress, last log lines, why it is pending, and its stack right now when
     it runs. With --json an object of task, why, stack and logs.
     """
     client = make_client(url, token_file)
     with refusals_shown():
+        task_id = whole_task_id(client, task_id)
         parts: dict[str, Any] = {"task": client.document(task_path(task_id)), "why": None, "stack": None}
         task = client.read(parts["task"], Task)
         if task.status == "pending":

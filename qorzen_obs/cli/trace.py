@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import click
 
+from qorzen_obs.cli.ids import whole_task_id, whole_trace_id
 from qorzen_obs.cli.options import client_options, give_json, json_option, make_client, refusals_shown
 from qorzen_obs.cli.output import open_console, print_lines
 from qorzen_obs.cli.waterfall import TraceDocument, read_spans, running_note, waterfall
@@ -28,13 +29,14 @@ _PIPE_WIDTH: Final = 120
 def trace_command(
     trace_or_task_id: str, url: str, token_file: Path | None, width: int | None, as_json: bool
 ) -> None:
-    """Draw the trace of a task as a waterfall. ID is a task's or a trace's.
+    """Draw the trace of a task as a waterfall. ID is a task's or a trace's, or the beginning of one.
 
     A thin line is waiting in the queue, a thick one running. Retries, failures, spans of worker processes and the
     asked task itself are marked. With --json the trace as OTLP/JSON, which trace viewers import.
     """
     client = make_client(url, token_file)
     with refusals_shown():
+        trace_or_task_id = _whole_id(client, trace_or_task_id)
         document = _find(client, trace_or_task_id)
         spans = read_spans(client.read(document, TraceDocument))
         running = None if as_json else _running(client, trace_or_task_id)
@@ -46,6 +48,12 @@ def trace_command(
     if running is not None:
         print_lines([running_note(running, trace_or_task_id)], console)
     return None
+
+
+def _whole_id(client: Client, either_id: str) -> str:
+    """Return the id that begins so: of a task, else of a trace."""
+    task_id = whole_task_id(client, either_id)
+    return task_id if task_id != either_id else whole_trace_id(client, either_id)
 
 
 def _find(client: Client, either_id: str) -> Any:

@@ -169,6 +169,47 @@ async def test_what_is_unknown_is_status_1(plane: OpsPlane) -> None:
         assert "Error: no " in done.stderr
 
 
+async def test_the_beginning_of_an_id_is_enough_where_no_other_begins_so(
+    manager: TaskManager, plane: OpsPlane
+) -> None:
+    task_id = await manager.submit_task(fail)
+    await manager.wait_for_task(task_id)
+    # A text of 31 characters may look like a secret, which the service does not search for.
+    for length in (1, 8, 31):
+        shown = await ask(plane, "show", task_id[:length].upper(), "--json")
+        assert json.loads(shown.stdout)["task"]["task_id"] == task_id, shown.stderr
+    again = await ask(plane, "rerun", task_id[:8])
+    info = await manager.wait_for_task(again.stdout.strip())
+    assert info.rerun_of == task_id
+    refused = await ask(plane, "cancel", task_id[:8])
+    assert refused.exit_code == 1
+    assert "no task" not in refused.stderr, "it was found, and had ended"
+
+
+async def test_a_beginning_that_several_ids_have_is_refused_with_their_names(
+    manager: TaskManager, plane: OpsPlane
+) -> None:
+    # More than there are hexadecimal digits, so two begin with the same.
+    ids = [await manager.submit_task(double, 1, name=f"double {number}") for number in range(17)]
+    for task_id in ids:
+        await manager.wait_for_task(task_id)
+    first = [task_id[0] for task_id in ids]
+    digit = next(one for one in first if first.count(one) > 1)
+    refused = await ask(plane, "show", digit)
+    assert (refused.exit_code, refused.stdout) == (1, "")
+    assert f"the ids of several tasks begin with {digit}: " in refused.stderr
+    named = [number for number, one in enumerate(first) if one == digit]
+    assert all(f"{ids[number][:8]} double {number}" in refused.stderr for number in named[-5:])
+
+
+async def test_an_address_needs_no_scheme(
+    manager: TaskManager, plane: OpsPlane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("QORZEN_URL", plane.url.removeprefix("http://"))
+    done = await asyncio.to_thread(CliRunner().invoke, cli, ["status", "--json"])
+    assert json.loads(done.stdout)["state"] == "ready"
+
+
 async def test_a_trace_is_drawn_by_its_own_or_its_tasks_id() -> None:
     async with managing() as (manager, spans), serving(manager, spans=spans) as plane:
         task_id = await manager.submit_task(parent)
@@ -177,6 +218,7 @@ async def test_a_trace_is_drawn_by_its_own_or_its_tasks_id() -> None:
         by_task = await ask(plane, "trace", task_id, "--width", "100")
         assert info.trace_id is not None
         by_trace = await ask(plane, "trace", info.trace_id, "--width", "100")
+        by_beginning = await ask(plane, "trace", info.trace_id[:12], "--width", "100")
         as_json = await ask(plane, "trace", task_id, "--json")
     head, _, *lines = by_task.stdout.splitlines()
     assert info.trace_id in head
@@ -185,6 +227,7 @@ async def test_a_trace_is_drawn_by_its_own_or_its_tasks_id() -> None:
     assert "✗ run child" in by_task.stdout
     assert "└ ValueError: as always" in by_task.stdout
     assert by_trace.stdout.replace("run parent", "") == by_task.stdout.replace(">run parent", " ")
+    assert by_beginning.stdout == by_trace.stdout
     assert json.loads(as_json.stdout)["resourceSpans"]
 
 
