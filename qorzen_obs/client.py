@@ -185,6 +185,47 @@ class Health(msgspec.Struct, frozen=True):
                     yield name, finding
 
 
+class Running(msgspec.Struct, frozen=True):
+    """How one running task is doing."""
+
+    task_id: str
+    pid: int | None = None  #: of the worker process that runs it
+
+
+class RunningList(msgspec.Struct, frozen=True):
+    """`GET /api/running`."""
+
+    items: list[Running]
+
+
+class Culprit(msgspec.Struct, frozen=True):
+    """Who holds or held the work loop."""
+
+    name: str
+    frames: list[Frame] = []
+
+
+class Block(msgspec.Struct, frozen=True):
+    """A stretch of time in which the work loop was held, and which is over."""
+
+    at: datetime
+    seconds: float
+    cause: str
+    culprit: Culprit | None = None
+
+
+class WorkLoop(msgspec.Struct, frozen=True):
+    """`GET /api/loop`."""
+
+    state: str
+    blocked_seconds: float
+    at: datetime
+    cause: str | None = None
+    culprit: Culprit | None = None
+    culprit_seconds: float | None = None  #: for how long it holds it; others may have done so before
+    recent: list[Block] = []  #: the last first
+
+
 class Why(msgspec.Struct, frozen=True):
     """`GET /api/tasks/{id}/why`."""
 
@@ -218,6 +259,7 @@ class Stack(msgspec.Struct, frozen=True):
     frames: list[Frame] = []
     awaiting: str | None = None
     asyncio_tasks: list[AsyncioTask] = []
+    pid: int | None = None  #: of the worker process
 
 
 class LogLines(msgspec.Struct, frozen=True):

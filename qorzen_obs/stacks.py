@@ -68,6 +68,7 @@ class LiveStack:
     frames: Frames = ()
     awaiting: str | None = None  #: what its innermost await is for
     tasks: tuple[AsyncioTask, ...] = ()
+    pid: int | None = None  #: of the worker process that runs it; None on other engines
 
 
 # ---------------------------------------------------------------------- threads

@@ -60,12 +60,14 @@ def _counted(counts: dict[str, int]) -> str:
 
 
 def _facts(facts: dict[str, Any]) -> str:
-    """Return the plain values; what is nested is for --json."""
-    return "  ".join(
-        f"{name} {value}"
-        for name, value in facts.items()
-        if isinstance(value, str | int | float) and value != ""
-    )
+    """Return the plain values and lists of numbers; what else is nested is for --json."""
+    return "  ".join(f"{name} {text}" for name, value in facts.items() if (text := _plain(value)))
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, list) and all(isinstance(item, int) for item in value):
+        return " ".join(map(str, value))
+    return str(value) if isinstance(value, str | int | float) else ""
 
 
 def _line(label: str, text: str) -> str:

@@ -25,7 +25,7 @@ from qorzen_obs.core.health_checks import HealthChecks
 from qorzen_obs.core.runtime import ManagerState, Runtime
 from qorzen_obs.core.task_table import TaskTable, by_priority
 from qorzen_obs.counts import TaskCounts
-from qorzen_obs.engines.base import AwaitingEngine, ReportingEngine, StackEngine
+from qorzen_obs.engines.base import AwaitingEngine, ForeignProcessEngine, ReportingEngine, StackEngine
 from qorzen_obs.engines.traits import EngineTraits
 from qorzen_obs.errors import InvalidTaskError, TaskNotFoundError
 from qorzen_obs.record import Attempt, TaskRecord
@@ -273,6 +273,11 @@ class Inspection:
             return None
         awaiting = engine.awaiting(attempt)
         return None if awaiting is None else self.redactor.text(awaiting)
+
+    def pid_of(self, attempt: Attempt) -> int | None:
+        """Return the worker process that runs an attempt; None where none does. Takes a microsecond."""
+        engine = self._runtime.engines[attempt.record.engine.kind]
+        return engine.pid(attempt) if isinstance(engine, ForeignProcessEngine) else None
 
     def stack_of(self, task_id: str) -> LiveStack | None:
         """Return where a running or abandoned task is right now; None when no code of it runs.

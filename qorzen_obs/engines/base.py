@@ -100,6 +100,15 @@ class AwaitingEngine(Protocol):
 
 
 @runtime_checkable
+class ForeignProcessEngine(Protocol):
+    """An engine that runs attempts in other processes of this machine."""
+
+    def pid(self, attempt: Attempt) -> int | None:
+        """Return the process that an attempt was given to, None before and after; from any thread."""
+        ...
+
+
+@runtime_checkable
 class ReportingEngine(Protocol):
     """An engine that has something to say in `TaskManager.status()`."""
 

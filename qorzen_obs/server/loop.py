@@ -46,6 +46,8 @@ class WorkLoop(Struct, frozen=True, kw_only=True):
     cause: str | None
     #: Null while it turns, while the watchdog has not seen it, and where the process did not get to run.
     culprit: LoopCulprit | None
+    #: For how long that culprit has held it, which is less where another one held it before.
+    culprit_seconds: float | None
     recent: list[LoopBlock]  #: the last first
     at: Moment
 
@@ -62,6 +64,7 @@ async def get_loop(request: web.Request) -> web.Response:
             blocked_seconds=round(seconds, 3) if is_blocked else 0.0,
             cause=None if block is None else block.cause,
             culprit=None if block is None else _holder(block, redactor),
+            culprit_seconds=None if block is None else round(min(block.seconds, seconds), 3),
             recent=[_ended_block(ended, redactor) for ended in reversed(looks.ended_blocks())],
             at=at,
         )

@@ -34,6 +34,7 @@ class RunningTask(Struct, frozen=True, kw_only=True):
     busy_share: Annotated[float, Meta(ge=0, le=1)] | None
     awaiting: str | None  #: what its innermost await is for
     waiting_for: str | None  #: the task that it waits for
+    pid: int | None  #: of the worker process that runs it
 
 
 class RunningTasks(Struct, frozen=True, kw_only=True):
@@ -98,6 +99,7 @@ async def get_running(request: web.Request) -> web.Response:
             busy_share=None if (share := busy_share(attempt, moment)) is None else round(share, 4),
             awaiting=looks.awaiting(attempt),
             waiting_for=attempt.waiting_for,
+            pid=looks.pid_of(attempt),
         )
         for attempt in attempts[:limit]
     ]

@@ -114,6 +114,10 @@ class Looks(Protocol):
         """Return what a running attempt awaits, in microseconds; None while its code runs, or where none can say."""
         ...
 
+    def pid_of(self, attempt: Attempt) -> int | None:
+        """Return the worker process that runs an attempt; None where none does."""
+        ...
+
     def stack_of(self, task_id: str) -> LiveStack | None:
         """Return where a task is; None when no code of it runs. For a process task it may take a second."""
         ...

@@ -45,6 +45,7 @@ class Stack(Struct, frozen=True, kw_only=True):
     frames: list[StackFrame]
     awaiting: str | None
     waiting_for: str | None
+    pid: int | None  #: of the worker process that runs it
     asyncio_tasks: list[AsyncioTask]
     taken_at: Moment
 
@@ -72,6 +73,7 @@ async def get_stack(request: web.Request) -> web.Response:
             frames=show_frames(stack.frames),
             awaiting=stack.awaiting,
             waiting_for=info.waiting_for,
+            pid=stack.pid,
             asyncio_tasks=[
                 AsyncioTask(name=task.name, frames=show_frames(task.frames), awaiting=task.awaiting)
                 for task in stack.tasks

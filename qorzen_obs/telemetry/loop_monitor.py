@@ -33,7 +33,7 @@ LONG_SECONDS: Final = 1.0  #: the end of a block that took longer is logged too
 MAX_STACK_TEXT: Final = 8_000
 PEAK_SECONDS: Final = 60.0  #: how long the worst lag is remembered
 KEPT_BLOCKS: Final = 20  #: how many ended blocks are remembered, the last ones
-_KEPT_FRAMES: Final = 4  # of each, the innermost: what a person looks for
+_KEPT_FRAMES: Final = 4  # of each: the outermost, which is the task's own, and the innermost ones
 
 
 class Block:
@@ -100,6 +100,11 @@ class EndedBlock(NamedTuple):
     task_id: str | None = None
     category: str | None = None
     frames: Frames = ()
+
+
+def _ends_of(frames: Frames) -> Frames:
+    """Return the frames of a stack that a person looks for, the innermost last."""
+    return frames if len(frames) <= _KEPT_FRAMES else (*frames[:1], *frames[1 - _KEPT_FRAMES :])
 
 
 class LoopMonitor:
@@ -345,7 +350,7 @@ class LoopMonitor:
                     culprit=block.name,
                     task_id=None if attempt is None else attempt.task_id,
                     category=block.culprit.category,
-                    frames=block.culprit.frames[-_KEPT_FRAMES:],  # they are there: the stack was made of them
+                    frames=_ends_of(block.culprit.frames),  # they are there: the stack was made of them
                 )
             )
 

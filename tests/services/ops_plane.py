@@ -222,6 +222,9 @@ class SaidManager:
         """There are no tasks."""
         return []
 
+    def pid_of(self, attempt: Attempt) -> int | None:
+        return None
+
     def awaiting(self, attempt: Attempt) -> str | None:
         """There are no tasks."""
 

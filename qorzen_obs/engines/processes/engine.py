@@ -173,7 +173,13 @@ class ProcessEngine:
             return None
         if frames is None:
             raise StackUnavailableError(attempt.task_id, "its worker process does not answer")
-        return LiveStack(RUNNING, users_frames(frames))
+        return LiveStack(RUNNING, users_frames(frames), pid=worker.pid)
+
+    def pid(self, attempt: Attempt) -> int | None:
+        """Return the process id of the worker that has an attempt; from any thread."""
+        job: Job | None = attempt.driver
+        worker = None if job is None else job.worker
+        return None if worker is None else worker.pid
 
     def close(self) -> None:
         """Let idle workers end by themselves, within a second, and kill the others.
@@ -219,6 +225,7 @@ class ProcessEngine:
         now = self._clock.monotonic()
         return {
             "workers": len(self._workers),
+            "pids": sorted(worker.pid for worker in list(self._workers) if worker.pid is not None),
             "idle": len(self._idle),
             "degraded": self._degraded or self._trouble,
             "quarantined": {name: round(left, 1) for name, left in self._quarantine.names(now).items()},

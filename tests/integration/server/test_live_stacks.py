@@ -250,11 +250,11 @@ async def test_a_call_on_the_loop_s_own_thread_shows_its_stack() -> None:
 )
 async def test_a_worker_process_answers_whatever_its_code_does(func: Callable[..., Any]) -> None:
     async with process_service() as service:
-        task_id, _ = await service.start(func)
+        task_id, pid = await service.start(func)
         for _ in range(3):
             stack = await asyncio.to_thread(service.tasks.looks.stack_of, task_id)
             assert stack is not None
-            assert stack.state == "running"
+            assert (stack.state, stack.pid) == ("running", int(pid))
             assert stack.frames[0].function == func.__name__
             assert stack.frames[0].file == process_tasks.__file__
         info = service.tasks.find(task_id)

@@ -17,7 +17,9 @@ from qorzen_obs.ledger import Meter
 from qorzen_obs.record import TaskRecord, TaskState
 from qorzen_obs.server.running import MAX_RUNS, USUAL_FOR_SECONDS, UsualSeconds, busy_share
 from qorzen_obs.tasks import COMPLETED, FAILED, TaskStatus
+from tests import process_tasks
 from tests.services.ops_plane import SaidManager, get_json, managing, serving
+from tests.services.process_service import process_service
 from tests.support import PATIENCE_SECONDS, Gate, ThreadGate, attempt, record, until
 
 
@@ -67,6 +69,18 @@ async def test_what_runs_is_listed_longest_running_first(session: aiohttp.Client
         for task_id in ids:
             await manager.wait_for_task(task_id)
         assert (await get_json(session, f"{plane.url}/api/running"))["items"] == []
+
+
+async def test_a_task_in_a_worker_process_has_its_pid(session: aiohttp.ClientSession) -> None:
+    async with process_service() as service, serving(service.tasks) as plane:
+        task_id, pid = await service.start(process_tasks.sleep_for_ever)
+        on_the_loop = await service.tasks.submit_task(asyncio.sleep, 60)
+        await until(lambda: service.tasks.status()["tasks"]["by_status"]["running"] == 2)
+        found = by_id(await get_json(session, f"{plane.url}/api/running"))
+        assert (found[task_id]["pid"], found[on_the_loop]["pid"]) == (int(pid), None)
+        stack = await get_json(session, f"{plane.url}/api/tasks/{task_id}/stack")
+        assert stack["pid"] == int(pid)
+        assert int(pid) in service.engine["pids"]
 
 
 async def test_a_parameter_that_is_not_known_is_refused(session: aiohttp.ClientSession) -> None:

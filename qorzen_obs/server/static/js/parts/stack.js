@@ -21,6 +21,7 @@ export function Stack({ path }) {
       ${stack ? html`<span class="quiet small">at <${Moment} at=${stack.taken_at} /></span>` : null}
       <button type="button" class="button small" onClick=${refresh}>Refresh</button></header>
     ${problem ? html`<p class="quiet" role="status">${problem}</p>` : null}
+    ${stack?.pid ? html`<p>in the worker process <code>${stack.pid}</code></p>` : null}
     ${stack ? html`<${Frames} frames=${stack.frames} />
       ${stack.awaiting ? html`<p>awaits <code>${stack.awaiting}</code></p>` : null}
       ${stack.asyncio_tasks.map((one) => html`<h3>${one.name}</h3><${Frames} frames=${one.frames} />

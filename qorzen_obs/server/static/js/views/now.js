@@ -36,12 +36,11 @@ function Culprit() {
   if (loop === null) return null;
   if (loop.state !== "blocked") return html`<${Blocks} recent=${loop.recent} />`;
   const { culprit } = loop;
-  const frame = culprit?.frames.at(-1);
   return html`<div class="culprit" id="culprit" role="alert">
-    <strong>The work loop is blocked</strong> for ${duration(loop.blocked_seconds)}
+    <strong>The work loop is blocked</strong> for ${duration(loop.culprit_seconds ?? loop.blocked_seconds)}
     ${loop.cause === "not_running" ? "; the process did not get to run."
       : culprit === null ? "; who holds it is not known yet." : html` by ${nameOf(culprit)}.`}
-    ${frame && html`<code>${placeOf(frame)}</code>`}
+    ${placesOf(culprit).map((place) => html`<code>${place}</code>`)}
   </div>`;
 }
 
@@ -54,11 +53,18 @@ function Blocks({ recent }) {
     ? "once" : `${recent.length} times`} lately, for ${duration(longest)} at most; the last time <${Moment} at=${recent[0].at} now=${now} /></summary>
     <ol>${recent.map(({ at, seconds, culprit }) => html`<li key=${at}><${Moment} at=${at} /> <strong>${duration(seconds)}</strong> ${culprit === null
       ? "the process did not get to run"
-      : html`${nameOf(culprit)} <code>${placeOf(culprit.frames.at(-1))}</code>`}</li>`)}</ol></details>`;
+      : html`${nameOf(culprit)} ${placesOf(culprit).map((place) => html`<code>${place}</code> `)}`}</li>`)}</ol></details>`;
 }
 
 function nameOf({ name, task_id, task_name }) {
   return task_id === null ? name : html`<a href=${href("tasks", task_id)}>${task_name}</a>`;
+}
+
+// The line of its own code that holds the loop, and the one that this has led to.
+function placesOf(culprit) {
+  const frames = culprit?.frames ?? [];
+  const own = frames.filter((frame) => frame.file === frames[0].file).at(-1);
+  return [...new Set([own, frames.at(-1)])].filter(Boolean).map(placeOf);
 }
 
 function placeOf(frame) {
@@ -193,7 +199,7 @@ function RunningRow({ task, doing, now }) {
     <td class="number wide">${percent(doing?.busy_share)}</td>
     <td class="wide" title=${doing?.awaiting ?? null}>${awaited
       ? html`<a href=${href("tasks", awaited)}>another task</a>`
-      : html`<span class="quiet">${doing?.awaiting ?? ""}</span>`}</td>
+      : html`<span class="quiet">${doing?.awaiting ?? (doing?.pid ? `process ${doing.pid}` : "")}</span>`}</td>
   </tr>`;
 }
 
