@@ -10,7 +10,7 @@ from typing import Any, Final
 from rich.text import Text
 
 from qorzen_obs.cli.output import STYLES
-from qorzen_obs.cli.texts import moment, printable, seconds, share
+from qorzen_obs.cli.texts import moment, printable, progress, seconds, shares
 from qorzen_obs.client import AsyncioTask, Frame, LogLines, Stack, Task, Why
 from qorzen_obs.engines.traits import ENGINES
 from qorzen_obs.telemetry.names import LOG_FINISHED
@@ -64,7 +64,7 @@ def task_lines(task: Task, now: datetime) -> Iterator[Text]:
         yield (
             _label("progress")
             .append_text(bar)
-            .append(f" {task.progress.percent:.1f}%  {printable(task.progress.message)}")
+            .append(f" {progress(task.progress.percent)}  {printable(task.progress.message)}")
         )
     if task.phases:
         yield from ledger_lines(task.phases)
@@ -98,7 +98,7 @@ def _start_lines(task: Task, now: datetime) -> Iterator[Text]:
 
 def progress_bar(percent: float, width: int) -> Text:
     """Return a bar of `width` characters."""
-    full = round(min(max(percent, 0.0), 100.0) / 100 * width)
+    full = int(min(max(percent, 0.0), 100.0) / 100 * width)
     return Text.assemble((_FULL * full, "green"), (_EMPTY * (width - full), "dim"))
 
 
@@ -116,12 +116,12 @@ def ledger_lines(phases: Mapping[str, float]) -> Iterator[Text]:
         fill, style = _PHASES.get(name, ("▒", ""))
         bar.append(fill * (end - begin), style)
     yield bar.append(f" {seconds(total)}")
-    for name, value in known:
+    for (name, value), part in zip(known, shares([value for _, value in known]), strict=True):
         fill, style = _PHASES.get(name, ("▒", ""))
         yield Text.assemble(
             " " * _LABEL_WIDTH,
             (fill, style),
-            f" {printable(name):<13}{seconds(value):>8}  {share(value / total):>4}",
+            f" {printable(name):<13}{seconds(value):>8}  {part:>4}",
         )
 
 
@@ -143,7 +143,8 @@ def why_lines(why: Why) -> Iterator[Text]:
 def stack_lines(stack: Stack) -> Iterator[Text]:
     """Yield where a task is right now, the innermost line last."""
     awaiting = f", awaits {printable(stack.awaiting)}" if stack.awaiting else ""
-    yield Text(f"Stack: {printable(stack.state)}{awaiting}", "bold")
+    where = f" in the worker process {stack.pid}" if stack.pid is not None else ""
+    yield Text(f"Stack: {printable(stack.state)}{where}{awaiting}", "bold")
     yield from _frame_lines(stack.frames)
     for task in stack.asyncio_tasks:
         yield from _asyncio_task_lines(task)

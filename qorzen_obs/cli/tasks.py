@@ -16,7 +16,7 @@ from qorzen_obs.cli.account import log_lines, stack_lines, task_lines, why_lines
 from qorzen_obs.cli.ids import whole_task_id
 from qorzen_obs.cli.options import client_options, give_json, json_option, make_client, refusals_shown
 from qorzen_obs.cli.output import STYLES, print_lines, print_table
-from qorzen_obs.cli.texts import moment, number, printable, seconds, share
+from qorzen_obs.cli.texts import moment, number, printable, progress, seconds
 from qorzen_obs.client import Client, ClientError, LogLines, Stack, Task, TaskPage, Why, task_path
 from qorzen_obs.tasks import TaskCategory, TaskPriority, TaskStatus
 
@@ -117,7 +117,7 @@ def _says(task: Task) -> str:
     if task.cancel_reason is not None:
         return printable(task.cancel_reason)
     if task.progress.updated_at is not None and not task.ended:
-        return printable(f"{share(task.progress.percent / 100)} {task.progress.message}")
+        return printable(f"{progress(task.progress.percent)} {task.progress.message}")
     return ""
 
 

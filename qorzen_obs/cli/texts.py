@@ -6,6 +6,7 @@ Whatever comes from a service is shown and does nothing: no escape sequence gets
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Final
 
@@ -80,5 +81,36 @@ def rate(per_second: float) -> str:
 
 
 def share(value: float) -> str:
-    """Return a share of 1 as a percentage."""
-    return f"{100 * value:.0f}%"
+    """Return a share of 1 as a percentage.
+
+    >>> share(0.424), share(1.2)
+    ('42%', '100%')
+    """
+    return f"{100 * min(max(value, 0.0), 1.0):.0f}%"
+
+
+def shares(values: Sequence[float]) -> list[str]:
+    """Return the share of each of these in their sum, as percentages that add up to 100.
+
+    Each is rounded down, and what is missing goes to those that lost most by it (the largest remainder method).
+
+    >>> shares([1, 1, 1]), shares([0.0])
+    (['34%', '33%', '33%'], ['0%'])
+    """
+    total = math.fsum(values)
+    exact = [100 * value / total if total > 0 else 0.0 for value in values]
+    whole = [math.floor(value) for value in exact]
+    missing = round(math.fsum(exact)) - sum(whole)
+    by_loss = sorted(range(len(exact)), key=lambda index: whole[index] - exact[index])
+    for index in by_loss[:missing]:
+        whole[index] += 1
+    return [f"{value}%" for value in whole]
+
+
+def progress(percent: float) -> str:
+    """Return how far something is; it says 100% at the end and not before.
+
+    >>> progress(99.97), progress(100)
+    ('99%', '100%')
+    """
+    return f"{math.floor(percent)}%"

@@ -19,8 +19,10 @@ from qorzen_obs.registry import TaskRegistry
 from qorzen_obs.server.app import OpsPlane
 from qorzen_obs.settings import ServerSettings
 from qorzen_obs.tasks import TaskCategory, TaskPriority, TaskStatus
+from tests import process_tasks
 from tests.services.http_server import give, http_server
 from tests.services.ops_plane import SaidManager, managing, serving
+from tests.services.process_service import process_service
 from tests.support import until
 
 EVIL = "[red]x[/red] \x1b[2J\u202e"
@@ -160,6 +162,16 @@ async def test_show_tells_where_a_running_task_is_and_why_another_is_pending(
     shown = await ask(plane, "show", pending)
     assert "held by tasks.max_concurrent_tasks; it is the next" in shown.stdout
     event.set()
+
+
+async def test_a_worker_process_is_named_by_its_pid() -> None:
+    async with process_service() as service, serving(service.tasks) as plane:
+        task_id, pid = await service.start(process_tasks.sleep_for_ever)
+        shown = await ask(plane, "show", task_id)
+        assert f"Stack: running in the worker process {pid}" in shown.stdout
+        status = await ask(plane, "status")
+    (line,) = (line for line in status.stdout.splitlines() if line.startswith("  process "))
+    assert pid in line.partition("pids ")[2].split()
 
 
 async def test_what_is_unknown_is_status_1(plane: OpsPlane) -> None:

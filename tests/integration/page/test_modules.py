@@ -176,3 +176,11 @@ async def test_events_are_folded_into_exact_counts_and_a_bounded_number_of_tasks
         False,
         True,
     ]
+
+
+async def test_the_shares_of_a_task_s_time_add_up_to_100(browser: Browser) -> None:
+    phases = {"queued": 1.0, "loop": 1.0, "await": 1.0}
+    given = [phases, {"loop": 0.2, "await": 59.8}, {}]
+    code = "({shares}, given) => given.map((one) => shares(one).map(({percent}) => percent))"
+    found = await run_in_page(browser, "parts/ledger.js", code, given)
+    assert found == [[34, 33, 33], [0, 100], []]

@@ -38,7 +38,7 @@ export function rate(perSecond) {
 }
 
 export function percent(share) {
-  return share === null || share === undefined ? "–" : `${Math.round(share * 100)} %`;
+  return share === null || share === undefined ? "–" : `${Math.round(Math.min(share, 1) * 100)} %`;
 }
 
 export function bytes(n) {

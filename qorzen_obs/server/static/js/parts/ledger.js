@@ -1,7 +1,7 @@
 // The time ledger: each moment of a task is in one phase, so the parts of this bar are its whole life.
 
 import { html } from "../../vendor/preact.js";
-import { duration, percent } from "../words.js";
+import { duration } from "../words.js";
 
 export const PHASES = {
   scheduled: "its delay had not passed",
@@ -16,11 +16,21 @@ export const PHASES = {
   transfer: "travelled to and from the worker process",
 };
 
-// [{ phase, seconds, share }], in the order of a task's life; what took no time is left out.
+// [{ phase, seconds, share, percent }], in the order of a task's life; what took no time is left out.
 export function shares(phases) {
   const known = Object.keys(PHASES).filter((phase) => phases[phase] > 0);
   const total = known.reduce((sum, phase) => sum + phases[phase], 0);
-  return known.map((phase) => ({ phase, seconds: phases[phase], share: phases[phase] / total }));
+  const percents = wholePercents(known.map((phase) => phases[phase] / total));
+  return known.map((phase, index) => ({ phase, seconds: phases[phase], share: phases[phase] / total, percent: percents[index] }));
+}
+
+// Whole percentages that add up to 100: each rounded down, and what is missing given to those that lost most by it.
+export function wholePercents(parts) {
+  const whole = parts.map((part) => Math.floor(100 * part));
+  const lost = (index) => 100 * parts[index] - whole[index];
+  const missing = parts.length ? 100 - whole.reduce((sum, one) => sum + one, 0) : 0;
+  for (const index of [...parts.keys()].sort((a, b) => lost(b) - lost(a)).slice(0, missing)) whole[index] += 1;
+  return whole;
 }
 
 export function Ledger({ phases }) {
@@ -32,9 +42,9 @@ export function Ledger({ phases }) {
         style=${{ width: `${share * 100}%`, background: `var(--phase-${phase})` }}></span>`)}
     </div>
     <ul class="ledger-legend">
-      ${parts.map(({ phase, seconds, share }) => html`<li key=${phase} title=${PHASES[phase]}>
+      ${parts.map(({ phase, seconds, percent }) => html`<li key=${phase} title=${PHASES[phase]}>
         <span class="swatch" aria-hidden="true" style=${{ background: `var(--phase-${phase})` }}></span>
         <span class="mono">${phase}</span> <strong title=${`${seconds} s`}>${duration(seconds)}</strong>
-        <span class="quiet">${percent(share)}</span></li>`)}
+        <span class="quiet">${percent} %</span></li>`)}
     </ul>`;
 }
