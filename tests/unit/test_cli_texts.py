@@ -5,6 +5,8 @@ from datetime import UTC, datetime
 from types import ModuleType
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from qorzen_obs import client
 from qorzen_obs.cli import texts
@@ -68,6 +70,25 @@ def test_lag_and_blocks_are_those_between_two_looks() -> None:
     assert figures.lag_quantile(before, now, 0.5) == pytest.approx(0.001 * 50 / 90)
     assert figures.lag_quantile(before, now, 0.95) == pytest.approx(0.003)
     assert figures.blocked_share(before, now) == {"io": 0.25}
+
+
+def test_a_block_that_ends_between_two_looks_is_never_more_than_all_of_the_time() -> None:
+    before, now = look(10.0, 0, 0, 0, 1.0), look(12.0, 0, 0, 0, 5.0)
+    assert figures.blocked_share(before, now) == {"io": 1.0}
+
+
+@given(st.lists(st.floats(0.0, 1e9), min_size=1).filter(lambda values: sum(values) > 1e-9))
+def test_shares_add_up_to_100_and_each_is_off_by_less_than_1(values: list[float]) -> None:
+    shown = [int(text.removesuffix("%")) for text in texts.shares(values)]
+    assert sum(shown) == 100
+    assert all(
+        abs(share - 100 * value / sum(values)) < 1.001 for share, value in zip(shown, values, strict=True)
+    )
+
+
+def test_memory_is_read_where_the_service_says_it() -> None:
+    assert look(0.0, 0, 0, 0, 0).memory is None
+    assert figures.read_gauges("process_resident_memory_bytes 8.16e+07\n", 0.0).memory == 81.6e6
 
 
 def test_beyond_the_last_bound_the_lag_is_that_bound() -> None:

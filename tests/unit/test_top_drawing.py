@@ -12,12 +12,26 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from qorzen_obs.cli.top.drawing import Scene, Size, draw
+from qorzen_obs.cli.top.drawing import draw, list_height
 from qorzen_obs.cli.top.figures import Gauges
 from qorzen_obs.cli.top.poll import Opened, Snapshot, Trouble
-from qorzen_obs.cli.top.view import Listing, Tab, View, rows_of
+from qorzen_obs.cli.top.scene import Scene, Size
+from qorzen_obs.cli.top.view import Column, Listing, Tab, View, rows_of
 from qorzen_obs.cli.waterfall import Span
-from qorzen_obs.client import Frame, Health, LogLines, Progress, Stack, Status, Task, TaskPage, Why
+from qorzen_obs.client import (
+    Block,
+    Culprit,
+    Frame,
+    Health,
+    LogLines,
+    Progress,
+    Stack,
+    Status,
+    Task,
+    TaskPage,
+    Why,
+    WorkLoop,
+)
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 USUAL = Size(120, 24)
@@ -75,7 +89,7 @@ def screen(snapshot: Snapshot | None, view: View | None = None, *, size: Size = 
         names={},
     )
     scene = Scene("http://127.0.0.1:8080", view, size, NOW, 100.0, rows, snapshot, **fields)
-    view.keep_selection(rows, scene.list_height)
+    view.keep_selection(rows, list_height(scene))
     file = StringIO()
     console = Console(
         file=file, width=size.width, height=size.height, markup=False, emoji=False, highlight=False
@@ -114,15 +128,84 @@ def test_the_head_tells_of_the_service_and_the_table_of_its_tasks() -> None:
     ]
 
 
-def test_who_blocks_the_loop_is_named_and_other_findings_have_a_line_each() -> None:
-    checks = {
-        "work-loop:blocked": [{"status": "warn", "output": "blocked for 2.1 s by task evil (id)"}],
-        "queue:saturation": [{"status": "warn", "output": "95 of 100 places are taken"}],
-    }
-    text = screen(a_snapshot(health=msgspec.convert({"status": "warn", "checks": checks}, Health)))
-    (loop,) = (line for line in text.splitlines() if line.startswith("loop "))
-    assert "blocked for 2.1 s by task evil (id)" in loop
-    assert "warn  queue:saturation: 95 of 100 places are taken" in text
+CHECKS = {
+    "work-loop:blocked": [{"status": "warn", "output": "blocked for 2.1 s by task evil (id)"}],
+    "queue:saturation": [{"status": "warn", "output": "95 of 100 places are taken"}],
+}
+WARNS = msgspec.convert({"status": "warn", "checks": CHECKS}, Health)
+#: The task's own code, and what that has called.
+CULPRIT = Culprit(
+    "render invoice of a customer",
+    [Frame("/srv/shop/invoices.py", 131, "render"), Frame("/usr/lib/json/encoder.py", 202, "encode")],
+)
+BLOCKED = WorkLoop("blocked", 9.0, NOW, "code", CULPRIT, 2.1)
+
+
+def words(lines: list[str]) -> str:
+    return " ".join(" ".join(lines).split())
+
+
+def test_who_blocks_the_loop_has_a_line_of_its_own_and_is_named_by_its_own_code() -> None:
+    lines = screen(a_snapshot(health=WARNS, loop=BLOCKED)).splitlines()
+    assert lines[1].rstrip() == "render invoice of a customer (invoices.py:131) blocks the loop for 2.10 s"
+    assert not [line for line in lines if "blocked for 2.1 s" in line], "it is said once"
+    assert "warn  queue:saturation: 95 of 100 places are taken" in [line.rstrip() for line in lines]
+    # A service that is older than this command says it by its health alone.
+    assert "blocked for 2.1 s by task evil (id)" in screen(a_snapshot(health=WARNS))
+
+
+def test_who_blocked_the_loop_is_named_for_a_minute_unless_it_was_short_or_nobody_s_fault() -> None:
+    def said(seconds_ago: float, seconds: float = 2.0, cause: str = "code") -> str:
+        block = Block(NOW - timedelta(seconds=seconds_ago + seconds), seconds, cause, CULPRIT)
+        return screen(a_snapshot(loop=WorkLoop("running", 0.0, NOW, recent=[block]))).splitlines()[1].rstrip()
+
+    who = "render invoice of a customer (invoices.py:131)"
+    assert said(12.0) == f"{who} blocked the loop for 2.00 s, 12 s ago"
+    for line in (said(61.0), said(12.0, seconds=0.05), said(12.0, cause="not_running")):
+        assert line.startswith("tasks ")
+
+
+@pytest.mark.parametrize("width", [60, 70, 100])
+def test_nothing_of_the_head_is_cut_off_where_there_are_lines_enough(width: int) -> None:
+    snapshot = a_snapshot(
+        health=WARNS, loop=BLOCKED, gauges=Gauges(0.0, {"high": 2}, {"high": 4.5}, memory=81.6e6)
+    )
+    lines = screen(snapshot, size=Size(width, 24)).splitlines()
+    head = words(lines[: next(number for number, line in enumerate(lines) if line.startswith("NAME"))])
+    for part in (
+        "http://127.0.0.1:8080 ready health warn",
+        "render invoice of a customer (invoices.py:131) blocks the loop for 2.10 s",
+        "completed 1,200 +206/s",
+        "memory 81.6 MB",
+        "high 2 oldest 4.50 s",
+        "process 2/2 1 abandoned",
+        "95 of 100 places are taken",
+    ):
+        assert part in head, part
+    assert "…" not in head
+
+
+def test_a_narrow_list_leaves_columns_out_and_not_the_one_that_it_is_sorted_by() -> None:
+    task = a_task("survey of the whole library", progress=Progress(50.0, "", NOW))
+    snapshot = a_snapshot(task, places={task.task_id: "asyncio.sleep"})
+
+    def row(view: View) -> tuple[str, str]:
+        lines = screen(snapshot, view, size=Size(60, 24)).splitlines()
+        (at,) = (number for number, line in enumerate(lines) if line.startswith("NAME"))
+        return words([lines[at]]), words([lines[at + 1]])
+
+    assert row(View()) == (
+        "NAME PRG ELAPSED▼ BUSY AWAITS",
+        "survey of the whole li… 50% 90.0 s - asyncio.sleep",
+    )
+    head, line = row(View(sort=Column.ENGINE, descending=False))
+    assert head == "NAME ENGINE▲ PRG ELAPSED BUSY AWAITS"
+    assert "process" in line
+
+
+def test_the_keys_at_the_foot_are_whole() -> None:
+    foot = screen(a_snapshot(), size=Size(60, 24)).splitlines()[-1].rstrip()
+    assert foot == "running 0  q quit  ? help  / filter  s sort  tab list"
 
 
 @pytest.mark.parametrize("size", [Size(80, 24), Size(200, 50), Size(40, 10), Size(10, 3)], ids=str)
@@ -210,6 +293,7 @@ def test_t6_and_t10_whatever_a_service_says_is_text(listing: Listing, tab: Tab |
     said["slots"] = {EVIL: {"limit": 1, "busy": 1}}
     said["tasks"]["by_status"] = {EVIL: 1}
     said["queue"]["paused"] = [EVIL]
+    evil = Culprit(EVIL, [Frame(EVIL, 1, EVIL, EVIL)])
     snapshot = a_snapshot(
         EVIL_TASK,
         status=msgspec.convert(said, Status),
@@ -218,6 +302,7 @@ def test_t6_and_t10_whatever_a_service_says_is_text(listing: Listing, tab: Tab |
         opened_id=EVIL_TASK.task_id,
         opened=EVIL_OPENED,
         blocked={EVIL: 1.0},
+        loop=WorkLoop(EVIL, 1.0, NOW, EVIL, evil, recent=[Block(NOW, 1.0, EVIL, evil)]),
         places={EVIL_TASK.task_id: EVIL},
     )
     view = View(

@@ -125,6 +125,20 @@ def test_a_worker_process_is_interrupted_for_the_selected_task_only() -> None:
     assert client.asked_for("/stack") == ["/api/tasks/q/stack"]
 
 
+def test_a_task_in_a_worker_process_is_shown_with_its_pid() -> None:
+    client = SaidClient(a_task("p", engine="process"), a_task("q", engine="process"), a_task("l"))
+    client.answers["/api/tasks/p/stack"] = {"state": "running", "awaiting": "a lock"}
+    client.answers["/api/running"] = {
+        "items": [{"task_id": "p", "pid": 7}, {"task_id": "q", "pid": 8}, {"task_id": "l", "pid": None}]
+    }
+    asker = Asker(client, client.clock)
+    assert asker.ask(Watched(visible=("p",))).places == {"p": "pid 7 a lock", "q": "pid 8"}
+    client.asked_for("")
+    client.lists(a_task("l"))
+    asker.ask(Watched())
+    assert not client.asked_for("/api/running"), "nobody wants to know"
+
+
 def test_what_a_task_waits_for_is_asked_for_its_name_once() -> None:
     client = SaidClient(a_task("a", waiting_for="b"), a_task("c", waiting_for="d"), a_task("d"))
     client.answers["/api/tasks/b"] = a_task("b", name="read the file")

@@ -1,9 +1,11 @@
-"""A view of a snapshot as what rich shows, for any size. Pure; whatever the service says is text and nothing else."""
+"""A view of a snapshot as what rich shows, for any size. Pure; whatever the service says is text and nothing else.
+
+The lines about the service as a whole are in head.py.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
@@ -14,18 +16,56 @@ from rich.text import Text
 
 from qorzen_obs.cli.account import log_lines, progress_bar, stack_lines, task_lines, why_lines
 from qorzen_obs.cli.output import STYLES
-from qorzen_obs.cli.texts import clock, number, printable, rate, seconds, share
-from qorzen_obs.cli.top.figures import Gauges
-from qorzen_obs.cli.top.poll import Opened, Snapshot, Trouble
+from qorzen_obs.cli.texts import clock, number, printable, progress, seconds, share
+from qorzen_obs.cli.top.head import head_lines
+from qorzen_obs.cli.top.poll import Opened, Snapshot
+from qorzen_obs.cli.top.scene import Scene
 from qorzen_obs.cli.top.view import COLUMNS, Column, Listing, Row, Tab, View
 from qorzen_obs.cli.waterfall import MARK, running_note, waterfall
 
 _WIDE: Final = 110  #: from here on there is room for bars and whole words
+_FLEXIBLE: Final = 30  #: columns that the name of a task and what it awaits have at least
 _BAR_WIDTH: Final = 12
-_SHORT: Final = {"normal": "norm", "critical": "crit"}
-_PRIORITIES: Final = ("critical", "high", "normal", "low")
+_SHORT_PRIORITIES: Final = {"normal": "norm", "critical": "crit"}
+_SHORT: Final = {Column.PRIORITY: "PRI", Column.PROGRESS: "PRG"}
+_ORDER: Final = (
+    Column.NAME,
+    Column.CATEGORY,
+    Column.PRIORITY,
+    Column.ENGINE,
+    Column.PROGRESS,
+    Column.ELAPSED,
+    Column.BUSY,
+    Column.ENDED,
+)
+#: How wide each column is, up to _WIDE and from there on. A name takes what is left.
+_WIDTHS: Final = {
+    Column.NAME: (0, 0),
+    Column.CATEGORY: (10, 11),
+    Column.PRIORITY: (5, 9),
+    Column.ENGINE: (8, 8),
+    Column.PROGRESS: (4, _BAR_WIDTH + 5),
+    Column.ELAPSED: (8, 8),
+    Column.BUSY: (5, 5),
+    Column.ENDED: (8, 8),
+}
+_FIGURES: Final = frozenset({Column.ELAPSED, Column.BUSY})
+#: What is left out first where there is too little room.
+_EXPENDABLE: Final = (
+    Column.ENGINE,
+    Column.PRIORITY,
+    Column.CATEGORY,
+    Column.ENDED,
+    Column.PROGRESS,
+    Column.BUSY,
+    Column.ELAPSED,
+)
 _SAYS: Final = {Listing.RUNNING: "AWAITS", Listing.PENDING: "", Listing.FAILED: "ERROR", Listing.ENDED: "END"}
-_ELAPSED: Final = {Listing.RUNNING: "ELAPSED", Listing.PENDING: "WAITS"}
+_TITLES: Final = {
+    (Listing.PENDING, Column.ELAPSED): "WAITS",
+    (Listing.FAILED, Column.ELAPSED): "RAN",
+    (Listing.ENDED, Column.ELAPSED): "RAN",
+}
 _KEYS: Final = (
     ("q", "quit"),
     ("?", "help"),
@@ -59,41 +99,10 @@ _HELP: Final = (
     ("", ""),
     ("BUSY", "the share of the last second on the loop or a processor"),
     ("AWAITS", "the task it waits for, else what it awaits, else its line"),
+    ("pid", "the worker process that runs it"),
     ("lag p99", "how late the loop runs timers, of the last seconds"),
     ("blocked", "the share of time in which somebody held the loop"),
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Size:
-    """Of the terminal."""
-
-    width: int
-    height: int
-
-
-@dataclass(frozen=True, slots=True)
-class Scene:
-    """All that a drawing is made of."""
-
-    url: str
-    view: View
-    size: Size
-    now: datetime  #: here
-    monotonic: float  #: here
-    rows: Sequence[Row] = ()
-    snapshot: Snapshot | None = None
-    trouble: Trouble | None = None
-
-    @property
-    def body_height(self) -> int:
-        """The lines between head and foot."""
-        return max(1, self.size.height - len(head_lines(self)) - 1)
-
-    @property
-    def list_height(self) -> int:
-        """The tasks that there is room for."""
-        return max(1, self.body_height - 1)
 
 
 def draw(scene: Scene) -> RenderableType:
@@ -102,7 +111,7 @@ def draw(scene: Scene) -> RenderableType:
     layout = Layout()
     layout.split_column(
         Layout(_cut(head), size=len(head)),
-        Layout(_body(scene), size=scene.body_height),
+        Layout(_body(scene), size=body_height(scene)),
         Layout(_cut([_foot(scene)]), size=1),
     )
     return layout
@@ -115,109 +124,17 @@ def _cut(lines: Sequence[Text]) -> Group:
     return Group(*lines)
 
 
-# ---------------------------------------------------------------------- head
-
-
-def head_lines(scene: Scene) -> list[Text]:
-    """Return what is said of the service as a whole."""
-    lines = [_title(scene)]
-    if scene.trouble is not None:
-        lines.append(_banner(scene, scene.trouble))
-    snapshot = scene.snapshot
-    if snapshot is None:
-        return lines
-    lines += [_counts(snapshot), _loop(snapshot), _queue(snapshot), _slots(snapshot)]
-    lines += [
-        Text(printable(f"{finding.status}  {name}: {finding.output}"), STYLES[finding.status])
-        for name, finding in snapshot.health.problems()
-        if not name.startswith("work-loop:")  # the loop's own line says it
-    ]
-    return lines
-
-
-def _title(scene: Scene) -> Text:
-    text = Text.assemble(("qorzen-obs top ", "bold"), (printable(scene.url), "dim"))
-    if scene.snapshot is not None:
-        state, health = scene.snapshot.status.state, scene.snapshot.health.status
-        text.append("  ").append(printable(state), STYLES.get(state, "bold red"))
-        text.append("  health ").append(health, STYLES[health])
-    text.append(f"  {clock(scene.now)}", "dim")
-    if scene.view.paused:
-        text.append("  paused", "reverse")
-    return text
-
-
-def _banner(scene: Scene, trouble: Trouble) -> Text:
-    what = "refused" if trouble.answered else "no answer"
-    waited = seconds(max(0.0, scene.monotonic - trouble.since))
-    return Text(f"{what} for {waited}, retrying ... {printable(trouble.message)}", "bold white on red")
-
-
-def _counts(snapshot: Snapshot) -> Text:
-    text = _label("tasks")
-    for status, count in snapshot.status.tasks.by_status.items():
-        text.append(f"{printable(status)} ", "dim").append(
-            number(count), STYLES.get(status, "") if count else ""
-        )
-        rises = snapshot.rates.get(status, 0.0)
-        text.append(f" +{rate(rises)}" if rises > 0 else "").append("  ")
-    return text
-
-
-def _loop(snapshot: Snapshot) -> Text:
-    text = _label("loop")
-    text.append("lag p99 ", "dim").append("-" if snapshot.lag is None else seconds(snapshot.lag))
-    if snapshot.blocked:
-        text.append("  blocked ", "dim")
-        text.append(
-            ", ".join(
-                f"{printable(category)} {_fine_share(part)}" for category, part in snapshot.blocked.items()
-            ),
-            "yellow",
-        )
-    for name, finding in snapshot.health.problems():
-        if name.startswith("work-loop:"):
-            text.append("  ").append(printable(finding.output), STYLES[finding.status])
-    return text
-
-
-def _fine_share(part: float) -> str:
-    return share(part) if part >= 0.01 else "<1%"
-
-
-def _queue(snapshot: Snapshot) -> Text:
-    queue, gauges = snapshot.status.queue, snapshot.gauges or Gauges(0.0)
-    used = queue.depth + queue.scheduled
-    text = _label("queue").append(
-        f"{number(used)} of {number(queue.limit)}", "bold red" if used >= 0.9 * queue.limit else ""
-    )
-    if queue.scheduled:
-        text.append(f", {number(queue.scheduled)} for later")
-    # The metrics are a little older, and nobody should wait in an empty queue.
-    for priority in _PRIORITIES if used else ():
-        if count := gauges.pending.get(priority, 0):
-            text.append(f"  {priority} ", "dim").append(number(count), "yellow")
-            text.append(f" oldest {seconds(gauges.oldest.get(priority))}")
-    if queue.paused:
-        text.append(f"  paused: {printable(', '.join(queue.paused))}", "bold yellow")
-    return text
-
-
-def _slots(snapshot: Snapshot) -> Text:
-    text = _label("slots")
-    for engine, slots in snapshot.status.slots.items():
-        text.append(f"{printable(engine)} ", "dim")
-        text.append(f"{slots.busy}/{slots.limit}", "yellow" if slots.busy >= slots.limit else "")
-        text.append(f" {slots.lent} lent" if slots.lent else "")
-        text.append(f" {slots.abandoned} abandoned" if slots.abandoned else "", "bold red").append("  ")
-    return text
-
-
-def _label(name: str) -> Text:
-    return Text.assemble((f"{name:<7}", "bold"))
-
-
 # ---------------------------------------------------------------------- body
+
+
+def body_height(scene: Scene) -> int:
+    """Return the lines between head and foot."""
+    return max(1, scene.size.height - len(head_lines(scene)) - 1)
+
+
+def list_height(scene: Scene) -> int:
+    """Return how many tasks there is room for."""
+    return max(1, body_height(scene) - 1)
 
 
 def _body(scene: Scene) -> RenderableType:
@@ -233,23 +150,27 @@ def _body(scene: Scene) -> RenderableType:
 
 def _list(scene: Scene) -> RenderableType:
     view, wide = scene.view, scene.size.width >= _WIDE
+    columns = _columns(scene)
     table = Table(box=None, expand=True, pad_edge=False, padding=(0, 1, 0, 0), header_style="reverse")
-    table.add_column(_heading(view, Column.NAME), ratio=3, no_wrap=True, overflow="ellipsis")
-    _narrow(table, _heading(view, Column.CATEGORY), 11 if wide else 10)
-    _narrow(table, _heading(view, Column.PRIORITY, "PRIORITY" if wide else "PRI"), 9 if wide else 5)
-    _narrow(table, _heading(view, Column.ENGINE), 8)
-    columns = COLUMNS[view.listing]
-    if Column.PROGRESS in columns:
-        title = "PROGRESS" if wide else "PRG"
-        _narrow(table, _heading(view, Column.PROGRESS, title), _BAR_WIDTH + 5 if wide else 4)
-    _narrow(table, _heading(view, Column.ELAPSED, _ELAPSED.get(view.listing, "RAN")), 8, justify_right=True)
-    if Column.BUSY in columns:
-        _narrow(table, _heading(view, Column.BUSY), 5, justify_right=True)
-    if Column.ENDED in columns:
-        _narrow(table, _heading(view, Column.ENDED), 8)
+    for column in columns:
+        title = _TITLES.get((view.listing, column)) or (
+            column.value if wide else _SHORT.get(column, column.value)
+        )
+        if column is Column.NAME:
+            table.add_column(_heading(view, column, title), ratio=3, no_wrap=True, overflow="ellipsis")
+        else:
+            table.add_column(
+                _heading(view, column, title),
+                width=_width(column, wide),
+                no_wrap=True,
+                overflow="ellipsis",
+                justify="right" if column in _FIGURES else "left",
+            )
     table.add_column(Text(_SAYS[view.listing]), ratio=2, no_wrap=True, overflow="ellipsis")
-    for index, row in enumerate(scene.rows[view.offset : view.offset + scene.list_height], view.offset):
-        table.add_row(*_cells(row, view.listing, wide), style="reverse" if index == view.index else "")
+    for index, row in enumerate(scene.rows[view.offset : view.offset + list_height(scene)], view.offset):
+        cells = [_cell(row, column, view.listing, wide) for column in columns]
+        says = Text(printable(row.says), "red" if row.task.error_type else "")
+        table.add_row(*cells, says, style="reverse" if index == view.index else "")
     if scene.rows:
         return table
     if scene.snapshot is not None and scene.snapshot.listing is not view.listing:
@@ -260,46 +181,60 @@ def _list(scene: Scene) -> RenderableType:
     )
 
 
-def _heading(view: View, column: Column, title: str | None = None) -> Text:
+def _columns(scene: Scene) -> list[Column]:
+    """Return the columns that there is room for; the one that the list is sorted by is never left out."""
+    view, wide = scene.view, scene.size.width >= _WIDE
+    columns = list(COLUMNS[view.listing])
+    for column in _EXPENDABLE:
+        taken = sum(_width(one, wide) + 1 for one in columns if one is not Column.NAME)
+        if scene.size.width - taken >= _FLEXIBLE:
+            break
+        if column in columns and column is not view.sort:
+            columns.remove(column)
+    return sorted(columns, key=_ORDER.index)
+
+
+def _width(column: Column, wide: bool) -> int:
+    narrow_width, wide_width = _WIDTHS[column]
+    return wide_width if wide else narrow_width
+
+
+def _heading(view: View, column: Column, title: str) -> Text:
     mark = ("▼" if view.descending else "▲") if column is view.sort else ""
-    return Text((title or column.value) + mark)
+    return Text(title + mark)
 
 
-def _narrow(table: Table, heading: Text, width: int, *, justify_right: bool = False) -> None:
-    table.add_column(
-        heading,
-        width=width,
-        no_wrap=True,
-        overflow="ellipsis",
-        justify="right" if justify_right else "left",
-    )
-
-
-def _cells(row: Row, listing: Listing, wide: bool) -> list[Text]:
+def _cell(row: Row, column: Column, listing: Listing, wide: bool) -> Text:
     task = row.task
-    priority = task.priority if wide else _SHORT.get(task.priority, task.priority)
-    name = Text(printable(task.name), STYLES.get(task.status, "") if listing is Listing.ENDED else "")
-    cells = [name, *(Text(printable(text)) for text in (task.category, priority, task.engine))]
-    columns = COLUMNS[listing]
-    if Column.PROGRESS in columns:
-        cells.append(_progress(row, wide))
-    cells.append(Text(seconds(row.elapsed)))
-    if Column.BUSY in columns:
-        cells.append(Text("-" if row.busy is None else share(row.busy)))
-    if Column.ENDED in columns:
-        cells.append(Text("-" if task.completed_at is None else clock(task.completed_at)))
-    cells.append(Text(printable(row.says), "red" if task.error_type else ""))
-    return cells
+    match column:
+        case Column.NAME:
+            return Text(printable(task.name), STYLES.get(task.status, "") if listing is Listing.ENDED else "")
+        case Column.CATEGORY:
+            return Text(printable(task.category))
+        case Column.PRIORITY:
+            return Text(
+                printable(task.priority if wide else _SHORT_PRIORITIES.get(task.priority, task.priority))
+            )
+        case Column.ENGINE:
+            return Text(printable(task.engine))
+        case Column.PROGRESS:
+            return _progress(row, wide)
+        case Column.ELAPSED:
+            return Text(seconds(row.elapsed))
+        case Column.BUSY:
+            return Text("-" if row.busy is None else share(row.busy))
+        case Column.ENDED:
+            return Text("-" if task.completed_at is None else clock(task.completed_at))
 
 
 def _progress(row: Row, wide: bool) -> Text:
-    progress = row.task.progress
-    if progress.updated_at is None:
+    reported = row.task.progress
+    if reported.updated_at is None:
         return Text("-", "dim")
-    percent = Text(f"{progress.percent:.0f}%")
+    percent = Text(progress(reported.percent))
     if not wide:
         return percent
-    return progress_bar(progress.percent, _BAR_WIDTH).append(" ").append_text(percent)
+    return progress_bar(reported.percent, _BAR_WIDTH).append(" ").append_text(percent)
 
 
 def _opened(scene: Scene, snapshot: Snapshot) -> RenderableType:
@@ -314,7 +249,7 @@ def _opened(scene: Scene, snapshot: Snapshot) -> RenderableType:
         tabs.append(f" {key} {tab.value} ", "reverse" if tab is view.tab else "dim")
     tabs.append(f"  {printable(opened.task.name)}", "bold")
     lines, matters = opened_lines(opened, view.tab, scene.now, scene.size.width)
-    room = scene.body_height - 1
+    room = body_height(scene) - 1
     first = matters - room // 3 if view.scroll is None else view.scroll
     view.first_line = max(0, min(first, len(lines) - room))
     return _cut([tabs, *lines[view.first_line : view.first_line + room]])
@@ -365,7 +300,8 @@ def _foot(scene: Scene) -> Text:
             text.append(f" of {_how_many(scene.snapshot, view.listing)}")
         text.append(f" with {printable(view.filter)!r}" if view.filter else "", "yellow").append("  ")
     for key, what in _KEYS if view.opened is None else _OPENED_KEYS:
-        text.append(f"{key} ", "bold cyan").append(f"{what}  ")
+        if text.cell_len + len(f"{key} {what}") <= scene.size.width:
+            text.append(f"{key} ", "bold cyan").append(f"{what}  ")
     return text
 
 

@@ -19,7 +19,8 @@ _PENDING: Final = names.TASKS.name
 _OLDEST: Final = names.OLDEST_PENDING.name
 _LAG: Final = f"{names.LOOP_LAG.name}_bucket"
 _BLOCKED: Final = f"{names.LOOP_BLOCKED.name}_total"
-_READ: Final = tuple(f"{name}{{" for name in (_PENDING, _OLDEST, _LAG, _BLOCKED))
+_MEMORY: Final = "process_resident_memory_bytes"  #: of prometheus_client's ProcessCollector
+_READ: Final = (*(f"{name}{{" for name in (_PENDING, _OLDEST, _LAG, _BLOCKED)), f"{_MEMORY} ")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,7 @@ class Gauges:
     oldest: Mapping[str, float] = field(default_factory=dict)  #: seconds, by priority
     lag_buckets: Mapping[float, float] = field(default_factory=dict)  #: cumulative, by upper bound in seconds
     blocked: Mapping[str, float] = field(default_factory=dict)  #: seconds in all, by category
+    memory: float | None = None  #: bytes of the service's process, without its worker processes
 
 
 def read_gauges(text: str, at: float) -> Gauges:
@@ -45,6 +47,7 @@ def read_gauges(text: str, at: float) -> Gauges:
     oldest: dict[str, float] = defaultdict(float)
     lag: dict[float, float] = {}
     blocked: dict[str, float] = {}
+    memory: float | None = None
     for family in _families("\n".join(lines) + "\n"):
         for sample in family.samples:
             labels, value = sample.labels, sample.value
@@ -57,7 +60,9 @@ def read_gauges(text: str, at: float) -> Gauges:
                 lag[float(labels.get("le", "nan"))] = value
             elif sample.name == _BLOCKED:
                 blocked[labels.get("category", "")] = value
-    return Gauges(at, pending, oldest, lag, blocked)
+            elif sample.name == _MEMORY:
+                memory = value
+    return Gauges(at, pending, oldest, lag, blocked, memory)
 
 
 def _families(text: str) -> Iterator[Metric]:
@@ -78,7 +83,10 @@ def lag_quantile(before: Gauges, now: Gauges, quantile: float) -> float | None:
 
 
 def blocked_share(before: Gauges, now: Gauges) -> dict[str, float]:
-    """Return the share of the time between two looks in which the loop was held, by each category that held it."""
+    """Return the share of the time between two looks in which the loop was held, by each category that held it.
+
+    A block is counted when it is over, so more may be counted than has passed: then the shares are cut to 1 together.
+    """
     seconds = now.at - before.at
     if seconds <= 0:
         return {}
@@ -86,7 +94,9 @@ def blocked_share(before: Gauges, now: Gauges) -> dict[str, float]:
         category: (value - before.blocked.get(category, 0.0)) / seconds
         for category, value in now.blocked.items()
     }
-    return {category: share for category, share in shares.items() if share > 0}
+    held = {category: share for category, share in shares.items() if share > 0}
+    too_much = max(1.0, sum(held.values()))
+    return {category: share / too_much for category, share in held.items()}
 
 
 class Rates:

@@ -26,11 +26,13 @@ from qorzen_obs.client import (
     ClientError,
     Health,
     LogLines,
+    RunningList,
     Stack,
     Status,
     Task,
     TaskPage,
     Why,
+    WorkLoop,
     task_path,
 )
 from qorzen_obs.engines.traits import runs_in_process
@@ -92,6 +94,7 @@ class Snapshot:
     gauges: Gauges | None = None
     lag: float | None = None  #: of the loop, p99 in seconds
     blocked: Mapping[str, float] = field(default_factory=dict)  #: the share of time, by category
+    loop: WorkLoop | None = None  #: who holds it; None where the service does not say
     busy: Mapping[str, float] = field(default_factory=dict)  #: by task
     places: Mapping[str, str] = field(default_factory=dict)  #: where running tasks are
     names: Mapping[str, str] = field(default_factory=dict)  #: of tasks that listed ones wait for
@@ -144,8 +147,9 @@ class Asker:
             gauges=gauges,
             lag=lag_quantile(before or Gauges(0.0), gauges, 0.99) if gauges else None,
             blocked=blocked_share(before, gauges) if before and gauges else {},
+            loop=self._if_any(lambda: self._client.get("/api/loop", WorkLoop)),
             busy=self._busy(page),
-            places=self._look_at_stacks(page, watched),
+            places=self._look_at_places(page, watched),
             names=self._look_at_awaited(page, watched),
             opened_id=watched.opened,
             opened=None if watched.opened is None else self._look_at_opened(watched.opened, watched.tab),
@@ -169,6 +173,16 @@ class Asker:
         }
         self._phases = {task.task_id: task.phases for task in page.items}
         return {task_id: share for task_id, share in shares.items() if share is not None}
+
+    def _look_at_places(self, page: TaskPage, watched: Watched) -> dict[str, str]:
+        """Return where running tasks are: in which worker process, and where there, as far as was looked."""
+        places = self._look_at_stacks(page, watched)
+        if any(task.status == "running" and runs_in_process(task.engine) for task in page.items):
+            running = self._if_any(lambda: self._client.get("/api/running", RunningList, {"limit": TASKS}))
+            for one in () if running is None else running.items:
+                if one.pid is not None:
+                    places[one.task_id] = f"pid {one.pid} {places.get(one.task_id, '')}".rstrip()
+        return places
 
     def _look_at_stacks(self, page: TaskPage, watched: Watched) -> dict[str, str]:
         """Look where some of the visible tasks are: the selected one each time, then those not seen for longest."""

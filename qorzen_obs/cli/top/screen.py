@@ -8,8 +8,9 @@ from datetime import UTC, datetime
 from rich.console import Console
 from rich.live import Live
 
-from qorzen_obs.cli.top.drawing import Scene, Size, draw
+from qorzen_obs.cli.top.drawing import body_height, draw, list_height
 from qorzen_obs.cli.top.poll import Poller, Watched
+from qorzen_obs.cli.top.scene import Scene, Size
 from qorzen_obs.cli.top.terminal import Terminal
 from qorzen_obs.cli.top.view import Command, CommandKind, Shown, View, rows_of
 from qorzen_obs.client import Client, ClientError
@@ -77,20 +78,20 @@ def _scene(client: Client, view: View, poller: Poller, console: Console) -> Scen
         snapshot=snapshot,
         trouble=poller.trouble,
     )
-    view.keep_selection(rows, scene.list_height)
+    view.keep_selection(rows, list_height(scene))
     return scene
 
 
 def _shown(scene: Scene) -> Shown:
     opened = scene.snapshot.opened if scene.snapshot is not None else None
     if scene.view.opened is None:
-        return Shown(scene.rows, scene.list_height)
+        return Shown(scene.rows, list_height(scene))
     is_this = opened is not None and opened.task.task_id == scene.view.opened
-    return Shown(scene.rows, scene.body_height - 1, opened.task if opened is not None and is_this else None)
+    return Shown(scene.rows, body_height(scene) - 1, opened.task if opened is not None and is_this else None)
 
 
 def _watched(scene: Scene) -> Watched:
     view = scene.view
-    visible = [row.task.task_id for row in scene.rows[view.offset : view.offset + scene.list_height]]
+    visible = [row.task.task_id for row in scene.rows[view.offset : view.offset + list_height(scene)]]
     visible.sort(key=lambda task_id: task_id != view.selected)
     return Watched(view.listing, view.filter, tuple(visible), view.opened, view.tab, view.paused)
