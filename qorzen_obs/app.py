@@ -20,7 +20,7 @@ from qorzen_obs.core.logger_manager import LoggerManager
 from qorzen_obs.core.task_manager import TaskManager
 from qorzen_obs.errors import ManagerError, ManagerInitializationError
 from qorzen_obs.in_thread import run_in_daemon_thread
-from qorzen_obs.otel_variables import only_usable, read_otel_environment
+from qorzen_obs.otel_variables import OtelWarning, only_usable, read_otel_environment
 from qorzen_obs.registry import TaskRegistry
 from qorzen_obs.server.app import OpsPlane
 from qorzen_obs.server.health import HealthCollector
@@ -133,7 +133,8 @@ class Service:
             await manager.initialize()
             stops.push_async_callback(manager.shutdown)
         stops.enter_context(tapped(loggers.stream))
-        for warning in read_otel_environment(self._environment).warnings:
+        variables = read_otel_environment(self._environment).warnings
+        for warning in variables:
             loggers.get_logger("telemetry").warning(names.LOG_OTEL_VARIABLE, **warning._asdict())
         tracing = set_up_tracing(
             settings.telemetry, self._environment, set_global=True, redactor=self._redactor
@@ -153,7 +154,9 @@ class Service:
                 tracer_provider=tracing.provider,
                 telemetry=TelemetryParts(
                     settings=settings.telemetry,
-                    status=functools.partial(_telemetry_status, tracing, export, metrics),
+                    status=functools.partial(
+                        _telemetry_status, tracing, export, metrics, _shown(variables, self._redactor)
+                    ),
                     on_spans=tracing.on_spans,
                     redactor=self._redactor,
                     lost=functools.partial(_lost, loggers.stream, tracing, metrics),
@@ -229,13 +232,19 @@ def _make_registry(*collectors: Collector) -> CollectorRegistry:
 
 
 def _telemetry_status(
-    tracing: Tracing, logs: LogExport | None, metrics: MetricExport | None
+    tracing: Tracing, logs: LogExport | None, metrics: MetricExport | None, variables: list[dict[str, str]]
 ) -> dict[str, Any]:
     status = tracing.status()
-    for export in (logs, metrics):
+    for what, export in (("log_export", logs), ("metric_export", metrics)):
+        status[what] = None if export is None else export.queue.status()
         if export is not None and export.queue.trouble is not None:
             status["trouble"].append(export.queue.trouble)
-    return status
+    return {**status, "variables": variables}
+
+
+def _shown(variables: Iterable[OtelWarning], redactor: Redactor) -> list[dict[str, str]]:
+    """Return the variables that are not followed, as `status()` shows them."""
+    return [{name: redactor.text(value) for name, value in one._asdict().items()} for one in variables]
 
 
 def _lost(stream: LogStream, tracing: Tracing, metrics: MetricExport | None) -> dict[str, int]:

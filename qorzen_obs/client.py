@@ -164,6 +164,19 @@ class Status(msgspec.Struct, frozen=True):
     versions: dict[str, str] = {}
 
 
+class Setting(msgspec.Struct, frozen=True):
+    """One setting in force."""
+
+    value: Any
+    default: bool
+
+
+class SettingsInForce(msgspec.Struct, frozen=True):
+    """`GET /api/settings`, by section and name."""
+
+    sections: dict[str, dict[str, Setting]]
+
+
 class Finding(msgspec.Struct, frozen=True):
     """What one check of the health came to."""
 
@@ -373,7 +386,11 @@ class Client:
 
     def metrics(self) -> str:
         """Return the metrics in Prometheus' text format."""
-        return self._ask("/metrics").decode("utf-8", "replace")
+        return self.text("/metrics")
+
+    def text(self, path: str, *, also: tuple[int, ...] = ()) -> str:
+        """Return what stands under a path as text; also of an answer with one of these statuses."""
+        return self._ask(path, also=also).decode("utf-8", "replace")
 
     def tasks(self, query: Query) -> TaskPage:
         """Return a page of a list."""

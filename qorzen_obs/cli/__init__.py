@@ -21,6 +21,7 @@ _HOMES: Final = {
     "top": "top",
     "status": "service",
     "health": "service",
+    "doctor": "doctor",
     "tasks": "tasks",
     "show": "tasks",
     "trace": "trace",

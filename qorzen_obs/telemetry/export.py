@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Final, Generic, Protocol, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 from opentelemetry import context as otel_context
 from opentelemetry.context import _SUPPRESS_INSTRUMENTATION_KEY
@@ -194,6 +194,14 @@ class ExportQueue(Generic[T]):
         if self._clock.monotonic() - self._full_at < _SILENCE_SECONDS:
             return f"export {self.name}: the queue was full within the last minute, and some were dropped"
         return None
+
+    def status(self) -> dict[str, Any]:
+        """Return what became of the items so far, as JSON shows it."""
+        return {
+            "exported": self.exported,
+            "lost": self.failed + self.dropped_full + self.dropped_shutdown,
+            "last_export_at": self.last_export_at or None,
+        }
 
     def flush(self, timeout_seconds: float) -> bool:
         """Wait until what was put in so far has been sent or has failed; return False when that took too long."""

@@ -1,5 +1,6 @@
 """What the command line says of itself, and what it refuses before anything starts."""
 
+import os
 import pickle
 import subprocess
 import sys
@@ -27,9 +28,10 @@ def test_the_version_is_the_package_s() -> None:
     [
         (["--help"], ["demo", "serve", "QORZEN_TASKS__MAX_CONCURRENT_TASKS", "2 wrong use"]),
         (["-h"], ["demo", "serve"]),
-        (["demo", "--help"], ["--path DIR", "--once", "--json", "--pause SECONDS", "--host", "--port", "--config"]),
+        (["demo", "--help"], ["--path", "--once", "--trouble", "--json", "--pause", "--host", "--port", "--config"]),
         (["serve", "--help"], ["MODULE...", "--host", "--port", "--config FILE", "at_start"]),
         (["--help"], ["top", "status", "tasks", "show", "trace", "submit", "cancel", "rerun", "pause", "resume"]),
+        (["doctor", "--help"], ["--config FILE", "--url", "--json", "does not"]),
         (["health", "--help"], ["--url", "--token-file FILE", "--json", "does not answer"]),
         (["tasks", "--help"], ["--status", "--category", "--priority", "--plugin", "--name", "-q", "--limit", "--all"]),
         (["submit", "--help"], ["[JSON]...", "--priority", "--timeout", "--idempotency-key", "--wait"]),
@@ -234,3 +236,31 @@ print([name for name in {unneeded!r} if name in sys.modules])
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize("shell", ["zsh", "fish"])  # for bash click asks the installed one for its version
+def test_each_shell_gets_a_script_that_completes_commands(shell: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "qorzen_obs"],
+        env={**os.environ, "_QORZEN_OBS_COMPLETE": f"{shell}_source"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert f"_QORZEN_OBS_COMPLETE={shell}_complete" in done.stdout
+
+
+def test_commands_are_completed() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "qorzen_obs"],
+        env={
+            **os.environ,
+            "_QORZEN_OBS_COMPLETE": "zsh_complete",
+            "COMP_WORDS": "qorzen-obs do",
+            "COMP_CWORD": "1",
+        },
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "doctor" in done.stdout.split()
