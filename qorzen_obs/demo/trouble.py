@@ -143,7 +143,7 @@ async def _back_up(ends: Ends) -> None:
             group.create_task(ends.run(send, name=f"send mail {number + 1}"))
 
 
-@task(category=TaskCategory.BACKGROUND, max_concurrent=1, timeout=5, new_trace=True)
+@task(name="send mail", category=TaskCategory.BACKGROUND, max_concurrent=1, timeout=5, new_trace=True)
 async def send() -> None:
     """Send a mail over the only connection that there is."""
     await asyncio.sleep(MAIL_SECONDS)

@@ -381,3 +381,42 @@ def test_a_batch_is_stopped_from_another_terminal() -> None:
 def ended(url: str, task_id: str) -> dict[str, Any] | None:
     task: dict[str, Any] = get_json(f"{url}/api/tasks/{task_id}")
     return None if task["status"] == "running" else task
+
+
+def test_trouble_goes_wrong_in_every_way_and_is_counted_as_exactly_as_the_rest(tree: Path) -> None:
+    done = run("demo", "--once", "--trouble", "--json", "--path", tree)
+
+    assert done.returncode == 0, done.stderr
+    (summary,) = json_lines(done.stdout)
+    assert summary["tasks"] == {"completed": 16, "failed": 2, "cancelled": 0}
+    assert summary["trouble"]["cancelled"] == 0
+    assert summary["trouble"]["failed"] == 7
+    assert summary["surfaces_agree"] is True
+    lines = json_lines(done.stderr)
+    ended = {line["task_name"]: line for line in lines if line["event"] == "task.finished"}
+    for name, error_type in (
+        ("charge order 0001", "timeout"),
+        ("await courier 0001", "timeout"),
+        ("import orders 0001", "qorzen_obs.demo.trouble.BatchError"),
+        ("import order 103", "qorzen_obs.demo.trouble.OrderError"),
+        ("convert scan 0001", "lost"),
+    ):
+        assert ended[name]["error_type"] == error_type
+    assert ended["charge order 0001"]["abandoned"] is True
+    mails = [line["queue_wait_seconds"] for name, line in ended.items() if name.startswith("send mail ")]
+    assert max(mails) > 1.0, "one at a time"
+    blocks = {line.get("task_name") for line in lines if line["event"] == "loop.blocked"}
+    assert "render invoice 1" in blocks
+    assert ended["trouble 1"]["status"] == "completed"
+
+
+def test_trouble_is_over_when_the_demo_is_stopped(tree: Path, tmp_path: Path) -> None:
+    with Running("demo", "--trouble", "--json", "--path", tree, cwd=tmp_path) as demo:
+        while '"task_name":"charge order 0001"' not in demo.errors():  # its thread is abandoned now
+            assert demo.is_alive()
+        demo.signal(signal.SIGINT)
+        assert demo.wait() == 0
+        ended = {line["task_name"]: line for line in demo.log() if line["event"] == "task.finished"}
+    assert ended["trouble 1"]["status"] == "cancelled"
+    assert ended["await courier 0001"]["status"] == "cancelled", "nobody waits for its timeout"
+    assert demo.log()[-1]["state"] == "stopped"
