@@ -31,7 +31,7 @@ endef
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
 
-demo: .venv/.runtime ## run a real workload and serve it; options go in ARGS="--once --path DIR"
+demo: .venv/.runtime ## run a real workload and serve it; options go in ARGS="--trouble --once --path DIR"
 	@.venv/bin/qorzen-obs demo $(ARGS)
 
 stack: .venv/.runtime ## the demo with Prometheus and Alertmanager from the system's packages; ARGS="--port 8081"

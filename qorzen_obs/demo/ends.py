@@ -20,6 +20,10 @@ class Ends:
     tasks: Counter[TaskStatus] = field(default_factory=Counter)
     stopped: bool = False  #: the service stops, or took no more work before the workload was through
 
+    def stop(self) -> None:
+        """Have the workload begin nothing more."""
+        self.stopped = True
+
     async def run(self, func: Callable[..., Any], *args: Any, **options: Any) -> TaskInfo | None:
         """Submit a task, wait, count it and return how it ended; None when the service stops and takes no more.
 
@@ -29,7 +33,7 @@ class Ends:
         try:
             task_id: str = await manager.submit_task(func, *args, **options)
         except TaskManagerClosedError:
-            self.stopped = True
+            self.stop()
             return None
         try:
             info: TaskInfo = await manager.wait_for_task(task_id)

@@ -168,7 +168,7 @@ class _Rounds:
         """Begin no further batch, and cancel what goes wrong: the service stops, and would wait for all of it."""
         self._stops = True
         if self._tally is not None:
-            self._tally.stopped = True
+            self._tally.stop()
         if self._trouble_id is not None:
             with suppress(TaskNotFoundError):
                 await self._service.tasks.cancel_task(self._trouble_id, reason="the demo stops")
