@@ -123,6 +123,14 @@ async def test_without_a_service_it_says_what_can_be_said(tmp_path: Path) -> Non
     assert of(found, "reachable") == of(found, "exported") == []
 
 
+async def test_a_misspelt_variable_is_a_finding_and_the_rest_is_said_too() -> None:
+    async with managing() as (manager, _), serving(manager) as plane:
+        found = await findings(plane.url, QORZEN_TASKS__MAX_PENDNG="1")
+    (refused,) = (text for mark, text in of(found, "set") if mark == "fail")
+    assert "max_pendng" in refused.lower()
+    assert of(found, "service")[0][0] == "ok"
+
+
 async def test_good_settings_are_said_to_be_good_and_names_of_variables_come_without_values(
     tmp_path: Path,
 ) -> None:
