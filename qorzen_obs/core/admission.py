@@ -57,6 +57,10 @@ class _Known:
         self.traits = traits_of(func)
         self.usual: _Usual | None = None  #: once there was such a call
 
+    def remember(self, record: TaskRecord, settings: TaskSettings, choice: EngineChoice) -> None:
+        """Take the new record of a call without options for the usual one."""
+        self.usual = _Usual(_copy(record), settings, choice)
+
 
 class Admission:
     """Checks what is submitted to one manager, and whether there is room for it.
@@ -139,7 +143,7 @@ class Admission:
                 cancellable=cancellable,
             )
             if not has_options:
-                known.usual = _Usual(_copy(record), settings, choice)
+                known.remember(record, settings, choice)
         else:
             record = _copy(usual.record)
         record.task_id = _TASK_ID % getrandbits(128)

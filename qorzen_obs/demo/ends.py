@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from qorzen_obs.current import current_task
+from qorzen_obs.core.current_task import current_task
 from qorzen_obs.errors import TaskManagerClosedError
 from qorzen_obs.tasks import TaskInfo, TaskStatus
 

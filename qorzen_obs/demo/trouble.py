@@ -18,7 +18,7 @@ from collections.abc import Coroutine
 from contextlib import ExitStack
 from typing import Any, Final
 
-from qorzen_obs.current import current_task
+from qorzen_obs.core.current_task import current_task
 from qorzen_obs.demo.ends import Ends
 from qorzen_obs.options import task
 from qorzen_obs.retry import Retry, exponential

@@ -2,7 +2,7 @@
 
 Each request is a connection of aiohttp's server of its own, in memory: what ASGI says of the request goes in as
 HTTP/1.0, whose answers are a head and a body up to the end of the connection, and these come out as ASGI messages. So
-aiohttp's own server handles the request, and nothing private of it is used (docs/decisions/0080).
+aiohttp's own server handles the request, and nothing private of it is used (docs/decisions/0084).
 """
 
 from __future__ import annotations
