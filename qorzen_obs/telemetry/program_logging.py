@@ -11,7 +11,8 @@ import functools
 import logging
 import re
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Final
 
 from qorzen_obs import foreign
@@ -30,6 +31,17 @@ _PLAIN: Final = re.compile(r'[^\s"=]+')
 
 class _ThisThread(threading.local):
     handing_on = False  # a record to handlers, one of which may write a line of ours
+
+    @contextmanager
+    def hands_on(self, message: str) -> Iterator[None]:
+        """Let no line of ours go to the program's logging inside the block."""
+        self.handing_on = True
+        SEEN.will_log(message)
+        try:
+            yield
+        finally:
+            SEEN.will_log(None)
+            self.handing_on = False
 
 
 _HERE: Final = _ThisThread()
@@ -94,13 +106,8 @@ def hand_on(logger: logging.Logger, level: str, line: Mapping[str, Any]) -> None
             )
     record.exc_text = _text(line.get("exception"))
     record.stack_info = _text(line.get("stack"))
-    _HERE.handing_on = True
-    SEEN.will_log(record.msg)
-    try:
+    with _HERE.hands_on(record.msg):
         logger.handle(record)
-    finally:
-        SEEN.will_log(None)
-        _HERE.handing_on = False
 
 
 def _message(line: Mapping[str, Any]) -> str:

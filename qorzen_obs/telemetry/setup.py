@@ -304,7 +304,7 @@ class _Provider(TracerProvider):
 
     def add_span_processor(self, span_processor: SpanProcessor) -> None:
         if span_processor is not self.chain:
-            self.chain.is_alone = False
+            self.chain.join_others()
         super().add_span_processor(span_processor)
 
     def task_sink(self) -> TaskSpanSink | None:

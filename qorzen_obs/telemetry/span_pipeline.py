@@ -87,6 +87,10 @@ class Chain(ForkSafeLock, SpanProcessor):
         """Hand all spans to its sampler."""
         self.shared, self._processors, self.task_sink = shared, (shared.sampler,), shared.sampler
 
+    def join_others(self) -> None:
+        """Take note that the provider has other processors, which look at each span as the SDK has it."""
+        self.is_alone = False
+
     def watch(self, store: SpanStore) -> None:
         """Hand all spans to a store too, on a foreign provider."""
         with self.lock:
