@@ -127,7 +127,7 @@ class World:
         self.given = settings
         tasks = TaskSettings(**settings)
         self.settings = {name: getattr(tasks, name) for name in tasks.__struct_fields__}
-        self.settings["category_limits"] = {str(key): n for key, n in tasks.category_limits.items()}
+        self.settings["category_limits"] = {key.value: n for key, n in tasks.category_limits.items()}
         self.model = Model(self.settings, self.slots, self.telemetry.spans, self.actors, self.now)
 
     def open(self) -> None:
