@@ -9,6 +9,7 @@ COPY requirements.lock ./
 RUN /opt/qorzen/bin/pip install --require-hashes --requirement requirements.lock
 COPY pyproject.toml README.md LICENSE ./
 COPY qorzen_obs ./qorzen_obs
+COPY dashboards ./dashboards
 # What only the build needs does not come along; pip goes last.
 RUN /opt/qorzen/bin/pip install --no-deps --no-build-isolation . \
     && /opt/qorzen/bin/pip uninstall --yes hatchling editables trove-classifiers pluggy pathspec packaging tomlkit \

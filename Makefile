@@ -84,9 +84,8 @@ baseline-%: .venv-%/.dev
 soak: .venv/.dev ## run everything at once for 30 minutes and see that nothing grows; ARGS=60 for so many seconds
 	.venv/bin/python -m tests.performance.soak $(ARGS)
 
-dashboards: .venv/.dev ## write the Grafana dashboards and the rules anew from their builders
+dashboards: .venv/.dev ## write the Grafana dashboards, the rules and the page of the runbooks anew
 	.venv/bin/python -m dashboards
-	.venv/bin/python -m dashboards.rules
 
 lock: .venv/.dev ## write the lock files anew; ARGS=--upgrade takes the newest versions
 	$(LOCK) $(ARGS) --group build --output-file requirements.lock

@@ -1,5 +1,6 @@
-"""Writes the dashboards anew: `python -m dashboards`."""
+"""Writes the dashboards, the rules and the page of the runbooks anew: `python -m dashboards`."""
 
-from dashboards.catalogue import write
+from dashboards import catalogue, rules, runbooks
 
-write()
+for part in (catalogue, rules, runbooks):
+    part.write()

@@ -7,8 +7,7 @@ fast those burn is alerted on over four pairs of windows, as the Google SRE work
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias
@@ -17,6 +16,7 @@ import yaml
 
 from dashboards.objectives import FASTEST_BURN, OBJECTIVES, bounds
 from dashboards.promql import label_names, sample_names, total
+from qorzen_obs.monitoring import RULES, Site
 from qorzen_obs.tasks import TaskStatus
 from qorzen_obs.telemetry.names import (
     CANCELLED_WAIT,
@@ -38,19 +38,14 @@ from qorzen_obs.telemetry.names import (
     MetricName,
 )
 
-FILE: Final = Path(__file__).with_name("rules") / "qorzen.yml"
+FILE: Final = Path(__file__).parent / RULES
 
+HEAD: Final = (
+    "# Rules of qorzen_obs, generated from dashboards/rules.py: write them anew instead of editing them,\n"
+    "# with `make dashboards`, or with `qorzen-obs rules` for a site of yours.\n"
+)
 Severity: TypeAlias = Literal["critical", "warning"]  # someone gets up now; someone looks today
 Rule: TypeAlias = dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Site:
-    """What differs from one place that runs this to another."""
-
-    job: str = "qorzen"  #: the job_name in Prometheus' configuration
-    grafana: str = "http://localhost:3000"
-    runbooks: str = "docs/runbooks.md"  #: an address of that page, wherever it is published
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,8 +178,7 @@ def groups(site: Site) -> dict[str, Any]:
 
 def text(site: Site) -> str:
     """Return the file."""
-    head = "# Made by `make dashboards` from dashboards/rules.py: change that, not this.\n"
-    return head + yaml.dump(groups(site), Dumper=_Dumper, sort_keys=True, width=1_000, allow_unicode=True)
+    return HEAD + yaml.dump(groups(site), Dumper=_Dumper, sort_keys=True, width=1_000, allow_unicode=True)
 
 
 def _budget_alerts() -> Iterator[Alert]:
@@ -421,20 +415,6 @@ def _represent(dumper: _Dumper, value: str) -> yaml.ScalarNode:
 _Dumper.add_representer(str, _represent)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Write the rules for the stack of this repository, or for a site of yours."""
-    here = Site()
-    parser = argparse.ArgumentParser(prog="python -m dashboards.rules", description=main.__doc__)
-    parser.add_argument("--output", type=Path, default=FILE, help="default: %(default)s")
-    parser.add_argument("--job", default=here.job, help="the job_name in Prometheus; default: %(default)s")
-    parser.add_argument("--grafana", default=here.grafana, help="Grafana's address; default: %(default)s")
-    parser.add_argument(
-        "--runbooks", default=here.runbooks, help="the runbooks' address; default: %(default)s"
-    )
-    given = parser.parse_args(arguments)
-    site = Site(given.job, given.grafana.rstrip("/"), given.runbooks)
-    given.output.write_text(text(site), encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main()
+def write() -> None:
+    """Write the rules for the stack of this repository."""
+    FILE.write_text(text(Site()), encoding="utf-8")

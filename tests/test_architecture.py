@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[1] / PACKAGE
 # may stand lower than the rest of it.
 LEVELS = [
     ["errors"],
-    ["clock", "code_cache", "endpoint", "foreign", "small_file"],
+    ["clock", "code_cache", "endpoint", "foreign", "monitoring", "small_file"],
     ["footprint", "in_thread", "otel_variables", "tasks"],
     ["engines.traits"],
     ["settings"],

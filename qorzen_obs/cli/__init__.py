@@ -30,6 +30,9 @@ _HOMES: Final = {
     "rerun": "commands",
     "pause": "commands",
     "resume": "commands",
+    "dashboards": "monitoring",
+    "rules": "monitoring",
+    "runbooks": "monitoring",
 }
 
 
@@ -54,7 +57,8 @@ class _Commands(click.Group):
 def cli() -> None:
     """Run asyncio task managers in which nothing runs unobserved.
 
-    demo and serve run one; the other commands ask a running one at --url. Settings come from the defaults, then a TOML
+    demo and serve run one; dashboards, rules and runbooks write what it is watched with; the other commands ask a
+    running one at --url. Settings come from the defaults, then a TOML
     file (--config), then QORZEN_* variables such as QORZEN_TASKS__MAX_CONCURRENT_TASKS=50, then options. Exit status:
     0 done, 1 it failed, 2 wrong use.
     """

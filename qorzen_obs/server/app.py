@@ -30,6 +30,7 @@ from qorzen_obs.server import (
     page_facts,
     pending,
     registry,
+    runbooks,
     running,
     series,
     settings_in_force,
@@ -70,6 +71,7 @@ logger = OwnLog(__name__)
 
 ROUTES: Final[tuple[Route, ...]] = (
     *page.ROUTES,
+    *runbooks.ROUTES,
     *health.ROUTES,
     *metrics.ROUTES,
     *status.ROUTES,
@@ -153,6 +155,7 @@ def create_app(
     app[CATALOGUE] = Catalogue(TaskRegistry() if tasks is None else tasks)
     app[ALLOW_SUBMIT] = settings.allow_submit
     app[page.FILES] = page.read_files()
+    app[runbooks.PAGE] = runbooks.read_page()
     app[ONE_LIST] = asyncio.Lock()
     app[EXPOSITION] = Exposition(looks.gathering)
     app[OPENAPI] = OpenApi(ROUTES, secured=bool(tokens))

@@ -20,6 +20,7 @@ import yaml
 
 from dashboards import rules
 from dashboards.stack import PROVISIONING, alertmanager_command, lay_out, prometheus_command
+from qorzen_obs.monitoring import Site
 from tests.conftest import require
 from tests.services.backends import PROMETHEUS_HINT, eventually, free_port, get_json, program, query
 from tests.services.http_server import give, http_server
@@ -53,7 +54,7 @@ def hurry_prometheus(folder: Path) -> None:
     configuration["scrape_configs"][0]["scrape_interval"] = "1s"
     (folder / "prometheus.yml").unlink()
     (folder / "prometheus.yml").write_text(yaml.safe_dump(configuration))
-    hurried = rules.groups(rules.Site())
+    hurried = rules.groups(Site())
     for group in hurried["groups"]:
         group["interval"] = "200ms"
         for rule in group["rules"]:

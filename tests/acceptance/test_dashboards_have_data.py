@@ -15,6 +15,7 @@ from typing import Any, Final
 import pytest
 
 from dashboards import rules
+from qorzen_obs.monitoring import Site
 from tests.panels import Target, load, parse, selectors, substitute, targets, variables
 from tests.services.backends import eventually, get_json, prometheus
 from tests.services.otlp_receiver import OtlpReceiver
@@ -147,7 +148,7 @@ def test_whatever_the_rules_look_at_is_there(trouble: tuple[str, Server, float])
     recorded = {rule["record"] for rule in rules.recording_rules()}
     looked_at = {
         str(selector)
-        for group in rules.groups(rules.Site(job="demo"))["groups"]
+        for group in rules.groups(Site(job="demo"))["groups"]
         for rule in group["rules"]
         for selector in selectors(parse(rule["expr"]))
         if selector.name not in recorded

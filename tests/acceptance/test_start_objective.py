@@ -16,6 +16,7 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families as parse
 
 from dashboards import budgets, rules
+from qorzen_obs.monitoring import Site
 from tests.conftest import require
 from tests.panels import substitute
 from tests.services.backends import PROMETHEUS_HINT, eventually, get_json, prometheus, query
@@ -141,7 +142,7 @@ def test_promtool_counts_tasks_that_die_waiting_and_no_cancelled_ones(tmp_path: 
 
 @pytest.mark.slow
 def test_a_real_prometheus_sees_them_while_the_service_is_saturated(tmp_path: Path) -> None:
-    hurried = rules.groups(rules.Site())
+    hurried = rules.groups(Site())
     for group in hurried["groups"]:
         group["interval"] = "200ms"
     with saturated_service(tmp_path) as service:

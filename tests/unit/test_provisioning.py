@@ -22,6 +22,7 @@ import pytest
 import yaml
 
 from dashboards import rules
+from qorzen_obs.monitoring import Site
 from qorzen_obs.server.routes import Access
 from qorzen_obs.server.security import read_tokens
 from qorzen_obs.settings import ServerSettings, load_settings
@@ -246,7 +247,7 @@ def test_prometheus_keeps_exemplars_and_enough_for_the_longest_window(services: 
 
 def test_prometheus_scrapes_the_job_of_the_rules_by_a_name_that_the_service_goes_by() -> None:
     (job,) = read("prometheus/prometheus.yml")["scrape_configs"]
-    assert job["job_name"] == rules.Site().job
+    assert job["job_name"] == Site().job
     (targets,) = read("prometheus/targets/qorzen.yml")
     (target,) = targets["targets"]
     host, _, port = target.partition(":")
@@ -313,7 +314,7 @@ def test_every_dashboard_that_an_alert_links_to_is_provisioned() -> None:
     provisioned = {
         json.loads(file.read_text("utf-8"))["uid"] for file in (ROOT / "dashboards").glob("*.json")
     }
-    assert {alert.dashboard for alert in rules.alerts(rules.Site())} <= provisioned
+    assert {alert.dashboard for alert in rules.alerts(Site())} <= provisioned
 
 
 # Tempo, Loki and the collector

@@ -16,7 +16,8 @@ import yaml
 from dashboards import library, rules
 from dashboards.objectives import OBJECTIVES, PERIOD_DAYS, Objective
 from dashboards.promql import label_names, sample_names
-from dashboards.rules import Alert, Site
+from dashboards.rules import Alert
+from qorzen_obs.monitoring import Site
 from qorzen_obs.tasks import TaskCategory, TaskStatus
 from qorzen_obs.telemetry import names
 from qorzen_obs.telemetry.metrics import REJECTION_REASONS
@@ -91,18 +92,6 @@ def test_the_values_that_labels_are_matched_with_exist() -> None:
     assert [(label, value) for label, value in matched if label != "le" and value not in known[label]] == []
 
 
-def test_a_site_s_own_names_and_addresses_go_into_its_rules(tmp_path: Path) -> None:
-    file = tmp_path / "mine.yml"
-    rules.main(
-        ["--output", str(file), "--job", "mine", "--grafana", "https://g/", "--runbooks", "https://r/b"]
-    )
-    text = file.read_text("utf-8")
-    assert 'up{job="mine"}' in text
-    assert "runbook_url: https://r/b#qorzenservicedown" in text
-    assert "dashboard_url: https://g/d/qorzen-overview?" in text
-    assert "localhost" not in text
-
-
 @pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: f"{alert.name} {alert.severity} {alert.hold}")
 def test_each_alert_says_how_bad_it_is_what_it_means_and_where_to_look(alert: Alert) -> None:
     rule = alert.rule(Site())
@@ -111,6 +100,7 @@ def test_each_alert_says_how_bad_it_is_what_it_means_and_where_to_look(alert: Al
     assert set(annotations) == {"summary", "description", "runbook_url", "dashboard_url"}
     assert len(annotations["summary"]) < 80
     assert annotations["dashboard_url"].startswith("http://localhost:3000/d/qorzen-")
+    assert annotations["runbook_url"] == f"http://localhost:8080/runbooks#{alert.name.lower()}"
 
 
 def test_the_summary_of_a_burn_says_how_fast_it_is() -> None:
@@ -137,15 +127,6 @@ def test_the_runbooks_say_which_alerts_an_instance_that_is_down_holds_back() -> 
     )
     assert ("instance" in budget.variables, "instance" in down.variables) == (False, True)
     assert "the other alerts of that instance are held back" in " ".join(RUNBOOKS.split())
-
-
-def test_a_runbook_address_is_a_path_until_a_site_gives_its_own_and_the_documentation_says_so() -> None:
-    assert Site().runbooks == "docs/runbooks.md"
-    operations = " ".join((ROOT / "docs" / "operations.md").read_text("utf-8").split())
-    assert (
-        "Without `--runbooks`, `runbook_url` of an alert is no address but a path in the checkout"
-        in operations
-    )
 
 
 def test_the_runbooks_name_the_file_in_which_an_objective_stands() -> None:

@@ -19,6 +19,7 @@ from tests.services.ops_plane import TOKEN, SaidManager, exchange, serving
 CLASSIFIED = {
     # The page and its files show nothing of the service.
     **{f"GET {path}": Access.OPEN for path in ASSETS},
+    "GET /runbooks": Access.OPEN,  # the same of every service
     "GET ": Access.OPEN,  # a prefix without its slash
     "GET /livez": Access.PROBE,
     "GET /livez/{check}": Access.PROBE,
