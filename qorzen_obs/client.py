@@ -320,6 +320,8 @@ class _SocketConnection(http.client.HTTPConnection):
 
     def connect(self) -> None:
         """Connect to the socket."""
+        if not hasattr(socket, "AF_UNIX"):
+            raise OSError("this system has no Unix sockets; give an address that starts with http://")
         self.sock = socket.socket(socket.AF_UNIX)
         self.sock.settimeout(self.timeout)
         self.sock.connect(self._path)

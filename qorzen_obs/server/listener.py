@@ -92,6 +92,10 @@ async def _listen_on_port(host: str, port: int, admit: Admit) -> Listener:
 
 
 async def _listen_in_file_system(path: str, admit: Admit) -> Listener:
+    if not hasattr(socket, "AF_UNIX"):
+        raise ManagerInitializationError(
+            "ops plane", "this system has no Unix sockets; set server.host to 127.0.0.1"
+        )
     try:
         bound = _bind(path)
         server = await asyncio.get_running_loop().create_unix_server(admit, sock=bound, backlog=1)

@@ -24,23 +24,26 @@ REPORT: Final = struct.Struct("<ii")
 TERMINATE: Final = b"T"  #: on the lifeline: send SIGTERM to the worker. The lifeline's end means: kill.
 WRITE_STACK: Final = b"S"  #: on the lifeline: have the worker write where it is, as soon as it runs Python
 WRITE_STACK_AT_ONCE: Final = b"N"  #: the same, whatever it does
-#: The worker writes its stack on these signals, as soon as it runs Python and at once. Real-time signals collide with
-#: none that programs use.
-STACK_SIGNAL: Final = signal.SIGRTMIN + 5 if hasattr(signal, "SIGRTMIN") else signal.SIGUSR1
-STACK_SIGNAL_AT_ONCE: Final = signal.SIGRTMIN + 6 if hasattr(signal, "SIGRTMIN") else signal.SIGUSR2
+
+
+def _real_time_signal(number: int, instead: str) -> int:
+    """Return a real-time signal, which collides with none that programs use; where there are none, another one.
+
+    Windows has neither, and no worker processes: only the import has to succeed there.
+    """
+    first: int | None = getattr(signal, "SIGRTMIN", None)
+    return getattr(signal, instead, 0) if first is None else first + number
+
+
+#: The worker writes its stack on these signals, as soon as it runs Python and at once.
+STACK_SIGNAL: Final = _real_time_signal(5, "SIGUSR1")
+STACK_SIGNAL_AT_ONCE: Final = _real_time_signal(6, "SIGUSR2")
 
 #: How long multiprocessing's resource tracker has to clean up. The service kills the group after a second.
 _TRACKER_SECONDS: Final = 0.7
 _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_CHILD_SUBREAPER: Final = 36
-_IGNORED: Final = (
-    signal.SIGINT,
-    signal.SIGTERM,
-    signal.SIGHUP,
-    signal.SIGQUIT,
-    signal.SIGUSR1,
-    signal.SIGUSR2,
-)
+_IGNORED: Final = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2")
 # The folder of the package. Without pathlib, which takes 10 ms.
 _ROOT: Final = os.path.abspath(os.path.join(os.path.dirname(__file__), *[os.pardir] * 3))  # noqa: PTH100, PTH118, PTH120
 
@@ -52,8 +55,8 @@ def main(arguments: list[str]) -> None:
         become_worker(channel, stacks)
         return
     lifeline, service = int(arguments[2]), int(arguments[3])
-    for number in _IGNORED:
-        signal.signal(number, signal.SIG_IGN)
+    for name in _IGNORED:
+        signal.signal(getattr(signal, name), signal.SIG_IGN)
     import ctypes  # noqa: PLC0415  # an interpreter without it has no guardians
 
     libc = ctypes.CDLL(None)
@@ -177,8 +180,8 @@ def oom_kills(process: int, *, proc: str = "/proc", cgroups: str = "/sys/fs/cgro
 
 def become_worker(channel: int, stacks: int) -> None:
     """Undo what the worker should not inherit and take calls until the service closes the channel."""
-    for number in (*_IGNORED, signal.SIGCHLD):
-        signal.signal(number, signal.SIG_DFL)
+    for name in (*_IGNORED, "SIGCHLD"):
+        signal.signal(getattr(signal, name), signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     sys.path.insert(0, _ROOT)
     from qorzen_obs.engines.processes.worker import serve  # noqa: PLC0415  # not in the guardian
