@@ -2,7 +2,7 @@
 # older than its lock file or pyproject.toml only when it has to be brought up to date.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo stack check test test-all lint format docs dashboards bench baseline soak lock clean
+.PHONY: help demo stack check test test-all test-lowest lint format docs dashboards bench baseline soak lock clean
 
 # $(call first,CANDIDATES,CONDITION) prints the first Python that runs (a shim may not), fits and can make
 # environments. The condition holds no comma.
@@ -56,6 +56,9 @@ test: lint test-all $(addprefix test-,$(others)) ## all that CI runs: style, typ
 test-all: .venv/.dev
 	.venv/$(PYTEST) $(ARGS) || test $$? -eq 5
 
+test-lowest: .venv-lowest/.dev ## the tests of `check` and of telemetry with the lowest versions that pyproject.toml allows
+	.venv-lowest/$(PYTEST) -m "not slow" tests/unit tests/contracts tests/model tests/integration/telemetry $(ARGS)
+
 test-%: .venv-%/.dev
 	.venv-$*/$(PYTEST) -m "not slow" $(SAME) $(ARGS) || test $$? -eq 5
 
@@ -90,6 +93,7 @@ dashboards: .venv/.dev ## write the Grafana dashboards, the rules and the page o
 lock: .venv/.dev ## write the lock files anew; ARGS=--upgrade takes the newest versions
 	$(LOCK) $(ARGS) --group build --output-file requirements.lock
 	$(LOCK) $(ARGS) --group dev --constraint requirements.lock --output-file requirements-dev.lock
+	$(LOCK) $(ARGS) --extra otlp-grpc --extra speed --resolution lowest-direct --output-file requirements-lowest.lock
 	$(LOCK) $(ARGS) --group bench --constraint requirements-dev.lock --output-file tests/benchmarks/requirements.lock
 
 clean: ## remove the environments and the caches
@@ -108,12 +112,22 @@ clean: ## remove the environments and the caches
 	$(call install,.venv-bench,tests/benchmarks/requirements.lock)
 	@touch $@
 
+# What tests import is as ever; then the lowest versions replace what the package itself imports.
+.venv-lowest/.dev: requirements-dev.lock requirements-lowest.lock pyproject.toml | .venv-lowest/bin/pip
+	$(call install,.venv-lowest,requirements-dev.lock)
+	@.venv-lowest/bin/pip install --quiet --disable-pip-version-check --require-hashes --no-deps \
+		-r requirements-lowest.lock
+	@touch $@
+
 .venv-%/.dev: requirements-dev.lock pyproject.toml | .venv-%/bin/pip
 	$(call install,.venv-$*,requirements-dev.lock)
 	@touch $@
 
 .venv-bench/bin/pip: | .venv/bin/pip
 	@.venv/bin/python -m venv --clear .venv-bench
+
+.venv-lowest/bin/pip: | .venv/bin/pip
+	@.venv/bin/python -m venv --clear .venv-lowest
 
 .venv-%/bin/pip:
 	@python=$$($(call numbered,$*)); \

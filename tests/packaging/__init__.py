@@ -1,0 +1,1 @@
+"""The distributions, as somebody else gets them."""
