@@ -9,7 +9,7 @@ import re
 import threading
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from typing import Any, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 from opentelemetry import metrics, trace
 from opentelemetry.environment_variables import OTEL_LOGS_EXPORTER, OTEL_METRICS_EXPORTER
@@ -32,7 +32,6 @@ from qorzen_obs.telemetry.exemplars import Exemplars, IfSampled
 from qorzen_obs.telemetry.export import BatchLimits, quieted
 from qorzen_obs.telemetry.exporters import asked_exporter, loggers_of, make_exporter, wanted_span_exporters
 from qorzen_obs.telemetry.log_export import LogExport
-from qorzen_obs.telemetry.metric_export import MetricExport
 from qorzen_obs.telemetry.redaction import Redactor
 from qorzen_obs.telemetry.remote_spans import RemoteSpans
 from qorzen_obs.telemetry.sampling import RecordAll, TailSampler, base_ratio, follows_parent
@@ -42,6 +41,9 @@ from qorzen_obs.telemetry.span_store import SpanStore
 from qorzen_obs.telemetry.task_span import SpanMaker, TaskSpanSink
 from qorzen_obs.telemetry.trace_buffer import Budget
 from qorzen_obs.telemetry.traces import AllTraces, Traces
+
+if TYPE_CHECKING:
+    from qorzen_obs.telemetry.metric_export import MetricExport
 
 #: Whose the provider is: ours, somebody else's, or nobody's since the environment says so.
 Mode: TypeAlias = Literal["sdk", "foreign", "disabled"]
@@ -390,6 +392,8 @@ def set_up_metric_export(
     name = asked_exporter(environment, OTEL_METRICS_EXPORTER, "METRICS")
     if not name:
         return None
+    from qorzen_obs.telemetry.metric_export import MetricExport  # noqa: PLC0415 - with the SDK's metrics, for whom asks
+
     exporter = make_exporter(OTEL_METRICS_EXPORTER, _METRIC_EXPORTERS, name)
     clock = clock or SystemClock()
     quiet = ExitStack()
