@@ -50,6 +50,7 @@ async def main():
         for accept in ("text/plain", "application/openmetrics-text"):
             metrics = await tasks.run(get, f"{url}/metrics", accept)
             assert 'qorzen_tasks{category="core",priority="normal",status="completed"}' in metrics
+        assert '"/runbooks"' in await tasks.run(get, f"{url}/openapi.json")
         print(await tasks.run(get, f"{url}/runbooks"), end="")
 
 asyncio.run(main())
