@@ -41,8 +41,8 @@ stack: .venv/.runtime ## the demo with Prometheus and Alertmanager from the syst
 PYTEST = bin/pytest -n 3 --dist worksteal
 # These are the same on each Python: what is drawn, generated or written about, programs beside ours, and answers that
 # aiohttp carries whatever Python it runs on.
-SAME = $(addprefix --ignore , tests/acceptance tests/integration/cli tests/integration/page tests/typing tests/test_architecture.py \
-	tests/test_complete_objects.py $(addprefix tests/integration/server/test_, event_stream.py health_checks.py scrapes.py \
+SAME = $(addprefix --ignore , tests/acceptance tests/integration/cli tests/integration/page tests/packaging tests/typing \
+	tests/test_architecture.py tests/test_complete_objects.py $(addprefix tests/integration/server/test_, event_stream.py health_checks.py scrapes.py \
 	security_matrix.py submit_over_http.py) $(wildcard tests/unit/test_dashboard*.py tests/unit/test_top_*.py \
 	tests/unit/test_cli*.py) tests/unit/test_docs.py tests/unit/test_provisioning.py tests/unit/test_rules.py \
 	tests/unit/test_waterfall.py)

@@ -32,9 +32,14 @@ from qorzen_obs import Settings, open_task_manager, with_options
 from qorzen_obs.settings import ServerSettings
 
 assert qorzen_obs.__file__.startswith(sys.prefix)
+lacking = {}
 for module in pkgutil.walk_packages(qorzen_obs.__path__, "qorzen_obs."):
     if not module.name.endswith("__main__"):
-        importlib.import_module(module.name)
+        try:
+            importlib.import_module(module.name)
+        except ModuleNotFoundError as error:
+            lacking[module.name] = error.name
+assert lacking == {"qorzen_obs.pytest_plugin": "pytest"}, lacking
 
 def get(url, accept="*/*"):
     with urllib.request.urlopen(urllib.request.Request(url, headers={"Accept": accept})) as answer:
