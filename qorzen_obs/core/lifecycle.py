@@ -131,8 +131,7 @@ class Lifecycle:
             if isinstance(attempt, Attempt):
                 attempt.children += (record,)
         if definition.max_concurrent is not None:
-            name = record.definition_name if definition.name else record.name
-            record.limit = self._limits.of(name, definition.max_concurrent)
+            record.limit = self._limits.of(record.definition_name, definition.max_concurrent)
         if definition.deadline is not None:
             self._deadline_entries[record.sequence] = self._deadlines.add(now + definition.deadline, record)
         try:

@@ -417,6 +417,26 @@ async def test_get_tasks_filters_and_sorts_by_priority_then_age() -> None:
         assert await found(status="completed") == ["io high", "user high", "io low", "user low"]
 
 
+async def test_a_definition_limits_its_tasks_whatever_each_is_called() -> None:
+    gate = Gate()
+
+    @task(max_concurrent=1)
+    async def one(who: str) -> None:
+        await gate(who)
+
+    async with open_test_manager() as tasks:
+        both = [await tasks.submit_task(one, who, name=who) for who in ("first", "second")]
+        await gate.holds(1)
+        why = tasks.why_pending(both[1])
+        assert why is not None
+        assert why.held_by is not None
+        assert why.held_by.startswith("max_concurrent of ")
+        assert why.held_by.endswith(".one")
+        gate.open()
+        for task_id in both:
+            await tasks.wait_for_task(task_id)
+
+
 @pytest.mark.parametrize("holds", [True, False], ids=["it waits itself", "it starts"])
 async def test_a_submission_that_raises_the_maximum_of_its_definition_starts_the_others(holds: bool) -> None:
     gate = Gate()
