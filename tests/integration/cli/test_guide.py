@@ -1,28 +1,42 @@
 """The code of the guide does what the guide says, and the plugin of pytest that it describes works with each runner."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
-from tests.services.program import ROOT, run_pytest, write_files
+import pytest
 
-BLOCK = re.compile(r"^```(?:python|ini)\n# (\S+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+from tests.services.guide import GUIDE, PAGES, blocks_of, files_of
+from tests.services.program import ROOT, environment, run_pytest, write_files
+from tests.support import PATIENCE_SECONDS
 
-
-def files_of(page: Path) -> dict[str, str | bytes]:
-    """The blocks of a page, each of which names a file in its first line."""
-    text = page.read_text("utf-8")
-    blocks = dict(BLOCK.findall(text))
-    assert len(blocks) == len(re.findall(r"^```\w", text, re.MULTILINE)), "a block does not name its file"
-    return {**blocks}
+TESTING = GUIDE / "testing.md"
 
 
 def test_the_tests_of_the_page_about_testing_pass(tmp_path: Path) -> None:
-    files = files_of(ROOT / "docs" / "guide" / "testing.md")
+    files = files_of(TESTING)
+    assert len(files) == len(blocks_of(TESTING)), "a block does not name its file"
     write_files(tmp_path, files)
     ran = run_pytest(tmp_path)
     assert ran.returncode == 0, ran.stdout
     tests = sum(len(re.findall(r"^(?:async )?def test_", str(code), re.MULTILINE)) for code in files.values())
     assert ran.stdout.count(" PASSED") == tests > 8
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_the_code_of_a_page_does_what_the_page_says(page: Path, tmp_path: Path) -> None:
+    write_files(tmp_path, files_of(page))
+    ran = subprocess.run(
+        [sys.executable, "-W", "error", "-m", "tests.services.guide", page],
+        cwd=tmp_path,
+        env=environment({"PYTHONPATH": str(ROOT)}),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
 
 
 CONFTEST = 'pytest_plugins = ["qorzen_obs.pytest_plugin"]\n'

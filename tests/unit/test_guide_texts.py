@@ -1,0 +1,129 @@
+"""What the pages of the guide name is there: settings, variables, metrics, errors, commands and other pages.
+
+Their code is run by tests/integration/cli/test_guide.py.
+"""
+
+import asyncio
+import builtins
+import configparser
+import io
+import re
+import shlex
+import subprocess
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import click
+import msgspec
+import pytest
+import yaml
+
+from qorzen_obs import errors
+from qorzen_obs.cli import cli
+from qorzen_obs.core.task_manager import TaskManager
+from qorzen_obs.settings import Settings, check_variables, convert
+from qorzen_obs.telemetry import names
+from tests.services.guide import GUIDE, PAGES, Block, blocks_of
+
+ALL_PAGES: Final = sorted(GUIDE.glob("*.md"))
+SETTINGS: Final = {
+    f"{section.name}.{setting.name}"
+    for section in msgspec.structs.fields(Settings)
+    for setting in msgspec.structs.fields(section.type)
+}
+#: What is said of the object `tasks` looks as a setting does.
+METHODS: Final = {f"tasks.{name}" for name in (*dir(TaskManager), "from_thread")}
+METRICS: Final = {
+    f"{metric.name}{end}"
+    for metric in vars(names).values()
+    if isinstance(metric, names.MetricName)
+    for end in ("", "_total", "_info", "_bucket", "_sum", "_count")
+}
+FIXTURES: Final = {"qorzen_settings", "qorzen_logs", "qorzen_events"}
+
+
+def quoted_in(page: Path) -> str:
+    """What a page quotes in its prose."""
+    prose = re.sub(r"^```.*?^```$", "", page.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
+    return "\n".join(re.findall(r"`([^`]+)`", prose))
+
+
+@pytest.mark.parametrize("page", ALL_PAGES, ids=lambda page: page.stem)
+def test_the_settings_and_variables_of_a_page_exist(page: Path) -> None:
+    sections = "|".join(Settings.__struct_fields__)
+    named = set(re.findall(rf"(?<![./\w])(?:{sections})\.[a-z_]+\b", quoted_in(page)))
+    assert named - SETTINGS - METHODS == set()
+    check_variables(re.findall(r"\bQORZEN_[A-Z_]+[A-Z]\b", page.read_text("utf-8")))
+
+
+@pytest.mark.parametrize("page", ALL_PAGES, ids=lambda page: page.stem)
+def test_the_metrics_of_a_page_exist(page: Path) -> None:
+    named = set(re.findall(r"\bqorzen_[a-z_]+\b", quoted_in(page)))
+    assert named - METRICS - FIXTURES - {"qorzen_obs"} == set()
+
+
+@pytest.mark.parametrize("page", ALL_PAGES, ids=lambda page: page.stem)
+def test_the_errors_of_a_page_exist(page: Path) -> None:
+    named = re.findall(r"\b[A-Z][a-zA-Z]+Error\b", quoted_in(page))
+    places = (errors, builtins, asyncio)
+    assert [error for error in named if not any(hasattr(place, error) for place in places)] == []
+
+
+@pytest.mark.parametrize("page", ALL_PAGES, ids=lambda page: page.stem)
+def test_the_links_of_a_page_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text("utf-8")):
+        if not target.startswith(("http:", "https:")):
+            path, _, anchor = target.partition("#")
+            there = (page.parent / path).resolve() if path else page
+            assert there.exists(), target
+            assert not anchor or anchor in anchors_of(there), target
+
+
+def anchors_of(page: Path) -> set[str]:
+    heads = re.findall(r"^#+ (.+)$", page.read_text("utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", head.lower()).replace(" ", "-") for head in heads}
+
+
+# ---------------------------------------------------------------- blocks that are not Python
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_what_is_not_python_on_a_page_can_be_used(page: Path) -> None:
+    for block in blocks_of(page):
+        if block.language != "python":
+            CHECKS[block.language](block)
+
+
+def check_toml(block: Block) -> None:
+    convert(tomllib.loads(block.text), Settings)
+
+
+def check_yaml(block: Block) -> None:
+    assert all(yaml.safe_load_all(block.text))
+
+
+def check_unit(block: Block) -> None:
+    unit = configparser.ConfigParser(strict=False)
+    unit.read_file(io.StringIO(block.text))
+    assert {"Unit", "Service"} <= set(unit.sections())
+
+
+def check_commands(block: Block) -> None:
+    subprocess.run(["bash", "-n"], input=block.text, text=True, check=True)
+    for line in block.text.splitlines():
+        _, ours, rest = line.partition("qorzen-obs ")
+        if ours:
+            name, *arguments = shlex.split(re.split("[|>]", rest)[0], comments=True)
+            command = cli.get_command(click.Context(cli), name)
+            assert command is not None, line
+            command.make_context(name, arguments)
+
+
+CHECKS: Final[dict[str, Callable[[Block], None]]] = {
+    "toml": check_toml,
+    "yaml": check_yaml,
+    "ini": check_unit,
+    "sh": check_commands,
+}
