@@ -86,6 +86,12 @@ def anchors_of(page: Path) -> set[str]:
     return {re.sub(r"[^\w -]", "", head.lower()).replace(" ", "-") for head in heads}
 
 
+def test_each_error_is_explained() -> None:
+    page = quoted_in(GUIDE / "errors.md")
+    public = {name for name, value in vars(errors).items() if isinstance(value, type)}
+    assert {name for name in public if not re.search(rf"\b{name}\b", page)} == set()
+
+
 # ---------------------------------------------------------------- blocks that are not Python
 
 
