@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Final
 
 import click
-import msgspec
 import pytest
 import yaml
 
@@ -28,10 +27,11 @@ from qorzen_obs.telemetry import names
 from tests.services.guide import GUIDE, PAGES, Block, blocks_of
 
 ALL_PAGES: Final = sorted(GUIDE.glob("*.md"))
+#: With their defaults.
 SETTINGS: Final = {
-    f"{section.name}.{setting.name}"
-    for section in msgspec.structs.fields(Settings)
-    for setting in msgspec.structs.fields(section.type)
+    f"{section}.{setting}": getattr(getattr(Settings(), section), setting)
+    for section in Settings.__struct_fields__
+    for setting in getattr(Settings(), section).__struct_fields__
 }
 #: What is said of the object `tasks` looks as a setting does.
 METHODS: Final = {f"tasks.{name}" for name in (*dir(TaskManager), "from_thread")}
@@ -54,8 +54,9 @@ def quoted_in(page: Path) -> str:
 def test_the_settings_and_variables_of_a_page_exist(page: Path) -> None:
     sections = "|".join(Settings.__struct_fields__)
     named = set(re.findall(rf"(?<![./\w])(?:{sections})\.[a-z_]+\b", quoted_in(page)))
-    assert named - SETTINGS - METHODS == set()
-    check_variables(re.findall(r"\bQORZEN_[A-Z_]+[A-Z]\b", page.read_text("utf-8")))
+    assert named - SETTINGS.keys() - METHODS == set()
+    code = [block.text for block in blocks_of(page) if block.language != "python"]
+    check_variables(re.findall(r"\bQORZEN_[A-Z_]+[A-Z]\b", "\n".join([quoted_in(page), *code])))
 
 
 @pytest.mark.parametrize("page", ALL_PAGES, ids=lambda page: page.stem)
@@ -84,6 +85,31 @@ def test_the_links_of_a_page_lead_somewhere(page: Path) -> None:
 def anchors_of(page: Path) -> set[str]:
     heads = re.findall(r"^#+ (.+)$", page.read_text("utf-8"), re.MULTILINE)
     return {re.sub(r"[^\w -]", "", head.lower()).replace(" ", "-") for head in heads}
+
+
+def test_each_setting_stands_there_with_its_default() -> None:
+    text = (GUIDE / "settings.md").read_text("utf-8")
+    shown = dict(re.findall(r"^\| `([a-z_.]+)` \| (.+?) \|", text, re.MULTILINE))
+    assert shown == {name: as_shown(name, default) for name, default in SETTINGS.items()}
+
+
+def as_shown(name: str, default: object) -> str:
+    if name in SHOWN:
+        return SHOWN[name]
+    if isinstance(default, bool):
+        return str(default).lower()
+    if isinstance(default, float | int):
+        return f"{default:g}"
+    return str(default) if default else "none"
+
+
+#: What is not the same on each machine, or too long.
+SHOWN: Final = {
+    "engines.processes": "processors",
+    "engines.worker_threads": "processors + 4",
+    "telemetry.run_buckets": "[metrics](../metrics.md)",
+    "telemetry.wait_buckets": "[metrics](../metrics.md)",
+}
 
 
 def test_each_error_is_explained() -> None:
