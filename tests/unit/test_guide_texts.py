@@ -22,7 +22,10 @@ import yaml
 from qorzen_obs import errors
 from qorzen_obs.cli import cli
 from qorzen_obs.core.task_manager import TaskManager
-from qorzen_obs.settings import Settings, check_variables, convert
+from qorzen_obs.host import STOP_SECONDS
+from qorzen_obs.server.routes import Access
+from qorzen_obs.server.security import read_tokens
+from qorzen_obs.settings import ServerSettings, Settings, check_variables, convert
 from qorzen_obs.telemetry import names
 from tests.services.guide import GUIDE, PAGES, Block, blocks_of
 
@@ -136,10 +139,37 @@ def check_yaml(block: Block) -> None:
     assert all(yaml.safe_load_all(block.text))
 
 
+def test_whoever_stops_a_service_waits_for_its_watchdog() -> None:
+    needed = Settings().tasks.shutdown_grace_seconds + STOP_SECONDS
+    (manifest,) = blocks_of(GUIDE / "kubernetes.md")
+    pods = [
+        part["spec"]["template"] for part in yaml.safe_load_all(manifest.text) if part["kind"] == "Deployment"
+    ]
+    assert [pod["spec"]["terminationGracePeriodSeconds"] > needed for pod in pods] == [True]
+    (unit,) = [block for block in blocks_of(GUIDE / "deploying.md") if block.language == "ini"]
+    assert float(read_unit(unit)["Service"]["TimeoutStopSec"]) > needed
+
+
+def test_the_tokens_of_the_manifest_are_accepted(tmp_path: Path) -> None:
+    (manifest,) = blocks_of(GUIDE / "kubernetes.md")
+    secret = next(part for part in yaml.safe_load_all(manifest.text) if part["kind"] == "Secret")[
+        "stringData"
+    ]
+    file = tmp_path / "tokens"
+    file.write_text(secret["tokens"])
+    file.chmod(0o440)
+    tokens = read_tokens(ServerSettings(token_file=str(file)))
+    assert tokens.scope_of(secret["read"].encode()) is Access.READ
+
+
 def check_unit(block: Block) -> None:
+    assert {"Unit", "Service"} <= set(read_unit(block).sections())
+
+
+def read_unit(block: Block) -> configparser.ConfigParser:
     unit = configparser.ConfigParser(strict=False)
     unit.read_file(io.StringIO(block.text))
-    assert {"Unit", "Service"} <= set(unit.sections())
+    return unit
 
 
 def check_commands(block: Block) -> None:

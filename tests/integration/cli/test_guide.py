@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
 
@@ -37,6 +38,25 @@ def test_the_code_of_a_page_does_what_the_page_says(page: Path, tmp_path: Path) 
         check=False,
     )
     assert ran.returncode == 0, ran.stderr
+
+
+def test_the_program_of_the_page_about_deploying_is_probed_and_stops_on_sigterm(tmp_path: Path) -> None:
+    write_files(tmp_path, files_of(GUIDE / "deploying.md"))
+    service = subprocess.Popen(
+        [sys.executable, "-W", "error", "service.py"],
+        cwd=tmp_path,
+        env=environment({"PYTHONPATH": str(ROOT)}),
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with service:
+        assert service.stdout is not None
+        url = service.stdout.readline().strip()
+        for probe in ("startupz", "livez", "readyz"):
+            with urlopen(f"{url}/{probe}") as answer:
+                assert answer.read() == b"ok"
+        service.terminate()
+    assert service.returncode == 0
 
 
 CONFTEST = 'pytest_plugins = ["qorzen_obs.pytest_plugin"]\n'
