@@ -23,6 +23,7 @@ from qorzen_obs import errors
 from qorzen_obs.cli import cli
 from qorzen_obs.core.task_manager import TaskManager
 from qorzen_obs.host import STOP_SECONDS
+from qorzen_obs.options import SubmitOptions, TaskOptions
 from qorzen_obs.server.routes import Access
 from qorzen_obs.server.security import read_tokens
 from qorzen_obs.settings import ServerSettings, Settings, check_variables, convert
@@ -113,6 +114,11 @@ SHOWN: Final = {
     "telemetry.run_buckets": "[metrics](../metrics.md)",
     "telemetry.wait_buckets": "[metrics](../metrics.md)",
 }
+
+
+def test_each_option_of_a_task_is_explained() -> None:
+    rows = re.findall(r"^\| `([a-z_]+)` \|", (GUIDE / "options.md").read_text("utf-8"), re.MULTILINE)
+    assert {*TaskOptions.__annotations__, *SubmitOptions.__annotations__} <= {*rows}
 
 
 def test_each_error_is_explained() -> None:
