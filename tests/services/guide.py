@@ -18,8 +18,10 @@ from qorzen_obs import open_task_manager
 from tests.services.program import ROOT
 
 GUIDE: Final = ROOT / "docs" / "guide"
-#: The pages whose code this runs; the others are made of tests or of whole programs, which tests of their own run.
-PAGES: Final = sorted(page for page in GUIDE.glob("*.md") if page.stem not in {"quickstart", "testing"})
+#: The pages that show whole programs, commands and what they print; the tests of these programs run them.
+PROGRAMS: Final = {"command-line", "observing", "quickstart", "serving", "testing"}
+#: The pages whose code this runs.
+PAGES: Final = sorted(page for page in GUIDE.glob("*.md") if page.stem not in PROGRAMS)
 
 _FENCED = re.compile(r"^```(?P<language>\w+)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
 _NAMES_ITSELF = re.compile(r"# (\S+\.\w+)\n")
