@@ -1,4 +1,5 @@
-"""Writes metrics.md, traces.md and openapi.json from the names, the sets of label values and the routes in the code.
+"""Writes the generated pages: metrics.md, traces.md and openapi.json from the names, the sets of label values and the
+routes in the code, and reference/ from its signatures and docstrings (api_pages.py).
 
 python docs/reference.py           writes them beside this file
 python docs/reference.py --check   exits with 1 where one is not as it would be written
@@ -11,6 +12,8 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
+
+import api_pages
 
 from qorzen_obs.counts import CATEGORIES, PRIORITIES, STATUSES
 from qorzen_obs.engines.traits import ENGINES
@@ -220,7 +223,14 @@ def openapi_page() -> str:
     return json.dumps(openapi_document(ROUTES, secured=True), indent=1, sort_keys=True) + "\n"
 
 
-PAGES: Final = {"metrics.md": metrics_page, "traces.md": traces_page, "openapi.json": openapi_page}
+def pages() -> dict[str, str]:
+    """Return every generated page by its path below docs/."""
+    return {
+        "metrics.md": metrics_page(),
+        "traces.md": traces_page(),
+        "openapi.json": openapi_page(),
+        **api_pages.pages(),
+    }
 
 
 def _shown(metric: MetricName) -> str:
@@ -235,20 +245,26 @@ def _rows(rows: Iterable[Iterable[str]]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-def _is_stale(name: str) -> bool:
+def _is_stale(name: str, text: str) -> bool:
     page = HERE / name
-    return not page.exists() or page.read_text("utf-8") != PAGES[name]()
+    return not page.exists() or page.read_text("utf-8") != text
 
 
 def main() -> int:
     """Write the pages, or say which are stale."""
+    written = pages()
+    # A page that nothing writes any more would stay for ever.
+    left = [f"reference/{path.name}" for path in HERE.glob("reference/*.md") if path.name != "README.md"]
+    left = sorted(set(left) - set(written))
     if "--check" in sys.argv[1:]:
-        stale = [name for name in PAGES if _is_stale(name)]
+        stale = [*(name for name, text in written.items() if _is_stale(name, text)), *left]
         if stale:
             print(f"{', '.join(stale)}: run `make docs` and commit what it writes", file=sys.stderr)
         return bool(stale)
-    for name, page in PAGES.items():
-        (HERE / name).write_text(page(), "utf-8")
+    for name in left:
+        (HERE / name).unlink()
+    for name, text in written.items():
+        (HERE / name).write_text(text, "utf-8")
     return 0
 
 

@@ -6,11 +6,11 @@ from collections.abc import AsyncIterator, Callable
 from typing import Final
 
 from aiohttp import web
+from aiohttp.typedefs import Handler
 
 from qorzen_obs.app import open_task_manager
 from qorzen_obs.core.task_manager import TaskManager
 from qorzen_obs.hosts.request_trace import trace_of
-from qorzen_obs.server.routes import Handler
 from qorzen_obs.settings import Settings
 
 #: The task manager of an application that has `cleanup_ctx(…)`: `request.app[TASKS]`, from its start on.
