@@ -18,10 +18,10 @@ class Entry:
 
     module: str  #: where to import it from
     name: str
-    without: tuple[
-        str, ...
-    ] = ()  #: members that are for the package's own parts; `__init__` where it makes them
+    #: Members that are for the package's own parts; `__init__` where these make the objects.
+    without: tuple[str, ...] = ()
     internal: tuple[str, ...] = ()  #: parameters that are for the package's own parts
+    like: str = ""  #: a class of the module whose fields say what those of the same name here mean
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +106,7 @@ PAGES: Final = (
         (
             Entry("qorzen_obs", "task"),
             Entry("qorzen_obs", "with_options"),
-            Entry("qorzen_obs.options", "TaskOptions"),
+            Entry("qorzen_obs.options", "TaskOptions", like="TaskDefinition"),
             Entry("qorzen_obs.definition", "TaskDefinition", without=("starts_later",)),
             Entry("qorzen_obs.definition", "Restart"),
             Entry("qorzen_obs", "Retry"),
@@ -169,7 +169,7 @@ PAGES: Final = (
         "Checks of your own, which `/readyz`, `/health` and `qorzen_health_check_passing` show.",
         (
             Entry("qorzen_obs", "health_check"),
-            Entry("qorzen_obs.health", "CheckOptions"),
+            Entry("qorzen_obs.health", "CheckOptions", like="CheckDefinition"),
             Entry("qorzen_obs.health", "CheckDefinition"),
             Entry(
                 "qorzen_obs.core.health_checks",

@@ -7,6 +7,7 @@ import functools
 import re
 import textwrap
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from inspect import cleandoc
 from typing import Final
 
@@ -96,7 +97,10 @@ def _class_blocks(entry: Entry, one: Class) -> Iterator[str]:
     _check_uses(one.uses, entry.name)
     # A property is an attribute, unless there is more to say of it than fits on a line of a list.
     short = [method for method in one.methods if method.is_property and "\n\n" not in method.doc]
-    lines = [_field_line(field, entry) for field in one.fields]
+    docs = _docs_like(entry)
+    lines = [
+        _field_line(replace(field, doc=field.doc or docs.get(field.name, "")), entry) for field in one.fields
+    ]
     if one.is_enum and lines:
         yield "Members:"
         yield "\n".join(lines)
@@ -113,6 +117,15 @@ def _class_blocks(entry: Entry, one: Class) -> Iterator[str]:
             yield _fenced(method.code)
             yield from _markdown(method.doc, entry)
         _check_uses(method.uses, f"{entry.name}.{method.name}")
+
+
+def _docs_like(entry: Entry) -> dict[str, str]:
+    """Return what another class says of its fields."""
+    if not entry.like:
+        return {}
+    within, node = api_source.home(entry.like, entry.module)
+    assert isinstance(node, ast.ClassDef)
+    return {one.name: one.doc for one in api_source.read_class(within, node, public=_PUBLIC).fields}
 
 
 def _origin(entry: Entry, kind: str) -> str:
@@ -155,9 +168,8 @@ def _markdown(doc: str, entry: Entry) -> Iterator[str]:
             yield "\n".join(_items(section[1], lines[1:], entry, linked))
         elif lines[0].startswith("    "):
             code = textwrap.dedent("\n".join(lines))
-            yield _fenced(
-                re.sub(r"\n\n(?=@|def |async def |class )", "\n\n\n", code)
-            )  # as the formatter has it
+            # As the formatter has it.
+            yield _fenced(re.sub(r"\n\n(?=@|def |async def |class )", "\n\n\n", code))
         else:
             yield _wrapped(_linked(" ".join(lines), entry, linked))
 

@@ -66,6 +66,8 @@ class Module:
     name: str
     lines: list[bytes]  #: as the columns of the tree count, in UTF-8
     tree: ast.Module
+    defined: dict[str, ast.stmt]  #: by name
+    imported: dict[str, tuple[str, str]]  #: by name: its name and module in the package
     comments: dict[int, str]  #: of the lines with a `#:` comment
     alone: frozenset[int]  #: those of these lines with nothing else
 
@@ -86,7 +88,27 @@ def module(name: str) -> Module:
             comments[row] = token.string.removeprefix("#:").partition("  # ")[0].strip()
             if not token.line[:column].strip():
                 alone.add(row)
-    return Module(name, text.encode().splitlines(), ast.parse(text), comments, frozenset(alone))
+    tree = ast.parse(text)
+    defined: dict[str, ast.stmt] = {}
+    for node in tree.body:
+        for one in _names_of(node):
+            defined.setdefault(one, node)
+    return Module(
+        name,
+        lines=text.encode().splitlines(),
+        tree=tree,
+        defined=defined,
+        imported=dict(_imported(tree)),
+        comments=comments,
+        alone=frozenset(alone),
+    )
+
+
+def _imported(tree: ast.Module) -> Iterator[tuple[str, tuple[str, str]]]:
+    """Return what a module imports from the package, those under TYPE_CHECKING too."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("qorzen_obs"):
+            yield from ((alias.asname or alias.name, (alias.name, node.module)) for alias in node.names)
 
 
 @functools.cache
@@ -97,14 +119,10 @@ def home(name: str, qualified: str) -> tuple[Module, ast.stmt]:
         NotFoundError: it is not defined in the package.
     """
     within = module(qualified)
-    for node in within.tree.body:
-        if _names_of(node) & {name}:
-            return within, node
-    for imported in ast.walk(within.tree):
-        if isinstance(imported, ast.ImportFrom) and (imported.module or "").startswith("qorzen_obs"):
-            for alias in imported.names:
-                if (alias.asname or alias.name) == name:
-                    return home(alias.name, imported.module or "")
+    if name in within.defined:
+        return within, within.defined[name]
+    if name in within.imported:
+        return home(*within.imported[name])
     raise NotFoundError(f"{qualified} has no {name}")
 
 

@@ -22,16 +22,28 @@ class CurrentTask(Protocol):
     """What a task may know of itself and say about itself."""
 
     @property
-    def task_id(self) -> str: ...
+    def task_id(self) -> str:
+        """The task's id, as its submitter has it."""
+        ...
+
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """The name that the task was submitted with."""
+        ...
+
     @property
-    def category(self) -> TaskCategory: ...
+    def category(self) -> TaskCategory:
+        """The task's category."""
+        ...
+
     @property
-    def priority(self) -> TaskPriority: ...
+    def priority(self) -> TaskPriority:
+        """The task's priority."""
+        ...
+
     @property
     def number(self) -> int:
-        """The attempt, from 1."""
+        """The number of this attempt, from 1."""
         ...
 
     @property
@@ -45,15 +57,27 @@ class CurrentTask(Protocol):
         ...
 
     def raise_if_cancelled(self) -> None:
-        """Raise TaskCancelled once this task was asked to stop."""
+        """Return at once, unless this task was asked to stop.
+
+        Code in a thread or a process cannot be interrupted, so it calls this wherever it can stop.
+
+        Raises:
+            TaskCancelled: the task was asked to stop, by `cancel_task`, by its timeout or by shutdown.
+        """
         ...
 
     def wait(self, seconds: float) -> bool:
-        """Sleep in a thread until asked to stop; return whether it was. Not for coroutines."""
+        """Sleep for `seconds` at most, until this task is asked to stop; return whether it was.
+
+        It blocks, so it is for threads and processes. A coroutine awaits `asyncio.sleep`, which a cancel interrupts.
+        """
         ...
 
     def progress(self, percent: float, message: str = "") -> None:
-        """Report progress: clamped to 0-100, never falls, coalesced, from any thread."""
+        """Report how far this task is, from any thread.
+
+        `percent` is clamped to 0 to 100 and never falls. Of reports that come fast only the last may be announced.
+        """
         ...
 
     def keep_trace(self) -> None:
@@ -88,7 +112,11 @@ def track(
 ) -> Iterator[T] | AsyncIterator[T]:
     """Yield from `items`, reporting the share that is done as the current task's progress.
 
-    `total` is the number of items where `items` has no length; without either, only the message is reported.
+    `total` is the number of items where `items` has no length. Without either, the percentage stays at 0, and the
+    message is the number of items that are done. `message` replaces it.
+
+    Raises:
+        TaskError: the caller is not inside a task.
     """
     task = running_task()
     if total is None and isinstance(items, Sized):

@@ -10,7 +10,8 @@ from qorzen_obs.errors import InvalidTaskError
 from qorzen_obs.retry import Retry
 from qorzen_obs.tasks import TaskCategory, TaskPriority
 
-#: `always` is after every end, `on_failure` after one as failed; until the service stops.
+#: When `serve` submits a standing task again: `always` after every end, `on_failure` after an end as failed. It does so
+#: until the service stops.
 Restart = Literal["never", "on_failure", "always"]
 
 _ATTRIBUTE: Final = "__qorzen_task__"
@@ -20,16 +21,19 @@ _ATTRIBUTE: Final = "__qorzen_task__"
 class TaskDefinition:
     """The defaults of one callable. None leaves the choice to the submission and the settings."""
 
-    name: str | None = None
-    category: TaskCategory | None = None
-    priority: TaskPriority | None = None
-    timeout: float | None = None  #: seconds of one attempt; math.inf is no limit
+    name: str | None = None  #: 1 to 200 printable characters; None is the function's own
+    category: TaskCategory | None = None  #: None is CORE
+    priority: TaskPriority | None = None  #: None is NORMAL
+    #: Seconds of one attempt. math.inf is no limit, None is `tasks.default_timeout`.
+    timeout: float | None = None
     deadline: float | None = None  #: seconds from acceptance to the end of the last attempt
-    retry: Retry | None = None
-    delay: float = 0.0  #: seconds from acceptance until it may start
-    run_at: float | None = None  #: Unix seconds before which it does not start
-    max_concurrent: int | None = None  #: tasks of this definition that run at once
-    engine: str | None = None  #: its kind
+    retry: Retry | None = None  #: when a failed attempt is followed by another; None is never
+    delay: float = 0.0  #: seconds from acceptance until it may start; at most a hundred years
+    #: Unix seconds before which it does not start. `@task` takes an aware datetime too.
+    run_at: float | None = None
+    max_concurrent: int | None = None  #: tasks of this definition that run at once, at least 1
+    #: The engine that runs it. None is the loop for async callables, and the engine of the category for others.
+    engine: str | None = None
     new_trace: bool = False  #: start a trace of its own, linked to the submitter's
     keep_trace: bool = False  #: keep its traces whatever the rate at which traces are sampled
     at_start: bool = False  #: `serve` submits it when the service has started, without the default timeout

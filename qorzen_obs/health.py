@@ -31,14 +31,15 @@ _ATTRIBUTE: Final = "__qorzen_health_check__"
 class CheckDefinition:
     """What `@health_check` says of a callable."""
 
-    name: str | None = None  #: in probes, /health and metrics; the function's own when None
+    #: In probes, /health and metrics: 1 to 63 letters, digits, dots, hyphens and underscores. None is the function's.
+    name: str | None = None
     critical: bool = False  #: the service is not ready while it fails; else /health warns
     timeout: float = 1.0  #: seconds after which it has failed, whatever it does
-    max_age: float = 5.0  #: seconds in which a result is used again before the next run
+    max_age: float = 5.0  #: seconds in which a result is used again, at least 0.1
 
 
 class CheckOptions(TypedDict, total=False):
-    """What `@health_check` and `HealthChecks.add` take; CheckDefinition says what each means."""
+    """The options of `@health_check` and `HealthChecks.add`. What is not given is as in CheckDefinition."""
 
     name: str
     critical: bool

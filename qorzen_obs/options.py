@@ -25,7 +25,7 @@ R = TypeVar("R")
 
 
 class TaskOptions(TypedDict, total=False):
-    """What `@task` takes, as a user writes it; TaskDefinition says what each means."""
+    """The options of `@task` and `with_options`. What is not given is as in TaskDefinition."""
 
     name: str
     category: CategoryOrName
@@ -47,13 +47,15 @@ class TaskOptions(TypedDict, total=False):
 class SubmitOptions(TypedDict, total=False):
     """What `submit_task` takes beside the callable and its arguments; None is as if it were not given."""
 
-    name: str | None
-    category: CategoryOrName | None
-    plugin_id: str | None
-    priority: PriorityOrName | None
+    name: str | None  #: 1 to 200 printable characters; unset, the definition's or the function's
+    category: CategoryOrName | None  #: unset, the definition's, else CORE
+    plugin_id: str | None  #: the extension that the task is for; 1 to 200 printable characters
+    priority: PriorityOrName | None  #: unset, the definition's, else NORMAL
+    #: Kept with the task, in the form that JSON has, and on its span. It must be something that JSON can show.
     metadata: Mapping[str, Any] | None
+    #: Seconds of one attempt, math.inf for no limit. Unset, the definition's, else `tasks.default_timeout`.
     timeout: float | None
-    cancellable: bool
+    cancellable: bool  #: False has `cancel_task` refuse; a shutdown cancels the task nevertheless
 
 
 #: The options of a definition that a submission has not.

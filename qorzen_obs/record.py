@@ -474,12 +474,12 @@ class TaskEvent(msgspec.Struct, frozen=True, gc=False):
     """One fact about one task, announced exactly once, in order of `sequence`."""
 
     sequence: int  #: rises by one with each event of a manager
-    kind: EventKind
+    kind: EventKind  #: what has happened
     at: float  #: Unix seconds
     record: TaskRecord
     state: TaskState  #: the state that the event led to
-    progress: TaskProgress
-    previous: TaskStatus | None = None  #: None for submitted
+    progress: TaskProgress  #: the last report of the task's code
+    previous: TaskStatus | None = None  #: the status before the event; None for submitted
 
     def outline(self) -> TaskEvent:
         """Return the event without what may keep much alive: arguments, metadata, result and traceback."""

@@ -12,7 +12,7 @@ from qorzen_obs.errors import InvalidTaskError
 
 
 class TaskRegistry:
-    """The tasks known by name."""
+    """The tasks known by name: those that clients may submit over HTTP. Iterating gives name, callable, definition."""
 
     def __init__(self) -> None:
         self._tasks: dict[str, Callable[..., Any]] = {}
@@ -35,7 +35,11 @@ class TaskRegistry:
             raise InvalidTaskError("name", f"two tasks are named {name!r}; give one another @task(name=…)")
 
     def add_module(self, module: ModuleType) -> int:
-        """Add what `module` marks with @task; return how many callables that were."""
+        """Add what `module` marks with @task; return how many callables that were.
+
+        Raises:
+            InvalidTaskError: two of them, or one and another callable, have the same name.
+        """
         # One callable may have several names.
         defined = dict.fromkeys(value for value in vars(module).values() if is_defined(value))
         for func in defined:

@@ -13,7 +13,8 @@ from qorzen_obs.clock import MAX_WAIT_SECONDS
 from qorzen_obs.errors import InvalidTaskError, RetryLater, TaskTimeoutError
 from qorzen_obs.tasks import TIMEOUT
 
-#: (number of the attempt that failed, from 1; a source of randomness) -> seconds to wait
+#: Takes the number of the attempt that failed, from 1, and a source of randomness, and returns the seconds to wait: a
+#: hundred years at most, and 0 for a negative number. It must not block.
 Backoff = Callable[[int, random.Random], float]
 
 
@@ -67,10 +68,10 @@ class Retry:
         InvalidTaskError: an argument is unusable.
     """
 
-    max_attempts: int = 3
-    backoff: Backoff = DEFAULT_BACKOFF
-    on: tuple[type[BaseException], ...] = (Exception,)
-    give_up_on: tuple[type[BaseException], ...] = ()
+    max_attempts: int = 3  #: with the first one; at least 1
+    backoff: Backoff = DEFAULT_BACKOFF  #: how long to wait after a failed attempt
+    on: tuple[type[BaseException], ...] = (Exception,)  #: the exceptions that another attempt may follow
+    give_up_on: tuple[type[BaseException], ...] = ()  #: those of them that none may follow
 
     def __post_init__(self) -> None:
         attempts: object = self.max_attempts

@@ -31,19 +31,20 @@ ENVIRONMENT_PREFIX = "QORZEN_"
 URL_VARIABLE: Final = "QORZEN_URL"
 _MAX_FILE_BYTES: Final = 1_048_576
 
-#: Upper bounds of the histograms of durations, in seconds, and of those of queue waits.
+#: Upper bounds in seconds of the histograms of durations, unless `telemetry.run_buckets` says otherwise.
 RUN_BUCKETS: Final = (
     0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 60.0, 150.0, 300.0, 900.0, 3_600.0, 14_400.0,
     86_400.0,
 )  # fmt: skip
+#: Upper bounds in seconds of the histograms of queue waits, unless `telemetry.wait_buckets` says otherwise.
 WAIT_BUCKETS: Final = (
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 60.0, 150.0, 300.0, 600.0,
     1_500.0,
 )  # fmt: skip
 _MAX_BUCKETS: Final = 100  # each is a line of every series
 
-Seconds = Annotated[float, Meta(gt=0)]
-Count = Annotated[int, Meta(ge=1)]
+Seconds = Annotated[float, Meta(gt=0)]  #: A duration above 0, in seconds.
+Count = Annotated[int, Meta(ge=1)]  #: A whole number of at least 1.
 T = TypeVar("T")
 
 
@@ -75,17 +76,20 @@ class TaskSettings(_Checked, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     _section = "tasks."
 
-    max_concurrent_tasks: Count = 100
+    max_concurrent_tasks: Count = 100  #: tasks that run at once
     #: ended tasks kept whole: so many that failed, and so many of the others, each the last ones
     keep_completed_tasks: Annotated[int, Meta(ge=0)] = 1000
     default_timeout: Seconds = 300.0  #: seconds an attempt may take; inf is no limit
-    max_pending: Count = 10_000
+    max_pending: Count = 10_000  #: tasks that wait at once
+    #: What a submission does when so many wait: raise TaskQueueFullError, or wait for room.
     when_full: Literal["refuse", "wait"] = "refuse"
-    category_limits: dict[TaskCategory, Count] = {}
+    category_limits: dict[TaskCategory, Count] = {}  #: tasks of a category that run at once
     #: waiting that is worth 50 points, a year at most; 0 is strict priority
     ageing_seconds: Annotated[float, Meta(ge=0, le=31_536_000)] = 300.0
+    #: How long a task may go on after it was asked to stop. Then it is killed where that is possible, else abandoned.
     cancel_grace_seconds: Seconds = 1.0
-    max_abandoned: Annotated[int, Meta(ge=0)] = 16
+    max_abandoned: Annotated[int, Meta(ge=0)] = 16  #: abandoned tasks whose slot another task may have
+    #: How long a stop lets accepted tasks go on before it cancels them.
     shutdown_grace_seconds: Annotated[float, Meta(ge=0)] = 30.0
     #: bytes of one result, and of one task's arguments, that are kept with its record, as texts and buffers count;
     #: a larger result is released once it was handed over to a waiter, larger arguments at the end
@@ -98,9 +102,9 @@ class EngineSettings(_Checked, frozen=True, kw_only=True, forbid_unknown_fields=
 
     _section = "engines."
 
-    io_threads: Count = 32
-    worker_threads: Count = (os.cpu_count() or 1) + 4
-    processes: Count = os.cpu_count() or 1
+    io_threads: Count = 32  #: synchronous tasks of category IO that run at once
+    worker_threads: Count = (os.cpu_count() or 1) + 4  #: other synchronous tasks that run at once
+    processes: Count = os.cpu_count() or 1  #: worker processes, each of which runs one task at a time
     process_tasks_per_worker: Count = 1_000  #: after which a worker process is replaced
     process_quarantine_seconds: Seconds = 600.0  #: for a task that kills 3 workers within that time
 
@@ -110,15 +114,16 @@ class ServerSettings(_Checked, frozen=True, kw_only=True, forbid_unknown_fields=
 
     _section = "server."
 
+    #: An address to listen on, or `unix:/path` for a socket of mode 0600. One that others can reach needs a token.
     host: str = DEFAULT_HOST
-    port: Annotated[int, Meta(ge=0, le=65535)] = DEFAULT_PORT
+    port: Annotated[int, Meta(ge=0, le=65535)] = DEFAULT_PORT  #: 0 takes any free one
     #: What to do where the port is in use already: refuse to start, or try the next ones, for workers side by side.
     when_taken: Literal["refuse", "next"] = "refuse"
     token: Annotated[str, Meta(min_length=16)] | None = None  #: for control, and so for everything
     #: Instead of `token`: a file with one token a line, `TOKEN` or `TOKEN read`.
     token_file: str | None = None
     allow_submit: bool = False  #: whether registered tasks can be submitted over HTTP
-    allowed_hosts: tuple[str, ...] = ()
+    allowed_hosts: tuple[str, ...] = ()  #: host names that requests may name, besides localhost and addresses
     #: Where clients find the service behind a proxy, such as https://a.example/ops.
     public_url: str | None = None
     grafana_url: str | None = None  #: where the page's link to Grafana leads
@@ -130,8 +135,9 @@ class HealthSettings(_Checked, frozen=True, kw_only=True, forbid_unknown_fields=
 
     _section = "health."
 
-    loop_blocked_seconds: Seconds = 30.0
-    scheduler_stalled_seconds: Seconds = 10.0  #: that a task waits though nothing keeps it from starting
+    loop_blocked_seconds: Seconds = 30.0  #: /livez and /readyz fail when the work loop is blocked for longer
+    #: /readyz fails when a task waits for longer although nothing keeps it from starting.
+    scheduler_stalled_seconds: Seconds = 10.0
 
 
 class TelemetrySettings(_Checked, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -139,21 +145,22 @@ class TelemetrySettings(_Checked, frozen=True, kw_only=True, forbid_unknown_fiel
 
     _section = "telemetry."
 
-    log_level: Literal["debug", "info", "warning", "error", "off"] = "info"
-    keep_traces: Count = 500
-    keep_spans_per_trace: Count = 2_000
+    log_level: Literal["debug", "info", "warning", "error", "off"] = "info"  #: off writes no lines
+    keep_traces: Count = 500  #: recent traces in memory
+    keep_spans_per_trace: Count = 2_000  #: spans of one trace in memory
     keep_spans: Count = 20_000  #: in all; some 2.6 kB each
-    #: traces kept of those that nothing speaks for; above it by their ids
+    #: ordinary traces kept per second; above that rate their ids decide. Failed and slow ones are always kept
     traces_per_second: Annotated[float, Meta(ge=0)] = 100.0
     slow_task_seconds: Seconds = 10.0  #: from here on a task's trace is kept whatever the rate; inf is never
     time_ledger: bool = True  #: where the time of each task went; costs about half a microsecond a step
     watch_loop: bool = True  #: a thread that says who blocks the work loop
-    #: Upper bounds in seconds, rising. The objectives of dashboards/objectives.py need theirs among those of waits.
+    #: Upper bounds of the histograms of durations: 1 to 100 of them, in seconds, positive and rising.
     run_buckets: tuple[float, ...] = RUN_BUCKETS
+    #: The same of queue waits. The rules need the bounds of their objectives (dashboards/objectives.py) among them.
     wait_buckets: tuple[float, ...] = WAIT_BUCKETS
     #: names of definitions that metrics tell apart, the rest is `_other`; 0 is none
     metrics_by_definition: Annotated[int, Meta(ge=0, le=10_000)] = 100
-    keep_log_lines_per_task: Count = 200
+    keep_log_lines_per_task: Count = 200  #: the last log lines of each task, in memory
     keep_log_lines: Count = 20_000  #: in all
     #: whether /metrics also shows what is in the default registry of prometheus_client
     default_registry: bool = False
@@ -180,7 +187,7 @@ class HistorySettings(_Checked, frozen=True, kw_only=True, forbid_unknown_fields
 
     _section = "history."
 
-    url: Literal["memory"] = "memory"
+    url: Literal["memory"] = "memory"  #: this process's own memory
 
 
 class Settings(_Checked, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -192,11 +199,17 @@ class Settings(_Checked, frozen=True, kw_only=True, forbid_unknown_fields=True):
         SettingsError: a value is out of bounds or of another type, as each section raises it.
     """
 
+    #: How much runs, waits and is remembered.
     tasks: TaskSettings = msgspec.field(default_factory=TaskSettings)
+    #: How many slots each engine has.
     engines: EngineSettings = msgspec.field(default_factory=EngineSettings)
+    #: Where the ops plane listens and whom it answers.
     server: ServerSettings = msgspec.field(default_factory=ServerSettings)
+    #: When a probe says no.
     health: HealthSettings = msgspec.field(default_factory=HealthSettings)
+    #: How much is observed and kept in memory.
     telemetry: TelemetrySettings = msgspec.field(default_factory=TelemetrySettings)
+    #: Where ended tasks are kept.
     history: HistorySettings = msgspec.field(default_factory=HistorySettings)
 
 

@@ -36,14 +36,17 @@ class TaskCategory(str, Enum):
 
 
 class TaskPriority(IntEnum):
-    """Who goes first. Points that waiting time is weighed against, see `tasks.ageing_seconds`."""
+    """Who goes first: the higher number, and among equals the task that has waited longer.
+
+    The numbers are points. A waiting task gains 50 points in each `tasks.ageing_seconds` (300), so none waits for ever.
+    """
 
     __hash__ = int.__hash__  # as above
 
-    LOW = 0
-    NORMAL = 50
-    HIGH = 100
-    CRITICAL = 200
+    LOW = 0  #: goes after all others
+    NORMAL = 50  #: the usual one
+    HIGH = 100  #: goes before normal tasks that have not waited 300 s longer
+    CRITICAL = 200  #: goes before normal tasks that have not waited 900 s longer
 
     @property
     def label(self) -> str:
@@ -93,7 +96,7 @@ LEGAL_TRANSITIONS: Final[Mapping[TaskStatus, frozenset[TaskStatus]]] = {
 
 
 class EngineKind(str, Enum):
-    """Where a callable runs: the names of the engines of this package, see engines/traits.py."""
+    """Where a callable runs: the names of the engines of this package."""
 
     __hash__ = str.__hash__  # Enum's own runs Python code for each look-up
 
@@ -105,16 +108,19 @@ class EngineKind(str, Enum):
     EXTERNAL = "external"  #: wherever a foreign concurrency manager puts it
 
 
-# The names of these members, as text. A type checker finds one that is misspelt.
+#: A TaskCategory as text. A type checker finds a misspelt one, as for the types below.
 CategoryName: TypeAlias = Literal["core", "plugin", "ui", "io", "background", "user"]
-PriorityName: TypeAlias = Literal["low", "normal", "high", "critical"]
+PriorityName: TypeAlias = Literal["low", "normal", "high", "critical"]  #: A TaskPriority as text.
+#: A TaskStatus as text.
 StatusName: TypeAlias = Literal["pending", "running", "completed", "failed", "cancelled"]
-EngineName: TypeAlias = Literal["loop", "io", "thread", "process", "main"]  #: those that a task may choose
+#: The engines that a task may choose, as text.
+EngineName: TypeAlias = Literal["loop", "io", "thread", "process", "main"]
 
-CategoryOrName: TypeAlias = TaskCategory | CategoryName
+CategoryOrName: TypeAlias = TaskCategory | CategoryName  #: A category, as itself or as text.
+#: A priority, as itself, as text or as its number.
 PriorityOrName: TypeAlias = TaskPriority | PriorityName | Literal[0, 50, 100, 200]
-StatusOrName: TypeAlias = TaskStatus | StatusName
-EngineOrName: TypeAlias = EngineKind | EngineName
+StatusOrName: TypeAlias = TaskStatus | StatusName  #: A status, as itself or as text.
+EngineOrName: TypeAlias = EngineKind | EngineName  #: An engine, as itself or as text.
 
 
 class CancelGuarantee(str, Enum):
@@ -135,13 +141,13 @@ class EventKind(str, Enum):
 
     __hash__ = str.__hash__  # Enum's own runs Python code for each look-up
 
-    SUBMITTED = "task/submitted"
-    STARTED = "task/started"
-    PROGRESS = "task/progress"
-    RETRYING = "task/retrying"
-    COMPLETED = "task/completed"
-    FAILED = "task/failed"
-    CANCELLED = "task/cancelled"
+    SUBMITTED = "task/submitted"  #: the task was accepted and is pending
+    STARTED = "task/started"  #: an attempt has started
+    PROGRESS = "task/progress"  #: its code has reported progress
+    RETRYING = "task/retrying"  #: an attempt has failed, and the task is pending again for another one
+    COMPLETED = "task/completed"  #: the task has ended: it returned a value
+    FAILED = "task/failed"  #: the task has ended: it raised, passed its timeout or was lost
+    CANCELLED = "task/cancelled"  #: the task has ended because somebody asked it to
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +155,7 @@ class TaskProgress:
     """How far a task says it is."""
 
     percent: float = 0.0  #: 0 to 100, never falls
-    message: str = ""
+    message: str = ""  #: what its code said last, redacted; at most 500 characters
     updated_at: float | None = None  #: Unix seconds; None before the first report
 
 
@@ -161,35 +167,35 @@ class TaskInfo(Generic[R_co]):
     where a TaskHandle gives the snapshot: `TaskInfo[int | None]` of a task that returns an int.
     """
 
-    task_id: str
-    name: str
-    category: TaskCategory
-    plugin_id: str | None
-    priority: TaskPriority
-    status: TaskStatus
-    progress: TaskProgress
-    created_at: float
+    task_id: str  #: unique to this task
+    name: str  #: as submitted, else of the definition, else of the function; redacted
+    category: TaskCategory  #: as submitted, else of the definition, else CORE
+    plugin_id: str | None  #: as submitted, redacted
+    priority: TaskPriority  #: as submitted, else of the definition, else NORMAL
+    status: TaskStatus  #: when the snapshot was taken
+    progress: TaskProgress  #: the last report of its code
+    created_at: float  #: when it was accepted
     started_at: float | None = None  #: the first attempt's start
-    completed_at: float | None = None
+    completed_at: float | None = None  #: when it ended, however it ended
     error: str | None = None  #: the exception's message
     error_type: str | None = None  #: its qualified name, or `timeout`, or `lost`
     traceback: str | None = None  #: without values of local variables
     #: None until it has completed. Stays in this process: never in HTTP, logs or on the bus.
     result: R_co = None  # type: ignore[assignment]  # a snapshot with a type that excludes None gives a result
-    metadata: dict[str, Any] = field(default_factory=dict)
-    cancellable: bool = True
+    metadata: dict[str, Any] = field(default_factory=dict)  #: as submitted, in the form that JSON has
+    cancellable: bool = True  #: whether `cancel_task` may stop it
     attempt: int = 0  #: the running or last attempt, from 1; 0 before the first
-    engine: str = EngineKind.LOOP.value
-    cancel_guarantee: str = CancelGuarantee.PROMPT.value
+    engine: str = EngineKind.LOOP.value  #: where it runs, usually the value of an EngineKind
+    cancel_guarantee: str = CancelGuarantee.PROMPT.value  #: of that engine: the value of a CancelGuarantee
     timeout_seconds: float | None = None  #: of one attempt; None is no limit
     #: From when on it may start, or could have; if that is later than now, it is scheduled.
     eligible_at: float | None = None
     queue_wait_seconds: float | None = None  #: from `eligible_at` to the start of the last attempt
     duration_seconds: float | None = None  #: of the last attempt
-    #: Seconds by phase of its life so far, see telemetry/names.py.
+    #: Seconds by phase of its life so far, as docs/traces.md lists them.
     phases: dict[str, float] = field(default_factory=dict)
     waiting_for: str | None = None  #: the id of the task that it waits for; it holds no slot meanwhile
-    cancel_reason: str | None = None
+    cancel_reason: str | None = None  #: why it was asked to stop, redacted; None where it was not
     abandoned: bool = False  #: it ended on paper, and its code would not stop; stays true once that has ended
     code_ended_at: float | None = None  #: when the code of an abandoned one ended; None while it may run
     #: Its result was larger than `tasks.keep_value_bytes`, and was handed over or had to make room for newer ones.
@@ -200,7 +206,7 @@ class TaskInfo(Generic[R_co]):
     rerun_of: str | None = None  #: the id of the ended task that it runs again
 
     def replace(self, **changes: Any) -> TaskInfo[R_co]:
-        """Return a copy with these fields changed."""
+        """Return a copy with these fields changed; the task itself does not change."""
         return dataclasses.replace(self, **changes)
 
 

@@ -97,7 +97,7 @@ class CapturedLogs:
     """A logger manager whose loggers write nothing: each line is kept in `lines`, with its task and trace."""
 
     def __init__(self) -> None:
-        self.lines: list[dict[str, Any]] = []
+        self.lines: list[dict[str, Any]] = []  #: the fields of each line, oldest first
 
     def get_logger(self, name: str) -> Any:
         """Return a structlog logger; `name` stands as `logger` in its lines."""
@@ -127,10 +127,10 @@ class CapturedEvents:
     """An event bus that keeps what is published."""
 
     def __init__(self) -> None:
-        self.events: list[Event] = []
+        self.events: list[Event] = []  #: oldest first
 
     async def publish(self, *, event_type: str, source: str, payload: dict[str, Any]) -> None:
-        """Keep one event."""
+        """Keep one event. This is what the manager calls."""
         self.events.append(Event(event_type, source, payload))
 
     def of(self, task_id: str) -> list[str]:
@@ -142,7 +142,7 @@ class VirtualClock:
     """The time of a VirtualTimeLoop. Setting `wall_offset` makes the wall clock jump, and no other."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.wall_offset = 1_700_000_000.0
+        self.wall_offset: float = 1_700_000_000.0  #: Unix seconds when the loop was made
         self._loop = loop
 
     def now(self) -> float:
@@ -167,7 +167,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         self._elapsed = 0.0
         self._conditions: list[Callable[[], bool]] = []
         super().__init__(_JumpingSelector(self))
-        self.clock = VirtualClock(self)
+        self.clock = VirtualClock(self)  #: for what takes a Clock
 
     def time(self) -> float:
         """Return virtual seconds since the loop was made."""
@@ -182,7 +182,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         return any(condition() for condition in self._conditions)
 
     def jump(self, seconds: float) -> None:
-        """Let time pass."""
+        """Let `seconds` of virtual time pass at once; timers that are due then run in the loop's next turn."""
         # One step further, since time plus a difference of times may round to just before the timer.
         self._elapsed = math.nextafter(self._elapsed + seconds, math.inf)
 
@@ -205,7 +205,7 @@ class _JumpingSelector(selectors.DefaultSelector):
 
 
 def virtual_time(test: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, T]:
-    """Make an async function a synchronous one that runs on a VirtualTimeLoop of its own."""
+    """Make an async test a synchronous one that runs on a VirtualTimeLoop of its own, without a plugin of pytest."""
 
     @functools.wraps(test)
     def run(*args: P.args, **kwargs: P.kwargs) -> T:

@@ -29,6 +29,7 @@ from qorzen_obs.telemetry.redaction import Redactor
 
 _MAX_PROGRESS_MESSAGE: Final = 500
 
+#: An observer of events, see `TaskManager.observe`. It runs on the work loop and must return at once.
 OnEvent = Callable[[TaskEvent], None]
 
 

@@ -22,6 +22,7 @@ from qorzen_obs.telemetry.task_log import StreamTaskLog
 SOURCE: Final = "task_manager"  #: what the events on the bus name as their source
 SETTINGS_KEY: Final = "tasks"  #: the key of the settings in the configuration
 
+#: Takes the key of a setting that has changed, 'tasks' or 'tasks.<name>', and its new value.
 OnSetting = Callable[[str, Any], Awaitable[None]]
 OnLost = Callable[[str], None]
 
@@ -41,10 +42,11 @@ class ThreadRunner(Protocol):
     """
 
     def run_in_thread(self, func: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Awaitable[Any]:
-        """Return what `func` returns on a thread."""
+        """Run `func` on a thread; what is returned gives its value, or raises what it raised, when it is awaited."""
         ...
 
 
+#: What gives a task manager the engines: its own concurrency manager, or a foreign one that runs callables in threads.
 ConcurrencyManager = EngineOwner | ThreadRunner
 
 
@@ -56,7 +58,7 @@ class EventBusManager(Protocol):
     """
 
     async def publish(self, *, event_type: str, source: str, payload: dict[str, Any]) -> object:
-        """Deliver one event."""
+        """Deliver one event of a task; `payload` is as JSON has it. What it raises is counted, and logged once."""
         ...
 
 
@@ -64,7 +66,7 @@ class LoggerManager(Protocol):
     """Gives the logger. One with `task_log(name)` gives what writes the canonical lines of tasks as well."""
 
     def get_logger(self, name: str, /) -> Any:
-        """Return a logger of structlog or of the standard library."""
+        """Return a logger of structlog or of the standard library. Its methods must not block."""
         ...
 
 

@@ -28,9 +28,9 @@ _PROGRESS: Final = EventKind.PROGRESS.value
 class Event:
     """Something that happened: `event_type` such as 'task/completed', who says so, and its facts."""
 
-    event_type: str
-    source: str
-    payload: dict[str, Any]
+    event_type: str  #: of a task: the value of an EventKind
+    source: str  #: who says so; of a task: task_manager
+    payload: dict[str, Any]  #: its facts, as JSON has them
 
 
 Subscriber = Callable[[Event], Awaitable[None]]

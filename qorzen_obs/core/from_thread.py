@@ -68,7 +68,12 @@ class FromThread:
         self, func: Callable[[*Ts], object], /, *args: *Ts, **options: Unpack[SubmitOptions]
     ) -> str: ...
     def submit(self, func: Callable[..., Any], /, *args: object, **options: object) -> str:
-        """As `submit_task`."""
+        """Submit a task as `TaskManager.submit_task` does, and return its id.
+
+        Raises:
+            InvalidTaskError: an argument is unusable, or the caller is on the work loop, as for all calls below.
+            TaskQueueFullError, TaskManagerClosedError: as `TaskManager.submit_task`.
+        """
         return self._call(partial(self._manager.submit_task, func, *args, **options))
 
     @overload
@@ -86,11 +91,14 @@ class FromThread:
     @overload
     def run(self, func: Callable[[*Ts], R], /, *args: *Ts, **options: Unpack[SubmitOptions]) -> R: ...
     def run(self, func: Callable[..., Any], /, *args: object, **options: object) -> Any:
-        """As `run`."""
+        """Submit a task, block until it ends, and return its value or raise, as `TaskManager.run` does."""
         return self._call(partial(self._manager.run, func, *args, **options))
 
     def wait(self, task_id: str, timeout: float | None = None) -> TaskInfo:
-        """As `wait_for_task`; after the stop too, for a task that has ended."""
+        """Block until a task ends, and return its snapshot, as `TaskManager.wait_for_task` does.
+
+        It works after the shutdown too, for a task that has ended.
+        """
         try:
             return self._call(lambda: self._manager.wait_for_task(task_id, timeout))
         except TaskManagerClosedError:
@@ -100,19 +108,19 @@ class FromThread:
             return info
 
     def cancel(self, task_id: str) -> bool:
-        """As `cancel_task`."""
+        """Cancel a task or ask it to stop, as `TaskManager.cancel_task` does; return False when it had ended."""
         return self._call(lambda: self._manager.cancel_task(task_id))
 
     def rerun(self, task_id: str) -> str:
-        """As `rerun`."""
+        """Submit an ended task again, as `TaskManager.rerun` does, and return the new task's id."""
         return self._call(lambda: self._manager.rerun(task_id))
 
     def pause(self, category: CategoryOrName) -> None:
-        """As `pause`."""
+        """Start no task of `category` until `resume`, as `TaskManager.pause` does."""
         self._call(lambda: self._manager.pause(category))
 
     def resume(self, category: CategoryOrName) -> None:
-        """As `resume`."""
+        """Let tasks of a paused category start again, as `TaskManager.resume` does."""
         self._call(lambda: self._manager.resume(category))
 
     def _call(self, call: Call[T]) -> T:

@@ -47,7 +47,7 @@ class TaskHandle(Generic[R_co]):
         self._end = end  # the final state, once there is one
         # Of the task's exception, without the frames of who awaits it.
         self._traceback: TracebackType | None = None
-        self.task_id: str = record.task_id
+        self.task_id: str = record.task_id  #: for logs, the page and other processes
 
     def __await__(self) -> Generator[Any, None, R_co]:
         """Wait for the end of the task, and return its value or raise as `TaskManager.run` does.

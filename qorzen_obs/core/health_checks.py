@@ -226,7 +226,10 @@ class HealthChecks:
         return iter(list(self._checks.values()))
 
     def add(self, check: Callable[[], object], **options: Unpack[CheckOptions]) -> None:
-        """Add a function without arguments; `options` go before those of its @health_check.
+        """Add a function without arguments; `options` go before those of its `@health_check`.
+
+        A plain function runs in a thread of its own, a coroutine function on the work loop, one run at a time and only
+        when somebody asks. Of a run that passes its timeout nobody waits for the end.
 
         Raises:
             InvalidHealthCheckError: it cannot be called, its name is taken or unfit, or there are too many.

@@ -25,7 +25,7 @@ MAX_KEY_LENGTH: Final = 128
 class Submission(NamedTuple):
     """What became of a submission with a key."""
 
-    task_id: str
+    task_id: str  #: of the task that the key stands for
     first: bool  #: False: the key was known, nothing was submitted, and this is what it was used for
 
 

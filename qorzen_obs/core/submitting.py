@@ -67,7 +67,8 @@ class Submitting(QorzenManager):
 
         An unset `category` or `priority` is the callable's own from `@task`, else CORE and NORMAL; a given one wins.
         `timeout` is seconds of one attempt: None takes the definition's, else `tasks.default_timeout`; math.inf is no
-        limit. `metadata` is kept as JSON shows it. The task runs with the submitter's context variables.
+        limit. `metadata` is kept as JSON shows it. The task runs with the submitter's context variables. See
+        SubmitOptions for all options.
 
         A type checker compares the arguments with the parameters of `func`. Beside options it takes arguments by
         position only. Where `func` needs keyword arguments too, give the options by `with_options(func, timeout=…)`.
@@ -123,10 +124,11 @@ class Submitting(QorzenManager):
         cancellable: bool = True,
         **kwargs: Any,
     ) -> str:
-        """As `submit_task`, for async callables only.
+        """Accept a task as `submit_task` does, for async callables only.
 
         Raises:
             InvalidTaskError: `func` is not async.
+            InvalidTaskError, TaskQueueFullError, TaskManagerClosedError: as `submit_task`.
         """
         if not traits_of(func).is_async:
             problem = f"{foreign.shown(func)} is not async; use submit_task for synchronous callables"
@@ -163,8 +165,8 @@ class Submitting(QorzenManager):
     async def run(self, func: Callable[..., Any], /, *args: object, **options: object) -> Any:
         """Submit, wait, and return the value or raise what the task raised.
 
-        Takes the arguments of `submit_task`. A task that awaits this lends its slot meanwhile. Cancelling the wait
-        cancels the task, where it is cancellable.
+        Takes the arguments of `submit_task`, and raises what that raises. A task that awaits this lends its slot
+        meanwhile. Cancelling the wait cancels the task, where it is cancellable.
 
         Raises:
             TaskCancelled: the task was cancelled.
@@ -200,6 +202,9 @@ class Submitting(QorzenManager):
 
         The handle knows the task's outcome for as long as you keep it. The task does not need it: to drop the handle
         changes nothing.
+
+        Raises:
+            InvalidTaskError, TaskQueueFullError, TaskManagerClosedError: as `submit_task`.
         """
         return self._control.handle_on(self._accepted(await self.submit_task(func, *args, **options)))
 
@@ -265,7 +270,7 @@ class Submitting(QorzenManager):
     async def submit_once(
         self, func: Callable[..., Any], /, *args: Any, key: str, digest: bytes | None = None, **options: Any
     ) -> Submission:
-        """As `submit_task`, unless `key` was used before for a task of this name: then return that task's id.
+        """Submit a task, unless `key` was used before for a task of this name: then return that task's id.
 
             task_id, first = await tasks.submit_once(resize, path, key=request_id)
 
@@ -280,6 +285,7 @@ class Submitting(QorzenManager):
             IdempotencyConflictError: the key was used with other arguments, or with another digest.
             InvalidTaskError: `key` is unusable, it has 1 to 128 printable characters; or an argument cannot be
                 compared, or is unusable as `submit_task` says.
+            TaskQueueFullError, TaskManagerClosedError: as `submit_task`.
         """
         for option in ("key", "digest"):
             refuse_parameter(func, option)

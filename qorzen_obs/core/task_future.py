@@ -42,7 +42,7 @@ class TaskFuture(Future[T]):
 
     def __init__(self, task_id: str, runtime: Runtime) -> None:
         super().__init__()
-        self.task_id = task_id
+        self.task_id = task_id  #: of the task that the call is
         self._runtime = runtime
         self._began = False
         #: on the work loop; None once the task has ended
@@ -78,12 +78,19 @@ class TaskFuture(Future[T]):
             logger.exception("the callback of a future failed")
 
     def result(self, timeout: float | None = None) -> T:
-        """Return what the call returned, or raise what it raised."""
+        """Wait for the end of the call, and return what it returned or raise what it raised.
+
+        Raises:
+            TimeoutError: `timeout` seconds went by, None is no limit; the call goes on.
+            CancelledError: of concurrent.futures: the future was cancelled.
+            TaskTimeoutError: the task passed its timeout.
+            TaskCancelled, TaskManagerClosedError, InvalidTaskError: as the class says.
+        """
         self.await_end(timeout)
         return super().result(0)
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
-        """Return what the call raised, None where it returned."""
+        """Wait for the end of the call, and return what it raised, None where it returned. It raises as `result`."""
         self.await_end(timeout)
         return super().exception(0)
 

@@ -48,15 +48,21 @@ T = TypeVar("T")
 
 
 class TaskManager(Submitting):
-    """Runs tasks on the event loop that `initialize` is awaited on.
+    """Runs tasks on the event loop that `initialize` is awaited on, its work loop.
 
-    Any objects with the methods of the four Protocols in core/collaborators.py will do as collaborators.
+    `open_task_manager` makes one with all its parts. Make one yourself where you have collaborators of your own: any
+    objects with the methods of the Protocols in core/collaborators.py will do. Call the methods on the work loop,
+    unless they say "from any thread"; other threads have `from_thread`.
 
     Args:
+        concurrency_manager: gives the engines, or runs callables in threads.
+        event_bus_manager: gets the events of tasks.
+        logger_manager: gives the logger.
+        config_manager: gives the settings of tasks, and says when one changes.
         registry: where the metrics go; a new CollectorRegistry when None.
         tracer_provider: where spans go; OpenTelemetry's global one when None.
         clock: the system's when None.
-        telemetry: what it observes with besides; the least there is when None.
+        telemetry: the other parts that observe; none when None.
     """
 
     def __init__(
@@ -94,7 +100,7 @@ class TaskManager(Submitting):
         self._calls = parts.calls
         #: reads for any thread; what the server and the metrics see
         self.looks: Inspection = parts.inspection
-        self.from_thread = FromThread(self)  #: the calls below, for threads other than the work loop's
+        self.from_thread = FromThread(self)  #: the calls that submit, wait and cancel, for other threads
 
     # ------------------------------------------------------------------ life
 
@@ -124,12 +130,12 @@ class TaskManager(Submitting):
 
     @property
     def initialized(self) -> bool:
-        """Whether it takes work, or drains."""
+        """Whether it takes work, or drains; from any thread."""
         return self.looks.initialized
 
     @property
     def healthy(self) -> bool:
-        """Whether it runs and no observer has failed."""
+        """Whether it runs and no observer has failed; from any thread."""
         return self.looks.healthy
 
     @property
@@ -144,21 +150,25 @@ class TaskManager(Submitting):
 
     @property
     def health(self) -> HealthChecks:
-        """The health checks of the program: `manager.health.add(check)`."""
+        """The health checks of the program: `tasks.health.add(check)`; from any thread."""
         return self.looks.health
 
     @property
     def registry(self) -> CollectorRegistry:
-        """Where the metrics are."""
+        """Where the metrics are; register your own there too. From any thread."""
         return self.looks.registry
 
     @property
     def ops_url(self) -> str | None:
-        """Where metrics, status, health, traces and the page are served; None where they are not."""
+        """The address of metrics, status, health, traces and the page; None where they are not served."""
         return self._telemetry.ops_url()
 
     def status(self) -> dict[str, Any]:
-        """Return the manager's state as JSON shows it; from any thread."""
+        """Return the manager's state as JSON shows it; from any thread.
+
+        It is what `GET /status` answers: name, state, health, the counts of tasks, the queue, the slots of the engines,
+        the settings in force, the telemetry and the versions. docs/openapi.json has its fields.
+        """
         return self.looks.status()
 
     # ------------------------------------------------------------------ cancel, wait
@@ -167,7 +177,8 @@ class TaskManager(Submitting):
         """Cancel a pending task, or ask a running one to stop; return False when it had ended.
 
         True says that it is cancelled or was asked to stop, now or before. How it ends is up to its code, within
-        `tasks.cancel_grace_seconds`.
+        `tasks.cancel_grace_seconds`. `reason` stands in `TaskInfo.cancel_reason`, redacted and cut. It does not wait
+        for the end; `wait_for_task` does.
 
         Raises:
             TaskNotFoundError: the id is unknown.
@@ -178,11 +189,12 @@ class TaskManager(Submitting):
     async def wait_for_task(self, task_id: str, timeout: float | None = None) -> TaskInfo:
         """Wait until the task has ended, however it ends, and return its final snapshot.
 
-        A task that awaits this lends its slot meanwhile. Cancelling the wait does not touch the task.
+        A task that awaits this lends its slot meanwhile. Cancelling the wait does not touch the task. It works after
+        the shutdown too, for a task that has ended.
 
         Raises:
             TaskNotFoundError: the id is unknown.
-            TaskWaitTimeoutError: `timeout` seconds went by; the task goes on.
+            TaskWaitTimeoutError: `timeout` seconds went by, None is no limit; the task goes on.
             InvalidTaskError: the task waits, directly or by others, for its own end.
         """
         return await self._control.wait(task_id, timeout)
@@ -239,13 +251,15 @@ class TaskManager(Submitting):
     ) -> list[TaskInfo]:
         """Return at most `limit` live and kept tasks, highest priority first, then oldest first.
 
+        Each filter that is given holds: one status or category or several of them, and the plugin.
+
         Raises:
             InvalidTaskError: a status or category is unknown, or `limit` is not positive.
         """
         return self.looks.select(status, category, plugin_id, limit)
 
     def why_pending(self, task_id: str) -> Explanation | None:
-        """Return why a task is pending; None when it is not. For the work loop; O(n) in the pending tasks.
+        """Return why a task is pending; None when it is not. It looks at all pending tasks.
 
         Raises:
             TaskNotFoundError: the id is unknown.
@@ -262,7 +276,7 @@ class TaskManager(Submitting):
     ) -> None:
         """Call `on_event` with each event of these kinds, on the work loop, as the last or the `first` observer.
 
-        It must return at once. An observer that raises is dismissed, which `healthy` and
+        It must return at once. An observer that raises is dismissed, which `healthy`, the log (by `name`) and
         `qorzen_telemetry_errors_total` show. When it gets an end, the attempt's span has ended, and metrics and log
         have it.
         """

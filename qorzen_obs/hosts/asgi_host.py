@@ -19,7 +19,7 @@ from qorzen_obs.settings import Settings, load_settings
 
 _NOT_STARTED = "has no task manager; give its lifespan to the application, and let the server run lifespans"
 
-#: What FastAPI and Starlette take as `lifespan`: it gets the application.
+#: What FastAPI and Starlette take as `lifespan`: it gets the application, and returns a context manager.
 Lifespan = Callable[[Any], AbstractAsyncContextManager[Any]]
 
 

@@ -13,11 +13,11 @@ from opentelemetry.context import Context
 
 from qorzen_obs.server.caller import caller_of
 
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-AsgiApp = Callable[[Scope, Receive, Send], Awaitable[None]]
+Scope = MutableMapping[str, Any]  #: What ASGI says of a connection.
+Message = MutableMapping[str, Any]  #: What ASGI sends and receives.
+Receive = Callable[[], Awaitable[Message]]  #: Gives the next message of the client.
+Send = Callable[[Message], Awaitable[None]]  #: Takes a message to the client.
+AsgiApp = Callable[[Scope, Receive, Send], Awaitable[None]]  #: An application of ASGI 3.
 
 
 @contextmanager

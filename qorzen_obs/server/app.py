@@ -95,7 +95,7 @@ ROUTES: Final[tuple[Route, ...]] = (
 )
 STOP_DEADLINE_SECONDS: Final = 5.0  #: how long stop waits for the thread, whatever happens there
 
-#: `(method, route template, status code, seconds)` of each answered request.
+#: Takes `(method, route template, status code, seconds)` of each answered request.
 OnRequest = Callable[[str, str, int, float], None]
 
 _DEFAULT_SERVER: Final = ServerSettings()
@@ -124,8 +124,11 @@ def create_app(
     millisecond at most.
 
     Args:
+        manager: a TaskManager.
         tasks: those known by name, which `server.allow_submit` lets clients submit.
         spans, redactor: the manager's own when None.
+        settings: tokens, hosts, links and whether tasks can be submitted; address and port mean nothing here.
+        health: when a probe says no.
         on_request: is told of each request that was answered; its `route` is the path of one of ROUTES, or "other".
 
     Raises:

@@ -40,7 +40,11 @@ LEVELS: Final = {"off": _OFF, "debug": 10, "info": 20, "warning": 30, "error": 4
 
 
 def add_task_context(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Add the current span and task to a line. A processor for any structlog configuration."""
+    """Add the current span and task to a line. A processor for any structlog configuration.
+
+    The fields are trace_id, span_id, task_id, task_name, category, priority and attempt. A field that the line has
+    stays as it is.
+    """
     span = trace.get_current_span().get_span_context()
     if span.is_valid:
         event.setdefault("trace_id", format_trace_id(span.trace_id))
