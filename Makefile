@@ -71,7 +71,7 @@ format: .venv/.dev ## bring the code into shape
 	.venv/bin/ruff check --fix
 	.venv/bin/ruff format
 
-docs: .venv/.dev ## write docs/metrics.md, docs/traces.md and docs/openapi.json anew
+docs: .venv/.dev ## write the generated pages of docs/ anew: metrics, traces, openapi.json and reference/
 	.venv/bin/python docs/reference.py
 
 bench: .venv-bench/.bench ## measure beside other task systems; ARGS="--rounds 3 --json FILE", "--only NAME", "--help"
