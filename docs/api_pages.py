@@ -85,7 +85,7 @@ def _entry_blocks(entry: Entry) -> Iterator[str]:
         line = f"{entry.name} = {field.value}"
         # A table of numbers would be a line of code for each.
         yield _fenced(line) if len(line) <= WIDTH else _wrapped(f"`{line}`")
-        yield from _described(entry, field.doc[:1].upper() + field.doc[1:])
+        yield from _described(entry, _sentence(field.doc))
         if is_type:
             _check_uses(api_source.uses_of(within, node.value), entry.name)
 
@@ -230,8 +230,13 @@ def _has_place(name: str, member: str) -> bool:
 def _field_line(field: Field, entry: Entry) -> str:
     kind = f": {field.kind}" if field.kind else ""
     value = f" = {field.value}" if field.value else ""
-    doc = f": {_linked(field.doc, entry, set())}" if field.doc else ""
+    doc = f": {_linked(_sentence(field.doc), entry, set())}" if field.doc else ""
     return _wrapped(f"`{field.name}{kind}{value}`{doc}", first="- ", rest="  ")
+
+
+def _sentence(comment: str) -> str:
+    """Return a comment as a sentence of a page."""
+    return comment[:1].upper() + comment[1:] + ("" if comment.endswith(".") else ".") if comment else ""
 
 
 # ---------------------------------------------------------------- Markdown

@@ -51,8 +51,8 @@ class TaskManager(Submitting):
     """Runs tasks on the event loop that `initialize` is awaited on, its work loop.
 
     `open_task_manager` makes one with all its parts. Make one yourself where you have collaborators of your own: any
-    objects with the methods of the Protocols in core/collaborators.py will do. Call the methods on the work loop,
-    unless they say "from any thread"; other threads have `from_thread`.
+    objects with the methods of the Protocols in `qorzen_obs.core.collaborators` will do. Call the methods on the work
+    loop, unless they say "from any thread"; other threads have `from_thread`.
 
     Args:
         concurrency_manager: gives the engines, or runs callables in threads.
