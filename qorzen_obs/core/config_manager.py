@@ -55,7 +55,7 @@ class ConfigManager(QorzenManager):
         for level in levels:
             branch = branch.get(level) if isinstance(branch, dict) else None
         if not isinstance(branch, dict):
-            raise SettingsError(key, "unknown setting; see the list in the README")
+            raise SettingsError(key, "unknown setting; check the spelling")
         branch[leaf] = value
         self._settings = convert(tree, Settings)
         for prefix, listener in list(self._listeners):

@@ -127,7 +127,8 @@ def test_histograms_of_tasks_lead_to_their_traces() -> None:
 
 
 def test_each_command_that_a_text_names_exists() -> None:
-    texts = [FOLDER.parent / "README.md", *sorted((FOLDER.parent / "docs").glob("*.md"))]
+    docs = FOLDER.parent / "docs"
+    texts = [FOLDER.parent / "README.md", *sorted(docs.glob("*.md")), *sorted(docs.glob("guide/*.md"))]
     texts += [FOLDER / "README.md", FOLDER / "rules" / "qorzen.yml", *sorted(FOLDER.glob("*.json"))]
     named = {
         (path.name, command)
