@@ -47,7 +47,7 @@ PAGES: Final = (
         "task-manager.md",
         "The task manager",
         "Open a task manager, submit tasks, cancel them, wait for them and look at them. "
-        "`docs/submitting.md` shows the ways to submit side by side.",
+        "`docs/guide/submitting.md` shows the ways to submit side by side.",
         (
             Entry("qorzen_obs", "open_task_manager"),
             Entry("qorzen_obs", "TaskManager", without=("looks",), internal=("telemetry",)),
