@@ -41,10 +41,11 @@ stack: .venv/.runtime ## the demo with Prometheus and Alertmanager from the syst
 PYTEST = bin/pytest -n 3 --dist worksteal
 # These are the same on each Python: what is drawn, generated or written about, programs beside ours, and answers that
 # aiohttp carries whatever Python it runs on.
-SAME = $(addprefix --ignore , tests/acceptance tests/integration/cli tests/integration/page tests/packaging tests/typing \
+SAME = $(addprefix --ignore , tests/acceptance tests/integration/cli tests/integration/hosts tests/integration/page tests/packaging tests/typing \
 	tests/test_architecture.py tests/test_complete_objects.py $(addprefix tests/integration/server/test_, event_stream.py health_checks.py scrapes.py \
 	security_matrix.py submit_over_http.py) $(wildcard tests/unit/test_dashboard*.py tests/unit/test_top_*.py \
-	tests/unit/test_cli*.py) tests/unit/test_docs.py tests/unit/test_guide_texts.py tests/unit/test_provisioning.py tests/unit/test_rules.py \
+	tests/unit/test_cli*.py) tests/unit/test_docs.py $(addprefix tests/unit/test_, guide_texts.py import_cost.py monitoring.py \
+	other_systems.py reference.py) tests/unit/test_provisioning.py tests/unit/test_rules.py \
 	tests/unit/test_waterfall.py)
 
 check: lint ## style, types, and the tests of modules, seams and the model on one Python; under 90 seconds

@@ -229,7 +229,10 @@ class TaskCancelled(TaskError):
 
 
 class TaskLostError(TaskError):
-    """The process that ran the task died. It may have done part of its work, so it is not run again."""
+    """The process that ran the task died. The task may have done part of its work.
+
+    It runs again only where the `retry` of its definition covers this error, as `Retry` does by default.
+    """
 
     def __init__(self, name: str, reason: str) -> None:
         super().__init__(name, reason)

@@ -171,7 +171,8 @@ class Submitting(QorzenManager):
         Raises:
             TaskCancelled: the task was cancelled.
             TaskTimeoutError: it passed its timeout.
-            TaskFailedError: it raised SystemExit, KeyboardInterrupt or another thing that is not an Exception.
+            TaskFailedError: it raised SystemExit, KeyboardInterrupt or another thing that is not an Exception; in a
+                worker process FarTaskError.
         """
         return await self._control.value_of(self._accepted(await self.submit_task(func, *args, **options)))
 

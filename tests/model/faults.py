@@ -658,8 +658,8 @@ def retention_drops_a_live_task(patch: pytest.MonkeyPatch) -> None:
     def make(real: Any) -> Any:
         def end(self: Any, record: Any, state: Any, *rest: Any) -> None:
             real(self, record, state, *rest)
-            for other in [live for live in self._live.values() if live.state.attempt > 1]:
-                del self._live[other.task_id]
+            for other in [live for live in self._table.live.values() if live.state.attempt > 1]:
+                del self._table.live[other.task_id]
 
         return end
 
@@ -753,7 +753,7 @@ def a_phantom_record(patch: pytest.MonkeyPatch) -> None:
                 phantom = msgspec.structs.replace(
                     record, task_id=f"{record.task_id}-phantom", queue_entry=None
                 )
-                self._live[phantom.task_id] = phantom
+                self._table.live[phantom.task_id] = phantom
 
         return accept
 
