@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
-from typing import Any
+from typing import Any, TypeVar
 
 from qorzen_obs import foreign
 from qorzen_obs.core.admission import Admission
@@ -19,6 +20,8 @@ from qorzen_obs.errors import InvalidTaskError
 from qorzen_obs.record import NO_KWARGS, TaskRecord
 from qorzen_obs.scheduling.scheduler import Scheduler
 from qorzen_obs.tasks import PENDING
+
+H = TypeVar("H")
 
 
 class Batches:
@@ -43,15 +46,18 @@ class Batches:
         self._announcer = announcer
         self._counts = counts
 
-    async def accept(self, calls: Iterable[Callable[[], Any]], **options: Any) -> list[TaskRecord]:
-        """Accept a task with these options for each call, and return their records in the order of the calls."""
+    async def accept(
+        self, calls: Iterable[Callable[[], Any]], hand_out: Callable[[TaskRecord], H], **options: Any
+    ) -> list[H]:
+        """Accept a task with these options for each call. Return what `hand_out` makes of each, in their order."""
         # One more than may be pending is too many, so that an iterator without end is no danger.
         first = islice(_checked(calls), self._runtime.settings.max_pending + 1)
         records = [self._record(place, call, options) for place, call in enumerate(first)]
         if records:
             await self._admission.wait_for_room_for_all([record.cell for record in records])
-            self._accept(records)
-        return records
+        handed_out = [hand_out(record) for record in records]  # nothing may fail once they are accepted
+        self._accept(records)
+        return handed_out
 
     def _record(self, place: int, call: Callable[[], Any], options: dict[str, Any]) -> TaskRecord:
         func, args, kwargs = _parts_of(place, call)
@@ -79,8 +85,13 @@ class Batches:
             raise
         finally:
             scheduler.holds = announcer.holds = False
-        announcer.announce()
-        lifecycle.dispatch()
+        try:
+            announcer.announce()
+            lifecycle.dispatch()
+        except BaseException as error:  # noqa: BLE001 - the tasks are accepted: `Repairs` finishes it
+            self._runtime.interruption = error
+            with contextlib.suppress(BaseException):  # where no call is possible the next step repairs
+                lifecycle.repairs.repair_soon()
 
     def _undo(self, records: Sequence[TaskRecord]) -> None:
         """Leave no trace of a batch of which one was not accepted. None has started, and none is announced."""

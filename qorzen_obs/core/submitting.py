@@ -248,8 +248,9 @@ class Submitting(QorzenManager):
             TaskQueueFullError: there is no room for all of them, or there are more than `tasks.max_pending`.
             TaskManagerClosedError: as `submit_task`.
         """
-        records = await self._batches.accept(
+        return await self._batches.accept(
             calls,
+            self._control.handle_on,
             name=name,
             category=category,
             plugin_id=plugin_id,
@@ -258,7 +259,6 @@ class Submitting(QorzenManager):
             timeout=timeout,
             cancellable=cancellable,
         )
-        return [self._control.handle_on(record) for record in records]
 
     def _accepted(self, task_id: str) -> TaskRecord:
         """Return the record of the task that was just accepted."""
