@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections.abc import Callable
+from contextlib import suppress
 from contextvars import Context
 from math import inf
 from types import BuiltinMethodType
@@ -20,6 +21,7 @@ from qorzen_obs.core.lifecycle import Lifecycle
 from qorzen_obs.core.retention import Retention
 from qorzen_obs.core.runtime import ManagerState, Runtime
 from qorzen_obs.core.task_future import TaskFuture
+from qorzen_obs.engines.base import ThreadedEngine
 from qorzen_obs.engines.traits import EngineTraits
 from qorzen_obs.errors import (
     ExecutorRefusedError,
@@ -55,6 +57,7 @@ class Calls:
         self._lifecycle = lifecycle
         self._retention = retention
         self._following: set[asyncio.Task[None]] = set()
+        self._keeping: set[str] = set()  # the kinds of engines that calls have gone to
 
     def check(
         self, options: CallOptions, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -97,6 +100,7 @@ class Calls:
             ExecutorRefusedError: it is not.
         """
         assert record.context is not None, "a record keeps its context until it ends"
+        self._keep_thread(record.engine.kind)
         loop, within = self.runtime.loop, record.context.copy()
         record.on_start = functools.partial(self._starts, future)
         future.follow(functools.partial(self._cancel, record, future))
@@ -114,6 +118,16 @@ class Calls:
             refusal = refusal or TaskManagerClosedError(ManagerState.STOPPED.value)
         if refusal is not None:
             raise _refused(refusal)
+
+    def _keep_thread(self, kind: str) -> None:
+        """Have the engine keep a thread for the calls that it starts while the interpreter exits and waits for them."""
+        if kind in self._keeping or kind not in self.runtime.engines:
+            return
+        self._keeping.add(kind)
+        engine = self.runtime.engines[kind]
+        if isinstance(engine, ThreadedEngine):
+            with suppress(RuntimeError):  # none is to be had: the attempt will say so
+                engine.keep_thread()
 
     def _arrive(self, record: TaskRecord, future: TaskFuture[Any], on_end: OnEnd) -> None:
         """Accept what another thread has submitted; on the work loop, as all that follows."""

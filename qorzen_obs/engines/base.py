@@ -78,6 +78,24 @@ class DetachingEngine(Protocol):
 
 
 @runtime_checkable
+class ThreadedEngine(Protocol):
+    """An engine that runs attempts on threads of its own."""
+
+    def keep_thread(self) -> None:
+        """Have at least one from now on: while the interpreter exits, none may start (`exit_refuses`). From any thread.
+
+        Raises:
+            RuntimeError: the system gives none.
+        """
+        ...
+
+
+def exit_refuses(error: RuntimeError) -> bool:
+    """Return whether a thread could not be started since the interpreter exits, as in Python 3.12 and newer."""
+    return "interpreter shutdown" in str(error)
+
+
+@runtime_checkable
 class StackEngine(Protocol):
     """An engine that can say where an attempt is right now."""
 

@@ -1,7 +1,8 @@
 """Synchronous callables on daemon threads.
 
 The threads are ours and not a ThreadPoolExecutor's, whose exit waits for a stuck call. The scheduler holds the
-limit; the pool has as many threads as attempts ran at once, plus those that an abandoned call still occupies.
+limit; the pool has as many threads as attempts ran at once, plus those that an abandoned call still occupies. While the
+interpreter exits and gives none any more, the threads that are there run what is left.
 Waking a thread costs more than a short call, so few are woken: one is, and before each call it wakes another where
 more wait, which gets to them if the call takes long enough to let it. Results come back in batches: one wake-up of
 the loop delivers all that ended until it runs.
@@ -16,7 +17,7 @@ from collections import deque
 from queue import Empty, SimpleQueue
 from typing import Final
 
-from qorzen_obs.engines.base import Ended, without_engine
+from qorzen_obs.engines.base import Ended, exit_refuses, without_engine
 from qorzen_obs.engines.traits import EngineTraits
 from qorzen_obs.ledger import Meter
 from qorzen_obs.record import Attempt
@@ -112,10 +113,7 @@ class ThreadEngine:
     def start(self, attempt: Attempt, ended: Ended) -> None:
         job = _Job(attempt, ended)
         if self._busy >= self._threads:
-            self._started += 1
-            name = f"qorzen-{self.traits.kind}-{self._started}"
-            threading.Thread(target=self._work, name=name, daemon=True).start()
-            self._threads += 1
+            self._add_thread()
         # From here on nothing is called that can be interrupted.
         self._busy += 1
         attempt.driver = job
@@ -123,6 +121,24 @@ class ThreadEngine:
         if not (self._delivering or self._called):  # as `_call`
             self._called = True
             self._calls.put(True)
+
+    def keep_thread(self) -> None:
+        if not self._started:
+            self._start_thread()  # not counted in `_threads`, which is the loop's: one more than needed does no harm
+
+    def _add_thread(self) -> None:
+        try:
+            self._start_thread()
+        except RuntimeError as error:
+            if not (self._started and exit_refuses(error)):
+                raise
+        else:
+            self._threads += 1
+
+    def _start_thread(self) -> None:
+        name = f"qorzen-{self.traits.kind}-{self._started + 1}"
+        threading.Thread(target=self._work, name=name, daemon=True).start()
+        self._started += 1
 
     def _call(self) -> None:
         """Have a thread look at the jobs; from any thread, after adding one."""

@@ -9,6 +9,8 @@ from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import Final
 
+from qorzen_obs.engines.base import exit_refuses
+
 _MAX_IDLE: Final = 4
 _LOOK_SECONDS: Final = 0.5  # as of the threads that run callables
 
@@ -28,12 +30,19 @@ class SideThreads:
         self._closed = False
 
     def run(self, work: Work) -> None:
-        """Run `work` on a thread, then what it returns on the loop.
+        """Run `work` on a thread, then what it returns on the loop; here, where the exiting interpreter gives none.
 
         Raises:
             RuntimeError: the system gives no more threads.
         """
-        (self._idle.pop() if self._idle else self._start()).put(work)
+        try:
+            inbox = self._idle.pop() if self._idle else self._start()
+        except RuntimeError as error:
+            if not exit_refuses(error):
+                raise
+            self._loop.call_soon(work())
+        else:
+            inbox.put(work)
 
     def close(self) -> None:
         """Let the threads go, those at work when it is done."""

@@ -527,34 +527,38 @@ def test_a_caller_gets_an_error_when_the_loop_has_stopped() -> None:
 
 
 AT_EXIT = """
-import asyncio, threading, time
+import asyncio, atexit, sys, threading, time
+from pathlib import Path
 from qorzen_obs import open_task_manager
 
 ready = threading.Event()
 
 def serve():
     async def main():
-        global tasks
+        global loop, tasks
+        loop = asyncio.get_running_loop()
         async with open_task_manager() as tasks:
             ready.set()
             await asyncio.Event().wait()
     asyncio.run(main())
 
-def late():
-    time.sleep(0.5)
-    with open("ended", "w") as file:
-        file.write("yes")
-
-threading.Thread(target=serve, daemon=True).start()
-ready.wait()
-tasks.executor().submit(late)  # nobody holds the executor or the future
+if __name__ == "__main__":
+    engine, seconds = sys.argv[1], float(sys.argv[2])
+    threading.Thread(target=serve, daemon=True).start()
+    ready.wait()
+    loop.call_soon_threadsafe(time.sleep, seconds)  # the interpreter exits before any call starts
+    # Nobody holds the executors.
+    futures = [tasks.executor(engine=engine).submit(Path("a").joinpath, name) for name in "bcd"]
+    atexit.register(lambda: print(*[future.result(timeout=0) for future in futures]))
 """
 
 
-def test_the_exit_of_the_interpreter_waits_for_the_calls(tmp_path: Path) -> None:
+@pytest.mark.parametrize("seconds", ["0", "0.5"])
+@pytest.mark.parametrize("engine", ENGINES)
+def test_the_exit_of_the_interpreter_waits_for_the_calls(engine: str, seconds: str, tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "QORZEN_TELEMETRY__LOG_LEVEL": "off"}
     program = subprocess.run(
-        [sys.executable, "-c", AT_EXIT],
+        [sys.executable, "-c", AT_EXIT, engine, seconds],
         cwd=tmp_path,
         env=environment,
         capture_output=True,
@@ -563,7 +567,7 @@ def test_the_exit_of_the_interpreter_waits_for_the_calls(tmp_path: Path) -> None
         check=True,
     )
     assert program.stderr == ""
-    assert (tmp_path / "ended").read_text() == "yes"
+    assert program.stdout == "a/b a/c a/d\n"
 
 
 def run_in_thread(call: Any, *args: Any) -> asyncio.Future[Any]:
