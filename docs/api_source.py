@@ -24,7 +24,7 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """An attribute of a class, a member of an enum, or a name of a module that is no class and no function."""
+    """An attribute of a class, a member of an enum, or a module's name that is neither a class nor a function."""
 
     name: str
     kind: str  #: its type as written; empty where there is none

@@ -43,7 +43,7 @@ def as_name(text: str) -> str:
 
 
 def check_timeout(value: object, argument: str = "timeout") -> float | None:
-    """Return `value` when it is None, or positive seconds (math.inf is no limit)."""
+    """Return `value` when it is None, or positive seconds (math.inf means no limit)."""
     if value is None:
         return None
     seconds = foreign.number(value)

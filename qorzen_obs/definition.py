@@ -24,7 +24,7 @@ class TaskDefinition:
     name: str | None = None  #: 1 to 200 printable characters; None is the function's own
     category: TaskCategory | None = None  #: None is CORE
     priority: TaskPriority | None = None  #: None is NORMAL
-    #: Seconds of one attempt. math.inf is no limit, None is `tasks.default_timeout`.
+    #: Seconds of one attempt. math.inf means no limit, None is `tasks.default_timeout`.
     timeout: float | None = None
     deadline: float | None = None  #: seconds from acceptance to the end of the last attempt
     retry: Retry | None = None  #: when a failed attempt is followed by another; None is never

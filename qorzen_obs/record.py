@@ -153,7 +153,7 @@ class TaskRecord(msgspec.Struct, eq=False):
     cell: int  #: index of its counters
     plugin_id: str | None
     metadata: dict[str, Any] | None
-    timeout: float | None  #: seconds of an attempt; None is no limit
+    timeout: float | None  #: seconds of an attempt; None means no limit
     cancellable: bool
     definition: TaskDefinition
     limit: DefinitionLimit | None  #: of its definition, shared with the other tasks of it

@@ -79,7 +79,7 @@ class TaskSettings(_Checked, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     max_concurrent_tasks: Count = 100  #: tasks that run at once
     #: ended tasks kept whole: so many that failed, and so many of the others, each the last ones
     keep_completed_tasks: Annotated[int, Meta(ge=0)] = 1000
-    default_timeout: Seconds = 300.0  #: seconds an attempt may take; inf is no limit
+    default_timeout: Seconds = 300.0  #: seconds an attempt may take; inf means no limit
     max_pending: Count = 10_000  #: tasks that wait at once
     #: What a submission does when so many wait: raise TaskQueueFullError, or wait for room.
     when_full: Literal["refuse", "wait"] = "refuse"

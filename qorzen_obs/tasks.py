@@ -187,7 +187,7 @@ class TaskInfo(Generic[R_co]):
     attempt: int = 0  #: the running or last attempt, from 1; 0 before the first
     engine: str = EngineKind.LOOP.value  #: where it runs, usually the value of an EngineKind
     cancel_guarantee: str = CancelGuarantee.PROMPT.value  #: of that engine: the value of a CancelGuarantee
-    timeout_seconds: float | None = None  #: of one attempt; None is no limit
+    timeout_seconds: float | None = None  #: of one attempt; None means no limit
     #: From when on it may start, or could have; if that is later than now, it is scheduled.
     eligible_at: float | None = None
     queue_wait_seconds: float | None = None  #: from `eligible_at` to the start of the last attempt

@@ -37,7 +37,7 @@ _LAST_LOOK_SECONDS: Final = 1.0
 @click.argument("arguments", nargs=-1, metavar="[JSON]...")
 @click.option("--priority", type=click.Choice([priority.label for priority in TaskPriority]))
 @click.option("--category", type=click.Choice([category.value for category in TaskCategory]))
-@click.option("--timeout", type=float, metavar="SECONDS", help="Of one attempt; inf is no limit.")
+@click.option("--timeout", type=float, metavar="SECONDS", help="Of one attempt; inf means no limit.")
 @click.option("--idempotency-key", metavar="KEY", help="Makes it safe to send the same again.")
 @click.option("--wait", is_flag=True, help="Wait for its end; exit status 1 unless it completed.")
 @json_option

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextvars import copy_context
 from math import inf
 from typing import Any, Final, NamedTuple
@@ -38,6 +38,9 @@ _READY: Final = ManagerState.READY
 _CORE: Final = TaskCategory.CORE
 _NORMAL: Final = TaskPriority.NORMAL
 _copy: Final[Callable[[TaskRecord], TaskRecord]] = TaskRecord.__copy__  # type: ignore[attr-defined]  # msgspec's stubs lack it
+
+
+Refusal = TaskManagerClosedError | TaskQueueFullError
 
 
 class _Usual(NamedTuple):
@@ -213,22 +216,24 @@ class Admission:
             and self._scheduler.waiting + self._waiting.reserved < runtime.settings.max_pending
         )
 
-    def refusal(self) -> TaskManagerClosedError | TaskQueueFullError | None:
+    def refusal(self) -> Refusal | None:
         """Return why a submission of the calling code is refused now, None where it is not."""
-        settings = self._runtime.settings
-        if self._runtime.state is not _READY and not self._is_in_running_task():
-            return TaskManagerClosedError(self._runtime.state.value)
-        if (
-            settings.when_full == "refuse"
-            and self._scheduler.waiting + self._waiting.reserved >= settings.max_pending
-        ):
-            return TaskQueueFullError(settings.max_pending)
-        return None
+        settings, taken = self._runtime.settings, self._scheduler.waiting + self._waiting.reserved
+        if settings.when_full == "refuse" and taken >= settings.max_pending:
+            return self._closed() or TaskQueueFullError(settings.max_pending)
+        return self._closed()
 
-    def count_refusal(self, cell: int, refusal: TaskManagerClosedError | TaskQueueFullError) -> None:
-        """Count a submission that is refused."""
-        is_closed = isinstance(refusal, TaskManagerClosedError)
-        self._metrics.on_rejected(cell, "closed" if is_closed else "queue_full")
+    def count_refusal(self, cells: Iterable[int], refusal: Refusal) -> None:
+        """Count submissions that are refused."""
+        reason = "closed" if isinstance(refusal, TaskManagerClosedError) else "queue_full"
+        for cell in cells:
+            self._metrics.on_rejected(cell, reason)
+
+    def _closed(self) -> TaskManagerClosedError | None:
+        runtime = self._runtime
+        if runtime.state is _READY or self._is_in_running_task():
+            return None
+        return TaskManagerClosedError(runtime.state.value)
 
     def _is_in_running_task(self) -> bool:
         """Whether the manager drains and the caller is a task of it that nobody asked to stop: it may have children."""
@@ -249,9 +254,7 @@ class Admission:
             InvalidTaskError: this is not the manager's loop.
         """
         while not self.has_room():
-            self._refuse_where_closed([cell])
-            if self._runtime.settings.when_full == "refuse":
-                raise self._full([cell])
+            self._raise([cell], self.refusal())
             await self._waiting.for_room()
 
     async def wait_for_room_for_all(self, cells: Sequence[int]) -> None:
@@ -280,29 +283,25 @@ class Admission:
 
     def _places(self, cells: Sequence[int], kept: int) -> int:
         """Return how many tasks of a batch there is room for, of which it keeps some, or refuse the batch."""
-        self._refuse_where_closed(cells)
         settings = self._runtime.settings
         places = kept + max(0, settings.max_pending - self._scheduler.waiting - self._waiting.reserved)
-        if len(cells) > settings.max_pending or (places < len(cells) and settings.when_full == "refuse"):
-            raise self._full(cells)
+        is_full = len(cells) > settings.max_pending or (
+            places < len(cells) and settings.when_full == "refuse"
+        )
+        full = TaskQueueFullError(settings.max_pending) if is_full else None
+        self._raise(cells, self._closed() or full)
         return places
 
-    def _refuse_where_closed(self, cells: Sequence[int]) -> None:
-        """Raise what a submission gets that cannot even wait."""
-        runtime = self._runtime
-        if runtime.state is not _READY and not self._is_in_running_task():
-            for cell in cells:
-                self._metrics.on_rejected(cell, "closed")
+    def _raise(self, cells: Sequence[int], refusal: Refusal | None) -> None:
+        """Raise what these submissions get that cannot even wait."""
+        if isinstance(refusal, TaskManagerClosedError):
             self._waiting.pass_on_room()
-            raise TaskManagerClosedError(runtime.state.value)
-        if asyncio.get_running_loop() is not runtime.loop:
+        elif asyncio.get_running_loop() is not self._runtime.loop:
             problem = "is not the manager's; use manager.from_thread in other threads"
             raise InvalidTaskError("event loop", problem)
-
-    def _full(self, cells: Sequence[int]) -> TaskQueueFullError:
-        for cell in cells:
-            self._metrics.on_rejected(cell, "queue_full")
-        return TaskQueueFullError(self._runtime.settings.max_pending)
+        if refusal is not None:
+            self.count_refusal(cells, refusal)
+            raise refusal
 
 
 def _is_true(argument: str, value: object) -> bool:

@@ -111,7 +111,7 @@ class Calls:
         if refusal is None:
             step = functools.partial(self._arrive, record, future, on_end)
         else:
-            step = functools.partial(self._admission.count_refusal, record.cell, refusal)
+            step = functools.partial(self._admission.count_refusal, [record.cell], refusal)
         try:
             loop.call_soon_threadsafe(step, context=within)
         except RuntimeError:  # the loop is closed
@@ -140,7 +140,7 @@ class Calls:
     def _accept(self, record: TaskRecord, future: TaskFuture[Any], on_end: OnEnd) -> None:
         refusal = self._admission.refusal()
         if refusal is not None:
-            self._admission.count_refusal(record.cell, refusal)
+            self._admission.count_refusal([record.cell], refusal)
             raise _refused(refusal)
         # By no task factory: an eager one would begin it before the task is accepted.
         following = asyncio.Task(self._follow(record, future, on_end), name=f"call of {record.name}")

@@ -66,8 +66,8 @@ class Submitting(QorzenManager):
         """Accept `func(*args, **kwargs)`, synchronous or async, and return the task's id.
 
         An unset `category` or `priority` is the callable's own from `@task`, else CORE and NORMAL; a given one wins.
-        `timeout` is seconds of one attempt: None takes the definition's, else `tasks.default_timeout`; math.inf is no
-        limit. `metadata` is kept as JSON shows it. The task runs with the submitter's context variables. See
+        `timeout` is seconds of one attempt: None takes the definition's, else `tasks.default_timeout`; math.inf means
+        no limit. `metadata` is kept as JSON shows it. The task runs with the submitter's context variables. See
         SubmitOptions for all options.
 
         A type checker compares the arguments with the parameters of `func`. Beside options it takes arguments by

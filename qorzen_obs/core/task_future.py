@@ -81,7 +81,7 @@ class TaskFuture(Future[T]):
         """Wait for the end of the call, and return what it returned or raise what it raised.
 
         Raises:
-            TimeoutError: `timeout` seconds went by, None is no limit; the call goes on.
+            TimeoutError: `timeout` seconds went by, None means no limit; the call goes on.
             CancelledError: of concurrent.futures: the future was cancelled.
             TaskTimeoutError: the task passed its timeout.
             TaskCancelled, TaskManagerClosedError, InvalidTaskError: as the class says.

@@ -194,7 +194,7 @@ class TaskManager(Submitting):
 
         Raises:
             TaskNotFoundError: the id is unknown.
-            TaskWaitTimeoutError: `timeout` seconds went by, None is no limit; the task goes on.
+            TaskWaitTimeoutError: `timeout` seconds went by, None means no limit; the task goes on.
             InvalidTaskError: the task waits, directly or by others, for its own end.
         """
         return await self._control.wait(task_id, timeout)
