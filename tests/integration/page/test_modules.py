@@ -184,3 +184,32 @@ async def test_the_shares_of_a_task_s_time_add_up_to_100(browser: Browser) -> No
     code = "({shares}, given) => given.map((one) => shares(one).map(({percent}) => percent))"
     found = await run_in_page(browser, "parts/ledger.js", code, given)
     assert found == [[34, 33, 33], [0, 100], []]
+
+
+REFUSALS = """async ({signIn, request, access}) => {
+    const answers = [];
+    const real = window.fetch;
+    window.fetch = (path, options) => path !== "asked"
+        ? real(path, options)
+        : new Promise((resolve) => answers.push(() => resolve(new Response("", {status: 401}))));
+    const asked = () => request("asked").catch(() => null);
+    const seen = [];
+    const answer = async (number, question) => {
+        answers[number]();
+        await question;
+        seen.push([access().wanted, access().wrong]);
+    };
+    const [first, late] = [asked(), asked()];
+    await answer(0, first);  // nobody has given a token yet
+    signIn("a wrong one");
+    const [second, third] = [asked(), asked()];
+    await answer(1, late);  // it was asked before there was a token
+    await answer(2, second);
+    await answer(3, third);  // it had the same token
+    return seen;
+}"""
+
+
+async def test_an_answer_to_an_older_question_takes_no_token_back(browser: Browser) -> None:
+    seen = await run_in_page(browser, "server.js?alone", REFUSALS)
+    assert seen == [[True, False], [False, False], [True, True], [True, True]]

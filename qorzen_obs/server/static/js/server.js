@@ -42,17 +42,20 @@ export function post(path, body = {}) {
 
 // The bare response, for what is not one document of JSON. Throws a Problem where there is none, or an error.
 export async function request(path, { headers = {}, ...options } = {}) {
+  const shown = token;
   let response;
   try {
-    const authorization = token === null ? {} : { Authorization: `Bearer ${token}` };
+    const authorization = shown === null ? {} : { Authorization: `Bearer ${shown}` };
     response = await fetch(path, { cache: "no-store", ...options, headers: { ...headers, ...authorization } });
   } catch (error) {
     if (options.signal?.aborted && options.signal.reason?.name !== "TimeoutError") throw error;
     throw new Problem("The service does not answer.", { unreachable: true });
   }
   if (response.status === 401) {
-    setAccess(true, token !== null);
-    token = null;
+    if (shown === token) { // else another has been given meanwhile, or this one was refused before
+      token = null;
+      setAccess(true, shown !== null);
+    }
     throw new Problem("The service asks for its token.", { status: 401 });
   }
   return response;
