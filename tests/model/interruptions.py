@@ -6,10 +6,12 @@ too, a trace hook puts it back before the next line of any frame on the stack.
 
 from __future__ import annotations
 
+import _weakrefset
 import inspect
 import sys
 import traceback
 import typing
+import weakref
 from pathlib import Path
 from types import CodeType, FrameType, TracebackType
 from typing import Any, Final, Self
@@ -50,16 +52,31 @@ _OBSERVERS: Final = (
     str(_ROOT / "qorzen_obs" / "core" / "decision.py"),
     str(_ROOT / "qorzen_obs" / "foreign.py"),
     inspect.__file__,
-    # In whose generators Python ignores what is raised.
+    # Where Python ignores what is raised: in their generators, and in callbacks of the garbage collector.
     typing.__file__,
     traceback.__file__,
+    weakref.__file__,
+    _weakrefset.__file__,
 )
+
+
+#: Each function on it with its line.
+_Stack = tuple[tuple[CodeType, int], ...]
+
+
+def _stack_of(frame: FrameType | None) -> _Stack:
+    stack = []
+    while frame is not None:
+        stack.append((frame.f_code, frame.f_lineno))
+        frame = frame.f_back
+    return tuple(stack)
 
 
 class Interruption:
     """Raises `error` at the `number`-th call of a step inside the block, and at every later one where it `goes_on`.
 
-    The latter ends when the step is left, as when the stack of a caller that recursed too deep is unwound.
+    The latter ends when the step is left, as when the stack of a caller that recursed too deep is unwound. With the
+    number 0 nothing is raised and all calls are seen.
     """
 
     def __init__(
@@ -74,9 +91,9 @@ class Interruption:
         self._error = error
         self._number = number
         self._goes_on = goes_on
-        self._seen = 0
         self._over = False
         self.where: str | None = None  #: the call at which it was raised first
+        self.seen: list[_Stack] = []  #: where the calls up to there were made
 
     def __enter__(self) -> Self:
         if self._goes_on:
@@ -100,8 +117,8 @@ class Interruption:
             elif inside:
                 raise self._error("at a later call")
         elif inside:
-            self._seen += 1
-            if self._seen == self._number:
+            self.seen.append(_stack_of(frame))
+            if len(self.seen) == self._number:
                 self.where = f"{Path(frame.f_code.co_filename).name}:{frame.f_code.co_qualname}"
                 self._over = not self._goes_on
                 above: FrameType | None = frame.f_back

@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+import time
 import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator
@@ -73,7 +74,7 @@ async def standing(
 async def test_an_endless_consumer_has_no_default_timeout_but_its_own() -> None:
     consumer = Consumer()
     async with standing(consumer) as (tasks, _, _lines):
-        await asyncio.sleep(100_000)
+        await asyncio.sleep(3_000)  # ten times the default timeout
         (info,) = await tasks.get_tasks()
         assert (info.status, info.timeout_seconds) == (TaskStatus.RUNNING, None)
     async with standing(consumer, timeout=5) as (tasks, _, _lines):
@@ -208,6 +209,7 @@ def test_readyz_fails_while_a_required_task_of_serve_is_down(tmp_path: Path) -> 
             except urllib.error.HTTPError as error:
                 with error:
                     told = error.read().decode()
+            time.sleep(0.05)
         assert "[-]required-tasks failed" in told
         service.line("begun 2")
         while True:
@@ -216,5 +218,6 @@ def test_readyz_fails_while_a_required_task_of_serve_is_down(tmp_path: Path) -> 
                 break
             except urllib.error.HTTPError as error:
                 error.close()
+            time.sleep(0.05)
         service.signal(signal.SIGTERM)
         assert service.wait() == 0
