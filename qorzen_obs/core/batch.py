@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
@@ -81,7 +80,8 @@ class Batches:
         except BaseException as error:
             self._undo(records)
             self._runtime.interruption = error
-            lifecycle.repairs.repair_soon()
+            ready = self._runtime.ready
+            ready += self._runtime.repairs
             raise
         finally:
             scheduler.holds = announcer.holds = False
@@ -90,8 +90,8 @@ class Batches:
             lifecycle.dispatch()
         except BaseException as error:  # noqa: BLE001 - the tasks are accepted: `Repairs` finishes it
             self._runtime.interruption = error
-            with contextlib.suppress(BaseException):  # where no call is possible the next step repairs
-                lifecycle.repairs.repair_soon()
+            ready = self._runtime.ready
+            ready += self._runtime.repairs
 
     def _undo(self, records: Sequence[TaskRecord]) -> None:
         """Leave no trace of a batch of which one was not accepted. None has started, and none is announced."""

@@ -82,7 +82,7 @@ class Life:
             raise ManagerInitializationError(self._name, unusable)
         runtime.state = ManagerState.STARTING
         try:
-            await self._connect(runtime.begin())
+            await self._connect(runtime.begin(self._lifecycle.repairs.repair_now))
         except BaseException as error:
             runtime.state = ManagerState.NEW
             known = (ManagerInitializationError, SettingsError)

@@ -94,7 +94,6 @@ class Lifecycle:
             on_decided=self.decided,
             on_late_end=self.late_end,
             on_progress=announcer.progressed,
-            on_interrupted=self.repairs.repair_soon,
             on_engine_failed=partial(announcer.failed, "engine"),
             redactor=redactor,
         )
@@ -145,7 +144,8 @@ class Lifecycle:
                 self._unannounced.append((_SUBMITTED, wall, record, record.state, record.progress))
         except BaseException as error:
             runtime.interruption = error
-            self.repairs.repair_soon()
+            ready = runtime.ready
+            ready += runtime.repairs
             raise
         try:
             if self._unannounced:
@@ -162,10 +162,8 @@ class Lifecycle:
                 self.dispatch()
         except BaseException as error:  # noqa: BLE001 - the task is accepted: `Repairs` finishes it
             runtime.interruption = error
-            try:  # noqa: SIM105 - a context manager would be a call
-                self.repairs.repair_soon()
-            except BaseException:  # noqa: BLE001 - where no call is possible the next step repairs
-                pass
+            ready = runtime.ready
+            ready += runtime.repairs
 
     def cannot_start(self, record: TaskRecord) -> bool:
         """Whether a pending task would only hold up a drain: it is paused, or scheduled for after the grace."""
@@ -199,10 +197,8 @@ class Lifecycle:
                 self._alarm.set(self._scheduler.next_eligible_at)
         except BaseException as error:  # noqa: BLE001 - it is about other tasks than the caller's
             runtime.interruption = error
-            try:  # noqa: SIM105 - a context manager would be a call
-                self.repairs.repair_soon()
-            except BaseException:  # noqa: BLE001 - where no call is possible the next step repairs
-                pass
+            ready = runtime.ready
+            ready += runtime.repairs
         finally:
             self._dispatching = False
 
@@ -264,7 +260,8 @@ class Lifecycle:
             self.runner.set_deadline(attempt)
         except BaseException as error:  # noqa: BLE001 - its code goes on
             self._runtime.interruption = error
-            self.repairs.repair_soon()
+            ready = self._runtime.ready
+            ready += self._runtime.repairs
 
     def report_progress(self, attempt: Attempt, percent: float, message: str) -> None:
         """Take a report of a running attempt; from any thread. Use `current_task().progress`."""
@@ -384,7 +381,8 @@ class Lifecycle:
                 self._end(record, record.state.but(completed_at=wall, ledger=ledger, **outcome), wall, waited)
         except BaseException as error:
             self._runtime.interruption = error
-            self.repairs.repair_soon()
+            ready = self._runtime.ready
+            ready += self._runtime.repairs
             raise
 
     def _end(self, record: TaskRecord, state: TaskState, wall: float, waited: Seconds = NO_SECONDS) -> None:

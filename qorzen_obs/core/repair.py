@@ -75,28 +75,28 @@ class Repairs:
         self._limits = limits
         self._clock = clock
         self._counts = counts
-        self._called = False  # in the loop's next turn
+        self._tries_again = False  # soon
         self._at_work = False
         self._failures: Counter[str] = Counter()  # of live tasks, by their ids
         self._swept_at = float("-inf")
 
     # ------------------------------------------------------------------ after an interruption
 
-    def repair_soon(self) -> None:
-        """Repair in the loop's next turn, where the stack is short."""
-        if not self._called:
-            self._runtime.work_loop.call_soon(self._repair_now)
-            self._called = True
-
-    def _repair_now(self) -> None:
-        self._called = False
+    def repair_now(self) -> None:
+        """Repair what was interrupted, if anything was; in a turn of the loop, where the stack is short."""
+        if self._runtime.interruption is None or self._tries_again:
+            return
         try:
-            if self._runtime.interruption is not None:
-                self.repair(gives_up=True)
+            self.repair(gives_up=True)
         except Exception as error:  # noqa: BLE001 - it is tried again
             self._runtime.interruption = error
-        if self._runtime.interruption is not None and not self._called:
-            self._runtime.call_later(_RETRY_SECONDS, self.repair_soon)
+        if self._runtime.interruption is not None:
+            self._runtime.call_later(_RETRY_SECONDS, self._try_again)
+            self._tries_again = True
+
+    def _try_again(self) -> None:
+        self._tries_again = False
+        self.repair_now()
 
     def repair(self, *, gives_up: bool = False) -> None:
         """Finish or undo what `Runtime.interruption` has left. What is no Exception is raised in the loop's next turn.
@@ -130,7 +130,8 @@ class Repairs:
             if failed:
                 self._runtime.interruption = failed[0]
                 if not gives_up:
-                    self.repair_soon()
+                    ready = self._runtime.ready
+                    ready += self._runtime.repairs
         except BaseException as error:
             self._runtime.interruption = error  # first: it takes no call
             if interruption is not None and not foreign.is_a(interruption, Exception):

@@ -42,10 +42,8 @@ def _repaired(
             step(self, *args, **kwargs)
         except BaseException as error:  # noqa: BLE001 - `Repairs` raises what is no Exception
             self._runtime.interruption = error
-            try:  # noqa: SIM105 - a context manager would be a call
-                self._on_interrupted()
-            except BaseException:  # noqa: BLE001 - where no call is possible the next step repairs
-                pass
+            ready = self._runtime.ready
+            ready += self._runtime.repairs
 
     return repaired
 
@@ -61,7 +59,6 @@ class Runner:
         on_decided: Callable[[Attempt, Decision], None],
         on_late_end: Callable[[Attempt], None],
         on_progress: Callable[[Attempt], None],
-        on_interrupted: Callable[[], None],
         on_engine_failed: Callable[[BaseException], None],
         redactor: Redactor | None = None,
     ) -> None:
@@ -71,7 +68,6 @@ class Runner:
         self._on_late_end = on_late_end
         self._on_progress = on_progress
         self._redactor = redactor or Redactor()
-        self._on_interrupted = on_interrupted
         self._on_engine_failed = on_engine_failed
         self._on_ended = self.ended  # one method object for all attempts
         self._deadlines: Deadlines[Attempt] = Deadlines(runtime, clock, self._pass_deadline)
@@ -220,10 +216,8 @@ class Runner:
         except BaseException as interruption:  # noqa: BLE001 - `Repairs` goes on from here
             attempt.outcome = value, error
             self._runtime.interruption = interruption
-            try:  # noqa: SIM105 - a context manager would be a call
-                self._on_interrupted()
-            except BaseException:  # noqa: BLE001 - where no call is possible the next step repairs
-                pass
+            ready = self._runtime.ready
+            ready += self._runtime.repairs
 
     def _overran_unseen(self, attempt: Attempt) -> bool:
         """On the loop's own thread the timer cannot fire during the call, so the overrun is reported afterwards."""

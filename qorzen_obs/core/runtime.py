@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections import deque
 from collections.abc import Callable, Mapping
 from enum import Enum
 from typing import Any, Final, Protocol
@@ -16,6 +17,8 @@ from qorzen_obs.engines.base import Engine
 from qorzen_obs.engines.choice import EngineChoice
 from qorzen_obs.engines.traits import ENGINES
 from qorzen_obs.settings import TaskSettings
+
+_LOOK_SECONDS: Final = 0.1
 
 SHUTDOWN: Final = "shutdown"  #: why what still lives is cancelled when a manager stops
 
@@ -52,16 +55,34 @@ class Runtime:
         self.horizon = float("inf")  #: when the grace of a shutdown ends, by the monotonic clock
         #: What an exception has left half done, until `Repairs.repair` finishes or undoes it; None where all is whole.
         self.interruption: BaseException | None = None
+        #: `ready += repairs`, after `interruption` was set, has it repaired in the loop's next turn. It takes no call,
+        #: for which the stack may be too deep: `ready` is the queue of callbacks of asyncio's loops. Under any other
+        #: loop it is looked at ten times a second.
+        self.ready: deque[asyncio.Handle] = deque(maxlen=1)
+        self.repairs: list[asyncio.Handle] = []
 
     def use(self, engines: Mapping[str, Engine]) -> None:
         """Run callables on these engines from now on."""
         self.engines = engines
         self.engine_choice = EngineChoice(engine.traits for engine in engines.values())
 
-    def begin(self) -> asyncio.AbstractEventLoop:
-        """Make the running loop the work loop, and return it."""
-        self.loop, self.loop_thread = asyncio.get_running_loop(), threading.get_ident()
-        return self.loop
+    def begin(self, repair: Callable[[], object]) -> asyncio.AbstractEventLoop:
+        """Make the running loop the work loop, and return it. `repair` goes on with what was interrupted."""
+        self.loop, self.loop_thread = loop, _ = asyncio.get_running_loop(), threading.get_ident()
+        self.repairs.append(asyncio.Handle(repair, (), loop))
+        ready = getattr(loop, "_ready", None)
+        if isinstance(ready, deque):
+            self.ready = ready
+        else:
+            self._look_for_repairs(repair)
+        return loop
+
+    def _look_for_repairs(self, repair: Callable[[], object]) -> None:
+        if self.state not in (ManagerState.NEW, ManagerState.STOPPED):
+            self.call_later(_LOOK_SECONDS, self._look_for_repairs, repair)
+        if self.ready:
+            self.ready.clear()
+            repair()
 
     @property
     def work_loop(self) -> asyncio.AbstractEventLoop:

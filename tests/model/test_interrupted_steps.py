@@ -38,7 +38,7 @@ class Stage:
         seconds: float = 0.0,
         context: Context | None = None,
     ) -> None:
-        """Act, let time pass until all is quiet and somebody has looked; then the model looks.
+        """Act, and let time pass until all is quiet, without anybody who looks; then the model looks.
 
         An interrupt that ends the loop is followed by another run.
         """
@@ -50,14 +50,10 @@ class Stage:
                 loop.advance(seconds)
             except KeyboardInterrupt:
                 loop.run_until_quiet()
-            acting.append(loop.create_task(self._look()))
             seconds = 0.0
         loop.run_until_quiet()
         assert all(one.done() for one in acting)
         loop.on_rest = on_rest
-
-    async def _look(self) -> None:
-        self.world.manager.status()
 
     def submit(self, plan: Plan, parent: Actor | None = None) -> None:
         """Submit a task, from inside another one where that is given, which is all or nothing."""

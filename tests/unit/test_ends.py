@@ -28,7 +28,7 @@ class Told:
         self.turns: list[list[str]] = []
         self.errors: list[tuple[str, BaseException]] = []
         runtime = Runtime()
-        runtime.begin()
+        runtime.begin(lambda: None)
         self.ends = Ends(lambda name, error: self.errors.append((name, error)), runtime)
 
     def add(self, one: End) -> None:

@@ -304,7 +304,6 @@ def test_f39_progress_after_the_loop_was_closed_is_dropped() -> None:
         on_decided=ignore,
         on_late_end=ignore,
         on_progress=ignore,
-        on_interrupted=ignore,
         on_engine_failed=ignore,
     )
     runner.report_progress(attempt(record()), 50, "half")

@@ -17,7 +17,7 @@ from qorzen_obs.record import Attempt
 from qorzen_obs.tasks import EngineKind
 from qorzen_obs.telemetry import names
 from qorzen_obs.testing import CapturedEvents, CapturedLogs, open_test_manager
-from tests.support import Gate, metric, settings, turns, virtual_time
+from tests.support import PATIENCE_SECONDS, Gate, metric, settings, turns, virtual_time
 
 
 def counts(tasks: TaskManager) -> dict[str, int]:
@@ -77,6 +77,40 @@ async def test_f38_submitting_is_all_or_nothing_at_any_depth_of_the_callers_stac
         assert counts(tasks) == {"completed": accepted}
         assert busy(tasks) == 0
         assert metric(tasks.registry, names.TELEMETRY_ERRORS.name + "_total", component="consistency") == 0
+
+
+async def through_submit(tasks: TaskManager) -> Any:
+    return (await tasks.wait_for_task(await tasks.submit_task(leaf))).result
+
+
+async def through_start(tasks: TaskManager) -> Any:
+    return await (await tasks.start(leaf))
+
+
+async def through_start_all(tasks: TaskManager) -> Any:
+    return await asyncio.gather(*await tasks.start_all([leaf, leaf]))
+
+
+@pytest.mark.parametrize(
+    "call",
+    [lambda tasks: tasks.run(leaf), through_submit, through_start, through_start_all],
+    ids=["run", "submit_task", "start", "start_all"],
+)
+async def test_f38_who_waits_at_any_depth_of_the_stack_is_answered(call: Any) -> None:
+    """Nobody looks, and no other step comes by, to repair what was interrupted."""
+
+    async def below(depth: int) -> Any:
+        return await (call(tasks) if depth == 0 else below(depth - 1))
+
+    refused = 0
+    limit = sys.getrecursionlimit()
+    for depth in range(limit - 100, limit):
+        async with open_test_manager() as tasks:
+            try:
+                await asyncio.wait_for(below(depth), PATIENCE_SECONDS)
+            except RecursionError:
+                refused += 1
+    assert refused
 
 
 async def wants_a_reporter(progress_reporter: Any) -> str:
