@@ -37,6 +37,9 @@ demo: .venv/.runtime ## run a real workload and serve it; options go in ARGS="--
 stack: .venv/.runtime ## the demo with Prometheus and Alertmanager from the system's packages; ARGS="--port 8081"
 	@.venv/bin/python -m dashboards.stack $(ARGS)
 
+# Hundreds of programs are started, which would each compile the package anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 # Tests wait for programs and timers about as long as they compute, so there are more workers than processors.
 PYTEST = bin/pytest -n 3 --dist worksteal
 # These differ on each Python: what runs and ends tasks, what is seen of them while they run, and the small modules.

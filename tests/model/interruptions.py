@@ -6,12 +6,10 @@ too, a trace hook puts it back before the next line of any frame on the stack.
 
 from __future__ import annotations
 
-import _weakrefset
 import inspect
 import sys
 import traceback
 import typing
-import weakref
 from pathlib import Path
 from types import CodeType, FrameType, TracebackType
 from typing import Any, Final, Self
@@ -52,11 +50,9 @@ _OBSERVERS: Final = (
     str(_ROOT / "qorzen_obs" / "core" / "decision.py"),
     str(_ROOT / "qorzen_obs" / "foreign.py"),
     inspect.__file__,
-    # Where Python ignores what is raised: in their generators, and in callbacks of the garbage collector.
+    # In whose generators Python ignores what is raised.
     typing.__file__,
     traceback.__file__,
-    weakref.__file__,
-    _weakrefset.__file__,
 )
 
 

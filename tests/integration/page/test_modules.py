@@ -195,6 +195,7 @@ REFUSALS = """async ({signIn, request, access}) => {
     const asked = () => request("asked").catch(() => null);
     const seen = [];
     const answer = async (number, question) => {
+        await null;
         answers[number]();
         await question;
         seen.push([access().wanted, access().wrong]);
@@ -206,10 +207,13 @@ REFUSALS = """async ({signIn, request, access}) => {
     await answer(1, late);  // it was asked before there was a token
     await answer(2, second);
     await answer(3, third);  // it had the same token
+    await answer(4, asked());  // it had none
     return seen;
 }"""
 
 
-async def test_an_answer_to_an_older_question_takes_no_token_back(browser: Browser) -> None:
+async def test_a_wrong_token_is_named_and_a_right_one_kept_however_late_answers_come(
+    browser: Browser,
+) -> None:
     seen = await run_in_page(browser, "server.js?alone", REFUSALS)
-    assert seen == [[True, False], [False, False], [True, True], [True, True]]
+    assert seen == [[True, False], [False, False], [True, True], [True, True], [True, True]]

@@ -54,7 +54,7 @@ export async function request(path, { headers = {}, ...options } = {}) {
   if (response.status === 401) {
     if (shown === token) { // else another has been given meanwhile, or this one was refused before
       token = null;
-      setAccess(true, shown !== null);
+      setAccess(true, wrong || shown !== null); // `wrong` until another is given
     }
     throw new Problem("The service asks for its token.", { status: 401 });
   }
