@@ -1,7 +1,7 @@
 """A running service, asked over HTTP: what the command line does from another terminal.
 
 Blocking, on the standard library: it runs in a process of its own. What comes back is checked and typed, so that
-whatever else answers at an address is told from a service.
+a service is not confused with another program that answers at its address.
 """
 
 from __future__ import annotations
@@ -439,7 +439,7 @@ class Client:
         return f"the service does not accept this token; see {where}"
 
     def _header_token(self, token: str) -> str:
-        """Return the token as the standard library takes what is no ASCII: a character for each byte."""
+        """Return the token as the standard library takes text that is not ASCII: a character for each byte."""
         if any(character in token for character in "\r\n\0"):
             raise ClientError(
                 "the token has a character that no header can carry; see --token-file, or QORZEN_SERVER__TOKEN"
@@ -476,7 +476,7 @@ class Client:
 
 
 def task_path(task_id: str, of: str = "") -> str:
-    """Return the path of a task, or of what belongs to it.
+    """Return the path of a task, or the path of something that belongs to it.
 
     >>> task_path("a/b", "logs")
     '/api/tasks/a%2Fb/logs'
