@@ -1,6 +1,6 @@
 """The composition root: the one place that knows every part, starts them in order and stops them in reverse.
 
-What serves HTTP is imported when it is asked for: with aiohttp it takes a third of what all the others take together.
+The HTTP server is imported when somebody asks for it: with aiohttp, its import takes a third of what all others take.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Checks of what a task is submitted or defined with. Each returns the value in its final form, or says what to do."""
+"""Checks of the options of a task. Each returns the value in its final form, or says what to do."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ class CallableTraits:
 
     name: str
     is_async: bool
-    #: Where it takes a `progress_reporter`: after so many arguments by position. None where it takes none.
+    #: How many positional arguments come before its `progress_reporter`. None where it takes none.
     reporter_place: int | None
     definition: TaskDefinition
     ambiguous: frozenset[str] = _NOTHING  #: the options of a submission that it has a parameter for
@@ -141,7 +141,7 @@ def _is(kind: Callable[[Any], bool], func: object) -> bool:
 def _is_for_want(error: BaseException, frames: int = _FRAMES) -> bool:
     """Return whether it was raised for want of memory or stack, so that what was looked for may well be there.
 
-    Code of an object's own may raise a RecursionError where there is room for so many frames more.
+    An object's own code may raise a RecursionError although this many more frames fit on the stack.
 
     Raises:
         RecursionError: there is not.

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Final, Protocol
 
-MAX_WAIT_SECONDS: Final = 36_525 * 86_400.0  #: a hundred years: the longest that a task may be told to wait
+MAX_WAIT_SECONDS: Final = 36_525 * 86_400.0  #: a hundred years: the longest wait that a task may ask for
 END_OF_TIME: Final = 253_370_764_800.0  #: Unix seconds; the year 9999, the last that RFC 3339 can show whole
 
 

@@ -90,7 +90,7 @@ class TaskCounts:
         return sums
 
     def correct(self, cell: int, status: TaskStatus, by: int) -> None:
-        """Count so many tasks more, or fewer, as accepted and now pending, or running: what was counted is wrong."""
+        """Correct a wrong count of tasks that are pending or running, and of those accepted, by `by`."""
         self._moves[cell] += by
         if status is not TaskStatus.PENDING:
             self._moves[_OFFSET[TaskStatus.PENDING, status] + cell] += by

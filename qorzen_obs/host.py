@@ -136,7 +136,7 @@ class _EndTimer:
         self._lock = threading.Lock()  # of the alarm, for the thread and `close`
 
     def start(self) -> None:
-        """Wait to be told when."""
+        """Start the thread, which waits until it is asked."""
         self._thread.start()
 
     def come_in(self, seconds: float) -> None:
@@ -271,7 +271,7 @@ async def _stop(service: Service, signals: StopSignals, grace_seconds: float | N
 
 
 def stop_message(service: Service) -> str:
-    """Return what whoever stops the service should know: what is left, for how long, and how to hurry."""
+    """Return what the person who stops the service should know: what is left, for how long, and how to hurry."""
     counts = service.tasks.looks.counts
     unfinished = counts.get(TaskStatus.PENDING) + counts.get(TaskStatus.RUNNING)
     if not unfinished:

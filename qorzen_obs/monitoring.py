@@ -13,7 +13,7 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Final
 
-#: By which paths the wheel has the files: below `qorzen_obs/dashboards`. A test holds pyproject.toml to it.
+#: The paths of the files in the wheel, below `qorzen_obs/dashboards`. A test compares them with pyproject.toml.
 DASHBOARDS: Final = tuple(
     f"qorzen-{name}.json" for name in ("overview", "queues", "category", "runtime", "telemetry")
 )

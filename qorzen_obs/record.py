@@ -287,7 +287,7 @@ class FarSide(Protocol):
 
 
 class AttemptOwner(Protocol):
-    """What an attempt asks of what runs it (core/lifecycle.py)."""
+    """What an attempt needs from its manager (core/lifecycle.py)."""
 
     @property
     def manager(self) -> object:
@@ -338,7 +338,7 @@ class Attempt(msgspec.Struct, eq=False):
     deadline: list[Any] | None = None  #: the entry by which it can be removed
     reported: tuple[float, str] | None = None  #: the newest progress
     reported_at: float = -inf  #: when progress last reached the record, monotonic
-    progress_waits: bool = False  #: `reported` is on its way to the record
+    progress_waits: bool = False  #: `reported` has not reached the record yet
     children: tuple[TaskRecord, ...] = ()  #: what it submitted while the manager drained: they end with it
     waits_for: tuple[str, ...] = ()  #: the ids of the tasks for whose end it waits right now
     _on_ask: list[Callable[[], object]] = []
@@ -454,14 +454,14 @@ class Wait:
 
 
 class End(msgspec.Struct, frozen=True, gc=False):
-    """What is to be told of an attempt that has ended, or of a task that ended without one."""
+    """What observers learn about an attempt that has ended, or about a task that ended without one."""
 
     kind: EventKind  #: retrying, completed, failed or cancelled
     at: float  #: Unix seconds
     record: TaskRecord
     state: TaskState  #: the state that it led to
     attempt: Attempt | None
-    context: Context | None  #: the submitter's, which the record lets go of
+    context: Context | None  #: the submitter's, which the record drops
     waited: Seconds = NO_SECONDS  #: where the time of a task went that ended without an attempt
 
     @property

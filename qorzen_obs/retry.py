@@ -23,7 +23,7 @@ def exponential(
 ) -> Backoff:
     """Return a backoff that grows by `factor` from `base_seconds` up to `max_seconds`.
 
-    With `jitter` the wait is drawn evenly between 0 and that value ("full jitter": M. Brooker, Exponential
+    With `jitter`, the wait is drawn evenly between 0 and that value ("full jitter": M. Brooker, Exponential
     Backoff And Jitter, 2015), so that what failed together does not come back together.
 
     Raises:
@@ -148,7 +148,7 @@ def _seconds(value: object) -> float:
     """Return what a wait of the user's comes to.
 
     Raises:
-        TypeError, ValueError: it is no number of seconds, or more than a hundred years.
+        TypeError, ValueError: it is not a number of seconds, or more than a hundred years.
     """
     if type(value) is CoroutineType:
         value.close()

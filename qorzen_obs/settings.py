@@ -27,7 +27,7 @@ from qorzen_obs.small_file import UnusableFileError, read_small_file
 from qorzen_obs.tasks import TaskCategory
 
 ENVIRONMENT_PREFIX = "QORZEN_"
-#: Which service the commands ask; it is no setting of one.
+#: The service that the commands ask; a service itself has no such setting.
 URL_VARIABLE: Final = "QORZEN_URL"
 _MAX_FILE_BYTES: Final = 1_048_576
 
@@ -77,11 +77,11 @@ class TaskSettings(_Checked, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     _section = "tasks."
 
     max_concurrent_tasks: Count = 100  #: tasks that run at once
-    #: ended tasks kept whole: so many that failed, and so many of the others, each the last ones
+    #: ended tasks kept whole: this many of the last failed ones, and this many of the others
     keep_completed_tasks: Annotated[int, Meta(ge=0)] = 1000
     default_timeout: Seconds = 300.0  #: seconds an attempt may take; inf means no limit
     max_pending: Count = 10_000  #: tasks that wait at once
-    #: What a submission does when so many wait: raise TaskQueueFullError, or wait for room.
+    #: What a submission does when that many wait: raise TaskQueueFullError, or wait for room.
     when_full: Literal["refuse", "wait"] = "refuse"
     category_limits: dict[TaskCategory, Count] = {}  #: tasks of a category that run at once
     #: waiting that is worth 50 points, a year at most; 0 is strict priority
@@ -166,7 +166,7 @@ class TelemetrySettings(_Checked, frozen=True, kw_only=True, forbid_unknown_fiel
     default_registry: bool = False
     #: Names of fields whose values no sink may show, besides the usual ones.
     redact_keys: tuple[str, ...] = ()
-    redact_patterns: tuple[str, ...] = ()  #: regular expressions of what no sink may show
+    redact_patterns: tuple[str, ...] = ()  #: regular expressions for texts that no sink may show
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Final, NamedTuple
 
-PIPE_SECONDS: Final = 5.0  #: how long whoever writes to a pipe may take
+PIPE_SECONDS: Final = 5.0  #: how long the writer of a pipe may take
 _CHUNK: Final = 65_536
 _KINDS: Final = (
     (stat.S_ISFIFO, "a pipe"),

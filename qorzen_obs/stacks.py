@@ -111,7 +111,7 @@ def belongs_to(frame: FrameType, package: str) -> bool:
 
 
 def is_of_engines(frame: FrameType) -> bool:
-    """Return whether a frame is an engine's own: what lies outside of it is no task's code."""
+    """Return whether a frame is an engine's own: what lies outside of it is not a task's code."""
     return belongs_to(frame, "qorzen_obs.engines")
 
 
@@ -187,7 +187,7 @@ def _step(awaitable: object) -> tuple[FrameType | None, object]:
         return awaitable.gi_frame, awaitable.gi_yieldfrom  # type: ignore[attr-defined]  # as above
     if kind is AsyncGeneratorType:
         return awaitable.ag_frame, awaitable.ag_await  # type: ignore[attr-defined]  # as above
-    if foreign.kind_name(kind) in _WRAPPERS:  # they say nothing of what they wrap, but the collector knows
+    if foreign.kind_name(kind) in _WRAPPERS:  # they do not show what they wrap, but the collector knows
         for inner in gc.get_referents(awaitable):
             if any(type(inner) is kind for kind in _SUSPENDED):
                 return None, inner

@@ -170,7 +170,7 @@ class Admission:
         timeout: float | None,
         cancellable: bool,
     ) -> TaskRecord:
-        """Return the record of a call, of which the callable, its arguments and its context are still missing."""
+        """Return the record of a call, still without its callable, arguments and context."""
         definition, runtime = traits.definition, self._runtime
         if category is None:
             category = definition.category or _CORE
@@ -282,7 +282,7 @@ class Admission:
         waiting.reserved -= kept
 
     def _places(self, cells: Sequence[int], kept: int) -> int:
-        """Return how many tasks of a batch there is room for, of which it keeps some, or refuse the batch."""
+        """Return how many tasks of a batch have room, `kept` of them for certain, or refuse the batch."""
         settings = self._runtime.settings
         places = kept + max(0, settings.max_pending - self._scheduler.waiting - self._waiting.reserved)
         is_full = len(cells) > settings.max_pending or (

@@ -201,7 +201,7 @@ class Announcer:
         )
 
     def disagree(self, problems: Iterable[str], number: int) -> None:
-        """Count and log that tables of the manager do not agree: `number` times, of which some are told."""
+        """Count and log that tables of the manager do not agree, in `number` places; `problems` names some of them."""
         self._metrics.telemetry_errors["consistency"] += number
         for problem in problems:
             self.say(self._logger.error, names.LOG_INCONSISTENT, problem=problem)

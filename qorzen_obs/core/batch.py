@@ -49,7 +49,7 @@ class Batches:
         self, calls: Iterable[Callable[[], Any]], hand_out: Callable[[TaskRecord], H], **options: Any
     ) -> list[H]:
         """Accept a task with these options for each call. Return what `hand_out` makes of each, in their order."""
-        # One more than may be pending is too many, so that an iterator without end is no danger.
+        # One more than may be pending is too many, so an iterator without end does no harm.
         first = islice(_checked(calls), self._runtime.settings.max_pending + 1)
         records = [self._record(place, call, options) for place, call in enumerate(first)]
         if records:
@@ -94,7 +94,7 @@ class Batches:
             ready += self._runtime.repairs
 
     def _undo(self, records: Sequence[TaskRecord]) -> None:
-        """Leave no trace of a batch of which one was not accepted. None has started, and none is announced."""
+        """Leave no trace of a batch in which one task was not accepted. None has started, and none is announced."""
         for record in records:
             if self._table.live.pop(record.task_id, None) is not None:
                 self._scheduler.remove(record)

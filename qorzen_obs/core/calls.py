@@ -142,7 +142,7 @@ class Calls:
         if refusal is not None:
             self._admission.count_refusal([record.cell], refusal)
             raise _refused(refusal)
-        # By no task factory: an eager one would begin it before the task is accepted.
+        # Without the loop's task factory: an eager one would begin it before the task is accepted.
         following = asyncio.Task(self._follow(record, future, on_end), name=f"call of {record.name}")
         try:
             if self._admission.has_room() and not future.cancelled():

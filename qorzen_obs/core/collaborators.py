@@ -136,7 +136,7 @@ class Collaborators:
             await watched(**fields, on_lost=on_lost)
 
     async def drain_events(self, deadline_seconds: float) -> None:
-        """Return when what was published has reached its subscribers, after so many seconds at the latest."""
+        """Return when everything published has reached its subscribers, or when the deadline has passed."""
         drain = getattr(self._events, "drain", None)
         if drain is not None:
             await drain(deadline_seconds)

@@ -29,11 +29,11 @@ LOST: Final = "lost"
 _MAX_MESSAGE: Final = 4_000
 _MAX_TRACEBACK: Final = 20_000
 _GENERATORS: Final = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
-#: What most tasks return, of which nothing has to be asked.
+#: What most tasks return; none of it has to be asked whether it is a coroutine or a generator.
 _PLAIN: Final = frozenset({type(None), bool, int, float, str, bytes, list, dict, tuple, set})
 _USUAL_REDACTOR: Final = Redactor()
 _NOTHING_RETURNED: Final = Decision(COMPLETED)
-_DEADLINE: Final = Ask.DEADLINE  # a class is asked for a member by code of its own
+_DEADLINE: Final = Ask.DEADLINE  # an enumeration looks its members up by Python code
 _YIELD: Final = dis.opmap["YIELD_VALUE"]
 
 

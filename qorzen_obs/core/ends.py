@@ -66,7 +66,7 @@ class Resumption:
 
 
 class Ends:
-    """The ends of one manager of which the observers were not notified yet.
+    """The ends of one manager that its observers were not notified of yet.
 
     Args:
         dismiss: called with the name of an observer that has raised, which is not called again, and its error.
@@ -81,7 +81,7 @@ class Ends:
         self.queue: deque[End] = deque()
         self._called = False  # `notify` is called in the loop's next turn
         self._resumption = Resumption(runtime, self.notify)
-        self._ends: list[End] = []  # of which the observers are being notified
+        self._ends: list[End] = []  # that the observers are being notified of
         self._left: deque[tuple[str, OnEnds]] = deque()  # those that were not yet
         # Held while they are notified. Re-entrant: an observer may be what ends another task.
         self._lock = threading.RLock()
@@ -108,7 +108,7 @@ class Ends:
                     self._notify()
 
     def notify(self) -> None:
-        """Notify the observers of what has ended until now; if another thread is doing so, it does this too."""
+        """Notify the observers of what has ended so far; if another thread is doing so, that thread takes these too."""
         self._called = False
         resumption = self._resumption
         while (self.queue or self._left) and not resumption.waits and self._lock.acquire(blocking=False):

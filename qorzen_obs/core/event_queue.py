@@ -1,4 +1,4 @@
-"""Events that wait for whoever takes them, in order and bounded. Of a full queue progress goes first."""
+"""Events that wait to be taken, in order and bounded. A full queue drops progress first."""
 
 from __future__ import annotations
 

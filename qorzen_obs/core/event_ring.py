@@ -89,8 +89,8 @@ class EventRing:
     def begin(self, sequence: int) -> None:
         """Keep every event from now on, which has a number after `sequence`; for the work loop.
 
-        Events may have gone by unseen, so `sequence` is to be a number that no event has: whoever knows an earlier one
-        is told that some are lost.
+        Events may have gone by unseen, so `sequence` must be a number that no event has: a reader that knows an
+        earlier one then learns that some are lost.
         """
         self._newest = (sequence, self._counts.version)
         self._begun.set_result(None)

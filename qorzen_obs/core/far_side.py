@@ -37,7 +37,7 @@ class FarSide:
         return _Around(self, surroundings)
 
     def enter(self, surroundings: dict[str, Any]) -> None:
-        """Begin to be in them; the call has a context of its own, of which there is nothing to undo."""
+        """Make the surroundings current; the call has a context of its own, so nothing has to be undone."""
         self._surroundings = surroundings
         with suppress(Exception):  # the call is not to fail for what observes it
             self._look_around()

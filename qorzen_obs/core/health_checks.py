@@ -55,7 +55,7 @@ class _Run:
         self.overdue = False
         self.result: CheckResult | None = None
         self.ended: Future[None] = Future()
-        self.ended.set_running_or_notify_cancel()  # whoever gives up waiting must not cancel it for the others
+        self.ended.set_running_or_notify_cancel()  # one that gives up waiting must not cancel it for the others
 
 
 class UserCheck:
@@ -218,7 +218,7 @@ class HealthChecks:
             redact=redact,
             on_change=on_change,
         )
-        self.stopping = False  #: the process was told to stop, which the work loop may not know yet
+        self.stopping = False  #: the process was asked to stop; the work loop may not know yet
         self._checks: dict[str, UserCheck] = {}
         self._lock = threading.Lock()
 

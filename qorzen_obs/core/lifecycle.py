@@ -97,7 +97,7 @@ class Lifecycle:
             on_engine_failed=partial(announcer.failed, "engine"),
             redactor=redactor,
         )
-        # Of whole tasks; the runner has those of attempts.
+        # Deadlines of whole tasks; the runner has those of attempts.
         self._deadlines: Deadlines[TaskRecord] = Deadlines(runtime, clock, self._deadline_passed)
         self._deadline_entries: dict[int, list[Any]] = {}  # in them, by the task's sequence
         self._task_sequence = itertools.count(1)
@@ -391,7 +391,7 @@ class Lifecycle:
         self.dispatch()
 
     def conclude(self, record: TaskRecord) -> None:
-        """Let go of a task that has ended: it leaves the live ones for the history."""
+        """Move a task that has ended from the live ones to the history."""
         if self._deadline_entries:
             deadline = self._deadline_entries.pop(record.sequence, None)
             if deadline is not None:

@@ -30,7 +30,7 @@ from qorzen_obs.tasks import FAILED, PENDING, RUNNING, EventKind, TaskStatus
 
 LOST_TRACK: Final = "lost_track"  #: the error type of a task that the manager could not bring to its end
 _SWEEP_SECONDS: Final = 1.0  # between two sweeps that readers ask for
-_PATIENCE: Final = 3  # so many failures of one task's step; then it is given up
+_PATIENCE: Final = 3  # failures of one task's step, after which the task is given up
 _RETRY_SECONDS: Final = 0.1
 _MAX_LINES: Final = 20  # of one sweep
 
@@ -101,8 +101,8 @@ class Repairs:
     def repair(self, *, gives_up: bool = False) -> None:
         """Finish or undo what `Runtime.interruption` has left. What is no Exception is raised in the loop's next turn.
 
-        O(n) in the live tasks. A task of which a step fails is tried again later and holds up no other. `gives_up` ends
-        it when that happens again and again; not for a caller whose own stack may be what it fails for.
+        O(n) in the live tasks. A task whose step fails is tried again later and holds up no other. `gives_up` ends it
+        when that happens again and again; not for a caller whose own deep stack may be the reason.
         """
         if self._at_work:
             return
@@ -340,7 +340,7 @@ class Repairs:
         return _Found(attempts, queued, {PENDING: pending, RUNNING: running}, plugins, out_of_place)
 
     def _correct(self) -> None:
-        """Set right the counts of what is there now; ends that were counted stand."""
+        """Correct the counts of what is there now; ends that were counted stand."""
         there = self._what_is_there()
         for status, actual in there.by_status.items():
             for cell, counted in enumerate(self._counts.live(status)):

@@ -75,7 +75,7 @@ class Retention:
             excess -= size
 
     def _excess(self) -> int:
-        """By how many bytes the large results that nobody has waited for are too many."""
+        """How many bytes the large results that nobody has waited for take beyond their limit."""
         settings = self._runtime.settings
         held = sum(size for _, size in self._unclaimed.values())
         return held - settings.keep_value_bytes * settings.keep_completed_tasks

@@ -178,7 +178,7 @@ class Runner:
 
     @_repaired
     def _abandon_after(self, attempt: Attempt, turns: int) -> None:
-        """Give it up after so many turns of the loop, unless it ends."""
+        """Abandon it after this many turns of the loop, unless it ends."""
         if attempt.settled:
             return
         if turns:
@@ -190,7 +190,7 @@ class Runner:
     def ended(self, attempt: Attempt, value: object, error: BaseException | None) -> None:
         """The engine says that the code has ended: decide, or drop the result when that is done already.
 
-        Raises nothing: an attempt of which an engine has reported the end is always settled.
+        Raises nothing: an attempt whose end an engine has reported is always settled.
         """
         attempt.ended = True
         try:
@@ -245,7 +245,8 @@ class Runner:
         number = foreign.number(percent)
         if number is None or not -inf < number < inf:
             raise InvalidTaskError("percent", f"{foreign.shown(percent)} is not a number from 0 to 100")
-        before = attempt.reported  # of what is coalesced the highest counts, and the newest message
+        # When reports are coalesced, the highest percentage counts, and the newest message.
+        before = attempt.reported
         number = min(100.0, max(0.0, number if before is None else max(before[0], number)))
         # Made fit to show here, where a failure is the reporter's; before looking at the flag, see _flush_progress.
         attempt.reported = (number, message if type(message) is str else foreign.plain(str(message)))

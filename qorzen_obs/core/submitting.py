@@ -1,6 +1,6 @@
 """How a call becomes a task: the submitting half of what TaskManager's users see.
 
-The types of what they call are kept. There are two ways to write a call that a type checker can follow: all arguments
+The types of the callables are kept. There are two ways to write a call that a type checker can follow: all arguments
 as the callable takes them, without options, or arguments by position and then options. Python has no way to say both
 at once, so keyword arguments beside options are an error, and `with_options` is the way out.
 """

@@ -77,7 +77,7 @@ class Waiting:
                 await self._end(wait)
 
     def end_of(self, record: TaskRecord) -> asyncio.Future[TaskState]:
-        """Return what has the final state of an accepted task once there is one, for whoever keeps it."""
+        """Return a future for the final state of an accepted task, for a caller that keeps it."""
         end: asyncio.Future[TaskState] = self._timers.create_future()
         if record.state.status.final:
             end.set_result(record.state)
@@ -157,7 +157,7 @@ class Waiting:
         callbacks = future._callbacks
         try:
             future.set_result(value)
-        except BaseException:  # asyncio has it done, and whoever awaits it forgotten
+        except BaseException:  # asyncio has marked it done, and has forgotten who awaits it
             self._unwoken.append((future, callbacks))
             raise
         return True

@@ -56,7 +56,7 @@ class ExternalEngine:
         attempt.driver.add_done_callback(never_began)
 
     def interrupt(self, attempt: Attempt) -> None:
-        pass  # the foreign manager has no way to be told
+        pass  # a foreign manager cannot be asked
 
     def abandon(self, attempt: Attempt) -> None:
         pass
@@ -81,7 +81,7 @@ class ExternalEngine:
         record = attempt.record
         value, error = None, None
         try:
-            # With all its arguments: the foreign manager's method has parameters of its own.
+            # Bound to all its arguments, since the foreign manager's method has parameters of its own.
             call = functools.partial(attempt.context.copy().run, record.func, *record.args, **attempt.kwargs)  # type: ignore[arg-type]  # func is set while it runs
             value = await self._way(record)(call)
         except BaseException as caught:
@@ -89,4 +89,4 @@ class ExternalEngine:
                 raise  # the loop is gone and the coroutine is being collected
             error = without_engine(caught)
         ended(attempt, value, error)
-        del value, error  # the frames of what was raised lead to this one, which would keep it alive
+        del value, error  # the traceback leads to this frame, which would keep it alive

@@ -58,7 +58,7 @@ class LoopEngine:
         self._asleep: deque[tuple[Any, Any]] = deque()  # futures that are done, and who awaits them
         #: What one of asyncio's own loops is to call in its next turn, the newest last; others hide it.
         self._scheduled: deque[Any] = getattr(loop, "_ready", _HIDDEN)
-        # Of asyncio's own loops the time is this clock's, by way of a function in Python.
+        # asyncio's own loops read this clock too, through a function in Python.
         own = getattr(loop.time, "__func__", None) is asyncio.BaseEventLoop.time
         self._now: Callable[[], float] = time.monotonic if own else loop.time
 
@@ -194,7 +194,7 @@ class LoopEngine:
 
 
 class _Run(msgspec.Struct, eq=False):
-    """One attempt on its way through the engine."""
+    """One attempt while it runs in the engine."""
 
     attempt: Attempt
     ended: Ended | None  #: None once it was called
@@ -252,7 +252,7 @@ async def _drive(run: _Run) -> None:
         if waits_for is _ENDED:
             ended, run.ended, run.coroutine = run.ended, None, None  # as `end`, without a call
             ended(attempt, value, error)
-            del value, error  # the frames of what was raised lead to this one, which would keep it alive
+            del value, error  # the traceback leads to this frame, which would keep it alive
             return
         attempt.suspended()
         rest = _go_on(run, waits_for)
@@ -286,7 +286,7 @@ def _go_on(run: _Run, waits_for: Any) -> Generator[Any, Any, None]:
             inside(coroutine.close)
             raise
         except BaseException as thrown:  # noqa: BLE001 - all that is thrown in is for the coroutine
-            step, argument = coroutine.throw, without_engine(thrown)  # of which nobody needs to know
+            step, argument = coroutine.throw, without_engine(thrown)
         if meter is not None:
             meter.use_since = began = meter.clock()
         value, error = None, None

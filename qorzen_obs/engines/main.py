@@ -62,4 +62,4 @@ def _run(attempt: Attempt) -> None:
     if meter is not None and meter.use_since is not None:
         meter.use_seconds, meter.use_since = meter.clock() - meter.use_since, None
     ended(attempt, value, error)
-    del value, error  # the frames of what was raised lead to this one, which would keep it alive
+    del value, error  # the traceback leads to this frame, which would keep it alive

@@ -28,7 +28,7 @@ _LOOK_SECONDS: Final = 0.5
 
 
 class _Job:
-    """One call on its way to a thread and back."""
+    """One call, from the loop to a thread and back."""
 
     __slots__ = ("abandoned", "attempt", "ended", "error", "thread_id", "value")
 
@@ -102,7 +102,7 @@ class ThreadEngine:
         self._loop = loop
         self._jobs: deque[_Job] = deque()
         self._calls: SimpleQueue[bool] = SimpleQueue()  # to look at the jobs; False is to go
-        self._called = False  # one of them is under way, and whoever gets it will see all jobs that are there
+        self._called = False  # one is under way, and the thread that gets it will see all jobs that are there
         self._done: deque[_Job] = deque()
         self._woken = False
         self._delivering = False  # what is started meanwhile is called for at once, afterwards
@@ -114,7 +114,7 @@ class ThreadEngine:
         job = _Job(attempt, ended)
         if self._busy >= self._threads:
             self._add_thread()
-        # From here on nothing is called that can be interrupted.
+        # Nothing that can be interrupted is called from here on.
         self._busy += 1
         attempt.driver = job
         self._jobs.append(job)
@@ -249,7 +249,7 @@ class ThreadEngine:
                     self._busy -= 1
                 value, error, job.value, job.error = job.value, job.error, None, None
                 job.ended(job.attempt, value, error)
-                # The frames of what was raised lead to the job, which would keep it alive.
+                # The traceback leads to the job, which would keep it alive.
                 del value, error, job
         finally:
             self._delivering = False

@@ -85,7 +85,7 @@ def info_of(outline: Outline) -> TaskInfo:
 class MemoryHistory:
     """The last `keep` records that failed and the last `keep` of the others, then up to 100,000 outlines.
 
-    Of each the oldest goes first.
+    The oldest of each goes first.
     """
 
     def __init__(self, keep: int, on_evicted: OnEvicted) -> None:

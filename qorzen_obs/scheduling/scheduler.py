@@ -293,7 +293,7 @@ class Scheduler(Generic[S]):
     ) -> None:
         """Make queues and slots anew, whatever they were: of the tasks that wait, and of those that run.
 
-        Of `holders` those that had lent their slot still have none. `own` are the limits of definitions. O(n log n).
+        Those of `holders` that had lent their slot still have none. `own` are the limits of definitions. O(n log n).
         """
         holders = list(holders)
         self._lenders &= {task.sequence for task in holders}

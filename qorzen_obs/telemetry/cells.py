@@ -73,7 +73,7 @@ class HistogramCell:
 
 
 class CappedCounter:
-    """Counters by label values of which at most `cap` are told apart; the rest counts as `_other`."""
+    """Counters by label values, at most `cap` of them; the rest counts as `_other`."""
 
     __slots__ = ("_cap", "_counts", "_first_at", "overflowed")
 

@@ -67,7 +67,7 @@ class Culprit:
 
     @property
     def category(self) -> str | None:
-        """The task's category, None for what is no task's."""
+        """The task's category; None where it is not a task's code."""
         return None if self.attempt is None else self.attempt.category.value
 
     @functools.cached_property
@@ -86,7 +86,7 @@ def find_culprit(
 ) -> Culprit:
     """Return who runs on `loop`, whose thread is `thread_id`; from any other thread. `dump` is as in Culprit.
 
-    It neither waits nor reads a file: code that held the interpreter goes on as soon as this thread lets go of it.
+    It neither waits nor reads a file: code that held the interpreter goes on as soon as this thread releases it.
     """
     innermost = thread_frame(thread_id)
     handle = _handle_of(innermost)

@@ -1,6 +1,6 @@
 """Exemplars: the places in the metrics that lead to a trace, and who may write them.
 
-An exemplar that leads to a trace nobody kept is worse than none, so whoever decides about traces writes them.
+An exemplar that leads to a trace nobody kept is worse than none, so the code that decides about traces writes them.
 """
 
 from __future__ import annotations

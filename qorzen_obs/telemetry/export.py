@@ -57,7 +57,7 @@ class BatchLimits:
         OTLP end by themselves, after OTEL_EXPORTER_OTLP_TIMEOUT.
 
         Raises:
-            SettingsError: a value is no whole number, out of bounds, or a batch is larger than the queue.
+            SettingsError: a value is not a whole number or is out of bounds, or a batch is larger than the queue.
         """
         size_name, batch_name = f"{prefix}MAX_QUEUE_SIZE", f"{prefix}MAX_EXPORT_BATCH_SIZE"
         size = _whole_number(environment, size_name, DEFAULT_QUEUE_SIZE, 1)

@@ -1,7 +1,7 @@
 """Metric families made at scrape from declared names, so that no collector spells a name, a label or a bucket.
 
-The client's registry passes them on like its own: whoever asks one for its samples gets them, made by the client's
-classes, and `/metrics` takes the text instead.
+The client's registry passes them on like its own: a caller that asks one for its samples gets them, made by
+the client's classes; `/metrics` takes the text instead.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from qorzen_obs.telemetry.names import MetricName
 ALL_KNOWN: Final = sys.maxsize
 NOBODY_KNOWN: Final = -1  #: it has not come before
 
-#: The catalogue has some thousand lines that are no histogram's, the capped ones at their caps.
+#: The catalogue has some thousand lines outside histograms, the capped ones at their caps.
 _kept_start: Final = lru_cache(maxsize=8_192)(line_start)
 
 
@@ -57,7 +57,7 @@ class Family(Metric, ABC):
         self._samples = samples  # the client's constructor sets an empty list
 
     def write(self, *, openmetrics: bool) -> Iterator[bytes]:
-        """Yield the pieces of what the client's generate_latest writes of this family."""
+        """Yield, in pieces, what the client's generate_latest writes for this family."""
         yield head(self.metric, openmetrics=openmetrics)
         yield from self._write_samples(openmetrics)
 

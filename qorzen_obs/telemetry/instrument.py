@@ -38,7 +38,7 @@ _MAX_INT: Final = 2**63  # what OTLP has room for; one larger number would lose 
 
 @runtime_checkable
 class TaskSpanProvider(Protocol):
-    """A provider that takes spans of which most of the work waits, see task_span.py."""
+    """A provider that takes spans which do most of their work later, see task_span.py."""
 
     def task_sink(self) -> TaskSpanSink | None:
         """Return where they go now; None while somebody has to see each span as the SDK has it."""
@@ -187,7 +187,7 @@ class SpanInstrument:
 
 
 def _context_variable() -> contextvars.ContextVar[Context] | None:
-    """Return where the API keeps the current context; None where that is no context variable."""
+    """Return where the API keeps the current context; None where that is not a context variable."""
     inside, mark = contextvars.Context(), Context()
     inside.run(otel_context.attach, mark)
     return next((variable for variable, value in inside.items() if value is mark), None)

@@ -1,7 +1,7 @@
 """Log lines to an OpenTelemetry collector, where OTEL_LOGS_EXPORTER asks for it; by a bounded queue, like spans.
 
 A line arrives with the fields that every other sink gets, redacted. It becomes a record of OTLP in the thread of the
-queue, so that whoever logs pays for an append.
+queue, so that the thread that logs pays for an append only.
 """
 
 from __future__ import annotations

@@ -51,7 +51,7 @@ def to_json(value: Any) -> str:
 
 
 def _dumped(value: Any) -> str:
-    """Return JSON of what msgspec refuses; a value whose own code raises is replaced by a text, field by field."""
+    """Return JSON for what msgspec refuses; a value whose own code raises is replaced by a text, field by field."""
     fields = msgspec.structs.asdict(value) if foreign.is_a(value, msgspec.Struct) else value
     try:
         return json.dumps(fields, default=foreign.shown, skipkeys=True, ensure_ascii=False)

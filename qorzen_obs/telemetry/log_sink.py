@@ -1,4 +1,4 @@
-"""Where log lines leave the process: whoever writes one never waits for the pipe.
+"""Where log lines leave the process: writing one never waits for the pipe.
 
 A bounded queue and a daemon thread that empties it into the descriptor. Where the reader is slow or gone, lines are
 lost and counted, and the work goes on.
@@ -194,7 +194,7 @@ class LogSink:
                 self._lose_unwritten()
 
     def _take(self) -> list[str]:
-        lines, self._lines = self._lines, []  # whoever writes a line meanwhile waits for no more than this
+        lines, self._lines = self._lines, []  # a thread that writes meanwhile waits only for this
         self._characters = 0
         return lines
 

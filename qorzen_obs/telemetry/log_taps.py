@@ -1,4 +1,4 @@
-"""What a program logs by a configuration of its own: counted, exported and kept with its task, whoever renders it.
+"""What a program logs through its own configuration: counted, exported and kept with its task, however it is rendered.
 
 `logging` has no hook for all records that leaves the program's handlers alone: with a handler of ours on the root
 logger, warnings of a program without any would not be printed, and a later `basicConfig` would do nothing. So while a
@@ -46,7 +46,7 @@ class _Taps:
         self._guard = ForkSafeLock()
         self.call_handlers: Any = logging.Logger.callHandlers  #: what is wrapped
         self._wraps = False
-        self._processors: list[Any] = []  # structlog's, of which the last is wrapped
+        self._processors: list[Any] = []  # structlog's; the last is wrapped
         self._redactor = Redactor()  # for a task whose manager shows none
 
     def open(self, stream: LogStream) -> None:

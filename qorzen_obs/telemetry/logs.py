@@ -131,7 +131,7 @@ class LogStream(Collector):
         return not self._terminal and self.export is None
 
     def write_own(self, level: str, lines: Sequence[str]) -> None:
-        """Write lines of JSON of which the caller knows that they hold no secret and mislead nobody."""
+        """Write lines of JSON that, as the caller knows, hold no secret and mislead nobody."""
         self._sink.write_all(lines, level)
 
     def lost(self) -> dict[str, int]:

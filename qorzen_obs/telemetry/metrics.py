@@ -37,7 +37,7 @@ from qorzen_obs.telemetry.peaks import RecentPeak
 #: A bound for each label whose values users choose, and for the routes and codes of HTTP.
 LABEL_CAP: Final = 200
 _SLACK_SECONDS: Final = 1.0
-# By names that Python finds at once: a class is asked for a member by code of its own.
+# As plain names, which Python finds at once: an enumeration looks its members up by Python code.
 _RETRYING: Final = EventKind.RETRYING
 _ASKED_TO_CANCEL: Final = Ask.CANCEL
 #: By the event that follows an attempt: the outcome of ATTEMPT_DURATION.

@@ -136,7 +136,7 @@ _NOT_FINITE = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
 
 
 def _text(text: str) -> str:
-    """Replace lone surrogates, as in names of files that are no UTF-8: no JSON encoder takes them."""
+    """Replace lone surrogates, as in file names that are not UTF-8: no JSON encoder takes them."""
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -19,7 +19,7 @@ OnSpans = Callable[[Sequence[Any]], None]
 
 
 def _nowhere() -> None:
-    """There is no ops plane."""
+    """Do nothing, since the ops plane is off."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

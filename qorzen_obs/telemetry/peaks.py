@@ -12,7 +12,7 @@ _STEP_SECONDS: Final = 1.0
 
 
 class Peaks:
-    """Values of the last `seconds`, of which only those are kept that no later one reaches.
+    """The highest of the values of the last `seconds`: only those are kept that no later one reaches.
 
     `add` belongs to one thread, `since` to any. What is kept falls from the oldest on, so the first since a moment is
     the largest.

@@ -1,4 +1,4 @@
-"""Quantiles of what histograms have counted. Pure."""
+"""Quantiles from the counts of histograms. Pure."""
 
 from __future__ import annotations
 

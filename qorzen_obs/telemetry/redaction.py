@@ -129,7 +129,7 @@ class Redactor:
 
     Args:
         keys: names of fields besides the usual ones. `iban` also means `customer_iban` and `customerIban`.
-        patterns: regular expressions of what to hide besides the usual forms. They run on every text, so a slow one
+        patterns: regular expressions for texts to hide besides the usual forms. They run on every text, so a slow one
             makes every line slow.
 
     Raises:

@@ -1,7 +1,7 @@
 """Sampling at the tail: every span is recorded, and its trace is kept or dropped when it is known how it went.
 
 Nothing here blocks the thread that ends a span, which may be the work loop: what happens is put in a line, and
-whoever finds nobody at work does the work for all.
+a thread that finds nobody at work does the work for all.
 """
 
 from __future__ import annotations
@@ -329,7 +329,7 @@ def base_ratio(sampler: str, argument: str) -> float | None:
     """Return the ratio that OTEL_TRACES_SAMPLER and its argument ask for; None for a sampler of another kind.
 
     Raises:
-        ValueError: the argument is no number from 0 to 1.
+        ValueError: the argument is not a number from 0 to 1.
     """
     name = sampler.strip().lower()
     if name not in _BASE_RATIO:

@@ -60,7 +60,7 @@ FORMS: Final[tuple[tuple[tuple[str, ...], re.Pattern[str], str], ...]] = (
         HIDDEN,
     ),
 )
-#: Of these one is in every text with a password in a URL.
+#: Every text with a password in a URL has one of these.
 URL_PARTS: Final = ("://", "%3a%2f%2f")
 
 # ---------------------------------------------------------------------- passwords in URLs

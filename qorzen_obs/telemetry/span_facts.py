@@ -24,7 +24,7 @@ UserAttributes = Callable[[Mapping[str, Any]], Iterator[tuple[str, Any]]]
 
 
 def span_name(definition_name: str) -> str:
-    """Return what the spans of attempts are called: one of few names, so that whoever reads them can group them."""
+    """Return the name of the spans of attempts: one of few names, so that they can be grouped."""
     return f"run {definition_name}"
 
 

@@ -52,7 +52,7 @@ class Shared:
         self._users += (store,)
 
     def leave(self, store: SpanStore) -> bool:
-        """Let go of a manager's store; return whether it was the last."""
+        """Drop a manager's store; return whether it was the last."""
         self._users = _without(self._users, store)
         if self._users:
             self.sampler.remove(store)
@@ -62,7 +62,7 @@ class Shared:
 class Chain(ForkSafeLock, SpanProcessor):
     """Our one processor of a provider: emptied and filled again, since the SDK cannot take one out.
 
-    Whoever changes it holds its lock.
+    Its lock is held while it is changed.
     """
 
     def __init__(self) -> None:
@@ -97,7 +97,7 @@ class Chain(ForkSafeLock, SpanProcessor):
             self._processors += (store,)
 
     def leave(self, shared: Shared | None, store: SpanStore) -> bool:
-        """Let go of a manager's store; return whether it was the last that used `shared`, which is closed then."""
+        """Drop a manager's store; return whether it was the last that used `shared`, which is then closed."""
         with self.lock:
             if shared is None:
                 self._processors = _without(self._processors, store)

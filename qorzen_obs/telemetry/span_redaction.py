@@ -21,7 +21,7 @@ def redact_span(span: ReadableSpan, redactor: Redactor) -> ReadableSpan:
     """Return the ended span without secrets in name, attributes, events, links and status; itself where it has none.
 
     Names and the description also without lone surrogates, on which the encoder of OTLP raises.
-    For the thread that exports and for whoever reads kept spans; not for the work loop.
+    For the thread that exports and for readers of kept spans; not for the work loop.
     """
     name, seen = encodable(redactor.text(span.name)), span.attributes
     attributes = _attributes(seen, span.dropped_attributes, redactor)

@@ -13,7 +13,7 @@ import threading
 import time
 from typing import Final, NamedTuple
 
-#: To oversleep for so long is more than to wait for one's turn on a busy machine.
+#: Oversleeping this long is more than waiting for a processor on a busy machine.
 HELD_SECONDS: Final = 0.15
 #: The share of a stall that the process must have computed; below it, it did not get to run.
 SOME: Final = 0.25

@@ -23,7 +23,7 @@ from qorzen_obs.telemetry.redaction import Redactor
 
 MAX_LINE_CHARACTERS: Final = 8_192
 _MAX_TEXT: Final = 2_000
-#: Texts of which the end is kept, since it says what failed.
+#: Texts cut at their beginning: the end says what failed.
 _STACKS: Final = frozenset({"exception", "stack"})
 
 #: What every line of a task would repeat, and what stands under another name.
@@ -99,7 +99,7 @@ class TaskLines:
         return KeptLines([msgspec.Raw(line.encode()) for line in lines[over:]], dropped + over)
 
     def forget(self, task_id: str) -> None:
-        """Let go of the lines of a task that is not remembered any more."""
+        """Drop the lines of a task that is not remembered any more."""
         if task_id not in self._rings:
             return
         with self._lock:
@@ -130,7 +130,7 @@ _KEPT: ContextVar[bool] = ContextVar("qorzen_line_is_kept", default=False)
 
 @contextmanager
 def kept_already() -> Iterator[None]:
-    """Mark the lines that are written inside as kept by whoever writes them, for the task that they are about."""
+    """Mark the lines written inside the block as kept by their writer, for the task that they are about."""
     token = _KEPT.set(True)
     try:
         yield

@@ -1,4 +1,4 @@
-"""The span of an attempt, of which most of the work waits until somebody wants to see it.
+"""The span of an attempt, which does most of its work only when somebody wants to see it.
 
 A busy service records each attempt and keeps a few traces a second. Here a span is an identity and references to
 facts; the SDK's own span is made of them when user code writes to it, or when its trace is kept. So limits, events
@@ -64,7 +64,7 @@ class _Open(msgspec.Struct):
     """The attempt runs. What the span says can be asked of it."""
 
     attempt: Attempt
-    func: Callable[..., Any] | None  #: the record drops it before the span is told of the end
+    func: Callable[..., Any] | None  #: the record drops it before the span learns of the end
     previous: SpanContext | None  #: of the attempt before this one
 
     def facts(self) -> Facts:
@@ -156,7 +156,7 @@ class TaskSpan(Span):
         self.maker = maker
         self.sink = sink
         self.context = context
-        self.trace_id, self.span_id = trace_id, span_id  #: as `context` has them, of which each is a call
+        self.trace_id, self.span_id = trace_id, span_id  #: as `context` has them, where each costs a call
         self.parent = parent
         self.start_time = start_time  #: Unix nanoseconds
         self.end_time: int | None = None  #: Unix nanoseconds
@@ -206,9 +206,9 @@ class TaskSpan(Span):
                 self._state = self._state.detached()
 
     def discard(self) -> None:
-        """Let go of the attempt, and of what it says unless that is copied: nobody will ask for it.
+        """Drop the attempt, and what it says unless that is copied: nobody will ask for it.
 
-        Without the lock: by whoever may call `detach`, and `_sdk_span` leaves the same state behind.
+        Without the lock: for callers that may call `detach`; `_sdk_span` leaves the same state behind.
         """
         if type(self._state) is _Ended:
             self._state = _EMPTY
@@ -358,7 +358,7 @@ class SpanMaker:
 
 
 class RememberedSpans:
-    """Makes the spans of ended tasks anew, of their records: a large trace, or the store, may have let go of them."""
+    """Makes the spans of ended tasks anew from their records, which a large trace or the store may have dropped."""
 
     def __init__(
         self, provider: trace.TracerProvider, scope: str, version: str, users: UserAttributes

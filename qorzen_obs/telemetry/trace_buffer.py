@@ -1,7 +1,7 @@
 """Which traces are kept: the decision alone, without threads, clocks or the SDK.
 
-A trace waits here until something decides about it, see TraceBuffer. What is kept goes to a callable; of what is
-dropped nothing is left but a number.
+A trace waits here until something decides about it, see TraceBuffer. What is kept goes to a callable; what is
+dropped is only counted.
 """
 
 from __future__ import annotations
@@ -282,7 +282,7 @@ class TraceBuffer(Generic[S]):
         return [] if trace is None else list(trace.ended)
 
     def newest(self, limit: int) -> list[tuple[int, list[S]]]:
-        """Return at most `limit` undecided traces of which a span has ended, the youngest first."""
+        """Return at most `limit` undecided traces with a span that has ended, the youngest first."""
         found: list[tuple[int, list[S]]] = []
         for trace_id, trace in reversed(self._undecided.items()):
             if len(found) >= limit:

@@ -1,4 +1,4 @@
-"""What can be read of recent traces, whoever holds their spans.
+"""What can be read of recent traces, wherever their spans are held.
 
 Knows spans, and of tasks only their attributes; nothing of sampling, or of where the spans are kept.
 """

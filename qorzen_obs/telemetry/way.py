@@ -1,9 +1,9 @@
 """Giving way: other threads get the interpreter from a loop that never waits.
 
-A thread that wants CPython's lock sleeps on it for a switch interval and asks for it only when nobody has let go of it
-meanwhile. A busy loop lets go of it at each turn, for the microsecond in which it asks the system for events, and has
+A thread that wants CPython's lock sleeps on it for a switch interval and asks for it only when nobody has released it
+meanwhile. A busy loop releases it at each turn, for the microsecond in which it asks the system for events, and has
 it back before the thread is awake. So turns shorter than the interval (5 ms, unless a program changes it) starve every
-other thread: `/livez` took 1.5 s by the median on a loop of which 16 callers kept `run` busy, log lines were lost by
+other thread: `/livez` took 1.5 s by the median on a loop that 16 callers of `run` kept busy, log lines were lost by
 the thousand. With this it takes 10 ms.
 """
 

@@ -22,7 +22,7 @@ from qorzen_obs.engines.processes.far_script import MAIN, ScriptModule
 from qorzen_obs.engines.processes.script import by_name
 
 _blank: WeakSet[type] = WeakSet()  # made, and without their attributes yet
-_received: WeakSet[type] = WeakSet()  # made of what the other process has sent
+_received: WeakSet[type] = WeakSet()  # made from what the other process has sent
 
 
 class ByValue(cloudpickle.Pickler):  # type: ignore[misc]  # it has no types

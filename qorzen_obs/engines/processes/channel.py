@@ -1,7 +1,7 @@
 """The frames that the service and a worker process exchange over one private socket.
 
 A frame is a kind, a body and any number of buffers, each received into memory of its exact size, so that a
-large array is copied once and never joined. Knows bytes and nothing of what they mean. Imported by each
+large array is copied once and never joined. It knows bytes, not their meaning. Imported by each
 worker: it must stay cheap.
 """
 
@@ -100,7 +100,7 @@ class FrameReader:
             EOFError: the other side is gone, perhaps in the middle of a frame.
             OSError: the socket is closed, or of no use.
             ValueError: what arrives is not a frame.
-            MemoryError: there is no room for the frame.
+            MemoryError: the frame does not fit into memory.
         """
         while not self.large:
             while len(self._room):

@@ -60,7 +60,7 @@ def decode_encoded(encoded: Encoded) -> Any:
 
 
 def encode_plain(value: object) -> list[Buffer]:
-    """Return `value` as the body of a frame for `decode_plain`; of what is not plain goes its type's name."""
+    """Return `value` as a frame's body for `decode_plain`; what is not plain is replaced by its type's name."""
     body = _Body(None)
     _PlainPickler(body, protocol=_PROTOCOL).dump(value)
     return body.parts

@@ -78,7 +78,7 @@ class ProcessEngine:
         clock: Clock | None = None,
     ) -> None:
         self.slots: int | None = slots
-        # Of the newest attempt: it also hears what a worker says that has no call.
+        # The newest attempt's: it also hears what a worker says while it has no call.
         self._far_side: FarSide | None = None
         self._loop = loop
         self._clock = clock or SystemClock()

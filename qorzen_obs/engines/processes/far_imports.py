@@ -31,7 +31,7 @@ def catch_up() -> None:
 
 
 class _Watch(importlib.abc.MetaPathFinder):
-    """Finds nothing itself, and wraps the loader of what the others find."""
+    """Finds nothing itself, and wraps the loaders that the other finders return."""
 
     def __init__(self) -> None:
         self.calls: dict[str, list[Callable[[], None]]] = {}  # of those that are to be called yet

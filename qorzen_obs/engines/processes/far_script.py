@@ -34,7 +34,7 @@ class Script(NamedTuple):
 class ScriptModule(ModuleType):
     """Runs the script when it is first asked for a name that the script binds at the top.
 
-    Where there is no script to run it is empty, and has what arrives by value.
+    Where there is no script to run, the module is empty but for what arrives by value.
     """
 
     def __init__(self, script: Script | None) -> None:

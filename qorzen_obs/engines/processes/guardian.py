@@ -190,7 +190,7 @@ def become_worker(channel: int, stacks: int) -> None:
 
 
 def _leave_stdio() -> None:
-    """Let go of the worker's output, so that its end is seen."""
+    """Close this end of the worker's output, so that its end is seen."""
     null = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):
         os.dup2(null, descriptor)

@@ -1,4 +1,4 @@
-"""One attempt on its way through a worker process, and how its callable is packed for the journey."""
+"""One attempt in a worker process, and how its callable is packed to be sent there."""
 
 from __future__ import annotations
 

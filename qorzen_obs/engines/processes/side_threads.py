@@ -82,7 +82,7 @@ class SideThreads:
         return inbox.get()
 
     def _done(self, inbox: SimpleQueue[Work | None], answers: list[Callable[[], None]]) -> None:
-        if not answers:  # it was told twice
+        if not answers:  # it was called twice
             return
         then = answers.pop()
         if self._closed or len(self._idle) >= _MAX_IDLE:

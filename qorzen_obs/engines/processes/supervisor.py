@@ -1,4 +1,4 @@
-"""One worker process as the service sees it: what it is told, what it says, and how it ends."""
+"""One worker process as the service sees it: what is sent to it, what it answers, and how it ends."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ class WorkerProcess:
         pipe = getattr(self._keeper.process, stream)
         return OutputReader(self._loop, pipe.fileno(), on_line, on_dropped)
 
-    # ------------------------------------------------------------------ what it is told
+    # ------------------------------------------------------------------ what is sent to it
 
     def call(self, encoded: Encoded, set_up: object) -> None:
         """Give it a call, after `set_up` where that has changed."""
