@@ -31,9 +31,8 @@ from qorzen_obs.telemetry.redaction import Redactor
 
 _TASK_ID: Final = "%032x"  # with %, which costs half as much as `format`
 MAX_METADATA_BYTES: Final = 16_384
-MAX_METADATA_DEPTH: Final = (
-    64  #: levels of nested mappings and lists, which the code that shows them walks recursively
-)
+#: levels of nested mappings and lists, which the code that shows them walks recursively
+MAX_METADATA_DEPTH: Final = 64
 
 # As in tasks.py: what is needed for each task, by names that Python finds at once.
 _READY: Final = ManagerState.READY

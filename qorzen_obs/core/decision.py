@@ -54,9 +54,8 @@ def decide(
         if value is None:
             return _NOTHING_RETURNED
         kind = type(value)
-        if (
-            type(kind) is type and kind in _PLAIN
-        ):  # a user's type might run code of its own to compute its hash
+        # a user's type might run code of its own to compute its hash
+        if type(kind) is type and kind in _PLAIN:
             return Decision(COMPLETED, value)
         if kind is GeneratorType or kind is AsyncGeneratorType:
             return _failed(_never_run(attempt, "generator"), redactor)

@@ -77,9 +77,8 @@ class FarSide:
                 self._send_log(method, foreign.text(event.pop("event", "")), event)
             raise structlog.DropEvent
 
-        if (
-            structlog.is_configured()
-        ):  # the user's modules configured it: their lines arrive through logging or as output
+        # the user's modules configured it: their lines arrive through logging or as output
+        if structlog.is_configured():
             return
         structlog.configure(
             processors=[

@@ -139,9 +139,8 @@ class Life:
             stopping = runtime.work_loop.create_task(self._drain(grace), name="qorzen-shutdown")
             self._stopping = stopping
         elif grace_seconds == 0:
-            runtime.work_loop.call_soon(
-                self._hurry.set
-            )  # in a turn of its own, like everything that wakes a waiter
+            # in a turn of its own, like everything that wakes a waiter
+            runtime.work_loop.call_soon(self._hurry.set)
         try:
             await asyncio.shield(stopping)
         except asyncio.CancelledError:

@@ -43,9 +43,8 @@ class Waiting:
         self._running = running
         self._dispatch = dispatch
         self.resumes: dict[int, asyncio.Future[None]] = {}  #: lenders that wait for a slot, by sequence
-        self._unwoken: deque[tuple[asyncio.Future[Any], Any]] = (
-            deque()
-        )  # the futures, with the tasks that await them
+        # the futures, with the tasks that await them
+        self._unwoken: deque[tuple[asyncio.Future[Any], Any]] = deque()
         #: waits for room in the queue, oldest first
         self.submitters: OrderedDict[asyncio.Future[None], None] = OrderedDict()
         self.reserved = 0  #: places in the queue that a batch has taken while it waits for more

@@ -173,9 +173,8 @@ class LoopEngine:
                     else:
                         run.task = task = asyncio.Task(driver, loop=loop, name=name, context=empty)
                         step = scheduled[-1]._callback if scheduled else None
-                        if (
-                            getattr(step, "__self__", None) is task
-                        ):  # take the first step here, as an eager task does
+                        # take the first step here, as an eager task does
+                        if getattr(step, "__self__", None) is task:
                             scheduled.pop()
                             empty.run(step)  # type: ignore[arg-type]  # it is the method of the task
                         else:
@@ -201,9 +200,8 @@ class _Run(msgspec.Struct, eq=False):
     attempt: Attempt
     ended: Ended | None  #: None once it has been called
     task: asyncio.Task[None] | None = None  #: the attempt's asyncio task
-    coroutine: Any = (
-        None  #: the callable's coroutine, or one that awaits whatever else it returned, while it runs
-    )
+    #: the callable's coroutine, or one that awaits whatever else it returned, while it runs
+    coroutine: Any = None
 
     def end(self, value: object, error: BaseException | None) -> None:
         """Report how it ended, once."""

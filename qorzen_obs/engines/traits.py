@@ -36,9 +36,8 @@ class EngineTraits:
     use_is_live: bool = False  #: a meter knows the present use without a probe
     runs_sync: bool = False
     runs_async: bool = False
-    default_for: frozenset[TaskCategory] = (
-        frozenset()
-    )  #: categories whose callables it runs when no engine is named
+    #: categories whose callables it runs when no engine is named
+    default_for: frozenset[TaskCategory] = frozenset()
     choosable: bool = True  #: `@task(engine=…)` accepts it
     #: It calls `Attempt.begin` just before the code begins, and `Attempt.suspended` when the code first waits, since
     #: no deadline can be met earlier. For other engines the manager does both at the start.

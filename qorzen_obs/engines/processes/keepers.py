@@ -27,9 +27,8 @@ from qorzen_obs.engines.processes.guardian import (
 
 GUARDIAN: Final = str(Path(__file__).with_name("guardian.py"))  #: the script that is started
 _LOOK_SECONDS: Final = 0.05
-KILL_GROUP_SECONDS: Final = (
-    1.0  #: seconds after which a kill by the lifeline is followed by one of the process group
-)
+#: seconds after which a kill by the lifeline is followed by one of the process group
+KILL_GROUP_SECONDS: Final = 1.0
 
 
 class Death(NamedTuple):

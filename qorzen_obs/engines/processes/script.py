@@ -20,9 +20,8 @@ from typing import Any
 from qorzen_obs import foreign
 from qorzen_obs.engines.processes.far_script import FAR_MAIN, MAIN, Script, ScriptModule
 
-_scripts: dict[
-    int, tuple[ModuleType, Script | None]
-] = {}  # for the present `__main__`, which may be replaced
+# for the present `__main__`, which may be replaced
+_scripts: dict[int, tuple[ModuleType, Script | None]] = {}
 
 
 def find_script() -> Script | None:

@@ -30,7 +30,7 @@ class SideThreads:
         self._closed = False
 
     def run(self, work: Work) -> None:
-        """Run `work` on a thread, then what it returns on the loop; run it here if an exiting interpreter has no thread.
+        """Run `work` on a thread, then what it returns on the loop; run it here if the interpreter exits.
 
         Raises:
             RuntimeError: the system has no more threads.
