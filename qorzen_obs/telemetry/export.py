@@ -35,7 +35,7 @@ DEFAULT_QUEUE_SIZE: Final = 8_192
 _DEFAULT_BATCH_SIZE: Final = 512
 _DEFAULT_DELAY_MILLIS: Final = 5_000
 _SILENCE_SECONDS: Final = 60.0
-#: Seconds in which the rest of a batch is retried without the items on which the exporter raised.
+#: When an exporter raised on a batch: seconds in which its items are retried without the guilty ones.
 _SEARCH_SECONDS: Final = 5.0
 THREAD_PREFIX: Final = "qorzen-export-"  #: prefix of the names of queues' threads
 

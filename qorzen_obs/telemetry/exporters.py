@@ -21,7 +21,7 @@ _EXTRA_BY_EXPORTER: Final = {"otlp_proto_http": "otlp", "otlp_proto_grpc": "otlp
 
 
 def wanted_span_exporters(environment: Mapping[str, str]) -> list[tuple[str, str]]:
-    """Return the entry points of the exporters, each once, with the variable that asks for it."""
+    """Return the entry point of each requested exporter once, after the variable that asks for it."""
     if asked := environment.get(OTEL_TRACES_EXPORTER, "").strip():
         variable = OTEL_TRACES_EXPORTER
     elif variable := next((name for name in _OTLP_ENDPOINTS if environment.get(name)), ""):

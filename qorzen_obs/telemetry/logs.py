@@ -63,8 +63,8 @@ class LogStream(Collector):
     """One stream of log lines: redacts, renders, counts and writes them, and keeps those of tasks.
 
     JSON unless `stream` (None means standard error) is a terminal. `export` gets every line too. With `by_logging`, a
-    line becomes a record of `logging` instead, if the program has configured `logging` by then. It is also the Collector
-    for `qorzen_log_messages`.
+    line becomes a record of `logging` instead, if the program has configured `logging` by then. It is also the
+    Collector for `qorzen_log_messages`.
     """
 
     def __init__(

@@ -22,7 +22,7 @@ from qorzen_obs.telemetry.telling_names import hide_values
 MAX_FIELD_TEXT: Final = 65_536  #: characters of one text in a field
 _MAX_DEPTH: Final = 8
 _MAX_ITEMS: Final = 1_000  #: items of one mapping or sequence
-#: For a text of any length, this many times more is searched than is kept.
+#: Of a text of any length, this many characters are searched beyond the kept ones.
 _WINDOW: Final = 65_536
 #: Characters left out at the edge where such a text was cut before the search; longer than any secret.
 _GUARD: Final = 16_384
