@@ -36,7 +36,7 @@ def read_small_file(file: Path, max_bytes: int, *, pipes: bool = False) -> Small
 
     Raises:
         UnusableFileError: it cannot be opened, is not a file, is longer than `max_bytes`, is not UTF-8, or the pipe
-        was not written and closed within PIPE_SECONDS.
+            was not written and closed within PIPE_SECONDS.
     """
     try:
         descriptor = os.open(file, os.O_RDONLY | _flags("O_NONBLOCK", "O_CLOEXEC", "O_NOCTTY", "O_BINARY"))

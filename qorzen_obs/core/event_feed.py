@@ -27,7 +27,7 @@ class EventFeed:
 
     Args:
         publish: awaited for each event, at most DEADLINE_SECONDS, with its type, its payload and a callable to call
-        with the type if a subscriber lost it. If it raises, that event is lost.
+            with the type if a subscriber lost it. If it raises, that event is lost.
         drain: awaited at the end with a number of seconds, so that published events arrive.
         before_publishing: called before each event is published.
     """

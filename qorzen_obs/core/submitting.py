@@ -172,7 +172,7 @@ class Submitting(QorzenManager):
             TaskCancelled: the task was cancelled.
             TaskTimeoutError: it passed its timeout.
             TaskFailedError: it raised SystemExit, KeyboardInterrupt or anything else that is not an Exception; in a
-            worker process FarTaskError.
+                worker process FarTaskError.
         """
         return await self._control.value_of(self._accepted(await self.submit_task(func, *args, **options)))
 

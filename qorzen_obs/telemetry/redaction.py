@@ -130,7 +130,7 @@ class Redactor:
     Args:
         keys: names of fields besides the usual ones. `iban` also means `customer_iban` and `customerIban`.
         patterns: regular expressions for text to hide besides the usual forms. They run on every text, so a slow one
-        makes every line slow.
+            makes every line slow.
 
     Raises:
         SettingsError: a key has no letters, or a pattern cannot be compiled or matches the empty text.

@@ -79,7 +79,7 @@ class RemoteSpans:
     Args:
         processor: ours, which gets all of them.
         provider: its other processors get them too, like its own spans; except spans from one of the user's providers
-        in the worker, which has processors of its own.
+            in the worker, which has processors of its own.
     """
 
     def __init__(

@@ -50,7 +50,7 @@ def delayed_seconds(beat: ThreadTimes, before: ThreadTimes, now: ThreadTimes, *,
     Args:
         before: a reading after the beat, or the beat's own.
         waits: the thread runs now, or waits for a processor. The system adds a wait when it ends, so time since
-        `before` that is not accounted for belongs to a wait that continues.
+            `before` that is not accounted for belongs to a wait that continues.
     """
     if (
         beat.delay is None
