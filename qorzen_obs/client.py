@@ -448,7 +448,9 @@ class Client:
         return token.encode("utf-8", "surrogateescape").decode("latin-1")
 
     def _no_such_service(self, error: Exception) -> ClientError:
-        return ClientError(f"{self.url} is no such service ({error}); is it the service's --url?")
+        return ClientError(
+            f"{self.url} did not answer like this service ({error}); is it the service's --url?"
+        )
 
     def _ask(self, path: str, body: bytes | None = None, *, also: tuple[int, ...] = ()) -> bytes:
         """Return the body of a successful answer, or of one whose status is in `also`. With a body this is a POST."""

@@ -95,7 +95,7 @@ def with_check_options(definition: CheckDefinition, options: CheckOptions) -> Ch
     known = {field.name for field in dataclasses.fields(CheckDefinition)}
     for option in options:
         if option not in known:
-            problem = f"is no option of a check; use one of {', '.join(sorted(known))}"
+            problem = f"is not an option of a check; use one of {', '.join(sorted(known))}"
             raise InvalidHealthCheckError(option, problem)
     made = dataclasses.replace(definition, **options)
     if made.name is not None:

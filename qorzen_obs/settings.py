@@ -108,7 +108,8 @@ class EngineSettings(_Checked, frozen=True, kw_only=True, forbid_unknown_fields=
     worker_threads: Count = (os.cpu_count() or 1) + 4  #: other synchronous tasks that run at once
     processes: Count = os.cpu_count() or 1  #: worker processes; each runs one task at a time
     process_tasks_per_worker: Count = 1_000  #: tasks after which a worker process is replaced
-    process_quarantine_seconds: Seconds = 600.0  #: for a task that kills 3 workers in this time
+    #: How long tasks of a name are refused after they have killed 3 workers within this time.
+    process_quarantine_seconds: Seconds = 600.0
 
 
 class ServerSettings(_Checked, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -206,14 +206,14 @@ class Control:
 
     def _why_not_again(self, record: TaskRecord | None) -> str | None:
         if record is None:
-            return "only its outline is kept; submit it anew, and see tasks.keep_completed_tasks"
+            return "only its outline is kept; submit it again, and see tasks.keep_completed_tasks"
         status = record.state.status
         if not status.final:
             return f"it is {status.value}; wait for its end, or cancel it first"
         if status is COMPLETED:
-            return "it completed; submit it anew"
+            return "it completed; submit it again"
         if any(attempt.record is record for attempt in self._table.abandoned):
             return "its code would not stop and still runs; wait for its end"
         if record.func is None:
-            return "its arguments were not kept, see tasks.keep_arguments and tasks.keep_value_bytes; submit it anew"
+            return "its arguments were not kept, see tasks.keep_arguments and tasks.keep_value_bytes; submit it again"
         return None

@@ -151,4 +151,4 @@ def _never_run(attempt: Attempt, what: str) -> TypeError:
     name = attempt.record.name
     if what == "coroutine":
         return TypeError(f"{name} returned a coroutine that nobody awaits; submit an async function itself")
-    return TypeError(f"{name} returned a generator, of which no line has run; return a list or consume it")
+    return TypeError(f"{name} returned a generator, which has not run; return a list or consume it")

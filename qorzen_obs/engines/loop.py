@@ -345,7 +345,7 @@ def _why_refused(waits_for: Any, loop: asyncio.AbstractEventLoop) -> str | None:
     """Return why a coroutine cannot wait for this: asyncio's message, but without the object's own repr."""
     blocking = getattr(waits_for, "_asyncio_future_blocking", None)
     if type(blocking) is not bool:
-        return "it waits for what is no future"
+        return "it waits for an object that is not a future"
     if not blocking:
         return "it waits by a yield; a future is awaited"
     if waits_for.get_loop() is not loop:

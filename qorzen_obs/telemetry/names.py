@@ -172,7 +172,7 @@ LOOP_LAG: Final = MetricName(
 LOOP_BLOCKED: Final = MetricName(
     "counter",
     "qorzen_event_loop_blocked_seconds",
-    "How long the work loop did not turn, by the category of the task that held it; `foreign` is no task, `gc` "
+    "How long the work loop did not turn, by the category of the task that held it; `foreign` is other code, `gc` "
     "garbage collection, `gil_held` code that let no Python run, `not_running` a process that was stopped or had no "
     "processor.",
     ("category",),
