@@ -96,7 +96,7 @@ class Task(msgspec.Struct, frozen=True):
 
     @property
     def ended(self) -> bool:
-        """Whether it has ended and its code too."""
+        """Whether it has ended."""
         return self.status not in ("pending", "running")
 
 
