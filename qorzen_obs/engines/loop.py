@@ -172,10 +172,11 @@ class LoopEngine:
                         run.task = asyncio.Task(driver, loop=loop, name=name, context=empty, eager_start=True)  # type: ignore[call-arg]  # since Python 3.12
                     else:
                         run.task = task = asyncio.Task(driver, loop=loop, name=name, context=empty)
-                        step = scheduled[-1]._callback if scheduled else None
+                        handle = scheduled[-1] if scheduled else None
+                        step = handle._callback if handle is not None else None
                         # take the first step here, as an eager task does
-                        if getattr(step, "__self__", None) is task:
-                            scheduled.pop()
+                        if handle is not None and getattr(step, "__self__", None) is task:
+                            handle.cancel()  # not pop(): another thread may append a callback at any moment
                             empty.run(step)  # type: ignore[arg-type]  # it is the method of the task
                         else:
                             task.add_done_callback(run.never_began)
