@@ -1,76 +1,38 @@
-"""The checker is tested too: whatever is broken in the task manager, the machine must find it, and nothing else."""
+"""The checker is tested too: whatever is broken in the task manager, the model tells of it, and of nothing else."""
 
 import gc
 import sys
-from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, Phase, reject, seed, settings
-from hypothesis.stateful import run_state_machine_as_test
 
 from tests.model.faults import FAULTS, seeded
-from tests.model.machine import TaskManagerMachine
+from tests.model.playing import problems, tells
+from tests.model.scripts import SCRIPTS
+from tests.model.search import find
 
-pytestmark = pytest.mark.slow  # hundreds of scripts of the machine, where a fault is found late
-
-BUDGET = settings(
-    stateful_step_count=30,
-    deadline=None,
-    derandomize=True,
-    database=None,
-    phases=[Phase.generate],  # that it fails is enough: nobody will read the script
-    report_multiple_bugs=False,
-    suppress_health_check=list(HealthCheck),
-)
+#: What nearly every random script meets. All others are found by `python -m tests.model.search`, and kept.
+FOUND_EARLY = ("an_alarm_is_not_set", "priority_is_upside_down", "progress_falls")
 
 
-class FoundError(Exception):
-    """The machine has found what was looked for."""
-
-
-def find(row: str = "", scripts: int = 0, max_examples: int = 300) -> str | None:
-    """Return the first problem of a row of docs/faults.md, or of any, that the machine finds in that many scripts."""
-    found: list[str] = []
-
-    class Seeker(TaskManagerMachine):
-        """Leaves a script where something else goes wrong, as it does when the fault spoils more than its row."""
-
-        def do(self, operation: str, *arguments: Any) -> None:
-            try:
-                super().do(operation, *arguments)
-            except Exception as problem:  # noqa: BLE001 - a fault may raise anything
-                self._look_at(problem)
-                reject()
-
-        def teardown(self) -> None:
-            try:
-                super().teardown()
-            except Exception as problem:  # noqa: BLE001 - as above
-                self._look_at(problem)
-
-        def _look_at(self, problem: Exception) -> None:
-            said = str(problem).splitlines() or [repr(problem)]
-            found.extend(line for line in said if line.startswith(f"{row}:" if row else ""))
-            if found:
-                raise FoundError(found[0]) from problem
-
-    try:
-        run_state_machine_as_test(seed(scripts)(Seeker), settings=settings(BUDGET, max_examples=max_examples))
-    except Exception:
-        if not found:
-            raise
-    return found[0] if found else None
-
-
-def test_without_a_fault_the_machine_finds_nothing() -> None:
-    assert find(max_examples=30) is None  # test_the_task_manager.py runs more, and would say what it found
+@pytest.fixture(autouse=True)
+def no_word_of_dead_loops(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fault leaves coroutines of loops behind that are closed."""
+    monkeypatch.setattr(sys, "unraisablehook", lambda _: None)
 
 
 @pytest.mark.parametrize("name", sorted(FAULTS))
-def test_the_machine_finds_that(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    # A fault leaves coroutines of dead loops behind.
-    monkeypatch.setattr(sys, "unraisablehook", lambda _: None)
+def test_the_model_tells_that(name: str) -> None:
+    assert name in SCRIPTS, f"`python -m tests.model.search {name}` looks for a script that tells"
     with seeded(name):
-        found = find(FAULTS[name].row, FAULTS[name].scripts)
+        told = tells(SCRIPTS[name], FAULTS[name].row)
     gc.collect()
-    assert found, f"no problem of {FAULTS[name].row} tells that {name.replace('_', ' ')}"
+    assert told, f"no problem of {FAULTS[name].row} tells that {name.replace('_', ' ')}"
+    assert problems(SCRIPTS[name]) == [], "this is also told of a task manager without the fault"
+
+
+@pytest.mark.parametrize("name", FOUND_EARLY)
+def test_the_machine_comes_to_scripts_that_tell(name: str) -> None:
+    with seeded(name):
+        script = find(FAULTS[name].row)
+    gc.collect()
+    assert script is not None
