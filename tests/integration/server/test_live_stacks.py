@@ -268,7 +268,7 @@ async def test_to_be_asked_over_and_over_does_nothing_to_a_worker_that_runs_pyth
         task_id, _ = await service.start(process_tasks.call_functions_for_ever)
 
         def ask_often() -> None:
-            for _ in range(10_000):  # by faulthandler's handler alone it would die within some thousand
+            for _ in range(5_000):  # by faulthandler's handler alone it would die within some thousand
                 assert service.tasks.looks.stack_of(task_id) is not None
 
         await asyncio.to_thread(ask_often)
