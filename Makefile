@@ -19,11 +19,13 @@ mine = $(shell python=.venv/bin/python; [ -x $$python ] || python=$$($(call firs
 others = $(foreach version,$(filter-out $(mine),3.11 3.12 3.13),$(if $(shell $(call numbered,$(version))),$(version)))
 
 LOCK := .venv/bin/uv pip compile --no-config --quiet --universal --python-version 3.11 --generate-hashes \
-	--custom-compile-command "make lock" pyproject.toml --extra otlp
+	--custom-compile-command "make lock"
+ALL := pyproject.toml --extra otlp
 
 # $(call install,VENV,LOCK FILE)
 define install
 	@echo "Installing $(2) into $(1)"
+	@$(1)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-pip.lock
 	@$(1)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r $(2)
 	@$(1)/bin/pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .
 endef
@@ -57,7 +59,9 @@ SAME = $(addprefix --ignore , $(wildcard tests/unit/test_dashboard*.py tests/uni
 check: lint ## style, types, and the tests of modules, seams and the model on one Python; under 90 seconds
 	.venv/bin/pytest -n 2 --dist worksteal -m "not slow" tests/unit tests/contracts tests/model tests/test_*.py $(ARGS)
 
-test: lint test-all $(addprefix test-,$(others)) ## all that CI runs: style, types, all tests on one Python, the rest on each one here
+test: ## all that CI runs: style, types, all tests on one Python, the rest on each one here
+	@$(MAKE) --no-print-directory -j 2 lint $(patsubst %,.venv-%/.dev,$(others))
+	@$(MAKE) --no-print-directory test-all $(addprefix test-,$(others))
 	@echo "Tested on Python $(mine) $(others)"
 
 test-all: .venv/.dev
@@ -98,10 +102,11 @@ dashboards: .venv/.dev ## write the Grafana dashboards, the rules and the page o
 	.venv/bin/python -m dashboards
 
 lock: .venv/.dev ## write the lock files anew; ARGS=--upgrade takes the newest versions
-	$(LOCK) $(ARGS) --group build --output-file requirements.lock
-	$(LOCK) $(ARGS) --group dev --constraint requirements.lock --output-file requirements-dev.lock
-	$(LOCK) $(ARGS) --extra otlp-grpc --extra speed --resolution lowest-direct --output-file requirements-lowest.lock
-	$(LOCK) $(ARGS) --group bench --constraint requirements-dev.lock --output-file tests/benchmarks/requirements.lock
+	$(LOCK) $(ARGS) --group pip --output-file requirements-pip.lock
+	$(LOCK) $(ALL) $(ARGS) --group build --output-file requirements.lock
+	$(LOCK) $(ALL) $(ARGS) --group dev --constraint requirements.lock --output-file requirements-dev.lock
+	$(LOCK) $(ALL) $(ARGS) --extra otlp-grpc --extra speed --resolution lowest-direct --output-file requirements-lowest.lock
+	$(LOCK) $(ALL) $(ARGS) --group bench --constraint requirements-dev.lock --output-file tests/benchmarks/requirements.lock
 
 clean: ## remove the environments and the caches
 	rm -rf .venv .venv-* build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
