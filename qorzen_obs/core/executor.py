@@ -87,6 +87,7 @@ class TaskExecutor(Executor):
         try:
             self._calls.submit(record, future, self._open.discard)
         except BaseException:
+            future.drop()
             self._open.discard(future)
             raise
         return future
