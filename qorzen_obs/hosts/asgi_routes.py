@@ -73,7 +73,7 @@ class AsgiRoutes:
             )
         server = self._runner.server
         if server is None:
-            await send_problem(send, HTTPStatus.SERVICE_UNAVAILABLE, "the application stops")
+            await send_problem(send, HTTPStatus.SERVICE_UNAVAILABLE, "the application is stopping")
             return
         mounted_at, path = _split(scope)
         if not path:
