@@ -70,7 +70,7 @@ PAGES: Final = (
             Entry(
                 "qorzen_obs.core.task_future",
                 "TaskFuture",
-                without=("__init__", "await_end", "begin", "end", "fail", "follow"),
+                without=("__init__", "await_end", "begin", "drop", "end", "fail", "follow"),
             ),
         ),
     ),

@@ -157,7 +157,5 @@ def _seconds(value: object) -> float:
     if seconds is None:
         raise TypeError(f"{foreign.shown(value)} is not a number of seconds")
     if not seconds <= MAX_WAIT_SECONDS:
-        raise ValueError(
-            f"{seconds!r} is more than {MAX_WAIT_SECONDS:.0f} seconds, which are a hundred years"
-        )
+        raise ValueError(f"{seconds!r} is more than {MAX_WAIT_SECONDS:.0f} seconds (a hundred years)")
     return max(0.0, float(seconds))

@@ -1,4 +1,4 @@
-"""The command `qorzen-obs`. Exit status: 0 done, 1 it failed, 2 wrong use.
+"""The command `qorzen-obs`. Exit status: 0 success, 1 failure, 2 usage error.
 
 Each command is imported when it is asked for: `health` is run by container probes every few seconds and needs a tenth
 of the imports of `serve`.
@@ -57,10 +57,11 @@ class _Commands(click.Group):
 def cli() -> None:
     """Run asyncio task managers in which nothing runs unobserved.
 
-    demo and serve run one; dashboards, rules and runbooks write what it is watched with; the other commands ask a
-    running one at --url. Settings come from the defaults, then a TOML
-    file (--config), then QORZEN_* variables such as QORZEN_TASKS__MAX_CONCURRENT_TASKS=50, then options. Exit status:
-    0 done, 1 it failed, 2 wrong use.
+    demo and serve run a service. dashboards, rules and runbooks write files for monitoring it. The other commands
+    query or control the running service at --url.
+
+    Later sources override earlier ones: the defaults, a TOML file (--config), QORZEN_* variables such as
+    QORZEN_TASKS__MAX_CONCURRENT_TASKS=50, options. Exit status: 0 success, 1 failure, 2 usage error.
     """
 
 

@@ -37,9 +37,17 @@ _LAST_LOOK_SECONDS: Final = 1.0
 @click.argument("arguments", nargs=-1, metavar="[JSON]...")
 @click.option("--priority", type=click.Choice([priority.label for priority in TaskPriority]))
 @click.option("--category", type=click.Choice([category.value for category in TaskCategory]))
-@click.option("--timeout", type=float, metavar="SECONDS", help="Of one attempt; inf means no limit.")
-@click.option("--idempotency-key", metavar="KEY", help="Makes it safe to send the same again.")
-@click.option("--wait", is_flag=True, help="Wait for its end; exit status 1 unless it completed.")
+@click.option(
+    "--timeout", type=float, metavar="SECONDS", help="Time limit of one attempt; inf means no limit."
+)
+@click.option(
+    "--idempotency-key",
+    metavar="KEY",
+    help="Repeating the request with the same key returns the id of the first task.",
+)
+@click.option(
+    "--wait", is_flag=True, help="Wait for the task to end; exit with status 1 unless it completed."
+)
 @json_option
 @client_options
 def submit_command(
@@ -52,9 +60,9 @@ def submit_command(
     timeout: float | None,
     **options: str | None,
 ) -> None:
-    """Submit a task that the service knows by NAME, and write its id.
+    """Submit the task that is registered as NAME, and print its id.
 
-    JSON is an array of positional arguments, or an object of arguments by name; one of each may be given.
+    JSON is an array of positional arguments or an object of keyword arguments. You may give one of each.
 
     \b
     qorzen-obs submit resize '["a.png", "b.png"]' '{"width": 640}' --wait
@@ -80,7 +88,7 @@ def _submit(client: Client, document: dict[str, Any]) -> str:
             raise
         names = ", ".join(client.known_names()) or "no tasks"
         raise ClientError(
-            f"no task is registered by this name; the service knows {names}", error.status
+            f"no task is registered under this name; the service knows {names}", error.status
         ) from error
 
 
@@ -95,7 +103,7 @@ def _read_arguments(texts: tuple[str, ...]) -> dict[str, Any]:
             value = json.loads(text, parse_constant=_no_json)
         except (ValueError, RecursionError) as error:
             raise WrongUse(
-                f"{text!r} is no JSON ({error}); quote it for the shell: '[1, \"two\"]'"
+                f"{text!r} is not valid JSON ({error}); quote it for the shell: '[1, \"two\"]'"
             ) from error
         match value:
             case list():
@@ -103,7 +111,9 @@ def _read_arguments(texts: tuple[str, ...]) -> dict[str, Any]:
             case dict():
                 kind = "kwargs"
             case _:
-                raise WrongUse(f"{text!r} must be an array of arguments, or an object of arguments by name")
+                raise WrongUse(
+                    f"{text!r} must be an array of positional arguments or an object of keyword arguments"
+                )
         if kind in found:
             raise WrongUse(
                 f"{text!r} is the second {'array' if kind == 'args' else 'object'}; give one of each"
@@ -114,13 +124,15 @@ def _read_arguments(texts: tuple[str, ...]) -> dict[str, Any]:
 
 @click.command("rerun")
 @click.argument("task_id", metavar="ID")
-@click.option("--wait", is_flag=True, help="Wait for its end; exit status 1 unless it completed.")
+@click.option(
+    "--wait", is_flag=True, help="Wait for the task to end; exit with status 1 unless it completed."
+)
 @json_option
 @client_options
 def rerun_command(task_id: str, url: str, token_file: Path | None, wait: bool, as_json: bool) -> None:
-    """Run a failed or cancelled task again, with the same arguments, and write the new task's id.
+    """Run a failed or cancelled task again with the same arguments, and print the id of the new task.
 
-    Exit status 1 says that it has not failed, or that its arguments are not kept.
+    The exit status is 1 if the task neither failed nor was cancelled, or if its arguments are not kept.
     """
     client = make_client(url, token_file)
     with refusals_shown():
@@ -149,7 +161,7 @@ def _wait_for(client: Client, task_id: str) -> Task:
             time.sleep(pause)
             pause = min(2 * pause, _LAST_LOOK_SECONDS)
     except KeyboardInterrupt:
-        click.echo("The task goes on; qorzen-obs cancel stops it.", err=True)
+        click.echo("The task is still running; stop it with qorzen-obs cancel.", err=True)
         raise
     return task
 
@@ -159,9 +171,9 @@ def _wait_for(client: Client, task_id: str) -> Task:
 @json_option
 @client_options
 def cancel_command(task_id: str, url: str, token_file: Path | None, as_json: bool) -> None:
-    """Cancel a pending task of a running service, or ask a running task to stop. ID may be the beginning of an id.
+    """Cancel a pending task, or ask a running task to stop. The first characters of its ID are enough.
 
-    Exit status 1 says that it had ended, may not be cancelled, or is unknown to the service.
+    The exit status is 1 if the task has ended already, may not be cancelled, or is unknown to the service.
     """
     client = make_client(url, token_file)
     with refusals_shown():
@@ -179,19 +191,19 @@ _category = click.argument("category", type=click.Choice([category.value for cat
 @_category
 @client_options
 def pause_command(category: str, url: str, token_file: Path | None) -> None:
-    """Have the pending tasks of a category wait; running ones go on."""
+    """Keep the pending tasks of a category waiting. Running tasks continue."""
     client = make_client(url, token_file)
     with refusals_shown():
         client.pause(category)
-    click.echo(f"{category} is paused: its pending tasks wait, running ones go on")
+    click.echo(f"{category} is paused: its pending tasks wait, running tasks continue")
 
 
 @click.command("resume")
 @_category
 @client_options
 def resume_command(category: str, url: str, token_file: Path | None) -> None:
-    """Let the pending tasks of a paused category start again."""
+    """Let the pending tasks of a paused category start."""
     client = make_client(url, token_file)
     with refusals_shown():
         client.resume(category)
-    click.echo(f"{category} goes on")
+    click.echo(f"{category} is resumed")

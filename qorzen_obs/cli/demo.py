@@ -15,17 +15,17 @@ from qorzen_obs.demo.rounds import Workload, run_demo, standard_library
 @click.option(
     "--path",
     metavar="DIR",
-    help="Survey this folder.  [default: the standard library, without installed packages]",
+    help="Read the Python files below this folder.  [default: the standard library, without installed packages]",
 )
-@click.option("--once", is_flag=True, help="End after one round, with a summary.")
+@click.option("--once", is_flag=True, help="Stop after one round, and print a summary.")
 @click.option(
     "--trouble",
     is_flag=True,
     help="Also run a workload that hangs, blocks the loop, backs up a queue, fails, leaks memory and loses a worker.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Write each round's summary as a line of JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print the summary of each round as a line of JSON.")
 @click.option(
-    "--pause", type=float, default=5.0, metavar="SECONDS", show_default=True, help="Rest between rounds."
+    "--pause", type=float, default=5.0, metavar="SECONDS", show_default=True, help="Pause between rounds."
 )
 @server_options
 def demo_command(
@@ -38,16 +38,16 @@ def demo_command(
     port: int | None,
     config: Path | None,
 ) -> None:
-    """Survey Python files: a workload to watch.
+    """Run a real workload to watch: read Python files.
 
-    Every file is read, hashed and parsed: thousands of tasks of several categories and priorities, again and again.
-    Files that cannot be parsed fail. All of it is served: a live page, /metrics, /status, /health, traces. Ctrl-C
-    stops in order, a second one at once.
+    Each round reads, hashes and parses every file, in thousands of tasks of several categories and priorities. Tasks
+    whose file cannot be parsed fail. The service has a live page, /metrics, /status, /health and traces. Ctrl-C stops
+    it in order; a second Ctrl-C stops it at once.
 
-    With --trouble a second workload goes wrong on purpose in each round, for some 15 seconds, so that everything that
-    tells what is wrong has something to say. It needs 64 MiB more, and gives them back.
+    With --trouble a second workload goes wrong on purpose for about 15 seconds of each round, so that you can see how
+    each problem shows. It uses up to 64 MiB more memory, and frees it again.
 
-    With --once the summary holds the counts of /status and of /metrics, and exit status 1 says that they disagree.
+    With --once the summary compares the counts of /status with those of /metrics. The exit status is 1 if they differ.
     """
     if not pause >= 0:
         raise WrongUse(f"--pause {pause:g}: give 0 or more seconds")

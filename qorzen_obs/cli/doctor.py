@@ -60,15 +60,15 @@ _STYLES: Final = {Mark.OK: "green", Mark.WARN: "yellow", Mark.FAIL: "bold red", 
     "--config",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Also check these settings, before a service starts with them.",
+    help="Also check this settings file before a service uses it.",
 )
 @json_option
 @client_options
 def doctor_command(url: str, token_file: Path | None, config: Path | None, as_json: bool) -> None:
-    """Say on one screen what is set, reachable, exported and missing.
+    """Show on one screen what is set, reachable, exported and missing.
 
-    It asks the service at --url, and looks at the variables of this terminal. Where the service does not answer, it
-    says what can be said without it. Exit status 1 says that something does not work.
+    doctor queries the service at --url and reads the variables of this terminal. If the service does not answer, it
+    shows what it can find out without it. The exit status is 1 if something does not work.
     """
     client = make_client(url, token_file, variables_checked=False, timeout_seconds=_TIMEOUT_SECONDS)
     findings = list(examine(client, os.environ, config))

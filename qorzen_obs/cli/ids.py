@@ -54,7 +54,7 @@ def _only_one(given: str, what: str, candidates: Callable[[str], Iterator[_Candi
     length = max(_SHORT, len(given) + _MORE)
     shown = ", ".join(f"{printable(one.id[:length])} {printable(one.name)}" for one in found[:_NAMED])
     more = " and more" if len(found) > _NAMED else ""
-    raise ClientError(f"the ids of several {what} begin with {given}: {shown}{more}; give more of it")
+    raise ClientError(f"the ids of several {what} begin with {given}: {shown}{more}; type more characters")
 
 
 def _tasks(client: Client, beginning: str) -> Iterator[_Candidate]:

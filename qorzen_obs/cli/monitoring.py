@@ -22,12 +22,12 @@ _HERE: Final = Site()
     type=click.Path(path_type=Path),
     metavar="DIR",
     required=True,
-    help="Where to write them; the directory is made where it is missing.",
+    help="Directory to write them to; created if it is missing.",
 )
 def dashboards_command(folder: Path) -> None:
-    """Write the Grafana dashboards as JSON files, over those of another version.
+    """Write the Grafana dashboards as JSON files, replacing those of another version.
 
-    Import them in Grafana 12 or newer, or let a file provider of Grafana read DIR.
+    Import them into Grafana 12 or newer, or point a file provider of Grafana at DIR.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -40,18 +40,20 @@ def dashboards_command(folder: Path) -> None:
 
 @click.command("rules")
 @click.option(
-    "--job", default=_HERE.job, show_default=True, help="The job_name in Prometheus' configuration."
+    "--job", default=_HERE.job, show_default=True, help="The job_name in the configuration of Prometheus."
 )
-@click.option("--grafana", metavar="URL", default=_HERE.grafana, show_default=True, help="Grafana's address.")
+@click.option(
+    "--grafana", metavar="URL", default=_HERE.grafana, show_default=True, help="Address of Grafana."
+)
 @click.option(
     "--runbooks",
     metavar="URL",
     default=_HERE.runbooks,
     show_default=True,
-    help="Where people find the runbooks: /runbooks of a service, or where you have published them.",
+    help="Address of the runbooks: /runbooks of a service, or where you have published them.",
 )
 def rules_command(job: str, grafana: str, runbooks: str) -> None:
-    """Write the recording and alert rules for Prometheus to standard output.
+    """Print the recording and alert rules for Prometheus.
 
     \b
     qorzen-obs rules --job shop --runbooks https://shop.example.org/ops/runbooks > qorzen.yml
@@ -65,8 +67,8 @@ def rules_command(job: str, grafana: str, runbooks: str) -> None:
 
 @click.command("runbooks")
 def runbooks_command() -> None:
-    """Write the runbooks to standard output, as an HTML page that can be published anywhere.
+    """Print the runbooks as an HTML page that you can publish anywhere.
 
-    A service has them at /runbooks. Where it is down, a copy elsewhere still opens.
+    A service serves them at /runbooks. A copy elsewhere can be read while the service is down.
     """
     click.echo(monitoring.runbooks(), nl=False)

@@ -41,9 +41,11 @@ class WrongUse(click.ClickException):
 def server_options(command: F) -> F:
     """Add the options of a command that serves."""
     for option in (
-        click.option("--config", type=click.Path(path_type=Path), metavar="FILE", help="Settings in TOML."),
-        click.option("--port", type=int, help="Where to listen; 0 takes any free port.  [default: 8080]"),
-        click.option("--host", help="Which address to listen on.  [default: 127.0.0.1]"),
+        click.option(
+            "--config", type=click.Path(path_type=Path), metavar="FILE", help="A TOML file with settings."
+        ),
+        click.option("--port", type=int, help="Port to listen on; 0 takes any free port.  [default: 8080]"),
+        click.option("--host", help="Address to listen on.  [default: 127.0.0.1]"),
     ):
         command = option(command)
     return command
@@ -58,21 +60,21 @@ def client_options(command: F) -> F:
             metavar="FILE",
             envvar="QORZEN_SERVER__TOKEN_FILE",
             help="A file whose first word is the service's token.  [default: QORZEN_SERVER__TOKEN_FILE, else the "
-            "token itself is taken from QORZEN_SERVER__TOKEN, where they are set]",
+            "token in QORZEN_SERVER__TOKEN]",
         ),
         click.option(
             "--url",
             default=_default_url,
             show_default="QORZEN_URL, else QORZEN_SERVER__HOST and QORZEN_SERVER__PORT, else "
             + url_of(DEFAULT_HOST, DEFAULT_PORT),
-            help="Where the service answers.",
+            help="Address of the service.",
         ),
     ):
         command = option(command)
     return command
 
 
-json_option = click.option("--json", "as_json", is_flag=True, help="Write what the service says, as JSON.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print the service's answer as JSON.")
 
 
 def make_client(

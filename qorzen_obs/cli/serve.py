@@ -17,9 +17,9 @@ from qorzen_obs.serve import BrokenModuleError, UnusableModuleError, load_checks
 def serve_command(modules: tuple[str, ...], host: str | None, port: int | None, config: Path | None) -> None:
     """Host the tasks that modules define with @task.
 
-    MODULE is a dotted name such as shop.tasks, looked for in the working directory first. Tasks marked at_start=True
-    are submitted, and again after their end where restart= says so. Ctrl-C or SIGTERM stops in order, a second one at
-    once.
+    MODULE is a dotted name such as shop.tasks. The working directory is searched first. serve submits the tasks that
+    are marked at_start=True, and submits them again after they end if restart= says so. Ctrl-C or SIGTERM stops the
+    service in order; a second one stops it at once.
     """
     settings = host_settings(config, host, port, {})
     try:

@@ -18,7 +18,7 @@ from qorzen_obs.client import Health, Status
 @json_option
 @client_options
 def status_command(url: str, token_file: Path | None, as_json: bool) -> None:
-    """Say what a running service does: state, counts, queue, slots, engines, settings."""
+    """Show what a running service does: state, counts, queue, slots, engines, settings."""
     client = make_client(url, token_file)
     with refusals_shown():
         if as_json:
@@ -78,10 +78,10 @@ def _line(label: str, text: str) -> str:
 @json_option
 @client_options
 def health_command(url: str, token_file: Path | None, as_json: bool) -> None:
-    """Say whether a running service is well, and what is wrong with it.
+    """Show whether a running service is healthy, and if not, what is wrong.
 
-    Made for containers and scripts: exit status 0 says that it works, also where it warns; 1 that it fails or does not
-    answer.
+    For containers and scripts: the exit status is 0 if the service works, even with warnings. It is 1 if the service
+    fails or does not answer.
     """
     client = make_client(url, token_file)
     with refusals_shown():

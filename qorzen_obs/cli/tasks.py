@@ -45,21 +45,29 @@ def _choice(name: str, choices: list[str], help_text: str) -> Callable[[Any], An
 
 
 @click.command("tasks")
-@_choice("--status", STATUSES, "Only these; again for more, as with all filters.")
-@_choice("--category", CATEGORIES, "Only these.")
-@_choice("--priority", PRIORITIES, "Only these.")
-@click.option("--plugin", "plugin_id", multiple=True, metavar="ID", help="Only those of this plugin.")
-@click.option("--name", multiple=True, help="Only those of exactly this name.")
-@click.option("-q", "q", multiple=True, metavar="TEXT", help="Only those with this in name, id or error.")
+@_choice("--status", STATUSES, "Only tasks with this status. Repeat a filter to allow more values.")
+@_choice("--category", CATEGORIES, "Only tasks of this category.")
+@_choice("--priority", PRIORITIES, "Only tasks of this priority.")
+@click.option("--plugin", "plugin_id", multiple=True, metavar="ID", help="Only tasks of this plugin.")
+@click.option("--name", multiple=True, help="Only tasks with exactly this name.")
+@click.option(
+    "-q", "q", multiple=True, metavar="TEXT", help="Only tasks with this text in their name, id or error."
+)
 @click.option(
     "--order",
     type=click.Choice(["newest", "oldest", "ended"]),
     default="newest",
     show_default=True,
-    help="What comes first; ended is what ended last.",
+    help="Which tasks come first; ended: the ones that ended last.",
 )
-@click.option("--limit", type=click.IntRange(1, PAGE), default=50, show_default=True, help="So many at most.")
-@click.option("--all", "everything", is_flag=True, help="All of them, whatever their number.")
+@click.option(
+    "--limit",
+    type=click.IntRange(1, PAGE),
+    default=50,
+    show_default=True,
+    help="Maximum number of tasks to list.",
+)
+@click.option("--all", "everything", is_flag=True, help="List all of them, whatever their number.")
 @json_option
 @client_options
 def tasks_command(
@@ -67,7 +75,7 @@ def tasks_command(
 ) -> None:
     """List the live and kept tasks of a running service.
 
-    --json prints the service's own documents; with --all too, one list of all pages.
+    --json prints the service's own document. With --all it joins the items of all pages.
     """
     client = make_client(url, token_file)
     with refusals_shown():
@@ -85,7 +93,9 @@ def tasks_command(
         optional=("CREATED", "ENGINE", "WAITED", "PRIORITY", "CATEGORY"),
     )
     if typed[-1].next_cursor is not None:
-        click.echo(f"There are more than {number(limit)}: --all shows them, filters narrow them.", err=True)
+        click.echo(
+            f"There are more than {number(limit)} tasks: list all with --all, or add a filter.", err=True
+        )
     return None
 
 
@@ -123,14 +133,16 @@ def _says(task: Task) -> str:
 
 @click.command("show")
 @click.argument("task_id", metavar="ID")
-@click.option("--lines", type=click.IntRange(min=0), default=10, show_default=True, help="Log lines at most.")
+@click.option(
+    "--lines", type=click.IntRange(min=0), default=10, show_default=True, help="Maximum number of log lines."
+)
 @json_option
 @client_options
 def show_command(task_id: str, url: str, token_file: Path | None, lines: int, as_json: bool) -> None:
-    """Show everything of one task. The first characters of its ID are enough where no other begins so.
+    """Show everything about one task. The first characters of its ID are enough if no other ID starts with them.
 
-    Its times and where they went, its error, progress, last log lines, why it is pending, and its stack right now when
-    it runs. With --json an object of task, why, stack and logs.
+    This is where its time went, its error, its progress and its last log lines; for a pending task why it waits; for a
+    running task its stack now. --json prints an object with task, why, stack and logs.
     """
     client = make_client(url, token_file)
     with refusals_shown():

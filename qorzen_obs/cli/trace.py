@@ -22,17 +22,19 @@ _PIPE_WIDTH: Final = 120
 @click.command("trace")
 @click.argument("trace_or_task_id", metavar="ID")
 @click.option(
-    "--width", type=click.IntRange(min=40), help="Columns.  [default: the terminal's; on a pipe 120]"
+    "--width",
+    type=click.IntRange(min=40),
+    help="Width in columns.  [default: that of the terminal; 120 on a pipe]",
 )
 @json_option
 @client_options
 def trace_command(
     trace_or_task_id: str, url: str, token_file: Path | None, width: int | None, as_json: bool
 ) -> None:
-    """Draw the trace of a task as a waterfall. ID is a task's or a trace's, or the beginning of one.
+    """Draw the trace of a task as a waterfall. ID is the id of a task or a trace, or its first characters.
 
-    A thin line is waiting in the queue, a thick one running. Retries, failures, spans of worker processes and the
-    asked task itself are marked. With --json the trace as OTLP/JSON, which trace viewers import.
+    A thin line is time in the queue; a thick line is time running. Retries, failures, spans of worker processes and
+    the task of this ID are marked. --json prints the trace as OTLP/JSON, which trace viewers import.
     """
     client = make_client(url, token_file)
     with refusals_shown():

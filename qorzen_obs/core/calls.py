@@ -72,7 +72,7 @@ class Calls:
         if engine is not None and not engine.runs(is_async=traits.is_async):
             kind = "async" if traits.is_async else "synchronous"
             raise InvalidTaskError(
-                "fn", f"{traits.name} is {kind}, and {engine.kind!r} runs no such callables"
+                "fn", f"{traits.name} is {kind}, and {engine.kind!r} does not run {kind} callables"
             )
         record = self._admission.check(
             func,

@@ -44,7 +44,9 @@ def make_executor(
     )
     usual = options.engine or choice.for_sync[options.category or TaskCategory.CORE]
     if not usual.runs_sync:
-        raise InvalidTaskError("engine", f"{usual.kind!r} runs no synchronous callables; use another one")
+        raise InvalidTaskError(
+            "engine", f"{usual.kind!r} does not run synchronous callables; use another one"
+        )
     if usual.place is not Place.THREAD:
         return TaskExecutor(calls, options)
     running = calls.runtime.engines.get(usual.kind)
@@ -87,6 +89,7 @@ class TaskExecutor(Executor):
         try:
             self._calls.submit(record, future, self._open.discard)
         except BaseException:
+            future.drop()
             self._open.discard(future)
             raise
         return future

@@ -244,7 +244,7 @@ class HealthChecks:
         with self._lock:
             if len(self._checks) >= MAX_CHECKS:
                 raise InvalidHealthCheckError(
-                    "check", f"there are {MAX_CHECKS} already; look at several things in one"
+                    "check", f"there are {MAX_CHECKS} checks already; combine several into one"
                 )
             if self._checks.setdefault(made.name, made) is not made:
                 raise InvalidHealthCheckError(

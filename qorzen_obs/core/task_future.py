@@ -14,6 +14,7 @@ from typing import Any, Final, TypeVar
 from qorzen_obs.core.runtime import ManagerState, Runtime
 from qorzen_obs.current import CURRENT
 from qorzen_obs.errors import (
+    ExecutorRefusedError,
     InvalidTaskError,
     TaskCancelled,
     TaskFailedError,
@@ -132,6 +133,11 @@ class TaskFuture(Future[T]):
         """Take the reason why its task does not exist."""
         self._cancel_task = None
         self._settle(self.set_exception, error)
+
+    def drop(self) -> None:
+        """End it, since its call was refused: nobody gets it, but a shutdown of its executor may wait for it."""
+        with contextlib.suppress(InvalidStateError):  # that shutdown has cancelled it
+            self.set_exception(ExecutorRefusedError("the call was refused"))
 
     def _settle(self, settle: Callable[[Any], object], outcome: object) -> None:
         try:

@@ -17,7 +17,9 @@ from qorzen_obs.registry import TaskRegistry
 from qorzen_obs.server.app import create_app
 from qorzen_obs.settings import Settings, load_settings
 
-_NOT_STARTED = "has no task manager; give its lifespan to the application, and let the server run lifespans"
+_NOT_STARTED = (
+    "has no running task manager; pass host.lifespan to the application, and have the server run lifespans"
+)
 
 #: What FastAPI and Starlette take as `lifespan`: it gets the application, and returns a context manager.
 Lifespan = Callable[[Any], AbstractAsyncContextManager[Any]]

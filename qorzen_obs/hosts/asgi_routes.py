@@ -19,7 +19,7 @@ from urllib.parse import quote
 from aiohttp import hdrs, web
 
 from qorzen_obs.hosts.request_trace import Receive, Scope, Send
-from qorzen_obs.server.address import MOUNTED_AT
+from qorzen_obs.server.address import MOUNTED_AT, PUBLIC_URL
 from qorzen_obs.server.body import BODY_SECONDS, MAX_BODY_BYTES
 from qorzen_obs.server.door import SHUTDOWN_SECONDS, ProblemHandler
 from qorzen_obs.server.problems import ProblemError, problem_response
@@ -73,19 +73,23 @@ class AsgiRoutes:
             )
         server = self._runner.server
         if server is None:
-            await send_problem(send, HTTPStatus.SERVICE_UNAVAILABLE, "the application stops")
+            await send_problem(send, HTTPStatus.SERVICE_UNAVAILABLE, "the application is stopping")
             return
         mounted_at, path = _split(scope)
         if not path:
-            await send_problem(send, HTTPStatus.PERMANENT_REDIRECT, None, {hdrs.LOCATION: f"{mounted_at}/"})
+            location = f"{self._runner.app[PUBLIC_URL] or mounted_at}/"
+            await send_problem(send, HTTPStatus.PERMANENT_REDIRECT, None, {hdrs.LOCATION: location})
             return
         try:
-            request = _head(scope, path) + await _read_body(scope, receive)
+            head = _head(scope, path)
+            body = await _read_body(scope, receive)
         except ProblemError as problem:
             await send_problem(send, problem.status, problem.detail)
             return
+        if body is None:  # the client has gone
+            return
         transport = _Transport({"peername": scope.get("client"), MOUNTED_AT: mounted_at})
-        await _exchange(ProblemHandler(server), transport, request, receive, send)
+        await _exchange(ProblemHandler(server), transport, head + body, receive, send)
 
 
 async def send_problem(
@@ -139,8 +143,10 @@ def _passed(fields: Iterable[tuple[bytes, bytes]], without: frozenset[bytes]) ->
     return [(name, value) for name, value in fields if name.lower() not in without]
 
 
-async def _read_body(scope: Scope, receive: Receive) -> bytes:
-    """Return the end of a head and the body of a request, or of one that is too long so much that this can be seen.
+async def _read_body(scope: Scope, receive: Receive) -> bytes | None:
+    """Return the end of a head and the body of a request; of a body that is too long, enough to see that it is.
+
+    None if the client left before the end of the body: part of a command must not be carried out.
 
     Raises:
         ProblemError: it is late.
@@ -153,6 +159,8 @@ async def _read_body(scope: Scope, receive: Receive) -> bytes:
         async with asyncio.timeout(BODY_SECONDS):
             while more and len(body) <= MAX_BODY_BYTES:
                 message = await receive()
+                if message["type"] == "http.disconnect":
+                    return None
                 body += message.get("body", b"")
                 more = message.get("more_body", False)
     except TimeoutError:

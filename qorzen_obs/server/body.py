@@ -44,7 +44,7 @@ async def read_body(request: web.Request, model: type[T]) -> T:
     except msgspec.ValidationError as error:
         raise unprocessable(*explain(error, "the body", model)) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        raise ProblemError(HTTPStatus.BAD_REQUEST, "the body is no JSON that can be read") from None
+        raise ProblemError(HTTPStatus.BAD_REQUEST, "the request body is not valid JSON") from None
 
 
 async def _read(request: web.Request) -> bytes:

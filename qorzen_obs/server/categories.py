@@ -42,7 +42,7 @@ def _category(request: web.Request) -> TaskCategory:
         return TaskCategory(request.match_info["category"])
     except ValueError:
         known = ", ".join(category.value for category in TaskCategory)
-        raise ProblemError(HTTPStatus.NOT_FOUND, f"there is no such category; known are {known}") from None
+        raise ProblemError(HTTPStatus.NOT_FOUND, f"unknown category; use one of {known}") from None
 
 
 _UNKNOWN: Final = problem("There is no such category.")
@@ -53,7 +53,7 @@ ROUTES: Final = (
         pause_category,
         Access.CONTROL,
         method="POST",
-        summary="Let the pending tasks of a category wait; running ones go on.",
+        summary="Keep the pending tasks of a category waiting. Running tasks continue.",
         tag=Tag.TASKS,
         description="New ones are accepted and wait as well. Pausing a paused category changes nothing.",
         answers={200: Answer("It is paused.", Category), 404: _UNKNOWN, 503: NO_WORK_LOOP},

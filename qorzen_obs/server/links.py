@@ -47,7 +47,7 @@ def read_url(setting: str, url: str | None, redactor: Redactor) -> str | None:
         raise SettingsError(setting, "must be an address that begins with http:// or https://")
     if redactor.text(url) != url:
         raise SettingsError(
-            setting, "must not have a user, a password or a token in it: everybody who may read sees it"
+            setting, "must not contain a user, a password or a token: every reader of the page sees it"
         )
     return url
 

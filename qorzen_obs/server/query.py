@@ -54,7 +54,7 @@ def check_parameters(query: Query, known: Collection[str]) -> None:
     if not set(query) <= set(known):
         raise ProblemError(
             HTTPStatus.UNPROCESSABLE_ENTITY,
-            f"the query has an unknown parameter; known are {', '.join(known)}",
+            f"unknown query parameter; known are {', '.join(known)}",
         )
 
 

@@ -105,8 +105,8 @@ def _read_token_file(file: Path) -> Tokens:
         if not _TOKEN.fullmatch(token) or scope not in _SCOPES or token in scopes:
             raise SettingsError(
                 "server.token_file",
-                f"line {number} of {str(file)!r} must be a token of its own of 16 to {_LONGEST_TOKEN} characters, "
-                "and `read` after a space where it is for reading only",
+                f"line {number} of {str(file)!r} must be a token of 16 to {_LONGEST_TOKEN} characters that no other "
+                "line has, with a space and `read` after it if it is for reading only",
             )
         scopes[token] = _SCOPES[scope]
     if not scopes:
@@ -246,7 +246,9 @@ def _check_origin(request: web.Request, allowed_hosts: frozenset[str]) -> None:
 def _read_allowed_host(entry: str) -> str:
     host = read_host(entry)
     if host is None:
-        raise SettingsError("server.allowed_hosts", f"{entry!r} is no host name such as 'tasks.example.org'")
+        raise SettingsError(
+            "server.allowed_hosts", f"{entry!r} is not a host name such as 'tasks.example.org'"
+        )
     return host
 
 

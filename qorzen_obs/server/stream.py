@@ -141,7 +141,11 @@ class Streams:
             ProblemError: there are MAX_STREAMS, or the server stops.
         """
         if self.closing or len(self._open) >= MAX_STREAMS:
-            detail = "the server stops" if self.closing else f"no more than {MAX_STREAMS} streams may be open"
+            detail = (
+                "the server is stopping"
+                if self.closing
+                else f"no more than {MAX_STREAMS} streams may be open"
+            )
             raise ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, detail, headers={hdrs.RETRY_AFTER: "5"})
         self._open.add(stream)
         self.ring.stream_opened()
@@ -492,7 +496,7 @@ ROUTES: Final = (
                 (CONTENT_TYPE,),
             ),
             422: BAD_PARAMETER,
-            503: problem("Too many streams are open, or the server stops.", hdrs.RETRY_AFTER),
+            503: problem("Too many streams are open, or the server is stopping.", hdrs.RETRY_AFTER),
         },
     ),
 )

@@ -115,7 +115,7 @@ def _call(catalogue: Catalogue, submission: Submission) -> BoundCall:
     """Return the task with its arguments, each as its type hint has it."""
     known = catalogue.find(submission.task)
     if known is None:
-        raise ProblemError(HTTPStatus.NOT_FOUND, "no task is registered by this name; see /api/registry")
+        raise ProblemError(HTTPStatus.NOT_FOUND, "no task is registered under this name; see /api/registry")
     if isinstance(known.arguments, UnreadableHintsError):
         raise unprocessable("task", f"cannot be submitted over HTTP: {known.arguments}")
     args, kwargs = known.arguments.bind(submission.args, submission.kwargs)
@@ -146,7 +146,7 @@ def _idempotency_key(request: web.Request, submission: Submission) -> str | None
     if submission.idempotency_key is not None:
         keys.add(submission.idempotency_key)
     if len(keys) > 1:
-        raise unprocessable("idempotency_key", "it is another than that of the header Idempotency-Key")
+        raise unprocessable("idempotency_key", "it differs from the header Idempotency-Key")
     for key in keys:
         if not 0 < len(key) <= MAX_KEY_LENGTH or not key.isprintable():
             raise unprocessable("idempotency_key", f"takes 1 to {MAX_KEY_LENGTH} printable characters")
@@ -165,7 +165,7 @@ def _refusals_as_problems() -> Iterator[None]:
     try:
         yield
     except TaskQueueFullError:
-        raise busy("as many tasks are pending as may be; ask again later") from None
+        raise busy("the queue is full; try again later") from None
     except TaskManagerClosedError:
         raise busy("the service takes no new tasks", retry_after=DRAINED_SECONDS) from None
     except IdempotencyConflictError:
@@ -214,9 +214,9 @@ ROUTES: Final = (
         answers={
             200: Answer("The same was submitted before.", Submitted, headers=(hdrs.LOCATION,)),
             202: Answer("It is accepted.", Submitted, headers=(hdrs.LOCATION,)),
-            400: problem("The body is no JSON that can be read."),
+            400: problem("The request body is not valid JSON."),
             403: problem("Submitting is off, the token is for reading only, or a page of another site asks."),
-            404: problem("No task is registered by this name."),
+            404: problem("No task is registered under this name."),
             408: problem("The body did not come in time.", hdrs.CONNECTION),
             413: problem("The body is too large."),
             422: problem("An argument or an option is not what is taken."),

@@ -391,5 +391,7 @@ def _compiled(pattern: str) -> re.Pattern[str]:
             "telemetry.redact_patterns", f"{pattern!r} is not a regular expression: {error}"
         ) from error
     if compiled.search("") is not None:
-        raise SettingsError("telemetry.redact_patterns", f"{pattern!r} fits the empty text, so everything")
+        raise SettingsError(
+            "telemetry.redact_patterns", f"{pattern!r} matches the empty text, and so everything"
+        )
     return compiled

@@ -26,7 +26,7 @@ def test_the_version_is_the_package_s() -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--help"], ["demo", "serve", "QORZEN_TASKS__MAX_CONCURRENT_TASKS", "2 wrong use"]),
+        (["--help"], ["demo", "serve", "QORZEN_TASKS__MAX_CONCURRENT_TASKS", "2 usage error"]),
         (["-h"], ["demo", "serve"]),
         (["demo", "--help"], ["--path", "--once", "--trouble", "--json", "--pause", "--host", "--port", "--config"]),
         (["serve", "--help"], ["MODULE...", "--host", "--port", "--config FILE", "at_start"]),

@@ -21,14 +21,14 @@ _TIMEOUT_SECONDS: Final = 3.0
     default=1.0,
     show_default=True,
     metavar="SECONDS",
-    help="How often the service is asked; more rarely where it answers slowly.",
+    help="Time between two queries; longer if the service answers slowly.",
 )
 @client_options
 def top_command(url: str, token_file: Path | None, interval: float) -> None:
     """Watch a running service in the terminal: what runs, waits, fails and blocks the loop.
 
-    The arrows select a task, enter opens it (stack, log, trace), c cancels it, / filters, s sorts, ? shows all keys and
-    q quits. It goes on while the service restarts. NO_COLOR is honoured.
+    The arrow keys select a task, enter opens it (stack, log, trace), c cancels it, / filters, s sorts, ? shows all
+    keys and q quits. top keeps running while the service restarts. It respects NO_COLOR.
     """
     console = Console(markup=False, emoji=False, highlight=False)
     if not (sys.stdin.isatty() and console.is_terminal) or console.is_dumb_terminal:

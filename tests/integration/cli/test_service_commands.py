@@ -112,7 +112,7 @@ async def test_tasks_are_listed_filtered_and_followed_to_the_end(
         assert [item["name"] for item in json.loads(found.stdout)["items"]] == names, arguments
 
     some = await ask(plane, "tasks", "--limit", "2")
-    assert "There are more than 2: --all shows them" in some.stderr
+    assert "There are more than 2 tasks: list all with --all" in some.stderr
 
 
 async def test_all_pages_are_one_list(
@@ -272,7 +272,7 @@ async def test_a_repeat_with_the_same_key_is_the_same_task(plane: OpsPlane) -> N
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (["nothing"], "no task is registered by this name; the service knows double, "),
+        (["nothing"], "no task is registered under this name; the service knows double, "),
         (["double"], "Error: "),
         (["double", '["x"]'], "Expected `int`"),
     ],
@@ -288,10 +288,10 @@ async def test_what_cannot_be_submitted_is_status_1(
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (["double", "1"], "must be an array of arguments, or an object"),
-        (["double", "{x: 1}"], "is no JSON"),
-        (["double", "[NaN]"], "is no JSON"),
-        (["double", "[" * 100_000], "is no JSON"),
+        (["double", "1"], "must be an array of positional arguments or an object"),
+        (["double", "{x: 1}"], "is not valid JSON"),
+        (["double", "[NaN]"], "is not valid JSON"),
+        (["double", "[" * 100_000], "is not valid JSON"),
         (["double", "[]", "[]"], "is the second array"),
         (["double", "--timeout", "0"], "give a positive number"),
         (["double", "--timeout", "nan"], "give a positive number"),
@@ -322,13 +322,16 @@ async def test_a_failed_task_runs_again(manager: TaskManager, plane: OpsPlane) -
 
 async def test_a_category_is_paused_and_goes_on(manager: TaskManager, plane: OpsPlane) -> None:
     done = await ask(plane, "pause", "io")
-    assert (done.exit_code, done.stdout) == (0, "io is paused: its pending tasks wait, running ones go on\n")
+    assert (done.exit_code, done.stdout) == (
+        0,
+        "io is paused: its pending tasks wait, running tasks continue\n",
+    )
     assert manager.paused == {TaskCategory.IO}
     task_id = await manager.submit_task(double, 1)
     shown = await ask(plane, "show", task_id)
     assert "held by the pause of category io" in shown.stdout
     done = await ask(plane, "resume", "io")
-    assert (done.exit_code, done.stdout) == (0, "io goes on\n")
+    assert (done.exit_code, done.stdout) == (0, "io is resumed\n")
     await manager.wait_for_task(task_id)
     assert (await ask(plane, "pause", "shoes")).exit_code == 2
 

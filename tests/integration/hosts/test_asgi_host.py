@@ -14,7 +14,7 @@ from fastapi import FastAPI
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
-from qorzen_obs import Settings, TaskRegistry, task
+from qorzen_obs import Settings, TaskRegistry, TaskStatus, task
 from qorzen_obs.errors import ManagerError, ManagerInitializationError, TaskManagerClosedError
 from qorzen_obs.hosts import AsgiHost
 from qorzen_obs.server.body import BODY_SECONDS, MAX_BODY_BYTES
@@ -47,7 +47,7 @@ async def running(**options: Any) -> AsyncIterator[AsgiHost]:
 async def test_the_manager_is_there_while_the_application_runs_and_again_when_it_runs_again() -> None:
     host = AsgiHost(Settings())
     for _ in range(2):
-        with pytest.raises(ManagerError, match="give its lifespan to the application"):
+        with pytest.raises(ManagerError, match=r"pass host\.lifespan to the application"):
             host.tasks  # noqa: B018 - what it raises
         assert (await Asked().of(host.ops)).status == 503
         async with host.lifespan(None):
@@ -164,6 +164,32 @@ async def test_a_body_that_does_not_come_is_not_waited_for() -> None:
         began = asyncio.get_running_loop().time()
         assert (await asked.of(host.ops)).status == 408
         assert asyncio.get_running_loop().time() - began == pytest.approx(BODY_SECONDS)
+
+
+async def test_a_command_whose_body_breaks_off_is_not_carried_out() -> None:
+    messages = iter([{"type": "http.request", "body": b"", "more_body": True}, {"type": "http.disconnect"}])
+
+    async def receive() -> Any:
+        return next(messages)
+
+    async with running() as host:
+        gate = Gate()
+        task_id = await host.tasks.submit_task(gate)
+        await gate.holds(1)
+        asked = Asked("POST", f"/api/tasks/{task_id}/cancel", headers=[HOST, JSON], body=b"{}")
+        await host.ops(asked.scope, receive, asked.send)
+        assert (asked.status, asked.complete) == (0, False)
+        info = host.tasks.find(task_id)
+        assert info is not None
+        assert info.status is TaskStatus.RUNNING
+        gate.open()
+
+
+async def test_the_bare_path_leads_to_the_public_address() -> None:
+    public = "https://example.org/api/ops"
+    async with running(settings=Settings(server=ServerSettings(public_url=public))) as host:
+        bare = await Asked(path="").of(host.ops)
+        assert (bare.status, bare.fields["location"]) == (308, f"{public}/")
 
 
 async def test_t2_what_may_not_be_asked_is_refused_below_the_mount_too() -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import concurrent.futures
+import contextlib
 import contextvars
 import functools
 import gc
@@ -489,6 +490,40 @@ async def test_shutdown_cancels_what_has_not_begun() -> None:
             assert waits.cancelled()
         assert await asyncio.wrap_future(running) == 1
         assert gate.arrived == [1]
+
+
+@pytest.mark.parametrize("cancel_futures", [False, True])
+def test_shutdown_does_not_wait_for_a_call_that_is_refused_meanwhile(cancel_futures: bool) -> None:
+    """Other threads submit all the time, to a full queue, so some shutdown comes in the middle of a refusal."""
+
+    def hammer() -> None:
+        while not stopped.is_set():
+            with contextlib.suppress(ExecutorRefusedError):
+                executors[-1].submit(where)
+
+    stopped, interval = threading.Event(), sys.getswitchinterval()
+    with threaded_manager(settings(max_concurrent_tasks=1, max_pending=1)) as tasks, ThreadGate() as gate:
+        for _ in range(2):
+            tasks.executor().submit(gate)
+        executors = [tasks.executor()]
+        hammers = [threading.Thread(target=hammer) for _ in range(3)]
+        sys.setswitchinterval(1e-6)
+        try:
+            for thread in hammers:
+                thread.start()
+            for _ in range(40):
+                executors.append(tasks.executor())
+                ending = threading.Thread(
+                    target=executors[-2].shutdown, kwargs={"cancel_futures": cancel_futures}
+                )
+                ending.start()
+                ending.join(PATIENCE_SECONDS)
+                assert not ending.is_alive()
+        finally:
+            sys.setswitchinterval(interval)
+            stopped.set()
+            for thread in hammers:
+                thread.join()
 
 
 async def test_a_managers_shutdown_ends_its_calls() -> None:

@@ -327,7 +327,7 @@ def test_there_is_a_bound_to_them() -> None:
     checks = HealthChecks()
     for number in range(MAX_CHECKS):
         checks.add(fine, name=f"check-{number}")
-    with pytest.raises(InvalidHealthCheckError, match="there are 50 already"):
+    with pytest.raises(InvalidHealthCheckError, match="there are 50 checks already"):
         checks.add(fine)
 
 
