@@ -39,6 +39,9 @@ SWITCH_SECONDS: Final = 0.0005
 STOP_SECONDS: Final = 5.0
 
 _WRITING_SECONDS: Final = 0.5  # seconds of these for writing the stacks
+#: How much later than the watchdog's thread the kernel ends the process. On a busy machine the thread may wait as long
+#: for a processor and for the interpreter, which the main thread keeps while it waits for a processor too.
+_KERNEL_SECONDS: Final = 5.0
 _LOOK_SECONDS: Final = 0.05  # seconds in which a thread that has a processor visibly uses it
 _USUAL_REDACTOR: Final = Redactor()
 _LONGEST_WATCH_SECONDS: Final = 1e6  # 12 days; threads and timers have their own limits
@@ -145,7 +148,7 @@ class _EndTimer:
         seconds = min(seconds, _LONGEST_WATCH_SECONDS)
         self._at = self._clock.seconds() + seconds
         self._has_alarm = self._has_alarm or _may_use_timer("SIGALRM")
-        self._set_alarm(seconds)
+        self._set_alarm(seconds + _KERNEL_SECONDS)
         self._ends.put(self._at - _WRITING_SECONDS)
 
     def close(self) -> None:
@@ -176,7 +179,7 @@ class _EndTimer:
                 if not self._clock.stands_still():
                     self._end_process()
                 left = _LOOK_SECONDS
-            self._push_alarm_back(left + _WRITING_SECONDS)
+            self._push_alarm_back(left + _WRITING_SECONDS + _KERNEL_SECONDS)
             with suppress(Empty):
                 end = self._ends.get(timeout=left)
 
@@ -193,7 +196,7 @@ class _EndTimer:
 
     def _end_process(self) -> None:
         try:
-            self._set_alarm(_WRITING_SECONDS)
+            self._set_alarm(_KERNEL_SECONDS)
             self._write_stacks()
         finally:
             os._exit(1)
