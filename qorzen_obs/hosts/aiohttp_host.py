@@ -10,6 +10,7 @@ from aiohttp.typedefs import Handler
 
 from qorzen_obs.app import open_task_manager
 from qorzen_obs.core.task_manager import TaskManager
+from qorzen_obs.errors import ManagerInitializationError
 from qorzen_obs.hosts.request_trace import trace_of
 from qorzen_obs.settings import Settings
 
@@ -26,9 +27,15 @@ def cleanup_ctx(
 
     The arguments are those of `open_task_manager`. Contexts that are appended later may use the manager in both of
     their halves. At the end accepted tasks have `tasks.shutdown_grace_seconds` to end.
+
+    The context raises ManagerInitializationError, and the application does not start, if it has a task manager already.
     """
 
     async def context(app: web.Application) -> AsyncIterator[None]:
+        if TASKS in app:
+            raise ManagerInitializationError(
+                "cleanup_ctx", "this application has a task manager already; append one context"
+            )
         async with open_task_manager(settings, http=http) as tasks:
             app[TASKS] = tasks
             yield
