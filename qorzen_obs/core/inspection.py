@@ -34,6 +34,7 @@ from qorzen_obs.scheduling.stall import StallWatch
 from qorzen_obs.settings import HistorySettings
 from qorzen_obs.stacks import ABANDONED, RUNNING, STARTING, LiveStack, redacted
 from qorzen_obs.tasks import TaskCategory, TaskInfo, TaskPriority, TaskStatus
+from qorzen_obs.telemetry.definitions import DefinitionReading
 from qorzen_obs.telemetry.gathering import Gathering
 from qorzen_obs.telemetry.loop_monitor import Block, EndedBlock, LoopMonitor
 from qorzen_obs.telemetry.metrics import Load, TaskMetrics
@@ -354,6 +355,16 @@ class Inspection:
             longest_waits=self.metrics.longest_waits(since),
             wait_buckets=self.metrics.wait_buckets,
         )
+
+    def definitions(self) -> dict[str, DefinitionReading] | None:
+        """Return what was counted by definition; None where `telemetry.metrics_by_definition` is 0."""
+        cells = self.metrics.definitions
+        return None if cells is None else cells.read()
+
+    @property
+    def definition_limit(self) -> int:
+        """How many definitions are told apart."""
+        return 0 if self.metrics.definitions is None else self.metrics.definitions.cap
 
     # ------------------------------------------------------------------ what the metrics read at scrape
 

@@ -21,6 +21,8 @@ from qorzen_obs.registry import TaskRegistry
 from qorzen_obs.server import (
     categories,
     commands,
+    definitions,
+    failures,
     health,
     logs,
     loop,
@@ -81,6 +83,8 @@ ROUTES: Final[tuple[Route, ...]] = (
     *series.ROUTES,
     *running.ROUTES,
     *pending.ROUTES,
+    *definitions.ROUTES,
+    *failures.ROUTES,
     *loop.ROUTES,
     *traces.ROUTES,
     *logs.ROUTES,
@@ -169,6 +173,7 @@ def create_app(
     app[running.USUAL] = running.UsualSeconds(looks)
     ticker.set_up(app)
     series.set_up(app)
+    definitions.set_up(app)
     set_up_history(app)
     stream.set_up(app)
     app.on_response_prepare.append(secure_response)

@@ -20,6 +20,7 @@ from qorzen_obs.scheduling.scheduler import Explanation
 from qorzen_obs.settings import HealthSettings
 from qorzen_obs.stacks import LiveStack
 from qorzen_obs.tasks import CategoryOrName, PriorityOrName, TaskInfo
+from qorzen_obs.telemetry.definitions import DefinitionReading
 from qorzen_obs.telemetry.gathering import Gathering
 from qorzen_obs.telemetry.loop_monitor import Block, EndedBlock
 from qorzen_obs.telemetry.metrics import Load
@@ -145,6 +146,15 @@ class Looks(Protocol):
 
     def load(self, since: float) -> Load:
         """Return the counters and histograms as they are, and the worst lag `since` a moment of its clock."""
+        ...
+
+    def definitions(self) -> Mapping[str, DefinitionReading] | None:
+        """Return what was counted by definition; None where that is off."""
+        ...
+
+    @property
+    def definition_limit(self) -> int:
+        """How many definitions are told apart."""
         ...
 
 

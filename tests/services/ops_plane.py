@@ -35,6 +35,7 @@ from qorzen_obs.settings import HealthSettings, ServerSettings, Settings, TaskSe
 from qorzen_obs.stacks import LiveStack
 from qorzen_obs.tasks import TaskCategory, TaskInfo, TaskPriority
 from qorzen_obs.telemetry import names
+from qorzen_obs.telemetry.definitions import DefinitionReading
 from qorzen_obs.telemetry.gathering import Gathering
 from qorzen_obs.telemetry.loop_monitor import Block, EndedBlock
 from qorzen_obs.telemetry.metrics import Load
@@ -153,6 +154,7 @@ class SaidManager:
     depth: int = 0
     scheduled: int = 0
     limit: int = 100
+    definition_limit: int = 0
     abandoned: int = 0
     stalled: float = 0.0
     trouble: list[str] = field(default_factory=list)
@@ -246,6 +248,10 @@ class SaidManager:
         waits = {priority: [0] * (len(names.QUEUE_WAIT.buckets) + 1) for priority in TaskPriority}
         lags = [0] * (len(names.LOOP_LAG.buckets) + 1)
         return Load(self.clock.monotonic(), TaskCounts().read(), waits, lags, self.blocked)
+
+    def definitions(self) -> dict[str, DefinitionReading] | None:
+        """It counts none."""
+        return None
 
     def ended_blocks(self) -> list[EndedBlock]:
         """What it was told."""

@@ -127,6 +127,8 @@ async def test_every_route_answers_as_the_document_says(session: aiohttp.ClientS
         await get("/api/tasks?limit=0", 422)
         await get("/api/traces?limit=0", 422)
         await get("/api/running?limit=0", 422)
+        await get("/api/failures?category=core&definition=failing&limit=1")
+        await get("/api/failures?limit=0", 422)
         await get("/api/series?after=2026-01-31T12:00:00Z")
         await get("/api/series?after=yesterday", 422)
         await get("/api/events?category=x", 422)

@@ -47,6 +47,8 @@ CLASSIFIED = {
     "GET /api/series": Access.READ,
     "GET /api/running": Access.READ,
     "GET /api/pending": Access.READ,
+    "GET /api/definitions": Access.READ,
+    "GET /api/failures": Access.READ,
     "GET /api/loop": Access.READ,
     "GET /api/traces": Access.READ,
     "GET /api/traces/{trace_id}": Access.READ,
