@@ -19,6 +19,7 @@ from qorzen_obs.endpoint import url_of
 from qorzen_obs.errors import ManagerInitializationError
 from qorzen_obs.registry import TaskRegistry
 from qorzen_obs.server import (
+    bulk,
     categories,
     commands,
     definitions,
@@ -94,6 +95,7 @@ ROUTES: Final[tuple[Route, ...]] = (
     *registry.ROUTES,
     *stream.ROUTES,
     *commands.ROUTES,
+    *bulk.ROUTES,
     *categories.ROUTES,
     *openapi.ROUTES,
 )
@@ -164,6 +166,7 @@ def create_app(
     app[page.FILES] = page.read_files()
     app[runbooks.PAGE] = runbooks.read_page()
     app[ONE_LIST] = asyncio.Lock()
+    app[bulk.ONE_BULK] = asyncio.Lock()
     app[EXPOSITION] = Exposition(looks.gathering)
     app[OPENAPI] = OpenApi(ROUTES, secured=bool(tokens))
     if spans is not None:

@@ -174,7 +174,7 @@ ROUTES: Final = (
         summary="The kept failures, grouped by definition and error type.",
         tag=Tag.TASKS,
         description="For each group its count, the first and the last failure, an example, and how many of it can be "
-        "run again. `POST /api/tasks/rerun` with its `definition` and `error_type` does that.",
+        "run again. `POST /api/bulk/rerun` with its `definition` and `error_type` does that.",
         parameters=PARAMETERS,
         answers={200: Answer("The groups, the one that failed last first.", Failures), 422: BAD_PARAMETER},
     ),

@@ -53,6 +53,8 @@ CLASSIFIED = {
     "GET /api/traces": Access.READ,
     "GET /api/traces/{trace_id}": Access.READ,
     "POST /api/tasks": Access.CONTROL,
+    "POST /api/bulk/cancel": Access.CONTROL,
+    "POST /api/bulk/rerun": Access.CONTROL,
     "POST /api/tasks/{task_id}/cancel": Access.CONTROL,
     "POST /api/tasks/{task_id}/rerun": Access.CONTROL,
     "POST /api/categories/{category}/pause": Access.CONTROL,
