@@ -77,9 +77,8 @@ class BulkOutcome(Struct, frozen=True, kw_only=True):
     asked: int
     done: int  #: cancelled or asked to stop; run again
     refused: list[Refusal]
-    task_ids: list[
-        str
-    ]  #: of those done, or of the new tasks that run them again; of a dry run of those it would be
+    #: Of those done, or of the new tasks that run them again; of a dry run of those it would be.
+    task_ids: list[str]
     next_cursor: str | None  #: null when there is no other page
     at: Moment
 

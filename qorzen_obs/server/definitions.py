@@ -112,13 +112,21 @@ class _Seen:
         self.last_failure: LastFailure | None = None
 
 
-def _look(newest_first: Iterable[TaskRecord], names: Mapping[str, object]) -> dict[str, _Seen]:
-    """Return what the records say, by the name that each counts under."""
+def _look(newest_first: Iterable[TaskRecord], counted: Mapping[str, object], limit: int) -> dict[str, _Seen]:
+    """Return what the records say, by the name that each counts under.
+
+    A name of which no task has ended yet stands by itself as long as there is room for it.
+    """
     by_name: dict[str, _Seen] = {}
     last_failed: dict[str, float] = {}
+    room = limit - len(counted.keys() - {OTHER})
     for record in newest_first:
         state, name = record.state, record.definition_name
-        name = name if name in names else OTHER
+        if name not in counted and name not in by_name:
+            if room > 0:
+                room -= 1
+            else:
+                name = OTHER
         seen = by_name.get(name)
         if seen is None:
             seen = by_name[name] = _Seen()
@@ -168,9 +176,10 @@ def describe(
     readings: Mapping[str, DefinitionReading],
     newest_first: Iterable[TaskRecord],
     rates: Mapping[str, float],
+    limit: int,
 ) -> list[DefinitionDocument]:
     """Return what is known of each definition, the one that has taken most of the time first."""
-    by_name = _look(newest_first, readings)
+    by_name = _look(newest_first, readings, limit)
     names = [*readings, *(name for name in by_name if name not in readings)]
     nothing = DefinitionReading({}, (), [], 0.0)
     total = sum(reading.seconds for reading in readings.values())
@@ -206,8 +215,8 @@ async def get_definitions(request: web.Request) -> web.Response:
         at, readings, limit = now(), looks.definitions(), 0
         items: list[DefinitionDocument] = []
         if readings is not None:
-            items = describe(readings, looks.records(), rates)
             limit = looks.definition_limit
+            items = describe(readings, looks.records(), rates, limit)
         return encode_json(DefinitionList(items=items, limit=limit, at=at))
 
     async with request.app[ONE_LIST]:  # a walk over all tasks, as for a list

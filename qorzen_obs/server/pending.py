@@ -1,19 +1,19 @@
-"""GET /api/pending: what waits, by priority, and what has waited longest."""
+"""GET /api/pending: what waits, by priority and by category, and what has waited longest."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Final
 
 from aiohttp import web
 from msgspec import Struct
 
-from qorzen_obs.counts import PRIORITIES
+from qorzen_obs.counts import CATEGORIES, PRIORITIES
 from qorzen_obs.record import TaskRecord
 from qorzen_obs.server.documents import Moment, json_response, now
 from qorzen_obs.server.routes import Access, Answer, Route, Tag
 from qorzen_obs.server.sources import LOOKS
-from qorzen_obs.tasks import PENDING, TaskPriority
+from qorzen_obs.tasks import PENDING, RUNNING, TaskCategory, TaskPriority
 
 
 class PendingOfPriority(Struct, kw_only=True):
@@ -25,10 +25,18 @@ class PendingOfPriority(Struct, kw_only=True):
     oldest_task_id: str | None = None
 
 
+class PendingOfCategory(PendingOfPriority, kw_only=True):
+    """What waits of one category, and whether it waits for a `resume`."""
+
+    running: int = 0
+    paused: bool = False
+
+
 class PendingTasks(Struct, frozen=True, kw_only=True):
-    """What waits, by priority."""
+    """What waits, by priority and by category."""
 
     by_priority: dict[str, PendingOfPriority]
+    by_category: dict[TaskCategory, PendingOfCategory]
     at: Moment
 
 
@@ -38,26 +46,42 @@ def count_pending(
     """Return what waits of each priority at a moment of the manager's clock."""
     found = {priority: PendingOfPriority() for priority in PRIORITIES}
     for record in records:
-        if record.state.status is not PENDING:
-            continue
-        of_its_priority = found[record.priority]
-        age = monotonic - record.eligible_at
-        if age < 0:
-            of_its_priority.scheduled += 1
-            continue
-        of_its_priority.pending += 1
-        if of_its_priority.oldest_age_seconds is None or age > of_its_priority.oldest_age_seconds:
-            of_its_priority.oldest_age_seconds, of_its_priority.oldest_task_id = age, record.task_id
+        if record.state.status is PENDING:
+            _count(found[record.priority], record, monotonic)
     return found
 
 
+def count_by_category(
+    records: Iterable[TaskRecord], monotonic: float, paused: Collection[TaskCategory]
+) -> Mapping[TaskCategory, PendingOfCategory]:
+    """Return what waits and runs of each category at a moment of the manager's clock."""
+    found = {category: PendingOfCategory(paused=category in paused) for category in CATEGORIES}
+    for record in records:
+        if record.state.status is PENDING:
+            _count(found[record.category], record, monotonic)
+        elif record.state.status is RUNNING:
+            found[record.category].running += 1
+    return found
+
+
+def _count(found: PendingOfPriority, record: TaskRecord, monotonic: float) -> None:
+    age = monotonic - record.eligible_at
+    if age < 0:
+        found.scheduled += 1
+        return
+    found.pending += 1
+    if found.oldest_age_seconds is None or age > found.oldest_age_seconds:
+        found.oldest_age_seconds, found.oldest_task_id = age, record.task_id
+
+
 async def get_pending(request: web.Request) -> web.Response:
-    """Answer with what waits, by priority."""
+    """Answer with what waits, by priority and by category."""
     looks = request.app[LOOKS]
-    at, monotonic = now(), looks.clock.monotonic()
-    found = count_pending(looks.live_records(), monotonic)
+    at, monotonic, records = now(), looks.clock.monotonic(), looks.live_records()
+    found = count_pending(records, monotonic)
     by_priority = {priority.label: numbers for priority, numbers in found.items()}
-    return json_response(PendingTasks(by_priority=by_priority, at=at))
+    by_category = dict(count_by_category(records, monotonic, looks.paused))
+    return json_response(PendingTasks(by_priority=by_priority, by_category=by_category, at=at))
 
 
 ROUTES: Final = (
@@ -65,9 +89,10 @@ ROUTES: Final = (
         "/api/pending",
         get_pending,
         Access.READ,
-        summary="What waits, by priority, and what has waited longest.",
+        summary="What waits, by priority and by category, and what has waited longest.",
         tag=Tag.TASKS,
-        description="Counts and ages of the pending tasks of each priority, with the oldest of each.",
-        answers={200: Answer("Every priority, also where nothing waits.", PendingTasks)},
+        description="Counts and ages of the pending tasks of each priority and of each category, with the oldest of "
+        "each, and whether a category is paused.",
+        answers={200: Answer("Every priority and category, also where nothing waits.", PendingTasks)},
     ),
 )

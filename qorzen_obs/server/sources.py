@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from enum import Enum
 from typing import Any, Final, Protocol
 
@@ -19,7 +19,7 @@ from qorzen_obs.record import Attempt, TaskRecord
 from qorzen_obs.scheduling.scheduler import Explanation
 from qorzen_obs.settings import HealthSettings
 from qorzen_obs.stacks import LiveStack
-from qorzen_obs.tasks import CategoryOrName, PriorityOrName, TaskInfo
+from qorzen_obs.tasks import CategoryOrName, PriorityOrName, TaskCategory, TaskInfo
 from qorzen_obs.telemetry.definitions import DefinitionReading
 from qorzen_obs.telemetry.gathering import Gathering
 from qorzen_obs.telemetry.loop_monitor import Block, EndedBlock
@@ -98,6 +98,11 @@ class Looks(Protocol):
 
     def kept_records(self) -> Sequence[TaskRecord]:
         """Return the ended tasks that are kept whole, oldest end first."""
+        ...
+
+    @property
+    def paused(self) -> Collection[TaskCategory]:
+        """The categories of which no task starts."""
         ...
 
     def attempts(self) -> Sequence[Attempt]:

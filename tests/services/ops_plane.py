@@ -164,6 +164,7 @@ class SaidManager:
     redactor: Redactor = field(default_factory=Redactor)
     traces: Traces | None = None
     loop: asyncio.AbstractEventLoop | None = None
+    paused: frozenset[TaskCategory] = frozenset()
     clock: Clock = field(default_factory=SystemClock)
 
     @property

@@ -92,20 +92,35 @@ def test_what_is_not_kept_any_more_is_known_from_the_histogram() -> None:
     kept.state = kept.state.but(
         status=COMPLETED, duration_seconds=0.7, queue_wait_seconds=0.1, completed_at=1.0
     )
-    (one,) = describe({"a": reading(2, 2, 0, seconds=8.0)}, [kept], {"a": 0.5})
+    (one,) = describe({"a": reading(2, 2, 0, seconds=8.0)}, [kept], {"a": 0.5}, 100)
     assert (one.run.p50, one.run.of) == (1.0, 4)
     assert [one.run.p95, one.run.p99] == pytest.approx([9.1, 9.82])
     assert one.wait == Quantiles(p50=0.1, p95=0.1, p99=0.1, of=1)
     assert (one.count, one.rate, one.share) == (4, 0.5, 1.0)
-    (whole,) = describe({"a": reading(1, 0, 0, seconds=0.7)}, [kept], {})
+    (whole,) = describe({"a": reading(1, 0, 0, seconds=0.7)}, [kept], {}, 100)
     assert whole.run.p99 == 0.7, "its own time, where all that ended is kept"
     assert whole.rate is None
 
 
+def test_a_name_of_which_none_has_ended_stands_by_itself_while_there_is_room() -> None:
+    waiting = [record(definition_name=name) for name in ("b", "c", "b")]
+    known = {"a": reading(1, 0, 0, seconds=1.0)}
+    found = {one.definition: one.pending for one in describe(known, waiting, {}, 3)}
+    assert found == {"a": 0, "b": 2, "c": 1}
+    assert {one.definition: one.pending for one in describe(known, waiting, {}, 2)} == {
+        "a": 0,
+        "b": 2,
+        "_other": 1,
+    }
+
+
 def test_what_took_most_of_the_time_comes_first() -> None:
     readings = {"a": reading(1, 0, 0, seconds=1.0), "b": reading(0, 1, 0, seconds=3.0)}
-    assert [(one.definition, one.share) for one in describe(readings, [], {})] == [("b", 0.75), ("a", 0.25)]
-    (idle,) = describe({"a": reading(0, 0, 0, seconds=0.0)}, [], {})
+    assert [(one.definition, one.share) for one in describe(readings, [], {}, 100)] == [
+        ("b", 0.75),
+        ("a", 0.25),
+    ]
+    (idle,) = describe({"a": reading(0, 0, 0, seconds=0.0)}, [], {}, 100)
     assert (idle.share, idle.run.p50, idle.usual_seconds) == (None, None, None)
 
 
