@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+import itertools
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from http import HTTPStatus
 from typing import Final, Literal, NamedTuple
@@ -84,29 +86,41 @@ class BulkOutcome(Struct, frozen=True, kw_only=True):
 
 
 class _Account:
-    """What became of each task; written on the work loop."""
+    """What became of each task; written on the work loop.
 
-    def __init__(self, chosen: Sequence[TaskInfo]) -> None:
-        #: Of which nothing is known yet, the next one last.
-        self.left = [info.task_id for info in reversed(chosen)]
-        self.current: str | None = None  #: what is being acted on
+    Args:
+        ids: of the tasks, in order.
+    """
+
+    def __init__(self, ids: Iterable[str]) -> None:
+        self._left = deque(ids)  # of which nothing is known yet
+        self._current: str | None = None  # what is being acted on
         self.done: list[str] = []
         self.refusals: dict[str, list[str]] = {}
 
+    def take(self) -> str | None:
+        """Return the next task to act on; None after the last."""
+        self._current = self._left.popleft() if self._left else None
+        return self._current
+
+    def acted(self) -> None:
+        """Note that it is known what became of the task that was taken last."""
+        self._current = None
+
     def refuse(self, task_id: str, reason: str) -> None:
+        """Note that nothing was done of a task."""
         self.refusals.setdefault(reason, []).append(task_id)
 
     def refuse_the_rest(self, reason: str) -> None:
-        while self.left:
-            self.refuse(self.left.pop(), reason)
+        """Note that nothing was done of those that are left."""
+        while self._left:
+            self.refuse(self._left.popleft(), reason)
 
     def out_of_time(self) -> _Account:
         """Return this account with all refused of which nothing is known; the work loop may still write to this one."""
-        ended = _Account([])
-        ended.done, ended.left = list(self.done), list(self.left)
-        ended.refusals = {reason: list(ids) for reason, ids in self.refusals.items()}
-        if self.current is not None:
-            ended.left.append(self.current)
+        ended = _Account([*([] if self._current is None else [self._current]), *self._left])
+        ended.done.extend(self.done)
+        ended.refusals.update((reason, list(ids)) for reason, ids in self.refusals.items())
         ended.refuse_the_rest(_LATE)
         return ended
 
@@ -229,7 +243,7 @@ async def _command_all(request: web.Request, command: _Command) -> web.Response:
     async with request.app[ONE_BULK]:  # so that each sees what the one before has done
         async with request.app[ONE_LIST]:
             chosen = await run_in_daemon_thread(choose, name="qorzen-choose")
-        account = _Account(chosen.infos)
+        account = _Account(info.task_id for info in chosen.infos)
         if is_dry:
             _say_what_would_be(account, chosen.infos, functools.partial(command.problem, looks))
         elif chosen.infos:
@@ -267,13 +281,14 @@ async def _do(request: web.Request, account: _Account, act: Act) -> _Account:
     """
 
     async def act_on_all() -> None:
-        while account.left:
-            for _ in range(min(TURN_TASKS, len(account.left))):
-                if account.left:  # else the last one was refused with all others
-                    account.current = account.left.pop()
-                    await act(account, account.current)
-                    account.current = None
-            await asyncio.sleep(0)
+        for number in itertools.count(1):
+            task_id = account.take()
+            if task_id is None:
+                return
+            await act(account, task_id)
+            account.acted()
+            if number % TURN_TASKS == 0:
+                await asyncio.sleep(0)
 
     whole = as_caller(caller_of(request.headers), act_on_all)
     try:

@@ -15,9 +15,10 @@ from typing import Annotated, Final
 from aiohttp import web
 from msgspec import Meta, Struct
 
+from qorzen_obs.clock import rfc_3339
 from qorzen_obs.in_thread import run_in_daemon_thread
-from qorzen_obs.record import TaskRecord
-from qorzen_obs.server.documents import Moment, encode_json, now, timestamp
+from qorzen_obs.record import TaskRecord, TaskState
+from qorzen_obs.server.documents import Moment, encode_json, now
 from qorzen_obs.server.query import check_parameters
 from qorzen_obs.server.routes import Access, Answer, Route, Tag
 from qorzen_obs.server.sources import LOOKS, Looks
@@ -109,7 +110,36 @@ class _Seen:
         self.runs: list[float] = []
         self.completed_runs: list[float] = []
         self.waits: list[float] = []
-        self.last_failure: LastFailure | None = None
+        self._failed: tuple[float, TaskRecord, TaskState] | None = None  # the last
+
+    def add(self, record: TaskRecord, state: TaskState) -> None:
+        """Take in a task; the newest first."""
+        if state.queue_wait_seconds is not None and len(self.waits) < MAX_TIMES:
+            self.waits.append(state.queue_wait_seconds)
+        if state.status is PENDING:
+            self.pending += 1
+        elif state.status is RUNNING:
+            self.running += 1
+        else:
+            self._add_ended(record, state)
+
+    def _add_ended(self, record: TaskRecord, state: TaskState) -> None:
+        self.ended += 1
+        if state.duration_seconds is not None:
+            self.runs.append(state.duration_seconds)
+            if state.status is COMPLETED and len(self.completed_runs) < MAX_TIMES:
+                self.completed_runs.append(state.duration_seconds)
+        at = state.completed_at or 0.0
+        if state.status is FAILED and (self._failed is None or at > self._failed[0]):
+            self._failed = at, record, state
+
+    @property
+    def last_failure(self) -> LastFailure | None:
+        """The last task that failed."""
+        if self._failed is None:
+            return None
+        at, record, state = self._failed
+        return LastFailure(task_id=record.task_id, error_type=state.error_type, at=rfc_3339(at))
 
 
 def _look(newest_first: Iterable[TaskRecord], counted: Mapping[str, object], limit: int) -> dict[str, _Seen]:
@@ -118,10 +148,9 @@ def _look(newest_first: Iterable[TaskRecord], counted: Mapping[str, object], lim
     A name of which no task has ended yet stands by itself as long as there is room for it.
     """
     by_name: dict[str, _Seen] = {}
-    last_failed: dict[str, float] = {}
     room = limit - len(counted.keys() - {OTHER})
     for record in newest_first:
-        state, name = record.state, record.definition_name
+        name = record.definition_name
         if name not in counted and name not in by_name:
             if room > 0:
                 room -= 1
@@ -130,24 +159,7 @@ def _look(newest_first: Iterable[TaskRecord], counted: Mapping[str, object], lim
         seen = by_name.get(name)
         if seen is None:
             seen = by_name[name] = _Seen()
-        if state.queue_wait_seconds is not None and len(seen.waits) < MAX_TIMES:
-            seen.waits.append(state.queue_wait_seconds)
-        if state.status is PENDING:
-            seen.pending += 1
-        elif state.status is RUNNING:
-            seen.running += 1
-        else:
-            seen.ended += 1
-            if state.duration_seconds is not None:
-                seen.runs.append(state.duration_seconds)
-                if state.status is COMPLETED and len(seen.completed_runs) < MAX_TIMES:
-                    seen.completed_runs.append(state.duration_seconds)
-        at = state.completed_at or 0.0
-        if state.status is FAILED and at >= last_failed.get(name, 0.0):
-            last_failed[name] = at
-            seen.last_failure = LastFailure(
-                task_id=record.task_id, error_type=state.error_type, at=timestamp(at) or ""
-            )
+        seen.add(record, record.state)
     return by_name
 
 

@@ -24,12 +24,26 @@ class PendingOfPriority(Struct, kw_only=True):
     oldest_age_seconds: float | None = None
     oldest_task_id: str | None = None
 
+    def add(self, record: TaskRecord, monotonic: float) -> None:
+        """Count one more pending task at a moment of the manager's clock."""
+        age = monotonic - record.eligible_at
+        if age < 0:
+            self.scheduled += 1
+            return
+        self.pending += 1
+        if self.oldest_age_seconds is None or age > self.oldest_age_seconds:
+            self.oldest_age_seconds, self.oldest_task_id = age, record.task_id
+
 
 class PendingOfCategory(PendingOfPriority, kw_only=True):
     """What waits of one category, and whether it waits for a `resume`."""
 
     running: int = 0
     paused: bool = False
+
+    def add_running(self) -> None:
+        """Count one more running task."""
+        self.running += 1
 
 
 class PendingTasks(Struct, frozen=True, kw_only=True):
@@ -47,7 +61,7 @@ def count_pending(
     found = {priority: PendingOfPriority() for priority in PRIORITIES}
     for record in records:
         if record.state.status is PENDING:
-            _count(found[record.priority], record, monotonic)
+            found[record.priority].add(record, monotonic)
     return found
 
 
@@ -58,20 +72,10 @@ def count_by_category(
     found = {category: PendingOfCategory(paused=category in paused) for category in CATEGORIES}
     for record in records:
         if record.state.status is PENDING:
-            _count(found[record.category], record, monotonic)
+            found[record.category].add(record, monotonic)
         elif record.state.status is RUNNING:
-            found[record.category].running += 1
+            found[record.category].add_running()
     return found
-
-
-def _count(found: PendingOfPriority, record: TaskRecord, monotonic: float) -> None:
-    age = monotonic - record.eligible_at
-    if age < 0:
-        found.scheduled += 1
-        return
-    found.pending += 1
-    if found.oldest_age_seconds is None or age > found.oldest_age_seconds:
-        found.oldest_age_seconds, found.oldest_task_id = age, record.task_id
 
 
 async def get_pending(request: web.Request) -> web.Response:
