@@ -188,15 +188,21 @@ async def test_who_may_only_read_sees_the_groups_and_no_commands(browser: Browse
         await page.close()
 
 
+@pytest.mark.parametrize("width", [375, 768, 1024, 1440])
 @pytest.mark.parametrize("view", ["definitions", "failures"])
-async def test_groups_fit_a_phone(browser: Browser, view: str) -> None:
+async def test_groups_fit_every_width_and_their_names_can_be_read(
+    browser: Browser, view: str, width: int
+) -> None:
     async with managing() as (manager, _), serving(manager) as plane:
         await manager.wait_for_task(await manager.submit_task(send, "x" * 300))
-        seen = await visit(browser, f"{plane.url}/#/{view}", width=375)
+        seen = await visit(browser, f"{plane.url}/#/{view}", width=width)
         name = seen.page.locator(f"#{view} tbody .task-name")
         await expect(name).to_be_visible()
-        assert await seen.page.evaluate("document.documentElement.scrollWidth") <= 375
+        assert await seen.page.evaluate("document.documentElement.scrollWidth") <= width
         box = await name.bounding_box()
         assert box is not None
-        assert box["width"] > 60, "a name can be read"
+        cell = await name.locator("xpath=..").bounding_box()
+        assert cell is not None
+        assert box["x"] + box["width"] <= cell["x"] + cell["width"]
+        assert box["height"] < 30, "on one line"
         await seen.page.close()

@@ -20,7 +20,7 @@ export function Queues() {
     reload();
   };
   const rows = Object.entries(pending?.by_category ?? {});
-  return html`<section class="card" aria-labelledby="queues-title">
+  return html`<section class="card queues" aria-labelledby="queues-title">
     <header><h2 id="queues-title">Queue by category</h2><span class="error-text small" role="status">${said}</span></header>
     <table class="list" id="queues">
       <thead><tr><th scope="col">Category</th><th scope="col" class="number">Wait</th>
