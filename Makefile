@@ -41,7 +41,7 @@ stack: .venv/.runtime ## the demo with Prometheus and Alertmanager from the syst
 unexport PYTHONDONTWRITEBYTECODE
 
 # Tests wait for programs and timers about as long as they compute, so there are more workers than processors.
-PYTEST = bin/pytest -n 3 --dist worksteal
+PYTEST = bin/pytest -n 4 --dist worksteal
 # These differ on each Python: what runs and ends tasks, what is seen of them while they run, and the small modules.
 # All else is the same on each: what is drawn, generated or written about, what programs beside ours do, and what goes
 # through aiohttp or OpenTelemetry whatever Python they run on.

@@ -1,6 +1,6 @@
 """What makes tests of tasks quick and quiet.
 
-A manager of real parts that touches nothing outside the test, fakes that keep what they are told, and an event
+A manager of real parts that touches nothing outside the test, fakes that keep what they get, and an event
 loop whose time jumps, so that a timeout of 300 s is tested at once.
 
     @virtual_time

@@ -53,7 +53,7 @@ async def until(condition: Callable[[], object]) -> None:
     """Return once `condition()` holds."""
     async with asyncio.timeout(PATIENCE_SECONDS):
         while not condition():  # noqa: ASYNC110 - it may be about another thread, which sets no Event of ours
-            await asyncio.sleep(0.001)
+            await asyncio.sleep(0.003)
 
 
 async def turns(number: int = 10) -> None:

@@ -321,7 +321,7 @@ def broken_by_comment(source: str) -> list[str]:
     found = []
     for first, last in pairs:
         within = range(first, last + 1)
-        if first == last or not comments & {*within} or any(row not in rows for row in within):
+        if first == last or comments.isdisjoint(within) or any(row not in rows for row in within):
             continue
         line = rows[first][0].line[: rows[first][-1].end[1]]
         for row in within[1:]:

@@ -7,6 +7,8 @@ from tests import conftest
 pytest_plugins = ["pytester"]
 
 # What leaks here ends by itself, after the inner run has looked and before the outer one does.
+pytestmark = pytest.mark.slow  # a program of its own for each test
+
 LEAKS_A_THREAD = """
     import threading
     def test_leak():

@@ -1,7 +1,7 @@
 """The command `qorzen-obs`. Exit status: 0 done, 1 it failed, 2 wrong use.
 
 Each command is imported when it is asked for: `health` is run by container probes every few seconds and needs a tenth
-of what `serve` does.
+of the imports of `serve`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What `demo` and `serve` share: their settings, and how what stops them is told."""
+"""What `demo` and `serve` share: their settings, and how they report what stops them."""
 
 from __future__ import annotations
 

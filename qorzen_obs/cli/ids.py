@@ -12,11 +12,11 @@ from qorzen_obs.client import Client, ClientError, TaskPage, TraceList
 
 _WHOLE: Final = 32  #: characters of an id
 _BEGINNING: Final = re.compile(f"[0-9a-fA-F]{{1,{_WHOLE - 1}}}")
-#: Of a longer beginning the service is asked for these: it may take more for a secret, which it does not search for.
+#: How much of a longer beginning the service is asked for: it may take more for a secret, and does not search for it.
 _ASKED_FOR: Final = 12
 _PAGE: Final = 1000
 _NAMED: Final = 5  #: candidates in a message
-_SHORT, _MORE = 8, 4  #: characters of each of them: at least, and so many more than were given
+_SHORT, _MORE = 8, 4  #: characters of each candidate: at least this many, and this many more than were given
 
 
 class _Candidate(NamedTuple):

@@ -77,7 +77,7 @@ def tasks_command(
 ) -> None:
     """List the live and kept tasks of a running service.
 
-    With --json what the service says of each; with --all that is one list of all pages.
+    --json prints the service's own documents; with --all too, one list of all pages.
     """
     client = make_client(url, token_file)
     with refusals_shown():

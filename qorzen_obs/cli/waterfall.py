@@ -95,8 +95,8 @@ class Span:
     queued: float = 0.0  #: seconds that its task waited before it
     failed: bool = False
     error: str = ""  #: type and description
-    task_id: str = ""  #: of the task that it is an attempt of
-    attempt: int = 0  #: 0 where it is no attempt of a task
+    task_id: str = ""  #: the task whose attempt this is
+    attempt: int = 0  #: 0 where the span is not an attempt of a task
     will_retry: bool = False
     engine: str = ""
     partial: bool = False
@@ -113,7 +113,7 @@ class Row:
 
 
 def read_spans(document: TraceDocument) -> list[Span]:
-    """Return the spans of a trace, in no order. A time that is no number counts as 0."""
+    """Return the spans of a trace, in any order. A time that is not a number counts as 0."""
     return [
         _span(span, ours=scope.scope.name == names.SCOPE)
         for resource in document.resource_spans

@@ -49,7 +49,7 @@ class Workload:
     skipped_folders: frozenset[str] = frozenset()
 
     def is_empty(self) -> bool:
-        """Whether there is no Python file at all.
+        """Whether not a single Python file was found.
 
         Raises:
             OSError: the folder cannot be read.
@@ -174,7 +174,7 @@ class _Rounds:
                 await self._service.tasks.cancel_task(self._trouble_id, reason="the demo stops")
 
     async def _survey(self, number: int) -> Summary | None:
-        """Survey once; None when it came to nothing, which the screen was told unless the service stops.
+        """Survey once; None when there was nothing to survey. The screen then says why, unless the service stops.
 
         Raises:
             TaskManagerClosedError: the service stops.

@@ -35,8 +35,8 @@ class _Round(NamedTuple):
 class Screen:
     """Results go to standard output, errors to standard error, the display to whichever of them is a terminal.
 
-    With `as_json` nothing but JSON goes to standard output. A context manager: the display lives inside it, and
-    meanwhile what is written to sys.stderr appears above it.
+    With `as_json`, standard output gets JSON and nothing else. A context manager: the display lives inside it, and
+    what is written to sys.stderr meanwhile appears above it.
     """
 
     def __init__(self, *, as_json: bool) -> None:
@@ -123,7 +123,7 @@ class Screen:
         self._waits_for_trouble = True
 
     def rest(self, seconds: float) -> None:
-        """Show that the next round starts in so many seconds."""
+        """Show that the next round starts in `seconds`."""
         self._next_at = time.monotonic() + seconds
 
     def _render(self) -> Group | Text:

@@ -109,7 +109,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     deepest: Deepest
     longest_function: LongestFunction
     tasks: dict[str, int]
-    trouble: dict[str, int] | None  #: as `tasks`, of what goes wrong on purpose; None without
+    trouble: dict[str, int] | None  #: as `tasks`, for those that go wrong on purpose; None without them
     failures: list[Failure]
     slowest: list[SlowFile]
     slowest_batch: SlowBatch | None

@@ -31,7 +31,7 @@ def parse(content: bytes, shown: str) -> Measure:
     """Decode and parse the content of the file `shown`, and measure its syntax tree.
 
     Raises:
-        SyntaxError, UnicodeDecodeError, ValueError, RecursionError: it is no Python of this version.
+        SyntaxError, UnicodeDecodeError, ValueError, RecursionError: it is not Python of this version.
     """
     text = importlib.util.decode_source(content)
     with warnings.catch_warnings():

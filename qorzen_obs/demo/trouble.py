@@ -24,7 +24,7 @@ from qorzen_obs.options import task
 from qorzen_obs.retry import Retry, exponential
 from qorzen_obs.tasks import TaskCategory, TaskPriority, TaskStatus
 
-#: What a person is told at the start: how it goes wrong, and where to see it.
+#: What the screen says at the start: how it goes wrong, and where to see it.
 WHERE_TO_LOOK: Final = (
     ("hangs", "charge order: its thread ignores the timeout and is abandoned; await courier waits in vain"),
     ("blocks", "render invoice holds the event loop; the page and top name it and its line"),

@@ -32,7 +32,7 @@ _NAME_LENGTH: Final = 150
 
 
 class Source:
-    """One Python file on its way through the tasks."""
+    """One Python file and what the tasks have found out about it."""
 
     __slots__ = ("content", "path", "shown")
 

@@ -125,7 +125,7 @@ def create_app(
         app.add_subapp("/ops/", create_app(manager))
 
     Mounted, it makes the same answers on the host application's loop, and so not the promise of the ops plane: while
-    that loop is blocked, nobody is told who blocks it. Where the host application listens is not known here, so set
+    that loop is blocked, nobody can ask what blocks it. Where the host application listens is not known here, so set
     `server.token` where others can reach it. Every ten seconds it takes note of load and checks there, which takes a
     millisecond at most.
 
@@ -135,10 +135,10 @@ def create_app(
         spans, redactor: the manager's own when None.
         settings: tokens, hosts, links and whether tasks can be submitted; address and port mean nothing here.
         health: when a probe says no.
-        on_request: is told of each request that was answered; its `route` is the path of one of ROUTES, or "other".
+        on_request: called for each request that was answered; its `route` is the path of one of ROUTES, or "other".
 
     Raises:
-        SettingsError: an entry of `server.allowed_hosts` is no host name, `server.token_file` cannot be used, or
+        SettingsError: an entry of `server.allowed_hosts` is not a host name, `server.token_file` cannot be used, or
             `server.public_url`, `server.grafana_url` or `server.trace_url` is not an address that can be shown.
     """
     tokens = read_tokens(settings)

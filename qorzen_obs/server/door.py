@@ -237,7 +237,7 @@ class _Refusal(asyncio.Protocol):
 
 
 class _Room:
-    """For how many connections there is room: MAX_CONNECTIONS, or fewer where the process may not open so many files.
+    """The number of connections there is room for: MAX_CONNECTIONS, or fewer where the process may open fewer files.
 
     The system gives the lowest number that is free, so a high one says that few are left. It does not say so of a
     connection that takes the place of another, so what was found holds for a while.
@@ -251,7 +251,7 @@ class _Room:
         self._until = float("-inf")
 
     def of(self, connections: int, newest: int) -> int:
-        """Return for how many there is room, when there are so many and one comes with this descriptor."""
+        """Return how many there is room for, when this many are open and the newest has this descriptor."""
         now = time.monotonic()
         if newest >= self._few:
             self._found, self._until = connections, now + _ROOM_SECONDS

@@ -1,8 +1,8 @@
 """The probes /livez, /readyz and /startupz, and /health, which says more.
 
 Each fact is one check. A probe fails when one of its checks does; /health fails exactly when one of the
-probes does, and warns of what a restart would not fix: saturation, abandoned threads, telemetry that is lost. No task
-that is slow fails any of them. The program's own checks stand beside these: critical ones in /readyz, all in /health.
+probes does, and warns of what a restart would not fix: saturation, abandoned threads, telemetry that is lost. A slow
+task fails none of them. The program's own checks stand beside these: critical ones in /readyz, all in /health.
 """
 
 from __future__ import annotations

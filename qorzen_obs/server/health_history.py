@@ -1,4 +1,4 @@
-"""When health checks changed: what /health has found since the start, remembered by whoever looks.
+"""When health checks changed: what /health has found since the start, remembered each time somebody looks.
 
 Knows no check. Only the server's own loop writes and reads.
 """

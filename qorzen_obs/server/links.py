@@ -26,7 +26,7 @@ def read_links(settings: ServerSettings, redactor: Redactor) -> Links:
     """Return the addresses of the settings.
 
     Raises:
-        SettingsError: one is no http or https address without secrets, or a trace's lacks its place. It does not
+        SettingsError: one is not an http or https address without secrets, or a trace's lacks its place. It does not
             repeat the address, which may have a password in it.
     """
     trace = read_url("server.trace_url", settings.trace_url, redactor)
@@ -39,7 +39,7 @@ def read_url(setting: str, url: str | None, redactor: Redactor) -> str | None:
     """Return an address of the settings; None where it is not set.
 
     Raises:
-        SettingsError: it is no http or https address without secrets. It does not repeat the address.
+        SettingsError: it is not an http or https address without secrets. It does not repeat the address.
     """
     if not url:  # a variable of the environment that is set to nothing names none
         return None
@@ -58,7 +58,7 @@ def _is_of_the_web(url: str) -> bool:
     try:
         parts = urlsplit(url)
         return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # a port that is no number, an address in brackets that is none
+    except ValueError:  # the port is not a number, or what stands in brackets is not an address
         return False
 
 

@@ -20,7 +20,7 @@ from qorzen_obs.telemetry.watchdog import NOT_RUNNING
 
 
 class LoopCulprit(Struct, frozen=True, kw_only=True):
-    """Who holds or held the loop: a task, or with nulls what is no task's."""
+    """Who holds or held the loop: a task, or nulls where it is not a task's code."""
 
     name: str  #: of the task, or of the callback
     task_id: str | None

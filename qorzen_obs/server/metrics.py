@@ -49,7 +49,7 @@ class Exposition:
     """Renders what is gathered, one render at a time, shared by everyone who waits for the same variant.
 
     A render is shared only with requests that were there before it began, so nobody gets data older than the
-    request: whoever comes later joins the next one.
+    request: a later request joins the next render.
     """
 
     def __init__(self, gathering: Gathering) -> None:

@@ -1,6 +1,6 @@
 """Which representation a client gets: Accept and Accept-Encoding by RFC 9110, section 12.5.
 
-A header that makes no sense is no error: what cannot be read is passed over, and something is always chosen.
+A header that makes no sense is not an error: unreadable parts are ignored, and something is always chosen.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""GET /api/page: what the page has to know of its server and of whoever looks at it, before it draws anything."""
+"""GET /api/page: what the page has to know about its server and its reader before it draws anything."""
 
 from __future__ import annotations
 

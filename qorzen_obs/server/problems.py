@@ -55,7 +55,7 @@ class ProblemError(Exception):
         super().__init__(status, detail)
         self.status = status
         self.detail = detail
-        self.parameter = parameter  #: the name of what is wrong in the query or the body
+        self.parameter = parameter  #: the parameter of the query, or the field of the body, that is wrong
         self.headers = headers or {}
 
 

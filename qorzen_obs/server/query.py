@@ -102,7 +102,7 @@ def read_moment(query: Query, parameter: str) -> datetime | None:
 def read_choices(
     query: Query, parameter: str, parse: Callable[[str], T], allowed: Iterable[str]
 ) -> frozenset[T]:
-    """Return the values of a parameter of a closed set, repeated or separated by commas; empty is no choice.
+    """Return the values of a parameter of a closed set, repeated or separated by commas; empty means any.
 
     `parse` raises ValueError for a value outside the set.
     """
@@ -114,7 +114,7 @@ def read_choices(
 
 
 def read_names(query: Query, parameter: str) -> frozenset[str]:
-    """Return the values of a parameter of free names, repeated or separated by commas; empty is no choice.
+    """Return the values of a parameter of free names, repeated or separated by commas; empty means any.
 
     A name may itself contain a comma, so a value stands for its whole and for each of its parts.
     """

@@ -104,7 +104,7 @@ def _describe(known: Known) -> RegisteredTask:
 
 
 def _first_sentence(func: Any) -> str | None:
-    """Return the first paragraph of what a callable says of itself."""
+    """Return the first paragraph of a callable's docstring."""
     while isinstance(func, functools.partial):
         func = func.func
     text = inspect.getdoc(func)

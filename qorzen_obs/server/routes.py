@@ -21,8 +21,8 @@ class Access(Enum):
 
     OPEN = "open"  #: anyone: it shows nothing of the service
     PROBE = "probe"  #: anyone, by any name, as long as no details are asked for
-    READ = "read"  #: whoever has a token
-    CONTROL = "control"  #: whoever has a token for control, and no page of another site
+    READ = "read"  #: anyone with a token
+    CONTROL = "control"  #: anyone with a token for control, but not a page of another site
 
 
 class Tag(Enum):
@@ -63,7 +63,7 @@ class Route(NamedTuple):
     method: str = "GET"  #: which answers HEAD too
     summary: str = ""  #: a sentence; no route is served without one
     description: str = ""  #: what the summary leaves out
-    tag: Tag | None = None  #: None of what is not a part of the API
+    tag: Tag | None = None  #: None for what is not a part of the API
     answers: Mapping[int, Answer] = {}  #: by status
     parameters: tuple[Parameter, ...] = ()
     body: Any = None  #: the type of the JSON that it takes; None: none is read
@@ -71,7 +71,7 @@ class Route(NamedTuple):
 
 #: When a request was answered, of one whose answer goes on for long.
 ANSWERED_AT: Final = web.RequestKey("answered_at", float)
-#: What whoever asks may do; not set for what anyone may ask.
+#: What the caller may do; not set where anyone may ask.
 SCOPE: Final = web.RequestKey("scope", Access)
 RouteKey = tuple[web.AbstractResource, str]  #: a path of the router, and a method
 

@@ -78,7 +78,7 @@ def read_tokens(settings: ServerSettings) -> Tokens:
 
     Raises:
         SettingsError: `server.token` is set too, or the file cannot be read, can be read by everybody, or has a line
-            that is no token of at least 16 characters.
+            that is not a token of at least 16 characters.
     """
     if not settings.token_file:  # a variable of the environment that is set to nothing names none
         return Tokens({settings.token: Access.CONTROL} if settings.token else {})
@@ -154,10 +154,10 @@ async def secure_response(request: web.Request, response: web.StreamResponse) ->
 
 
 def guard(settings: ServerSettings, tokens: Tokens, routes: Mapping[RouteKey, Route]) -> Middleware:
-    """Return the middleware that turns away whoever may not call a route.
+    """Return the middleware that refuses those who may not call a route.
 
     Raises:
-        SettingsError: an entry of `server.allowed_hosts` is no host name.
+        SettingsError: an entry of `server.allowed_hosts` is not a host name.
     """
     allowed_hosts = frozenset(_read_allowed_host(entry) for entry in settings.allowed_hosts)
 

@@ -1,7 +1,7 @@
 """GET /api/series: the last hour in points of ten seconds, kept in memory for those without Prometheus.
 
 What was counted between two readings of the very counters and histograms that /metrics shows. Reading them is all it
-costs; no task is told of it.
+costs; tasks do nothing for it.
 """
 
 from __future__ import annotations

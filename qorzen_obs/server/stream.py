@@ -1,8 +1,8 @@
-"""GET /api/events: what happens to tasks, as server-sent events, to whoever follows.
+"""GET /api/events: what happens to tasks, as server-sent events.
 
 One timer serves all streams: every 100 ms it lets them see what came meanwhile, each event encoded once. A stream
-holds no queue, only its place in the manager's ring of events: one that falls behind the ring is told so and
-starts over, one whose client does not read is cut off.
+holds no queue, only its place in the manager's ring of events: one that falls behind the ring says so and starts over,
+one whose client does not read is cut off.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ CONTENT_TYPE: Final = "text/event-stream"
 _MOST_SHARED: Final = 16
 RETRY_MILLISECONDS: Final = 1_000  #: after how long a browser's EventSource reconnects
 
-Place = tuple[int, bytes]  #: the sequence of the last event that is told, and what to write to get there
+Place = tuple[int, bytes]  #: the sequence of the last event that was sent, and what to write to get there
 
 
 class Counts(Struct, frozen=True, kw_only=True):
@@ -158,7 +158,7 @@ class Streams:
                 self._end_listening()
 
     def _end_listening(self) -> None:
-        """Let the events go when nobody listens: later, for whoever comes back, or at once at the end."""
+        """Drop the events when nobody listens: later, since a client may come back, or at once at the end."""
         if self.closing:
             self._rest()
         else:
@@ -175,7 +175,7 @@ class Streams:
         await self._changed.wait()
 
     def close(self) -> None:
-        """Let the streams see what has happened, and end; the last of them lets go of the events."""
+        """Let the streams see what has happened, and end; the last of them drops the events."""
         self.closing = True
         self._look()
         if self._timer is not None:
@@ -347,7 +347,7 @@ class Stream:
                 await self._write(streams.frame("state", {"state": self._state, "at": now()}))
             elif self._beat != streams.beat:
                 self._beat = streams.beat
-                # With the place, so that a client that is told of few events need not start over either.
+                # With the place, so that a client that gets few events need not start over either.
                 await self._write(b": still here\nid: %b\n\n" % streams.event_id(self._place))
             elif streams.closing:
                 return

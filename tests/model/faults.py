@@ -41,16 +41,17 @@ class Fault(NamedTuple):
 
     seed: Seed
     row: str
+    scripts: int  #: the number of a series of random scripts that finds it early
 
 
 FAULTS: Final[dict[str, Fault]] = {}  #: by name; the name says what is wrong
 
 
-def fault(row: str) -> Callable[[Seed], Seed]:
+def fault(row: str, *, scripts: int = 0) -> Callable[[Seed], Seed]:
     """Let the checker seed this, and look for a problem of that row."""
 
     def keep(seed: Seed) -> Seed:
-        FAULTS[seed.__name__] = Fault(seed, row)
+        FAULTS[seed.__name__] = Fault(seed, row, scripts)
         return seed
 
     return keep
@@ -177,7 +178,7 @@ def the_heap_is_upside_down(patch: pytest.MonkeyPatch) -> None:
     instead(patch, RemovableHeap, "push", make)
 
 
-@fault("D7")
+@fault("D7", scripts=1)
 def last_in_is_first_out(patch: pytest.MonkeyPatch) -> None:
     def make(real: Any) -> Any:
         return lambda self, key, sequence, item: real(self, key, -sequence, item)
@@ -197,12 +198,12 @@ def priority_is_upside_down(patch: pytest.MonkeyPatch) -> None:
     )
 
 
-@fault("D7")
+@fault("D7", scripts=1)
 def waiting_counts_for_nothing(patch: pytest.MonkeyPatch) -> None:
     _order(patch, lambda _, task: (-task.priority, task.eligible_at, task.sequence))
 
 
-@fault("D7")
+@fault("D7", scripts=1)
 def waiting_counts_against(patch: pytest.MonkeyPatch) -> None:
     _order(patch, lambda point, task: (0, -task.eligible_at - task.priority * point, task.sequence))
 
@@ -219,7 +220,7 @@ def a_full_group_holds_up_the_others(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Scheduler, "start_next", start_next)
 
 
-@fault("D7")
+@fault("D7", scripts=4)
 def a_new_ageing_is_not_applied(patch: pytest.MonkeyPatch) -> None:
     real: Any = Scheduler.ageing_seconds
     patch.setattr(Scheduler, "ageing_seconds", property(real.fget, lambda *_: None))
@@ -276,7 +277,7 @@ def a_paused_lender_has_no_slot_back(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Scheduler, "resume_next", resume_next)
 
 
-@fault("D6")
+@fault("D6", scripts=4)
 def a_resumed_category_starts_nobody(patch: pytest.MonkeyPatch) -> None:
     def make(real: Any) -> Any:
         def resume(self: Any, category: Any) -> None:
@@ -349,7 +350,7 @@ def a_new_limit_is_not_applied(patch: pytest.MonkeyPatch) -> None:
     instead(patch, LiveSettings, "apply", make)
 
 
-@fault("D6")
+@fault("D6", scripts=1)
 def a_raised_limit_starts_nobody(patch: pytest.MonkeyPatch) -> None:
     def make(real: Any) -> Any:
         def apply(self: Any, settings: Any) -> None:
@@ -390,7 +391,7 @@ def a_waiting_parent_keeps_its_slot(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Scheduler, "take_back", lambda *_: None)
 
 
-@fault("D7")
+@fault("D7", scripts=1)
 def pending_tasks_go_before_lenders(patch: pytest.MonkeyPatch) -> None:
     def make(real: Any) -> Any:
         return lambda self: None if len(self) > len(self._scheduled) else real(self)
@@ -513,7 +514,7 @@ def the_last_ask_wins(patch: pytest.MonkeyPatch) -> None:
     instead(patch, Runner, "ask", make)
 
 
-@fault("D13")
+@fault("D13", scripts=1)
 def a_timeout_that_is_obeyed_is_a_cancellation(patch: pytest.MonkeyPatch) -> None:
     def make(real: Any) -> Any:
         def decide(attempt: Attempt, value: object, error: BaseException | None, *rest: Any) -> Any:
@@ -526,7 +527,7 @@ def a_timeout_that_is_obeyed_is_a_cancellation(patch: pytest.MonkeyPatch) -> Non
     instead(patch, runner, "decide", make)
 
 
-@fault("D13")
+@fault("D13", scripts=2)
 def a_cancellation_that_nobody_asked_for_counts(patch: pytest.MonkeyPatch) -> None:
     def make(real: Any) -> Any:
         def decide(attempt: Attempt, value: object, error: BaseException | None, *rest: Any) -> Any:
@@ -588,7 +589,7 @@ def abandoned_slots_are_replaced_without_end(patch: pytest.MonkeyPatch) -> None:
     instead(patch, Lifecycle, "decided", make)
 
 
-@fault("D14")
+@fault("D14", scripts=3)
 def a_late_result_overwrites_the_end(patch: pytest.MonkeyPatch) -> None:
     def make(real: Any) -> Any:
         def late_end(self: Any, attempt: Attempt) -> None:
@@ -729,7 +730,7 @@ def a_child_that_cannot_start_holds_up_a_shutdown(patch: pytest.MonkeyPatch) -> 
     instead(patch, Lifecycle, "accept", make)
 
 
-@fault("D23")
+@fault("D23", scripts=1)
 def a_child_outlives_its_parent(patch: pytest.MonkeyPatch) -> None:
     def make(real: Any) -> Any:
         def decided(self: Any, attempt: Attempt, how: Any) -> None:

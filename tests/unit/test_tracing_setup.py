@@ -37,6 +37,8 @@ from tests.process_tasks import make_spans
 from tests.services.otlp_receiver import OtlpReceiver
 from tests.support import PATIENCE_SECONDS
 
+pytestmark = pytest.mark.slow  # a program of its own for each test
+
 ROOT = Path(__file__).parents[2]
 SETTINGS = TelemetrySettings()
 NO_SPANS = dict.fromkeys(names.SPAN_OUTCOMES, 0)

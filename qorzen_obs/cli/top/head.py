@@ -21,8 +21,8 @@ from qorzen_obs.cli.top.scene import Scene
 from qorzen_obs.client import Culprit
 
 _NARROW: Final = 70  #: up to here the title is the service's alone
-_INDENT: Final = 7  #: of what stands behind a label, and of what goes on in the next line
-_RECENT_SECONDS: Final = 60.0  #: so long after its end a block of the loop is shown
+_INDENT: Final = 7  #: columns before the text behind a label, and before its next line
+_RECENT_SECONDS: Final = 60.0  #: how long a block of the loop is shown after it has ended
 _LONG_SECONDS: Final = 0.1  #: and from this length on, as the service itself shows one
 _PRIORITIES: Final = ("critical", "high", "normal", "low")
 _NOT_RUNNING: Final = "not_running"  #: the cause of a block that is nobody's: see telemetry/watchdog.py

@@ -38,8 +38,7 @@ async def with_others(manager: TaskManager) -> None:
     raise ConnectionError("the far side has gone")
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [375, 1280])
+@pytest.mark.parametrize(("width", "scheme"), [(375, "dark"), (1280, "light")])
 async def test_axe_core_has_nothing_to_say(
     browser: Browser, scheme: Literal["light", "dark"], width: int
 ) -> None:
@@ -85,8 +84,7 @@ async def test_axe_core_has_nothing_to_say(
         assert found == {}
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [375, 1280])
+@pytest.mark.parametrize(("width", "scheme"), [(375, "dark"), (1280, "light")])
 async def test_axe_core_has_nothing_to_say_while_something_is_wrong(
     browser: Browser, scheme: Literal["light", "dark"], width: int
 ) -> None:
