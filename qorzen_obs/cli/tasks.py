@@ -50,6 +50,16 @@ def _choice(name: str, choices: list[str], help_text: str) -> Callable[[Any], An
 @_choice("--priority", PRIORITIES, "Only these.")
 @click.option("--plugin", "plugin_id", multiple=True, metavar="ID", help="Only those of this plugin.")
 @click.option("--name", multiple=True, help="Only those of exactly this name.")
+@click.option(
+    "--definition", multiple=True, metavar="NAME", help="Only those of this definition or function."
+)
+@click.option(
+    "--error-type", multiple=True, metavar="TYPE", help="Only those with exactly this type of error."
+)
+@click.option(
+    "--parent", "parent_id", multiple=True, metavar="ID", help="Only those that this task submitted."
+)
+@click.option("--below", multiple=True, metavar="ID", help="Only those that this task led to, at any depth.")
 @click.option("-q", "q", multiple=True, metavar="TEXT", help="Only those with this in name, id or error.")
 @click.option(
     "--order",
@@ -71,6 +81,8 @@ def tasks_command(
     """
     client = make_client(url, token_file)
     with refusals_shown():
+        for name in ("parent_id", "below"):
+            query[name] = [whole_task_id(client, given) for given in query[name]]
         pages = [client.document("/api/tasks", {**query, "limit": PAGE if everything else limit})]
         typed = [client.read(pages[0], TaskPage)]
         while everything and (cursor := typed[-1].next_cursor) is not None:

@@ -19,8 +19,11 @@ from qorzen_obs.endpoint import url_of
 from qorzen_obs.errors import ManagerInitializationError
 from qorzen_obs.registry import TaskRegistry
 from qorzen_obs.server import (
+    bulk,
     categories,
     commands,
+    definitions,
+    failures,
     health,
     logs,
     loop,
@@ -81,6 +84,8 @@ ROUTES: Final[tuple[Route, ...]] = (
     *series.ROUTES,
     *running.ROUTES,
     *pending.ROUTES,
+    *definitions.ROUTES,
+    *failures.ROUTES,
     *loop.ROUTES,
     *traces.ROUTES,
     *logs.ROUTES,
@@ -90,6 +95,7 @@ ROUTES: Final[tuple[Route, ...]] = (
     *registry.ROUTES,
     *stream.ROUTES,
     *commands.ROUTES,
+    *bulk.ROUTES,
     *categories.ROUTES,
     *openapi.ROUTES,
 )
@@ -160,6 +166,7 @@ def create_app(
     app[page.FILES] = page.read_files()
     app[runbooks.PAGE] = runbooks.read_page()
     app[ONE_LIST] = asyncio.Lock()
+    app[bulk.ONE_BULK] = asyncio.Lock()
     app[EXPOSITION] = Exposition(looks.gathering)
     app[OPENAPI] = OpenApi(ROUTES, secured=bool(tokens))
     if spans is not None:
@@ -169,6 +176,7 @@ def create_app(
     app[running.USUAL] = running.UsualSeconds(looks)
     ticker.set_up(app)
     series.set_up(app)
+    definitions.set_up(app)
     set_up_history(app)
     stream.set_up(app)
     app.on_response_prepare.append(secure_response)

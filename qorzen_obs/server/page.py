@@ -17,6 +17,7 @@ PAGE_POLICY: Final = (
 )
 #: Below static/, in the package as in the address. One line each, so that no other file is ever served.
 _ASSETS: Final = (
+    "css/groups.css",
     "css/health.css",
     "css/now.css",
     "css/task.css",
@@ -24,11 +25,14 @@ _ASSETS: Final = (
     "icon.svg",
     "js/main.js",
     "js/parts/attempts.js",
+    "js/parts/bulk.js",
     "js/parts/chart.js",
     "js/parts/copy.js",
+    "js/parts/family.js",
     "js/parts/ledger.js",
     "js/parts/log-lines.js",
     "js/parts/moment.js",
+    "js/parts/queues.js",
     "js/parts/series-charts.js",
     "js/parts/stack.js",
     "js/parts/status.js",
@@ -40,6 +44,8 @@ _ASSETS: Final = (
     "js/server.js",
     "js/store.js",
     "js/stream.js",
+    "js/views/definitions.js",
+    "js/views/failures.js",
     "js/views/health.js",
     "js/views/index.js",
     "js/views/now.js",

@@ -57,6 +57,8 @@ async def test_axe_core_has_nothing_to_say(
         for view in (
             "now",
             "tasks",
+            "definitions",
+            "failures",
             "tasks?status=failed&name=outer",
             "traces",
             f"traces/{info.trace_id}",

@@ -217,3 +217,26 @@ async def test_a_wrong_token_is_named_and_a_right_one_kept_however_late_answers_
 ) -> None:
     seen = await run_in_page(browser, "server.js?alone", REFUSALS)
     assert seen == [[True, False], [False, False], [True, True], [True, True], [True, True]]
+
+
+MATCHES = """({matcher}, {query, tasks}) => {
+    const fits = matcher(new URLSearchParams(query), new Set(new URLSearchParams(query).getAll("below")));
+    return tasks.filter(fits).map((one) => one.task_id);
+}"""
+
+
+async def test_a_list_takes_in_what_the_stream_tells_of_the_tasks_that_it_is_about(browser: Browser) -> None:
+    tasks = [
+        {"task_id": "root", "definition": "a", "parent_id": None, "error_type": None},
+        {"task_id": "child", "definition": "a", "parent_id": "root", "error_type": "OSError"},
+        {"task_id": "grandchild", "definition": "b", "parent_id": "child", "error_type": None},
+        {"task_id": "other", "definition": "b", "parent_id": None, "error_type": None},
+    ]
+    for query, found in (
+        ("below=root", ["child", "grandchild"]),
+        ("parent_id=root", ["child"]),
+        ("definition=b", ["grandchild", "other"]),
+        ("error_type=OSError&definition=a", ["child"]),
+    ):
+        given = {"query": query, "tasks": tasks}
+        assert await run_in_page(browser, "parts/task-index.js", MATCHES, given) == found, query

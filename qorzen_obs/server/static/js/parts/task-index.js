@@ -14,18 +14,27 @@ export const KEYS = {
   created: (task) => task.created_at,
 };
 
-// Says of a task whether the query of the address asks for it, as /api/tasks does.
-export function matcher(query) {
+// Says of a task whether the query of the address asks for it, as /api/tasks does. `below` are the ids of the tasks below
+// which it is to be, and of those known to be there; what is found is added.
+export function matcher(query, below = new Set()) {
   const choice = (name) => new Set(query.getAll(name).flatMap((text) => text.split(",")).filter(Boolean));
   const [statuses, categories, priorities] = ["status", "category", "priority"].map(choice);
-  const [plugins, names] = ["plugin_id", "name"].map(choice);
+  const [plugins, names, definitions, errors, parents] = ["plugin_id", "name", "definition", "error_type", "parent_id"].map(choice);
+  const ancestors = choice("below");
+  const isBelow = (task) => {
+    if (ancestors.has(task.task_id)) return false;
+    if (below.has(task.parent_id)) below.add(task.task_id);
+    return below.has(task.task_id);
+  };
   const text = (query.get("q") ?? "").toLowerCase();
   const [after, before] = ["created_after", "created_before"].map((name) => Date.parse(query.get(name) || "") || null);
   return (task) => {
     const created = Date.parse(task.created_at);
     return (!statuses.size || statuses.has(task.status)) && (!categories.size || categories.has(task.category))
       && (!priorities.size || priorities.has(task.priority)) && (!plugins.size || plugins.has(task.plugin_id))
-      && (!names.size || names.has(task.name)) && (after === null || created >= after)
+      && (!names.size || names.has(task.name)) && (!definitions.size || definitions.has(task.definition))
+      && (!errors.size || errors.has(task.error_type)) && (!parents.size || parents.has(task.parent_id))
+      && (!ancestors.size || isBelow(task)) && (after === null || created >= after)
       && (before === null || created < before)
       && (!text || [task.name, task.task_id, task.plugin_id, task.error_type, task.error]
         .some((field) => field?.toLowerCase().includes(text)));

@@ -1,6 +1,7 @@
 // This very moment: how much of what, what runs and what that waits for, what is pending, and who holds the loop.
 
 import { html, useEffect, useRef, useState } from "../../vendor/preact.js";
+import { Queues } from "../parts/queues.js";
 import { SeriesCharts } from "../parts/series-charts.js";
 import { Moment } from "../parts/moment.js";
 import { Status } from "../parts/status.js";
@@ -23,6 +24,7 @@ export function Now() {
     <div class="grid">
       <${Pending} />
       <${Slots} />
+      <${Queues} />
     </div>
     <${SeriesCharts} />
     <${Running} />

@@ -21,8 +21,10 @@ const FILTERS = {
   category: ["core", "plugin", "ui", "io", "background", "user"],
   priority: ["critical", "high", "normal", "low"],
 };
-const FILTERED = ["status", "category", "priority", "plugin_id", "name", "q", "created_after", "created_before"];
-const BY_ADDRESS = [["name", "name"], ["created_before", "before"]]; // what no field is for
+// What no field is for, and how it is called.
+const BY_ADDRESS = [["name", "name"], ["definition", "definition"], ["error_type", "error"], ["parent_id", "submitted by"],
+  ["below", "below"], ["created_before", "before"]];
+const FILTERED = ["status", "category", "priority", "plugin_id", "q", "created_after", ...BY_ADDRESS.map(([name]) => name)];
 const COLUMNS = [
   ["status", "Status"], ["name", "Task"], ["category", "Category", "wide"], ["priority", "Priority", "wide"],
   ["wait", "Waited", "number wide"], ["took", "Took", "number"], ["created", "Accepted", "number wide"],
@@ -146,7 +148,8 @@ function useTasks(query, isHeld) {
   const key = asked.toString();
   const [found, setFound] = useState({ tasks: [], more: false, fresh: 0, refresh: () => {} });
   useEffect(() => {
-    const fits = matcher(asked);
+    const given = new Set(asked.getAll("below")); // and what the service says is below
+    const fits = matcher(asked, given);
     const known = new Map();
     let shown = new Set(); // ids
     const stop = new AbortController();
@@ -179,6 +182,7 @@ function useTasks(query, isHeld) {
       do {
         const page = await ask(`api/tasks?${asked}${key ? "&" : ""}limit=${cursor ? PAGE : FIRST_PAGE}${cursor ? `&cursor=${cursor}` : ""}`, { signal: stop.signal });
         for (const task of page.items) {
+          if (asked.has("below")) given.add(task.task_id);
           take(store.state.tasks.get(task.task_id) ?? task);
           shown.add(task.task_id);
         }
