@@ -88,8 +88,8 @@ class Snapshot(Struct, frozen=True, kw_only=True):
     counts: Counts | None  #: None where tasks were asked for by their id
     running: list[Task]  #: the newest MAX_RUNNING of them
     newest: list[Task]  #: those of the newest NEWEST tasks that do not run
-    #: The LAST_ENDED kept tasks that ended last and the LAST_ENDED that failed last, without those in `newest`; the last
-    #: end first.
+    #: The LAST_ENDED kept tasks that ended last and the LAST_ENDED that failed last, without those in `newest`; the
+    #: last end first.
     ended: list[Task]
 
 

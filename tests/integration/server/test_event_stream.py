@@ -163,7 +163,11 @@ async def test_a_snapshot_has_what_ended_and_failed_last_however_much_waits(
         async with following(plane.url, query="?category=io", gapless=False) as follower:
             snapshot = (await follower.has("snapshot")).data
             # The newest five of that category, as it has no more than three, are told as such.
-            assert [one["name"] for one in snapshot["newest"]] == ["completed.2", "completed.1", "completed.0"]
+            assert [one["name"] for one in snapshot["newest"]] == [
+                "completed.2",
+                "completed.1",
+                "completed.0",
+            ]
             assert snapshot["ended"] == []
         gate.open()
 
