@@ -165,6 +165,19 @@ async def test_pending_rows_show_their_wait_and_running_rows_their_elapsed_time(
         gate.open()
 
 
+async def test_on_a_phone_a_pending_row_shows_its_wait(browser: Browser) -> None:
+    gate = Gate()
+    async with managing(max_concurrent_tasks=1) as (manager, spans), serving(manager, spans=spans) as plane:
+        await manager.submit_task(gate, name="runs")
+        await gate.holds(1)
+        await manager.submit_task(gate, name="waits")
+        page = await opened(browser, f"{plane.url}/#/tasks", 390, 844)
+        await expect(page.locator("#tasks tr").first.locator("td:visible").last).to_have_text(
+            re.compile(r"waits [\d.]+ (ms|s)")
+        )
+        gate.open()
+
+
 NUMBERS = """() => {
     const number = (text) => Number(text.replaceAll(",", ""));
     const cells = [...document.querySelectorAll("#pending tbody td:nth-child(2)")];

@@ -67,7 +67,7 @@ function Identity({ page: { service, instance, version } }) {
   return html`<ul class="identity" id="identity" aria-label="Service">
     <li>host ${service.host}</li><li>instance ${instance}</li>
     <li>${since ? html`up since <time datetime=${since} title=${exact(since)}>${moment(since, now)}</time> (${upFor(now - Date.parse(since))})` : "starting"}</li>
-    <li class="own-version">${service.version ? `version ${service.version}` : ""}</li><li>qorzen-obs ${version}</li>
+    <li class="own-version">${service.version ? `version ${service.version}` : ""}</li><li class="library">qorzen-obs ${version}</li>
   </ul>`;
 }
 

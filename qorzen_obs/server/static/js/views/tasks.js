@@ -25,7 +25,7 @@ const FILTERS = {
 const FILTERED = ["status", "category", "priority", "plugin_id", "name", "q", "created_after", "created_before"];
 const BY_ADDRESS = [["name", "name"], ["created_before", "before"]]; // what no field is for
 const COLUMNS = [
-  ["status", "Status"], ["name", "Task"], ["category", "Category", "wide"], ["priority", "Priority", "wide"],
+  ["status", "Status"], ["name", "Task"], ["category", "Category", "wide roomy"], ["priority", "Priority", "wide roomy"],
   ["wait", "Waited", "number wide"], ["took", "Took", "number"], ["created", "Accepted", "number wide"],
 ];
 
@@ -134,9 +134,10 @@ function row(task, index, current, now) {
     <td><${Status} status=${task.status} /></td>
     <td title=${error || task.name}><a class="task-name" href=${href("tasks", task.task_id)}>${task.name}</a>
       ${error ? html` <span class="error-text small">${error}</span>` : null}</td>
-    <td class="wide">${task.category}</td><td class="wide">${task.priority}</td>
+    <td class="wide roomy">${task.category}</td><td class="wide roomy">${task.priority}</td>
     <td class="number wide">${waitOf(task, now)}</td>
-    <td class="number">${duration(took(task, now))}</td>
+    <td class="number">${task.status === "pending" ? html`<span class="narrow pending-wait">waits ${waitOf(task, now)}</span><span class="wide">–</span>`
+      : duration(took(task, now))}</td>
     <td class="number wide"><${Moment} at=${task.created_at} /></td>
   </tr>`;
 }
