@@ -1,6 +1,6 @@
 // The shell: who the service is and how it does, the way to the views, what is wrong, and the view itself.
 
-import { html, render, useEffect, useErrorBoundary, useState } from "../vendor/preact.js";
+import { html, render, useEffect, useErrorBoundary, useRef, useState } from "../vendor/preact.js";
 import { Banner } from "./parts/banner.js";
 import { href, useRoute } from "./router.js";
 import { access, onAccess, signIn } from "./server.js";
@@ -19,7 +19,11 @@ function App() {
   const running = useStore((state) => state.counts?.by_status.running ?? null);
   const page = usePolled(signingIn ? null : "api/page", FACTS_SECONDS);
   const service = page.document?.service;
-  useEffect(() => { if (connection === "live") page.reload(); }, [connection]); // another service may answer now
+  const before = useRef(connection);
+  useEffect(() => {
+    if (connection === "live" && before.current === "stale") page.reload(); // another service may answer now
+    before.current = connection;
+  }, [connection]);
   useEffect(() => {
     const name = service ? `${service.name} on ${service.host}` : "Tasks";
     document.title = running === null ? name : `${name}: ${running} running`;
