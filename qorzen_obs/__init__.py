@@ -3,8 +3,8 @@
     async with open_task_manager(http=True) as tasks:
         value = await tasks.run(callable, argument)
 
-Each public name is imported when it is first asked for: a worker process that unpickles a task needs
-few of them, and all of them together take half a second.
+Each public name is imported when it is first used: a worker process that unpickles a task needs few of them, and
+importing all of them takes half a second.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ _HOMES: Final = {
 }
 
 
-# OpenTelemetry reads these while it is imported, and fails where one cannot be used.
+# OpenTelemetry reads these while it is imported, and fails if one is unusable.
 if any(
     name in os.environ
     for name in (

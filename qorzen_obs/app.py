@@ -1,6 +1,6 @@
-"""The composition root: the one place that knows every part, starts them in order and stops them in reverse.
+"""The composition root: the only place that knows every part. Starts them in order and stops them in reverse.
 
-The HTTP server is imported when somebody asks for it: with aiohttp, its import takes a third of what all others take.
+The HTTP server is imported only when requested: with aiohttp, its import takes a third as long as all other imports.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _FLUSH_SECONDS: Final = 1.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
-    """What a started service is made of."""
+    """The parts of a started service."""
 
     config: ConfigManager
     loggers: LoggerManager
@@ -56,15 +56,15 @@ class Parts:
     tracing: Tracing
     metrics: MetricExport | None  #: None unless OTEL_METRICS_EXPORTER asks for it
     tasks: TaskManager
-    ops: OpsPlane | None  #: None unless HTTP was asked for
+    ops: OpsPlane | None  #: None unless HTTP was requested
 
 
 class Service:
     """A task manager with its parts, for one event loop. It starts once.
 
-    `known` are the tasks that HTTP clients can name. `environment` decides what is exported, spans and log lines;
-    settings come as an object. A LogStream brings its own export. `gil_watch` is for a program that owns the process.
-    `checks` are health checks that hold from the first answer on.
+    `known` are the tasks that HTTP clients can name. `environment` decides which spans and log lines are exported;
+    settings come as an object. A LogStream has its own export. `gil_watch` is for a program that owns the process.
+    `checks` are health checks that apply from the first answer on.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class Service:
 
     @property
     def parts(self) -> Parts:
-        """What it is made of, from `start` on and also after `stop`.
+        """The parts, from `start` on and also after `stop`.
 
         Raises:
             ManagerError: it was not started.
@@ -107,16 +107,17 @@ class Service:
 
     @property
     def ops(self) -> OpsPlane | None:
-        """What serves HTTP, one of the parts; None unless that was asked for."""
+        """The HTTP server, one of the parts; None unless HTTP was requested."""
         return self.parts.ops
 
     async def start(self) -> None:
         """Start every part; when one fails, stop those before it.
 
         Raises:
-            SettingsError: a setting cannot be followed, or an exporter that an OTEL_* variable asks for cannot be made.
+            SettingsError: a setting is unusable, or an exporter named by an OTEL_* variable cannot be created.
             InvalidHealthCheckError: one of the health checks cannot be used.
-            ManagerInitializationError: a part did not start, such as for a port in use, or it was started before.
+            ManagerInitializationError: a part did not start, for example because the port is in use, or the service was
+                started before.
         """
         if self._parts is not None:
             raise ManagerInitializationError("service", "was started before; make a new one")
@@ -126,7 +127,7 @@ class Service:
 
     async def _start(self, stops: AsyncExitStack) -> Parts:
         settings = self.settings
-        if self._http:  # in a thread: the loop goes on meanwhile
+        if self._http:  # in a thread, so that the loop continues meanwhile
             server = functools.partial(importlib.import_module, "qorzen_obs.server.app")
             await run_in_daemon_thread(server, name="qorzen-import")
         log = self._log_stream
@@ -151,7 +152,7 @@ class Service:
         registry = _make_registry(TracingMetrics(tracing), loggers.stream)
         registry.set_target_info(tracing.target_info())
         ops: OpsPlane | None = None
-        with only_usable():  # a tracer reads variables when it is made
+        with only_usable():  # a tracer reads variables when it is created
             tasks = TaskManager(
                 concurrency,
                 events,
@@ -215,17 +216,17 @@ class Service:
         )
 
     def refuse_traffic(self) -> None:
-        """Have /readyz say no from now on, before `stop` and while the work loop is blocked.
+        """Make /readyz report "not ready" from now on, before `stop` and even while the work loop is blocked.
 
-        From any thread and from a signal's handler; of no effect before `start` has returned.
+        From any thread or signal handler; has no effect before `start` has returned.
         """
         if self._parts is not None:
             self._parts.tasks.health.refuse_traffic()
 
     async def stop(self, *, grace_seconds: float | None = None) -> None:
-        """Stop the manager, which may take `grace_seconds`, send what waits to be exported, then stop every part.
+        """Stop the manager within `grace_seconds`, export what is queued, then stop every part.
 
-        The ops plane answers till then, so a last scrape has the final counts. Safe before start.
+        The ops plane answers until then, so a last scrape has the final counts. Safe before start.
         """
         async with self._stops:
             if self._parts is not None:
@@ -235,7 +236,7 @@ class Service:
 
 
 def _make_registry(*collectors: Collector) -> CollectorRegistry:
-    """Return a registry with what the process says of itself, and `collectors`."""
+    """Return a registry with the process's own metrics and `collectors`."""
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
     PlatformCollector(registry=registry)
@@ -257,12 +258,12 @@ def _telemetry_status(
 
 
 def _shown(variables: Iterable[OtelWarning], redactor: Redactor) -> list[dict[str, str]]:
-    """Return the variables that are not followed, as `status()` shows them."""
+    """Return the ignored variables, as `status()` shows them."""
     return [{name: redactor.text(value) for name, value in one._asdict().items()} for one in variables]
 
 
 def _lost(stream: LogStream, tracing: Tracing, metrics: MetricExport | None) -> dict[str, int]:
-    """Return what did not leave the process whole, by kind of `qorzen_events_dropped`."""
+    """Return the number of losses, by kind of `qorzen_events_dropped`."""
     return {
         **stream.lost(),
         **tracing.lost(),
@@ -273,9 +274,9 @@ def _lost(stream: LogStream, tracing: Tracing, metrics: MetricExport | None) -> 
 async def _flush(
     tracing: Tracing | None, logs: LogExport | None, metrics: MetricExport | None = None
 ) -> None:
-    """Send the spans and log lines that wait, and the metrics, side by side, for a second at most. Idempotent."""
+    """Send queued spans and log lines, and the metrics, in parallel, for a second at most. Idempotent."""
     exports = [export for export in (tracing, logs, metrics) if export is not None]
-    # In threads of their own: those of asyncio's pool may all be held by the program.
+    # In threads of their own: the program may occupy all threads of asyncio's pool.
     await asyncio.gather(
         *(
             run_in_daemon_thread(functools.partial(export.shutdown, _FLUSH_SECONDS), name="qorzen-flush")
@@ -288,12 +289,12 @@ async def _flush(
 async def open_task_manager(
     settings: Settings | None = None, *, http: bool = False
 ) -> AsyncIterator[TaskManager]:
-    """Give a ready TaskManager with all its parts, and stop them at the end of the block.
+    """Yield a ready TaskManager with all its parts, and stop them at the end of the block.
 
-    Without `settings` the defaults and the `QORZEN_*` variables hold. Settings that are given hold as they are; in
-    `load_settings(environment=os.environ, base=Settings(…))` the variables go over them. `http=True` also serves
-    metrics, status, health, traces and the page, see `tasks.ops_url`. At the end accepted tasks have
-    `tasks.shutdown_grace_seconds` to end; when the block is left by an exception, they are cancelled at once.
+    Without `settings` the defaults and the `QORZEN_*` variables apply. If you pass settings, they apply unchanged; use
+    `load_settings(environment=os.environ, base=Settings(…))` to let the variables override them. `http=True` also
+    serves metrics, status, health, traces and the page, see `tasks.ops_url`. At the end, accepted tasks have
+    `tasks.shutdown_grace_seconds` to finish; if an exception leaves the block, they are cancelled at once.
 
     Raises:
         SettingsError: a setting is unknown or out of bounds.

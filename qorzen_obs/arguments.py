@@ -1,4 +1,4 @@
-"""Checks of the options of a task. Each returns the value in its final form, or says what to do."""
+"""Checks the arguments of submissions and definitions. Each returns the final value, or raises and says what to do."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from qorzen_obs.errors import InvalidTaskError
 from qorzen_obs.tasks import TaskCategory, TaskPriority
 
 MAX_NAME_LENGTH: Final = 200
-#: The options of `submit_task`, which stand among the keyword arguments of the callable.
+#: The options of `submit_task`, which are passed among the keyword arguments of the callable.
 SUBMIT_OPTIONS: Final = frozenset(
     {"name", "category", "plugin_id", "priority", "metadata", "timeout", "cancellable"}
 )
@@ -29,7 +29,7 @@ def check_name(argument: str, value: object) -> str:
 
 
 def as_name(text: str) -> str:
-    """Return what a callable calls itself, made fit to be the name of a task.
+    """Return a callable's own name, made usable as the name of a task.
 
     >>> as_name("report\\x1b[2K\\u202e")
     'report\\\\x1b[2K\\\\u202e'
@@ -54,7 +54,7 @@ def check_timeout(value: object, argument: str = "timeout") -> float | None:
 
 
 def parse_category(value: TaskCategory | str) -> TaskCategory:
-    """Return the category, given as itself or by its value."""
+    """Return the category, given as a member or by its value."""
     found = _CATEGORY_BY_VALUE.get(foreign.plain(value)) if foreign.is_a(value, str) else None
     if found is None:
         known = ", ".join(_CATEGORY_BY_VALUE)
@@ -63,7 +63,7 @@ def parse_category(value: TaskCategory | str) -> TaskCategory:
 
 
 def parse_priority(value: TaskPriority | str | int) -> TaskPriority:
-    """Return the priority, given as itself, by number or by name."""
+    """Return the priority, given as a member, by number or by name."""
     if foreign.is_a(value, str):
         found = _PRIORITY_BY_LABEL.get(foreign.plain(value).lower())
     else:

@@ -1,4 +1,4 @@
-"""What the manager learns of a callable by looking at it, without calling it."""
+"""What the manager learns about a callable by inspection, without calling it."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ _keywords_of: Final = functools.partial.__dict__["keywords"].__get__
 _function_of: Final = staticmethod.__dict__["__func__"].__get__
 _FRAMES: Final = 100  #: more than it takes to look at a callable
 _NOTHING: Final[frozenset[str]] = frozenset()
-#: Attributes by which a decorator's wrapper, which takes anything, says what it hands on.
+#: Attributes in which a decorator's wrapper, which accepts anything, names the callable that it wraps.
 _SHOW_PARAMETERS: Final = ("__wrapped__", "__signature__")
 
 
 class BoundCall(functools.partial[Any]):
-    """A callable with all of its arguments. An option of a submission beside it is the manager's, whatever its name."""
+    """A callable with all of its arguments. Any option of its submission is for the manager, whatever its name."""
 
 
 @dataclass(frozen=True, slots=True)
 class CallableTraits:
-    """What the manager needs to know of a callable."""
+    """What the manager needs to know about a callable."""
 
     name: str
     is_async: bool
-    #: How many positional arguments come before its `progress_reporter`. None where it takes none.
+    #: The number of positional arguments before its `progress_reporter`; None if it takes none.
     reporter_place: int | None
     definition: TaskDefinition
     ambiguous: frozenset[str] = _NOTHING  #: the options of a submission that it has a parameter for
@@ -46,7 +46,7 @@ class CallableTraits:
 
 @code_cache
 def traits_of(func: Callable[..., Any]) -> CallableTraits:
-    """Return what the manager needs to know of `func`; partials and callable objects are looked through.
+    """Return what the manager needs to know about `func`; looks through partials and callable objects.
 
     Raises:
         InvalidTaskError: `func` is not callable, or a call of it would run none of its lines.
@@ -101,7 +101,7 @@ def refuse_parameter(func: Callable[..., Any], option: str) -> None:
 
 
 def takes_keyword(func: Callable[..., Any], name: str) -> bool:
-    """Return whether `func` has a place for an argument of this name; also where that cannot be known."""
+    """Return whether `func` accepts an argument of this name; True if that cannot be known."""
     try:
         parameters = inspect.signature(func).parameters
         return name in parameters or any(p.kind is Parameter.VAR_KEYWORD for p in parameters.values())
@@ -135,16 +135,16 @@ def _is(kind: Callable[[Any], bool], func: object) -> bool:
     except BaseException as error:
         if _is_for_want(error):
             raise
-        return False  # an object may answer by code of its own
+        return False  # an object may answer with code of its own
 
 
 def _is_for_want(error: BaseException, frames: int = _FRAMES) -> bool:
-    """Return whether it was raised for want of memory or stack, so that what was looked for may well be there.
+    """Return whether a lack of memory or stack caused the error, so that the attribute may well exist.
 
-    An object's own code may raise a RecursionError although this many more frames fit on the stack.
+    An object's own code may raise a RecursionError although `frames` more frames fit. This calls itself that often.
 
     Raises:
-        RecursionError: there is not.
+        RecursionError: they do not fit.
     """
     if frames and foreign.is_a(error, RecursionError):
         return _is_for_want(error, frames - 1)
@@ -157,7 +157,7 @@ def _never_runs(name: str) -> InvalidTaskError:
 
 
 def _parameters(func: Callable[..., Any]) -> dict[str, int]:
-    """Return the parameters that take an argument by name, with how many arguments by position leave each free."""
+    """Return the parameters that take an argument by name, each with the positional arguments that leave it free."""
     try:
         parameters = inspect.signature(func).parameters.values()
         return {
@@ -168,4 +168,4 @@ def _parameters(func: Callable[..., Any]) -> dict[str, int]:
     except BaseException as error:
         if _is_for_want(error):
             raise
-        return {}  # some builtins have none, and an object may answer by code of its own
+        return {}  # some builtins have none, and an object may answer with code of its own

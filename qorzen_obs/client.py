@@ -1,7 +1,7 @@
-"""A running service, asked over HTTP: what the command line does from another terminal.
+"""An HTTP client for a running service, which the command line uses from another terminal.
 
-Blocking, on the standard library: it runs in a process of its own. What comes back is checked and typed, so that
-a service is not confused with another program that answers at its address.
+Blocking and based on the standard library, since it runs in a process of its own. Answers are checked and typed, so
+that a service is not confused with another program that answers at its address.
 """
 
 from __future__ import annotations
@@ -34,22 +34,22 @@ Query = Mapping[str, str | int | Sequence[str] | None]
 
 
 class ClientError(QorzenError):
-    """The service refused, or could not be reached; the message says which."""
+    """The service refused or could not be reached; the message says which."""
 
     def __init__(self, message: str, status: int | None = None) -> None:
         super().__init__(message, status)
         self.message = message
-        self.status = status  #: of HTTP; None where no service answered
+        self.status = status  #: HTTP status; None if no service answered
 
     def __str__(self) -> str:
         return self.message
 
 
-# ---------------------------------------------------------------------- what a service says, as far as we read it
+# ---------------------------------------------------------------------- the parts of a service's answers that we read
 
 
 class Progress(msgspec.Struct, frozen=True):
-    """How far a task says it is."""
+    """A task's progress report."""
 
     percent: float = 0.0
     message: str = ""
@@ -96,12 +96,12 @@ class Task(msgspec.Struct, frozen=True):
 
     @property
     def ended(self) -> bool:
-        """Whether nothing more will come of it."""
+        """Whether it has ended."""
         return self.status not in ("pending", "running")
 
 
 class TaskPage(msgspec.Struct, frozen=True):
-    """A part of a list of tasks; `at` is the service's own clock."""
+    """A page of a list of tasks; `at` is the service's own clock."""
 
     items: list[Task]
     at: datetime
@@ -131,7 +131,7 @@ class Slots(msgspec.Struct, frozen=True):
 
 
 class Counts(msgspec.Struct, frozen=True):
-    """How many tasks there are, and have been."""
+    """How many tasks there are and have been."""
 
     total: int
     by_status: dict[str, int]
@@ -148,7 +148,7 @@ class Queue(msgspec.Struct, frozen=True):
     limit: int
     scheduled: int = 0
     oldest_pending_age_seconds: float | None = None
-    paused: list[str] = []  #: categories whose pending tasks wait
+    paused: list[str] = []  #: paused categories, whose pending tasks wait
 
 
 class Status(msgspec.Struct, frozen=True):
@@ -178,7 +178,7 @@ class SettingsInForce(msgspec.Struct, frozen=True):
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """What one check of the health came to."""
+    """The result of one health check."""
 
     status: Literal["pass", "warn", "fail"]
     output: str = ""
@@ -191,7 +191,7 @@ class Health(msgspec.Struct, frozen=True):
     checks: dict[str, list[Finding]] = {}
 
     def problems(self) -> Iterator[tuple[str, Finding]]:
-        """Yield what does not pass, by the check's name."""
+        """Yield the checks that do not pass, with their names."""
         for name, findings in self.checks.items():
             for finding in findings:
                 if finding.status != "pass":
@@ -202,7 +202,7 @@ class Running(msgspec.Struct, frozen=True):
     """How one running task is doing."""
 
     task_id: str
-    pid: int | None = None  #: of the worker process that runs it
+    pid: int | None = None  #: id of the worker process that runs it
 
 
 class RunningList(msgspec.Struct, frozen=True):
@@ -212,14 +212,14 @@ class RunningList(msgspec.Struct, frozen=True):
 
 
 class Culprit(msgspec.Struct, frozen=True):
-    """Who holds or held the work loop."""
+    """The code that holds or held the work loop."""
 
     name: str
     frames: list[Frame] = []
 
 
 class Block(msgspec.Struct, frozen=True):
-    """A stretch of time in which the work loop was held, and which is over."""
+    """A finished stretch of time in which the work loop was held."""
 
     at: datetime
     seconds: float
@@ -235,7 +235,8 @@ class WorkLoop(msgspec.Struct, frozen=True):
     at: datetime
     cause: str | None = None
     culprit: Culprit | None = None
-    culprit_seconds: float | None = None  #: for how long it holds it; others may have done so before
+    #: for how long this code has held it; others may have held it before
+    culprit_seconds: float | None = None
     recent: list[Block] = []  #: the last first
 
 
@@ -272,18 +273,18 @@ class Stack(msgspec.Struct, frozen=True):
     frames: list[Frame] = []
     awaiting: str | None = None
     asyncio_tasks: list[AsyncioTask] = []
-    pid: int | None = None  #: of the worker process
+    pid: int | None = None  #: id of the worker process
 
 
 class LogLines(msgspec.Struct, frozen=True):
-    """`GET /api/tasks/{id}/logs`: the oldest first; `at`, `level`, `event` and whatever else a line says."""
+    """`GET /api/tasks/{id}/logs`: the oldest first; `at`, `level`, `event` and the other fields of each line."""
 
     items: list[dict[str, Any]]
     dropped: int = 0
 
 
 class Submitted(msgspec.Struct, frozen=True):
-    """The task that was made."""
+    """The task that was created."""
 
     task_id: str
 
@@ -300,14 +301,14 @@ class Registry(msgspec.Struct, frozen=True):
     items: list[KnownTask]
 
 
-# ---------------------------------------------------------------------- asking
+# ---------------------------------------------------------------------- requests
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """A service redirects nowhere, and its token is for nobody else."""
+    """Follows no redirect: a service sends none, and no other host may get its token."""
 
     def redirect_request(self, *_: Any) -> None:
-        """Follow none: the answer becomes an error."""
+        """Refuse the redirect: the answer becomes an error."""
 
 
 class _SocketConnection(http.client.HTTPConnection):
@@ -335,14 +336,14 @@ class _SocketHandler(urllib.request.HTTPHandler):
         self._path = path
 
     def http_open(self, req: urllib.request.Request) -> Any:
-        """Ask at the socket."""
+        """Send the request to the socket."""
         return self.do_open(functools.partial(_SocketConnection, self._path), req)
 
 
 class Client:
-    """One service.
+    """A client for one service.
 
-    Every method raises ClientError where the service refuses, does not answer, or what answers is no such service.
+    Every method raises ClientError if the service refuses, does not answer, or is a different program.
     """
 
     def __init__(
@@ -351,39 +352,39 @@ class Client:
         path = socket_path(url)
         self.url = url.rstrip("/")
         self._base = self.url if path is None else "http://localhost"
-        # A proxy of the environment is not asked for a socket.
+        # A proxy from the environment is not used for a socket.
         handlers = [] if path is None else [urllib.request.ProxyHandler({}), _SocketHandler(path)]
         self._open = urllib.request.build_opener(_NoRedirect, *handlers).open
         self._token = token
         self._timeout_seconds = timeout_seconds
 
     def get(self, path: str, kind: type[T], query: Query | None = None, *, also: tuple[int, ...] = ()) -> T:
-        """Return what stands under a path, read as `kind`; also of an answer with one of these statuses."""
+        """Return the document at a path as `kind`; also accept an answer with one of these statuses."""
         value: T = self._decode(self._ask(_with_query(path, query or {}), also=also), kind)
         return value
 
     def document(self, path: str, query: Query | None = None, *, also: tuple[int, ...] = ()) -> Any:
-        """As `get`, as plain JSON: for passing it on, or for `read`."""
+        """As `get`, but return plain JSON, to pass on or for `read`."""
         return self._decode(self._ask(_with_query(path, query or {}), also=also), Any)
 
     def read(self, document: Any, kind: type[T]) -> T:
-        """Return a document read as `kind`."""
+        """Return a document as `kind`."""
         try:
             return msgspec.convert(document, kind)
         except msgspec.ValidationError as error:
             raise self._no_such_service(error) from error
 
     def post(self, path: str, kind: type[T], document: Mapping[str, Any] | None = None) -> T:
-        """Give a command and return the answer, read as `kind`."""
+        """Send a command and return the answer as `kind`."""
         value: T = self._decode(self._ask(path, json.dumps(document or {}).encode()), kind)
         return value
 
     def status(self) -> Status:
-        """Return the service's own account of itself."""
+        """Return the service's status."""
         return self.get("/status", Status)
 
     def health(self) -> Health:
-        """Return what /health says, also of a service that fails."""
+        """Return the report of /health, also of a service that fails."""
         return self.get("/health", Health, also=(HTTPStatus.SERVICE_UNAVAILABLE,))
 
     def metrics(self) -> str:
@@ -391,7 +392,7 @@ class Client:
         return self.text("/metrics")
 
     def text(self, path: str, *, also: tuple[int, ...] = ()) -> str:
-        """Return what stands under a path as text; also of an answer with one of these statuses."""
+        """Return the document at a path as text; also accept an answer with one of these statuses."""
         return self._ask(path, also=also).decode("utf-8", "replace")
 
     def tasks(self, query: Query) -> TaskPage:
@@ -403,11 +404,11 @@ class Client:
         return self.get(task_path(task_id), Task)
 
     def cancel(self, task_id: str) -> Task:
-        """Cancel a task, or ask a running one to stop; return how it stands."""
+        """Cancel a task, or ask a running one to stop; return its state."""
         return self.post(task_path(task_id, "cancel"), Task)
 
     def rerun(self, task_id: str) -> str:
-        """Run a task that has ended again; return the new task's id."""
+        """Run an ended task again; return the new task's id."""
         return self.post(task_path(task_id, "rerun"), Submitted).task_id
 
     def submit(self, document: Mapping[str, Any]) -> str:
@@ -419,11 +420,11 @@ class Client:
         return [known.name for known in self.get("/api/registry", Registry).items]
 
     def pause(self, category: str) -> None:
-        """Have the pending tasks of a category wait."""
+        """Pause a category: its pending tasks wait."""
         self.post(f"/api/categories/{_quoted(category)}/pause", dict)
 
     def resume(self, category: str) -> None:
-        """Have them start again."""
+        """Resume a category: its tasks start again."""
         self.post(f"/api/categories/{_quoted(category)}/resume", dict)
 
     def _decode(self, body: bytes, kind: Any) -> Any:
@@ -439,7 +440,7 @@ class Client:
         return f"the service does not accept this token; see {where}"
 
     def _header_token(self, token: str) -> str:
-        """Return the token as the standard library takes text that is not ASCII: a character for each byte."""
+        """Return the token in the form in which the standard library takes non-ASCII text: one character per byte."""
         if any(character in token for character in "\r\n\0"):
             raise ClientError(
                 "the token has a character that no header can carry; see --token-file, or QORZEN_SERVER__TOKEN"
@@ -447,10 +448,12 @@ class Client:
         return token.encode("utf-8", "surrogateescape").decode("latin-1")
 
     def _no_such_service(self, error: Exception) -> ClientError:
-        return ClientError(f"{self.url} is no such service ({error}); is it the service's --url?")
+        return ClientError(
+            f"{self.url} did not answer like this service ({error}); is it the service's --url?"
+        )
 
     def _ask(self, path: str, body: bytes | None = None, *, also: tuple[int, ...] = ()) -> bytes:
-        """Return the body of a good answer, or of one whose status is among `also`. A body makes it a POST."""
+        """Return the body of a successful answer, or of one whose status is in `also`. With a body this is a POST."""
         headers = {} if body is None else {"Content-Type": "application/json"}
         if self._token is not None:
             headers["Authorization"] = f"Bearer {self._header_token(self._token)}"

@@ -1,6 +1,6 @@
-"""Time as the package sees it: wall clock for stamps, monotonic clock for durations, deadlines and order.
+"""Time in this package: wall clock for timestamps, monotonic clock for durations, deadlines and order.
 
-Everything that needs the time is given a Clock, so that tests move it (`qorzen_obs.testing`).
+Everything that needs the time gets a Clock, so that tests can move it (`qorzen_obs.testing`).
 """
 
 from __future__ import annotations
@@ -10,22 +10,23 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Final, Protocol
 
-MAX_WAIT_SECONDS: Final = 36_525 * 86_400.0  #: a hundred years: the longest wait that a task may ask for
-END_OF_TIME: Final = 253_370_764_800.0  #: Unix seconds; the year 9999, the last that RFC 3339 can show whole
+MAX_WAIT_SECONDS: Final = 36_525 * 86_400.0  #: a hundred years: the longest delay of a task
+#: Unix seconds; the year 9999, the last full year that RFC 3339 can show
+END_OF_TIME: Final = 253_370_764_800.0
 
 
-_MOMENT: Final = "%s.%06dZ"  # by %, which is half as dear as `format`
+_MOMENT: Final = "%s.%06dZ"  # with %, which costs half as much as `format`
 
 
 class Clock(Protocol):
     """Two readings of now."""
 
     def now(self) -> float:
-        """Return Unix seconds; may jump."""
+        """Return Unix seconds, which may jump."""
         ...
 
     def monotonic(self) -> float:
-        """Return seconds from an arbitrary start; never falls. It must tick with the running loop's `time()`."""
+        """Return seconds from an arbitrary start, which never decrease. Must tick with the running loop's `time()`."""
         ...
 
 
@@ -37,7 +38,7 @@ class SystemClock:
 
 
 def rfc_3339(at: float) -> str:
-    """Return a moment in Unix seconds by RFC 3339, to the microsecond. One that has no such form is shown as the last.
+    """Format Unix seconds by RFC 3339, to the microsecond. A moment out of range becomes the last possible one.
 
     >>> rfc_3339(1.5)
     '1970-01-01T00:00:01.500000Z'

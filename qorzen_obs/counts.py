@@ -1,7 +1,7 @@
 """The exact task counters: the one set of cells that `status()` and the metrics both read.
 
-Only the work loop writes; any thread reads. What is counted are transitions, each by one number, so there is no
-moment at which a task has left one state and is in no other.
+Only the work loop writes; any thread reads. It counts transitions, each by one number, so at no moment has a task
+left one state without being in another.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ CATEGORIES: Final = tuple(TaskCategory)
 PRIORITIES: Final = tuple(TaskPriority)
 STATUSES: Final = tuple(TaskStatus)
 
-#: What a cell is for: the position in CELLS is the index that a task keeps for its counters.
+#: What a cell counts: its position in CELLS is the index that a task keeps for its counters.
 CELLS: Final = tuple((category, priority) for category in CATEGORIES for priority in PRIORITIES)
 CELL_LABELS: Final = tuple((category.value, priority.label) for category, priority in CELLS)
 CELL_OF: Final = {cell: index for index, cell in enumerate(CELLS)}
-#: None is where a task comes from that is accepted, the first of them.
+#: None, the first one, is the state before acceptance.
 _MOVES: Final[tuple[tuple[TaskStatus | None, TaskStatus], ...]] = (
     (None, TaskStatus.PENDING),
     *((before, after) for before, all_after in LEGAL_TRANSITIONS.items() for after in sorted(all_after)),
 )
 _OFFSET: Final = {move: index * len(CELLS) for index, move in enumerate(_MOVES)}
-#: The same by the state before and then by the one after, which takes no tuple to ask.
+#: The same, looked up by the state before and then the state after, which needs no tuple.
 _OFFSET_AFTER: Final = {
     before: {after: offset for (its, after), offset in _OFFSET.items() if its is before}
     for before, _ in _MOVES
@@ -38,11 +38,11 @@ class CountsView(NamedTuple):
     """All counters at one moment."""
 
     by_cell: dict[tuple[TaskCategory, TaskPriority, TaskStatus], int]
-    version: int = 0  #: how much was counted until then: rises by one with each transition
+    version: int = 0  #: number of transitions counted until then
 
     @property
     def total(self) -> int:
-        """Tasks accepted since the start: the sum over all statuses."""
+        """Tasks accepted since the start: the sum of all statuses."""
         return sum(self.by_cell.values())
 
     def by_status(self) -> dict[TaskStatus, int]:
@@ -62,7 +62,7 @@ class CountsView(NamedTuple):
 
 
 class TaskCounts:
-    """How many tasks are in each state: pending and running are now, the final ones since the start."""
+    """How many tasks are in each state: pending and running ones now, ended ones since the start."""
 
     __slots__ = ("_moves",)
 
@@ -71,7 +71,7 @@ class TaskCounts:
 
     @property
     def version(self) -> int:
-        """How much was counted so far: what a view that has it contains; for the work loop."""
+        """Number of transitions counted so far, also part of each view of the counters; for the work loop."""
         return sum(self._moves)
 
     def accept(self, cell: int) -> None:
@@ -83,7 +83,7 @@ class TaskCounts:
         self._moves[_OFFSET_AFTER[before][after] + cell] += 1
 
     def live(self, status: TaskStatus) -> list[int]:
-        """Return how many tasks of each cell are pending, or running, now; of no other status."""
+        """Return how many tasks of each cell are pending or running now; for no other status."""
         sums = [0] * len(CELLS)
         for (before, after), offset in _OFFSET.items():
             sign = (after is status) - (before is status)
@@ -93,7 +93,7 @@ class TaskCounts:
         return sums
 
     def correct(self, cell: int, status: TaskStatus, by: int) -> None:
-        """Correct a wrong count of tasks that are pending or running, and of those accepted, by `by`."""
+        """Correct a wrong count: add this number, which may be negative, to the accepted and now pending or running."""
         self._moves[cell] += by
         if status is not TaskStatus.PENDING:
             self._moves[_OFFSET[TaskStatus.PENDING, status] + cell] += by

@@ -1,6 +1,6 @@
-"""The running task, as the code inside it sees it, and `track()`.
+"""The running task as its own code sees it, and `track()`.
 
-Works in every engine, since the task travels in the context variables of the call. `current_task()` stands in
+Works in every engine, since the task travels in the context variables of the call. `current_task()` is in
 core/current_task.py, which knows the type of its manager.
 """
 
@@ -19,11 +19,11 @@ T = TypeVar("T")
 
 
 class CurrentTask(Protocol):
-    """What a task may know of itself and say about itself."""
+    """What a task can read and report about itself."""
 
     @property
     def task_id(self) -> str:
-        """The task's id, as its submitter has it."""
+        """The task's id, which its submitter has too."""
         ...
 
     @property
@@ -53,11 +53,11 @@ class CurrentTask(Protocol):
 
     @property
     def cancelled(self) -> bool:
-        """Whether this task was asked to stop, by `cancel_task`, by its timeout or by shutdown."""
+        """Whether this task was asked to stop: by `cancel_task`, its timeout or a shutdown."""
         ...
 
     def raise_if_cancelled(self) -> None:
-        """Return at once, unless this task was asked to stop.
+        """Raise TaskCancelled if this task was asked to stop; otherwise return at once.
 
         Code in a thread or a process cannot be interrupted, so it calls this wherever it can stop.
 
@@ -67,21 +67,21 @@ class CurrentTask(Protocol):
         ...
 
     def wait(self, seconds: float) -> bool:
-        """Sleep for `seconds` at most, until this task is asked to stop; return whether it was.
+        """Sleep for `seconds`, or until this task is asked to stop; return whether it was.
 
-        It blocks, so it is for threads and processes. A coroutine awaits `asyncio.sleep`, which a cancel interrupts.
+        It blocks, so use it in threads and processes. A coroutine awaits `asyncio.sleep`, which a cancel interrupts.
         """
         ...
 
     def progress(self, percent: float, message: str = "") -> None:
         """Report how far this task is, from any thread.
 
-        `percent` is clamped to 0 to 100 and never falls. Of reports that come fast only the last may be announced.
+        `percent` is clamped to 0 to 100 and never decreases. If reports come fast, only the last may be announced.
         """
         ...
 
     def keep_trace(self) -> None:
-        """Have this attempt's trace kept, whatever the rate at which traces are sampled; from any thread."""
+        """Keep this attempt's trace, whatever the sampling rate; from any thread."""
         ...
 
 
@@ -110,10 +110,10 @@ def track(items: AsyncIterable[T], *, total: int | None = None, message: str = "
 def track(
     items: Iterable[T] | AsyncIterable[T], *, total: int | None = None, message: str = ""
 ) -> Iterator[T] | AsyncIterator[T]:
-    """Yield from `items`, reporting the share that is done as the current task's progress.
+    """Yield from `items`, and report the finished share as the current task's progress.
 
-    `total` is the number of items where `items` has no length. Without either, the percentage stays at 0, and the
-    message is the number of items that are done. `message` replaces it.
+    `total` is the number of items if `items` has no length. Without either, the percentage stays at 0, and the
+    message is the number of finished items. `message` replaces that.
 
     Raises:
         TaskError: the caller is not inside a task.

@@ -1,4 +1,4 @@
-"""How many tasks of one definition may run at once: their records share it, and the scheduler counts in it."""
+"""How many tasks of one definition may run at once. Their records share this object, and the scheduler counts in it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from weakref import WeakValueDictionary
 
 
 class DefinitionLimit:
-    """The `max_concurrent` of a definition, and how many slots its tasks hold."""
+    """The `max_concurrent` of a definition, and the number of slots that its tasks hold."""
 
     __slots__ = ("__weakref__", "held", "maximum", "name")
 
@@ -27,7 +27,7 @@ class DefinitionLimits:
         return iter(list(self._limits.values()))
 
     def of(self, name: str, maximum: int) -> DefinitionLimit:
-        """Return the limit of this name, whose maximum is this one from now on."""
+        """Return the limit of this name, with its maximum set to this one."""
         limit = self._limits.get(name)
         if limit is None:
             limit = self._limits[name] = DefinitionLimit(name, maximum)

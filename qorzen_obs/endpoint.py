@@ -1,4 +1,4 @@
-"""What `server.host` and `server.port` mean, for the server that listens there and for the commands that ask it."""
+"""What `server.host` and `server.port` mean, for the server that listens there and the commands that connect to it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _LOOPBACK_OF: Final = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
 def socket_path(address: str) -> str | None:
-    """Return the path of a socket that a host or an address names; None where it names none.
+    """Return the path of the socket that a host or an address names; None if it names none.
 
     >>> socket_path("unix:/run/qorzen.sock"), socket_path("127.0.0.1")
     ('/run/qorzen.sock', None)
@@ -21,12 +21,12 @@ def socket_path(address: str) -> str | None:
 
 
 def plain_host(host: str) -> str:
-    """Return a host without the brackets that an IPv6 address has in addresses of the web."""
+    """Return a host without the brackets that URLs put around an IPv6 address."""
     return host[1:-1] if host.startswith("[") and host.endswith("]") else host
 
 
 def authority_of(host: str, port: int) -> str:
-    """Return a host and a port as an address has them.
+    """Return a host and a port as they stand in a URL.
 
     >>> authority_of("::1", 8080)
     '[::1]:8080'
@@ -35,7 +35,7 @@ def authority_of(host: str, port: int) -> str:
 
 
 def url_of(host: str, port: int) -> str:
-    """Return where a client on this machine asks a server that listens there.
+    """Return the URL at which a client on this machine reaches a server that listens there.
 
     >>> url_of("0.0.0.0", 8080), url_of("unix:/run/qorzen.sock", 8080)
     ('http://127.0.0.1:8080', 'unix:/run/qorzen.sock')

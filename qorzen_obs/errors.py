@@ -24,7 +24,7 @@ class SettingsError(QorzenError, ValueError):
 
 
 class InvalidHealthCheckError(QorzenError, ValueError):
-    """A health check of the program's own cannot be used as it is; nothing was added."""
+    """One of the program's own health checks is unusable; nothing was added."""
 
     def __init__(self, argument: str, problem: str) -> None:
         super().__init__(argument, problem)
@@ -36,7 +36,7 @@ class InvalidHealthCheckError(QorzenError, ValueError):
 
 
 class ManagerError(QorzenError):
-    """A manager could not do what its life cycle asked of it."""
+    """A manager could not start, stop or be used in its present state."""
 
     def __init__(self, manager: str, problem: str) -> None:
         super().__init__(manager, problem)
@@ -52,7 +52,7 @@ class ManagerInitializationError(ManagerError):
 
 
 class ManagerShutdownError(ManagerError):
-    """A manager could not stop in order."""
+    """A manager could not stop cleanly."""
 
 
 class TaskError(QorzenError):
@@ -97,7 +97,7 @@ class TaskNotCancellableError(TaskError):
 
 
 class TaskNotRerunnableError(TaskError):
-    """A task cannot be run again: it has not failed and was not cancelled, or what it needs is not kept."""
+    """A task cannot be run again: it neither failed nor was cancelled, or its call is not kept any more."""
 
     def __init__(self, task_id: str, reason: str) -> None:
         super().__init__(task_id, reason)
@@ -124,7 +124,7 @@ class IdempotencyConflictError(TaskError):
 
 
 class TaskWaitTimeoutError(TaskError, TimeoutError):
-    """The wait was over before the task was; the task goes on."""
+    """The wait ended before the task did; the task continues."""
 
     def __init__(self, task_id: str, timeout_seconds: float) -> None:
         super().__init__(task_id, timeout_seconds)
@@ -153,9 +153,9 @@ class TaskQueueFullError(TaskError):
 
 
 class TaskManagerClosedError(TaskError):
-    """The manager does not take this work: it is not initialized, it is stopped, or it drains.
+    """The manager does not take this work: it is not initialized, has stopped, or drains.
 
-    While it drains only its running tasks may submit, as long as nobody has asked them to stop.
+    While it drains, only its running tasks may submit, and only if nobody has asked them to stop.
     """
 
     def __init__(self, state: str) -> None:
@@ -169,7 +169,7 @@ class TaskManagerClosedError(TaskError):
 
 
 class ExecutorRefusedError(TaskError, RuntimeError):
-    """An executor of the manager does not take this call. It is a RuntimeError, as users of executors expect."""
+    """An executor of the manager does not take this call. A RuntimeError, as users of executors expect."""
 
     def __init__(self, problem: str) -> None:
         super().__init__(problem)
@@ -180,7 +180,7 @@ class ExecutorRefusedError(TaskError, RuntimeError):
 
 
 class TaskFailedError(TaskError):
-    """`run` waited for a task that failed, by what is no Exception: SystemExit, KeyboardInterrupt, CancelledError.
+    """`run` waited for a task that raised something other than an Exception, such as SystemExit or KeyboardInterrupt.
 
     The original is its `__cause__`. Any other exception is raised as itself.
     """
@@ -200,9 +200,9 @@ class TaskTimeoutError(TaskFailedError, TimeoutError):
 
 
 class RetryLater(TaskError):
-    """A task raises this to be tried again after `seconds`, whatever its retry policy says of other exceptions.
+    """A task raises this to be tried again after `seconds`, whatever its retry policy says about other exceptions.
 
-    It counts as an attempt: where the definition has a `retry`, its `max_attempts` holds.
+    It counts as an attempt: if the definition has a `retry`, its `max_attempts` applies.
     """
 
     def __init__(self, seconds: float, reason: str = "") -> None:
@@ -231,7 +231,7 @@ class TaskCancelled(TaskError):
 class TaskLostError(TaskError):
     """The process that ran the task died. The task may have done part of its work.
 
-    It runs again only where the `retry` of its definition covers this error, as `Retry` does by default.
+    It runs again only if the `retry` of its definition covers this error, as `Retry` does by default.
     """
 
     def __init__(self, name: str, reason: str) -> None:
@@ -244,13 +244,13 @@ class TaskLostError(TaskError):
 
 
 class TaskQuarantinedError(TaskError):
-    """Tasks of this name have killed their worker process too often; for a while none is run."""
+    """Tasks of this name have killed their worker process too often; for a while none of them runs."""
 
     def __init__(self, name: str, deaths: int, seconds: float) -> None:
         super().__init__(name, deaths, seconds)
         self.name = name
         self.deaths = deaths
-        self.seconds = seconds  #: until the next may run
+        self.seconds = seconds  #: seconds until the next one may run
 
     def __str__(self) -> str:
         return (
@@ -260,7 +260,7 @@ class TaskQuarantinedError(TaskError):
 
 
 class StackUnavailableError(TaskError):
-    """The stack of a running task was asked for, and what runs it does not answer."""
+    """The stack of a running task was requested, but the worker process that runs it does not answer."""
 
     def __init__(self, task_id: str, problem: str) -> None:
         super().__init__(task_id, problem)
@@ -287,7 +287,7 @@ class TaskTransferError(TaskError, TypeError):
 
 
 class FarTaskError(TaskError):
-    """Stands for what a task raised in a worker process and cannot be had here, such as SystemExit."""
+    """Replaces an exception from a worker process that cannot be raised here, such as SystemExit."""
 
     def __init__(self, error_type: str, error: str) -> None:
         super().__init__(error_type, error)

@@ -1,6 +1,6 @@
-"""How many bytes a value keeps alive, as far as texts, buffers and containers of them say.
+"""Estimates how many bytes a value keeps alive, by its texts, buffers and containers.
 
-A value is a user's: it is looked at from outside, by what Python itself knows of it.
+The value is a user's, so it is inspected only from outside, through what Python itself knows about it.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from typing import Any, Final
 
 from qorzen_obs import foreign
 
-MAX_OBJECTS: Final = 4_096  #: looked at in one value; each counts for something, those beyond for nothing
+MAX_OBJECTS: Final = 4_096  #: most objects inspected in one value; any beyond count as nothing
 _MAX_DEPTH: Final = 8
 _DATA: Final = (str, bytes, bytearray)
 _CONTAINERS: Final = (list, tuple, dict, set, frozenset, deque)
-#: They are not a value's own: what they lead to lives without it.
+#: Kinds that do not belong to the value: what they lead to lives without it.
 _SHARED: Final = (type, ModuleType, FunctionType, BuiltinFunctionType, MethodType, CodeType, FrameType)
 
 
 def footprint_of(value: object) -> int:
-    """Return about how many bytes `value` keeps alive.
+    """Return approximately how many bytes `value` keeps alive.
 
-    Counts texts, buffers such as bytes and arrays, and containers of them eight levels deep. Of an object its own
-    attributes count, but not those of the objects that it leads to.
+    Counts texts, buffers such as bytes and arrays, and containers of them eight levels deep. An object's own attributes
+    count, but not those of the objects that it leads to.
     """
     if foreign.is_scalar(value):
         return 0
@@ -47,7 +47,7 @@ def footprint_of(value: object) -> int:
 
 
 def _look_at(value: object, is_inside: bool) -> tuple[int, Iterable[Any], bool]:
-    """Return the size of a value without what it holds, what it holds, and whether it is an object."""
+    """Return the size of a value without its contents, the contents, and whether it is an object."""
     for kind in _DATA:
         if foreign.is_a(value, kind):
             return kind.__sizeof__(value), (), False
@@ -70,11 +70,11 @@ def _exporter_of(view: memoryview) -> Iterable[object]:
 
 
 def _buffer_size(value: object) -> int | None:
-    """Return the bytes of an array, whatever made it; None for what is not one."""
+    """Return the bytes of an array from any library; None for anything else."""
     try:
         with memoryview(value) as view:  # type: ignore[arg-type]  # it says so by raising
             return view.nbytes
-    except BaseException:  # noqa: BLE001 - from Python 3.12 on a class may give its buffer by code of its own
+    except BaseException:  # noqa: BLE001 - since Python 3.12 a class may provide its buffer with code of its own
         pass
     if not foreign.has_of_its_kind(value, "nbytes"):
         return None

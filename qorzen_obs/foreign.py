@@ -1,8 +1,8 @@
-"""Looking at objects that are not ours, when whatever looks must not fail.
+"""Inspects objects that are not ours, for code that must not fail.
 
-Each attribute, method and metaclass of such an object is code of its owner's. It may raise anything, SystemExit
-included, or return what it should not. Nothing here raises: where an object cannot be shown, a plain text says why.
-What Python keeps in an object itself is read by Python's own descriptors, which no class can replace.
+Each attribute, method and metaclass of such an object may run its owner's code. That may raise anything, even
+SystemExit, or return a wrong value. Nothing here raises: if an object cannot be shown, a plain text says why. What
+Python itself keeps in an object is read through Python's own descriptors, which no class can replace.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _members: Final = BaseExceptionGroup.__dict__["exceptions"]
 
 
 def is_a(value: object, kind: type[T] | tuple[type[T], ...]) -> TypeGuard[T]:
-    """Return whether `value` is of this kind, or of an ABC's; its `__class__` is not asked."""
+    """Return whether `value` is of this type, which may be an ABC; does not read its `__class__`."""
     try:
         return issubclass(type(value), kind)
     except BaseException:  # noqa: BLE001 - an ABC asks the metaclass
@@ -40,9 +40,9 @@ def is_a(value: object, kind: type[T] | tuple[type[T], ...]) -> TypeGuard[T]:
 
 
 def is_scalar(value: object) -> bool:
-    """Return whether `value` is None, a bool, an int or a float, and of no class derived from them.
+    """Return whether `value` is None, or exactly a bool, an int or a float.
 
-    Classes are compared by identity: to look for one in a set or a tuple asks its metaclass.
+    Classes are compared by identity: looking one up in a set or a tuple asks its metaclass.
     """
     kind = type(value)
     return value is None or kind is bool or kind is int or kind is float
@@ -55,12 +55,12 @@ def same(one: object, other: object) -> bool:
     if type(one) is MethodType and type(other) is MethodType:
         return one.__self__ is other.__self__ and one.__func__ is other.__func__
     if type(one) is BuiltinMethodType and type(other) is BuiltinMethodType:
-        return one == other  # by Python's own comparison, of identities
+        return one == other  # by Python's own comparison of identities
     return False
 
 
 def kind_name(kind: type) -> str:
-    """Return the qualified name of a class, without its module; it has no character that misleads a reader."""
+    """Return the qualified name of a class, without its module and without characters that mislead a reader."""
     try:
         name = plain(_qualname_of(kind))[:_MAX_NAME]
         return (name if name.isprintable() else repr(name)[1:-1]) or "?"
@@ -69,7 +69,7 @@ def kind_name(kind: type) -> str:
 
 
 def full_name(kind: type) -> str:
-    """Return the qualified name of a class, with its module where that is not `builtins`."""
+    """Return the qualified name of a class, with its module unless that is `builtins`."""
     name = kind_name(kind)
     try:
         module = _module_of(kind)
@@ -89,7 +89,7 @@ def full_name(kind: type) -> str:
 
 
 def text(value: object) -> str:
-    """Return `str(value)`, or a text that says that this failed."""
+    """Return `str(value)`, or a text saying that this failed."""
     if type(value) is str:
         return value
     try:
@@ -99,7 +99,7 @@ def text(value: object) -> str:
 
 
 def shown(value: object) -> str:
-    """Return `repr(value)`, or a text that says that this failed."""
+    """Return `repr(value)`, or a text saying that this failed."""
     try:
         return plain(repr(value))
     except BaseException as broken:  # noqa: BLE001 - its own __repr__ may raise anything
@@ -107,18 +107,18 @@ def shown(value: object) -> str:
 
 
 def described(error: BaseException) -> str:
-    """Return the kind of an error and its message, in one text."""
+    """Return the type and the message of an error in one text."""
     message = text(error)
     return f"{kind_name(type(error))}: {message}" if message else kind_name(type(error))
 
 
 def plain(value: str) -> str:
-    """Return a text as a str and nothing derived from it, whose methods could do anything."""
+    """Return a text as an exact str: the methods of a subclass could do anything."""
     return value if type(value) is str else str.__str__(value)
 
 
 def number(value: object) -> int | float | None:
-    """Return a number as an int or a float and nothing derived from them; None for what is neither, and for a bool."""
+    """Return a number as an exact int or float; None for anything else, also for a bool."""
     kind = type(value)
     if kind is int or kind is float:
         return value  # type: ignore[return-value]  # mypy does not follow `kind`
@@ -133,7 +133,7 @@ def number(value: object) -> int | float | None:
 
 
 def attribute(value: object, name: str, default: Any = None) -> Any:
-    """Return `getattr(value, name, default)`, the default also where asking raises anything."""
+    """Return `getattr(value, name, default)`; the default also if the lookup raises anything."""
     try:
         return getattr(value, name, default)
     except BaseException:  # noqa: BLE001 - a property or __getattr__ of its own may raise anything
@@ -141,7 +141,7 @@ def attribute(value: object, name: str, default: Any = None) -> Any:
 
 
 def attribute_as_it_stands(value: object, name: str) -> Any:
-    """Return an attribute without running any code of `value`, None where there is none."""
+    """Return an attribute without running any code of `value`, None if there is none."""
     import inspect  # noqa: PLC0415 - worker processes do without
 
     try:
@@ -151,12 +151,12 @@ def attribute_as_it_stands(value: object, name: str) -> Any:
 
 
 def name_of(value: object) -> str:
-    """Return the `__qualname__` of a function or a class, else that of the kind of `value`."""
+    """Return the `__qualname__` of a function or a class, else that of the type of `value`."""
     return _text_attribute(value, "__qualname__") or kind_name(type(value))
 
 
 def full_name_of(value: object) -> str:
-    """Return the name of a function or class with its module; else those of the kind of `value`."""
+    """Return the name of a function or class with its module; else those of the type of `value`."""
     module = _text_attribute(value, "__module__") or _text_attribute(type(value), "__module__") or "?"
     return f"{module}.{name_of(value)}"
 
@@ -167,7 +167,7 @@ def _text_attribute(value: object, name: str) -> str:
 
 
 def inside_partial(func: Any) -> Any:
-    """Return the callable that is inside of functools.partial objects."""
+    """Return the callable inside functools.partial objects."""
     while is_a(func, functools.partial):
         func = func_of_partial(func)
     return func
@@ -179,13 +179,13 @@ def func_of_partial(partial: functools.partial[Any]) -> Any:
 
 
 def module_of(frame: FrameType) -> str:
-    """Return the name of the module whose code a frame runs; empty where that is none."""
+    """Return the name of the module whose code a frame runs; empty if there is none."""
     name = dict.get(frame.f_globals, "__name__")
     return plain(name) if is_a(name, str) else ""
 
 
 def has_of_its_kind(value: object, name: str) -> bool:
-    """Return whether the class of `value` defines an attribute; runs no code of its own."""
+    """Return whether the class of `value` defines an attribute; runs none of the value's code."""
     try:
         return any(name in _dict_of(base) for base in _bases_of(type(value)))
     except BaseException:  # noqa: BLE001 - as above
@@ -196,7 +196,7 @@ def has_of_its_kind(value: object, name: str) -> bool:
 
 
 def traceback_of(error: BaseException) -> TracebackType | None:
-    """Return what Python itself has as the error's traceback."""
+    """Return the error's traceback as Python itself keeps it."""
     found: TracebackType | None = _traceback.__get__(error)
     return found
 
@@ -207,18 +207,18 @@ def set_traceback(error: BaseException, to: TracebackType | None) -> None:
 
 
 def cause_of(error: BaseException) -> BaseException | None:
-    """Return what the error was raised from."""
+    """Return the cause of the error."""
     found: BaseException | None = _cause.__get__(error)
     return found
 
 
 def set_cause(error: BaseException, to: BaseException | None) -> None:
-    """Replace what the error was raised from."""
+    """Replace the cause of the error."""
     _cause.__set__(error, to)
 
 
 def related(error: BaseException) -> Iterator[BaseException]:
-    """Yield an error and all that it leads to: causes, contexts, members of groups; each once."""
+    """Yield an error and all errors that it leads to, each once: causes, contexts, members of groups."""
     seen: set[int] = set()
     pending: list[BaseException | None] = [error]
     while pending:
@@ -232,7 +232,7 @@ def related(error: BaseException) -> Iterator[BaseException]:
 
 
 def formatted(error: BaseException, trace: TracebackType | None) -> str:
-    """Return an error with its causes as Python shows them, from `trace` on; only its frames where that fails."""
+    """Format an error with its causes as Python does, from `trace` on; only its frames if that fails."""
     try:
         lines = traceback.TracebackException(type(error), error, trace, compact=True).format()
         return "".join(lines)
@@ -253,5 +253,5 @@ def _frame_line(trace: TracebackType) -> str:
     try:
         code = trace.tb_frame.f_code
         return f'  File "{plain(code.co_filename)}", line {trace.tb_lineno}, in {plain(code.co_qualname)}\n'
-    except BaseException:  # noqa: BLE001 - a code object that no compiler has made
+    except BaseException:  # noqa: BLE001 - a code object that no compiler made
         return "  File ?, line ?, in ?\n"

@@ -1,6 +1,6 @@
-"""What a health check of a program's own is: `@health_check` marks a function, and says how it is asked.
+"""Defines the program's own health checks: `@health_check` marks a function and sets how it is run.
 
-As `@task` it puts a definition on the callable and nothing else. core/health_checks.py runs what is added to a manager.
+Like `@task`, it only sets a definition on the callable. core/health_checks.py runs the checks added to a manager.
 """
 
 from __future__ import annotations
@@ -29,17 +29,18 @@ _ATTRIBUTE: Final = "__qorzen_health_check__"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckDefinition:
-    """What `@health_check` says of a callable."""
+    """The options of a health check, as `@health_check` sets them."""
 
-    #: In probes, /health and metrics: 1 to 63 letters, digits, dots, hyphens and underscores. None is the function's.
+    #: Its name in probes, /health and metrics: 1 to 63 letters, digits, dots, hyphens and underscores. None means the
+    #: function's name.
     name: str | None = None
-    critical: bool = False  #: the service is not ready while it fails; else /health warns
-    timeout: float = 1.0  #: seconds after which it has failed, whatever it does
-    max_age: float = 5.0  #: seconds in which a result is used again, at least 0.1
+    critical: bool = False  #: True: the service is not ready while it fails; False: /health only warns
+    timeout: float = 1.0  #: seconds after which a run counts as failed
+    max_age: float = 5.0  #: seconds for which a result is reused, at least 0.1
 
 
 class CheckOptions(TypedDict, total=False):
-    """The options of `@health_check` and `HealthChecks.add`. What is not given is as in CheckDefinition."""
+    """The options of `@health_check` and `HealthChecks.add`. CheckDefinition has the defaults."""
 
     name: str
     critical: bool
@@ -52,10 +53,10 @@ def health_check(check: F, /) -> F: ...
 @overload
 def health_check(**options: Unpack[CheckOptions]) -> Callable[[F], F]: ...
 def health_check(check: F | None = None, /, **options: Unpack[CheckOptions]) -> F | Callable[[F], F]:
-    """Mark a function without arguments as a check of the service; `serve` finds those of its modules.
+    """Mark a function without arguments as a health check of the service; `serve` finds the checks of its modules.
 
-    It fails when it raises or returns False, and passes when it returns anything else. A text that it returns is
-    shown. See CheckDefinition for the options.
+    The check fails when the function raises or returns False, and passes when it returns anything else. A returned
+    text is shown. See CheckDefinition for the options.
 
     Raises:
         InvalidHealthCheckError: an option is unknown or out of bounds.
@@ -70,23 +71,23 @@ def health_check(check: F | None = None, /, **options: Unpack[CheckOptions]) -> 
 
 
 def checks_in(module: ModuleType) -> list[Callable[[], object]]:
-    """Return what `module` marks with @health_check."""
+    """Return the callables that `module` marks with @health_check."""
     found = (
         value
         for value in vars(module).values()
         if foreign.is_a(foreign.attribute_as_it_stands(value, _ATTRIBUTE), CheckDefinition)
-    )  # static: a lazy proxy may raise when it is asked for an attribute
+    )  # static: a lazy proxy may raise when an attribute is read
     return list(dict.fromkeys(found))  # one callable may have several names
 
 
 def definition_of(check: Callable[[], object]) -> CheckDefinition:
-    """Return what @health_check says of a callable, or what it would say by default."""
+    """Return the definition that @health_check set on a callable, or the default one."""
     found = foreign.attribute(check, _ATTRIBUTE)
     return found if foreign.is_a(found, CheckDefinition) else CheckDefinition()
 
 
 def with_check_options(definition: CheckDefinition, options: CheckOptions) -> CheckDefinition:
-    """Return the definition with these options over it, checked.
+    """Return the definition overridden by these options, checked.
 
     Raises:
         InvalidHealthCheckError: an option is unknown or out of bounds.
@@ -94,7 +95,7 @@ def with_check_options(definition: CheckDefinition, options: CheckOptions) -> Ch
     known = {field.name for field in dataclasses.fields(CheckDefinition)}
     for option in options:
         if option not in known:
-            problem = f"is no option of a check; use one of {', '.join(sorted(known))}"
+            problem = f"is not an option of a check; use one of {', '.join(sorted(known))}"
             raise InvalidHealthCheckError(option, problem)
     made = dataclasses.replace(definition, **options)
     if made.name is not None:
@@ -105,7 +106,7 @@ def with_check_options(definition: CheckDefinition, options: CheckOptions) -> Ch
 
 
 def check_check_name(name: object) -> None:
-    """Raise InvalidHealthCheckError where `name` may not name a check: it stands in paths, lines and labels."""
+    """Raise InvalidHealthCheckError if `name` cannot name a check, since it appears in paths, lines and labels."""
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         problem = f"{name!r} must have 1 to 63 letters, digits, dots, hyphens or underscores"
         raise InvalidHealthCheckError("name", f"{problem}; give it with name=…")

@@ -1,7 +1,7 @@
-"""A service as a process of its own: what `serve` and `demo`, and nobody else, do to the process.
+"""A service as a process of its own: the changes to the process that only `serve` and `demo` make.
 
-Signals, logging, faulthandler and the switch interval belong to the program. An embedded task manager leaves them
-alone.
+Signals, logging, faulthandler and the switch interval belong to the program. An embedded task manager does not touch
+them.
 """
 
 from __future__ import annotations
@@ -35,23 +35,24 @@ from qorzen_obs.telemetry.setup import set_up_log_export
 
 #: How long a thread keeps the interpreter while another waits for it. Python's own 5 ms would show as loop lag.
 SWITCH_SECONDS: Final = 0.0005
-STOP_SECONDS: Final = 5.0  #: what a stop may take past its grace before the watchdog ends the process
+#: seconds that a stop may take beyond its grace before the watchdog ends the process
+STOP_SECONDS: Final = 5.0
 
-_WRITING_SECONDS: Final = 0.5  # of these, for the stacks
-_LOOK_SECONDS: Final = 0.05  # in which a thread that has a processor is seen to use it
+_WRITING_SECONDS: Final = 0.5  # seconds of these for writing the stacks
+_LOOK_SECONDS: Final = 0.05  # seconds in which a thread that has a processor visibly uses it
 _USUAL_REDACTOR: Final = Redactor()
-_LONGEST_WATCH_SECONDS: Final = 1e6  # 12 days; threads and timers have limits of their own
+_LONGEST_WATCH_SECONDS: Final = 1e6  # 12 days; threads and timers have their own limits
 
 
 def set_up_process(telemetry: TelemetrySettings, log_stream: TextIO) -> LogStream:
-    """Set what a serving process needs: logging, tracebacks of crashes, a short switch interval.
+    """Configure a serving process: logging, tracebacks of crashes, a short switch interval.
 
     Lines of `logging` and of structlog go to the same stream as our own, unless the program has configured them
-    itself. Returns that stream, for the service. The exit of the interpreter flushes it.
+    itself. Returns that stream, for the service. It is flushed when the interpreter exits.
 
     Raises:
         SettingsError: `telemetry.redact_keys`, `telemetry.redact_patterns` or an OTEL_* variable of the log export
-            cannot be followed.
+            is unusable.
     """
     redactor = Redactor(telemetry.redact_keys, telemetry.redact_patterns)
     logs = LogStream(log_stream, redactor, set_up_log_export(os.environ))
@@ -69,9 +70,9 @@ class StopSignals:
     """SIGINT and SIGTERM as events: the first asks to stop, the second to stop at once.
 
     A context manager for the main thread, on a running loop. Each signal calls `when_asked()` in its handler. It also
-    sets a watchdog, which writes the stacks of all threads and asyncio tasks and ends the process with status 1 when
-    it is still there by then. So these are plain signal handlers: the loop's own would wait as long as a task holds
-    the loop.
+    arms a watchdog: if the process is still alive when the time is up, the watchdog writes the stacks of all threads
+    and asyncio tasks and ends the process with status 1. So these are plain signal handlers: the loop's own would wait
+    as long as a task holds the loop.
     """
 
     def __init__(
@@ -81,7 +82,7 @@ class StopSignals:
         when_asked: Callable[[], object],
         redact: Callable[[str], str] = _USUAL_REDACTOR.text,
     ) -> None:
-        self._gil_watch = gil_watch  # whose handlers belong to the main thread, as these do
+        self._gil_watch = gil_watch  # its handlers belong to the main thread, like these
         self.asked = asyncio.Event()
         self.asked_again = asyncio.Event()
         self._when_asked = when_asked
@@ -113,10 +114,10 @@ class StopSignals:
 
 
 class _EndTimer:
-    """Ends the process at a set time: a thread writes all stacks, and the kernel kills where that hangs.
+    """Ends the process at a set time: a thread writes all stacks; if that hangs, the kernel kills the process.
 
-    The thread waits from the start, since a signal's handler may not begin one, and is moved by a queue that may be
-    filled from there. faulthandler's own timer walks through frames while they are made, which may crash
+    The thread waits from the start, since a signal handler must not start one. It gets the time through a queue that a
+    handler may fill. faulthandler's own timer reads frames while they are being created, which may crash
     (docs/decisions/0009). A forked child has neither the thread nor the kernel's timers.
     """
 
@@ -133,14 +134,14 @@ class _EndTimer:
         self._thread = threading.Thread(target=self._run, name="qorzen-end", daemon=True)
         self._has_alarm = False
         self._only_exits = False
-        self._lock = threading.Lock()  # of the alarm, for the thread and `close`
+        self._lock = threading.Lock()  # the alarm's lock, for the thread and `close`
 
     def start(self) -> None:
-        """Start the thread, which waits until it is asked."""
+        """Wait for the end time, then end the process."""
         self._thread.start()
 
     def come_in(self, seconds: float) -> None:
-        """End the process in `seconds`; another call moves the end. From a signal's handler on the main thread."""
+        """End the process in `seconds`; another call moves the end. From a signal handler on the main thread."""
         seconds = min(seconds, _LONGEST_WATCH_SECONDS)
         self._at = self._clock.seconds() + seconds
         self._has_alarm = self._has_alarm or _may_use_timer("SIGALRM")
@@ -148,11 +149,11 @@ class _EndTimer:
         self._ends.put(self._at - _WRITING_SECONDS)
 
     def close(self) -> None:
-        """Let the process live. Where its end was set, its work is finished now, and it has to exit soon.
+        """Disarm the watchdog. If it was armed, the work is finished and the process must exit soon.
 
-        Threads and exit handlers of user code can hinder the exit, and the thread ends a process that waits for them.
-        The kernel's alarm cannot tell such a wait from a busy machine, which must not make a finished stop a failure.
-        It gives way to a timer of processor time, for code that never lets another thread run Python.
+        Threads and exit handlers of user code can block the exit; the watchdog's thread then ends the process. The
+        kernel's alarm cannot distinguish such a wait from a busy machine, which must not turn a finished stop into a
+        failure. So a timer of processor time replaces it, for code that never lets another thread run Python.
         """
         if self._at == math.inf:
             self._ends.put(math.inf)
@@ -162,7 +163,7 @@ class _EndTimer:
             self._only_exits = True
             self._set_alarm(0)
         if _may_use_timer("SIGPROF"):
-            every_thread = os.cpu_count() or 1  # the timer counts what all of them use together
+            every_thread = os.cpu_count() or 1  # the timer counts the processor time of all of them together
             signal.setitimer(signal.ITIMER_PROF, STOP_SECONDS * every_thread)
         now = self._clock.seconds()
         self._ends.put(now + min(STOP_SECONDS, max(_WRITING_SECONDS, self._at - now)) - _WRITING_SECONDS)
@@ -180,13 +181,13 @@ class _EndTimer:
                 end = self._ends.get(timeout=left)
 
     def _push_alarm_back(self, seconds: float) -> None:
-        """Let the alarm come later where the main thread had to wait for a processor meanwhile."""
+        """Postpone the alarm by the time for which the main thread had to wait for a processor."""
         with self._lock:
             if not self._only_exits:
                 self._set_alarm(seconds)
 
     def _set_alarm(self, seconds: float) -> None:
-        """Have the kernel end the process in `seconds`; 0 is never."""
+        """Make the kernel end the process in `seconds`; 0 means never."""
         if self._has_alarm:
             signal.setitimer(signal.ITIMER_REAL, seconds)
 
@@ -207,8 +208,8 @@ class _EndTimer:
 class _MainThreadClock:
     """Counts the seconds in which the main thread had a processor or did not need one.
 
-    On a busy machine it waits for one most of the time, and nothing of that says that it hangs. Only Linux tells how
-    long; elsewhere all seconds count.
+    On a busy machine it waits for one most of the time, which does not mean that it hangs. Only Linux reports how long;
+    elsewhere all seconds count.
     """
 
     def __init__(self) -> None:
@@ -218,12 +219,12 @@ class _MainThreadClock:
             self._files = os.open(f"{thread}/schedstat", os.O_RDONLY), os.open(f"{thread}/stat", os.O_RDONLY)
 
     def seconds(self) -> float:
-        """Return the seconds since some moment. A wait that goes on is left out once it is over."""
+        """Return the seconds since some moment. A present wait is subtracted only once it is over."""
         _used, waited, _state = self._read()
         return time.monotonic() - waited
 
     def stands_still(self) -> bool:
-        """Whether the thread waits for a processor right now; takes a moment to find out."""
+        """Whether the thread waits for a processor right now; the check takes a moment."""
         before, _waited, _state = self._read()
         time.sleep(_LOOK_SECONDS)
         used, _waited, state = self._read()
@@ -234,22 +235,22 @@ class _MainThreadClock:
         if self._files is None:
             return 0.0, 0.0, b""
         used, waited, _times = os.pread(self._files[0], 100, 0).split()
-        # The name before the state may hold anything, brackets too.
+        # The name before the state may contain anything, even brackets.
         state = os.pread(self._files[1], 500, 0).rpartition(b") ")[2][:1]
         return int(used) / 1e9, int(waited) / 1e9, state
 
 
 def _may_use_timer(name: str) -> bool:
-    """Whether a timer's signal of this name would end the process; a program may have another use for it."""
+    """Whether a timer's signal of this name would end the process; a program may use it otherwise."""
     number = getattr(signal, name, None)
     return number is not None and signal.getsignal(number) is signal.SIG_DFL
 
 
 @asynccontextmanager
 async def hosted(service: Service, signals: StopSignals) -> AsyncIterator[None]:
-    """Start the service, and at the end of the block stop it in order, hurried by a second signal.
+    """Start the service, and stop it in order at the end of the block; a second signal hurries the stop.
 
-    When the block is left by an exception, what still runs is cancelled at once.
+    If an exception leaves the block, running tasks are cancelled at once.
     """
     await service.start()
     grace: float | None = 0.0
@@ -271,7 +272,7 @@ async def _stop(service: Service, signals: StopSignals, grace_seconds: float | N
 
 
 def stop_message(service: Service) -> str:
-    """Return what the person who stops the service should know: what is left, for how long, and how to hurry."""
+    """Return a text for the person who stops the service: what still runs, for how long, and how to hurry."""
     counts = service.tasks.looks.counts
     unfinished = counts.get(TaskStatus.PENDING) + counts.get(TaskStatus.RUNNING)
     if not unfinished:

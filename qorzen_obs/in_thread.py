@@ -1,6 +1,6 @@
-"""Runs what blocks beside a loop, in a thread that is ours and that no exit waits for.
+"""Runs blocking code beside a loop, in a thread of ours that no exit waits for.
 
-Nothing of ours uses asyncio's own pool: the program may hold all of its threads, and to leave it is to wait for them.
+We never use asyncio's own pool: the program may occupy all of its threads, and closing the loop waits for them.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ T = TypeVar("T")
 
 
 async def run_in_daemon_thread(func: Callable[[], T], *, name: str) -> T:
-    """Return what `func` returns in a new thread. Cancelled, the thread goes on and its outcome is dropped.
+    """Return what `func` returns in a new thread. When cancelled, the thread continues and its outcome is dropped.
 
-    What is meant to end a process or a coroutine comes as a RuntimeError: it must not end the loop of who waits.
+    An exception that ends a process or a coroutine becomes a RuntimeError: it must not end the caller's loop.
     """
     outcome: Future[T] = Future()
 
     def run() -> None:
-        outcome.set_running_or_notify_cancel()  # a waiter that is cancelled must not cancel it any more
+        outcome.set_running_or_notify_cancel()  # a cancelled waiter must not cancel it any more
         try:
             outcome.set_result(func())
         except BaseException as error:  # noqa: BLE001 - a thread's top: the failure is the caller's

@@ -1,7 +1,7 @@
-"""The time ledger: each moment of a task's life belongs to one phase, so that the phases sum to the whole.
+"""The time ledger: each moment of a task's life belongs to one phase, so the phases add up to the whole.
 
-Pure: the caller gives the time. A transition books the time since the one before it, with the same reading of the clock
-that durations and eligibility come from. What is measured is what a task uses; waits are what remains.
+Pure: the caller passes the time. A transition books the time since the previous one, with the same clock reading that
+durations and eligibility use. The time that a task uses is measured; the remaining time is waiting.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import msgspec
 
 from qorzen_obs.engines.traits import EngineTraits
 
-#: Seconds by phase, of those that took any; what each means stands in telemetry/names.py. Never changed once made.
+#: Seconds by phase, without phases of 0; telemetry/names.py explains each. Never changed once created.
 Seconds = Mapping[str, float]
 NO_SECONDS: Final[Seconds] = MappingProxyType({})
 
@@ -26,7 +26,7 @@ class Ledger(msgspec.Struct, frozen=True, gc=False):
     seconds: Seconds = NO_SECONDS
 
     def waiting(self, now: float, eligible_at: float, *, before: int) -> Seconds:
-        """Return where the time since then went of a task that was pending, after `before` attempts.
+        """Return the phases of the time since then, for a task that was pending after `before` attempts.
 
         >>> Ledger(10.0).waiting(15.0, 12.0, before=0)
         {'scheduled': 2.0, 'queued': 3.0}
@@ -35,7 +35,7 @@ class Ledger(msgspec.Struct, frozen=True, gc=False):
         return _some({"retry_wait" if before else "scheduled": turn - self.until, "queued": now - turn})
 
     def plus(self, now: float, seconds: Seconds) -> Ledger:
-        """Return the ledger with these `seconds`, which reach up to `now`.
+        """Return the ledger plus these `seconds`, which reach up to `now`.
 
         >>> Ledger(5.0, {"queued": 2.0}).plus(9.0, {"loop": 3.0, "await": 1.0}).seconds
         {'queued': 2.0, 'loop': 3.0, 'await': 1.0}
@@ -49,20 +49,21 @@ class Ledger(msgspec.Struct, frozen=True, gc=False):
 
 
 class Meter(msgspec.Struct, eq=False, gc=False):
-    """What one attempt uses, as its engine tells it.
+    """The time that one attempt uses, as its engine reports it.
 
-    One thread writes, any reads: a reader that meets a change half done is wrong by one step at most.
+    One thread writes, any thread reads. A reader that catches a change half done is wrong by one step at most.
     """
 
-    clock: Callable[[], float]  #: monotonic, of the manager
-    use_seconds: float = 0.0  #: on the loop, or of a processor
-    use_since: float | None = None  #: since when it is on the loop, which is not in `use_seconds` yet
-    probe: Callable[[], float] | None = None  #: asks how much a call has used that still runs
+    clock: Callable[[], float]  #: the manager's monotonic clock
+    use_seconds: float = 0.0  #: seconds on the loop, or of a processor
+    #: since when it has been on the loop; that time is not in `use_seconds` yet
+    use_since: float | None = None
+    probe: Callable[[], float] | None = None  #: returns how much a running call has used so far
     call_since: float | None = None  #: when its call began in a worker process
-    call_seconds: float | None = None  #: how long that took
+    call_seconds: float | None = None  #: how long that call took
 
     def phases(self, engine: EngineTraits, elapsed: float, now: float) -> dict[str, float]:
-        """Return where `elapsed` seconds of the attempt went, up to `now`.
+        """Return the phases of `elapsed` seconds of the attempt, up to `now`.
 
         >>> from qorzen_obs.engines.traits import LOOP
         >>> meter = Meter(lambda: 0.0)
@@ -79,7 +80,7 @@ class Meter(msgspec.Struct, eq=False, gc=False):
         if not engine.measures_transfer:
             if 0.0 < used < elapsed:
                 return {use: used, wait: elapsed - used}
-            # Two clocks, the threads that a call has started, or no time at all.
+            # Two clocks disagree, the call has started threads, or no time has passed.
             return _some({use: min(used, elapsed), wait: elapsed - min(used, elapsed)})
         call = self.call_seconds
         if call is None:  # it runs, or was killed

@@ -1,7 +1,7 @@
-"""The files that a service is watched with: Grafana's dashboards, Prometheus' rules and the runbooks.
+"""The files for monitoring a service: Grafana's dashboards, Prometheus' rules and the runbooks.
 
-The project's `dashboards/` builds them, with tools that no installation has. A wheel has what they wrote in
-`qorzen_obs/dashboards`, a checkout in `dashboards`, both by the same names.
+The project's `dashboards/` builds them, with tools that are not installed with the package. A wheel has the built
+files in `qorzen_obs/dashboards`, a checkout in `dashboards`, under the same names.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Final
 
-#: The paths of the files in the wheel, below `qorzen_obs/dashboards`. A test compares them with pyproject.toml.
+#: Paths of the files in the wheel, below `qorzen_obs/dashboards`. A test compares pyproject.toml with them.
 DASHBOARDS: Final = tuple(
     f"qorzen-{name}.json" for name in ("overview", "queues", "category", "runtime", "telemetry")
 )
@@ -21,23 +21,23 @@ RULES: Final = "rules/qorzen.yml"
 RUNBOOKS: Final = "runbooks.html"
 
 _JOB: Final = re.compile(r"[\w./@:-]+", re.ASCII)
-#: What YAML and HTML take as it is; the name of an alert follows it as the fragment.
+#: Characters that YAML and HTML take unescaped; the name of an alert follows as the fragment.
 _URL: Final = re.compile(r"https?://[\w.~:/?&=%@+,;\[\]-]+", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """What differs from one place that runs the rules to another."""
+    """The values that differ between the places that run the rules."""
 
     job: str = "qorzen"  #: the job_name in Prometheus' configuration
     grafana: str = "http://localhost:3000"
-    runbooks: str = "http://localhost:8080/runbooks"  #: where the page is found, of a service or published
+    runbooks: str = "http://localhost:8080/runbooks"  #: URL of the runbook page, of a service or published
 
     def __post_init__(self) -> None:
         """Check it.
 
         Raises:
-            ValueError: a value would not stand in the rules as it is given; the message says what would.
+            ValueError: a value cannot be written into the rules; the message says which values can.
         """
         if not _JOB.fullmatch(self.job):
             raise ValueError(f"the job {self.job!r} may have ASCII letters, digits and _ . / @ : - only")
@@ -55,7 +55,7 @@ def dashboards() -> dict[str, str]:
 
 
 def rules(site: Site) -> str:
-    """Return the recording and alert rules of a site, as Prometheus reads them."""
+    """Return the recording and alert rules of a site, in Prometheus' format."""
     text, built_for = _read(RULES), Site()
     for built, given in (
         (f'up{{job="{built_for.job}"}}', f'up{{job="{site.job}"}}'),
@@ -67,7 +67,7 @@ def rules(site: Site) -> str:
 
 
 def runbooks() -> str:
-    """Return the page that says what to do about each alert. It needs nothing else, and runs no script."""
+    """Return the page that says what to do about each alert. It is self-contained and runs no script."""
     return _read(RUNBOOKS)
 
 

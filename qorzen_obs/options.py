@@ -25,7 +25,7 @@ R = TypeVar("R")
 
 
 class TaskOptions(TypedDict, total=False):
-    """The options of `@task` and `with_options`. What is not given is as in TaskDefinition."""
+    """The options of `@task` and `with_options`. TaskDefinition has the defaults."""
 
     name: str
     category: CategoryOrName
@@ -45,20 +45,20 @@ class TaskOptions(TypedDict, total=False):
 
 
 class SubmitOptions(TypedDict, total=False):
-    """What `submit_task` takes beside the callable and its arguments; None is as if it were not given."""
+    """The options of `submit_task` beside the callable and its arguments; None means unset."""
 
     name: str | None  #: 1 to 200 printable characters; unset, the definition's or the function's
     category: CategoryOrName | None  #: unset, the definition's, else CORE
     plugin_id: str | None  #: the extension that the task is for; 1 to 200 printable characters
     priority: PriorityOrName | None  #: unset, the definition's, else NORMAL
-    #: Kept with the task, in the form that JSON has, and on its span. It must be something that JSON can show.
+    #: Kept with the task, in JSON's types, and on its span. JSON must be able to show it.
     metadata: Mapping[str, Any] | None
     #: Seconds of one attempt, math.inf for no limit. Unset, the definition's, else `tasks.default_timeout`.
     timeout: float | None
-    cancellable: bool  #: False has `cancel_task` refuse; a shutdown cancels the task nevertheless
+    cancellable: bool  #: False makes `cancel_task` refuse; a shutdown cancels the task anyway
 
 
-#: The options of a definition that a submission has not.
+#: The options of a definition that a submission does not have.
 DEFINITION_OPTIONS: Final = frozenset(TaskOptions.__annotations__) - SUBMIT_OPTIONS
 
 
@@ -67,9 +67,9 @@ def task(func: F, /) -> F: ...
 @overload
 def task(**options: Unpack[TaskOptions]) -> Callable[[F], F]: ...
 def task(func: F | None = None, /, **options: Unpack[TaskOptions]) -> F | Callable[[F], F]:
-    """Give a callable the defaults it is submitted with, and a name to be found by; it stays callable as before.
+    """Set the defaults for submitting a callable, and a name to find it by; it stays callable as before.
 
-    See TaskDefinition for the options. In a class it may stand above or below @staticmethod and @classmethod.
+    See TaskDefinition for the options. In a class it may be above or below @staticmethod and @classmethod.
 
     Raises:
         InvalidTaskError: an option is unknown or out of bounds, the engine cannot run this kind of callable, or it is
@@ -92,9 +92,9 @@ def task(func: F | None = None, /, **options: Unpack[TaskOptions]) -> F | Callab
 def with_options(func: Callable[P, R], /, **options: Unpack[TaskOptions]) -> Callable[P, R]:
     """Return `func` with other options for one submission, such as `with_options(fetch, delay=5)`.
 
-    It has the parameters and the result of `func`. So this is the way to give options to a task beside keyword
-    arguments: `tasks.run(with_options(fetch, timeout=5), url, follow=True)`. What is not given stays as `func`'s own
-    `@task` has it; `func` itself does not change.
+    It has the parameters and the result of `func`. Use it to give a task both options and keyword arguments:
+    `tasks.run(with_options(fetch, timeout=5), url, follow=True)`. Options that are not given come from `func`'s own
+    `@task`; `func` itself does not change.
 
     Raises:
         InvalidTaskError: as `task`.
@@ -104,7 +104,7 @@ def with_options(func: Callable[P, R], /, **options: Unpack[TaskOptions]) -> Cal
 
 
 def refuse_definition_options(func: Callable[..., Any], keywords: Iterable[str]) -> None:
-    """Refuse an option of a definition among the arguments of a submission, unless `func` takes it as an argument.
+    """Refuse a definition's option among the arguments of a submission, unless `func` takes it as an argument.
 
     Raises:
         InvalidTaskError: with what to do.
@@ -120,10 +120,10 @@ def refuse_definition_options(func: Callable[..., Any], keywords: Iterable[str])
 
 
 def _function_in(func: Any) -> Any:
-    """Return the function that a method's decorator has made no use of yet, which it hands out later; else `func`.
+    """Return the function inside a method's decorator, which will hand it out later; else `func`.
 
     Raises:
-        InvalidTaskError: it is another thing that only a class can make a callable of.
+        InvalidTaskError: it is another kind of object that only a class can turn into a callable.
     """
     while foreign.is_a(func, staticmethod) or foreign.is_a(func, classmethod):
         func = func.__func__
@@ -209,7 +209,7 @@ def parse_engine(value: object) -> str:
     """Return the name of an engine that a task may ask for.
 
     Raises:
-        InvalidTaskError: it is unknown, or not to be chosen.
+        InvalidTaskError: it is unknown, or a task cannot choose it.
     """
     engine = ENGINES.get(value) if isinstance(value, str) else None
     if engine is None or not engine.choosable:

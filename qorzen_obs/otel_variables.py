@@ -1,7 +1,7 @@
-"""Which OTEL_* variables are followed, and what holds instead of a value that cannot be used.
+"""Which OTEL_* variables are used, and what replaces a value that is unusable.
 
-The SDK reads some of them while it is imported and raises where a value makes no sense. So they are looked at before
-it is (qorzen_obs/__init__.py), and it sees only what can be used. Knows nothing of the SDK.
+The SDK reads some of them while it is imported and raises if a value is invalid. So they are checked before the import
+(qorzen_obs/__init__.py), and the SDK sees only usable values. Knows nothing about the SDK.
 https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/
 """
 
@@ -16,27 +16,27 @@ from math import isfinite
 from pathlib import Path
 from typing import Final, NamedTuple
 
-#: Packages of other people's that read variables of their own, which nobody else can judge.
+#: Third-party packages that read variables of their own, which only they can check.
 _LEFT_TO_OTHERS: Final = ("OTEL_PYTHON_", "OTEL_INSTRUMENTATION_", "OTEL_SEMCONV_")
 
 
 class OtelWarning(NamedTuple):
-    """A variable that is not followed, or not as it stands."""
+    """A variable that is ignored, or used in a changed form."""
 
     variable: str
     problem: str  #: what is wrong with it
-    instead: str  #: what happens
+    instead: str  #: what happens instead
 
 
 class OtelEnvironment(NamedTuple):
-    """What can be used of an environment."""
+    """The usable part of an environment."""
 
     usable: Mapping[str, str]
     warnings: tuple[OtelWarning, ...]
 
 
 class _Unusable(Exception):
-    """A value that cannot be used: what is wrong with it, what holds instead, and what is left of it."""
+    """An unusable value: what is wrong with it, what replaces it, and what is left of it."""
 
     def __init__(self, problem: str, instead: str, rest: str = "") -> None:
         super().__init__(problem, instead, rest)
@@ -50,7 +50,7 @@ _NO_URL: Final = "is not an http:// or https:// address"
 
 
 def read_otel_environment(environment: Mapping[str, str]) -> OtelEnvironment:
-    """Return the environment without what cannot be used, and a warning for each variable that is not followed.
+    """Return the environment without unusable values, and a warning for each variable that is not used as it is.
 
     An empty variable counts as unset, as the specification says.
     """
@@ -90,7 +90,7 @@ def _check_of(variable: str) -> _Check:
 
 @contextmanager
 def only_usable() -> Iterator[None]:
-    """Let the SDK, which reads `os.environ` by itself, see only what can be used of it."""
+    """Let the SDK, which reads `os.environ` itself, see only the usable values."""
     usable = read_otel_environment(os.environ).usable
     changed = {name: value for name, value in os.environ.items() if usable.get(name) != value}
     for name in changed:
@@ -104,7 +104,7 @@ def only_usable() -> Iterator[None]:
         os.environ.update(changed)
 
 
-#: Read while a module of OpenTelemetry is imported, which fails where the value cannot be used.
+#: Read while a module of OpenTelemetry is imported; the import fails if the value is unusable.
 _READ_AT_IMPORT: Final = {
     "OTEL_EXPERIMENTAL_RESOURCE_DETECTORS": "opentelemetry.sdk._logs",
     "OTEL_RESOURCE_ATTRIBUTES": "opentelemetry.sdk._logs",
@@ -115,7 +115,7 @@ _READ_AT_IMPORT: Final = {
 
 
 def import_past_unusable() -> None:
-    """Import what would fail for a variable that cannot be used; anything else waits until it is needed."""
+    """Import the modules that would fail on an unusable variable; all others wait until they are needed."""
     at_import = {name: os.environ[name] for name in _READ_AT_IMPORT if name in os.environ}
     usable = read_otel_environment(at_import).usable
     failing = [name for name, value in at_import.items() if usable.get(name) != value]
@@ -129,7 +129,7 @@ def import_past_unusable() -> None:
 
 
 def _anything(value: str) -> None:
-    """Accept any value: nothing can be wrong with it, or its reader says so."""
+    """Accept any value: it cannot be wrong, or its reader reports the error."""
 
 
 def _text(value: str) -> None:
@@ -194,7 +194,7 @@ def _pairs(value: str) -> None:
 
 
 def _names(value: str, *, group: str, known: tuple[str, ...], instead: str, most: int = 100) -> None:
-    """Check names of entry points, which packages offer by group."""
+    """Check names of entry points, which packages provide by group."""
     from importlib.metadata import entry_points  # noqa: PLC0415 - worker processes do without
 
     asked = [name.strip() for name in value.split(",") if name.strip()]
@@ -221,7 +221,7 @@ def _check_batches(usable: dict[str, str]) -> Iterator[OtelWarning]:
 
 
 def _check_endpoints(usable: dict[str, str]) -> Iterator[OtelWarning]:
-    """Without a scheme an endpoint is one of gRPC."""
+    """Check an endpoint; without a scheme it is one for gRPC."""
     protocol = usable.get("OTEL_EXPORTER_OTLP_PROTOCOL", "")
     for signal in ("", "TRACES_", "METRICS_", "LOGS_"):
         endpoint = f"OTEL_EXPORTER_OTLP_{signal}ENDPOINT"
@@ -345,7 +345,7 @@ _CHECKS: Final[Mapping[str, _Check]] = {
     ),
     "OTEL_EXPORTER_PROMETHEUS_HOST": _not_followed("/metrics is served at server.host"),
     "OTEL_EXPORTER_PROMETHEUS_PORT": _not_followed("/metrics is served at server.port"),
-    "OTEL_EXPORTER_ZIPKIN_ENDPOINT": _anything,  # the exporter of that name reads these, where it is installed
+    "OTEL_EXPORTER_ZIPKIN_ENDPOINT": _anything,  # the exporter of that name reads these, if it is installed
     "OTEL_EXPORTER_ZIPKIN_TIMEOUT": _anything,
     "OTEL_PYTHON_CONTEXT": partial(
         _names, group="opentelemetry_context", known=(), instead="contextvars_context holds", most=1

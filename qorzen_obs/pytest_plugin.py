@@ -1,8 +1,8 @@
-"""Fixtures of pytest for programs that embed a task manager. Asked for in conftest.py (docs/guide/testing.md):
+"""Pytest fixtures for programs that embed a task manager. Enable them in conftest.py (docs/guide/testing.md):
 
     pytest_plugins = ["qorzen_obs.pytest_plugin"]
 
-The tests are those of pytest-asyncio or of anyio. Everything is made when a test asks for it.
+They work with pytest-asyncio and anyio. Everything is created when a test requests it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _BY_PYTEST_ASYNCIO: Final = "_qorzen_tasks_by_pytest_asyncio"
 
 @pytest.fixture
 def qorzen_settings() -> Settings:
-    """The settings of `qorzen_tasks`: the defaults. Override it for other ones."""
+    """The settings of `qorzen_tasks`: the defaults. Override this fixture to change them."""
     return Settings()
 
 
@@ -35,15 +35,15 @@ def qorzen_logs() -> CapturedLogs:
 
 @pytest.fixture
 def qorzen_events() -> CapturedEvents:
-    """What `qorzen_tasks` published: `qorzen_events.of(task_id)`."""
+    """The events that `qorzen_tasks` published: `qorzen_events.of(task_id)`."""
     return CapturedEvents()
 
 
 @pytest.fixture
 def qorzen_tasks(request: pytest.FixtureRequest) -> TaskManager:
-    """A TaskManager for one test. What still runs when the test is over is cancelled at once.
+    """A TaskManager for one test. Tasks that still run when the test ends are cancelled at once.
 
-    It has the clock of the test's loop where that is a VirtualTimeLoop.
+    It uses the clock of the test's loop if that is a VirtualTimeLoop.
     """
     by_anyio = "anyio_backend" in request.fixturenames
     if not (by_anyio or request.config.pluginmanager.hasplugin("asyncio")):

@@ -1,7 +1,7 @@
-"""The manager's own view of a task: its record, the state that a transition replaces, its running attempt.
+"""The manager's own view of a task: its record, its state, which each transition replaces, and its running attempt.
 
-Only the work loop writes here. A `TaskState` never changes, so another thread that took hold of one reads a
-consistent story. Everyone else gets a `TaskInfo`.
+Only the work loop writes here. A `TaskState` never changes, so another thread that has one reads consistent values.
+Everyone else gets a `TaskInfo`.
 """
 
 from __future__ import annotations
@@ -54,13 +54,13 @@ class Decision(msgspec.Struct, frozen=True):
     error: str | None = None
     error_type: str | None = None
     traceback: str | None = None
-    exception: BaseException | None = None  #: what `run` raises again
+    exception: BaseException | None = None  #: the exception that `run` raises again
     cancel_reason: str | None = None
     abandoned: bool = False
 
 
 class TaskState(Decision, frozen=True):
-    """Where a task stands, and how its last attempt ended; replaced whole by each transition. Fields as in TaskInfo."""
+    """The state of a task and the end of its last attempt; each transition replaces it whole. Fields as in TaskInfo."""
 
     attempt: int = 0
     started_at: float | None = None
@@ -79,7 +79,7 @@ class TaskState(Decision, frozen=True):
         span: SpanContext | None,
         ledger: Ledger | None,
     ) -> TaskState:
-        """Return the state of a pending task whose next attempt begins: of the last one nothing stays."""
+        """Return the state of a pending task whose next attempt begins: nothing of the last one stays."""
         return TaskState(
             RUNNING,
             attempt=self.attempt + 1,
@@ -97,7 +97,7 @@ class TaskState(Decision, frozen=True):
         duration_seconds: float,
         ledger: Ledger | None,
     ) -> TaskState:
-        """Return the state of a running task whose attempt ends so."""
+        """Return the state of a running task whose attempt ends this way."""
         return TaskState(
             decision.status,
             result=decision.result,
@@ -121,7 +121,7 @@ class TaskState(Decision, frozen=True):
         return replace(self, **changes)
 
     def outline(self) -> TaskState:
-        """Return the state without what may keep much alive: result, exception and traceback."""
+        """Return the state without the fields that may keep much alive: result, exception and traceback."""
         if self.result is None and self.exception is None and self.traceback is None:
             return self
         return replace(self, result=None, exception=None, traceback=None)
@@ -141,7 +141,7 @@ _LEFT: Final = Context()  # of every attempt whose code has ended
 
 
 class TaskRecord(msgspec.Struct, eq=False):
-    """One accepted task. What it was submitted with is fixed; `state` and `progress` are replaced."""
+    """One accepted task. What it was submitted with is fixed; `state` and `progress` get replaced."""
 
     task_id: str
     name: str
@@ -156,22 +156,24 @@ class TaskRecord(msgspec.Struct, eq=False):
     timeout: float | None  #: seconds of an attempt; None means no limit
     cancellable: bool
     definition: TaskDefinition
-    limit: DefinitionLimit | None  #: of its definition, shared with the other tasks of it
+    limit: DefinitionLimit | None  #: the definition's, shared by all of its tasks
     wants_progress: bool
     engine: EngineTraits
     context: Context | None  #: the submitter's; dropped when the task ends
     definition_name: str = ""  #: the definition's, else the function's: one of few, unlike `name`
-    clock: Callable[[], float] | None = None  #: monotonic; up to when `info` accounts for its time
+    #: monotonic; the moment up to which `info` accounts for its time
+    clock: Callable[[], float] | None = None
     # Set when it is accepted.
     sequence: int = 0  #: order of acceptance, from 1
     created_at: float = 0.0  #: Unix seconds
-    eligible_at: float = 0.0  #: monotonic; moves when an attempt is to be followed by another
+    eligible_at: float = 0.0  #: monotonic; moves when another attempt is planned
     eligible_wall: float = 0.0  #: Unix seconds
     state: TaskState = ACCEPTED
     progress: TaskProgress = NO_PROGRESS
-    rerun: Rerun | None = None  #: what it runs again, if it does
+    rerun: Rerun | None = None  #: the task that it runs again, if any
     attempt: Attempt | None = None
-    submitter: SpanContext | None = None  #: the span that it was submitted in, or its mark there
+    #: the span that it was submitted in, or the mark of its submission there
+    submitter: SpanContext | None = None
     queue_entry: list[Any] | None = None  #: the queue's handle while it is pending
     #: Called when each attempt starts, see core/calls.py.
     on_start: Callable[[Attempt], object] | None = None
@@ -179,13 +181,13 @@ class TaskRecord(msgspec.Struct, eq=False):
 
     @property
     def new_trace(self) -> bool:
-        """Whether its spans start a trace of their own: where asked for, and for what does not start at once."""
+        """Whether its spans start a trace of their own: if requested, or if the task does not start at once."""
         return self.definition.new_trace or self.definition.starts_later
 
     def release(self, *, keep_call: bool = False) -> None:
-        """Drop what the ended task needed; `keep_call` keeps its callable and arguments, to be run again."""
+        """Drop what the ended task needed; `keep_call` keeps its callable and arguments, to run it again."""
         self.context = None
-        if self.queue_entry is not None:  # a store to a struct costs ten times as much as a look
+        if self.queue_entry is not None:  # writing to a struct costs ten times as much as reading
             self.queue_entry = None
         if self.on_start is not None:
             self.on_start = None
@@ -197,7 +199,7 @@ class TaskRecord(msgspec.Struct, eq=False):
                 self.kwargs = NO_KWARGS
 
     def outline(self) -> TaskRecord:
-        """Return a copy for `info` of a given state that keeps nothing of the user's alive, and no attempt."""
+        """Return a copy, for `info` of a given state, that keeps none of the user's objects and no attempt alive."""
         outline = copy(self)
         outline.release()
         outline.metadata = outline.attempt = outline.waiters = outline.limit = None
@@ -205,10 +207,10 @@ class TaskRecord(msgspec.Struct, eq=False):
         return outline
 
     def info(self, state: TaskState | None = None, progress: TaskProgress | None = None) -> TaskInfo:
-        """Return a snapshot, of an earlier `state` and `progress` where they are given; from any thread.
+        """Return a snapshot, of an earlier `state` and `progress` if given; from any thread.
 
-        Its phases reach up to now; those of an earlier state, and those with a `progress` of their own, which are an
-        event's, up to the transition that led to it. This is where the value of each field of TaskInfo comes from.
+        Its phases reach up to now. With an earlier state or a given `progress`, as in an event, they reach up to the
+        transition that led to it. The value of each field of TaskInfo comes from here.
         """
         state = state or self.state
         phases = self._phases_now(state) if progress is None else state.ledger.seconds if state.ledger else {}
@@ -249,7 +251,7 @@ class TaskRecord(msgspec.Struct, eq=False):
         )
 
     def span_of(self, state: TaskState) -> SpanContext | None:
-        """Return what leads to the span of the attempt of a state, None where there is none."""
+        """Return the reference to the span of a state's attempt, None if there is none."""
         attempt = self.attempt
         return state.span or (attempt.span_context if attempt and state is self.state else None)
 
@@ -263,40 +265,40 @@ class TaskRecord(msgspec.Struct, eq=False):
         if state.status is PENDING:
             seconds = ledger.waiting(max(now, ledger.until), self.eligible_at, before=state.attempt)
             return ledger.plus(now, seconds).seconds
-        if attempt is None or attempt.meter is None:  # it starts or ends at this moment
+        if attempt is None or attempt.meter is None:  # it is starting or ending at this moment
             return ledger.seconds
         elapsed = max(0.0, now - ledger.until)
         return ledger.plus(now, attempt.meter.phases(self.engine, elapsed, now)).seconds
 
 
 class FarSide(Protocol):
-    """The telemetry of calls in other processes, as the service's side does it."""
+    """The service's side of the telemetry of calls in other processes."""
 
     @property
     def entry(self) -> str:
-        """What does it in the other process, as `module:name`; see worker.FarTelemetry."""
+        """The other process's side, as `module:name`; see worker.FarTelemetry."""
         ...
 
     def surroundings(self, attempt: Attempt) -> Any:
-        """Return what `entry` is given for a call: plain data."""
+        """Return the plain data that `entry` gets for a call."""
         ...
 
     def on_event(self, attempt: Attempt | None, kind: str, data: Any) -> None:
-        """Take a log line, a span, a line of output; None when its process had no call."""
+        """Take a log line, a span or a line of output; None if its process had no call."""
         ...
 
 
 class AttemptOwner(Protocol):
-    """What an attempt needs from its manager (core/lifecycle.py)."""
+    """What an attempt needs from its owner (core/lifecycle.py)."""
 
     @property
     def manager(self) -> object:
-        """The TaskManager, as the code inside the task gets it."""
+        """The TaskManager that the code inside the task gets."""
         ...
 
     @property
     def far_side(self) -> FarSide | None:
-        """What observes a call in another process; None observes none."""
+        """The observer of calls in other processes; None if there is none."""
         ...
 
     def begin(self, attempt: Attempt) -> None: ...
@@ -306,7 +308,7 @@ class AttemptOwner(Protocol):
 
 
 class Attempt(msgspec.Struct, eq=False):
-    """One run of a task's callable. It is also what `current_task()` gives to the code inside."""
+    """One run of a task's callable. `current_task()` also gives it to the code inside."""
 
     record: TaskRecord
     number: int
@@ -315,32 +317,33 @@ class Attempt(msgspec.Struct, eq=False):
     kwargs: dict[str, Any]
     started_at: float = 0.0  #: monotonic
     started_wall: float = 0.0  #: Unix seconds
-    #: It is current in its context; its meter and its span exist, where they ever will.
+    #: It is current in its context; its meter and its span exist, if they ever will.
     begun: bool = False
     span: Span | None = None
-    span_context: SpanContext | None = None  #: None where it leads nowhere
-    meter: Meter | None = None  #: None where the time ledger is off
-    waited: Seconds = NO_SECONDS  #: where the time before it went, since acceptance or the attempt before
-    phases: Seconds = NO_SECONDS  #: where its time went, once it is settled
-    traceback: str | None = None  #: of one that has failed and is followed by another
+    span_context: SpanContext | None = None  #: None if it leads nowhere
+    meter: Meter | None = None  #: None if the time ledger is off
+    waited: Seconds = NO_SECONDS  #: phases of the time before it, since acceptance or the last attempt
+    phases: Seconds = NO_SECONDS  #: phases of its own time, once it is settled
+    traceback: str | None = None  #: for a failed one that is followed by another
     ended_at: float = 0.0  #: monotonic, once it is settled
-    asked: Ask | None = None  #: the first ask wins
+    asked: Ask | None = None  #: the first request wins
     asked_at: float = 0.0  #: monotonic
     reason: str | None = None
-    #: None will follow: the task was cancelled or passed its deadline.
+    #: No attempt will follow: the task was cancelled or passed its deadline.
     last: bool = False
-    grace: asyncio.TimerHandle | None = None  #: ends the grace; None where nobody asked, and once it is over
-    settled: bool = False  #: how it ends is decided
-    decision: Decision | None = None  #: how; until its code has ended
+    grace: asyncio.TimerHandle | None = None  #: ends the grace; None if nobody asked, and once it is over
+    settled: bool = False  #: its outcome is decided
+    decision: Decision | None = None  #: the decision; until its code has ended
     ended: bool = False  #: its code has ended
-    outcome: tuple[object, BaseException | None] | None = None  #: how, while deciding was interrupted
-    driver: Any = None  #: the engine's own handle; None until it has the attempt, and when its code has ended
+    outcome: tuple[object, BaseException | None] | None = None  #: the outcome, while deciding was interrupted
+    driver: Any = None  #: the engine's own handle; None before the engine has it, and after its end
     deadline: list[Any] | None = None  #: the entry by which it can be removed
     reported: tuple[float, str] | None = None  #: the newest progress
     reported_at: float = -inf  #: when progress last reached the record, monotonic
-    progress_waits: bool = False  #: `reported` has not reached the record yet
-    children: tuple[TaskRecord, ...] = ()  #: what it submitted while the manager drained: they end with it
-    waits_for: tuple[str, ...] = ()  #: the ids of the tasks for whose end it waits right now
+    progress_waits: bool = False  #: `reported` will be written to the record soon
+    #: the tasks that it submitted while the manager drained: they end with it
+    children: tuple[TaskRecord, ...] = ()
+    waits_for: tuple[str, ...] = ()  #: the ids of the tasks whose end it waits for right now
     _on_ask: list[Callable[[], object]] = []
 
     @property
@@ -370,7 +373,7 @@ class Attempt(msgspec.Struct, eq=False):
 
     @property
     def wants_slot(self) -> bool:
-        """Whether it should hold a slot: it waits for nobody and nobody asked it to stop."""
+        """Whether it should hold a slot: it waits for no other task and was not asked to stop."""
         return not (self.waits_for or self.settled or self.asked is not None)
 
     @property
@@ -401,15 +404,15 @@ class Attempt(msgspec.Struct, eq=False):
             call()
 
     def begin(self) -> None:
-        """Be current in the context from here on; before its code runs, and in no other context."""
+        """Become current in the context; call this before its code runs, in that context only."""
         self.owner.begin(self)
 
     def suspended(self) -> None:
-        """Say that its code waits for the first time, on the loop."""
+        """Note that its code waits for the first time; on the loop."""
         self.owner.suspended(self)
 
     def release(self) -> None:
-        """Drop what runs it: its code has ended. Its context leads back to it, and would keep all of it alive."""
+        """Drop what ran it, since its code has ended. Its context leads back to it and would keep everything alive."""
         self.driver = self.decision = None
         self.context = _LEFT
         if self.grace is not None or self.outcome is not None:
@@ -423,7 +426,7 @@ class Attempt(msgspec.Struct, eq=False):
         """
         self._on_ask.append(call)
         try:
-            if self.asked is not None:  # `ask` may have looked at the calls before
+            if self.asked is not None:  # `ask` may have read the calls before
                 call()
             yield
         finally:
@@ -443,7 +446,7 @@ class Wait:
         attempt.waits_for = (*attempt.waits_for, waits_for)
 
     def end(self) -> bool:
-        """Note that it is over; return False when that was known."""
+        """Note that it is over; return False if it already was."""
         if self._over:
             return False
         self._over = True
@@ -454,19 +457,19 @@ class Wait:
 
 
 class End(msgspec.Struct, frozen=True, gc=False):
-    """What observers learn about an attempt that has ended, or about a task that ended without one."""
+    """What to announce about an attempt that has ended, or a task that ended without one."""
 
     kind: EventKind  #: retrying, completed, failed or cancelled
     at: float  #: Unix seconds
     record: TaskRecord
     state: TaskState  #: the state that it led to
     attempt: Attempt | None
-    context: Context | None  #: the submitter's, which the record drops
-    waited: Seconds = NO_SECONDS  #: where the time of a task went that ended without an attempt
+    context: Context | None  #: the submitter's, which the record releases
+    waited: Seconds = NO_SECONDS  #: phases of a task that ended without an attempt
 
     @property
     def traceback(self) -> str | None:
-        """Where the attempt has failed, also when its task is pending again and keeps no traceback."""
+        """The traceback of a failed attempt, also when its task is pending again and keeps none."""
         return self.state.traceback or (self.attempt.traceback if self.attempt else None)
 
 
@@ -482,7 +485,7 @@ class TaskEvent(msgspec.Struct, frozen=True, gc=False):
     previous: TaskStatus | None = None  #: the status before the event; None for submitted
 
     def outline(self) -> TaskEvent:
-        """Return the event without what may keep much alive: arguments, metadata, result and traceback."""
+        """Return the event without the fields that may keep much alive: arguments, metadata, result and traceback."""
         record, state = self.record.outline(), self.state.outline()
         return TaskEvent(
             sequence=self.sequence,
@@ -496,5 +499,5 @@ class TaskEvent(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def info(self) -> TaskInfo:
-        """The task as it was right after."""
+        """The task right after the event."""
         return self.record.info(self.state, self.progress)

@@ -1,4 +1,4 @@
-"""The tasks known by name: `serve` collects the definitions of the modules that it hosts in a TaskRegistry."""
+"""The tasks known by name: `serve` collects the definitions of its modules in a TaskRegistry."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from qorzen_obs.errors import InvalidTaskError
 
 
 class TaskRegistry:
-    """The tasks known by name: those that clients may submit over HTTP. Iterating gives name, callable, definition."""
+    """The tasks known by name, which clients may submit over HTTP. Iteration gives name, callable and definition."""
 
     def __init__(self) -> None:
         self._tasks: dict[str, Callable[..., Any]] = {}
@@ -35,10 +35,10 @@ class TaskRegistry:
             raise InvalidTaskError("name", f"two tasks are named {name!r}; give one another @task(name=…)")
 
     def add_module(self, module: ModuleType) -> int:
-        """Add what `module` marks with @task; return how many callables that were.
+        """Add the callables that `module` marks with @task; return their number.
 
         Raises:
-            InvalidTaskError: two of them, or one and another callable, have the same name.
+            InvalidTaskError: two of them, or one of them and an earlier callable, have the same name.
         """
         # One callable may have several names.
         defined = dict.fromkeys(value for value in vars(module).values() if is_defined(value))

@@ -1,4 +1,4 @@
-"""When a failed attempt is followed by another, and how long it waits. Pure, but for a backoff of the user's own."""
+"""When a failed attempt is followed by another, and after what wait. Pure, except for a user's own backoff."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from qorzen_obs.clock import MAX_WAIT_SECONDS
 from qorzen_obs.errors import InvalidTaskError, RetryLater, TaskTimeoutError
 from qorzen_obs.tasks import TIMEOUT
 
-#: Takes the number of the attempt that failed, from 1, and a source of randomness, and returns the seconds to wait: a
-#: hundred years at most, and 0 for a negative number. It must not block.
+#: Takes the number of the failed attempt, from 1, and a source of randomness; returns the seconds to wait. At most a
+#: hundred years; a negative number counts as 0. It must not block.
 Backoff = Callable[[int, random.Random], float]
 
 
@@ -23,8 +23,8 @@ def exponential(
 ) -> Backoff:
     """Return a backoff that grows by `factor` from `base_seconds` up to `max_seconds`.
 
-    With `jitter`, the wait is drawn evenly between 0 and that value ("full jitter": M. Brooker, Exponential
-    Backoff And Jitter, 2015), so that what failed together does not come back together.
+    With `jitter` the wait is drawn uniformly between 0 and that value ("full jitter": M. Brooker, Exponential
+    Backoff And Jitter, 2015), so that tasks that failed together do not retry together.
 
     Raises:
         InvalidTaskError: a number of seconds is not positive or above a hundred years, or `factor` is below 1.
@@ -40,7 +40,7 @@ def exponential(
         raise InvalidTaskError("factor", f"{foreign.shown(factor)} must be a number of at least 1")
 
     def wait_seconds(attempt: int, source: random.Random) -> float:
-        steps = min(attempt - 1, 1_000)  # a float has no room for more
+        steps = min(attempt - 1, 1_000)  # a float cannot hold more
         try:
             longest = min(max_seconds, base_seconds * factor**steps)
         except OverflowError:
@@ -57,21 +57,22 @@ DEFAULT_BACKOFF: Final = exponential()
 class Retry:
     """The retry policy of a definition.
 
-    An attempt that raised one of `on`, and none of `give_up_on`, is followed by another one, until there were
-    `max_attempts`. An attempt that passed its timeout counts as a TimeoutError. One that was cancelled, or was
-    abandoned while its code still runs, is never tried again.
+    An attempt that raised one of `on`, but none of `give_up_on`, is followed by another one, up to `max_attempts` in
+    all. An attempt that passed its timeout counts as a TimeoutError. An attempt that was cancelled, or abandoned while
+    its code still runs, is never followed by another.
 
-    `backoff` is called once for the first attempt when the policy is made, to see that it returns seconds. Where it
-    fails later, the default one takes its place for that attempt; see the log line `task.backoff_failed`.
+    `backoff` is called once for the first attempt when the policy is created, to check that it returns seconds. If it
+    fails later, the default one replaces it for that attempt; see the log line `task.backoff_failed`.
 
     Raises:
         InvalidTaskError: an argument is unusable.
     """
 
-    max_attempts: int = 3  #: with the first one; at least 1
+    max_attempts: int = 3  #: including the first one; at least 1
     backoff: Backoff = DEFAULT_BACKOFF  #: how long to wait after a failed attempt
-    on: tuple[type[BaseException], ...] = (Exception,)  #: the exceptions that another attempt may follow
-    give_up_on: tuple[type[BaseException], ...] = ()  #: those of them that none may follow
+    #: the exceptions after which another attempt may follow
+    on: tuple[type[BaseException], ...] = (Exception,)
+    give_up_on: tuple[type[BaseException], ...] = ()  #: those of them after which none may follow
 
     def __post_init__(self) -> None:
         attempts: object = self.max_attempts
@@ -111,9 +112,9 @@ def retry_wait_seconds(
     source: random.Random,
     on_broken: Callable[[str], None],
 ) -> float | None:
-    """Return how long to wait before the attempt after `attempt`, or None when there will be none.
+    """Return how long to wait before the attempt after `attempt`, or None if there will be none.
 
-    Where what the user has given fails, `on_broken` gets the error: for a wait the default backoff takes its place.
+    If the user's code fails, `on_broken` gets the error, and the default backoff replaces a user's.
     """
     if policy is not None and attempt >= policy.max_attempts:
         return None
@@ -121,7 +122,7 @@ def retry_wait_seconds(
     try:
         if not (says_when or (policy is not None and _is_for(policy, error, error_type))):
             return None
-    except BaseException as broken:  # noqa: BLE001 - classes may say by code of their own what belongs to them
+    except BaseException as broken:  # noqa: BLE001 - classes may decide with code of their own what belongs to them
         on_broken(foreign.shown(broken))
         return None
     asked: Backoff = (lambda *_: error.seconds) if says_when else policy.backoff  # type: ignore[union-attr]  # as looked at above
@@ -131,7 +132,7 @@ def retry_wait_seconds(
 def backoff_seconds(
     backoff: Backoff, attempt: int, source: random.Random, on_broken: Callable[[str], None]
 ) -> float:
-    """Return what a user's backoff says; where it fails, `on_broken` gets the error and the default takes its place."""
+    """Return the wait from a user's backoff; if it fails, `on_broken` gets the error and the default is used."""
     try:
         return _seconds(backoff(attempt, source))
     except BaseException as broken:  # noqa: BLE001 - the user's code may raise anything
@@ -145,10 +146,10 @@ def _is_for(policy: Retry, error: BaseException | None, error_type: str | None) 
 
 
 def _seconds(value: object) -> float:
-    """Return what a wait of the user's comes to.
+    """Return a user's wait in seconds.
 
     Raises:
-        TypeError, ValueError: it is not a number of seconds, or more than a hundred years.
+        TypeError, ValueError: it is not a number of seconds, or exceeds a hundred years.
     """
     if type(value) is CoroutineType:
         value.close()

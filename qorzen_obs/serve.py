@@ -38,19 +38,19 @@ class ModuleError(QorzenError):
 
 
 class UnusableModuleError(ModuleError):
-    """The module was found out to be the wrong one: it does not exist, or defines no tasks."""
+    """The module is the wrong one: it does not exist, or defines no tasks."""
 
 
 class BrokenModuleError(ModuleError):
-    """The module is there and failed while it was imported."""
+    """The module exists, but its import failed."""
 
 
 def load_tasks(modules: Iterable[str]) -> TaskRegistry:
-    """Import the modules, the working directory first on the path, and return the tasks that they define.
+    """Import the modules, with the working directory first on the path, and return the tasks that they define.
 
     Raises:
-        UnusableModuleError: one does not exist, has no @task, or has a task of a name that is taken.
-        BrokenModuleError: the import of one failed.
+        UnusableModuleError: a module does not exist, has no @task, or has a task whose name is taken.
+        BrokenModuleError: the import of a module failed.
     """
     here = str(Path.cwd())
     if here not in sys.path:
@@ -71,7 +71,7 @@ def load_checks(modules: Iterable[str]) -> list[Callable[[], object]]:
     """Return the health checks of modules that `load_tasks` has imported.
 
     Raises:
-        UnusableModuleError: one cannot be used, such as for a name that is taken.
+        UnusableModuleError: a check is unusable, for example because its name is taken.
     """
     found: dict[Callable[[], object], None] = {}
     known = HealthChecks()
@@ -95,7 +95,7 @@ async def serve(
     """Serve until SIGINT or SIGTERM, then stop in order. Tasks with `at_start` are submitted.
 
     Raises:
-        SettingsError: a setting or an OTEL_* variable cannot be followed.
+        SettingsError: a setting or an OTEL_* variable is unusable.
         ManagerInitializationError: the port is in use, or another part did not start.
     """
     logs = set_up_process(settings.telemetry, sys.stderr)
@@ -131,7 +131,7 @@ def _import(name: str) -> ModuleType:
             raise UnusableModuleError(name, _explain_missing(name)) from error
         problem = f"needs {error.name!r}, which is not installed" if error.name else str(error)
         raise BrokenModuleError(name, f"{problem}{_place_of(error)}") from error
-    except (Exception, SystemExit) as error:  # whatever the program's own code does
+    except (Exception, SystemExit) as error:  # the program's own code may raise anything
         problem = f"failed while it was imported: {foreign.described(error)}{_place_of(error)}"
         raise BrokenModuleError(name, problem) from error
 
@@ -145,9 +145,9 @@ def _explain_missing(name: str) -> str:
 
 
 def _place_of(error: BaseException) -> str:
-    """Return the file and line where the program's code failed, in brackets; nothing where none of it had run.
+    """Return the file and line where the program's code failed, in brackets; empty if none of it had run.
 
-    What refuses a wrong decorator is our own code, and what the person who reads it must fix is not.
+    Our own code refuses a wrong decorator, but the reader must fix the program's code.
     """
     frames = [
         frame

@@ -1,7 +1,7 @@
 """The settings of a service: one frozen, typed, checked object.
 
-Made in code, or read from a TOML file, then from `QORZEN_*` variables with `__` between levels. Nothing here looks for
-files or reads the environment by itself: the caller hands both in.
+Created in code, or read from a TOML file, then from `QORZEN_*` variables with `__` between levels. Nothing here looks
+for files or reads the environment by itself: the caller passes both in.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from qorzen_obs.small_file import UnusableFileError, read_small_file
 from qorzen_obs.tasks import TaskCategory
 
 ENVIRONMENT_PREFIX = "QORZEN_"
-#: The service that the commands ask; a service itself has no such setting.
+#: The service that the commands connect to; not a setting of the service itself.
 URL_VARIABLE: Final = "QORZEN_URL"
 _MAX_FILE_BYTES: Final = 1_048_576
 
@@ -41,7 +41,7 @@ WAIT_BUCKETS: Final = (
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 60.0, 150.0, 300.0, 600.0,
     1_500.0,
 )  # fmt: skip
-_MAX_BUCKETS: Final = 100  # each is a line of every series
+_MAX_BUCKETS: Final = 100  # each adds a line to every series
 
 Seconds = Annotated[float, Meta(gt=0)]  #: A duration above 0, in seconds.
 Count = Annotated[int, Meta(ge=1)]  #: A whole number of at least 1.
@@ -49,18 +49,18 @@ T = TypeVar("T")
 
 
 class _Checked(msgspec.Struct, frozen=True):
-    """Settings that check themselves when code makes them, as those of a file are checked.
+    """Settings that are checked when code creates them, like those from a file.
 
-    A value takes the form that its type says: a dict becomes the section that it stands for, a list a tuple.
+    A value is converted to its declared type: a dict becomes a section, a list becomes a tuple.
     """
 
-    _section: ClassVar[str] = ""  #: what stands before the names of its settings
+    _section: ClassVar[str] = ""  #: the prefix of its settings' names
 
     def __post_init__(self) -> None:
         for name, kind, default in _fields_of(type(self)):
             value = getattr(self, name)
             if value is default or type(value) is kind:
-                continue  # most are, and a check takes 20 microseconds
+                continue  # most are valid, and a check takes 20 microseconds
             value = _convert(value, kind, f"{self._section}{name}", strict=True)
             msgspec.structs.force_setattr(self, name, value)
 
@@ -76,25 +76,27 @@ class TaskSettings(_Checked, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     _section = "tasks."
 
-    max_concurrent_tasks: Count = 100  #: tasks that run at once
-    #: ended tasks kept whole: this many of the last failed ones, and this many of the others
+    max_concurrent_tasks: Count = 100  #: maximum number of tasks that run at once
+    #: Number of ended tasks kept whole: the last ones that failed, and separately as many of all others.
     keep_completed_tasks: Annotated[int, Meta(ge=0)] = 1000
     default_timeout: Seconds = 300.0  #: seconds an attempt may take; inf means no limit
-    max_pending: Count = 10_000  #: tasks that wait at once
-    #: What a submission does when that many wait: raise TaskQueueFullError, or wait for room.
+    max_pending: Count = 10_000  #: maximum number of waiting tasks
+    #: What a submission does when the queue is full: raise TaskQueueFullError, or wait for room.
     when_full: Literal["refuse", "wait"] = "refuse"
-    category_limits: dict[TaskCategory, Count] = {}  #: tasks of a category that run at once
-    #: waiting that is worth 50 points, a year at most; 0 is strict priority
+    category_limits: dict[TaskCategory, Count] = {}  #: maximum number of tasks of a category that run at once
+    #: seconds of waiting that are worth 50 points of priority, at most a year; 0 means strict priority
     ageing_seconds: Annotated[float, Meta(ge=0, le=31_536_000)] = 300.0
-    #: How long a task may go on after it was asked to stop. Then it is killed where that is possible, else abandoned.
+    #: How long a task may continue after it was asked to stop. Then it is killed if possible, else abandoned.
     cancel_grace_seconds: Seconds = 1.0
-    max_abandoned: Annotated[int, Meta(ge=0)] = 16  #: abandoned tasks whose slot another task may have
-    #: How long a stop lets accepted tasks go on before it cancels them.
+    #: number of abandoned tasks whose slot another task may get
+    max_abandoned: Annotated[int, Meta(ge=0)] = 16
+    #: How long a stop lets accepted tasks continue before it cancels them.
     shutdown_grace_seconds: Annotated[float, Meta(ge=0)] = 30.0
-    #: bytes of one result, and of one task's arguments, that are kept with its record, as texts and buffers count;
-    #: a larger result is released once it was handed over to a waiter, larger arguments at the end
+    #: Largest size in bytes, counting texts and buffers, of a result or of a task's arguments that is kept with the
+    #: record. A larger result is released once a waiter has it; larger arguments are released when the task ends.
     keep_value_bytes: Annotated[int, Meta(ge=0)] = 65_536
-    keep_arguments: bool = True  #: of failed and cancelled tasks while they are kept whole, to run them again
+    #: keep the arguments of failed and cancelled tasks while they are kept whole, to run them again
+    keep_arguments: bool = True
 
 
 class EngineSettings(_Checked, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -104,39 +106,42 @@ class EngineSettings(_Checked, frozen=True, kw_only=True, forbid_unknown_fields=
 
     io_threads: Count = 32  #: synchronous tasks of category IO that run at once
     worker_threads: Count = (os.cpu_count() or 1) + 4  #: other synchronous tasks that run at once
-    processes: Count = os.cpu_count() or 1  #: worker processes, each of which runs one task at a time
-    process_tasks_per_worker: Count = 1_000  #: after which a worker process is replaced
-    process_quarantine_seconds: Seconds = 600.0  #: for a task that kills 3 workers within that time
+    processes: Count = os.cpu_count() or 1  #: worker processes; each runs one task at a time
+    process_tasks_per_worker: Count = 1_000  #: tasks after which a worker process is replaced
+    #: How long tasks of a name are refused after they have killed 3 workers within this time.
+    process_quarantine_seconds: Seconds = 600.0
 
 
 class ServerSettings(_Checked, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`server.*`: where the ops plane listens and whom it answers."""
+    """`server.*`: where the ops plane listens and which requests it answers."""
 
     _section = "server."
 
     #: An address to listen on, or `unix:/path` for a socket of mode 0600. One that others can reach needs a token.
     host: str = DEFAULT_HOST
     port: Annotated[int, Meta(ge=0, le=65535)] = DEFAULT_PORT  #: 0 takes any free one
-    #: What to do where the port is in use already: refuse to start, or try the next ones, for workers side by side.
+    #: What to do if the port is in use: refuse to start, or try the next ones, for several workers side by side.
     when_taken: Literal["refuse", "next"] = "refuse"
-    token: Annotated[str, Meta(min_length=16)] | None = None  #: for control, and so for everything
-    #: Instead of `token`: a file with one token a line, `TOKEN` or `TOKEN read`.
+    token: Annotated[str, Meta(min_length=16)] | None = None  #: token for control, which allows everything
+    #: Instead of `token`: a file with one token per line, `TOKEN` or `TOKEN read`.
     token_file: str | None = None
     allow_submit: bool = False  #: whether registered tasks can be submitted over HTTP
-    allowed_hosts: tuple[str, ...] = ()  #: host names that requests may name, besides localhost and addresses
-    #: Where clients find the service behind a proxy, such as https://a.example/ops.
+    #: host names that requests may use, besides localhost and IP addresses
+    allowed_hosts: tuple[str, ...] = ()
+    #: URL of the service for clients behind a proxy, such as https://a.example/ops.
     public_url: str | None = None
-    grafana_url: str | None = None  #: where the page's link to Grafana leads
-    trace_url: str | None = None  #: where a trace is seen elsewhere, with {trace_id} in its place
+    grafana_url: str | None = None  #: target of the page's link to Grafana
+    trace_url: str | None = None  #: URL of a trace in another viewer, with {trace_id}
 
 
 class HealthSettings(_Checked, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`health.*`: when a probe says no."""
+    """`health.*`: when a probe fails."""
 
     _section = "health."
 
-    loop_blocked_seconds: Seconds = 30.0  #: /livez and /readyz fail when the work loop is blocked for longer
-    #: /readyz fails when a task waits for longer although nothing keeps it from starting.
+    #: /livez and /readyz fail when the work loop is blocked for longer than this
+    loop_blocked_seconds: Seconds = 30.0
+    #: /readyz fails when a task waits for longer than this although nothing keeps it from starting.
     scheduler_stalled_seconds: Seconds = 10.0
 
 
@@ -148,25 +153,25 @@ class TelemetrySettings(_Checked, frozen=True, kw_only=True, forbid_unknown_fiel
     log_level: Literal["debug", "info", "warning", "error", "off"] = "info"  #: off writes no lines
     keep_traces: Count = 500  #: recent traces in memory
     keep_spans_per_trace: Count = 2_000  #: spans of one trace in memory
-    keep_spans: Count = 20_000  #: in all; some 2.6 kB each
+    keep_spans: Count = 20_000  #: spans in memory in all; about 2.6 kB each
     #: ordinary traces kept per second; above that rate their ids decide. Failed and slow ones are always kept
     traces_per_second: Annotated[float, Meta(ge=0)] = 100.0
-    slow_task_seconds: Seconds = 10.0  #: from here on a task's trace is kept whatever the rate; inf is never
-    time_ledger: bool = True  #: where the time of each task went; costs about half a microsecond a step
-    watch_loop: bool = True  #: a thread that says who blocks the work loop
+    slow_task_seconds: Seconds = 10.0  #: a slower task's trace is always kept; inf means never
+    time_ledger: bool = True  #: records the phases of each task; costs about 0.5 µs a step
+    watch_loop: bool = True  #: runs a thread that finds what blocks the work loop
     #: Upper bounds of the histograms of durations: 1 to 100 of them, in seconds, positive and rising.
     run_buckets: tuple[float, ...] = RUN_BUCKETS
-    #: The same of queue waits. The rules need the bounds of their objectives (dashboards/objectives.py) among them.
+    #: The same for queue waits. They must include the bounds of the rules' objectives (dashboards/objectives.py).
     wait_buckets: tuple[float, ...] = WAIT_BUCKETS
-    #: names of definitions that metrics tell apart, the rest is `_other`; 0 is none
+    #: definitions that metrics show by name; all others are `_other`. 0 means none
     metrics_by_definition: Annotated[int, Meta(ge=0, le=10_000)] = 100
-    keep_log_lines_per_task: Count = 200  #: the last log lines of each task, in memory
-    keep_log_lines: Count = 20_000  #: in all
-    #: whether /metrics also shows what is in the default registry of prometheus_client
+    keep_log_lines_per_task: Count = 200  #: last log lines of each task in memory
+    keep_log_lines: Count = 20_000  #: log lines in memory in all
+    #: whether /metrics also shows the default registry of prometheus_client
     default_registry: bool = False
-    #: Names of fields whose values no sink may show, besides the usual ones.
+    #: Names of fields whose values are always hidden, besides the usual ones.
     redact_keys: tuple[str, ...] = ()
-    redact_patterns: tuple[str, ...] = ()  #: regular expressions for texts that no sink may show
+    redact_patterns: tuple[str, ...] = ()  #: regular expressions for text that is always hidden
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -196,16 +201,16 @@ class Settings(_Checked, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Settings(tasks=TaskSettings(max_pending=50), server=ServerSettings(port=0))
 
     Raises:
-        SettingsError: a value is out of bounds or of another type, as each section raises it.
+        SettingsError: a value is out of bounds or has the wrong type. Each section raises it too.
     """
 
     #: How much runs, waits and is remembered.
     tasks: TaskSettings = msgspec.field(default_factory=TaskSettings)
     #: How many slots each engine has.
     engines: EngineSettings = msgspec.field(default_factory=EngineSettings)
-    #: Where the ops plane listens and whom it answers.
+    #: Where the ops plane listens and which requests it answers.
     server: ServerSettings = msgspec.field(default_factory=ServerSettings)
-    #: When a probe says no.
+    #: When a probe fails.
     health: HealthSettings = msgspec.field(default_factory=HealthSettings)
     #: How much is observed and kept in memory.
     telemetry: TelemetrySettings = msgspec.field(default_factory=TelemetrySettings)
@@ -219,13 +224,13 @@ def load_settings(
     *,
     base: Settings | None = None,
 ) -> Settings:
-    """Read `file` over `base`, which is the defaults when None, then `environment` over both.
+    """Return `base` (None means the defaults), overridden by `file`, then by `environment`.
 
     Settings of your own that the environment may change:
 
         load_settings(environment=os.environ, base=Settings(tasks=TaskSettings(max_pending=50)))
 
-    A table of the file, such as `tasks.category_limits`, replaces that of `base`.
+    A table in the file, such as `tasks.category_limits`, replaces the one of `base`.
 
     Raises:
         SettingsError: the file is missing or not TOML, a key or a `QORZEN_*` variable is unknown, or a value is out of
@@ -243,10 +248,10 @@ def load_settings(
 
 
 def check_variables(names: Iterable[str]) -> None:
-    """Refuse a name that begins with `QORZEN_` and is not the variable of a setting; whatever its value is.
+    """Refuse a name that begins with `QORZEN_` but is not the variable of a setting, whatever its value.
 
     Raises:
-        SettingsError: names the setting that it would be, and the variable that is most like it.
+        SettingsError: names the setting that it would be, and the most similar variable.
     """
     known = None
     for name in sorted(names):
@@ -263,7 +268,7 @@ def check_variables(names: Iterable[str]) -> None:
 
 
 def convert(tree: Mapping[str, Any], kind: type[T], *, prefix: str = "") -> T:
-    """Check `tree` and return it as `kind`; strings from the environment become numbers where one is asked for.
+    """Check `tree` and return it as `kind`; strings from the environment become numbers where `kind` needs them.
 
     Raises:
         SettingsError: names the offending key below `prefix`.
@@ -273,7 +278,7 @@ def convert(tree: Mapping[str, Any], kind: type[T], *, prefix: str = "") -> T:
 
 
 def _convert(value: Any, kind: Any, place: str, *, strict: bool) -> Any:
-    """Return the value as `kind`. A section that is given as a dict may have texts for numbers, as a file may."""
+    """Return the value as `kind`. Like a file, a section given as a dict may have texts for numbers."""
     try:
         return msgspec.convert(value, kind, strict=strict and not isinstance(value, Mapping))
     except msgspec.ValidationError as error:
@@ -303,7 +308,7 @@ def _read_toml(file: Path) -> dict[str, Any]:
 
 
 def _put_over(tree: dict[str, Any], above: Mapping[str, Any]) -> None:
-    """Put the settings of one tree over those of another, each setting whole."""
+    """Override the settings of one tree with those of another, each setting whole."""
     for section, values in above.items():
         below = tree.get(section)
         tree[section] = (
@@ -335,7 +340,7 @@ def _put(tree: dict[str, Any], variable: str, value: str) -> None:
 
 
 def _read_text(variable: str, steps: list[str], text: str) -> Any:
-    """Return what a variable says of a list or a table; other settings are converted from the text later."""
+    """Parse a variable for a list or a table; other settings are converted from the text later."""
     key, origin = ".".join(steps), get_origin(_type_of(steps))
     if origin is tuple:
         if text.lstrip().startswith("["):
@@ -348,7 +353,7 @@ def _read_text(variable: str, steps: list[str], text: str) -> Any:
 
 
 def _type_of(steps: list[str]) -> Any:
-    """Return the type of a setting; None where there is no such setting."""
+    """Return the type of a setting; None if there is no such setting."""
     kind: Any = Settings
     for step in steps:
         is_section = isinstance(kind, type) and issubclass(kind, msgspec.Struct)

@@ -1,4 +1,4 @@
-"""Reads small text files that settings and options name, and refuses what is none: nothing hangs or is huge."""
+"""Reads small text files named by settings and options. Refuses anything else, so that no read hangs or is huge."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ _KINDS: Final = (
 
 
 class UnusableFileError(Exception):
-    """A file cannot be read as a small text; its message is what follows the name of the file."""
+    """A file cannot be read as a small text; show the message after the file's name."""
 
 
 class SmallFile(NamedTuple):
-    """What was read."""
+    """The content of a file."""
 
     text: str
-    mode: int  #: permissions and kind, as the system has them
+    mode: int  #: permissions and type, as in `stat`
 
 
 def read_small_file(file: Path, max_bytes: int, *, pipes: bool = False) -> SmallFile:
-    """Read a file of UTF-8 text. With `pipes` it may be one that somebody writes to, such as a shell's `<(command)`.
+    """Read a file of UTF-8 text. With `pipes` it may be a pipe, such as a shell's `<(command)`.
 
     Raises:
-        UnusableFileError: it cannot be opened, is not a file, is longer than `max_bytes`, or is not UTF-8, or nobody
-            wrote to the pipe, and closed it, within PIPE_SECONDS.
+        UnusableFileError: it cannot be opened, is not a file, is longer than `max_bytes`, is not UTF-8, or the pipe
+            was not written and closed within PIPE_SECONDS.
     """
     try:
         descriptor = os.open(file, os.O_RDONLY | _flags("O_NONBLOCK", "O_CLOEXEC", "O_NOCTTY", "O_BINARY"))
@@ -47,7 +47,7 @@ def read_small_file(file: Path, max_bytes: int, *, pipes: bool = False) -> Small
             os.close(descriptor)
     except OSError as error:
         raise UnusableFileError(f"cannot be read: {error.strerror}") from error
-    except ValueError as error:  # a path with a null character in it
+    except ValueError as error:  # a path that contains a null character
         raise UnusableFileError(f"cannot be read: {error}") from error
     if len(content) > max_bytes:
         raise UnusableFileError(f"is longer than {max_bytes} bytes")
@@ -63,7 +63,7 @@ def _flags(*names: str) -> int:
 
 
 def _read(descriptor: int, mode: int, max_bytes: int, *, pipes: bool) -> bytes:
-    """Return what is there, and no more than one byte too many."""
+    """Return the content, but at most one byte too many."""
     is_pipe = stat.S_ISFIFO(mode)
     if not stat.S_ISREG(mode) and not (is_pipe and pipes):
         kind = next((kind for is_kind, kind in _KINDS if is_kind(mode)), "something else")

@@ -1,7 +1,7 @@
-"""Where code is right now: stacks of threads and of suspended coroutines, as plain data without any values.
+"""Where code is right now: stacks of threads and suspended coroutines, as plain data without values of variables.
 
-Looking costs what it must and changes nothing: frames of another thread are read under the interpreter's lock
-and let go at once. Knows nothing of tasks; imported by worker processes, so it must stay cheap.
+Reading a stack is cheap and changes nothing: frames of another thread are read under the interpreter's lock and
+released at once. Knows nothing about tasks. Worker processes import this, so it must stay cheap.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from typing import Any, Final, NamedTuple
 
 from qorzen_obs import foreign
 
-MAX_FRAMES: Final = 100  #: of a deeper stack the innermost frames are kept: they say what happens now
-MAX_TASKS: Final = 50  #: how many asyncio tasks of one of our tasks are shown
+MAX_FRAMES: Final = 100  #: a deeper stack keeps its innermost frames: they show what happens now
+MAX_TASKS: Final = 50  #: most asyncio tasks shown for one of our tasks
 _MAX_LINE: Final = 200
 
 
 class Place(NamedTuple):
-    """A frame before it is shown: what can be taken without holding it."""
+    """A frame before it is shown: the data that can be copied without holding the frame."""
 
     code: CodeType
     line: int
@@ -34,7 +34,7 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One line of a stack. `code` is the text of the line, where its file can be read."""
+    """One line of a stack. `code` is the text of the line, if its file can be read."""
 
     file: str
     line: int
@@ -44,9 +44,9 @@ class Frame:
 
 # The states of a live stack.
 STARTING: Final = "starting"  #: its callable has not begun
-RUNNING: Final = "running"  #: code of it executes
+RUNNING: Final = "running"  #: its code executes
 WAITING: Final = "waiting"  #: it is suspended in an await
-ABANDONED: Final = "abandoned"  #: nobody waits for it any more, and it goes on
+ABANDONED: Final = "abandoned"  #: nobody waits for it any more, but it still runs
 
 Frames = tuple[Frame, ...]  #: the innermost last
 
@@ -66,9 +66,9 @@ class LiveStack:
 
     state: str  #: one of the four above
     frames: Frames = ()
-    awaiting: str | None = None  #: what its innermost await is for
+    awaiting: str | None = None  #: what its innermost await waits for
     tasks: tuple[AsyncioTask, ...] = ()
-    pid: int | None = None  #: of the worker process that runs it; None on other engines
+    pid: int | None = None  #: id of the worker process that runs it; None on other engines
 
 
 # ---------------------------------------------------------------------- threads
@@ -80,10 +80,10 @@ def thread_frame(thread_id: int) -> FrameType | None:
 
 
 def places_of(frame: FrameType | None, around: Callable[[FrameType], bool]) -> list[Place]:
-    """Return the frames from `frame` outwards, innermost first, that lie inside of those that run them.
+    """Return the frames from `frame` outwards, innermost first, up to the frames that run them.
 
-    `around` tells the latter. Seen from outside the first of them in a row are cut off, with all around; those
-    further in are what the code has called.
+    `around` recognises the latter. Seen from outside, the first run of such frames is cut off, with everything around
+    it; such frames further in were called by the code itself.
     """
     places, outside = [], []
     while frame is not None:
@@ -94,7 +94,7 @@ def places_of(frame: FrameType | None, around: Callable[[FrameType], bool]) -> l
 
 
 def _cut(outside: list[bool]) -> int:
-    """Return how many of the innermost to keep, told of each frame whether it is one that runs others."""
+    """Return how many of the innermost frames to keep; the argument says of each whether it runs others."""
     at = len(outside)
     while at and not outside[at - 1]:
         at -= 1
@@ -111,12 +111,12 @@ def belongs_to(frame: FrameType, package: str) -> bool:
 
 
 def is_of_engines(frame: FrameType) -> bool:
-    """Return whether a frame is an engine's own: what lies outside of it is not a task's code."""
+    """Return whether a frame is an engine's own: no frame outside it is a task's code."""
     return belongs_to(frame, "qorzen_obs.engines")
 
 
 def shown(places: list[Place]) -> Frames:
-    """Return frames given innermost first as they are shown. Reads source files."""
+    """Return the lines to show for frames given innermost first. Reads source files."""
     return tuple(
         Frame(code.co_filename, line, code.co_qualname, _source(code.co_filename, line))
         for code, line in reversed(places[:MAX_FRAMES])
@@ -131,7 +131,7 @@ def _source(file: str, line: int) -> str | None:
 
 
 def redacted(stack: LiveStack, redact: Callable[[str], str]) -> LiveStack:
-    """Return a stack whose source lines and names of asyncio tasks went through `redact`: they are the program's."""
+    """Return a stack with its source lines and names of asyncio tasks, which are the program's, passed to `redact`."""
     tasks = tuple(
         AsyncioTask(redact(task.name), redacted_frames(task.frames, redact), _redacted(task.awaiting, redact))
         for task in stack.tasks
@@ -145,12 +145,12 @@ def _redacted(text: str | None, redact: Callable[[str], str]) -> str | None:
 
 
 def redacted_frames(frames: Frames, redact: Callable[[str], str]) -> Frames:
-    """As `redacted`, of frames."""
+    """As `redacted`, for frames."""
     return tuple(frame if frame.code is None else replace(frame, code=redact(frame.code)) for frame in frames)
 
 
 def text_of(frames: Iterable[Frame]) -> str:
-    """Return frames as a traceback shows them, the innermost last."""
+    """Return frames in the form of a traceback, the innermost last."""
     lines = []
     for frame in frames:
         lines.append(f'File "{frame.file}", line {frame.line}, in {frame.function}')
@@ -163,13 +163,13 @@ def text_of(frames: Iterable[Frame]) -> str:
 
 
 def coroutine_places(awaitable: object) -> list[Place]:
-    """Return where a suspended coroutine stands, through all that it awaits, innermost first.
+    """Return where a suspended coroutine is, through everything that it awaits, innermost first.
 
-    Follows coroutines, generators and async generators; a coroutine that runs right now shows its own frame only.
+    Follows coroutines, generators and async generators; a coroutine that runs right now shows only its own frame.
     """
     places = []
     seen = 0
-    while awaitable is not None and seen < 10_000:  # a cycle cannot be, but would last for ever
+    while awaitable is not None and seen < 10_000:  # a cycle should be impossible, but would never end
         seen += 1
         frame, awaitable = _step(awaitable)
         if frame is not None:
@@ -187,7 +187,8 @@ def _step(awaitable: object) -> tuple[FrameType | None, object]:
         return awaitable.gi_frame, awaitable.gi_yieldfrom  # type: ignore[attr-defined]  # as above
     if kind is AsyncGeneratorType:
         return awaitable.ag_frame, awaitable.ag_await  # type: ignore[attr-defined]  # as above
-    if foreign.kind_name(kind) in _WRAPPERS:  # they do not show what they wrap, but the collector knows
+    # they do not show what they wrap, but the garbage collector knows
+    if foreign.kind_name(kind) in _WRAPPERS:
         for inner in gc.get_referents(awaitable):
             if any(type(inner) is kind for kind in _SUSPENDED):
                 return None, inner
@@ -201,9 +202,9 @@ _WRAPPERS: Final = frozenset(
 
 
 def awaited_by(task: asyncio.Task[Any], places: list[Place]) -> str | None:
-    """Say what a suspended asyncio task awaits in the end; None when it is about to run.
+    """Describe what a suspended asyncio task ultimately awaits; None when it is about to run.
 
-    `places` are where it stands. No value is shown: a future tells its class, an asyncio task its name.
+    `places` are its frames. No value is shown: only the class of a future, or the name of an asyncio task.
     """
     waiter = foreign.attribute(task, "_fut_waiter")
     if waiter is None:
@@ -232,7 +233,7 @@ def describe_task(task: asyncio.Task[Any]) -> str:
 
 
 def context_of(task: asyncio.Task[Any]) -> Context | None:
-    """Return the context that an asyncio task runs in; `Task.get_context` is of Python 3.12."""
+    """Return the context that an asyncio task runs in; `Task.get_context` is new in Python 3.12."""
     get = getattr(task, "get_context", None)
     if get is not None:
         context = get()
@@ -241,11 +242,11 @@ def context_of(task: asyncio.Task[Any]) -> Context | None:
 
 
 def asyncio_stack(task: asyncio.Task[Any], thread_id: int, start: object = None) -> LiveStack:
-    """Return where an asyncio task stands, from any thread.
+    """Return where an asyncio task is; from any thread.
 
     Args:
-        thread_id: of its loop's thread, whose stack counts when the task is being run.
-        start: the coroutine to begin at, where that is not the task's own.
+        thread_id: the id of its loop's thread, whose stack counts while the task runs.
+        start: the coroutine to begin at, if that is not the task's own.
     """
     coroutine = start if start is not None else task.get_coro()
     own = task.get_coro()
@@ -253,13 +254,13 @@ def asyncio_stack(task: asyncio.Task[Any], thread_id: int, start: object = None)
         frame = thread_frame(thread_id)
         return LiveStack(RUNNING, shown(places_of(frame, _is_outside_a_task)))
     places = coroutine_places(coroutine)
-    if start is None:  # drop what is the engine's own
+    if start is None:  # drop the engine's own frames
         places = [place for place in places if not _is_of_engines_file(place.code)]
     return LiveStack(WAITING, shown(places), awaited_by(task, places))
 
 
 def asyncio_tasks_of(loop: asyncio.AbstractEventLoop, wanted: Callable[[Context], bool]) -> Iterator[Any]:
-    """Yield the asyncio tasks of a loop whose context is `wanted`; from any thread, which asyncio is made for."""
+    """Yield the asyncio tasks of a loop whose context is `wanted`; from any thread, as asyncio allows."""
     for task in asyncio.all_tasks(loop):
         context = context_of(task)
         if context is not None and wanted(context):
@@ -267,13 +268,13 @@ def asyncio_tasks_of(loop: asyncio.AbstractEventLoop, wanted: Callable[[Context]
 
 
 def show_asyncio_task(task: asyncio.Task[Any], thread_id: int) -> AsyncioTask:
-    """Return one asyncio task as it is shown."""
+    """Return one asyncio task in the form to show."""
     stack = asyncio_stack(task, thread_id)
     return AsyncioTask(describe_task(task), stack.frames, stack.awaiting)
 
 
 def is_handle_run(frame: FrameType) -> bool:
-    """Return whether a frame is asyncio's own that runs one callback of a loop."""
+    """Return whether a frame is asyncio's own frame that runs a callback of a loop."""
     return frame.f_code is _HANDLE_RUN
 
 
@@ -319,13 +320,13 @@ _LINE: Final = re.compile(r'^  File "(.*)", line (\d+) in (.*)$')
 
 
 def users_frames(frames: Frames) -> Frames:
-    """Return what lies inside the engine and the loop that run it, as `places_of` does."""
+    """Return the frames inside the engine and the loop that run them, as `places_of` does."""
     outside = [_RUNS_OTHERS.search(frame.file) is not None for frame in reversed(frames)]
     return frames[len(frames) - _cut(outside) :]
 
 
 def parse_dump(text: str, thread_id: int | None = None) -> Frames:
-    """Return the stack that faulthandler wrote: of one thread, or of the only one. Innermost last."""
+    """Return the stack that faulthandler wrote for one thread, or for the only one. Innermost last."""
     frames: list[Frame] = []
     wanted = thread_id is None
     for line in text.splitlines():

@@ -1,6 +1,6 @@
-"""Standing tasks: those that `serve` submits at the start, and keeps up where their definition says so.
+"""Standing tasks: `serve` submits them at the start, and restarts them if their definition says so.
 
-An endless consumer is one. Between two tasks of it nothing runs, which a probe shows where it is `required`.
+An endless consumer is an example. Between its end and its restart nothing runs, so a probe fails if it is `required`.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ from qorzen_obs.retry import DEFAULT_BACKOFF, backoff_seconds
 from qorzen_obs.tasks import TaskStatus
 from qorzen_obs.telemetry import names
 
-#: What ran for so long had started well: the next restart waits as the first one does.
+#: Seconds of run time after which a start counts as good: the next restart waits only as long as the first one.
 STEADY_SECONDS: Final = 60.0
 
 
 class RequiredTaskDownError(QorzenError):
-    """A task does not run that is `required`."""
+    """A `required` task does not run."""
 
 
 class StandingTask:
-    """One task that is submitted at the start, and again where its definition says so."""
+    """One task that is submitted at the start, and again if its definition says so."""
 
     def __init__(self, name: str, func: Callable[..., Any], definition: TaskDefinition) -> None:
         self.name = name
         self.definition = definition
         self._func = func
-        self._task_id: str | None = None  # of the last one
-        self._tasks: TaskManager | None = None  # that has it
+        self._task_id: str | None = None  # the last task's
+        self._tasks: TaskManager | None = None  # the manager that has it
         self._random = random.Random()
 
     @property
@@ -47,7 +47,7 @@ class StandingTask:
         return info is not None and info.status is TaskStatus.RUNNING
 
     async def keep(self, tasks: TaskManager, log: Callable[..., object]) -> None:
-        """Submit it, and after its end again, as long as it is to be restarted; until the manager takes no work."""
+        """Submit it, and again after it ends, as long as it should be restarted and the manager takes work."""
         loop, failures = asyncio.get_running_loop(), 0
         self._tasks = tasks
         while True:
@@ -66,7 +66,7 @@ class StandingTask:
             await asyncio.sleep(wait)
 
     async def _run(self, tasks: TaskManager) -> TaskStatus:
-        # What is to run for as long as the service has no usual time after which it hangs.
+        # A task that runs as long as the service has no typical run time after which it hangs.
         timeout = math.inf if self.definition.timeout is None else None
         self._task_id = await tasks.submit_task(self._func, timeout=timeout)
         return (await tasks.wait_for_task(self._task_id)).status
@@ -91,7 +91,7 @@ class StandingTasks:
         self._all = [StandingTask(*one) for one in known if one[2].at_start]
 
     def checks(self) -> list[Callable[[], object]]:
-        """Return the health check that fails while a required task is down; none where none is required."""
+        """Return the health check that fails while a required task is down; none if no task is required."""
         required = [one for one in self._all if one.definition.required]
 
         @health_check(name="required-tasks", critical=True, max_age=MIN_AGE_SECONDS)
@@ -104,7 +104,7 @@ class StandingTasks:
 
     @asynccontextmanager
     async def kept(self, tasks: TaskManager, log: Callable[..., object]) -> AsyncIterator[None]:
-        """Submit all, and keep up those that are to be, for the length of the block. Their tasks may outlast it."""
+        """Submit all, and restart those that need it, for the length of the block. Their tasks may outlast it."""
         keepers = [
             asyncio.create_task(one.keep(tasks, log), name=f"qorzen standing {one.name}") for one in self._all
         ]

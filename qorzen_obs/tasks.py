@@ -1,4 +1,4 @@
-"""The vocabulary: what a task is, which states it passes, and the facts about it that anyone may read.
+"""The vocabulary: what a task is, which states it passes through, and the facts about it that anyone may read.
 
 Pure data. A TaskInfo is a snapshot: changing one changes nothing.
 """
@@ -25,7 +25,7 @@ else:
 class TaskCategory(str, Enum):
     """What kind of work a task is: chooses its default engine and labels its metrics."""
 
-    __hash__ = str.__hash__  # Enum's own runs Python code for each look-up
+    __hash__ = str.__hash__  # Enum's own runs Python code for each lookup
 
     CORE = "core"  #: the service's own work
     PLUGIN = "plugin"  #: work of an extension, see `plugin_id`
@@ -60,7 +60,7 @@ _LABELS: Final = {priority: priority.name.lower() for priority in TaskPriority}
 class TaskStatus(str, Enum):
     """The five states of a task; the last three are final."""
 
-    __hash__ = str.__hash__  # Enum's own runs Python code for each look-up
+    __hash__ = str.__hash__  # Enum's own runs Python code for each lookup
 
     PENDING = "pending"  #: accepted; waits for a slot, or for its `eligible_at`
     RUNNING = "running"  #: its engine has started it
@@ -98,7 +98,7 @@ LEGAL_TRANSITIONS: Final[Mapping[TaskStatus, frozenset[TaskStatus]]] = {
 class EngineKind(str, Enum):
     """Where a callable runs: the names of the engines of this package."""
 
-    __hash__ = str.__hash__  # Enum's own runs Python code for each look-up
+    __hash__ = str.__hash__  # Enum's own runs Python code for each lookup
 
     LOOP = "loop"  #: as a coroutine on the manager's event loop
     IO = "io"  #: on a thread of the pool for waiting calls
@@ -139,7 +139,7 @@ TIMEOUT: Final = "timeout"
 class EventKind(str, Enum):
     """What happened to a task. The values are the event types on the bus."""
 
-    __hash__ = str.__hash__  # Enum's own runs Python code for each look-up
+    __hash__ = str.__hash__  # Enum's own runs Python code for each lookup
 
     SUBMITTED = "task/submitted"  #: the task was accepted and is pending
     STARTED = "task/started"  #: an attempt has started

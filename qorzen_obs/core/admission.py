@@ -1,4 +1,4 @@
-"""From a call to a checked record, or a refusal. Nothing is accepted here: core/lifecycle.py does that."""
+"""Turns a call into a checked record, or refuses it. Nothing is accepted here: core/lifecycle.py does that."""
 
 from __future__ import annotations
 
@@ -29,9 +29,10 @@ from qorzen_obs.tasks import TaskCategory, TaskPriority
 from qorzen_obs.telemetry.metrics import TaskMetrics
 from qorzen_obs.telemetry.redaction import Redactor
 
-_TASK_ID: Final = "%032x"  # by %, which is half as dear as `format`
+_TASK_ID: Final = "%032x"  # with %, which costs half as much as `format`
 MAX_METADATA_BYTES: Final = 16_384
-MAX_METADATA_DEPTH: Final = 64  #: of mappings and lists in one another, which code that shows them walks down
+#: levels of nested mappings and lists, which the code that shows them walks recursively
+MAX_METADATA_DEPTH: Final = 64
 
 # As in tasks.py: what is needed for each task, by names that Python finds at once.
 _READY: Final = ManagerState.READY
@@ -44,7 +45,7 @@ Refusal = TaskManagerClosedError | TaskQueueFullError
 
 
 class _Usual(NamedTuple):
-    """The record of a call without options, to be copied: what it says follows from these settings and engines."""
+    """The record of a call without options, to be copied. Its fields follow from these settings and engines."""
 
     record: TaskRecord
     settings: TaskSettings
@@ -58,10 +59,10 @@ class _Known:
 
     def __init__(self, func: Callable[..., Any]) -> None:
         self.traits = traits_of(func)
-        self.usual: _Usual | None = None  #: once there was such a call
+        self.usual: _Usual | None = None  #: set by the first such call
 
     def remember(self, record: TaskRecord, settings: TaskSettings, choice: EngineChoice) -> None:
-        """Take the new record of a call without options for the usual one."""
+        """Keep the new record of a call without options as the one to copy."""
         self.usual = _Usual(_copy(record), settings, choice)
 
 
@@ -104,7 +105,7 @@ class Admission:
         cancellable: bool,
         again: bool = False,
     ) -> TaskRecord:
-        """Return the record of a call, which is not accepted yet; `again` for one that was accepted before.
+        """Return the record of a call, which is not accepted yet. `again`: the call was accepted before.
 
         Raises:
             InvalidTaskError: an argument is unusable.
@@ -217,14 +218,14 @@ class Admission:
         )
 
     def refusal(self) -> Refusal | None:
-        """Return why a submission of the calling code is refused now, None where it is not."""
+        """Return why a submission by the calling code is refused now; None when it is not refused."""
         settings, taken = self._runtime.settings, self._scheduler.waiting + self._waiting.reserved
         if settings.when_full == "refuse" and taken >= settings.max_pending:
             return self._closed() or TaskQueueFullError(settings.max_pending)
         return self._closed()
 
     def count_refusal(self, cells: Iterable[int], refusal: Refusal) -> None:
-        """Count submissions that are refused."""
+        """Count refused submissions."""
         reason = "closed" if isinstance(refusal, TaskManagerClosedError) else "queue_full"
         for cell in cells:
             self._metrics.on_rejected(cell, reason)
@@ -236,7 +237,7 @@ class Admission:
         return TaskManagerClosedError(runtime.state.value)
 
     def _is_in_running_task(self) -> bool:
-        """Whether the manager drains and the caller is a task of it that nobody asked to stop: it may have children."""
+        """Whether the manager drains but the caller may submit: it is one of its tasks and was not asked to stop."""
         attempt = CURRENT.get()
         return (
             self._runtime.state is ManagerState.DRAINING
@@ -249,8 +250,8 @@ class Admission:
         """Return once there is room for one more pending task.
 
         Raises:
-            TaskQueueFullError: there is none, and `tasks.when_full` says to refuse.
-            TaskManagerClosedError: the manager takes no work, or none of this caller.
+            TaskQueueFullError: the queue is full, and `tasks.when_full` says to refuse.
+            TaskManagerClosedError: the manager takes no work, or none from this caller.
             InvalidTaskError: this is not the manager's loop.
         """
         while not self.has_room():
@@ -258,13 +259,13 @@ class Admission:
             await self._waiting.for_room()
 
     async def wait_for_room_for_all(self, cells: Sequence[int]) -> None:
-        """Return once there is room for a task of each of these cells, for who accepts them in this step of the loop.
+        """Return once there is room for a task of each of these cells. The caller accepts them in the same step.
 
         A batch keeps each place that it gets while it waits for more, so that no stream of single tasks holds it up for
         ever. Only one batch does so at a time: two would wait for each other's places.
 
         Raises:
-            TaskQueueFullError: there is none, and `tasks.when_full` says to refuse, or there never will be.
+            TaskQueueFullError: there is no room and `tasks.when_full` says to refuse, or there never will be room.
             TaskManagerClosedError, InvalidTaskError: as `wait_for_room`.
         """
         waiting, kept = self._waiting, 0
@@ -282,7 +283,7 @@ class Admission:
         waiting.reserved -= kept
 
     def _places(self, cells: Sequence[int], kept: int) -> int:
-        """Return how many tasks of a batch have room, `kept` of them for certain, or refuse the batch."""
+        """Return how many tasks of a batch there is room for, and keep some of those places; or refuse the batch."""
         settings = self._runtime.settings
         places = kept + max(0, settings.max_pending - self._scheduler.waiting - self._waiting.reserved)
         is_full = len(cells) > settings.max_pending or (
@@ -293,7 +294,7 @@ class Admission:
         return places
 
     def _raise(self, cells: Sequence[int], refusal: Refusal | None) -> None:
-        """Raise what these submissions get that cannot even wait."""
+        """Raise the error for submissions that cannot even wait."""
         if isinstance(refusal, TaskManagerClosedError):
             self._waiting.pass_on_room()
         elif asyncio.get_running_loop() is not self._runtime.loop:
@@ -312,7 +313,7 @@ def _is_true(argument: str, value: object) -> bool:
 
 
 def _refuse_ambiguous(traits: CallableTraits, **given: object) -> None:
-    """Refuse an option that may be meant for the callable, which has a parameter of that name."""
+    """Refuse an option that the callable also has as a parameter, since it may be meant for the callable."""
     for option in sorted(traits.ambiguous):
         if given[option] is not None:
             problem = (
@@ -330,7 +331,7 @@ def _as_json(argument: str, value: object) -> dict[str, Any]:
         )
     try:
         encoded = msgspec.json.encode(dict(value))
-    except BaseException as error:  # whatever the code of its values raises
+    except BaseException as error:  # its values' own code may raise anything
         raise InvalidTaskError(argument, f"cannot be shown as JSON: {foreign.text(error)}") from error
     if len(encoded) > MAX_METADATA_BYTES:
         problem = f"takes {len(encoded)} bytes as JSON; {MAX_METADATA_BYTES} are allowed"
@@ -342,7 +343,7 @@ def _as_json(argument: str, value: object) -> dict[str, Any]:
 
 
 def _depth(value: object) -> int:
-    """Return how many levels of mappings and lists there are, without a call for each."""
+    """Return how many levels of mappings and lists are nested, without a call for each."""
     depth, level = 0, [value]
     while level := [item for item in level if isinstance(item, dict | list)]:
         depth += 1

@@ -1,4 +1,4 @@
-"""Who is notified of what: observers of events, of ends, the event bus, the streams, and the log of the manager itself.
+"""Who is notified of what: observers of events and of ends, the event bus, the streams, and the manager's own log.
 
 Observation never breaks the observed: an observer that raises is dismissed, counted and logged once.
 """
@@ -34,7 +34,7 @@ OnEvent = Callable[[TaskEvent], None]
 
 
 class Announcer:
-    """The observers of one manager. Its methods belong to the work loop, but for those that say otherwise."""
+    """The observers of one manager. Its methods belong to the work loop, except where they say otherwise."""
 
     def __init__(
         self,
@@ -54,16 +54,16 @@ class Announcer:
         self._metrics = metrics
         self._redactor = redactor
         self._sequence = itertools.count(1)
-        #: What was not announced yet: the fields of a TaskEvent from `kind` on. `announce` follows what is added.
+        #: Not announced yet: the fields of a TaskEvent from `kind` on. Code that adds one then calls `announce`.
         self.unannounced: deque[tuple[Any, ...]] = deque()
-        self._event: TaskEvent | None = None  # that is being announced
-        self._left: Iterator[tuple[str, OnEvent]] = iter(())  # the observers that it was not announced to
+        self._event: TaskEvent | None = None  # the event that is being announced
+        self._left: Iterator[tuple[str, OnEvent]] = iter(())  # the observers that have not had it yet
         self._resumption = Resumption(runtime, self.announce)
         self.observers: dict[EventKind, tuple[tuple[str, OnEvent], ...]] = dict.fromkeys(EventKind, ())
-        #: Of the observers: those that may look at more than the event.
+        #: The observers that may look at more than the event.
         self.look_at_once: tuple[OnEvent, ...] = ()
         self.has_dismissed = False  #: an observer has raised
-        #: Nothing is announced, since more of a batch are to come; within one step of the loop.
+        #: Announcements wait for the rest of a batch; only within one step of the loop.
         self.holds = False
         self.ends = Ends(self._dismiss, runtime)
         self.ring = EventRing(counts, on_wanted=self._ring_wanted)
@@ -77,13 +77,13 @@ class Announcer:
         )
 
     def start(self) -> None:
-        """Begin to notify the event bus and the streams, as far as anybody wants events."""
+        """Begin to notify the event bus and the streams, if anybody wants events."""
         self._unwatch_bus = self._collaborators.when_subscribed(self._bus_wanted)
         self._observe_for_ring()
         self.feed.start()
 
     async def stop(self, deadline_seconds: float) -> None:
-        """Publish what is queued, for so long at most, and leave the event bus."""
+        """Publish the queued events within that time, and leave the event bus."""
         await self.feed.stop(deadline_seconds)
         try:
             self._unwatch_bus()
@@ -93,7 +93,7 @@ class Announcer:
     # ------------------------------------------------------------------ events
 
     def announce(self) -> None:
-        """Notify the observers of all events that are due, in order; each of them once, whatever interrupts this."""
+        """Notify the observers of all due events, in order and each only once, even if this is interrupted."""
         resumption = self._resumption
         while not (resumption.waits or self.holds):
             event = self._event
@@ -119,12 +119,12 @@ class Announcer:
                 resumption.over()
 
     def forget_last(self, task_ids: Collection[str]) -> None:
-        """Announce nothing of these tasks, which came last and whose submission is undone."""
+        """Drop the announcements of these tasks, which came last and whose submission is undone."""
         while self.unannounced and self.unannounced[-1][2].task_id in task_ids:
             self.unannounced.pop()
 
     def progressed(self, attempt: Attempt) -> None:
-        """Put the newest report of an attempt on its record, where it never falls, and announce it."""
+        """Put the newest progress of an attempt on its record, where it never decreases, and announce it."""
         record, state, wall = attempt.record, attempt.record.state, self._clock.now()
         assert attempt.reported is not None
         percent, message = attempt.reported
@@ -140,21 +140,21 @@ class Announcer:
     def observe(
         self, name: str, on_event: OnEvent, kinds: Iterable[EventKind], *, first: bool = False
     ) -> None:
-        """Call `on_event` with each event of these kinds; by then the spans, metrics and log know of earlier ends."""
+        """Call `on_event` with each event of these kinds, after spans, metrics and log have had earlier ends."""
         self._observe(name, on_event, kinds, first=first)
         self.look_at_once += (on_event,)
 
     def _observe(
         self, name: str, on_event: OnEvent, kinds: Iterable[EventKind] = EventKind, *, first: bool = False
     ) -> None:
-        """As `observe`, for an observer that keeps the event and looks at nothing else before a later turn."""
+        """As `observe`, for an observer that keeps the event and looks at nothing else until a later turn."""
         one = ((name, on_event),)
         for kind in kinds:
             others = self.observers[kind]
             self.observers[kind] = one + others if first else others + one
 
     def stop_observing(self, on_event: OnEvent) -> None:
-        """Take back an `observe`; without one, nothing changes."""
+        """Undo an `observe`; without one, nothing changes."""
         for kind, observers in self.observers.items():
             self.observers[kind] = tuple(one for one in observers if not foreign.same(one[1], on_event))
         self.look_at_once = tuple(one for one in self.look_at_once if not foreign.same(one, on_event))
@@ -165,10 +165,10 @@ class Announcer:
             self._observe("event_bus", self.feed.on_event)
 
     def _ring_wanted(self) -> None:
-        """Somebody began or stopped to listen to the event ring; from any thread."""
+        """React when somebody begins or stops listening to the event ring; from any thread."""
         loop = self._runtime.loop
         if loop is not None:  # else `start` looks
-            with contextlib.suppress(RuntimeError):  # the loop is closed: nothing happens any more
+            with contextlib.suppress(RuntimeError):  # the loop is closed: there are no more events
                 loop.call_soon_threadsafe(self._observe_for_ring)
 
     def _observe_for_ring(self) -> None:
@@ -187,27 +187,27 @@ class Announcer:
         self.failed(observer, error)
 
     def failed(self, component: str, error: BaseException) -> None:
-        """Count a failure of the observation itself; the first of each component is logged. From any thread."""
+        """Count a failure of observation itself; log the first of each component. From any thread."""
         self._metrics.telemetry_errors[component] += 1
         if self._metrics.telemetry_errors[component] == 1:
             shown = self._redactor.text(foreign.shown(error))
             self.say(self._logger.error, names.LOG_OBSERVER_FAILED, component=component, error=shown)
 
     def backoff_failed(self, task_id: str, error: str) -> None:
-        """Count and log that the backoff of a task's definition raised, or gave no number of seconds."""
+        """Count and log that a definition's backoff raised, or did not return a number of seconds."""
         self._metrics.telemetry_errors["backoff"] += 1
         self.say(
             self._logger.error, names.LOG_BACKOFF_FAILED, task_id=task_id, error=self._redactor.text(error)
         )
 
     def disagree(self, problems: Iterable[str], number: int) -> None:
-        """Count and log that tables of the manager do not agree, in `number` places; `problems` names some of them."""
+        """Count and log that tables of the manager disagree in `number` places, some of which are described."""
         self._metrics.telemetry_errors["consistency"] += number
         for problem in problems:
             self.say(self._logger.error, names.LOG_INCONSISTENT, problem=problem)
 
     def say(self, write: Callable[..., object], event: str, **fields: object) -> None:
-        """Write a line of the manager's own; a logger that fails is counted, and stops nothing."""
+        """Write one of the manager's own lines. A failing logger is counted and stops nothing."""
         try:
             write(event, **fields)
         except BaseException:  # noqa: BLE001 - observation must not break the observed
@@ -225,5 +225,5 @@ class Announcer:
         )
 
     def count_dropped_reports(self, reports: int) -> None:
-        """Count what worker processes could not report."""
+        """Count the reports that worker processes could not deliver."""
         self._metrics.dropped["worker_report"] += reports

@@ -1,6 +1,6 @@
 """Makes the parts of a task manager from its collaborators. The only module of core that knows them all.
 
-What has to call upwards, such as a dispatch after a change of settings, is a callable that is handed in here.
+A part that has to call upwards, such as to dispatch after a change of settings, gets a callable here.
 """
 
 from __future__ import annotations

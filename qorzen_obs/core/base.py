@@ -1,4 +1,4 @@
-"""What every manager is: something with a name that starts, stops, and can say how it is."""
+"""What all managers have in common: a name, a start, a stop, and a report of their state."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class QorzenManager(ABC):
 
     @property
     def healthy(self) -> bool:
-        """Whether it works as it should."""
+        """Whether it works correctly."""
         return self._healthy
 
     @abstractmethod
@@ -42,7 +42,7 @@ class QorzenManager(ABC):
         """Stop in order; complete when it returns. Safe before `initialize` and when called again."""
 
     def status(self) -> dict[str, Any]:
-        """Return what is worth knowing now, as JSON shows it; from any thread."""
+        """Return the present state in JSON's types; from any thread."""
         return {"name": self.name, "initialized": self.initialized, "healthy": self.healthy}
 
     def _become_ready(self) -> None:

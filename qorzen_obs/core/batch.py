@@ -48,13 +48,13 @@ class Batches:
     async def accept(
         self, calls: Iterable[Callable[[], Any]], hand_out: Callable[[TaskRecord], H], **options: Any
     ) -> list[H]:
-        """Accept a task with these options for each call. Return what `hand_out` makes of each, in their order."""
-        # One more than may be pending is too many, so an iterator without end does no harm.
+        """Accept a task with these options for each call. Return the results of `hand_out`, in the calls' order."""
+        # Stop at one more than may be pending, so that an endless iterator does no harm.
         first = islice(_checked(calls), self._runtime.settings.max_pending + 1)
         records = [self._record(place, call, options) for place, call in enumerate(first)]
         if records:
             await self._admission.wait_for_room_for_all([record.cell for record in records])
-        handed_out = [hand_out(record) for record in records]  # nothing may fail once they are accepted
+        handed_out = [hand_out(record) for record in records]  # once they are accepted nothing may fail
         self._accept(records)
         return handed_out
 
@@ -64,7 +64,7 @@ class Batches:
             # The call has its arguments, so an option cannot be meant for it, whatever its parameters are called.
             return self._admission.check(func, args, kwargs, again=True, **options)
         except InvalidTaskError as error:
-            if error.argument != "func":  # an option, and as bad for every call
+            if error.argument != "func":  # an option, which is just as wrong for every other call
                 raise
             raise InvalidTaskError(f"calls[{place}]", error.problem) from error
 
@@ -88,13 +88,13 @@ class Batches:
         try:
             announcer.announce()
             lifecycle.dispatch()
-        except BaseException as error:  # noqa: BLE001 - the tasks are accepted: `Repairs` finishes it
+        except BaseException as error:  # noqa: BLE001 - the tasks are accepted: `Repairs` finishes the step
             self._runtime.interruption = error
             ready = self._runtime.ready
             ready += self._runtime.repairs
 
     def _undo(self, records: Sequence[TaskRecord]) -> None:
-        """Leave no trace of a batch in which one task was not accepted. None has started, and none is announced."""
+        """Undo a batch that was not accepted whole. None of its tasks has started or been announced."""
         for record in records:
             if self._table.live.pop(record.task_id, None) is not None:
                 self._scheduler.remove(record)
@@ -112,7 +112,7 @@ def _checked(calls: Iterable[Callable[[], Any]]) -> Iterator[Callable[[], Any]]:
 
 
 def _parts_of(place: int, call: object) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
-    """Return a call as `submit_task` takes it: a plain function is looked at once, and its partials each time."""
+    """Return a call as `submit_task` takes it. A plain function is inspected once, a partial of it each time."""
     if type(call) is functools.partial and definition_of(call) is NO_DEFINITION:
         return call.func, call.args, call.keywords
     if not callable(call):

@@ -1,7 +1,7 @@
 """Runs calls of executors as tasks: checks them on the thread that submits, accepts them on the work loop.
 
 A call is accepted in its submitter's context. An asyncio task follows it and gives its outcome to the future. It waits
-as any caller of the manager does, so the task that submitted the call lends its slot meanwhile.
+like any caller of the manager, so the task that submitted the call lends its slot meanwhile.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Calls:
         self._lifecycle = lifecycle
         self._retention = retention
         self._following: set[asyncio.Task[None]] = set()
-        self._keeping: set[str] = set()  # the kinds of engines that calls have gone to
+        self._keeping: set[str] = set()  # the kinds of engines that have had calls
 
     def check(
         self, options: CallOptions, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -97,7 +97,7 @@ class Calls:
         """Have the task of a call accepted: at once on the work loop, soon from another thread.
 
         Raises:
-            ExecutorRefusedError: it is not.
+            ExecutorRefusedError: it is not accepted.
         """
         assert record.context is not None, "a record keeps its context until it ends"
         self._keep_thread(record.engine.kind)
@@ -120,17 +120,17 @@ class Calls:
             raise _refused(refusal)
 
     def _keep_thread(self, kind: str) -> None:
-        """Have the engine keep a thread for the calls that it starts while the interpreter exits and waits for them."""
+        """Make the engine keep a thread for calls that it starts while the interpreter exits and waits for them."""
         if kind in self._keeping or kind not in self.runtime.engines:
             return
         self._keeping.add(kind)
         engine = self.runtime.engines[kind]
         if isinstance(engine, ThreadedEngine):
-            with suppress(RuntimeError):  # none is to be had: the attempt will say so
+            with suppress(RuntimeError):  # the system has no more threads: the attempt will report it
                 engine.keep_thread()
 
     def _arrive(self, record: TaskRecord, future: TaskFuture[Any], on_end: OnEnd) -> None:
-        """Accept what another thread has submitted; on the work loop, as all that follows."""
+        """Accept what another thread has submitted. This and the methods below run on the work loop."""
         try:
             self._accept(record, future, on_end)
         except BaseException as error:  # noqa: BLE001 - it is the submitter's, and must not end the work loop
@@ -173,7 +173,7 @@ class Calls:
                 self._retention.handed_over(record)
 
     def _starts(self, future: TaskFuture[Any], attempt: Attempt) -> None:
-        """Make the future RUNNING, or where it was cancelled in this moment, have the attempt run nothing."""
+        """Make the future RUNNING. If it was cancelled just now, make the attempt run nothing instead."""
         if not future.begin():
             record = attempt.record
             record.func, record.args, attempt.kwargs = _run_nothing, (), {}
@@ -199,7 +199,7 @@ def _run_nothing(**_: object) -> NoReturn:
 def _without_context(
     func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[Context | None, Any, tuple[Any, ...], dict[str, Any]]:
-    """Return the context of a call of `Context.run`, and the call that it makes; None and the call of any other."""
+    """Return the context of a `Context.run` call, and the call inside it; for any other call, None and the call."""
     run, run_args, run_kwargs = func, args, kwargs
     if type(func) is functools.partial:
         run, run_args, run_kwargs = func.func, (*func.args, *args), {**func.keywords, **kwargs}

@@ -1,6 +1,6 @@
-"""The four managers that a task manager works with, which may be foreign: what it calls, and what it does without.
+"""The four managers that a task manager works with. Any may be foreign: these are the methods it must or may have.
 
-This module alone asks what a foreign object can do. Everything else calls `Collaborators`.
+Only this module asks what a foreign object can do. Everything else calls `Collaborators`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from qorzen_obs.settings import EngineSettings
 from qorzen_obs.telemetry.logs import accept_logger
 from qorzen_obs.telemetry.task_log import StreamTaskLog
 
-SOURCE: Final = "task_manager"  #: what the events on the bus name as their source
+SOURCE: Final = "task_manager"  #: the source of the events on the bus
 SETTINGS_KEY: Final = "tasks"  #: the key of the settings in the configuration
 
 #: Takes the key of a setting that has changed, 'tasks' or 'tasks.<name>', and its new value.
@@ -28,10 +28,10 @@ OnLost = Callable[[str], None]
 
 
 class EngineOwner(Protocol):
-    """A concurrency manager that gives its engines. One with a mapping `engines` gives all that it has."""
+    """A concurrency manager that gives its engines. If it has a mapping `engines`, that holds all of them."""
 
     def engine(self, kind: str, /) -> Engine:
-        """Return the engine of this kind; a LookupError or ManagerError where there is none."""
+        """Return the engine of this kind; raise LookupError or ManagerError if there is none."""
         ...
 
 
@@ -42,28 +42,28 @@ class ThreadRunner(Protocol):
     """
 
     def run_in_thread(self, func: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Awaitable[Any]:
-        """Run `func` on a thread; what is returned gives its value, or raises what it raised, when it is awaited."""
+        """Run `func` on a thread; awaiting the result gives its value, or raises what it raised."""
         ...
 
 
-#: What gives a task manager the engines: its own concurrency manager, or a foreign one that runs callables in threads.
+#: Gives a task manager its engines: its own concurrency manager, or a foreign one that runs callables in threads.
 ConcurrencyManager = EngineOwner | ThreadRunner
 
 
 class EventBusManager(Protocol):
     """Takes the events. With `when_subscribed(on_change)` it says whether anybody subscribes; else all are made.
 
-    With `await drain(seconds)` the manager waits for it at the end. With `publish_watched`, which takes `on_lost` as
-    well, it says what did not arrive.
+    If it has `await drain(seconds)`, the manager awaits that at the end. If it has `publish_watched`, which also
+    takes `on_lost`, it reports events that did not arrive.
     """
 
     async def publish(self, *, event_type: str, source: str, payload: dict[str, Any]) -> object:
-        """Deliver one event of a task; `payload` is as JSON has it. What it raises is counted, and logged once."""
+        """Deliver one event of a task; `payload` has JSON's types. An error is counted, and logged once."""
         ...
 
 
 class LoggerManager(Protocol):
-    """Gives the logger. One with `task_log(name)` gives what writes the canonical lines of tasks as well."""
+    """Gives the logger. If it has `task_log(name)`, that gives the writer of the canonical task lines."""
 
     def get_logger(self, name: str, /) -> Any:
         """Return a logger of structlog or of the standard library. Its methods must not block."""
@@ -71,7 +71,7 @@ class LoggerManager(Protocol):
 
 
 class ConfigManager(Protocol):
-    """Gives the settings. One with `unregister_listener(key, listener)` has its listener taken back at the end."""
+    """Gives the settings. If it has `unregister_listener(key, listener)`, that is called at the end."""
 
     async def get(self, key: str, default: Any, /) -> Any:
         """Return the value of `key`; 'tasks' gives a mapping."""
@@ -121,13 +121,13 @@ class Collaborators:
         await self._config.register_listener(SETTINGS_KEY, listener)
 
     async def stop_listening(self, listener: OnSetting) -> None:
-        """Take `listen_to_settings` back, where the configuration manager can."""
+        """Undo `listen_to_settings`, if the configuration manager can."""
         unregister = getattr(self._config, "unregister_listener", None)
         if unregister is not None:
             await unregister(SETTINGS_KEY, listener)
 
     async def publish(self, event_type: str, payload: dict[str, Any], on_lost: OnLost) -> None:
-        """Deliver one event to the bus, which calls `on_lost(event_type)` where it can say that it did not arrive."""
+        """Deliver one event to the bus, which calls `on_lost(event_type)` if it knows that the event did not arrive."""
         fields: dict[str, Any] = {"event_type": event_type, "source": SOURCE, "payload": payload}
         watched = getattr(self._events, "publish_watched", None)
         if watched is None:
@@ -136,15 +136,15 @@ class Collaborators:
             await watched(**fields, on_lost=on_lost)
 
     async def drain_events(self, deadline_seconds: float) -> None:
-        """Return when everything published has reached its subscribers, or when the deadline has passed."""
+        """Wait until the published events have reached their subscribers, at most this number of seconds."""
         drain = getattr(self._events, "drain", None)
         if drain is not None:
             await drain(deadline_seconds)
 
     def when_subscribed(self, on_change: Callable[[bool], None]) -> Callable[[], object]:
-        """Call `on_change` with whether anybody wants events, now and at each change; True where the bus cannot say.
+        """Call `on_change` with whether anybody wants events, now and at each change; True if the bus cannot say.
 
-        Return what ends these calls.
+        Return a callable that ends these calls.
         """
         when_subscribed = getattr(self._events, "when_subscribed", None)
         if when_subscribed is None:
@@ -186,11 +186,11 @@ class Collaborators:
 
 
 def _nothing() -> None:
-    """End what was never begun."""
+    """End calls that never began."""
 
 
 def _ask_for_engines(find: Callable[[str], Engine]) -> dict[str, Engine]:
-    """Return what `find` gives. A foreign manager may lack an engine that is not a default."""
+    """Return the result of `find`. A foreign manager may lack an engine that is not a default."""
     found: dict[str, Engine] = {}
     for engine in ENGINES.values():
         if engine.choosable:

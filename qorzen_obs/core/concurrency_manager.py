@@ -83,7 +83,7 @@ class ConcurrencyManager(QorzenManager):
             raise ManagerError(self.name, f"has no engine {kind!r}") from None
 
     async def run_in_thread(self, func: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Run `func` on a thread of its own, outside the slots of tasks; `engines.io_threads` of them at once.
+        """Run `func` on a thread outside the slots of tasks; at most `engines.io_threads` of them at once.
 
         It runs with the caller's context variables. Cancelled, the thread goes on and its outcome is dropped.
         """

@@ -1,4 +1,4 @@
-"""The settings of a running service, and who wants to know when one changes."""
+"""The settings of a running service, and the listeners to their changes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Listener = Callable[[str, Any], Awaitable[None]]
 
 
 class ConfigManager(QorzenManager):
-    """Holds one Settings object; `set` checks a change, applies it and tells the listeners."""
+    """Holds one Settings object; `set` checks a change, applies it and notifies the listeners."""
 
     def __init__(self, settings: Settings | None = None) -> None:
         super().__init__("config_manager")
@@ -44,7 +44,7 @@ class ConfigManager(QorzenManager):
         return value
 
     async def set(self, key: str, value: Any) -> None:
-        """Change the setting `key` and tell its listeners.
+        """Change the setting `key` and notify its listeners.
 
         Raises:
             SettingsError: the key is unknown or the value out of bounds; nothing was changed.
@@ -67,5 +67,5 @@ class ConfigManager(QorzenManager):
         self._listeners.append((key, listener))
 
     async def unregister_listener(self, key: str, listener: Listener) -> None:
-        """Stop telling `listener`; unknown ones are ignored."""
+        """Stop notifying `listener`; an unknown one is ignored."""
         self._listeners = [entry for entry in self._listeners if entry != (key, listener)]

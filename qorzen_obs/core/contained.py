@@ -1,4 +1,4 @@
-"""Awaiting code that is not ours: whatever it raises is returned, and it has a deadline."""
+"""Awaits code that is not ours: returns whatever it raises, and gives it a deadline."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
-_SLICE_SECONDS: Final = 0.001  # of calls without a wait; then the loop gets its turn
+_SLICE_SECONDS: Final = 0.001  # for calls that never wait; then the loop gets its turn
 
 
 class ContainedCalls:
     """Awaits calls one after the other, each for `deadline_seconds` at most; made by the asyncio task that awaits them.
 
-    One timer watches them all, since a timeout for each costs as much as what it guards.
+    One timer watches them all, since a timeout for each costs as much as the call that it guards.
     """
 
     def __init__(self, deadline_seconds: float) -> None:
@@ -23,16 +23,16 @@ class ContainedCalls:
         self._loop = caller.get_loop()
         self._deadline_seconds = deadline_seconds
         self._timer: asyncio.TimerHandle | None = None
-        self._until = 0.0  # the loop's time by which the present call has to end
+        self._until = 0.0  # the loop's time by which the present call must end
         self._expired = False
         self._slice_ends = 0.0  # by the loop's time
 
     def begin(self) -> None:
-        """Begin a row of calls, after which `rest` is due."""
+        """Begin a series of calls; call `rest` after it."""
         self._slice_ends = self._loop.time() + _SLICE_SECONDS
 
     async def let_others_run(self) -> None:
-        """Between two calls of a row: give the loop its turn where they have had a slice, for they may never wait."""
+        """Give the loop its turn between two calls once they have used up a slice, for they may never wait."""
         if self._loop.time() >= self._slice_ends:
             self.rest()
             await asyncio.sleep(0)
@@ -42,7 +42,7 @@ class ContainedCalls:
         """Await `call(*args)` and return what it raised, None where it returned.
 
         SystemExit and KeyboardInterrupt are returned too: raised in an asyncio task they would end the loop. Past its
-        deadline the call is cancelled, and a TimeoutError returned; one that ignores this is waited for.
+        deadline the call is cancelled and a TimeoutError returned. If the call ignores the cancellation, this waits.
 
         Raises:
             CancelledError: the caller itself was cancelled, not the code that it awaits.
@@ -62,7 +62,7 @@ class ContainedCalls:
         return error if self._caller.cancelling() == self._asked else self._after_cancel(error)
 
     def rest(self) -> None:
-        """Stop the timer until the next call; to be called before the asyncio task waits for anything else."""
+        """Stop the timer until the next call. Call this before the asyncio task waits for anything else."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

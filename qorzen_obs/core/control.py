@@ -93,7 +93,7 @@ class Control:
         try:
             raise error
         finally:
-            del error  # its traceback leads here: it would keep itself and the callers' frames alive
+            del error  # its traceback leads here, so it would keep itself and the callers' frames alive
 
     # ------------------------------------------------------------------ handles
 
@@ -102,7 +102,7 @@ class Control:
         return TaskHandle(self, record, self._lifecycle.waiting.end_of(record))
 
     async def end_held(self, record: TaskRecord, end: asyncio.Future[TaskState]) -> TaskState:
-        """Return the final state of a task that somebody has a handle on, who keeps it from now on."""
+        """Return the final state of a task for its handle, which keeps it from now on."""
         if not self._runtime.runs_here:
             problem = "is not the manager's; use tasks.from_thread.wait(handle.task_id) in other threads"
             raise InvalidTaskError("event loop", problem)
@@ -117,7 +117,7 @@ class Control:
         return state
 
     def cancel_held(self, record: TaskRecord, reason: str) -> bool:
-        """Cancel a task that somebody has a handle on."""
+        """Cancel a task for its handle."""
         if record.state.status.final:
             return False
         if not self._runtime.runs_here:
@@ -177,7 +177,7 @@ class Control:
         return self._table.whole(task_id) is not None
 
     async def rerun(self, task_id: str) -> str:
-        """Submit again what an ended task was submitted with; return the new task's id."""
+        """Submit an ended task's call again; return the new task's id."""
         record = self._table.whole(task_id)
         if record is None and self._table.history.info(task_id) is None:
             raise TaskNotFoundError(task_id)
@@ -206,14 +206,14 @@ class Control:
 
     def _why_not_again(self, record: TaskRecord | None) -> str | None:
         if record is None:
-            return "only its outline is kept; submit it anew, and see tasks.keep_completed_tasks"
+            return "only its outline is kept; submit it again, and see tasks.keep_completed_tasks"
         status = record.state.status
         if not status.final:
             return f"it is {status.value}; wait for its end, or cancel it first"
         if status is COMPLETED:
-            return "it completed; submit it anew"
+            return "it completed; submit it again"
         if any(attempt.record is record for attempt in self._table.abandoned):
             return "its code would not stop and still runs; wait for its end"
         if record.func is None:
-            return "its arguments were not kept, see tasks.keep_arguments and tasks.keep_value_bytes; submit it anew"
+            return "its arguments were not kept, see tasks.keep_arguments and tasks.keep_value_bytes; submit it again"
         return None

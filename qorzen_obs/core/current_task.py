@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class ManagedTask(CurrentTask, Protocol):
-    """What a task may know of itself, of its manager too."""
+    """What a task may know about itself and its manager."""
 
     @property
     def manager(self) -> TaskManager:

@@ -60,14 +60,14 @@ class Deadlines(Generic[T]):
                 except BaseException:
                     self.add(now, item)
                     raise
-        finally:  # whatever becomes of one deadline, the others are to be met
+        finally:  # the other deadlines must be met even if one fails
             first = self._heap.first_key
             if first is not None and first < self._armed_for:
                 self._arm(first)
 
 
 class Alarm:
-    """One timer that is moved: calls `on_time()` once the clock has reached `at`."""
+    """One timer that can be moved: calls `on_time()` once the clock has reached `at`."""
 
     def __init__(self, timers: Timers, clock: Clock, on_time: Callable[[], None]) -> None:
         self._timers = timers

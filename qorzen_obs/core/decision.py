@@ -1,4 +1,4 @@
-"""How an attempt ends: one decision from what was asked of it and what its code did. Pure."""
+"""Decides how an attempt ended, from what it was asked to do and what its code did. Pure."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from qorzen_obs.tasks import (
 )
 from qorzen_obs.telemetry.redaction import Redactor
 
-#: The reason of an ask by the deadline of the whole task, not of one attempt.
+#: The reason for a request to stop that comes from the deadline of the whole task, not of one attempt.
 TASK_DEADLINE: Final = "deadline"
 LOST: Final = "lost"
 _MAX_MESSAGE: Final = 4_000
 _MAX_TRACEBACK: Final = 20_000
 _GENERATORS: Final = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
-#: What most tasks return; none of it has to be asked whether it is a coroutine or a generator.
+#: What most tasks return; these types need no inspection.
 _PLAIN: Final = frozenset({type(None), bool, int, float, str, bytes, list, dict, tuple, set})
 _USUAL_REDACTOR: Final = Redactor()
 _NOTHING_RETURNED: Final = Decision(COMPLETED)
-_DEADLINE: Final = Ask.DEADLINE  # an enumeration looks its members up by Python code
+_DEADLINE: Final = Ask.DEADLINE  # reading a member of an enum class runs Python code
 _YIELD: Final = dis.opmap["YIELD_VALUE"]
 
 
@@ -42,11 +42,11 @@ def decide(
 ) -> Decision:
     """Return how an attempt ended whose code returned `value` or raised `error`.
 
-    Asked by its deadline it has timed out, whatever it did. Asked by a cancel it is cancelled only when it gave in:
-    what it returned or raised otherwise stands. A CancelledError that nobody asked for is a failure. Its class,
-    message and traceback come out redacted; the exception is the one that was raised.
+    An attempt that its deadline asked to stop has timed out, whatever it did. One that a cancel asked to stop is
+    cancelled only if it gave in; otherwise what it returned or raised counts. A CancelledError that nobody asked for
+    is a failure. The error's class, message and traceback are redacted; the exception is the one that was raised.
 
-    Value and error are the user's, and are looked at by qorzen_obs/foreign.py only.
+    Value and error are the user's, and only qorzen_obs/foreign.py inspects them.
     """
     if attempt.asked is _DEADLINE:
         return _timed_out(attempt)
@@ -54,7 +54,8 @@ def decide(
         if value is None:
             return _NOTHING_RETURNED
         kind = type(value)
-        if type(kind) is type and kind in _PLAIN:  # a kind of its own might be asked for its hash
+        # a user's type might run code of its own to compute its hash
+        if type(kind) is type and kind in _PLAIN:
             return Decision(COMPLETED, value)
         if kind is GeneratorType or kind is AsyncGeneratorType:
             return _failed(_never_run(attempt, "generator"), redactor)
@@ -69,7 +70,7 @@ def decide(
 
 
 def decide_abandoned(attempt: Attempt) -> Decision:
-    """Return how an attempt ended whose code would not stop within the grace."""
+    """Return the outcome of an attempt whose code did not stop within the grace."""
     if attempt.asked is Ask.DEADLINE:
         return msgspec.structs.replace(_timed_out(attempt), abandoned=True)
     return Decision(TaskStatus.CANCELLED, cancel_reason=attempt.reason, abandoned=True)
@@ -78,7 +79,7 @@ def decide_abandoned(attempt: Attempt) -> Decision:
 def decide_undescribed(
     error: BaseException | None, broken: BaseException, redactor: Redactor = _USUAL_REDACTOR
 ) -> Decision:
-    """Return how an attempt ended that raised `error`, if anything, where `decide` raised `broken`."""
+    """Return the outcome of an attempt for which `decide` raised `broken`; its code raised `error`, or returned."""
     failure = broken if error is None else error
     return Decision(
         TaskStatus.FAILED,
@@ -89,7 +90,7 @@ def decide_undescribed(
 
 
 def error_type_of(error: BaseException) -> str:
-    """Return the exception's qualified name, without the module for builtins; `lost` for a lost process."""
+    """Return the exception's qualified name, without the module for a builtin; `lost` for a lost process."""
     if type(error) is TaskLostError:
         return LOST
     if type(error) is FarTaskError:
@@ -98,7 +99,7 @@ def error_type_of(error: BaseException) -> str:
 
 
 def shown_text(text: str, limit: int) -> str:
-    """Return the first `limit` characters, with what UTF-8 cannot carry escaped: file names bring lone surrogates."""
+    """Return the first `limit` characters; escape lone surrogates, which file names bring and UTF-8 cannot carry."""
     return text[:limit].encode(errors="backslashreplace").decode()
 
 
@@ -127,7 +128,7 @@ def _failed(error: BaseException, redactor: Redactor) -> Decision:
 
 
 def _drop_locals(error: BaseException) -> None:
-    """Drop the local variables that the exception's frames hold, so that a kept failure keeps no data alive."""
+    """Clear the local variables of the exception's frames, so that a kept failure keeps no data alive."""
     for one in foreign.related(error):
         _clear_frames(foreign.traceback_of(one))
 
@@ -150,4 +151,4 @@ def _never_run(attempt: Attempt, what: str) -> TypeError:
     name = attempt.record.name
     if what == "coroutine":
         return TypeError(f"{name} returned a coroutine that nobody awaits; submit an async function itself")
-    return TypeError(f"{name} returned a generator, of which no line has run; return a list or consume it")
+    return TypeError(f"{name} returned a generator, which has not run; return a list or consume it")

@@ -1,9 +1,9 @@
-"""Notifies the spans, the metrics and the log of attempts that have ended, a turn of the loop at a time.
+"""Notifies spans, metrics and log of attempts that have ended, once per turn of the loop.
 
-A busy loop ends some twenty attempts in a turn. If the observers were notified of each on its own, all that they need
-would go through the processor's caches once for each attempt. Notified of all, one observer after the other, it goes
-through once. That makes full observation a fifth cheaper (docs/performance.md). A caller that waits for a task's end
-wakes after the observers were notified of it.
+A busy loop ends about twenty attempts in a turn. If each end notified every observer, the observers' code and data
+would pass through the processor's caches once per attempt. Each observer gets all ends of the turn instead, so they
+pass through once, which makes full observation a fifth cheaper (docs/performance.md). A caller that waits for a task's
+end wakes after the observers were notified.
 
 A blocked loop notifies nobody, so the watchdog does it: `notify` is for any thread.
 """
@@ -21,7 +21,7 @@ from qorzen_obs.record import End
 
 OnEnds = Callable[[Sequence[End]], None]
 
-_PATIENCE: Final = 3  # resumptions of one observer, in turns of the loop that follow each other
+_PATIENCE: Final = 3  # retries of one observer, in consecutive turns of the loop
 
 #: Maximum number of ends kept until the loop's next turn; above it the observers are notified at once. A shutdown may
 #: end a million pending tasks in one turn.
@@ -29,19 +29,19 @@ MAX_QUEUED: Final = 10_000
 
 
 class Resumption:
-    """Goes on in a later turn of the loop where want of stack or of memory, or Ctrl-C, has interrupted an observer.
+    """Retries in a later turn of the loop when too little stack or memory, or Ctrl-C, has interrupted an observer.
 
-    On a deep stack every observer fails, and none of them is at fault: it is the caller who recurses.
+    On a deep stack every observer fails, although the caller that recurses is at fault.
     """
 
     def __init__(self, runtime: Runtime, go_on: Callable[[], object]) -> None:
         self._runtime = runtime
         self._go_on = go_on
-        self.waits = False  #: for that turn; until then no observer is notified
-        self.repeated = 0  #: how often, since all observers were last notified
+        self.waits = False  #: the retry in that turn; until then no observer is notified
+        self.repeated = 0  #: number of retries since all observers were last notified
 
     def of(self, error: BaseException) -> bool:
-        """Return whether the observer that raised `error` is to be notified once more, in the loop's next turn."""
+        """Return whether to notify the observer that raised `error` again, in the loop's next turn."""
         if self.repeated == _PATIENCE or not foreign.is_a(
             error, (RecursionError, MemoryError, KeyboardInterrupt)
         ):
@@ -51,7 +51,7 @@ class Resumption:
         except RecursionError:
             raise  # the stack is too deep for this too: the next call repeats it
         except RuntimeError:
-            return False  # the loop is closed, and has no next turn
+            return False  # the loop is closed and has no next turn
         self.repeated += 1
         self.waits = True
         return True
@@ -66,10 +66,10 @@ class Resumption:
 
 
 class Ends:
-    """The ends of one manager that its observers were not notified of yet.
+    """The ends of one manager that its observers have not had yet.
 
     Args:
-        dismiss: called with the name of an observer that has raised, which is not called again, and its error.
+        dismiss: called with the name and the error of an observer that has raised, which is not called again.
         runtime: has the work loop.
     """
 
@@ -77,38 +77,38 @@ class Ends:
         self._dismiss = dismiss
         self._runtime = runtime
         self._observers: tuple[tuple[str, OnEnds], ...] = ()
-        #: Ends in their order. What appends one on the loop calls `notify_soon` afterwards.
+        #: Ends in order. Code that appends one on the loop then calls `notify_soon`.
         self.queue: deque[End] = deque()
         self._called = False  # `notify` is called in the loop's next turn
         self._resumption = Resumption(runtime, self.notify)
-        self._ends: list[End] = []  # that the observers are being notified of
-        self._left: deque[tuple[str, OnEnds]] = deque()  # those that were not yet
-        # Held while they are notified. Re-entrant: an observer may be what ends another task.
+        self._ends: list[End] = []  # the ends that the observers are being notified of
+        self._left: deque[tuple[str, OnEnds]] = deque()  # the observers that are still to be notified
+        # Held while observers are notified. Re-entrant: an observer may end another task.
         self._lock = threading.RLock()
 
     def observe(self, name: str, on_ends: OnEnds) -> None:
-        """Call `on_ends` with all ends of a turn, after the observers that are there; it must return at once."""
+        """Call `on_ends` with all ends of a turn, after the existing observers; it must return at once."""
         self._observers += ((name, on_ends),)
 
     def stop_observing(self, on_ends: OnEnds) -> None:
-        """Take back an `observe`; of no effect without one."""
+        """Undo an `observe`; without one, nothing changes."""
         self._observers = tuple(one for one in self._observers if not foreign.same(one[1], on_ends))
 
     def notify_soon(self) -> None:
-        """Have the observers notified in the loop's next turn; on the loop.
+        """Notify the observers in the loop's next turn; call this on the loop.
 
-        Beyond MAX_QUEUED ends they are notified now, after waiting for another thread that notifies them.
+        Beyond MAX_QUEUED ends, notify them now, after waiting for any other thread that is notifying them.
         """
         if not self._called:
             self._runtime.work_loop.call_soon(self.notify)
             self._called = True
         elif len(self.queue) > MAX_QUEUED:
             with self._lock:
-                if self.queue:  # the other thread may have notified of these too
+                if self.queue:  # the other thread may have handled these too
                     self._notify()
 
     def notify(self) -> None:
-        """Notify the observers of what has ended so far; if another thread is doing so, that thread takes these too."""
+        """Notify the observers of all ends so far. If another thread is doing so, it handles these too."""
         self._called = False
         resumption = self._resumption
         while (self.queue or self._left) and not resumption.waits and self._lock.acquire(blocking=False):
@@ -131,7 +131,7 @@ class Ends:
             name, on_ends = self._left.popleft()
             try:
                 on_ends(ends)
-            except BaseException as error:  # noqa: BLE001 - what observes must not break what it observes
+            except BaseException as error:  # noqa: BLE001 - observation must not break the observed
                 self._left.appendleft((name, on_ends))
                 if resumption.of(error):
                     return

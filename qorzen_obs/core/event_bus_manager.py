@@ -1,4 +1,4 @@
-"""Events within the process: each subscriber has a queue and a deadline, so that none can hold up the others."""
+"""Events within the process. Each subscriber has a queue and a deadline, so that none can delay the others."""
 
 from __future__ import annotations
 
@@ -17,34 +17,34 @@ from qorzen_obs.tasks import EventKind
 from qorzen_obs.telemetry import names
 from qorzen_obs.telemetry.log_limit import LogLimit
 
-CAPACITY: Final = 10_000  #: events that wait for one subscriber at most
-DEADLINE_SECONDS: Final = 10.0  #: how long a subscriber may take for one event
+CAPACITY: Final = 10_000  #: most events that wait for one subscriber
+DEADLINE_SECONDS: Final = 10.0  #: how long a subscriber may spend on one event
 _CLOSE_SECONDS: Final = 0.5
-_AGAIN_SECONDS: Final = 0.1  #: after which delivery goes on where it was cancelled
+_AGAIN_SECONDS: Final = 0.1  #: seconds after which a cancelled delivery is retried
 _PROGRESS: Final = EventKind.PROGRESS.value
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something that happened: `event_type` such as 'task/completed', who says so, and its facts."""
+    """Something that happened: an `event_type` such as 'task/completed', its source, and its facts."""
 
-    event_type: str  #: of a task: the value of an EventKind
-    source: str  #: who says so; of a task: task_manager
-    payload: dict[str, Any]  #: its facts, as JSON has them
+    event_type: str  #: for a task: the value of an EventKind
+    source: str  #: who published it; for a task: task_manager
+    payload: dict[str, Any]  #: its facts, in JSON's types
 
 
 Subscriber = Callable[[Event], Awaitable[None]]
-#: Called with the type of an event that one subscriber did not get, or did not take without an error.
+#: Called with the type of an event that one subscriber did not get, or failed to handle.
 OnLost = Callable[[str], object]
 _Sent = tuple[Event, OnLost | None]
 
 
 class EventBusManager(QorzenManager):
-    """Delivers each event to its subscribers, in the order of the events; for one event loop.
+    """Delivers each event to its subscribers, in order; for one event loop.
 
-    A subscriber is an asyncio task of its own while events wait for it: at most CAPACITY of them, beyond which progress
-    is dropped first, then what comes. It may take DEADLINE_SECONDS for each event and is cancelled then. Whatever it
-    raises, SystemExit included, is logged and goes no further.
+    While events wait for a subscriber, it has an asyncio task of its own. At most CAPACITY events wait; beyond that
+    progress is dropped first, then new events. A subscriber that spends more than DEADLINE_SECONDS on an event is
+    cancelled. Whatever it raises, even SystemExit, is logged and goes no further.
     """
 
     def __init__(self, logger: Any = None) -> None:
@@ -57,7 +57,7 @@ class EventBusManager(QorzenManager):
         self._become_ready()
 
     async def shutdown(self) -> None:
-        """Deliver what waits, for half a second at most, and end every subscription."""
+        """Deliver waiting events for at most half a second, then end every subscription."""
         await self.drain(_CLOSE_SECONDS)
         running = [task for one in self._subscriptions if (task := one.close()) is not None]
         self._subscriptions.clear()
@@ -67,10 +67,10 @@ class EventBusManager(QorzenManager):
         self._become_stopped()
 
     def subscribe(self, event_type: str, subscriber: Subscriber) -> Callable[[], None]:
-        """Await `subscriber(event)` for each event of this type, or of any with '*'; return what unsubscribes it.
+        """Await `subscriber(event)` for each event of this type, or of any with '*'; return a callable that ends it.
 
-        Events that wait when it is unsubscribed are not delivered any more. It runs in a copy of the context of this
-        call.
+        Events that still wait when it unsubscribes are not delivered. The subscriber runs in a copy of this call's
+        context.
         """
         entry = _Subscription(event_type, subscriber, self._logger)
         self._subscriptions.append(entry)
@@ -85,9 +85,9 @@ class EventBusManager(QorzenManager):
         return unsubscribe
 
     def when_subscribed(self, on_change: Callable[[bool], None]) -> Callable[[], None]:
-        """Call `on_change` with whether anybody subscribes, now and at each change: else events need not be made.
+        """Call `on_change` with whether anybody subscribes, now and at each change. If nobody does, skip making events.
 
-        Return what ends these calls.
+        Return a callable that ends these calls.
         """
         entry = (on_change,)
         self._publishers.append(entry)
@@ -99,20 +99,20 @@ class EventBusManager(QorzenManager):
         return stop
 
     async def publish(self, *, event_type: str, source: str, payload: dict[str, Any]) -> None:
-        """Queue one event for its subscribers; waits for none of them."""
+        """Queue one event for its subscribers, without waiting for them."""
         await self.publish_watched(event_type=event_type, source=source, payload=payload)
 
     async def publish_watched(
         self, *, event_type: str, source: str, payload: dict[str, Any], on_lost: OnLost | None = None
     ) -> None:
-        """As `publish`; call `on_lost(event_type)` for each subscriber that did not get or take the event."""
+        """As `publish`; also call `on_lost(event_type)` for each subscriber that did not get or failed on the event."""
         event = Event(event_type, source, payload)
         for subscription in list(self._subscriptions):
             if subscription.event_type in (event_type, "*"):
                 subscription.offer((event, on_lost))
 
     async def drain(self, deadline_seconds: float) -> None:
-        """Return when every subscriber has had every event, after `deadline_seconds` at the latest."""
+        """Wait until every subscriber has had every event, at most `deadline_seconds`."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(deadline_seconds):
                 while running := [task for one in self._subscriptions if (task := one.deliver()) is not None]:
@@ -124,7 +124,7 @@ class EventBusManager(QorzenManager):
 
 
 class _Subscription:
-    """One subscriber, the events that wait for it, and the asyncio task that delivers them while there are any."""
+    """One subscriber, its waiting events, and the asyncio task that delivers them while there are any."""
 
     def __init__(self, event_type: str, subscriber: Subscriber, logger: Any) -> None:
         self.event_type = event_type
@@ -142,7 +142,7 @@ class _Subscription:
         self.deliver()
 
     def deliver(self) -> asyncio.Task[None] | None:
-        """Have what waits delivered; return the asyncio task that does so, None where nothing waits."""
+        """Start delivering the waiting events; return the asyncio task that does so, None if nothing waits."""
         if self._task is None and len(self._queue):
             loop = asyncio.get_running_loop()
             name = f"event subscriber {self._name}"
@@ -151,12 +151,12 @@ class _Subscription:
         return self._task
 
     def forget(self) -> None:
-        """Deliver nothing more; what is being delivered may end."""
+        """Deliver no more events; a running delivery may finish."""
         while len(self._queue):
             self._queue.take()
 
     def close(self) -> asyncio.Task[None] | None:
-        """Drop what waits, and cancel and return what is being delivered."""
+        """Drop the waiting events; cancel and return the running delivery."""
         self._queue.drop_all()
         if self._task is not None:
             self._task.cancel()
@@ -184,7 +184,7 @@ class _Subscription:
         self._task = None
         if not len(self._queue):
             return
-        if task.cancelled():  # as when a program ends, where the timer never rings
+        if task.cancelled():  # as at the end of a program, when the timer never fires
             asyncio.get_running_loop().call_later(_AGAIN_SECONDS, self.deliver)
         else:
             self.deliver()  # what came after it had found nothing more, and before it was over

@@ -1,4 +1,4 @@
-"""Carries task events to the event bus, in order, without any transition waiting for a subscriber."""
+"""Carries task events to the event bus, in order. No transition ever waits for a subscriber."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from qorzen_obs.tasks import EventKind
 from qorzen_obs.telemetry import names
 
 CAPACITY: Final = 10_000
-DEADLINE_SECONDS: Final = 10.0  #: how long a bus may take for one event
+DEADLINE_SECONDS: Final = 10.0  #: how long a bus may spend on one event
 _PROGRESS: Final = EventKind.PROGRESS.value
 
 
@@ -26,9 +26,9 @@ class EventFeed:
     """A bounded queue and the one task that empties it. When it is full, progress is dropped first, then events.
 
     Args:
-        publish: awaited for each event with its type, its payload and what to call with the type where a subscriber
-            lost it; for DEADLINE_SECONDS at most. What it raises loses that event.
-        drain: awaited with a number of seconds at the end, so that what was published arrives.
+        publish: awaited for each event, at most DEADLINE_SECONDS, with its type, its payload and a callable to call
+            with the type if a subscriber lost it. If it raises, that event is lost.
+        drain: awaited at the end with a number of seconds, so that published events arrive.
         before_publishing: called before each event is published.
     """
 
@@ -63,12 +63,12 @@ class EventFeed:
         self._empty.clear()
         if not self._arrived.is_set():  # in a turn of its own: on a deep stack its waiter could be lost
             asyncio.get_running_loop().call_soon(self._arrived.set)
-        self._queue.put(event)  # last: whatever is interrupted here was not queued
+        self._queue.put(event)  # last: if anything above is interrupted, the event was not queued
 
     async def stop(self, deadline_seconds: float) -> None:
-        """Publish what is queued, for `deadline_seconds` at most; what is left counts as dropped.
+        """Publish queued events for at most `deadline_seconds`; count the rest as dropped.
 
-        A subscriber that ignores its cancellation has as long once more, and is left behind then.
+        A subscriber that ignores its cancellation gets the same time once more, then is left behind.
         """
         if self._task is None:
             return
@@ -84,7 +84,7 @@ class EventFeed:
         self._task = None
 
     def _count_lost(self, event_type: str) -> None:
-        """Count an event that a subscriber did not get, or did not take."""
+        """Count an event that a subscriber did not get, or failed to handle."""
         self._dropped["progress" if event_type == _PROGRESS else "event"] += 1
 
     def _drop(self, event: TaskEvent) -> None:
@@ -118,7 +118,7 @@ class EventFeed:
             raise
         if error is not None:
             self._drop(event)
-            if not self._complained:  # told once
+            if not self._complained:  # logged once
                 self._complained = True
                 with contextlib.suppress(BaseException):  # the loss is counted already
                     self._logger.error(names.LOG_LISTENER_FAILED, error=foreign.shown(error))
@@ -129,7 +129,7 @@ def _is_progress(event: TaskEvent) -> bool:
 
 
 def _payload(event: TaskEvent) -> dict[str, Any]:
-    """Return what the bus is given, of texts and numbers alone: it looks at no object of the user's."""
+    """Return the payload for the bus: only texts and numbers, no object of the user's."""
     record, state, progress = event.record, event.state, event.progress
     span = record.span_of(state)
     payload: dict[str, Any] = {

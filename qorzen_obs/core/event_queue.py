@@ -1,4 +1,4 @@
-"""Events that wait to be taken, in order and bounded. A full queue drops progress first."""
+"""A bounded queue of events, in order. When it is full, progress is dropped first."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ T = TypeVar("T")
 
 
 class EventQueue(Generic[T]):
-    """A bounded queue. When it is full the oldest progress is dropped, and without any the event that comes.
+    """A bounded queue. When it is full the oldest progress is dropped or, if it holds none, the new event.
 
     Every step is O(1), so a queue that nobody empties costs its publisher no more than one that is empty.
 
     Args:
-        capacity: how many events wait at most.
+        capacity: maximum number of waiting events.
         is_progress: whether an event only reports progress, which the next report replaces.
         on_drop: called with each event that is dropped.
     """
@@ -26,8 +26,8 @@ class EventQueue(Generic[T]):
         self._capacity = capacity
         self._is_progress = is_progress
         self._on_drop = on_drop
-        self._number = 0  # of the last event
-        # Each with its number, by which `take` puts them in order again.
+        self._number = 0  # the last event's number
+        # Each with its number, by which `take` restores the order.
         self._events: deque[tuple[int, T]] = deque()
         self._progress: deque[tuple[int, T]] = deque()
 
@@ -47,12 +47,12 @@ class EventQueue(Generic[T]):
         (progress if is_progress else events).append((self._number, event))
 
     def take(self) -> T:
-        """Remove the oldest event and return it; an IndexError where there is none."""
+        """Remove the oldest event and return it; raise IndexError if there is none."""
         events, progress = self._events, self._progress
         oldest = progress if progress and (not events or progress[0][0] < events[0][0]) else events
         return oldest.popleft()[1]
 
     def drop_all(self) -> None:
-        """Drop what still waits."""
+        """Drop the waiting events."""
         while len(self):
             self._on_drop(self.take())

@@ -1,7 +1,7 @@
 """The last events of a manager, for readers on other threads.
 
-The work loop writes an outline of each event. While nobody listens the ring is not an observer, so that no event is
-made for it. A reader takes slot by slot and knows by the number in each whether it came too late. No slot keeps a
+The work loop writes an outline of each event. While nobody listens the ring is not an observer, so no event is made
+for it. A reader takes slot by slot; the number in each slot shows whether the reader came too late. No slot keeps a
 task's arguments, metadata or result alive.
 """
 
@@ -21,10 +21,10 @@ _MOST_READINGS: Final = 1_000
 
 
 class EventRing:
-    """The last `capacity` events, and the exact counts after the newest.
+    """The last `capacity` events, and the exact counts after the newest one.
 
-    While somebody listens it is the first observer of its manager, of every kind: between a transition and its event
-    nothing else may run. The manager calls `begin` and `end`.
+    While somebody listens it is the manager's first observer and gets every kind of event: nothing else may run between
+    a transition and its event. The manager calls `begin` and `end`.
 
     Args:
         on_wanted: called, on any thread, whenever `wanted` may have changed.
@@ -37,9 +37,9 @@ class EventRing:
         *,
         on_wanted: Callable[[], object] = lambda: None,
     ) -> None:
-        self.instance = secrets.token_hex(4)  #: tells the numbers of this manager from another's
+        self.instance = secrets.token_hex(4)  #: distinguishes this manager's numbers from another's
         self.streams = 0  #: open streams of all servers of this manager
-        self.evicted = 0  #: streams that were cut off, because their client did not read
+        self.evicted = 0  #: streams that were cut off because their client did not read
         self._counts = counts
         self.capacity = capacity
         self._slots: list[TaskEvent | None] = [None] * capacity
@@ -70,12 +70,12 @@ class EventRing:
         return self._begun
 
     def leave(self, listener: Hashable) -> None:
-        """Take `listen` back; from any thread."""
+        """Undo one `listen`; from any thread."""
         self._listeners.discard(listener)
         self._on_wanted()
 
     def stream_opened(self) -> None:
-        """Count one more open stream; on the server's loop, as the next two."""
+        """Count one more open stream; on the server's loop, like the next two."""
         self.streams += 1
 
     def stream_closed(self) -> None:
@@ -87,16 +87,16 @@ class EventRing:
         self.evicted += 1
 
     def begin(self, sequence: int) -> None:
-        """Keep every event from now on, which has a number after `sequence`; for the work loop.
+        """Keep every event from now on, numbered after `sequence`; for the work loop.
 
-        Events may have gone by unseen, so `sequence` must be a number that no event has: a reader that knows an
-        earlier one then learns that some are lost.
+        Unseen events may have passed, so pass a `sequence` that no event has: a reader with an earlier number then
+        learns that some are lost.
         """
         self._newest = (sequence, self._counts.version)
         self._begun.set_result(None)
 
     def end(self) -> None:
-        """Keep nothing any more; for the work loop."""
+        """Stop keeping events; for the work loop."""
         self._begun = Future()
         self._slots = [None] * self.capacity
 
@@ -107,7 +107,7 @@ class EventRing:
         self._newest = (sequence, self._counts.version)
 
     def since(self, sequence: int, limit: int) -> list[TaskEvent] | None:
-        """Return the events after `sequence`, `limit` at most, oldest first; None when one of them is gone.
+        """Return at most `limit` events after `sequence`, oldest first; None when one of them is gone.
 
         From any thread.
         """
@@ -121,9 +121,9 @@ class EventRing:
         return found
 
     def counted(self) -> tuple[int, CountsView]:
-        """Return the counts, and the sequence of the last event that they contain; from any thread.
+        """Return the counts, and the sequence of the last event that they include; from any thread.
 
-        Each transition is counted and announced in one straight line. A reader that met one half way reads again.
+        Each transition is counted and announced without a pause. A reader that catches one half done reads again.
         """
         for _ in range(_MOST_READINGS if self.keeps else 0):
             sequence, version = self._newest
@@ -131,5 +131,5 @@ class EventRing:
             if counts.version == version:
                 return sequence, counts
             time.sleep(0)
-        # No event comes: it has not begun, or it has failed and was dismissed.
+        # No events arrive: it has not begun, or it failed and was dismissed.
         return self.last, self._counts.read()

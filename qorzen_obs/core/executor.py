@@ -52,14 +52,14 @@ def make_executor(
 
 
 class TaskExecutor(Executor):
-    """Its calls are tasks of the manager. Made by `manager.executor(…)`.
+    """An executor whose calls are tasks of the manager. Made by `manager.executor(…)`.
 
-    Calls of tasks are their children. A task lends its slot from the submission to the end of the call, so tasks that
-    wait for calls do not keep these from starting. What a call returns or raises goes to its future and is not kept:
-    `TaskInfo.result` of its task is None, and it cannot be run again. What `@task` says of a function holds.
+    A call that a task submits is its child. The task lends its slot from the submission to the end of the call, so
+    tasks that wait for calls do not keep these from starting. What a call returns or raises goes to its future and is
+    not kept: `TaskInfo.result` of its task is None, and it cannot be run again. A function's `@task` options apply.
 
-    A call of `Context.run`, which asyncio.to_thread makes, is a task of the function that it is given, in a copy of
-    that context.
+    A call of `Context.run`, such as asyncio.to_thread makes, becomes a task of the function passed to it, in a copy
+    of that context.
 
     `shutdown`, the end of a `with` block and the exit of the interpreter wait for the calls. On the work loop, which
     the calls need, use `async with`. The manager's own shutdown ends them as it ends other tasks.
@@ -78,7 +78,7 @@ class TaskExecutor(Executor):
 
         Raises:
             ExecutorRefusedError: a RuntimeError: after `shutdown`, where the manager takes no work, or where
-                `tasks.max_pending` tasks are pending. If the queue becomes full on the way, the future raises it.
+                `tasks.max_pending` tasks are pending. If the queue fills up before acceptance, the future raises it.
             InvalidTaskError: `fn` is not callable, or async where the engine does not run async functions.
         """
         record = self._calls.check(self._options, fn, args, kwargs)
@@ -92,7 +92,7 @@ class TaskExecutor(Executor):
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Take no more calls; with `cancel_futures` cancel those that are pending, with `wait` wait for all others.
+        """Take no more calls. `cancel_futures` cancels the pending ones; `wait` waits for all others.
 
         Raises:
             InvalidTaskError: waiting would block the work loop, which the calls need.
@@ -121,9 +121,9 @@ class TaskExecutor(Executor):
 
 
 class ThreadTaskExecutor(TaskExecutor, ThreadPoolExecutor):
-    """As TaskExecutor, and a ThreadPoolExecutor by its type, as `loop.set_default_executor` demands.
+    """As TaskExecutor, but also a ThreadPoolExecutor, as `loop.set_default_executor` requires.
 
-    It has no threads of its own: those of the manager's engine run the calls.
+    It has no threads of its own; the manager's engine runs the calls.
     """
 
     def __init__(self, calls: Calls, options: CallOptions, slots: int | None) -> None:
@@ -133,7 +133,7 @@ class ThreadTaskExecutor(TaskExecutor, ThreadPoolExecutor):
 
 
 class _OpenCalls:
-    """The futures of one executor whose calls have not ended; from any thread."""
+    """The futures of an executor's calls that have not ended; from any thread."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -143,7 +143,7 @@ class _OpenCalls:
         _OPEN.add(self)
 
     def add(self, future: TaskFuture[Any]) -> None:
-        """Count a call among them.
+        """Add the future of a call.
 
         Raises:
             ExecutorRefusedError: its executor takes no more calls.
@@ -154,7 +154,7 @@ class _OpenCalls:
             self._futures.add(future)
 
     def discard(self, future: TaskFuture[Any]) -> None:
-        """A call has ended."""
+        """Remove the future of a call that has ended."""
         with self._lock:
             self._futures.discard(future)
 
@@ -164,18 +164,18 @@ class _OpenCalls:
             self._refuses = True
 
     def left(self) -> list[TaskFuture[Any]]:
-        """Return those of the calls that have not ended."""
+        """Return the futures of the calls that have not ended."""
         with self._lock:
             return list(self._futures)
 
 
-#: Of all executors; those of executors that nobody holds any more stay here as long as calls of them run.
+#: One per executor. An executor that nobody references any more keeps its entry while its calls run.
 _OPEN: Final[WeakSet[_OpenCalls]] = WeakSet()
 
 
 @functools.cache
 def _drain_at_exit() -> None:
-    """Have the exit of the interpreter wait for the calls, as that of Python's own executors does."""
+    """Make the interpreter wait for the calls at exit, as it does for Python's own executors."""
     # Before the interpreter joins its threads, where that is possible: the work loop may run on one of them.
     register = getattr(threading, "_register_atexit", atexit.register)
     register(_drain)

@@ -1,4 +1,4 @@
-"""Lines of the standard library's logging in a worker process, on their way to the service."""
+"""Sends lines of the standard library's logging from a worker process to the service."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any, Final
 from qorzen_obs.telemetry.other_export import is_exported
 
 _LEVELS: Final = ((40, "error"), (30, "warning"), (20, "info"))
-#: What every record has; the rest came by `extra`.
+#: The attributes of every record; any others came from `extra`.
 _USUAL: Final = frozenset({*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"})
 
 
 class ForwardingHandler(logging.Handler):
     """Hands each record to `send(level, event, fields, exported)`. Takes no lock: a fork could copy it held.
 
-    `exported` says that OpenTelemetry's own handler exports it from here.
+    `exported`: OpenTelemetry's own handler exports the record from this process.
     """
 
     def __init__(self, send: Callable[[str, str, dict[str, Any], bool], None]) -> None:
@@ -48,7 +48,7 @@ class ForwardingHandler(logging.Handler):
 
 
 def forward_root(handler: ForwardingHandler) -> None:
-    """Have the root logger's records forwarded, and once: what its handlers write to the outputs would arrive too."""
+    """Forward the root logger's records, and only once: what its handlers write to the outputs would arrive too."""
     root = logging.getLogger()
     outputs = (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__)
     for other in root.handlers:

@@ -1,8 +1,8 @@
 """The telemetry inside a worker process: makes the attempt's trace current, sends log lines and spans home.
 
-Each part is set up when user code first imports what it is about (logging, structlog, OpenTelemetry):
-together they would take a quarter of a second of every worker's start. So nothing of them may be imported here
-at the top.
+Each part is set up when user code first imports its library (logging, structlog, OpenTelemetry): together they
+would add a quarter of a second to every worker's start. So none of these may be imported at the top of this
+module.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ class FarSide:
         when_imported("opentelemetry.trace", self._set_up_tracing)
 
     def around(self, surroundings: dict[str, Any]) -> _Around:
-        """Be in the trace of the attempt, with its levels, inside of a `with` block."""
+        """Make the attempt's trace and log levels current inside a `with` block."""
         return _Around(self, surroundings)
 
     def enter(self, surroundings: dict[str, Any]) -> None:
-        """Make the surroundings current; the call has a context of its own, so nothing has to be undone."""
+        """Make the trace and the levels current. The call has a context of its own, so nothing needs undoing there."""
         self._surroundings = surroundings
-        with suppress(Exception):  # the call is not to fail for what observes it
+        with suppress(Exception):  # observation must not break the call
             self._look_around()
 
     def _look_around(self) -> None:
@@ -51,7 +51,7 @@ class FarSide:
             self._enter_trace()
 
     def leave(self) -> None:
-        """Be in none."""
+        """Leave the trace and the levels."""
         self._surroundings = {}
 
     # ------------------------------------------------------------------ logging
@@ -77,7 +77,8 @@ class FarSide:
                 self._send_log(method, foreign.text(event.pop("event", "")), event)
             raise structlog.DropEvent
 
-        if structlog.is_configured():  # the user's modules did: their lines arrive by logging or as output
+        # the user's modules configured it: their lines arrive through logging or as output
+        if structlog.is_configured():
             return
         structlog.configure(
             processors=[
@@ -103,7 +104,7 @@ class FarSide:
         self._send("log", (level, redactor.head(event, _MAX_TEXT), plain, exported))
 
     def _redactor(self) -> Any:
-        """Return the service's redactor: what is cut here must be redacted before."""
+        """Return the service's redactor: text that is cut here must be redacted first."""
         settings = self._surroundings.get("redact")
         if self._last_redactor is None or settings not in {None, self._last_redactor.settings}:
             from qorzen_obs.telemetry.redaction import Redactor  # noqa: PLC0415  # see above
@@ -137,7 +138,7 @@ class FarSide:
 
 
 class _Around:
-    """Around a call. A generator would do for it, but contextlib looks at what the call raises."""
+    """The context manager around a call. A class, since contextlib's generators inspect what the call raises."""
 
     def __init__(self, far_side: FarSide, surroundings: dict[str, Any]) -> None:
         self._far_side = far_side
@@ -151,7 +152,7 @@ class _Around:
 
 
 class _FarLogger:
-    """What structlog's processors lead to, where a script has configured others: their text becomes a log line."""
+    """The last step of structlog's processors if a script has configured its own: their text becomes a log line."""
 
     def __init__(self, send: Callable[[str, str, dict[str, Any]], None], *names: object) -> None:
         self._send = send
@@ -164,13 +165,13 @@ class _FarLogger:
 
 
 def _plain(key: Any, value: Any, redactor: Any) -> Any:
-    """Return what pickles, is small and shows no secret, whatever `value` is; redacted before it is cut."""
+    """Return `value` in a form that pickles, is small and shows no secret; redacted before it is cut."""
     value = redactor.field(foreign.text(key), value)
     if foreign.is_a(value, str):
         return redactor.head(foreign.plain(value), _MAX_TEXT)
     if foreign.is_scalar(value):
         return value
-    number = foreign.number(value)  # of an IntEnum, for example
+    number = foreign.number(value)  # an IntEnum member, for example
     return redactor.head(foreign.shown(value), _MAX_TEXT) if number is None else number
 
 

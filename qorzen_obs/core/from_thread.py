@@ -1,6 +1,6 @@
-"""The way into the manager for other threads: blocking calls that run on the work loop.
+"""Blocking calls to the manager from other threads; they run on the work loop.
 
-A call always ends: with its answer, or with an error, also while the loop stops and after.
+A call always ends with its answer or an error, also while the loop stops and afterwards.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 Call = Callable[[], Coroutine[Any, Any, T]]
 
-#: How often a waiting thread looks whether the loop still runs: one that just stops tells nobody.
+#: How often a waiting thread checks that the loop still runs: a loop that just stops notifies nobody.
 _LOOK_SECONDS: Final = 0.25
 
 
 class WorkLoopCalls(Protocol):
-    """What a TaskManager does on its work loop."""
+    """The methods of a TaskManager that run on its work loop."""
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop | None: ...
@@ -49,11 +49,11 @@ class WorkLoopCalls(Protocol):
 
 
 class FromThread:
-    """`manager.from_thread`: the manager's calls, for threads that are not its loop's.
+    """`manager.from_thread`: the manager's calls, for threads other than its loop's.
 
-    Inside a task on a worker thread the task is the submitter, as for a coroutine: spans and log lines belong
-    together, and while it waits it lends its slot. When that task is asked to stop, the call raises TaskCancelled, in
-    each of the task's threads. A call that the stop of the manager or of its loop leaves without an answer raises
+    Inside a task on a worker thread, the task is the submitter, as for a coroutine: spans and log lines belong
+    together, and the task lends its slot while it waits. When that task is asked to stop, the call raises TaskCancelled
+    in each of the task's threads. If the manager or its loop stops before the call has an answer, the call raises
     TaskManagerClosedError.
     """
 
@@ -71,7 +71,8 @@ class FromThread:
         """Submit a task as `TaskManager.submit_task` does, and return its id.
 
         Raises:
-            InvalidTaskError: an argument is unusable, or the caller is on the work loop, as for all calls below.
+            InvalidTaskError: an argument is unusable, or the caller is on the work loop. All calls below check the
+                latter.
             TaskQueueFullError, TaskManagerClosedError: as `TaskManager.submit_task`.
         """
         return self._call(partial(self._manager.submit_task, func, *args, **options))
@@ -137,12 +138,12 @@ class FromThread:
             return answer.result()
         if attempt is not None:
             attempt.raise_if_cancelled()
-        # In any other state than the first it is the loop that has stopped, if not the manager.
+        # In any state but the first, either the manager or the loop has stopped.
         state = self._manager.state
         raise TaskManagerClosedError((state if state is ManagerState.NEW else ManagerState.STOPPED).value)
 
     def _wait(self, answer: Future[T], call: Call[T], loop: asyncio.AbstractEventLoop | None) -> None:
-        """Return when the answer is there; it is cancelled where the loop does not run, or not any more."""
+        """Wait for the answer; cancel it if the loop does not run or has stopped."""
         ended = threading.Event()
         answer.add_done_callback(lambda _: ended.set())
         if loop is not None:
@@ -154,7 +155,7 @@ class FromThread:
             ended.wait(_LOOK_SECONDS)
 
     def _begin(self, loop: asyncio.AbstractEventLoop, call: Call[T], answer: Future[T]) -> None:
-        """Begin a call, on the work loop; none after the stop, when the loop may not turn often enough to end it."""
+        """Begin a call on the work loop, but not after the stop: the loop may not turn often enough to end it."""
         if self._manager.state is ManagerState.STOPPED:
             answer.cancel()
         elif not answer.cancelled():
@@ -164,7 +165,7 @@ class FromThread:
 
 
 async def _give(call: Call[T], answer: Future[T]) -> None:
-    """Run a call, on the work loop, and give its outcome to the thread that waits; its cancelling ends the call."""
+    """Run a call on the work loop and give its outcome to the waiting thread, whose cancelling ends the call."""
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     assert task is not None, "it runs as one"
 

@@ -1,4 +1,4 @@
-"""A task in the hand of who started it: `await tasks.start(…)` gives a TaskHandle, which knows the value's type."""
+"""The handle of a task for the code that started it: `await tasks.start(…)` returns a typed TaskHandle."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ R_co = TypeVar("R_co", covariant=True)
 
 
 class Holds(Protocol):
-    """What a handle asks of the manager (core/control.py)."""
+    """The parts of the manager that a handle uses (core/control.py)."""
 
     async def end_held(self, record: TaskRecord, end: asyncio.Future[TaskState]) -> TaskState:
         """Return the final state of the task when it has ended."""
@@ -30,13 +30,14 @@ class Holds(Protocol):
 class TaskHandle(Generic[R_co]):
     """One task that you started: its value by `await`, its state, and the way to cancel it.
 
-    It keeps the outcome of its task for as long as you keep it, whatever the manager's history keeps: also a large
-    result that `tasks.keep_value_bytes` has released, and that of a task that retention has evicted. A handle is never
-    of an unknown task. To drop it neither cancels the task nor hides its failure, which log, metrics and trace show.
+    The handle keeps the outcome of its task for as long as you keep the handle, whatever the manager's history keeps:
+    also a large result that `tasks.keep_value_bytes` has released, or the result of a task that retention has evicted.
+    A handle's task is always known. Dropping the handle neither cancels the task nor hides its failure, which log,
+    metrics and trace show.
 
     `await` and `cancel` belong to the work loop and raise InvalidTaskError elsewhere. In another thread use
-    `tasks.from_thread.wait(handle.task_id)` and `tasks.from_thread.cancel(handle.task_id)`. All else can be read from
-    any thread. A handle cannot be pickled: a task in another process takes the `task_id`.
+    `tasks.from_thread.wait(handle.task_id)` and `tasks.from_thread.cancel(handle.task_id)`. Everything else can be read
+    from any thread. A handle cannot be pickled: pass the `task_id` to another process instead.
     """
 
     __slots__ = ("__weakref__", "_end", "_manager", "_record", "_traceback", "task_id")
@@ -45,16 +46,16 @@ class TaskHandle(Generic[R_co]):
         self._manager = manager
         self._record = record
         self._end = end  # the final state, once there is one
-        # Of the task's exception, without the frames of who awaits it.
+        # The traceback of the task's exception, without the frames of the code that awaits it.
         self._traceback: TracebackType | None = None
         self.task_id: str = record.task_id  #: for logs, the page and other processes
 
     def __await__(self) -> Generator[Any, None, R_co]:
         """Wait for the end of the task, and return its value or raise as `TaskManager.run` does.
 
-        It may be awaited as often as you like, before and after the end: each time gives the same value, or the same
-        exception. A task that awaits this lends its slot meanwhile. Cancelling the wait leaves the task alone, other
-        than with `run`: so `asyncio.timeout` limits the wait and not the task.
+        You may await it as often as you like, before and after the end; each time gives the same value or exception.
+        A task that awaits this lends its slot meanwhile. Cancelling the wait does not cancel the task, unlike with
+        `run`: so `asyncio.timeout` limits the wait and not the task.
 
         Raises:
             TaskCancelled, TaskTimeoutError, TaskFailedError, or what the task raised: as `TaskManager.run`.
@@ -76,10 +77,10 @@ class TaskHandle(Generic[R_co]):
         try:
             raise error
         finally:
-            del error  # its traceback leads here: it would keep itself and the callers' frames alive
+            del error  # its traceback leads here, so it would keep itself and the callers' frames alive
 
     def cancel(self, *, reason: str = "TaskHandle.cancel") -> bool:
-        """As `TaskManager.cancel_task`, without await: cancel it, or ask it to stop; False when it had ended.
+        """Cancel the task or ask it to stop, as `TaskManager.cancel_task`, without await; False when it had ended.
 
         How a running task ends is up to its code. `await handle` waits for that, and raises TaskCancelled where the
         task gives in.
@@ -94,13 +95,13 @@ class TaskHandle(Generic[R_co]):
         """Return a snapshot of the task, with its result once it has completed; from any thread."""
         info = self._record.info()
         if self._end.done():
-            # The handle has it, if nobody else.
+            # The history may have dropped it, but the handle has it.
             return info.replace(result=self._end.result().result, result_released=False)
         return info
 
     @property
     def progress(self) -> TaskProgress:
-        """How far the task says it is; from any thread."""
+        """The task's own report of how far it is; from any thread."""
         return self._record.progress
 
     def __reduce__(self) -> NoReturn:
@@ -112,13 +113,13 @@ class TaskHandle(Generic[R_co]):
 
 
 def error_of(task_id: str, state: TaskState) -> Exception:
-    """Return what is raised for a task that has failed or was cancelled, where its value is asked for."""
+    """Return the exception to raise when the value of a failed or cancelled task is requested."""
     if state.status is TaskStatus.CANCELLED:
         return TaskCancelled(task_id, state.cancel_reason)
     raised = state.exception
     if foreign.is_a(raised, Exception) and not foreign.is_a(raised, StopIteration):
         return raised
-    # What is meant to end a process, a coroutine or a generator was the task's, and must not end the caller.
+    # An exception that ends a process, a coroutine or a generator was the task's, and must not end the caller.
     kind = TaskTimeoutError if state.error_type == TIMEOUT else TaskFailedError
     error = kind(task_id, state.error_type or "unknown", state.error or "")
     error.__cause__ = raised

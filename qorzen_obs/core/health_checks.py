@@ -1,8 +1,8 @@
 """The health checks of a program's own, such as whether its database answers; /readyz and /health ask them.
 
-A check runs when somebody asks and its last result is too old, one run at a time: however many probes come, it runs no
-more often. A plain function runs in a daemon thread, a coroutine function on the work loop, where the pools are that it
-looks at. Nobody waits for either past its timeout, so a work loop that is wedged keeps no probe back.
+A check runs when somebody asks and its last result is too old, one run at a time, so more probes do not make it run
+more often. A plain function runs in a daemon thread. A coroutine function runs on the work loop, where the pools are
+that it looks at. Nobody waits for either past its timeout, so a wedged work loop never blocks a probe.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ from qorzen_obs.health import (
     with_check_options,
 )
 
-MAX_CHECKS: Final = 50  #: each is a series of the metrics, and may need a thread
+MAX_CHECKS: Final = 50  #: each adds a metric series, and may need a thread
 _MAX_OUTPUT: Final = 500
 _CLOSE_SECONDS: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """What one run of a check came to."""
+    """The result of one run of a check."""
 
     passed: bool
-    output: str  #: what is wrong, or what it says though all is well; one line
-    seconds: float  #: how long it took, or takes so far
+    output: str  #: what is wrong, or a remark when all is well; one line
+    seconds: float  #: how long it took, or has taken so far
     at: float  #: when it began, Unix seconds
 
 
@@ -55,7 +55,7 @@ class _Run:
         self.overdue = False
         self.result: CheckResult | None = None
         self.ended: Future[None] = Future()
-        self.ended.set_running_or_notify_cancel()  # one that gives up waiting must not cancel it for the others
+        self.ended.set_running_or_notify_cancel()  # a waiter that gives up must not cancel it for the others
 
 
 class UserCheck:
@@ -82,14 +82,14 @@ class UserCheck:
         self._clock = clock
         self._redact = redact
         self._on_change = on_change
-        self._passes = True  # what was reported last
+        self._passes = True  # the last reported result
         self._lock = threading.Lock()
-        self._run: _Run | None = None  # the last that began
-        self._before: CheckResult | None = None  # of the run before it
-        self._task: asyncio.Task[None] | None = None  # of a run on the work loop
+        self._run: _Run | None = None  # the last run that began
+        self._before: CheckResult | None = None  # the result of the run before it
+        self._task: asyncio.Task[None] | None = None  # the asyncio task of a run on the work loop
 
     def begin(self) -> None:
-        """Begin a run, where the last one has ended and its result is too old. Returns at once."""
+        """Begin a run if the last one has ended and its result is too old. Returns at once."""
         with self._lock:
             last = self._run
             if last is not None:
@@ -106,11 +106,11 @@ class UserCheck:
             name = f"qorzen-check-{self.name}"
             try:
                 threading.Thread(target=self._run_in_thread, args=(run,), name=name, daemon=True).start()
-            except RuntimeError as error:  # the system has no more
+            except RuntimeError as error:  # the system has no more threads
                 self._end(run, False, str(error))
 
     async def refresh(self) -> None:
-        """See that `result` is not too old; returns by the timeout, whatever the check does."""
+        """Refresh `result` if it is too old; returns by the timeout, whatever the check does."""
         self.begin()
         run = self._run
         assert run is not None, "one has begun"
@@ -124,7 +124,7 @@ class UserCheck:
             self._report(self._overdue(run))
 
     def result(self) -> CheckResult | None:
-        """Return what is known: of the last run, or of the one before while that has time left; None at first."""
+        """Return the last run's result, or the previous one while the last still has time; None at first."""
         run = self._run
         if run is None or run.result is not None:
             return None if run is None else run.result
@@ -162,7 +162,7 @@ class UserCheck:
         except asyncio.CancelledError:
             self._end(run, False, "it was cancelled")
             raise
-        except BaseException as error:  # noqa: BLE001 - whatever a check raises, it must not end the work loop
+        except BaseException as error:  # noqa: BLE001 - a check's exception must not end the work loop
             self._end(
                 run,
                 False,
@@ -195,11 +195,11 @@ class UserCheck:
 
 
 class HealthChecks:
-    """`manager.health`: the checks of the program's own, by name. From any thread.
+    """`manager.health`: the program's own checks, by name. From any thread.
 
     Args:
         work_loop: where coroutine functions run; None while there is none.
-        redact: what each text of a check goes through before it leaves, with the number of characters to keep.
+        redact: takes each text of a check, and the number of characters to keep, before the text is shown.
         on_change: called when a check begins to fail and when it passes again; from any thread.
     """
 
@@ -226,10 +226,10 @@ class HealthChecks:
         return iter(list(self._checks.values()))
 
     def add(self, check: Callable[[], object], **options: Unpack[CheckOptions]) -> None:
-        """Add a function without arguments; `options` go before those of its `@health_check`.
+        """Add a function without arguments; `options` override those of its `@health_check`.
 
-        A plain function runs in a thread of its own, a coroutine function on the work loop, one run at a time and only
-        when somebody asks. Of a run that passes its timeout nobody waits for the end.
+        A plain function runs in a thread of its own, a coroutine function on the work loop; one run at a time, and only
+        when somebody asks. Nobody waits for a run beyond its timeout.
 
         Raises:
             InvalidHealthCheckError: it cannot be called, its name is taken or unfit, or there are too many.
@@ -252,11 +252,11 @@ class HealthChecks:
                 )
 
     def refuse_traffic(self) -> None:
-        """Have /readyz say no from now on; from any thread and from a signal's handler."""
+        """Make /readyz report "not ready" from now on; from any thread or signal handler."""
         self.stopping = True
 
     async def close(self) -> None:
-        """Cancel what still runs on the work loop, and wait a second at most; on that loop."""
+        """Cancel the runs on the work loop and wait a second at most; on that loop."""
         running = {task for check in self if (task := check.cancel()) is not None}
         if running:
             await asyncio.wait(running, timeout=_CLOSE_SECONDS)

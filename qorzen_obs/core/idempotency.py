@@ -1,7 +1,7 @@
-"""Submitting a thing once however often it is asked for: which task a key was first used for.
+"""Submits a call once, however often it is requested: remembers which task a key was first used for.
 
-Keys belong to the name of a task. One is remembered as long as its task is live or kept whole, so there are never more
-keys than tasks. Who keeps tasks, and how they are submitted, is the caller's business.
+Keys belong to the name of a task. A key is remembered while its task is live or kept whole, so there are never more
+keys than tasks. The caller keeps and submits the tasks.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ MAX_KEY_LENGTH: Final = 128
 class Submission(NamedTuple):
     """What became of a submission with a key."""
 
-    task_id: str  #: of the task that the key stands for
-    first: bool  #: False: the key was known, nothing was submitted, and this is what it was used for
+    task_id: str  #: the id of the key's task
+    first: bool  #: False: the key was known and nothing was submitted; the id is that of the earlier task
 
 
 class _Use:
@@ -57,7 +57,7 @@ class IdempotencyKeys:
         *,
         is_kept: Callable[[str], bool],
     ) -> Submission:
-        """Await `submit` for a new key of `name`, else return what a known one with this `digest` was used for.
+        """Await `submit` for a new key of `name`; for a known key with this `digest`, return its task.
 
         While the first use is still being submitted, the next one waits for it. A use that raised or was cancelled
         does not count. `is_kept` says whether the task with an id is live or kept whole; once it is not, the caller
@@ -87,14 +87,14 @@ class IdempotencyKeys:
         return Submission(task_id, first=True)
 
     def forget(self, task_id: str) -> None:
-        """Free the key that was used for a task that is kept no more, if there was one."""
+        """Free the key of a task that is no longer kept, if it had one."""
         used = self._used_for.pop(task_id, None)
         if used is not None:
             del self._uses[used]
 
 
 def digest_of(func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> bytes:
-    """Return what tells one call from another: by the callable's name, and the arguments as JSON shows them.
+    """Return a digest that identifies a call: from the callable's name, and the arguments as JSON shows them.
 
     Raises:
         InvalidTaskError: an argument cannot be shown as JSON.
@@ -114,7 +114,7 @@ def digest_of(func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str
 def _as_json(value: Any) -> Any:
     if foreign.is_a(value, PurePath):
         return str(value)
-    dump = foreign.attribute(value, "model_dump")  # of a model of pydantic
+    dump = foreign.attribute(value, "model_dump")  # a pydantic model's method
     if dump is None or isinstance(value, type):
         raise TypeError(f"a {foreign.kind_name(type(value))} cannot be shown as JSON")
     return dump(mode="json")

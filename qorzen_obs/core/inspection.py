@@ -1,6 +1,7 @@
-"""What any thread may ask a manager: its status, its tasks, where their code is, how its loop does. Nothing changes.
+"""What any thread may read of a manager: its status, its tasks, where their code is, the state of its loop.
 
-The server and the metrics see this as `Looks` (server/sources.py) and `MetricsSource` (telemetry/collector.py).
+Nothing here changes anything. The server and the metrics see this as `Looks` (server/sources.py) and `MetricsSource`
+(telemetry/collector.py).
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ E = TypeVar("E", bound=Enum)
 
 
 class Inspection:
-    """Reads of one manager; from any thread and without its work loop, but for those that say otherwise."""
+    """Reads of one manager; from any thread and without its work loop, unless a method says otherwise."""
 
     def __init__(
         self,
@@ -84,13 +85,13 @@ class Inspection:
         self._remembered_spans = remembered_spans
         self._sweep_soon = sweep_soon
         self._stall = StallWatch()
-        self.clock = clock  #: what all times of tasks are read from
+        self.clock = clock  #: the clock for all times of tasks
         self.counts = counts
         self.event_ring: EventRing = announcer.ring
         self.health = health
         self.metrics = metrics
-        self.registry = registry  #: where the metrics are
-        self.gathering = gathering  #: what reads them
+        self.registry = registry  #: the metrics' registry
+        self.gathering = gathering  #: the collector that reads them
         self.task_lines = task_lines
         self.version = version
 
@@ -98,12 +99,12 @@ class Inspection:
 
     @property
     def state(self) -> ManagerState:
-        """Where the manager is in its life."""
+        """The manager's lifecycle state."""
         return self._runtime.state
 
     @property
     def initialized(self) -> bool:
-        """Whether it takes work, or did until it began to drain."""
+        """Whether it takes work or drains."""
         return self.state in (ManagerState.READY, ManagerState.DRAINING)
 
     @property
@@ -113,12 +114,12 @@ class Inspection:
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop | None:
-        """The work loop, where commands run; None before `initialize`."""
+        """The work loop, which runs commands; None before `initialize`."""
         return self._runtime.loop
 
     @property
     def redactor(self) -> Redactor:
-        """What takes secrets out of texts."""
+        """Removes secrets from texts."""
         return self._telemetry.redactor
 
     @property
@@ -175,7 +176,7 @@ class Inspection:
         return {**status, "trouble": [*status.get("trouble", ()), *self.gathering.trouble]}
 
     def settings_in_force(self) -> dict[str, msgspec.Struct]:
-        """Return the settings that hold now, by section."""
+        """Return the settings in force now, by section."""
         sections: dict[str, msgspec.Struct] = {
             "tasks": self._runtime.settings,
             "telemetry": self._telemetry.settings,
@@ -245,7 +246,7 @@ class Inspection:
         return self.task_lines.of(task_id, last)
 
     def span_of(self, task_id: str) -> AnySpan | None:
-        """Return the span of an ended task's last attempt, made of its record; None where there is none."""
+        """Return the span of an ended task's last attempt, made from its record; None if there is none."""
         record = self._table.whole(task_id)
         return None if record is None else self._remembered_spans.of(record)
 
@@ -265,9 +266,9 @@ class Inspection:
     # ------------------------------------------------------------------ where code is
 
     def awaiting(self, attempt: Attempt) -> str | None:
-        """Return what a running attempt awaits; None while its code runs, or where its engine cannot say.
+        """Return what a running attempt awaits; None while its code runs, or if its engine cannot say.
 
-        Takes microseconds, also while the work loop is wedged; `stack_of` shows all that there is to see.
+        Takes microseconds, also while the work loop is wedged; `stack_of` shows more.
         """
         engine = self._runtime.engines[attempt.record.engine.kind]
         if not isinstance(engine, AwaitingEngine):
@@ -276,7 +277,7 @@ class Inspection:
         return None if awaiting is None else self.redactor.text(awaiting)
 
     def pid_of(self, attempt: Attempt) -> int | None:
-        """Return the worker process that runs an attempt; None where none does. Takes a microsecond."""
+        """Return the worker process that runs an attempt; None if there is none. Takes a microsecond."""
         engine = self._runtime.engines[attempt.record.engine.kind]
         return engine.pid(attempt) if isinstance(engine, ForeignProcessEngine) else None
 
@@ -305,22 +306,22 @@ class Inspection:
         engine = self._runtime.engines[attempt.record.engine.kind]
         if not isinstance(engine, StackEngine):  # an engine of a foreign manager may not be able to say
             return LiveStack(RUNNING)
-        if attempt.driver is None:  # its start is being announced: the engine does not have it yet
+        if attempt.driver is None:  # its start is still being announced: the engine does not have it yet
             return None if attempt.ended else LiveStack(STARTING)
         return engine.stack(attempt)
 
     def engine_traits(self) -> list[EngineTraits]:
-        """Return what is known of each engine."""
+        """Return the traits of each engine."""
         return [engine.traits for engine in self._runtime.engines.values()]
 
     # ------------------------------------------------------------------ the work loop and the scheduler
 
     def blocked_seconds(self) -> float:
-        """Return for how long the work loop has not turned; 0 when it does."""
+        """Return for how long the work loop has not turned; 0 when it turns."""
         return self._loop_monitor.blocked_seconds()
 
     def stalled_seconds(self) -> float:
-        """Return for how long a task has waited although nothing keeps it from starting, as far as was asked before.
+        """Return for how long a task could have started and did not, measured between calls of this method.
 
         0 as well while the work loop does not turn, which `blocked_seconds` shows.
         """
@@ -329,15 +330,15 @@ class Inspection:
         return self._stall.seconds(self._scheduler.startable(now) if turns else None, now)
 
     def loop_block(self) -> Block | None:
-        """Return what holds the work loop right now, once it was noticed."""
+        """Return the present block of the work loop, once it was noticed."""
         return self._loop_monitor.block
 
     def ended_blocks(self) -> list[EndedBlock]:
-        """Return the last blocks of the work loop that are over, oldest first."""
+        """Return the last finished blocks of the work loop, oldest first."""
         return self._loop_monitor.ended_blocks()
 
     def load(self, since: float) -> Load:
-        """Return the counters and histograms as they are, and the worst lag `since` a moment."""
+        """Return the present counters and histograms, and the worst lag since `since`."""
         return Load(
             at=self.clock.monotonic(),
             counts=self.counts.read(),
@@ -396,7 +397,7 @@ class Inspection:
         return {state.value: state is self.state for state in ManagerState}
 
     def loop_blocked_by_category(self) -> dict[str, float]:
-        """Return for how long the work loop was held in all, by what LOOP_BLOCKED tells apart."""
+        """Return the total time for which the work loop was held, by the labels of LOOP_BLOCKED."""
         return self._loop_monitor.seconds_by_category()
 
 

@@ -73,7 +73,7 @@ class Life:
     # ------------------------------------------------------------------ start
 
     async def start(self) -> None:
-        """Connect to the collaborators and take work. TaskManager.initialize says what it raises."""
+        """Connect to the collaborators and take work. Raises what TaskManager.initialize documents."""
         runtime = self._runtime
         if runtime.state is not ManagerState.NEW:
             problem = f"is {runtime.state.value} already; a task manager is initialized once: make a new one"
@@ -124,7 +124,7 @@ class Life:
     # ------------------------------------------------------------------ stop
 
     async def stop(self, grace_seconds: float | None) -> None:
-        """Refuse new work but the children of running tasks, drain, cancel the rest. See TaskManager.shutdown."""
+        """Refuse new work except children of running tasks, drain, cancel the rest. See TaskManager.shutdown."""
         runtime, stopping = self._runtime, self._stopping
         if stopping is not None and stopping.done() and runtime.state is ManagerState.DRAINING:
             stopping = None  # it was interrupted: begin again
@@ -140,7 +140,8 @@ class Life:
             stopping = runtime.work_loop.create_task(self._drain(grace), name="qorzen-shutdown")
             self._stopping = stopping
         elif grace_seconds == 0:
-            runtime.work_loop.call_soon(self._hurry.set)  # in a turn of its own, as all that wakes a waiter
+            # in a turn of its own, like everything that wakes a waiter
+            runtime.work_loop.call_soon(self._hurry.set)
         try:
             await asyncio.shield(stopping)
         except asyncio.CancelledError:
@@ -149,13 +150,13 @@ class Life:
             raise
 
     async def _drain(self, grace_seconds: float) -> None:
-        # To be refused, but for running tasks, which wait again.
+        # They are refused, except running tasks, which wait again.
         self._take(self._lifecycle.waiting.let_all_in)
         self._cancel_what_cannot_start(grace_seconds)
         await self._wait_for_the_rest(grace_seconds)
         self._cancel_all()
         self._take(self._lifecycle.waiting.let_all_in)
-        # What ignores its cancellation is abandoned after the grace, so this is over by then.
+        # A task that ignores its cancellation is abandoned after the grace, so this ends by then.
         bound = self._runtime.settings.cancel_grace_seconds + KILL_SECONDS + _SLACK_SECONDS
         await self._until_nothing_lives(bound)
         self._take(self._lifecycle.repairs.sweep)
@@ -174,20 +175,20 @@ class Life:
             raise ManagerShutdownError(self._name, problem) from error
 
     def _cancel_what_cannot_start(self, grace_seconds: float) -> None:
-        """Cancel what is scheduled for after the grace, and what is paused. `accept` does so with what comes later."""
+        """Cancel tasks that are paused or scheduled for after the grace. `accept` does so for later ones."""
         self._runtime.horizon = self._clock.monotonic() + grace_seconds
         for record in list(self._table.live.values()):
             if self._lifecycle.cannot_start(record):
                 self._take(self._lifecycle.cancel, record, SHUTDOWN)
 
     async def _wait_for_the_rest(self, grace_seconds: float) -> None:
-        """Wait until no task lives, for the grace or until somebody hurries."""
+        """Wait until no task lives, the grace is over, or somebody hurries the shutdown."""
         if grace_seconds > 0:
             self._take(self._lifecycle.repairs.sweep)
             await self._until_nothing_lives(grace_seconds, self._hurry)
 
     async def _until_nothing_lives(self, seconds: float, *others: asyncio.Event) -> None:
-        """Return when no task lives, one of `others` is set, or `seconds` have passed."""
+        """Wait until no task lives, one of `others` is set, or `seconds` have passed."""
         if not self._table.live:
             return
         self._table.nothing_lives.clear()
@@ -198,20 +199,20 @@ class Life:
             waiter.cancel()
 
     def _cancel_all(self) -> None:
-        """Cancel every task: pending ones first, or the slots of the others would start them."""
+        """Cancel every task: pending ones first, or they would start in the slots of the others."""
         self._take(self._lifecycle.repairs.sweep)
         for record in sorted(self._table.live.values(), key=lambda record: record.attempt is not None):
             self._take(self._lifecycle.cancel, record, SHUTDOWN)
 
     def _take(self, step: Callable[_P, object], /, *args: _P.args, **kwargs: _P.kwargs) -> None:
-        """Take a step of the shutdown, which goes on whatever comes of it."""
+        """Take a step of the shutdown, which continues even if the step fails."""
         try:
             step(*args, **kwargs)
-        except Exception as error:  # noqa: BLE001 - the next steps end what this one has left
+        except Exception as error:  # noqa: BLE001 - the next steps end what this one has left running
             self._announcer.failed("shutdown", error)
 
     def _take_abandoned_off_the_loop(self) -> None:
-        """Let the program end: asyncio.run waits for every asyncio task that it finds, also for one that never ends."""
+        """Let the program end: asyncio.run waits for every asyncio task that it finds, even one that never ends."""
         for attempt in self._table.abandoned:
             engine = self._runtime.engines[attempt.record.engine.kind]
             if isinstance(engine, DetachingEngine):

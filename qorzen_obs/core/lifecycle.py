@@ -1,7 +1,7 @@
-"""The way of a task, in reading order: accept, dispatch, start, decide, retry, end.
+"""The life of a task, in reading order: accept, dispatch, start, decide, retry, end.
 
-`change` is the one function in which a task's status changes. Everything here runs on the work loop, for each task, so
-lines are straight and names are bound once; what such code may cost is held by tests/performance/calls.json.
+Only `change` changes a task's status. Everything here runs on the work loop for each task, so the code is
+straight-line and names are bound once; tests/performance/calls.json limits what it may cost.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ _STARTED: Final = EventKind.STARTED
 
 
 class Lifecycle:
-    """Moves the tasks of one manager through their states, and owns what that takes: scheduler, runner, deadlines.
+    """Moves the tasks of one manager through their states. Owns the scheduler, the runner and the deadlines.
 
     Args:
-        manager: what `current_task().manager` gives to the code inside a task.
-        far_side: what observes the calls of tasks in other processes.
-        task_lines: where the log lines go that the code inside a task writes.
-        ledger_clock: the time ledger's; None where the ledger is off.
+        manager: given by `current_task().manager` to the code inside a task.
+        far_side: observes the calls of tasks in other processes.
+        task_lines: takes the log lines that the code inside a task writes.
+        ledger_clock: the time ledger's clock; None if the ledger is off.
     """
 
     def __init__(
@@ -99,18 +99,18 @@ class Lifecycle:
         )
         # Deadlines of whole tasks; the runner has those of attempts.
         self._deadlines: Deadlines[TaskRecord] = Deadlines(runtime, clock, self._deadline_passed)
-        self._deadline_entries: dict[int, list[Any]] = {}  # in them, by the task's sequence
+        self._deadline_entries: dict[int, list[Any]] = {}  # entries in them, by the task's sequence
         self._task_sequence = itertools.count(1)
         self._random = random.Random()
         self._dispatching = False
-        self._alarm = Alarm(runtime, clock, self.dispatch)  # rings when the next scheduled task's time comes
+        self._alarm = Alarm(runtime, clock, self.dispatch)  # fires when the next scheduled task's time comes
 
     # ------------------------------------------------------------------ accept
 
     def accept(self, record: TaskRecord) -> None:
-        """Take a checked record in: from here on its task exists. It starts at once where it may.
+        """Accept a checked record: from here on its task exists. It starts at once if it may.
 
-        What is raised here left no trace. What interrupts the start of an accepted task is for `Repairs` to finish.
+        If this raises, no trace is left. If the start of an accepted task is interrupted, `Repairs` finishes it.
         """
         runtime, definition = self._runtime, record.definition
         if runtime.interruption is not None:
@@ -125,7 +125,7 @@ class Lifecycle:
         if self._ledger_clock is not None:
             record.state = TaskState(PENDING, ledger=Ledger(now))
         self._instrument.submitted(record)
-        if runtime.state is not _READY:  # it drains, and what its running tasks submit ends with them
+        if runtime.state is not _READY:  # while it drains, what its running tasks submit ends with them
             attempt = CURRENT.get()
             if isinstance(attempt, Attempt):
                 attempt.children += (record,)
@@ -152,15 +152,15 @@ class Lifecycle:
                 self._announcer.announce()
             if starts:
                 self.start(record, now, wall)
-                if self.waiting.submitters:  # it has left the room to the next
+                if self.waiting.submitters:  # it has left its place to the next submitter
                     self.wake_submitters()
             elif runtime.state is not _READY and self.cannot_start(record):
                 self.cancel(record, SHUTDOWN)
             elif wait or not self._scheduler.is_held(record):
                 self.dispatch()
-            if record.limit is not None:  # it may have raised the maximum for others
+            if record.limit is not None:  # it may have raised the limit for others
                 self.dispatch()
-        except BaseException as error:  # noqa: BLE001 - the task is accepted: `Repairs` finishes it
+        except BaseException as error:  # noqa: BLE001 - the task is accepted: `Repairs` finishes the step
             runtime.interruption = error
             ready = runtime.ready
             ready += runtime.repairs
@@ -177,7 +177,7 @@ class Lifecycle:
     # ------------------------------------------------------------------ dispatch
 
     def dispatch(self) -> None:
-        """Start and resume whatever may run now. What interrupts this is not raised, as in `accept`."""
+        """Start and resume whatever may run now. An interruption is not raised, as in `accept`."""
         if self._dispatching:
             return  # a start ended at once: the outer loop sees the slot
         runtime = self._runtime
@@ -195,7 +195,7 @@ class Lifecycle:
             self.wake_submitters()
             if self._scheduler.next_eligible_at != self._alarm.at:
                 self._alarm.set(self._scheduler.next_eligible_at)
-        except BaseException as error:  # noqa: BLE001 - it is about other tasks than the caller's
+        except BaseException as error:  # noqa: BLE001 - it concerns other tasks than the caller's
             runtime.interruption = error
             ready = runtime.ready
             ready += runtime.repairs
@@ -203,13 +203,13 @@ class Lifecycle:
             self._dispatching = False
 
     def wake_submitters(self) -> None:
-        """Let the submitters that wait for room look again, as many as there is room for."""
+        """Let as many waiting submitters look again as there is room for."""
         self.waiting.let_in(self._runtime.settings.max_pending - self._scheduler.waiting)
 
     # ------------------------------------------------------------------ start
 
     def start(self, record: TaskRecord, now: float, wall: float) -> None:
-        """Start the next attempt of a task that has a slot, or go on with a start that was interrupted."""
+        """Start the next attempt of a task that has a slot, or continue an interrupted start."""
         before, attempt = record.state, record.attempt
         if attempt is None:
             assert record.context is not None, "a record keeps its context until it ends"
@@ -245,8 +245,9 @@ class Lifecycle:
     def begin(self, attempt: Attempt) -> None:
         """Make the attempt current in its context, with a span of its own; a second call changes nothing.
 
-        On the loop, where nobody looks, this waits until the code begins, in this turn of the loop or the next: what
-        it takes is made, used and dropped before the next attempt's, and stays in the processor's cache.
+        For an attempt on the loop this is put off until the code begins, in this turn of the loop or the next, since
+        nobody sees the difference. Its objects are then made, used and dropped before the next attempt's, and stay in
+        the processor's cache.
         """
         if not attempt.begun:
             if self._ledger_clock is not None:
@@ -255,10 +256,10 @@ class Lifecycle:
             attempt.begun = True
 
     def suspended(self, attempt: Attempt) -> None:
-        """An attempt on the loop waits for the first time: from now on its deadline can be met."""
+        """Set the deadline of an attempt on the loop that waits for the first time; it could not be met earlier."""
         try:
             self.runner.set_deadline(attempt)
-        except BaseException as error:  # noqa: BLE001 - its code goes on
+        except BaseException as error:  # noqa: BLE001 - its code continues
             self._runtime.interruption = error
             ready = self._runtime.ready
             ready += self._runtime.repairs
@@ -274,7 +275,7 @@ class Lifecycle:
     # ------------------------------------------------------------------ decide
 
     def decided(self, attempt: Attempt, decision: Decision) -> None:
-        """The end of an attempt is decided, and with it whether the task ends or is tried again."""
+        """Handle the decided end of an attempt: end the task, or try it again."""
         record, running = attempt.record, attempt.record.state
         monotonic, wall_clock = self._monotonic, self._wall
         now, wall = monotonic(), wall_clock()
@@ -304,14 +305,14 @@ class Lifecycle:
                 self.cancel(child, SHUTDOWN)
 
     def _abandoned(self, attempt: Attempt) -> None:
-        """Its code still runs: replace its slot, up to `tasks.max_abandoned` of them."""
+        """Free the slot of an attempt whose code still runs, for up to `tasks.max_abandoned` of them."""
         keeps_slot = len(self._table.abandoned) >= self._runtime.settings.max_abandoned
         self._table.abandoned[attempt] = keeps_slot
         if not keeps_slot:
             self._scheduler.finish(attempt.record)
 
     def late_end(self, attempt: Attempt) -> None:
-        """The code of an abandoned attempt has ended at last; what it returned is dropped."""
+        """Forget an abandoned attempt whose code has ended at last; its value is dropped."""
         keeps_slot = self._table.abandoned.pop(attempt, None)
         self._metrics.dropped["late_result"] += 1
         record = attempt.record
@@ -321,7 +322,7 @@ class Lifecycle:
             self.dispatch()
 
     def _waited(self, record: TaskRecord, now: float) -> tuple[Seconds, Ledger | None]:
-        """Return where the time of a pending task went since its last transition, and the ledger with it."""
+        """Return the ledger of a pending task, with the time since its last transition."""
         ledger = record.state.ledger
         if ledger is None or ledger.until == now:
             return NO_SECONDS, ledger
@@ -331,7 +332,7 @@ class Lifecycle:
     # ------------------------------------------------------------------ retry
 
     def _retry_in(self, attempt: Attempt, decision: Decision) -> float | None:
-        """Return after how many seconds a task that failed is tried again; None when this is its end."""
+        """Return the seconds until a failed task is tried again; None if it is not."""
         if decision.status is not FAILED or decision.abandoned:
             return None
         if attempt.last or self._runtime.state is not _READY:
@@ -346,12 +347,12 @@ class Lifecycle:
     def _retry(
         self, record: TaskRecord, state: TaskState, wait_seconds: float, now: float, wall: float
     ) -> None:
-        """Have an attempt that failed `now` followed by another; the task holds no slot until then."""
+        """Plan another attempt after one that failed `now`; the task holds no slot until then."""
         record.eligible_at, record.eligible_wall = now + wait_seconds, wall + wait_seconds
         state = state.but(status=PENDING, completed_at=None, exception=None, traceback=None)
         self._scheduler.push(record, now)
         self._change(record, state, EventKind.RETRYING, wall)
-        self._ends.notify()  # the next attempt may begin in this turn of the loop, and comes after it in the log
+        self._ends.notify()  # the next attempt may begin in this turn of the loop, and follows this one in the log
         self.dispatch()
 
     # ------------------------------------------------------------------ end
@@ -363,12 +364,12 @@ class Lifecycle:
             self._stop(record, Ask.DEADLINE, TASK_DEADLINE, status=FAILED, error=message, error_type=TIMEOUT)
 
     def cancel(self, record: TaskRecord, reason: str) -> None:
-        """Cancel a pending task, or ask a running one to stop. What is raised here was undone, or will be finished."""
+        """Cancel a pending task, or ask a running one to stop. If this raises, it was undone or will be finished."""
         outcome = {"status": TaskStatus.CANCELLED, "cancel_reason": reason, "error": None, "error_type": None}
         self._stop(record, Ask.CANCEL, reason, **outcome)
 
     def _stop(self, record: TaskRecord, why: Ask, reason: str, **outcome: Any) -> None:
-        """Ask a running attempt to stop, the last of its task; end a pending task with this outcome."""
+        """Ask a running attempt to stop, and retry no more; end a pending task with this outcome."""
         try:
             if self._runtime.interruption is not None:
                 self.repairs.repair()
@@ -391,7 +392,7 @@ class Lifecycle:
         self.dispatch()
 
     def conclude(self, record: TaskRecord) -> None:
-        """Move a task that has ended from the live ones to the history."""
+        """Move a task that has ended from the live tasks to the history."""
         if self._deadline_entries:
             deadline = self._deadline_entries.pop(record.sequence, None)
             if deadline is not None:
@@ -414,13 +415,14 @@ class Lifecycle:
     def _change(
         self, record: TaskRecord, state: TaskState, kind: EventKind, wall: float, waited: Seconds = NO_SECONDS
     ) -> None:
-        """The one place where a task's status changes: the record, the counters, the announcement.
+        """Change a task's status, only here: the record, the counters, the announcement.
 
-        Nothing interrupts it between the count and the queues: it changes whole or not at all. It is announced later.
+        Nothing can interrupt this between the count and the queues: everything changes or nothing. The announcement
+        follows later.
         """
         before, attempt, seconds = record.state.status, record.attempt, state.queue_wait_seconds or 0.0
         histogram = self._metrics.queue_wait[record.cell] if kind is _STARTED else None
-        self._counts.move(record.cell, before, state.status)  # raises for a transition that is not legal
+        self._counts.move(record.cell, before, state.status)  # raises for an illegal transition
         record.state = state
         if histogram is not None:
             histogram.counts[bisect_left(histogram.bounds, seconds)] += 1

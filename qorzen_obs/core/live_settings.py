@@ -1,4 +1,4 @@
-"""The settings of tasks while the service runs: read at the start, then changed by the configuration manager."""
+"""The task settings while the service runs: read at the start, then changed by the configuration manager."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class LiveSettings:
     """Puts settings in force for one manager; for the work loop.
 
     Args:
-        dispatch: called after each change: it may let tasks start.
+        dispatch: called after each change, which may let tasks start.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class LiveSettings:
         self.apply(_known(tree))
 
     def apply(self, settings: TaskSettings) -> None:
-        """Put settings in force. A limit that falls below what runs drains; nothing is interrupted."""
+        """Put settings in force. A limit below the number of running tasks interrupts none; it applies as they end."""
         self._runtime.settings = settings
         limits = self._scheduler.limits
         limits.total = settings.max_concurrent_tasks
@@ -81,7 +81,7 @@ class LiveSettings:
 
 
 def _known(tree: object) -> TaskSettings:
-    """Take the settings of tasks from a configuration that may hold more."""
+    """Return the task settings of a configuration that may hold more."""
     if not isinstance(tree, Mapping):
         raise SettingsError(SETTINGS_KEY, f"{tree!r} must be a table of settings")
     known = {key: value for key, value in tree.items() if key in _NAMES}

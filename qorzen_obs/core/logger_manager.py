@@ -1,6 +1,6 @@
-"""Hands out structlog loggers: by the program's configuration of structlog where there is one, else ours.
+"""Hands out structlog loggers: configured by the program if it configures structlog, else ours.
 
-Ours write to `logging` where the program has configured that, else to standard error.
+Ours write to `logging` if the program has configured that, else to standard error.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from qorzen_obs.telemetry.task_log import StreamTaskLog
 
 
 class LoggerManager(QorzenManager):
-    """One log stream for the service. A LogStream that is given has its own redactor and export."""
+    """One log stream for the service. A LogStream passed in has its own redactor and export."""
 
     def __init__(
         self,
@@ -52,7 +52,7 @@ class LoggerManager(QorzenManager):
         return self.stream.logger(name, self._level)
 
     def task_log(self, name: str) -> StreamTaskLog | None:
-        """Return what takes the canonical lines of tasks in place of such a logger; None where that is the user's."""
+        """Return the writer of canonical task lines that replaces such a logger; None if the logger is the user's."""
         if self._users_first and structlog.is_configured():
             return None
         return StreamTaskLog(self.stream, name, self._level)

@@ -1,7 +1,7 @@
-"""Whether this process has threads of its own, or greenlets that a library has put in their place.
+"""Checks whether this process has real threads, or greenlets that a library has put in their place.
 
 The manager needs threads that run while the event loop runs: for the ops plane, the watchdog, synchronous callables and
-results of worker processes. With greenlets all of that would stand still as long as the loop does.
+results of worker processes. With greenlets all of these would stop whenever the loop is blocked.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ _NEEDED: Final = ("threading", "thread", "select", "queue")
 
 
 def problem_of_threads() -> str | None:
-    """Return why no manager can work in this process; None when one can."""
+    """Return why a manager cannot work in this process; None if it can."""
     gevent: Any = sys.modules.get("gevent.monkey")
     if gevent is not None and any(map(gevent.is_module_patched, _NEEDED)):
         return _problem("gevent", "gevent.monkey.patch_all()")

@@ -1,5 +1,5 @@
-"""What crosses between the service and its worker processes besides calls: the trace on the way out, log
-lines, output and spans on the way in. This is the service's side; core/far_side.py is the worker's.
+"""What crosses between the service and its worker processes besides calls: the trace goes out; log lines, output
+and spans come in. This is the service's side; core/far_side.py is the worker's.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from qorzen_obs.telemetry.redaction import PrivateKeyLines, Redactor
 from qorzen_obs.telemetry.task_lines import TaskLines, kept_already
 from qorzen_obs.telemetry.trace_context import EncodedContext, encode_context
 
-_MAX_OUTPUT: Final = 8_192  #: characters of a line
+_MAX_OUTPUT: Final = 8_192  #: most characters of a line
 _LEVELS: Final = frozenset({"debug", "info", "warning", "error", "critical"})
 
 
 class RemoteTelemetry:
-    """Gives a call its trace, and hands on what comes back as if it had happened in the attempt's context."""
+    """Gives a call its trace, and passes on what comes back as if it had happened in the attempt's context."""
 
     entry = "qorzen_obs.core.far_side:FarSide"
 
@@ -45,7 +45,7 @@ class RemoteTelemetry:
         self._on_dropped = on_dropped
 
     def surroundings(self, attempt: Attempt) -> dict[str, Any]:
-        """Return the trace and the baggage of the attempt, and from which level on log lines are wanted."""
+        """Return the attempt's trace and baggage, and the lowest log level that is wanted."""
         parent, carried = attempt.context.run(_trace_and_baggage)
         return {
             "parent": parent,
@@ -58,7 +58,7 @@ class RemoteTelemetry:
         }
 
     def on_event(self, attempt: Attempt | None, kind: str, data: Any) -> None:
-        """Take what a worker reports; what it says outside a call is logged without a task."""
+        """Take a worker's report; a report outside a call is logged without a task."""
         if kind == "span":
             if self._on_spans is not None:
                 self._on_spans([data])
@@ -106,7 +106,7 @@ class RemoteTelemetry:
             getattr(self._logger, level)(event, **fields)
 
 
-#: Parameters of a logger's methods, which a field must not be passed as.
+#: Parameters of a logger's methods; no field may be passed under these names.
 _TAKEN: Final = frozenset({"self", "event", "method_name", "level"})
 
 
@@ -117,7 +117,7 @@ def _trace_and_baggage() -> tuple[EncodedContext | None, dict[str, str]]:
 
 
 def _level_of(logger: Any) -> int:
-    """Return from which level on `logger` writes anything, as far as it tells."""
+    """Return the lowest level that `logger` writes, if it says so."""
     find = getattr(logger, "get_effective_level", None) or getattr(logger, "getEffectiveLevel", None)
     level = find() if find is not None else None
     return level if isinstance(level, int) else logging.NOTSET

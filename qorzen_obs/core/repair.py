@@ -1,9 +1,9 @@
-"""What makes the tables of a manager agree again: after a step that was interrupted, and where a look finds them apart.
+"""Repairs the tables of a manager after an interrupted step, or when a check finds that they disagree.
 
 An exception may be raised at any call: RecursionError where the caller's stack is deep, MemoryError, KeyboardInterrupt.
-The truth about a task is then what stands on its record, which changes whole or not at all: whether it is live, its
-state, its attempt and how that was decided. Queues, slots and the table of running attempts follow from these, so they
-are made anew, and each task is taken on from where it stands (docs/decisions/0050-interrupted-steps.md).
+The truth about a task is then its record, which changes whole or not at all: whether it is live, its state, its
+attempt and how that was decided. Queues, slots and the table of running attempts follow from the records, so they are
+rebuilt, and each task continues from its state (docs/decisions/0050-interrupted-steps.md).
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from qorzen_obs.scheduling.scheduler import Scheduler
 from qorzen_obs.tasks import FAILED, PENDING, RUNNING, EventKind, TaskStatus
 
 LOST_TRACK: Final = "lost_track"  #: the error type of a task that the manager could not bring to its end
-_SWEEP_SECONDS: Final = 1.0  # between two sweeps that readers ask for
-_PATIENCE: Final = 3  # failures of one task's step, after which the task is given up
+_SWEEP_SECONDS: Final = 1.0  # between two sweeps that readers request
+_PATIENCE: Final = 3  # failures of one task's step after which it is given up
 _RETRY_SECONDS: Final = 0.1
 _MAX_LINES: Final = 20  # of one sweep
 
@@ -53,7 +53,7 @@ class Moves(Protocol):
 
 
 class Repairs:
-    """Finishes or undoes what was interrupted in one manager. For its work loop, but for `sweep_soon`."""
+    """Finishes or undoes interrupted steps of one manager. For its work loop, except `sweep_soon`."""
 
     def __init__(
         self,
@@ -83,7 +83,7 @@ class Repairs:
     # ------------------------------------------------------------------ after an interruption
 
     def repair_now(self) -> None:
-        """Repair what was interrupted, if anything was; in a turn of the loop, where the stack is short."""
+        """Repair what was interrupted, if anything; in a turn of its own, where the stack is short."""
         if self._runtime.interruption is None or self._tries_again:
             return
         try:
@@ -99,10 +99,10 @@ class Repairs:
         self.repair_now()
 
     def repair(self, *, gives_up: bool = False) -> None:
-        """Finish or undo what `Runtime.interruption` has left. What is no Exception is raised in the loop's next turn.
+        """Finish or undo the step in `Runtime.interruption`. Raise a non-Exception in the loop's next turn.
 
-        O(n) in the live tasks. A task whose step fails is tried again later and holds up no other. `gives_up` ends it
-        when that happens again and again; not for a caller whose own deep stack may be the reason.
+        O(n) in the live tasks. A task whose step fails is tried again later and delays no other. With `gives_up`, a
+        task that keeps failing is ended; a caller whose own stack may be the cause must not ask for that.
         """
         if self._at_work:
             return
@@ -141,7 +141,7 @@ class Repairs:
             self._at_work = False
 
     def _rebuild(self) -> None:
-        """Make anew what follows from the records: running attempts, queues and slots."""
+        """Rebuild what follows from the records: running attempts, queues and slots."""
         table, live = self._table, list(self._table.live.values())
         attempts = {record.task_id: record.attempt for record in live if record.attempt is not None}
         for task_id in [task_id for task_id in table.running if task_id not in attempts]:
@@ -153,7 +153,7 @@ class Repairs:
         for attempt in attempts.values():
             returns = attempt.record.sequence in resumes
             if not (attempt.waits_for or returns or attempt.settled or attempt.asked is not None):
-                self._scheduler.reclaim(attempt.record)  # no wait is left of for which it had lent its slot
+                self._scheduler.reclaim(attempt.record)  # none of the waits that it lent its slot for is left
         self._scheduler.rebuild(
             (record for record in live if record.attempt is None and not record.state.status.final),
             (attempt.record for attempt in self._holders()),
@@ -170,12 +170,12 @@ class Repairs:
         return [*self._table.running.values(), *kept]
 
     def _take_on(self, record: TaskRecord, gives_up: bool) -> Exception | None:
-        """Go on with a task from where it stands; return what kept it from that."""
+        """Continue a task from its state; return the exception that prevented it."""
         try:
             self._go_on(record)
         except Exception as error:
             if not gives_up and foreign.is_a(error, (RecursionError, MemoryError)):
-                raise  # it may be the caller's stack, and then all others fail as well
+                raise  # the caller's stack may be the cause, and then all others fail too
             self._failures[record.task_id] += gives_up
             if self._failures[record.task_id] >= _PATIENCE:
                 self._give_up(record, f"a step of it failed with {foreign.kind_name(type(error))}")
@@ -198,7 +198,7 @@ class Repairs:
             if attempt.ended:
                 attempt.release()
         elif attempt.ended:
-            attempt.settled = False  # how it was is lost
+            attempt.settled = False  # its outcome is lost
             lost = (None, TaskLostError(record.name, "the manager has lost how it ended"))
             runner.ended(attempt, *(attempt.outcome or lost))
         elif attempt.driver is None:
@@ -208,7 +208,7 @@ class Repairs:
             runner.watch(attempt)
 
     def give_up_all(self, why: str) -> None:
-        """End all live tasks as failed, whatever the tables say of them."""
+        """End all live tasks as failed, whatever the tables say."""
         records = list(self._table.live.values())
         for record in records:
             self._give_up(record, why)
@@ -216,7 +216,7 @@ class Repairs:
             self.repair()
 
     def _give_up(self, record: TaskRecord, why: str) -> None:
-        """End a live task as failed by the shortest way. Queues and slots follow by the next `_rebuild`."""
+        """End a live task as failed in the fewest steps. The next `_rebuild` corrects queues and slots."""
         attempt, before, wall = record.attempt, record.state, self._clock.now()
         message = f"given up: {why}"
         state = before.but(status=FAILED, error=message, error_type=LOST_TRACK, completed_at=wall)
@@ -227,7 +227,7 @@ class Repairs:
                 state = state.but(abandoned=True)
                 kept = len(self._table.abandoned) >= self._runtime.settings.max_abandoned
                 self._table.abandoned[attempt] = kept
-        with contextlib.suppress(KeyError):  # from a state that no end follows; `sweep` corrects the counts
+        with contextlib.suppress(KeyError):  # from a state that cannot end; `sweep` corrects the counts
             self._counts.move(record.cell, before.status, FAILED)
         record.state, record.attempt = state, None
         self._table.running.pop(record.task_id, None)
@@ -245,10 +245,10 @@ class Repairs:
     # ------------------------------------------------------------------ the sweep
 
     def sweep_soon(self) -> None:
-        """See to it that what readers find agrees with itself; from any thread, and as often as anybody likes.
+        """Make sure that readers find consistent tables; from any thread, as often as you like.
 
-        On the work loop what was interrupted is repaired at once. Tables are compared in the loop's next turn, where no
-        step is under way, and once a second at most.
+        On the work loop an interrupted step is repaired at once. Tables are compared at most once a second, in the
+        loop's next turn, when no step is under way.
         """
         runtime = self._runtime
         if runtime.loop is None or runtime.state is ManagerState.STOPPED:
@@ -262,7 +262,7 @@ class Repairs:
                 runtime.loop.call_soon_threadsafe(self.sweep)
 
     def sweep(self) -> None:
-        """Compare the tables, and where they disagree count that, log what it is, and repair it.
+        """Compare the tables; count, log and repair any disagreement.
 
         Between two steps, never within one. O(n) in the live tasks.
         """
@@ -278,7 +278,7 @@ class Repairs:
         self._announcer.disagree(found[:_MAX_LINES], len(found))
 
     def _disagreements(self) -> Iterator[str]:
-        """Yield what does not agree, in words."""
+        """Yield a description of each disagreement."""
         table, scheduler, limits = self._table, self._scheduler, self._scheduler.limits
         there = self._what_is_there()
         for record in there.out_of_place:
@@ -310,7 +310,7 @@ class Repairs:
             yield "the tasks by plugin are not those of the tables"
 
     def _what_is_there(self) -> _Found:
-        """Look at each record once: a sweep takes its time from the work loop."""
+        """Look at each record only once: a sweep takes time from the work loop."""
         pending, running, queued = [0] * len(CELLS), [0] * len(CELLS), 0
         attempts: dict[str, Attempt] = {}
         plugins: Counter[str] = Counter()
@@ -340,7 +340,7 @@ class Repairs:
         return _Found(attempts, queued, {PENDING: pending, RUNNING: running}, plugins, out_of_place)
 
     def _correct(self) -> None:
-        """Correct the counts of what is there now; ends that were counted stand."""
+        """Correct the counts of present tasks; ends that were counted stay."""
         there = self._what_is_there()
         for status, actual in there.by_status.items():
             for cell, counted in enumerate(self._counts.live(status)):
@@ -352,7 +352,7 @@ class Repairs:
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """What the records say."""
+    """The counts that follow from the records."""
 
     attempts: dict[str, Attempt]
     queued: int

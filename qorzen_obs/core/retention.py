@@ -1,7 +1,7 @@
-"""What ended tasks keep alive, and for how long: their records, results, and the calls of those that may run again.
+"""What ended tasks keep alive, and for how long: records, results, and the calls of tasks that may run again.
 
-A value of at most `tasks.keep_value_bytes` is kept as long as its record. A larger result is released when a waiter has
-it, and before that when newer ones need the room. Belongs to the work loop.
+A value of at most `tasks.keep_value_bytes` is kept as long as its record. A larger result is released when a waiter
+has it, or earlier when newer ones need the room. Belongs to the work loop.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Retention:
         self.shrinks = False  #: in the next turn of the loop
 
     def ended(self, record: TaskRecord) -> None:
-        """Keep what may be kept of a task that has ended, and drop the rest; its result stays for this turn."""
+        """Keep what a task that has ended may keep, and drop the rest; its result stays for this turn."""
         state, settings = record.state, self._runtime.settings
         if state.status is not COMPLETED:
             size = footprint_of((record.func, record.args, record.kwargs)) if settings.keep_arguments else 0
@@ -37,14 +37,14 @@ class Retention:
         record.release()
 
     def result_taken(self, task_id: str) -> None:
-        """A waiter has the result of this task; a large one is the waiter's only from now on."""
+        """Note that a waiter has the result of this task; release it here if it is large."""
         found = self._unclaimed.pop(task_id, None)
         if found is not None:
             record = found[0]
             record.state = record.state.but(result=None, result_released=True)
 
     def exception_taken(self, record: TaskRecord) -> None:
-        """A waiter will raise what this task has raised.
+        """Prepare for a waiter that will raise what this task has raised.
 
         The waiter's frames will stand in its traceback, and would live as long as the record.
         """
@@ -52,7 +52,7 @@ class Retention:
             record.state = record.state.but(exception=None)
 
     def handed_over(self, record: TaskRecord) -> None:
-        """An executor's future has the outcome of this task: nothing of the user's stays here."""
+        """Release everything of the user's, since an executor's future has the outcome of this task."""
         self._unclaimed.pop(record.task_id, None)
         state = record.state
         if state.result is not None or state.exception is not None:
@@ -61,7 +61,7 @@ class Retention:
         record.release()
 
     def shrink_soon(self) -> None:
-        """Evict what a turn of the loop made too many, all together, as ends are announced (core/ends.py)."""
+        """Evict all records that a turn of the loop added beyond the limit, when ends are announced (core/ends.py)."""
         self._runtime.work_loop.call_soon(self._shrink)
         self.shrinks = True
 
@@ -75,7 +75,7 @@ class Retention:
             excess -= size
 
     def _excess(self) -> int:
-        """How many bytes the large results that nobody has waited for take beyond their limit."""
+        """The bytes by which large results that nobody has waited for exceed the limit."""
         settings = self._runtime.settings
         held = sum(size for _, size in self._unclaimed.values())
         return held - settings.keep_value_bytes * settings.keep_completed_tasks

@@ -1,4 +1,4 @@
-"""Runs attempts: starts them on their engine, asks them to stop, and decides once how each one ends."""
+"""Runs attempts: starts them on their engine, asks them to stop, and decides once how each ended."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from qorzen_obs.telemetry.redaction import Redactor
 _PROGRESS_SECONDS: Final = 0.1
 #: How long a kill may take. The process engine tries a second way after 1 s.
 KILL_SECONDS: Final = 2.0
-#: Turns of the loop for an attempt that is interrupted at the end of its grace, which has swallowed the first time:
-#: it ends as it was asked to where it gives in now, however many asyncio tasks it awaits one below the other.
+#: Turns of the loop that an attempt gets when it is interrupted a second time, at the end of its grace. They are
+#: enough for it to end as asked if it gives in now, however deeply the asyncio tasks that it awaits are nested.
 _LAST_TURNS: Final = 10
 
 
@@ -34,13 +34,13 @@ _P = ParamSpec("_P")
 def _repaired(
     step: Callable[Concatenate[Runner, _P], None],
 ) -> Callable[Concatenate[Runner, _P], None]:
-    """Let `Repairs` go on with what interrupts a step that a timer begins."""
+    """Let `Repairs` continue a step that a timer began and that was interrupted."""
 
     @functools.wraps(step)
     def repaired(self: Runner, /, *args: _P.args, **kwargs: _P.kwargs) -> None:
         try:
             step(self, *args, **kwargs)
-        except BaseException as error:  # noqa: BLE001 - `Repairs` raises what is no Exception
+        except BaseException as error:  # noqa: BLE001 - `Repairs` raises what is not an Exception
             self._runtime.interruption = error
             ready = self._runtime.ready
             ready += self._runtime.repairs
@@ -49,7 +49,7 @@ def _repaired(
 
 
 class Runner:
-    """The running attempts of one manager. Its methods belong to the work loop, but for `report_progress`."""
+    """The running attempts of one manager. Its methods belong to the work loop, except `report_progress`."""
 
     def __init__(
         self,
@@ -73,10 +73,10 @@ class Runner:
         self._deadlines: Deadlines[Attempt] = Deadlines(runtime, clock, self._pass_deadline)
 
     def start(self, attempt: Attempt) -> None:
-        """Start `attempt` on its engine; its end arrives by `on_decided`, always later than this call.
+        """Start `attempt` on its engine; `on_decided` gets its end, always after this call has returned.
 
-        What an engine raises fails the attempt. Only what is no Exception is raised here and, once, a want of stack or
-        memory: `Repairs` starts the attempt again, where the stack is short.
+        An exception from the engine fails the attempt. This raises only what is not an Exception and, once, a lack of
+        stack or memory: `Repairs` then starts the attempt again, where the stack is short.
         """
         record = attempt.record
         try:
@@ -117,7 +117,7 @@ class Runner:
             self._begin_grace(attempt)
 
     def watch(self, attempt: Attempt) -> None:
-        """See to it that a started attempt has the timers that it should have; an interruption may have lost them."""
+        """Make sure that a started attempt has its timers; an interruption may have lost them."""
         entry = attempt.deadline
         if attempt.asked is None:
             attempt.last = False
@@ -140,9 +140,9 @@ class Runner:
         return self._runtime.engines[attempt.record.engine.kind]
 
     def _have(self, step: Callable[[Attempt], object], attempt: Attempt) -> object:
-        """Have the engine stop an attempt. What it raises is reported, and the grace ends all the same.
+        """Ask the engine to stop an attempt. If the engine raises, that is reported, and the grace ends as usual.
 
-        Raised is what a caller's stack or want of memory may be the cause of: `Repairs` takes the step again.
+        This raises what the caller's deep stack or a lack of memory may have caused: `Repairs` takes the step again.
         """
         try:
             return step(attempt)
@@ -165,7 +165,7 @@ class Runner:
 
     @_repaired
     def _end_grace(self, attempt: Attempt) -> None:
-        """It would not stop: kill it where the engine can, its end decides then; else ask again and give it up."""
+        """Kill an attempt that would not stop, if the engine can: its end decides. Else ask again, then give it up."""
         attempt.grace = None
         if attempt.settled:
             return
@@ -178,7 +178,7 @@ class Runner:
 
     @_repaired
     def _abandon_after(self, attempt: Attempt, turns: int) -> None:
-        """Abandon it after this many turns of the loop, unless it ends."""
+        """Give the attempt up after this number of turns of the loop, unless it ends."""
         if attempt.settled:
             return
         if turns:
@@ -188,7 +188,7 @@ class Runner:
             self._settle(attempt, decide_abandoned(attempt))
 
     def ended(self, attempt: Attempt, value: object, error: BaseException | None) -> None:
-        """The engine says that the code has ended: decide, or drop the result when that is done already.
+        """Handle the engine's report that the code has ended: decide, or drop the result if already decided.
 
         Raises nothing: an attempt whose end an engine has reported is always settled.
         """
@@ -209,18 +209,18 @@ class Runner:
                     decision = decide(attempt, value, error, self._redactor)
                 except BaseException as broken:
                     if foreign.is_a(broken, Exception) and attempt.outcome is None:
-                        raise  # such as for want of memory: `Repairs` asks once more
+                        raise  # such as MemoryError: `Repairs` tries again
                     decision = decide_undescribed(error, broken, self._redactor)
                 self._settle(attempt, decision)
             attempt.release()
-        except BaseException as interruption:  # noqa: BLE001 - `Repairs` goes on from here
+        except BaseException as interruption:  # noqa: BLE001 - `Repairs` continues from here
             attempt.outcome = value, error
             self._runtime.interruption = interruption
             ready = self._runtime.ready
             ready += self._runtime.repairs
 
     def _overran_unseen(self, attempt: Attempt) -> bool:
-        """On the loop's own thread the timer cannot fire during the call, so the overrun is reported afterwards."""
+        """Report an overrun after the call: on the loop's own thread no timer can fire during it."""
         timeout = attempt.record.timeout
         return timeout is not None and self._clock.monotonic() - attempt.started_at > timeout
 
@@ -245,10 +245,9 @@ class Runner:
         number = foreign.number(percent)
         if number is None or not -inf < number < inf:
             raise InvalidTaskError("percent", f"{foreign.shown(percent)} is not a number from 0 to 100")
-        # When reports are coalesced, the highest percentage counts, and the newest message.
-        before = attempt.reported
+        before = attempt.reported  # merged reports keep the highest percentage and the newest message
         number = min(100.0, max(0.0, number if before is None else max(before[0], number)))
-        # Made fit to show here, where a failure is the reporter's; before looking at the flag, see _flush_progress.
+        # Made presentable here, where a failure is the reporter's; and before reading the flag, see _flush_progress.
         attempt.reported = (number, message if type(message) is str else foreign.plain(str(message)))
         if attempt.progress_waits or attempt.settled:
             return
@@ -268,7 +267,7 @@ class Runner:
 
     def _flush_progress(self, attempt: Attempt) -> None:
         if not attempt.progress_waits:
-            return  # the end of the attempt was quicker
-        attempt.progress_waits = False  # before reading: a report from now on schedules again
+            return  # the attempt has ended first
+        attempt.progress_waits = False  # before reading: any later report schedules another flush
         attempt.reported_at = self._clock.monotonic()
         self._on_progress(attempt)

@@ -1,7 +1,7 @@
-"""What holds for a whole manager right now: its state, its work loop, its engines and its settings.
+"""The present state of a whole manager: its lifecycle state, work loop, engines and settings.
 
-The work loop writes; any thread reads. Each fact is one object that is replaced whole, so a reader never sees half a
-change.
+The work loop writes; any thread reads. Each fact is one object that is replaced whole, so a reader never sees a
+partial change.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from qorzen_obs.settings import TaskSettings
 
 _LOOK_SECONDS: Final = 0.1
 
-SHUTDOWN: Final = "shutdown"  #: why what still lives is cancelled when a manager stops
+SHUTDOWN: Final = "shutdown"  #: the reason for cancelling live tasks when a manager stops
 
 
 class ManagerState(Enum):
@@ -29,12 +29,12 @@ class ManagerState(Enum):
     NEW = "new"  #: made, not initialized
     STARTING = "starting"  #: initialize() runs
     READY = "ready"  #: takes work
-    DRAINING = "draining"  #: refuses new work but the children of running tasks; lets accepted work end
-    STOPPED = "stopped"  #: nothing runs but what would not stop
+    DRAINING = "draining"  #: refuses new work except children of running tasks; lets accepted work end
+    STOPPED = "stopped"  #: nothing runs except code that would not stop
 
 
 class Timers(Protocol):
-    """What an event loop does for code that runs on it."""
+    """The methods of an event loop that code on it uses."""
 
     def call_later(
         self, delay: float, callback: Callable[..., object], *args: Any
@@ -43,7 +43,7 @@ class Timers(Protocol):
 
 
 class Runtime:
-    """The present of one manager. Before `begin` it has no loop and no engines, and the default settings."""
+    """The present state of one manager. Before `begin` it has no loop, no engines, and the default settings."""
 
     def __init__(self) -> None:
         self.state = ManagerState.NEW
@@ -51,14 +51,14 @@ class Runtime:
         self.loop: asyncio.AbstractEventLoop | None = None  #: the work loop
         self.loop_thread: int | None = None  #: the id of its thread
         self.engines: Mapping[str, Engine] = {}  #: by kind
-        self.engine_choice = EngineChoice(ENGINES.values())  #: of the engines of this package, at first
+        self.engine_choice = EngineChoice(ENGINES.values())  #: at first for the engines of this package
         self.settings = TaskSettings()
         self.horizon = float("inf")  #: when the grace of a shutdown ends, by the monotonic clock
-        #: What an exception has left half done, until `Repairs.repair` finishes or undoes it; None where all is whole.
+        #: The step that an exception has interrupted, until `Repairs.repair` finishes or undoes it; else None.
         self.interruption: BaseException | None = None
-        #: `ready += repairs`, after `interruption` was set, has it repaired in the loop's next turn. It takes no call,
-        #: for which the stack may be too deep: `ready` is the queue of callbacks of asyncio's loops. Under any other
-        #: loop it is looked at ten times a second.
+        #: `ready += repairs`, after setting `interruption`, schedules the repair for the loop's next turn. It needs no
+        #: call, for which the stack may be too deep: `ready` is the callback queue of asyncio's loops. Under any other
+        #: loop `interruption` is checked ten times a second.
         self.ready: deque[asyncio.Handle] = deque(maxlen=1)
         self.repairs: list[asyncio.Handle] = []
 
@@ -68,7 +68,7 @@ class Runtime:
         self.engine_choice = EngineChoice(engine.traits for engine in engines.values())
 
     def begin(self, repair: Callable[[], object]) -> asyncio.AbstractEventLoop:
-        """Make the running loop the work loop, and return it. `repair` goes on with what was interrupted."""
+        """Make the running loop the work loop, and return it. `repair` finishes interrupted steps."""
         self.loop, self.loop_thread = loop, _ = asyncio.get_running_loop(), threading.get_ident()
         self.repairs.append(asyncio.Handle(repair, (), loop))
         ready = getattr(loop, "_ready", None)

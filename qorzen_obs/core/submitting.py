@@ -1,8 +1,8 @@
-"""How a call becomes a task: the submitting half of what TaskManager's users see.
+"""The methods of TaskManager that submit tasks.
 
-The types of the callables are kept. There are two ways to write a call that a type checker can follow: all arguments
-as the callable takes them, without options, or arguments by position and then options. Python has no way to say both
-at once, so keyword arguments beside options are an error, and `with_options` is the way out.
+They keep the types of the callables. A type checker can follow a call in two forms: all arguments as the callable
+takes them, without options; or arguments by position, then options. Python's types cannot express both at once, so
+keyword arguments beside options are a type error, and `with_options` is the solution.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ Ts = TypeVarTuple("Ts")
 
 
 class Submitting(QorzenManager):
-    """The calls of a TaskManager that submit. TaskManager makes the parts that they hand on to."""
+    """The submitting methods of TaskManager, which makes the parts that they delegate to."""
 
     _admission: Admission
     _batches: Batches
@@ -65,20 +65,20 @@ class Submitting(QorzenManager):
     ) -> str:
         """Accept `func(*args, **kwargs)`, synchronous or async, and return the task's id.
 
-        An unset `category` or `priority` is the callable's own from `@task`, else CORE and NORMAL; a given one wins.
-        `timeout` is seconds of one attempt: None takes the definition's, else `tasks.default_timeout`; math.inf means
-        no limit. `metadata` is kept as JSON shows it. The task runs with the submitter's context variables. See
-        SubmitOptions for all options.
+        An unset `category` or `priority` comes from the callable's `@task`, else it is CORE and NORMAL. `timeout` is in
+        seconds for one attempt: None takes the definition's, else `tasks.default_timeout`; math.inf means no limit.
+        `metadata` is kept as JSON shows it. The task runs with the submitter's context variables. See SubmitOptions for
+        all options.
 
-        A type checker compares the arguments with the parameters of `func`. Beside options it takes arguments by
-        position only. Where `func` needs keyword arguments too, give the options by `with_options(func, timeout=…)`.
+        A type checker compares the arguments with the parameters of `func`. Beside options it accepts only positional
+        arguments. If `func` also needs keyword arguments, give the options with `with_options(func, timeout=…)`.
 
-        An option that `func` has a parameter of the same name for is refused, since it may be meant for either.
-        `functools.partial(func, timeout=…)` gives `func` its argument, `with_options(func, timeout=…)` the task its
+        If an option has the same name as a parameter of `func`, it is refused, since it may be meant for either.
+        `functools.partial(func, timeout=…)` passes it to `func`; `with_options(func, timeout=…)` makes it the task's
         option.
 
-        Returns at once, except with `tasks.when_full` at 'wait' and a full queue; cancelled then, nothing was
-        accepted.
+        Returns at once, except when `tasks.when_full` is 'wait' and the queue is full. If that wait is cancelled,
+        nothing was accepted.
 
         Raises:
             InvalidTaskError: an argument is unusable.
@@ -166,12 +166,12 @@ class Submitting(QorzenManager):
         """Submit, wait, and return the value or raise what the task raised.
 
         Takes the arguments of `submit_task`, and raises what that raises. A task that awaits this lends its slot
-        meanwhile. Cancelling the wait cancels the task, where it is cancellable.
+        meanwhile. Cancelling the wait cancels the task, if it is cancellable.
 
         Raises:
             TaskCancelled: the task was cancelled.
             TaskTimeoutError: it passed its timeout.
-            TaskFailedError: it raised SystemExit, KeyboardInterrupt or another thing that is not an Exception; in a
+            TaskFailedError: it raised SystemExit, KeyboardInterrupt or anything else that is not an Exception; in a
                 worker process FarTaskError.
         """
         return await self._control.value_of(self._accepted(await self.submit_task(func, *args, **options)))
@@ -201,7 +201,7 @@ class Submitting(QorzenManager):
             ...
             image = await handle
 
-        The handle knows the task's outcome for as long as you keep it. The task does not need it: to drop the handle
+        The handle knows the task's outcome for as long as you keep it. The task does not need the handle: dropping it
         changes nothing.
 
         Raises:
@@ -232,20 +232,20 @@ class Submitting(QorzenManager):
     ) -> list[TaskHandle[Any]]:
         """Accept a task for each of the calls, all of them or none, and return their handles in the same order.
 
-        A call is a callable that needs no more arguments, usually a functools.partial. The options are those of each
-        task. One task has options of its own by `with_options`.
+        A call is a callable that needs no more arguments, usually a functools.partial. The options apply to each task.
+        `with_options` gives one task options of its own.
 
             handles = await tasks.start_all([partial(resize, path, width=80) for path in paths], timeout=5)
             images = [await handle for handle in handles]
 
-        Where one call cannot be accepted, none is. The queue must have room for all of them, as if none could start
-        at once. With `tasks.when_full` at 'wait' this waits for that room, and batches take turns; cancelled then,
-        nothing was accepted. Otherwise it is done in one turn of the loop: ten thousand calls hold the loop for a
-        tenth of a second or two.
+        If one call cannot be accepted, none is. The queue must have room for all of them, as if none could start at
+        once. If `tasks.when_full` is 'wait', this waits for that room, and batches take turns; if the wait is
+        cancelled, nothing was accepted. Otherwise it takes one turn of the loop: ten thousand calls hold the loop for
+        0.1 to 0.2 seconds.
 
         Raises:
             InvalidTaskError: an argument is unusable; `argument` names a call by its place, such as `calls[3]`.
-            TaskQueueFullError: there is no room for all of them, or there are more than `tasks.max_pending`.
+            TaskQueueFullError: the queue lacks room for all of them, or there are more than `tasks.max_pending`.
             TaskManagerClosedError: as `submit_task`.
         """
         return await self._batches.accept(
@@ -271,16 +271,16 @@ class Submitting(QorzenManager):
     async def submit_once(
         self, func: Callable[..., Any], /, *args: Any, key: str, digest: bytes | None = None, **options: Any
     ) -> Submission:
-        """Submit a task, unless `key` was used before for a task of this name: then return that task's id.
+        """Submit a task, unless `key` was used before for a task of this name; then return that task's id.
 
             task_id, first = await tasks.submit_once(resize, path, key=request_id)
 
         While the first task is live or kept whole, repeating the call with the same key and the same arguments and
         options returns the first task's id and submits nothing, also when the queue is full or the manager drains. A
-        call that comes while the first is being submitted waits for it. A submission that raised has not used the key.
+        call that comes while the first is being submitted waits for it. A submission that raised does not use the key.
 
-        Arguments are the same when JSON shows them the same. `digest` stands for all of the call instead, for arguments
-        that JSON cannot show or that may differ. What a closure or a bound method holds is not looked at.
+        Arguments are the same when their JSON is the same. For arguments that JSON cannot show or that may differ, give
+        a `digest`, which then identifies the whole call. The contents of a closure or a bound method are not compared.
 
         Raises:
             IdempotencyConflictError: the key was used with other arguments, or with another digest.
@@ -297,12 +297,12 @@ class Submitting(QorzenManager):
         return await self._control.submit_once(submit, name=name, key=key, digest=digest)
 
     async def rerun(self, task_id: str) -> str:
-        """Submit again what a failed or cancelled task was submitted with, and return the new task's id.
+        """Submit the call of a failed or cancelled task again, and return the new task's id.
 
         The same callable runs with the same argument objects, as the first run left them: an iterator that it used up
-        is used up. Name, category, priority, metadata, timeout and plugin are the first task's. What `@task` says of a
-        delay, retries and limits applies anew, and the context variables are the caller's. The new span links to the
-        last one of the first task, whose id is `TaskInfo.rerun_of`.
+        stays used up. Name, category, priority, metadata, timeout and plugin are the first task's. Delay, retries and
+        limits from `@task` apply anew, and the context variables are the caller's. The new span links to the last span
+        of the first task, whose id is `TaskInfo.rerun_of`.
 
         Raises:
             TaskNotFoundError: the id is unknown.
@@ -323,8 +323,8 @@ class Submitting(QorzenManager):
 
             loop.set_default_executor(tasks.executor(category="io"))  # each asyncio.to_thread is a task
 
-        Where its engine runs callables on threads it is a ThreadPoolExecutor. Unset options are as in `submit_task`,
-        but a call has no timeout unless `timeout` or its `@task` sets one. See TaskExecutor for what a call does.
+        If its engine runs callables on threads, it is a ThreadPoolExecutor. Unset options are as in `submit_task`, but
+        a call has no timeout unless `timeout` or its `@task` sets one. See TaskExecutor for what a call does.
 
         Raises:
             InvalidTaskError: an option is unusable, or the engine does not run synchronous callables.

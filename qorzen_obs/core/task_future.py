@@ -28,28 +28,28 @@ logger = OwnLog(__name__)
 
 T = TypeVar("T")
 
-#: How often a waiting thread looks whether the loop still runs, and whether its own task was asked to stop.
+#: How often a waiting thread checks that the loop still runs, and that its own task was not asked to stop.
 _LOOK_SECONDS: Final = 0.25
 
 
 class TaskFuture(Future[T]):
     """The future of one call; `task_id` is its task's.
 
-    `result` and `exception` also raise TaskCancelled once the task that waits was asked to stop, and
-    TaskManagerClosedError where the work loop does not run any more. On the work loop, which the call needs, they raise
-    InvalidTaskError before it is done: await asyncio.wrap_future(future) there.
+    `result` and `exception` also raise TaskCancelled once the waiting task was asked to stop, and
+    TaskManagerClosedError once the work loop has stopped. On the work loop, which the call needs, they raise
+    InvalidTaskError until the call is done: await asyncio.wrap_future(future) there.
     """
 
     def __init__(self, task_id: str, runtime: Runtime) -> None:
         super().__init__()
-        self.task_id = task_id  #: of the task that the call is
+        self.task_id = task_id  #: the id of the call's task
         self._runtime = runtime
         self._began = False
         #: on the work loop; None once the task has ended
         self._cancel_task: Callable[[], object] | None = None
 
     def follow(self, cancel_task: Callable[[], object]) -> None:
-        """Have `cancel_task` called on the work loop when the future is cancelled; for the executor."""
+        """Call `cancel_task` on the work loop when the future is cancelled; for the executor."""
         self._cancel_task = cancel_task
 
     def cancel(self) -> bool:
@@ -63,7 +63,7 @@ class TaskFuture(Future[T]):
     def add_done_callback(self, fn: Callable[[Future[T]], object]) -> None:
         """Call `fn` with the future when it is done: on the work loop, where its task ends.
 
-        So it must return at once. Whatever it raises there is logged.
+        So it must return at once. An exception that it raises is logged.
         """
         super().add_done_callback(functools.partial(self._call_back, fn))
 
@@ -90,12 +90,12 @@ class TaskFuture(Future[T]):
         return super().result(0)
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
-        """Wait for the end of the call, and return what it raised, None where it returned. It raises as `result`."""
+        """Wait for the end of the call, and return its exception, None if it returned. Raises as `result`."""
         self.await_end(timeout)
         return super().exception(0)
 
     def await_end(self, timeout: float | None = None) -> None:
-        """Return when it is done, or after `timeout` seconds."""
+        """Wait until it is done, at most `timeout` seconds."""
         if self.done() or (timeout is not None and timeout <= 0):
             return
         if self._runtime.runs_here:
@@ -111,14 +111,14 @@ class TaskFuture(Future[T]):
                 raise TaskManagerClosedError(ManagerState.STOPPED.value)
 
     def begin(self) -> bool:
-        """Be RUNNING from now on; return False where it was cancelled. For the executor, and once is enough."""
+        """Set the state to RUNNING; return False if it was cancelled. For the executor; needed only once."""
         if not self._began:
             self._began = True
             self.set_running_or_notify_cancel()
         return not self.cancelled()
 
     def end(self, record: TaskRecord) -> None:
-        """Take the outcome of its task; where that has none, the manager has stopped before."""
+        """Take the outcome of its task; if that has none, the manager stopped first."""
         self._cancel_task = None
         state = record.state
         if state.status is COMPLETED:
@@ -129,7 +129,7 @@ class TaskFuture(Future[T]):
             self._settle(self.set_exception, _error_of(record))
 
     def fail(self, error: BaseException) -> None:
-        """Take the reason why there is no task."""
+        """Take the reason why its task does not exist."""
         self._cancel_task = None
         self._settle(self.set_exception, error)
 
@@ -138,18 +138,18 @@ class TaskFuture(Future[T]):
             settle(outcome)
         except InvalidStateError:
             if self.cancelled():
-                self.begin()  # which notifies those who wait for it
+                self.begin()  # this notifies the waiters
 
 
 def wait_for(futures: Iterable[TaskFuture[Any]]) -> None:
-    """Return when all are done, or the work loop does not run any more."""
+    """Wait until all are done or the work loop has stopped."""
     with contextlib.suppress(TaskManagerClosedError):
         for future in futures:
             future.await_end()
 
 
 def _error_of(record: TaskRecord) -> BaseException:
-    """Return what the future of a task raises that did not complete."""
+    """Return the exception for the future of a task that did not complete."""
     state = record.state
     if state.status is TaskStatus.CANCELLED:
         return TaskCancelled(record.task_id, state.cancel_reason)

@@ -1,8 +1,8 @@
-"""The task manager as its users see it: what may be called, what it does, what it raises.
+"""The task manager as its users see it: its methods, what they do and what they raise.
 
-Each method hands on to a part: core/admission.py checks a call, core/lifecycle.py runs the task, core/control.py
-cancels and repeats, core/inspection.py answers questions. core/assembly.py makes the parts. What submits tasks stands
-in core/submitting.py.
+Each method delegates to a part: core/admission.py checks a call, core/lifecycle.py runs the task, core/control.py
+cancels and repeats, core/inspection.py answers questions. core/assembly.py makes the parts. The methods that submit
+tasks are in core/submitting.py.
 """
 
 from __future__ import annotations
@@ -48,11 +48,11 @@ T = TypeVar("T")
 
 
 class TaskManager(Submitting):
-    """Runs tasks on the event loop that `initialize` is awaited on, its work loop.
+    """Runs tasks on its work loop: the event loop on which `initialize` is awaited.
 
-    `open_task_manager` makes one with all its parts. Make one yourself where you have collaborators of your own: any
+    `open_task_manager` makes one with all its parts. Make one yourself if you have collaborators of your own: any
     objects with the methods of the Protocols in `qorzen_obs.core.collaborators` will do. Call the methods on the work
-    loop, unless they say "from any thread"; other threads have `from_thread`.
+    loop, unless they say "from any thread"; other threads use `from_thread`.
 
     Args:
         concurrency_manager: gives the engines, or runs callables in threads.
@@ -60,9 +60,9 @@ class TaskManager(Submitting):
         logger_manager: gives the logger.
         config_manager: gives the settings of tasks, and says when one changes.
         registry: where the metrics go; a new CollectorRegistry when None.
-        tracer_provider: where spans go; OpenTelemetry's global one when None.
-        clock: the system's when None.
-        telemetry: the other parts that observe; none when None.
+        tracer_provider: where spans go; None means OpenTelemetry's global one.
+        clock: None means the system's.
+        telemetry: the other parts that observe; None means there are none.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class TaskManager(Submitting):
         self._announcer = parts.announcer
         self._table = parts.table
         self._calls = parts.calls
-        #: reads for any thread; what the server and the metrics see
+        #: reads for any thread, used by the server and the metrics
         self.looks: Inspection = parts.inspection
         self.from_thread = FromThread(self)  #: the calls that submit, wait and cancel, for other threads
 
@@ -117,20 +117,20 @@ class TaskManager(Submitting):
     async def shutdown(self, *, grace_seconds: float | None = None) -> None:
         """Refuse new work, let accepted work end for `grace_seconds` (`tasks.shutdown_grace_seconds`), cancel the rest.
 
-        Meanwhile only running tasks may submit, and what they submit ends with them at the latest. What cannot start
-        any more, because its category is paused or its time is past the grace, is cancelled at once.
-        Complete when it returns: code that would not stop is abandoned and shown so. Safe before `initialize`. A
-        second call awaits the first; with `grace_seconds=0` it skips the rest of the grace, and so does cancelling a
-        call.
+        Meanwhile only running tasks may submit, and what they submit ends with them at the latest. A task that cannot
+        start any more, because its category is paused or its time is after the grace, is cancelled at once.
+        The shutdown is complete when this returns: code that would not stop is abandoned and shown as such. Safe before
+        `initialize`. A second call awaits the first. A second call with `grace_seconds=0` skips the rest of the grace,
+        and so does cancelling a call.
 
         Raises:
-            ManagerShutdownError: `initialize` still runs, or a collaborator failed; stopped in the latter case.
+            ManagerShutdownError: `initialize` still runs, or a collaborator failed; in the latter case it has stopped.
         """
         await self._life.stop(grace_seconds)
 
     @property
     def initialized(self) -> bool:
-        """Whether it takes work, or drains; from any thread."""
+        """Whether it takes work or drains; from any thread."""
         return self.looks.initialized
 
     @property
@@ -140,7 +140,7 @@ class TaskManager(Submitting):
 
     @property
     def state(self) -> ManagerState:
-        """Where the manager is in its life; from any thread."""
+        """The manager's lifecycle state; from any thread."""
         return self.looks.state
 
     @property
@@ -155,19 +155,19 @@ class TaskManager(Submitting):
 
     @property
     def registry(self) -> CollectorRegistry:
-        """Where the metrics are; register your own there too. From any thread."""
+        """The registry of the metrics; register your own there too. From any thread."""
         return self.looks.registry
 
     @property
     def ops_url(self) -> str | None:
-        """The address of metrics, status, health, traces and the page; None where they are not served."""
+        """The address of metrics, status, health, traces and the page; None if they are not served."""
         return self._telemetry.ops_url()
 
     def status(self) -> dict[str, Any]:
         """Return the manager's state as JSON shows it; from any thread.
 
-        It is what `GET /status` answers: name, state, health, the counts of tasks, the queue, the slots of the engines,
-        the settings in force, the telemetry and the versions. docs/openapi.json has its fields.
+        `GET /status` returns the same: name, state, health, the counts of tasks, the queue, the slots of the engines,
+        the settings in force, the telemetry and the versions. docs/openapi.json describes the fields.
         """
         return self.looks.status()
 
@@ -176,9 +176,9 @@ class TaskManager(Submitting):
     async def cancel_task(self, task_id: str, *, reason: str = "cancel_task") -> bool:
         """Cancel a pending task, or ask a running one to stop; return False when it had ended.
 
-        True says that it is cancelled or was asked to stop, now or before. How it ends is up to its code, within
-        `tasks.cancel_grace_seconds`. `reason` stands in `TaskInfo.cancel_reason`, redacted and cut. It does not wait
-        for the end; `wait_for_task` does.
+        True means that it is cancelled or was asked to stop, now or before. How a running task ends is up to its code,
+        within `tasks.cancel_grace_seconds`. `TaskInfo.cancel_reason` shows `reason`, redacted and cut. This does not
+        wait for the end; `wait_for_task` does.
 
         Raises:
             TaskNotFoundError: the id is unknown.
@@ -189,13 +189,13 @@ class TaskManager(Submitting):
     async def wait_for_task(self, task_id: str, timeout: float | None = None) -> TaskInfo:
         """Wait until the task has ended, however it ends, and return its final snapshot.
 
-        A task that awaits this lends its slot meanwhile. Cancelling the wait does not touch the task. It works after
-        the shutdown too, for a task that has ended.
+        A task that awaits this lends its slot meanwhile. Cancelling the wait does not affect the task. For a task that
+        has ended, it also works after the shutdown.
 
         Raises:
             TaskNotFoundError: the id is unknown.
-            TaskWaitTimeoutError: `timeout` seconds went by, None means no limit; the task goes on.
-            InvalidTaskError: the task waits, directly or by others, for its own end.
+            TaskWaitTimeoutError: `timeout` seconds passed; the task continues. None means no limit.
+            InvalidTaskError: the task waits, directly or through others, for its own end.
         """
         return await self._control.wait(task_id, timeout)
 
@@ -207,10 +207,10 @@ class TaskManager(Submitting):
         return frozenset(self.looks.paused)
 
     async def pause(self, category: CategoryOrName) -> None:
-        """Start no task of `category` until `resume`. Running ones go on; a second call changes nothing.
+        """Start no task of `category` until `resume`. Running ones continue; a second call changes nothing.
 
-        Tasks that are pending then, or are submitted, delayed or to be retried, wait: they age, count against
-        `tasks.max_pending`, and may pass their `deadline`. A draining manager cancels them, for they will not run.
+        Tasks of the category that are pending, delayed, to be retried or newly submitted wait. They age, count against
+        `tasks.max_pending`, and may pass their `deadline`. A draining manager cancels them, since they will not run.
 
         Raises:
             InvalidTaskError: the category is unknown.
@@ -218,7 +218,7 @@ class TaskManager(Submitting):
         self._control.pause(category)
 
     async def resume(self, category: CategoryOrName) -> None:
-        """Let tasks of a paused category start again, in their order; of one that is not paused, nothing changes.
+        """Let tasks of a paused category start again, in their order. Without a pause, nothing changes.
 
         Raises:
             InvalidTaskError: the category is unknown.
@@ -230,7 +230,7 @@ class TaskManager(Submitting):
     async def get_task_info(self, task_id: str) -> TaskInfo | None:
         """Return a snapshot of the task, live or remembered; None when the id is unknown.
 
-        Await it. Without `await` you have a coroutine, which is never None and always true. `find` is the same without
+        Await it: without `await` you get a coroutine, which is never None and always true. `find` does the same without
         `await`:
 
             info = await tasks.get_task_info(task_id)
@@ -251,7 +251,7 @@ class TaskManager(Submitting):
     ) -> list[TaskInfo]:
         """Return at most `limit` live and kept tasks, highest priority first, then oldest first.
 
-        Each filter that is given holds: one status or category or several of them, and the plugin.
+        Filters combine: one or several statuses, one or several categories, and the plugin.
 
         Raises:
             InvalidTaskError: a status or category is unknown, or `limit` is not positive.
@@ -259,7 +259,7 @@ class TaskManager(Submitting):
         return self.looks.select(status, category, plugin_id, limit)
 
     def why_pending(self, task_id: str) -> Explanation | None:
-        """Return why a task is pending; None when it is not. It looks at all pending tasks.
+        """Return why a task is pending; None when it is not. O(n) in the pending tasks.
 
         Raises:
             TaskNotFoundError: the id is unknown.
@@ -277,11 +277,11 @@ class TaskManager(Submitting):
         """Call `on_event` with each event of these kinds, on the work loop, as the last or the `first` observer.
 
         It must return at once. An observer that raises is dismissed, which `healthy`, the log (by `name`) and
-        `qorzen_telemetry_errors_total` show. When it gets an end, the attempt's span has ended, and metrics and log
-        have it.
+        `qorzen_telemetry_errors_total` show. By the time an observer gets an end, the attempt's span has ended, and
+        metrics and log have it.
         """
         self._announcer.observe(name, on_event, kinds, first=first)
 
     def stop_observing(self, on_event: OnEvent) -> None:
-        """Take back an `observe`; without one, nothing changes."""
+        """Undo an `observe`; without one, nothing changes."""
         self._announcer.stop_observing(on_event)

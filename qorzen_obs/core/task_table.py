@@ -1,4 +1,4 @@
-"""Which tasks exist: those that live, their running attempts, abandoned code that still runs, and the history.
+"""Which tasks exist: live tasks, their running attempts, abandoned code that still runs, and the history.
 
 The work loop writes. Other threads read `list(table.live.values())` and the methods here.
 """
@@ -23,7 +23,7 @@ class TaskTable:
     """The tasks of one manager, by id.
 
     Args:
-        make_history: makes the history; it gets what to call with each record that leaves the history.
+        make_history: makes the history; its argument is a callable for each record that leaves the history.
         on_forgotten: each is called with the id of a task that the history no longer keeps whole.
     """
 
@@ -36,10 +36,10 @@ class TaskTable:
         self.running: dict[str, Attempt] = {}
         self.abandoned: dict[Attempt, bool] = {}  #: still running; True: the attempt keeps its slot
         self.history = make_history(self._evicted)
-        #: The ended tasks with a large result that nobody has waited for, and its bytes; the oldest end first.
+        #: The ended tasks with a large result that nobody has waited for, and its size in bytes; the oldest end first.
         self.unclaimed: dict[str, tuple[TaskRecord, int]] = {}
         self.plugins: Counter[str] = Counter()  #: tasks, live and kept, by plugin
-        #: Set when the last live task ends. Who waits for it clears it first.
+        #: Set when the last live task ends. Clear it before waiting for it.
         self.nothing_lives = asyncio.Event()
         self._on_forgotten = tuple(on_forgotten)
 
@@ -56,7 +56,7 @@ class TaskTable:
         """Return the live and the kept records, newest first; from any thread."""
         records = {record.sequence: record for record in list(self.live.values())}
         records.update((record.sequence, record) for record in self.history.records())
-        # The live ones, usually most of them, stand in order: sorting takes them as they are.
+        # The live ones, usually most of them, are in order already, which makes sorting cheap.
         return sorted(records.values(), key=_sequence_of, reverse=True)
 
     def abandoned_attempt(self, task_id: str) -> Attempt | None:
@@ -78,7 +78,7 @@ class TaskTable:
         self.release_plugin(record)
 
     def release_plugin(self, record: TaskRecord) -> None:
-        """Count a task less for its plugin, if it has one, since it is neither live nor kept whole any more."""
+        """Count one task less for its plugin, if any, since it is neither live nor kept whole any more."""
         if record.plugin_id is not None:
             self.plugins[record.plugin_id] -= 1
             if not self.plugins[record.plugin_id]:
@@ -86,7 +86,7 @@ class TaskTable:
 
 
 def by_priority(newest_first: Sequence[TaskRecord]) -> Iterator[TaskRecord]:
-    """Yield the records with the highest priority first, then the oldest first, in a walk for each priority."""
+    """Yield the records, highest priority first, then oldest first, in one pass for each priority."""
     for priority in _PRIORITIES:
         for record in reversed(newest_first):
             if record.priority is priority:

@@ -1,6 +1,6 @@
 """Waiting: for the end of a task, and for room in the queue. A running task that waits lends its slot meanwhile.
 
-Belongs to the work loop. What a lender gets back, and when, is the scheduler's to say; `dispatch` asks it.
+Belongs to the work loop. The scheduler decides when a lender gets a slot back; `dispatch` asks it.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from qorzen_obs.errors import InvalidTaskError, TaskWaitTimeoutError
 from qorzen_obs.record import Attempt, TaskRecord, TaskState, Wait
 from qorzen_obs.scheduling.scheduler import Scheduler
 
-_ROOM: Final = "room in the queue"  #: shown where a task's id would stand
+_ROOM: Final = "room in the queue"  #: shown in place of a task's id
 
 
 class Waiting:
-    """Who waits for what in one manager.
+    """All waits in one manager, and what each waits for.
 
     Args:
-        owner: what runs the manager's attempts; those of another one have no slot here to lend.
+        owner: runs the manager's attempts; another owner's attempts have no slot to lend here.
         timers: the work loop's.
         running: the running attempts by the id of their task.
         dispatch: starts and resumes whatever may run now.
@@ -43,8 +43,9 @@ class Waiting:
         self._running = running
         self._dispatch = dispatch
         self.resumes: dict[int, asyncio.Future[None]] = {}  #: lenders that wait for a slot, by sequence
-        self._unwoken: deque[tuple[asyncio.Future[Any], Any]] = deque()  # with who awaits them
-        #: that wait for room in the queue, the oldest first
+        # the futures, with the tasks that await them
+        self._unwoken: deque[tuple[asyncio.Future[Any], Any]] = deque()
+        #: waits for room in the queue, oldest first
         self.submitters: OrderedDict[asyncio.Future[None], None] = OrderedDict()
         self.reserved = 0  #: places in the queue that a batch has taken while it waits for more
 
@@ -52,8 +53,8 @@ class Waiting:
         """Return the final state of the task when it has ended. Cancelling the wait leaves the task alone.
 
         Raises:
-            TaskWaitTimeoutError: `timeout` seconds went by.
-            InvalidTaskError: the task waits, directly or by others, for its own end.
+            TaskWaitTimeoutError: `timeout` seconds passed.
+            InvalidTaskError: the task waits, directly or through others, for its own end.
         """
         if record.state.status.final:
             return record.state
@@ -77,7 +78,7 @@ class Waiting:
                 await self._end(wait)
 
     def end_of(self, record: TaskRecord) -> asyncio.Future[TaskState]:
-        """Return a future for the final state of an accepted task, for a caller that keeps it."""
+        """Return an object that gets the final state of an accepted task, for a handle to keep."""
         end: asyncio.Future[TaskState] = self._timers.create_future()
         if record.state.status.final:
             end.set_result(record.state)
@@ -86,7 +87,7 @@ class Waiting:
         return end
 
     async def for_room(self, *, first: bool = False) -> None:
-        """Return when there may be room for one more pending task; `first` goes ahead of all others."""
+        """Wait until there may be room for one more pending task; `first` goes ahead of all others."""
         room: asyncio.Future[None] = asyncio.Future()
         wait = self._begin(_ROOM)
         self.submitters[room] = None
@@ -100,12 +101,12 @@ class Waiting:
                     await self._end(wait)
         except BaseException:
             self.submitters.pop(room, None)
-            if not room.cancelled():  # it was let in, and leaves the room to the next
+            if not room.cancelled():  # it was let in, and leaves its place to the next
                 self._dispatch()
             raise
 
     def ended(self, record: TaskRecord) -> None:
-        """Wake all that wait for the end of this task, with its final state."""
+        """Wake all waiters for the end of this task, with its final state."""
         for waiter, wait in record.waiters or ():
             self._wake(waiter, record.state)
             if wait is not None and not waiter.cancelled():
@@ -113,11 +114,11 @@ class Waiting:
         record.waiters = None
 
     def let_all_in(self) -> None:
-        """Let all that wait for room look again, since the manager takes no more work."""
+        """Let all waiters for room look again, since the manager takes no more work."""
         self.let_in(len(self.submitters))
 
     def pass_on_room(self) -> None:
-        """Let the next look in place of a submitter that was let in and refused."""
+        """Let the next submitter look in place of one that was let in and then refused."""
         if self.submitters:
             self._dispatch()
 
@@ -130,12 +131,12 @@ class Waiting:
             del self.submitters[room]  # not before, or an interruption would lose it
 
     def resume(self, lender: TaskRecord) -> None:
-        """Let a task go on that has its slot back."""
+        """Let a task continue that has its slot back."""
         self._wake(self.resumes[lender.sequence])
         del self.resumes[lender.sequence]
 
     def give_up_return(self, record: TaskRecord) -> None:
-        """Let a task go on without its slot, where it waits to have it back."""
+        """Let a task that waits for its slot back continue without it."""
         resumed = self.resumes.get(record.sequence)
         if resumed is not None:
             self._scheduler.cancel_return(record)
@@ -143,7 +144,7 @@ class Waiting:
             self.resumes.pop(record.sequence, None)
 
     def wake_again(self) -> None:
-        """Wake what an interruption has kept from waking."""
+        """Wake the waiters that an interruption kept from waking."""
         while self._unwoken:
             future, callbacks = self._unwoken[0]
             for callback, context in callbacks or ():
@@ -151,13 +152,13 @@ class Waiting:
             self._unwoken.popleft()
 
     def _wake(self, future: asyncio.Future[Any], value: object = None) -> bool:
-        """Wake what awaits `future` with a value; return False when it was cancelled or is awake already."""
+        """Wake the waiter of `future` with a value; return False if it was cancelled or is awake already."""
         if future.done():
             return False
         callbacks = future._callbacks
         try:
             future.set_result(value)
-        except BaseException:  # asyncio has marked it done, and has forgotten who awaits it
+        except BaseException:  # asyncio has set it done, but lost the wake-up of its waiter
             self._unwoken.append((future, callbacks))
             raise
         return True
@@ -178,11 +179,11 @@ class Waiting:
                 pending += waiting.waits_for
 
     def _begin(self, waits_for: str) -> Wait | None:
-        """Lend the slot of the running task that the caller is in; None where it is in none of this manager."""
+        """Lend the slot of the running task that calls this; None if the caller is not in a task of this manager."""
         attempt = CURRENT.get()
         if not isinstance(attempt, Attempt) or attempt.owner is not self.owner or attempt.settled:
             return None
-        # Another branch of the task may want the slot back: it goes on without.
+        # Another branch of the task may want the slot back: it continues without it.
         self.give_up_return(attempt.record)
         wait = Wait(attempt, waits_for)
         try:
@@ -194,14 +195,14 @@ class Waiting:
         return wait
 
     def _is_over(self, wait: Wait) -> None:
-        """Line up for a slot at once: from here on no pending task gets one first."""
+        """Queue for a slot at once: from here on no pending task gets one first."""
         if wait.end() and wait.attempt.wants_slot:
             record = wait.attempt.record
             wait.resumed = self.resumes[record.sequence] = self._timers.create_future()
             self._scheduler.take_back(record)
 
     async def _end(self, wait: Wait) -> None:
-        """Go on with a slot. A task that is asked to stop meanwhile ends without one."""
+        """Continue with a slot. A task that is asked to stop meanwhile ends without one."""
         self._is_over(wait)
         record, resumed = wait.attempt.record, wait.resumed
         if resumed is None:  # it waits for another one too, or should stop
@@ -210,7 +211,7 @@ class Waiting:
         try:
             if wait.attempt.asked is None:
                 await resumed
-        finally:  # where this wait alone was given up, the task goes on, and has a slot as soon as there is one
+        finally:  # if only this wait was given up, the task continues and gets a slot as soon as one is free
             if wait.attempt.asked is not None and self.resumes.get(record.sequence) is resumed:
                 del self.resumes[record.sequence]
                 self._scheduler.cancel_return(record)

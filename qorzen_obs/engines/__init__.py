@@ -1,1 +1,1 @@
-"""Where callables run: on the loop, on threads, on the loop's own thread, or wherever a foreign manager says."""
+"""Where callables run: on the loop, on threads, on the loop's own thread, or where a foreign manager runs them."""

@@ -23,11 +23,11 @@ Ended = Callable[[Attempt, object, BaseException | None], None]
 
 
 class Engine(Protocol):
-    """Runs the callables of one kind. All methods belong to the work loop; none blocks, but for MainEngine's."""
+    """Runs the callables of one kind. All methods belong to the work loop; none blocks, except MainEngine's."""
 
     @property
     def traits(self) -> EngineTraits:
-        """What is known of it elsewhere. Fixed, and no more than it can keep on this system."""
+        """What the rest of the package knows about the engine. Fixed; promises only what it can keep on this system."""
         ...
 
     @property
@@ -38,8 +38,8 @@ class Engine(Protocol):
     def start(self, attempt: Attempt, ended: Ended) -> None:
         """Run `attempt.record.func` in `attempt.context`; may call `ended` only later. `attempt.driver` is its handle.
 
-        Whatever it raises, such as for want of a thread, fails the attempt. Then it keeps nothing of it: the callable
-        does not run and `ended` is not called.
+        If this raises, for example because there is no thread, the attempt fails. The engine then keeps nothing of it:
+        the callable does not run and `ended` is not called.
         """
         ...
 
@@ -48,11 +48,11 @@ class Engine(Protocol):
         ...
 
     def abandon(self, attempt: Attempt) -> None:
-        """Learn that nobody waits for this attempt any more: its place is given to another."""
+        """Note that nobody waits for this attempt any more: another one gets its place."""
         ...
 
     def close(self) -> None:
-        """Let idle resources go; attempts that still run are left to end by themselves."""
+        """Release idle resources; attempts that still run end by themselves."""
         ...
 
 
@@ -63,14 +63,14 @@ class KillingEngine(Protocol):
     def kill(self, attempt: Attempt) -> bool:
         """Kill what runs the attempt; `ended` follows within milliseconds. May be repeated.
 
-        False: what it waits for cannot be killed, and the attempt has to be abandoned.
+        False: it waits for something that cannot be killed, and the attempt must be abandoned.
         """
         ...
 
 
 @runtime_checkable
 class DetachingEngine(Protocol):
-    """An engine whose attempts are asyncio tasks, for which the end of a program would wait."""
+    """An engine whose attempts are asyncio tasks, which a program waits for when it ends."""
 
     def detach(self, attempt: Attempt) -> None:
         """Let the program end although an abandoned attempt still runs; nothing else changes for it."""
@@ -82,16 +82,16 @@ class ThreadedEngine(Protocol):
     """An engine that runs attempts on threads of its own."""
 
     def keep_thread(self) -> None:
-        """Have at least one from now on: while the interpreter exits, none may start (`exit_refuses`). From any thread.
+        """Keep at least one from now on: none may start while the interpreter exits (`exit_refuses`). From any thread.
 
         Raises:
-            RuntimeError: the system gives none.
+            RuntimeError: the system has no more threads.
         """
         ...
 
 
 def exit_refuses(error: RuntimeError) -> bool:
-    """Return whether a thread could not be started since the interpreter exits, as in Python 3.12 and newer."""
+    """Return whether a thread could not be started because the interpreter exits, as in Python 3.12 and newer."""
     return "interpreter shutdown" in str(error)
 
 
@@ -100,20 +100,20 @@ class StackEngine(Protocol):
     """An engine that can say where an attempt is right now."""
 
     def stack(self, attempt: Attempt) -> LiveStack | None:
-        """Return it, None when its code has ended meanwhile; from any thread, while the work loop does what it does.
+        """Return it, None when its code has ended meanwhile; from any thread, in any state of the work loop.
 
         Raises:
-            StackUnavailableError: what runs the attempt does not answer.
+            StackUnavailableError: the process that runs the attempt does not answer.
         """
         ...
 
 
 @runtime_checkable
 class AwaitingEngine(Protocol):
-    """An engine that can say what an attempt awaits, at a price that many of them can be asked at once."""
+    """An engine that can say what an attempt awaits, cheaply enough to ask for many attempts at once."""
 
     def awaiting(self, attempt: Attempt) -> str | None:
-        """Return it, None while code of it runs; from any thread, while the work loop does what it does."""
+        """Return it, None while the attempt's code runs; from any thread, in any state of the work loop."""
         ...
 
 
@@ -122,16 +122,16 @@ class ForeignProcessEngine(Protocol):
     """An engine that runs attempts in other processes of this machine."""
 
     def pid(self, attempt: Attempt) -> int | None:
-        """Return the process that an attempt was given to, None before and after; from any thread."""
+        """Return the id of the process that runs an attempt, None before and after; from any thread."""
         ...
 
 
 @runtime_checkable
 class ReportingEngine(Protocol):
-    """An engine that has something to say in `TaskManager.status()`."""
+    """An engine that adds to `TaskManager.status()`."""
 
     def status(self) -> Mapping[str, Any]:
-        """Return it, as JSON shows it; from any thread."""
+        """Return its part, in JSON's types; from any thread."""
         ...
 
 
@@ -140,7 +140,7 @@ def make_task(
 ) -> asyncio.Task[None]:
     """Return an asyncio task for `coroutine` in the attempt's context, that begins at the loop's next turn.
 
-    Not by the loop's own task factory: an eager one would begin, and perhaps end, the attempt before it is started.
+    Does not use the loop's task factory: an eager one would begin, and perhaps end, the attempt before its start.
     """
     return asyncio.Task(coroutine, loop=loop, context=attempt.context)
 
@@ -148,19 +148,19 @@ def make_task(
 def call_surely(
     loop: asyncio.AbstractEventLoop, callback: Callable[..., None], *args: Any, context: Context | None = None
 ) -> None:
-    """Call `callback` in the loop's next turn, and again behind that, which it takes for nothing where it did its work.
+    """Call `callback` in the loop's next turn, then a second time, which does nothing if the first did the work.
 
-    The first call may be interrupted before its first line: for want of stack or memory, or by a signal's handler.
+    The first call may be interrupted before its first line: by a lack of stack or memory, or by a signal handler.
     """
     loop.call_soon(callback, *args, context=context)
-    with suppress(Exception):  # for want of memory: it is called once
+    with suppress(Exception):  # out of memory: it is called once
         loop.call_soon(callback, *args, context=context)
 
 
 def without_engine(error: BaseException) -> BaseException:
-    """Take the frame of the engine that has caught it off the traceback: what remains is the user's code.
+    """Remove the frame of the engine that caught the error from its traceback, so that only user code remains.
 
-    So no cycle leads from the frame to the error and back.
+    This also prevents a reference cycle between frame and error.
     """
     caught = foreign.traceback_of(error)
     if caught is not None:
@@ -169,7 +169,7 @@ def without_engine(error: BaseException) -> BaseException:
 
 
 def is_running(task: asyncio.Task[None] | None) -> bool:
-    """Return whether the calling code is run by `task`; a coroutine that is being collected is not."""
+    """Return whether `task` runs the calling code; False for a coroutine that is being garbage-collected."""
     try:
         return task is not None and asyncio.current_task() is task
     except RuntimeError:
@@ -177,10 +177,10 @@ def is_running(task: asyncio.Task[None] | None) -> bool:
 
 
 def take_off(task: asyncio.Task[Any]) -> None:
-    """Have asyncio forget a task that does not end: neither `asyncio.run` waits for it, nor is it ever destroyed.
+    """Make asyncio forget a task that does not end: `asyncio.run` does not wait for it, and it is never destroyed.
 
-    Closing its coroutine ends nothing where that swallows GeneratorExit, and one that is collected after its loop was
-    closed may spin for ever. So one reference to it is never given back.
+    Closing its coroutine has no effect if that swallows GeneratorExit, and a coroutine that is collected after its
+    loop was closed may spin for ever. So one reference to it is leaked on purpose.
     """
     if not task.done():
         asyncio.tasks._unregister_task(task)

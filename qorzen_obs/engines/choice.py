@@ -1,4 +1,4 @@
-"""Which of the engines that a manager has runs a callable."""
+"""Chooses which of a manager's engines runs a callable."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from qorzen_obs.tasks import TaskCategory
 
 
 class EngineChoice:
-    """Gives each callable the engine that its definition asks for, else the default of its category.
+    """Gives each callable the engine that its definition names, else the default of its category.
 
     Raises:
         LookupError: no engine is the default for the callables of a category.
@@ -18,14 +18,13 @@ class EngineChoice:
 
     def __init__(self, engines: Iterable[EngineTraits]) -> None:
         self._by_kind = by_kind(engines)
-        self.for_async = self._defaults(is_async=True)  #: by category, where no engine is asked for
+        self.for_async = self._defaults(is_async=True)  #: by category, if the definition names no engine
         self.for_sync = self._defaults(is_async=False)  #: as above
 
     def engine_of(self, category: TaskCategory, func: CallableTraits) -> EngineTraits:
-        """Return what runs a callable.
+        """Return the engine for a callable.
 
-        An engine that is asked for and not there, as under a foreign concurrency manager, is replaced by the default
-        of CORE.
+        If the named engine does not exist, as under a foreign concurrency manager, the default of CORE replaces it.
         """
         defaults = self.for_async if func.is_async else self.for_sync
         wanted = func.definition.engine
@@ -34,7 +33,7 @@ class EngineChoice:
         return self._by_kind.get(wanted, defaults[TaskCategory.CORE])
 
     def of_kind(self, kind: str) -> EngineTraits:
-        """Return the engine of this name; where it is not there, the default of CORE for synchronous callables."""
+        """Return the engine of this name; if it does not exist, the default of CORE for synchronous callables."""
         return self._by_kind.get(kind, self.for_sync[TaskCategory.CORE])
 
     def _defaults(self, *, is_async: bool) -> Mapping[TaskCategory, EngineTraits]:

@@ -1,4 +1,4 @@
-"""Synchronous callables by way of a foreign concurrency manager, which has its own threads and tells us little."""
+"""Runs synchronous callables through a foreign concurrency manager, which has its own threads and reports little."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ RunInThread = Callable[..., Awaitable[Any]]
 class ExternalEngine:
     """Awaits a foreign `run_in_thread(func, *args, **kwargs)` for each attempt. Nothing can stop one once started.
 
-    `run_io_task` and `run_on_main_thread` run what the engines `io` and `main` would run. Without a
-    `run_on_main_thread` it is the default for no UI callable: MainEngine is.
+    `run_io_task` and `run_on_main_thread` run what the engines `io` and `main` would run. Without
+    `run_on_main_thread`, MainEngine is the default for UI callables.
     """
 
     slots: int | None = None
@@ -49,14 +49,14 @@ class ExternalEngine:
 
     def start(self, attempt: Attempt, ended: Ended) -> None:
         def never_began(task: asyncio.Task[None]) -> None:
-            """It was interrupted at its first line, or somebody has cancelled the asyncio task before that."""
+            """Report the end of an attempt that was interrupted at its first line, or cancelled before it."""
             ended(attempt, None, asyncio.CancelledError() if task.cancelled() else task.exception())
 
         attempt.driver = make_task(self._loop, self._run(attempt, ended, never_began), attempt)
         attempt.driver.add_done_callback(never_began)
 
     def interrupt(self, attempt: Attempt) -> None:
-        pass  # a foreign manager cannot be asked
+        pass  # there is no way to notify the foreign manager
 
     def abandon(self, attempt: Attempt) -> None:
         pass
@@ -65,7 +65,7 @@ class ExternalEngine:
         pass
 
     def stack(self, attempt: Attempt) -> LiveStack | None:
-        """Return where the foreign manager waits for its thread: which one that is it does not say."""
+        """Return where the foreign manager waits for its thread; it does not say which thread that is."""
         task = attempt.driver
         return None if task is None or task.done() else asyncio_stack(task, self._thread_id)
 
@@ -89,4 +89,4 @@ class ExternalEngine:
                 raise  # the loop is gone and the coroutine is being collected
             error = without_engine(caught)
         ended(attempt, value, error)
-        del value, error  # the traceback leads to this frame, which would keep it alive
+        del value, error  # the exception's frames lead to this one, which would keep the exception alive

@@ -1,8 +1,8 @@
 """Coroutines on the work loop, each in the attempt's own context and in an asyncio task of its own.
 
-They are eager: an asyncio task takes its first step where it is made, and costs little when it ends there. The engine
-makes them in a callback of the loop's, so that no attempt begins while it is being started. On Python 3.11 the engine
-takes the first step itself; a loop that is not asyncio's own, as uvloop, takes it there in its next turn.
+The tasks are eager: each takes its first step when it is created, and is cheap if it ends there. The engine creates
+them in a callback of the loop, so that no attempt begins while it is being started. On Python 3.11 the engine takes the
+first step itself; a loop other than asyncio's own, such as uvloop, takes it there in its next turn.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _EAGER: Final = sys.version_info >= (3, 12)
 _SLICE_SECONDS: Final = 0.001  # then the loop gets its turn before the next attempt begins
 _LOOK_SECONDS: Final = 0.05
 _HIDDEN: Final = deque[Any]()
-_MAX_HIDDEN: Final = 8  # as many begin in a turn where the engine cannot see how long they take
+_MAX_HIDDEN: Final = 8  # attempts that begin in a turn when the engine cannot measure how long they take
 
 
 class LoopEngine:
@@ -53,12 +53,12 @@ class LoopEngine:
         self._loop = loop
         self._thread_id = threading.get_ident()
         self._ready: deque[_Run] = deque()  # they have no asyncio task yet
-        self._called: asyncio.Handle | None = None  # the loop is to take what is ready
-        self._looks: tuple[asyncio.TimerHandle, ...] = ()  # that are to come
-        self._asleep: deque[tuple[Any, Any]] = deque()  # futures that are done, and who awaits them
-        #: What one of asyncio's own loops is to call in its next turn, the newest last; others hide it.
+        self._called: asyncio.Handle | None = None  # the loop will take what is ready
+        self._looks: tuple[asyncio.TimerHandle, ...] = ()  # calls that are still to come
+        self._asleep: deque[tuple[Any, Any]] = deque()  # futures that are done, and the waiters of each
+        #: The callbacks for the next turn of one of asyncio's own loops, newest last; other loops hide them.
         self._scheduled: deque[Any] = getattr(loop, "_ready", _HIDDEN)
-        # asyncio's own loops read this clock too, through a function in Python.
+        # asyncio's own loops read this clock too, but through a function in Python.
         own = getattr(loop.time, "__func__", None) is asyncio.BaseEventLoop.time
         self._now: Callable[[], float] = time.monotonic if own else loop.time
 
@@ -77,7 +77,7 @@ class LoopEngine:
             try:
                 run.task.cancel()
             except BaseException:
-                # Such as for want of stack: asyncio has cancelled that, and forgotten the task.
+                # For example too little stack: asyncio has cancelled the future and lost its task.
                 self._asleep.append((waits_for, callbacks or ()))
                 raise
         else:
@@ -116,7 +116,7 @@ class LoopEngine:
         return replace(asyncio_stack(own, self._thread_id, coroutine), tasks=tuple(tasks))
 
     def awaiting(self, attempt: Attempt) -> str | None:
-        """Return what the coroutine awaits in the end. Unlike `stack` it looks at no other asyncio task."""
+        """Return what the coroutine ultimately awaits. Unlike `stack` it looks at no other asyncio task."""
         run: _Run | None = attempt.driver
         own, coroutine = (None, None) if run is None else (run.task, run.coroutine)
         if own is None or coroutine is None:
@@ -124,7 +124,7 @@ class LoopEngine:
         return awaited_by(own, coroutine_places(coroutine))
 
     def _wake_again(self) -> None:
-        """Wake what an interruption of `interrupt` has kept from waking."""
+        """Wake the waiters that an interruption of `interrupt` kept from waking."""
         while self._asleep:
             future, callbacks = self._asleep[0]
             for callback, context in callbacks:
@@ -137,14 +137,14 @@ class LoopEngine:
             self._look_later(self._called)
 
     def _look_later(self, called: asyncio.Handle) -> None:
-        """Look whether `called` was lost, once for all calls of a while, and again in case the look is."""
+        """Check whether `called` was lost, once for all recent calls, and again in case the check itself is lost."""
         self._looks = tuple(
             self._loop.call_later(seconds, self._look, called, context=Context())
             for seconds in (_LOOK_SECONDS, 2 * _LOOK_SECONDS)
         )
 
     def _look(self, called: asyncio.Handle) -> None:
-        """Call for what is ready once more where `_take` was interrupted before its first line."""
+        """Schedule `_take` again if it was interrupted before its first line."""
         for look in self._looks:
             look.cancel()
         self._looks = ()
@@ -156,73 +156,76 @@ class LoopEngine:
             self._call()
 
     def _take(self) -> None:
-        """Begin what is ready, for the length of a slice; what is left then has to wait for the loop's next turn."""
+        """Begin what is ready, for the length of a slice; the rest waits for the loop's next turn."""
         ready = self._ready
         try:
             loop, now, scheduled, hidden = self._loop, self._now, self._scheduled, 0
             until = now() + _SLICE_SECONDS
             while ready:
                 run = ready.popleft()
-                if run.ended is None:  # it was taken back
+                if run.ended is None:  # it was withdrawn
                     continue
                 try:
-                    # Not by the loop's own task factory: whether the task is eager is not for that to say.
+                    # Without the loop's task factory, which must not decide whether the task is eager.
                     driver, name, empty = _drive(run), run.attempt.record.name, Context()
                     if _EAGER:
                         run.task = asyncio.Task(driver, loop=loop, name=name, context=empty, eager_start=True)  # type: ignore[call-arg]  # since Python 3.12
                     else:
                         run.task = task = asyncio.Task(driver, loop=loop, name=name, context=empty)
-                        step = scheduled[-1]._callback if scheduled else None
-                        if getattr(step, "__self__", None) is task:  # take it here, as an eager one does
-                            scheduled.pop()
+                        handle = scheduled[-1] if scheduled else None
+                        step = handle._callback if handle is not None else None
+                        # take the first step here, as an eager task does
+                        if handle is not None and getattr(step, "__self__", None) is task:
+                            handle.cancel()  # not pop(): another thread may append a callback at any moment
                             empty.run(step)  # type: ignore[arg-type]  # it is the method of the task
                         else:
                             task.add_done_callback(run.never_began)
                             hidden += 1
                     if run.ended is not None and run.task.done():  # type: ignore[redundant-expr]  # it may have ended meanwhile
-                        run.task.result()  # raises what has interrupted it at its very first line
-                except BaseException as error:  # asyncio could not make it, or not take the step
+                        run.task.result()  # raises what interrupted it at its very first line
+                except BaseException as error:  # asyncio could not create it, or not take the step
                     if run.ended is None:
                         raise
                     run.end(None, error)
                 if now() >= until or hidden == _MAX_HIDDEN:
                     break
-        finally:  # also when an end could not be reported: the others are not to be lost with it
+        finally:  # even when an end could not be reported: the others must not be lost with it
             self._called = None
             if ready:
                 self._call()
 
 
 class _Run(msgspec.Struct, eq=False):
-    """One attempt while it runs in the engine."""
+    """One attempt in the engine."""
 
     attempt: Attempt
-    ended: Ended | None  #: None once it was called
-    task: asyncio.Task[None] | None = None  #: the attempt's own
-    coroutine: Any = None  #: the callable's own, or what awaits what else it gave, while it runs
+    ended: Ended | None  #: None once it has been called
+    task: asyncio.Task[None] | None = None  #: the attempt's asyncio task
+    #: the callable's coroutine, or one that awaits whatever else it returned, while it runs
+    coroutine: Any = None
 
     def end(self, value: object, error: BaseException | None) -> None:
-        """Report how it ended, unless that was reported."""
+        """Report how it ended, once."""
         ended = self.ended
         if ended is not None:
             self.ended = self.coroutine = None
             ended(self.attempt, value, error)
 
     def never_began(self, _: object) -> None:
-        """Its asyncio task is done. It has reported its end, or was cancelled before it could begin."""
+        """Handle that its asyncio task is done: it has reported its end, or was cancelled before it could begin."""
         self.end(None, asyncio.CancelledError())
 
 
 async def _drive(run: _Run) -> None:
-    """Be the attempt's asyncio task: call its callable, take its steps, report its end.
+    """Run as the attempt's asyncio task: call its callable, take its steps, report its end.
 
-    Whatever is raised on the way is how the attempt ended, and asyncio sees none of it: SystemExit would pass it.
+    Any exception is the attempt's outcome and must not reach asyncio, which would let SystemExit through.
     """
     attempt = run.attempt
-    if run.ended is None:  # it was to begin, but could not be made as a whole
+    if run.ended is None:  # it was about to begin, but could not be fully created
         return
     try:
-        if _EAGER:  # it is still being made
+        if _EAGER:  # it is still being created
             run.task = asyncio.current_task()
         if not attempt.begun:
             attempt.owner.begin(attempt)
@@ -252,14 +255,14 @@ async def _drive(run: _Run) -> None:
         if waits_for is _ENDED:
             ended, run.ended, run.coroutine = run.ended, None, None  # as `end`, without a call
             ended(attempt, value, error)
-            del value, error  # the traceback leads to this frame, which would keep it alive
+            del value, error  # the exception's frames lead to this one, which would keep the exception alive
             return
         attempt.suspended()
         rest = _go_on(run, waits_for)
-        del waits_for  # or what that gives would live as long as the attempt
+        del waits_for  # or its result would live as long as the attempt
         await rest
     except BaseException as error:
-        # It is the report that has failed, or the loop is gone and this is being collected.
+        # The report itself has failed, or the loop is gone and this is being garbage-collected.
         if run.ended is None or (type(error) is GeneratorExit and not is_running(run.task)):
             raise
         run.end(None, error)
@@ -269,8 +272,9 @@ async def _drive(run: _Run) -> None:
 def _go_on(run: _Run, waits_for: Any) -> Generator[Any, Any, None]:
     """Take the steps after the first, in the attempt's context, and count the time of each.
 
-    A generator, since only one can yield what a coroutine waits for. What `await` does when it is resumed, thrown
-    into or closed is PEP 380's; this is its text, with a context and a clock (tests/benchmarks/ledger_cost.py).
+    A generator, since only a generator can yield what a coroutine waits for. PEP 380 defines what `await` does when
+    it is resumed, thrown into or closed; this is its code, with a context and a clock
+    (tests/benchmarks/ledger_cost.py).
     """
     attempt, coroutine = run.attempt, run.coroutine
     inside, meter, send = attempt.context.run, attempt.meter, coroutine.send
@@ -285,8 +289,8 @@ def _go_on(run: _Run, waits_for: Any) -> Generator[Any, Any, None]:
         except GeneratorExit:
             inside(coroutine.close)
             raise
-        except BaseException as thrown:  # noqa: BLE001 - all that is thrown in is for the coroutine
-            step, argument = coroutine.throw, without_engine(thrown)
+        except BaseException as thrown:  # noqa: BLE001 - everything thrown in is for the coroutine
+            step, argument = coroutine.throw, without_engine(thrown)  # no caller needs to know of it
         if meter is not None:
             meter.use_since = began = meter.clock()
         value, error = None, None
@@ -307,9 +311,9 @@ def _go_on(run: _Run, waits_for: Any) -> Generator[Any, Any, None]:
 
 
 class _StandIn(asyncio.Future[None]):
-    """Is waited for in place of a user's object that is to be like a future.
+    """Awaited in place of a user's object that claims to be a future.
 
-    What that raises is raised in the coroutine. Raised in asyncio, it would end neither the wait nor the task.
+    What the object raises is raised in the coroutine. Raised in asyncio, it would end neither the wait nor the task.
     """
 
     def __init__(self, stands_for: Any) -> None:
@@ -339,10 +343,10 @@ class _StandIn(asyncio.Future[None]):
 
 
 def _why_refused(waits_for: Any, loop: asyncio.AbstractEventLoop) -> str | None:
-    """Return why a coroutine cannot wait for this, as asyncio says it but for what the object calls itself."""
+    """Return why a coroutine cannot wait for this: asyncio's message, but without the object's own repr."""
     blocking = getattr(waits_for, "_asyncio_future_blocking", None)
     if type(blocking) is not bool:
-        return "it waits for what is no future"
+        return "it waits for an object that is not a future"
     if not blocking:
         return "it waits by a yield; a future is awaited"
     if waits_for.get_loop() is not loop:
@@ -350,7 +354,7 @@ def _why_refused(waits_for: Any, loop: asyncio.AbstractEventLoop) -> str | None:
     return None
 
 
-#: What nearly every coroutine waits for in the end: None is the loop's next turn.
+#: What nearly every coroutine ultimately waits for: None is the loop's next turn.
 _ASYNCIOS_OWN: Final = frozenset(
     {asyncio.Future, asyncio.Task, getattr(asyncio.tasks, "_GatheringFuture", asyncio.Future), type(None)}
 )

@@ -1,4 +1,4 @@
-"""Synchronous callables on the loop's own thread, for what must run there. Each blocks the loop while it runs."""
+"""Runs synchronous callables that need the loop's own thread. Each blocks the loop while it runs."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class MainEngine:
         pass
 
     def stack(self, attempt: Attempt) -> LiveStack | None:
-        """Return where the call is; it holds the loop's thread from its start to its end."""
+        """Return where the call is; it holds the loop's thread from start to end."""
         if attempt.driver:
             return LiveStack(STARTING)
         places = places_of(thread_frame(self._thread_id), is_of_engines)
@@ -46,7 +46,7 @@ class MainEngine:
 
 
 def _run(attempt: Attempt) -> None:
-    if not attempt.driver:  # it was taken back, or could not be started, or this is the second call
+    if not attempt.driver:  # it was withdrawn, or could not be started, or this is the second call
         return
     (ended,) = attempt.driver
     attempt.driver = ()
@@ -62,4 +62,4 @@ def _run(attempt: Attempt) -> None:
     if meter is not None and meter.use_since is not None:
         meter.use_seconds, meter.use_since = meter.clock() - meter.use_since, None
     ended(attempt, value, error)
-    del value, error  # the traceback leads to this frame, which would keep it alive
+    del value, error  # the exception's frames lead to this one, which would keep the exception alive

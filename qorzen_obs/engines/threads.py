@@ -1,11 +1,11 @@
 """Synchronous callables on daemon threads.
 
-The threads are ours and not a ThreadPoolExecutor's, whose exit waits for a stuck call. The scheduler holds the
-limit; the pool has as many threads as attempts ran at once, plus those that an abandoned call still occupies. While the
-interpreter exits and gives none any more, the threads that are there run what is left.
-Waking a thread costs more than a short call, so few are woken: one is, and before each call it wakes another where
-more wait, which gets to them if the call takes long enough to let it. Results come back in batches: one wake-up of
-the loop delivers all that ended until it runs.
+The threads are ours and not a ThreadPoolExecutor's, whose exit waits for a stuck call. The scheduler enforces the
+limit; the pool has as many threads as attempts ran at once, plus those that abandoned calls still occupy. While the
+interpreter exits and allows no new ones, the existing threads run what is left.
+Waking a thread costs more than a short call, so few are woken. The first one, before each call, wakes another if more
+calls wait, and that one takes them if the call lasts long enough. Results come back in batches: one wake-up of the
+loop delivers everything that ended until it runs.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from qorzen_obs.ledger import Meter
 from qorzen_obs.record import Attempt
 from qorzen_obs.stacks import RUNNING, STARTING, LiveStack, is_of_engines, places_of, shown, thread_frame
 
-#: After which a thread with nothing to do looks whether the loop has taken what it was woken for.
+#: Seconds after which an idle thread checks whether the loop has taken what it was woken for.
 _LOOK_SECONDS: Final = 0.5
 
 
 class _Job:
-    """One call, from the loop to a thread and back."""
+    """One call for a thread."""
 
     __slots__ = ("abandoned", "attempt", "ended", "error", "thread_id", "value")
 
@@ -38,7 +38,7 @@ class _Job:
         self.abandoned = False
         self.value: object = None
         self.error: BaseException | None = None
-        self.thread_id: int | None = None  #: that it runs on, while it does
+        self.thread_id: int | None = None  #: the thread that it runs on, while it runs
 
     def run(self) -> None:
         meter = self.attempt.meter
@@ -60,7 +60,7 @@ class _Job:
 
 
 class _ThreadUse:
-    """Counts the processor time that this thread uses from here to the end of the `with` block."""
+    """Counts the processor time that this thread uses in the `with` block."""
 
     __slots__ = ("_began", "_ended", "_lock", "_meter", "_thread")
 
@@ -84,8 +84,8 @@ class _ThreadUse:
     def _so_far(self) -> float:
         """Return the seconds up to now; from any thread.
 
-        The clock of a thread that has ended must not be asked for: pthread_getcpuclockid reads freed memory. While the
-        lock is held and the block has not ended, the thread still lives, since it needs the lock to end the block.
+        Never request the clock of a thread that has ended: pthread_getcpuclockid reads freed memory. While the lock is
+        held and the block has not ended, the thread is alive, since it needs the lock to end the block.
         """
         with self._lock:
             if not self._ended:
@@ -94,19 +94,19 @@ class _ThreadUse:
 
 
 class ThreadEngine:
-    """A pool of daemon threads for one kind of work. Cancelling is cooperative: the call has a token to look at."""
+    """A pool of daemon threads for one kind of work. Cancelling is cooperative: the call can check a token."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, traits: EngineTraits, slots: int) -> None:
         self.traits = traits
         self.slots: int | None = slots
         self._loop = loop
         self._jobs: deque[_Job] = deque()
-        self._calls: SimpleQueue[bool] = SimpleQueue()  # to look at the jobs; False is to go
-        self._called = False  # one is under way, and the thread that gets it will see all jobs that are there
+        self._calls: SimpleQueue[bool] = SimpleQueue()  # True: look at the jobs; False: end
+        self._called = False  # a signal is under way, and the thread that gets it will see all present jobs
         self._done: deque[_Job] = deque()
         self._woken = False
-        self._delivering = False  # what is started meanwhile is called for at once, afterwards
-        self._threads = 0  # that will take another job
+        self._delivering = False  # jobs that are added meanwhile are signalled together, afterwards
+        self._threads = 0  # threads that will take another job
         self._busy = 0
         self._started = 0
 
@@ -114,7 +114,7 @@ class ThreadEngine:
         job = _Job(attempt, ended)
         if self._busy >= self._threads:
             self._add_thread()
-        # Nothing that can be interrupted is called from here on.
+        # Nothing called from here on can be interrupted.
         self._busy += 1
         attempt.driver = job
         self._jobs.append(job)
@@ -141,13 +141,13 @@ class ThreadEngine:
         self._started += 1
 
     def _call(self) -> None:
-        """Have a thread look at the jobs; from any thread, after adding one."""
+        """Make a thread look at the jobs; from any thread, after adding one."""
         if not self._called:
             self._called = True
             self._calls.put(True)
 
     def interrupt(self, attempt: Attempt) -> None:
-        pass  # the token is set, and the call looks at it or not
+        pass  # the token is set; the call may check it or not
 
     def abandon(self, attempt: Attempt) -> None:
         job: _Job = attempt.driver
@@ -185,8 +185,8 @@ class ThreadEngine:
 
     def _serve(self) -> None:
         while self._next_call():
-            self._called = False  # before looking: who adds a job from now on calls again
-            if self._jobs and self._done:  # another thread is to look after what this one has waited for
+            self._called = False  # before looking: code that adds a job from now on signals again
+            if self._jobs and self._done:  # another thread must take care of what this one has waited for
                 self._call()
             if not self._take_jobs():
                 return
@@ -204,21 +204,21 @@ class ThreadEngine:
             except Empty:
                 if self._done and not self._wake():
                     return False
-            seconds *= 2  # a loop that does not turn is not to collect callbacks without end
+            seconds *= 2  # a loop that does not turn must not collect callbacks without end
         return self._calls.get()
 
     def _wake(self) -> bool:
-        """Have the loop take what has ended; return False when it is closed: nobody is left to tell."""
+        """Wake the loop to take what has ended; return False if it is closed and nobody is left to notify."""
         self._woken = True
         try:
             self._loop.call_soon_threadsafe(self._deliver)
-        except BaseException:  # noqa: BLE001 - such as for want of memory: `_next_call` tries again
+        except BaseException:  # noqa: BLE001 - such as MemoryError: `_next_call` tries again
             self._woken = False
             return not self._loop.is_closed()
         return True
 
     def _take_jobs(self) -> bool:
-        """Run what waits; return whether this thread is to stay."""
+        """Run waiting jobs; return whether this thread should stay."""
         while self._jobs:
             try:
                 job = self._jobs.popleft()
@@ -240,7 +240,7 @@ class ThreadEngine:
         return True
 
     def _deliver(self) -> None:
-        self._woken = False  # before looking: what ends from now on wakes the loop again
+        self._woken = False  # before reading: what ends from now on wakes the loop again
         self._delivering = True
         try:
             while self._done:
@@ -249,11 +249,11 @@ class ThreadEngine:
                     self._busy -= 1
                 value, error, job.value, job.error = job.value, job.error, None, None
                 job.ended(job.attempt, value, error)
-                # The traceback leads to the job, which would keep it alive.
+                # The exception's frames lead to the job, which would keep the exception alive.
                 del value, error, job
         finally:
             self._delivering = False
             if self._jobs:
                 self._call()
-            if self._done:  # an end could not be reported: the others are not to be lost with it
+            if self._done:  # an end could not be reported: the others must not be lost with it
                 self._loop.call_soon(self._deliver)

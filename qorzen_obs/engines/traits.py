@@ -1,7 +1,7 @@
-"""What the rest of the package may know of an engine: one value for each.
+"""What the rest of the package may know about an engine: one value for each.
 
-This is vocabulary and imports no engine. So `@task(engine=…)` can check a name, and the time ledger and the records can
-name phases and guarantees, without the code that runs callables. An engine gives its own value as `Engine.traits`.
+This is vocabulary and imports no engine. So `@task(engine=…)` can check a name, and the time ledger and the records
+can name phases and guarantees, without the code that runs callables. `Engine.traits` gives an engine's value.
 """
 
 from __future__ import annotations
@@ -24,24 +24,25 @@ class Place(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineTraits:
-    """One engine, as everything outside `engines/` knows it."""
+    """One engine, as code outside `engines/` knows it."""
 
-    kind: str  #: its name in `@task(engine=…)`, labels, attributes and documents
+    kind: str  #: its name in `@task(engine=…)`, labels, attributes and docs
     place: Place
-    cancel_guarantee: CancelGuarantee  #: what it can promise on this system
+    cancel_guarantee: CancelGuarantee  #: what it guarantees on this system
     use_phase: str  #: the phase of the time ledger in which an attempt uses the loop or a processor
-    wait_phase: str  #: the phase in which it runs and uses neither
-    #: what its calls do not take of an attempt's time is the phase `transfer`
+    wait_phase: str  #: the phase in which the attempt runs and uses neither
+    #: the time of an attempt outside its call is the phase `transfer`
     measures_transfer: bool = False
-    use_is_live: bool = False  #: a meter knows the use at any moment, without a probe
+    use_is_live: bool = False  #: a meter knows the present use without a probe
     runs_sync: bool = False
     runs_async: bool = False
-    default_for: frozenset[TaskCategory] = frozenset()  #: it runs their callables when no engine is asked for
-    choosable: bool = True  #: `@task(engine=…)` takes it
-    #: It calls `Attempt.begin` just before the code begins, and `Attempt.suspended` when the code first waits: no
-    #: deadline can be met earlier. For other engines the manager does both at the start.
+    #: categories whose callables it runs when no engine is named
+    default_for: frozenset[TaskCategory] = frozenset()
+    choosable: bool = True  #: `@task(engine=…)` accepts it
+    #: It calls `Attempt.begin` just before the code begins, and `Attempt.suspended` when the code first waits, since
+    #: no deadline can be met earlier. For other engines the manager does both at the start.
     reports_steps: bool = False
-    holds_loop: bool = False  #: a call blocks the work loop, so that an overrun is found when it has ended
+    holds_loop: bool = False  #: a call blocks the work loop, so an overrun is found only after it has ended
 
     def runs(self, *, is_async: bool) -> bool:
         """Return whether it runs this kind of callable."""
@@ -113,10 +114,10 @@ def by_kind(engines: Iterable[EngineTraits]) -> dict[str, EngineTraits]:
     return {engine.kind: engine for engine in engines}
 
 
-#: The engines of this package. A new one is added here, and becomes a name that `@task(engine=…)` takes.
+#: The engines of this package. Add a new one here, and `@task(engine=…)` accepts its name.
 ENGINES: Final = by_kind([LOOP, IO, THREAD, PROCESS, MAIN, EXTERNAL])
 
 
 def runs_in_process(kind: str) -> bool:
-    """Return whether the engine of this name runs callables in another process; not for a name that is unknown."""
+    """Return whether the engine of this name runs callables in another process; False for an unknown name."""
     return kind in ENGINES and ENGINES[kind].place is Place.PROCESS

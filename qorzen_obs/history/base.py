@@ -1,4 +1,4 @@
-"""What every history of ended tasks does. `tests/contracts/test_histories.py` holds each implementation to it."""
+"""What every history of ended tasks does. `tests/contracts/test_histories.py` checks each implementation."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ OnEvicted = Callable[[TaskRecord], object]
 class History(Protocol):
     """Remembers ended tasks: the newest whole, older ones as an outline that says `evicted`.
 
-    Failed tasks have a quota of their own, so that other tasks, however many end, evict none of them. The work loop
-    writes; any thread reads. A task that was added is always found, whole or as an outline, until the oldest outlines
-    are dropped.
+    Failed tasks have a quota of their own, so that any number of other tasks evicts none of them. The work loop writes;
+    any thread reads. A task that was added is always found, whole or as an outline, until the oldest outlines are
+    dropped.
     """
 
-    #: How many failed records, and how many of the others, are kept whole; `shrink` applies a change.
+    #: Number of failed records, and of all other records, kept whole; `shrink` applies a change.
     keep: int
 
     def __len__(self) -> int:
@@ -28,14 +28,14 @@ class History(Protocol):
         ...
 
     def add(self, record: TaskRecord) -> bool:
-        """Remember an ended task whole; return whether more are kept than `keep` allows, so that `shrink` is due.
+        """Remember an ended task whole; return whether more are kept than `keep` allows and `shrink` is due.
 
         Evicts nothing itself: the caller shrinks once for many additions.
         """
         ...
 
     def shrink(self) -> None:
-        """Evict the oldest beyond `keep`."""
+        """Evict the oldest records beyond `keep`."""
         ...
 
     def record(self, task_id: str) -> TaskRecord | None:

@@ -1,6 +1,6 @@
-"""Ended tasks in memory: the last ones whole, many more as their outline.
+"""Ended tasks in memory: the latest whole, many more as outlines.
 
-Failed tasks have a quota of their own, so that however many others end, what failed can still be looked into.
+Failed tasks have a quota of their own, so that failures can still be inspected however many other tasks end.
 
 Only the work loop writes. Reading from another thread copies a dictionary's values in one step.
 """
@@ -22,9 +22,9 @@ MAX_OUTLINES: Final = 100_000
 
 
 class Outline(msgspec.Struct, frozen=True, gc=False):
-    """What is left of a task after retention: status, times, error type, trace, and what it was called.
+    """What is left of a task after retention: status, times, error type, trace and name.
 
-    Fields as in TaskInfo, but for the ids of trace and span: numbers, which take half the room of their text.
+    Fields as in TaskInfo, except that the ids of trace and span are numbers, which take half the room of text.
     """
 
     task_id: str
@@ -83,9 +83,9 @@ def info_of(outline: Outline) -> TaskInfo:
 
 
 class MemoryHistory:
-    """The last `keep` records that failed and the last `keep` of the others, then up to 100,000 outlines.
+    """The last `keep` failed records, the last `keep` other records, and up to 100,000 outlines.
 
-    The oldest of each goes first.
+    The oldest of each kind is dropped first.
     """
 
     def __init__(self, keep: int, on_evicted: OnEvicted) -> None:
@@ -93,7 +93,7 @@ class MemoryHistory:
         self._on_evicted = on_evicted
         self._records: dict[str, TaskRecord] = {}
         self._outlines: dict[str, Outline] = {}
-        # The order stands apart: the first key of a dict costs a walk over all that was deleted before it.
+        # The order is kept apart: finding a dict's first key walks over all keys deleted before it.
         self._failed_order: deque[str] = deque()
         self._other_order: deque[str] = deque()
         self._outline_order: deque[str] = deque()
@@ -102,14 +102,14 @@ class MemoryHistory:
         return len(self._records)
 
     def add(self, record: TaskRecord) -> bool:
-        """Remember an ended task whole; return whether there are too many now, and `shrink` is to be called."""
+        """Remember an ended task whole; return whether there are too many now and `shrink` is due."""
         order = self._failed_order if record.state.status is FAILED else self._other_order
         self._records[record.task_id] = record
         order.append(record.task_id)
         return len(order) > self.keep
 
     def shrink(self) -> None:
-        """Turn the oldest that are beyond `keep` into outlines."""
+        """Turn the oldest records beyond `keep` into outlines."""
         for order in (self._other_order, self._failed_order):
             while len(order) > self.keep:
                 self._evict(self._records[order.popleft()])

@@ -1,4 +1,4 @@
-"""How many tasks may run: in all, by category, by engine and by definition, all at once.
+"""How many tasks may run at once: in all, by category, by engine and by definition. All limits apply together.
 
 Limits change at run time.
 """
@@ -12,7 +12,7 @@ from qorzen_obs.tasks import TaskCategory
 
 
 class Limits:
-    """Slots held against slots allowed. What is lowered below what is held drains, and nothing is interrupted."""
+    """Slots held against slots allowed. Lowering a limit below the slots held interrupts nothing; it drains."""
 
     def __init__(
         self,
@@ -26,7 +26,7 @@ class Limits:
         self.engines = dict(engines or {})
         self.held = 0
         self.taken = 0  #: slots, ever
-        # Dictionaries, since CPython looks into a Counter by a detour.
+        # Dictionaries, since looking into a Counter is slower in CPython.
         self.held_by_category: dict[TaskCategory, int] = dict.fromkeys(TaskCategory, 0)
         self.held_by_engine: dict[str, int] = {}
 
@@ -46,7 +46,7 @@ class Limits:
         return limit is None or self.held_by_engine.get(engine, 0) < limit
 
     def blocking(self, category: TaskCategory, engine: str, own: DefinitionLimit | None) -> str | None:
-        """Return the first limit that keeps a task of this kind from starting, by its name; None when none does."""
+        """Return the name of the first limit that keeps a task of this kind from starting; None when none does."""
         if self.held >= self.total:
             return "tasks.max_concurrent_tasks"
         limit = self.categories.get(category)
@@ -60,7 +60,7 @@ class Limits:
         return None
 
     def try_take(self, category: TaskCategory, engine: str, own: DefinitionLimit | None = None) -> bool:
-        """Hold one more slot where that is admitted, and return whether it is."""
+        """Hold one more slot if the limits admit it, and return whether they do."""
         if self.held >= self.total:
             return False
         if (own is not None or self.categories or engine in self.engines) and not self.admits(
@@ -87,7 +87,7 @@ class Limits:
         self.held_by_engine[engine] = self.held_by_engine.get(engine, 0) + 1
 
     def release_all(self, definitions: Iterable[DefinitionLimit]) -> None:
-        """Hold no slot, also of the limits of `definitions`."""
+        """Release all slots, also those of the limits of `definitions`."""
         for own in definitions:
             own.held = 0
         self.held = 0
@@ -95,7 +95,7 @@ class Limits:
         self.held_by_engine.clear()
 
     def give_back(self, category: TaskCategory, engine: str, own: DefinitionLimit | None = None) -> None:
-        """Hold one slot less."""
+        """Release one slot."""
         if own is not None:
             own.held -= 1
         self.held -= 1

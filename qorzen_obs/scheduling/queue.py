@@ -1,8 +1,8 @@
 """A binary heap from which anything can be removed: the order of pending tasks (scheduler.py) and of deadlines
 (core/deadlines.py).
 
-`remove` marks an entry dead. A dead entry leaves when it reaches the top, or with all others when they are the
-majority. So each operation is O(log n) amortised, and memory follows what is alive.
+`remove` marks an entry dead. A dead entry leaves when it reaches the top, or with all other dead ones when they are
+the majority. So each operation is O(log n) amortised, and memory is proportional to the live entries.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Final, Generic, TypeVar
 
 T = TypeVar("T")
 
-_FEW: Final = 64  # below this many dead entries sweeping is not worth it
+_FEW: Final = 64  # with fewer dead entries than this, sweeping is not worth it
 
 
 class RemovableHeap(Generic[T]):
@@ -32,7 +32,7 @@ class RemovableHeap(Generic[T]):
         return self._alive
 
     def __iter__(self) -> Iterator[T]:
-        """Yield the items, in no order."""
+        """Yield the items in no particular order."""
         for entry in self._entries:
             if entry[2] is not None:
                 yield entry[2]  # type: ignore[misc]  # as in peek

@@ -1,10 +1,10 @@
 """The order in which pending tasks start.
 
 A waiting task gains 50 points of priority per `ageing_seconds`. Since all gain alike, the order of two tasks never
-changes, and the key is fixed at submission: `eligible_at - priority * ageing_seconds / 50`, then the sequence. One
-group for each (category, engine, definition's limit), which start or wait together, has a heap for each priority; the
-scheduler compares the groups' heads, so whatever is full holds up nobody else. Tasks whose time has not come wait in a
-heap of their own.
+changes, and the key is fixed at submission: `eligible_at - priority * ageing_seconds / 50`, then the sequence. Tasks
+with the same category, engine and definition's limit form a group, since they start or wait together. Each group has
+a heap for each priority. The scheduler compares the groups' heads, so a full limit delays no other group. Tasks whose
+time has not come wait in a heap of their own.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ AGEING_POINTS: Final = 50.0
 
 
 class Schedulable(Protocol):
-    """What the scheduler must know of a task."""
+    """What the scheduler must know about a task."""
 
     category: TaskCategory
     engine: EngineTraits
@@ -44,13 +44,13 @@ _Order = tuple[int, float, int]
 class Explanation:
     """Why a task is pending."""
 
-    held_by: str | None  #: the limit that is full, a pause, or `eligible_at`; None when only others are ahead
-    ahead: int  #: pending tasks that would start before it were there no limits and no pauses
+    held_by: str | None  #: the full limit, a pause, or `eligible_at`; None when only other tasks are ahead
+    ahead: int  #: pending tasks that would start before it if there were no limits and no pauses
     eligible_in_seconds: float  #: 0 when its time has come
 
 
 class _Group(Generic[S]):
-    """The tasks that the same limits hold: first-in first-out by priority, and who of them is first."""
+    """The tasks that the same limits apply to: first-in first-out by priority, and the first of them."""
 
     __slots__ = ("head", "kind", "order", "queues")
 
@@ -62,10 +62,10 @@ class _Group(Generic[S]):
 
 
 class Scheduler(Generic[S]):
-    """Pending tasks, and who holds which slots.
+    """Pending tasks, and which tasks hold slots.
 
-    A task's way: `push`, then `start_next` takes it with a slot (or `remove` takes it out), `lend` and `take_back`
-    while it waits for others, `finish` when it ends.
+    The life of a task here: `push`; `start_next` gives it a slot (or `remove` takes it out); `lend` and `take_back`
+    while it waits for others; `finish` when it ends.
     """
 
     def __init__(self, limits: Limits, *, ageing_seconds: float) -> None:
@@ -76,16 +76,16 @@ class Scheduler(Generic[S]):
         self._groups: dict[_Kind, _Group[S]] = {}  # none of them empty
         self._returning: dict[int, S] = {}  # lenders that want their slot back, first asked first
         self._lenders: set[int] = set()
-        #: No task starts, since more of its batch are to come; within one step of the loop.
+        #: No task starts, since more of a batch will follow; only within one step of the loop.
         self.holds = False
-        self.waiting = 0  #: how many tasks wait, for a slot or for their time
+        self.waiting = 0  #: number of tasks that wait for a slot or for their time
         self._depth = 0  # those that wait for a slot
         self._scheduled: RemovableHeap[S] = RemovableHeap()  # not yet eligible
         self._scheduled_ids: set[int] = set()
 
     @property
     def ageing_seconds(self) -> float:
-        """How long a wait is worth 50 points of priority; 0 is strict priority. May be changed at any time."""
+        """How long a wait is worth 50 points of priority; 0 means strict priority. May be changed at any time."""
         return self._ageing_seconds
 
     @ageing_seconds.setter
@@ -99,7 +99,7 @@ class Scheduler(Generic[S]):
         return self.waiting
 
     def wants_slots(self) -> bool:
-        """Whether anything waits: without, `start_next` and `resume_next` give None."""
+        """Whether anything waits; if not, `start_next` and `resume_next` return None."""
         return bool(self.waiting or self._returning)
 
     @property
@@ -118,9 +118,9 @@ class Scheduler(Generic[S]):
         return self._scheduled.first_key
 
     def start_or_push(self, task: S, now: float) -> bool:
-        """Give a new task a slot if nothing waits for one and the limits admit it, else `push` it; return which.
+        """Give a new task a slot if nothing waits for one and the limits admit it, else `push` it.
 
-        True is a slot. It does what `push` and `start_next` do, without the detour through the queue.
+        Return whether it got a slot. Equivalent to `push` and `start_next`, without the detour through the queue.
         """
         if (
             not self._depth
@@ -136,7 +136,7 @@ class Scheduler(Generic[S]):
         return False
 
     def push(self, task: S, now: float) -> None:
-        """Let `task` wait for a slot, or first for its time where `eligible_at` is after `now`. O(log n)."""
+        """Let `task` wait for a slot, or first for its time if `eligible_at` is after `now`. O(log n)."""
         self.waiting += 1
         if task.eligible_at > now:
             task.queue_entry = self._scheduled.push(task.eligible_at, task.sequence, task)
@@ -145,7 +145,7 @@ class Scheduler(Generic[S]):
             self._enqueue(task)
 
     def is_held(self, task: S) -> bool:
-        """Return whether a limit or a pause keeps a waiting `task` from starting, so that it changes nothing yet."""
+        """Return whether a limit or a pause keeps a waiting `task` from starting, so that nothing can start yet."""
         return self.holds or not self._may_start(_kind(task))
 
     def remove(self, task: S) -> bool:
@@ -167,7 +167,7 @@ class Scheduler(Generic[S]):
     def start_next(self, now: float) -> S | None:
         """Give a slot to the task whose turn it is and return it; None when no task may start.
 
-        O(log n), and linear in the number of groups that wait, not in that of tasks.
+        O(log n), and linear in the number of waiting groups, not of tasks.
         """
         if self._scheduled_ids:
             self._promote(now)
@@ -200,13 +200,13 @@ class Scheduler(Generic[S]):
         return Explanation(self.limits.blocking(task.category, task.engine.kind, task.limit), ahead, 0.0)
 
     def _order(self, task: S) -> _Order:
-        """Return the fixed key: aged priority, or strict priority without ageing; first-in first-out among equals."""
+        """Return the fixed key: aged priority, or strict priority if ageing is off; first-in first-out among equals."""
         seconds_per_point = self._ageing_seconds / AGEING_POINTS
         strict = 0 if seconds_per_point else -task.priority
         return (strict, task.eligible_at - task.priority * seconds_per_point, task.sequence)
 
     def _is_due(self, now: float) -> bool:
-        """Return whether the time of a task has come that still stands among the scheduled ones."""
+        """Return whether a task is still among the scheduled ones although its time has come."""
         eligible_at = self._scheduled.first_key
         return eligible_at is not None and eligible_at <= now
 
@@ -231,7 +231,7 @@ class Scheduler(Generic[S]):
             group.head, group.order = task, order
 
     def _left(self, task: S, group: _Group[S]) -> None:
-        """Account for a task that is in its queue no more."""
+        """Update the counts for a task that has left its queue."""
         task.queue_entry = None
         self.waiting -= 1
         self._depth -= 1
@@ -252,7 +252,7 @@ class Scheduler(Generic[S]):
             yield from group.queues.values()
 
     def finish(self, task: S) -> None:
-        """Free the slot of a task that ended or is tried again later; a lender has none to free."""
+        """Free the slot of a task that ended or will be retried; a lender has none to free."""
         if task.sequence in self._lenders:
             self._lenders.remove(task.sequence)
             self._returning.pop(task.sequence, None)
@@ -291,7 +291,7 @@ class Scheduler(Generic[S]):
     def rebuild(
         self, pending: Iterable[S], holders: Iterable[S], own: Iterable[DefinitionLimit], now: float
     ) -> None:
-        """Make queues and slots anew, whatever they were: of the tasks that wait, and of those that run.
+        """Rebuild queues and slots from the waiting and the running tasks, whatever they were before.
 
         Those of `holders` that had lent their slot still have none. `own` are the limits of definitions. O(n log n).
         """
@@ -319,9 +319,9 @@ class Scheduler(Generic[S]):
         self._returning.pop(task.sequence, None)
 
     def startable(self, now: float) -> Hashable | None:
-        """Return None when nothing that waits could start, else what the next start changes; from any thread.
+        """Return None when no waiting task could start, else a value that the next start changes; from any thread.
 
-        Between two steps of the loop it is None. What stays the same for longer is waited for in vain.
+        Between two steps of the loop it is None. If the value stays the same for longer, the scheduler is stalled.
         """
         due = self._scheduled.first_key
         is_due = due is not None and due <= now

@@ -1,7 +1,7 @@
-"""Tells a scheduler that nobody asks what may start from one whose tasks wait for a slot.
+"""Distinguishes a stalled scheduler, which nobody asks what may start, from one whose tasks wait for a slot.
 
-For a moment a reader sees a free slot that has not been given away yet. So it takes two looks with no start between
-them.
+A reader may see, for a moment, a free slot that has not been given away yet. So a stall needs two looks without a
+start between them.
 """
 
 from __future__ import annotations

@@ -1,31 +1,31 @@
-"""Which blocks of the work loop are worth a log line: of one culprit one a minute, with a count, and of all a few."""
+"""Limits log lines about blocks of the work loop: one a minute per culprit, with a count, and a few in all."""
 
 from __future__ import annotations
 
 from collections.abc import Hashable
 from typing import Final
 
-_SECONDS: Final = 60.0  #: between two lines of one culprit
-_LINES: Final = 5  # that may follow at once; then one in _LINE_SECONDS
+_SECONDS: Final = 60.0  #: seconds between two lines about one culprit
+_LINES: Final = 5  # lines that may follow at once; then one in _LINE_SECONDS
 _LINE_SECONDS: Final = 10.0
-_MOST_CULPRITS: Final = 256  # that are remembered, those seen last
+_MOST_CULPRITS: Final = 256  # culprits remembered: those seen last
 
 
 class BlockLines:
-    """Counts what is held back. For one thread at a time."""
+    """Counts the blocks that are held back. For one thread at a time."""
 
     def __init__(self) -> None:
-        self._held_back: dict[Hashable, int] = {}  # the one seen last at the end
+        self._held_back: dict[Hashable, int] = {}  # in order of last sight
         self._told_at: dict[Hashable, float] = {}
         self._left = float(_LINES)
         self._left_at = float("-inf")
 
     def let(self, culprit: Hashable, now: float) -> int | None:
-        """Return of how many blocks a line tells, with those that were held back; None to hold this one back too.
+        """Return how many blocks a line covers, including those held back; None to hold this one back too.
 
         Args:
-            culprit: who it was, by what is the same the next time.
-            now: seconds on any clock that never goes back.
+            culprit: a name of the culprit that stays the same.
+            now: seconds on any clock that never goes backwards.
         """
         self._left = min(_LINES, self._left + (now - self._left_at) / _LINE_SECONDS)
         self._left_at = now

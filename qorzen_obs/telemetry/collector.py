@@ -1,4 +1,4 @@
-"""Shows the task metrics to a scraper: what was counted, and what is true at that moment.
+"""Shows the task metrics to a scraper: what was counted, and the state at that moment.
 
 `qorzen_tasks`, `…_submitted` and `…_finished` come from the cells that `status()` reads, all from one reading, so
 that they cannot disagree.
@@ -22,15 +22,15 @@ from qorzen_obs.telemetry.families import NewcomersFamily, counter, gauge, histo
 from qorzen_obs.telemetry.metrics import TaskMetrics
 from qorzen_obs.telemetry.peaks import RECENT_SECONDS
 
-#: A scraper that has not come before takes a younger type of errors for a new one, as it may have missed the first
-#: failure. An older one is history: shown as 0 first, it would look like a burst.
+#: For a scraper that has not come before, an error type younger than this counts as new, as it may have missed the
+#: first failure. An older one is history: shown as 0 first, it would look like a burst.
 NEWS_SECONDS: Final = 300.0
 
 Ages = Mapping[tuple[TaskCategory, TaskPriority], float]
 
 
 class MetricsSource(Protocol):
-    """What is read at scrape, from any thread."""
+    """The source that is read at scrape, from any thread."""
 
     @property
     def counts(self) -> TaskCounts: ...
@@ -51,7 +51,7 @@ class TaskMetricsCollector(Collector):
     """All metrics of one manager. Register it with one CollectorRegistry.
 
     Args:
-        read_lost: gives, by kind of `qorzen_events_dropped`, what others count.
+        read_lost: returns the losses that others count, by kind of `qorzen_events_dropped`.
     """
 
     def __init__(
@@ -106,13 +106,13 @@ class TaskMetricsCollector(Collector):
             rejected.add_metric((*CELL_LABELS[cell], reason), n)
         yield from (tasks, submitted, rejected, finished)
 
-    # The histograms are by far the most lines. They are shown of the kinds of tasks that there are, given as cells.
+    # The histograms are by far the most lines. Only kinds of tasks that exist are shown, given as cells.
 
     def _collect_waits(self, begun: Collection[int]) -> Iterator[Metric]:
         metrics, since = self._metrics, self._metrics.monotonic() - RECENT_SECONDS
         wait, cancelled = histogram(names.QUEUE_WAIT), histogram(names.CANCELLED_WAIT)
         for cell in begun:
-            cancelled.add(metrics.cancelled_wait[cell])  # first: each of these is among the others
+            cancelled.add(metrics.cancelled_wait[cell])  # first: each of these is also among the others
             wait.add(metrics.queue_wait[cell])
         longest = gauge(names.QUEUE_WAIT_MAX)
         for labels, peak in zip(CELL_LABELS, metrics.wait_peaks, strict=True):

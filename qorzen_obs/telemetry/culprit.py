@@ -1,7 +1,7 @@
-"""Who runs on a loop's thread right now: the task whose code it is, or the foreign callback by its name.
+"""Finds what runs on a loop's thread right now: the task whose code it is, or the name of a foreign callback.
 
-Read from another thread while the loop is blocked. The task is found by the context in which the loop runs the
-present callback, so what a task has started (asyncio tasks, `call_later`) counts as the task's.
+Used from another thread while the loop is blocked. The task is found through the context in which the loop runs the
+present callback, so callbacks that a task has started (asyncio tasks, `call_later`) count as the task's.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ UNSEEN: Final = "code that held the interpreter, so that nobody could look"
 
 
 class Culprit:
-    """Who holds the loop. `attempt` is None for code of no task. `dump` returns a better stack, if there is one."""
+    """What holds the loop. `attempt` is None for code outside any task. `dump` returns a better stack, if any."""
 
     def __init__(
         self,
@@ -47,14 +47,14 @@ class Culprit:
     ) -> None:
         self.name = name
         self.attempt = attempt
-        #: Held here, since the attempt drops it at its end.
+        #: Kept here, since the attempt drops it at its end.
         self.context = None if attempt is None else attempt.context
         self._places = places
         self._dump = dump
 
     @functools.cached_property
     def frames(self) -> Frames:
-        """Where it was seen. Reads files when it is first asked."""
+        """Where it was seen. The first read opens source files."""
         return users_frames(self._dump()) or shown(self._places)
 
     @property
@@ -67,26 +67,26 @@ class Culprit:
 
     @property
     def category(self) -> str | None:
-        """The task's category; None where it is not a task's code."""
+        """The task's category, None outside any task."""
         return None if self.attempt is None else self.attempt.category.value
 
     @functools.cached_property
     def kind(self) -> str:
-        """Who it is by what stays the same from one task to the next: the name of the callable, where there is one."""
+        """A name that stays the same from one task to the next: that of the callable, if there is one."""
         func = None if self.attempt is None else self.attempt.record.func
         return self.name if func is None else foreign.full_name_of(foreign.inside_partial(func))
 
     def is_same(self, other: Culprit) -> bool:
-        """Return whether it is the same code; another line of it is."""
+        """Return whether it is the same code, even at another line."""
         return self.attempt is other.attempt and self.name == other.name
 
 
 def find_culprit(
     loop: asyncio.AbstractEventLoop, thread_id: int, dump: Callable[[], Frames] = tuple
 ) -> Culprit:
-    """Return who runs on `loop`, whose thread is `thread_id`; from any other thread. `dump` is as in Culprit.
+    """Return what runs on `loop`, whose thread is `thread_id`; from any other thread. `dump` is as in Culprit.
 
-    It neither waits nor reads a file: code that held the interpreter goes on as soon as this thread releases it.
+    It neither waits nor reads a file: code that held the interpreter continues as soon as this thread releases it.
     """
     innermost = thread_frame(thread_id)
     handle = _handle_of(innermost)
@@ -127,7 +127,7 @@ def _of_current_task(loop: asyncio.AbstractEventLoop) -> tuple[Attempt | None, s
 
 
 def _of_engine(frame: FrameType | None) -> Attempt | None:
-    """Return whom an engine runs on the loop's thread: its asyncio task is the engine's own, if there is one."""
+    """Return the attempt that an engine runs on the loop's thread; its asyncio task, if any, is the engine's own."""
     while frame is not None:
         if is_of_engines(frame):
             attempt = frame.f_locals.get("attempt")
@@ -137,7 +137,7 @@ def _of_engine(frame: FrameType | None) -> Attempt | None:
 
 
 def _name_of(callback: Any) -> str:
-    """Return a callback's qualified name; of a step of an asyncio task what that runs."""
+    """Return a callback's qualified name; for a step of an asyncio task, the name of its coroutine."""
     owner = foreign.attribute(callback, "__self__")
     if foreign.is_a(owner, asyncio.Task):
         return describe_task(owner)

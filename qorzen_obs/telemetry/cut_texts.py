@@ -1,7 +1,7 @@
-"""Texts on spans that are longer than the limit: the SDK cuts them, and warns of each. Here they are counted.
+"""Counts texts on spans that are longer than the limit. The SDK cuts them and logs a warning for each.
 
-The limit is ours where the user sets none, so the warnings would be ours too: one for each span of a program that puts
-long texts on its spans.
+If the user sets no limit, the limit is ours, so the warnings would be ours too: one for each span of a program that
+puts long texts on its spans.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from typing import Final
 
 from qorzen_obs.telemetry.forks import ForkSafeLock
 
-_LOGGER: Final = logging.getLogger("opentelemetry.attributes")  # of the module that cuts
+_LOGGER: Final = logging.getLogger("opentelemetry.attributes")  # the logger of the module that cuts
 _WARNING: Final = "String attribute value exceeds max length"
 
 
 class CutTexts(logging.Filter):
-    """Counts those warnings of the SDK and lets none through, while somebody watches; all methods from any thread."""
+    """While somebody watches, counts these warnings of the SDK and suppresses them; all methods from any thread."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -25,21 +25,21 @@ class CutTexts(logging.Filter):
         self.count = 0
 
     def watch(self) -> None:
-        """Begin; each needs an `unwatch` of its own."""
+        """Begin to watch; each call needs its own `unwatch`."""
         with self._guard.lock:
             self._watching += 1
             if self._watching == 1:
                 _LOGGER.addFilter(self)
 
     def unwatch(self) -> None:
-        """End; the last one lets the SDK warn again."""
+        """End watching; the last call lets the SDK warn again."""
         with self._guard.lock:
             self._watching -= 1
             if not self._watching:
                 _LOGGER.removeFilter(self)
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Return whether a record of the SDK's is another one than such a warning."""
+        """Return whether a record of the SDK is anything else than such a warning."""
         if not str(record.msg).startswith(_WARNING):
             return True
         with self._guard.lock:
@@ -47,4 +47,4 @@ class CutTexts(logging.Filter):
         return False
 
 
-CUT_TEXTS: Final = CutTexts()  #: of the process, as the SDK's logger is
+CUT_TEXTS: Final = CutTexts()  #: one for the process, like the SDK's logger

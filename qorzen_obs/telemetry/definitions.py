@@ -1,4 +1,4 @@
-"""The metrics of tasks by definition: how many ended and how long they ran, under a bounded number of names."""
+"""Task metrics by definition: how many tasks ended and how long they ran, under a bounded number of names."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FINAL: Final = tuple(status for status in TaskStatus if status.final)
 
 
 class DefinitionCell:
-    """What was counted of the tasks of one name."""
+    """The counts for the tasks of one name."""
 
     __slots__ = ("ended", "name", "run_duration")
 
@@ -27,10 +27,10 @@ class DefinitionCell:
 
 
 class DefinitionCells:
-    """The cells of the first `cap` names that come, and one for all others. One thread writes; any thread reads.
+    """The cells of the first `cap` names, and one for all others. One thread writes; any thread reads.
 
     Args:
-        make_cell: makes a histogram of a metric and its labels.
+        make_cell: creates a histogram for a metric and its labels.
     """
 
     __slots__ = ("_cap", "_make_cell", "_run_duration", "cells", "folded")
@@ -40,18 +40,18 @@ class DefinitionCells:
         self._make_cell = make_cell
         self._run_duration = names.DEFINITION_RUN_DURATION.with_buckets(buckets)
         self.cells: dict[str, DefinitionCell] = {}  #: by name
-        self.folded = 0  #: tasks that were counted under another name than their own
+        self.folded = 0  #: tasks that were not counted under their own name
 
     def _make(self, name: str) -> DefinitionCell:
         return DefinitionCell(name, self._make_cell(self._run_duration, (name,)))
 
     def know(self, name: str) -> None:
-        """Let the series of a name start at 0, if there is room for it."""
+        """Start the series of a name at 0, if there is room for it."""
         if len(self.cells) < self._cap:
             self.cells.setdefault(name, self._make(name))
 
     def of(self, name: str) -> DefinitionCell:
-        """Return where one more task of this name counts."""
+        """Return the cells for one more task of this name."""
         cell = self.cells.get(name)
         if cell is None:
             if len(self.cells) >= self._cap:

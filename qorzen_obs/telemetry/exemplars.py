@@ -1,6 +1,6 @@
-"""Exemplars: the places in the metrics that lead to a trace, and who may write them.
+"""Exemplars, which link metrics to traces, and who may write them.
 
-An exemplar that leads to a trace nobody kept is worse than none, so the code that decides about traces writes them.
+An exemplar for a trace that nobody kept is worse than none, so the component that decides about traces writes them.
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ from qorzen_obs.telemetry.exposition import WrittenExemplar
 
 
 class ExemplarSlot:
-    """The exemplar of one bucket or counter: the newest of those put. Writers take turns; any thread reads."""
+    """The newest exemplar of one bucket or counter. Writers take turns; any thread reads."""
 
     __slots__ = ("_held", "_shown")
 
     def __init__(self) -> None:
         self._held: tuple[SpanContext, float, float] | None = None
-        self._shown: tuple[object, WrittenExemplar] | None = None  #: what was held when it was made
+        self._shown: tuple[object, WrittenExemplar] | None = None  #: the exemplar for which it was created
 
     def put(self, span: SpanContext, value: float, at: float) -> None:
-        """Show `span` for a `value` that was observed `at` (Unix seconds), unless a newer one is shown."""
+        """Show `span` for a `value` observed `at` (Unix seconds), unless a newer one is shown."""
         held = self._held
         if held is None or held[2] <= at:
             self._held = (span, value, at)
 
     def read(self) -> WrittenExemplar | None:
-        """Return what the exposition takes; the same object until another is put."""
+        """Return the exemplar for the exposition; the same object until there is a newer one."""
         held, shown = self._held, self._shown
         if held is None:
             return None
@@ -41,19 +41,19 @@ class ExemplarSlot:
 
 
 class Exemplars(Protocol):
-    """Who decides which observations become exemplars."""
+    """Decides which observations become exemplars."""
 
     def may_keep(self, span: SpanContext) -> bool:
-        """Return whether an offer for this span would not be in vain."""
+        """Return whether an offer for this span may succeed."""
         ...
 
     def offer(self, span: SpanContext, observations: Sequence[tuple[ExemplarSlot, float]], at: float) -> None:
-        """Take observations of the task whose span this is, made `at` (Unix seconds): each slot with its value."""
+        """Take observations of this span's task, made `at` (Unix seconds): each slot with its value."""
         ...
 
 
 class IfSampled:
-    """Writes at once where the span is sampled: all that can be known without a tail sampler."""
+    """Writes at once if the span is sampled; no more is known without a tail sampler."""
 
     def may_keep(self, span: SpanContext) -> bool:
         return span.trace_flags.sampled

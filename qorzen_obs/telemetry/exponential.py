@@ -10,16 +10,16 @@ from collections.abc import Mapping
 from math import ceil, log2
 from typing import Final, NamedTuple
 
-MAX_BUCKETS: Final = 160  #: as many as the SDK keeps; over five decades neighbours are 7 % apart
+MAX_BUCKETS: Final = 160  #: as in the SDK; over five decades, neighbouring bounds differ by 7 %
 MAX_SCALE: Final = 20
 
 
 class ExponentialReading(NamedTuple):
-    """What an exponential histogram had counted at one moment."""
+    """The counts of an exponential histogram at one moment."""
 
     scale: int  #: buckets grow by the factor 2 ** (2 ** -scale)
     zeros: int
-    counts: Mapping[int, int]  #: by index; bucket i ends at factor ** (i + 1), and that belongs to it
+    counts: Mapping[int, int]  #: by index; bucket i ends at factor ** (i + 1), inclusive
 
     def at_scale(self, scale: int) -> ExponentialReading:
         """Return the same with wider buckets.
@@ -34,7 +34,7 @@ class ExponentialReading(NamedTuple):
         return ExponentialReading(scale, self.zeros, counts)
 
     def since(self, earlier: ExponentialReading | None) -> ExponentialReading:
-        """Return what was counted after an earlier reading of the same histogram."""
+        """Return the counts since an earlier reading of the same histogram."""
         if earlier is None:
             return self
         before = earlier.at_scale(self.scale)
@@ -45,14 +45,14 @@ class ExponentialReading(NamedTuple):
 
 
 class ExponentialCounts:
-    """What an exponential histogram has counted. `observe` belongs to one thread; `read` to any."""
+    """An exponential histogram. `observe` belongs to one thread; `read` to any."""
 
     __slots__ = ("_by_index", "_factor", "_zeros")
 
     def __init__(self) -> None:
         self._zeros = 0
-        self._factor = 2.0**MAX_SCALE  # indices of a doubling
-        #: The scale with the counts of that scale, replaced as one.
+        self._factor = 2.0**MAX_SCALE  # indices per doubling
+        #: The scale and its counts, replaced as one.
         self._by_index: tuple[int, dict[int, int]] = (MAX_SCALE, {})
 
     def observe(self, value: float) -> None:
@@ -71,7 +71,7 @@ class ExponentialCounts:
             self._widen(low, high)
 
     def _widen(self, low: int, high: int) -> None:
-        """Merge neighbours until no more than MAX_BUCKETS are between the lowest and the highest."""
+        """Merge neighbours until at most MAX_BUCKETS lie between the lowest and the highest."""
         scale, counts = self._by_index
         wider = scale
         while (high >> (scale - wider)) - (low >> (scale - wider)) >= MAX_BUCKETS:
@@ -81,6 +81,6 @@ class ExponentialCounts:
         self._factor = 2.0**wider
 
     def read(self) -> ExponentialReading:
-        """Return what was counted until now."""
+        """Return the counts so far."""
         scale, counts = self._by_index
         return ExponentialReading(scale, self._zeros, dict(counts))

@@ -1,7 +1,8 @@
-"""Export that cannot hurt: a bounded queue with a thread of its own, and a fate for each thing that was put in.
+"""Export that cannot block the work: a bounded queue with a thread of its own, and an outcome for every item.
 
-Not the SDK's batch processor, which drops the oldest without a count, logs a line for each, has its flush ignore
-its timeout and its shutdown wait for the exporter. Knows nothing of spans, so log records can use it as well.
+It replaces the SDK's batch processor, which drops the oldest items without counting them, logs a line for each,
+ignores the timeout of a flush, and waits for the exporter at shutdown. Knows nothing about spans, so log records can
+use it as well.
 """
 
 from __future__ import annotations
@@ -28,22 +29,22 @@ from qorzen_obs.telemetry.own_log import OwnLog
 
 T = TypeVar("T")
 
-#: The specification's 2,048 is for single spans. Here a trace arrives whole, with up to 2,000 of them, so the
-#: queue holds four of the largest; full it takes some 20 MB.
+#: The specification's 2,048 is meant for single spans. Here a trace arrives whole, with up to 2,000 spans, so the
+#: queue holds four of the largest; a full queue takes about 20 MB.
 DEFAULT_QUEUE_SIZE: Final = 8_192
 _DEFAULT_BATCH_SIZE: Final = 512
 _DEFAULT_DELAY_MILLIS: Final = 5_000
 _SILENCE_SECONDS: Final = 60.0
-#: Of a batch on which an exporter raised, for how long the items are tried without the guilty ones.
+#: When an exporter raised on a batch: seconds in which its items are retried without the guilty ones.
 _SEARCH_SECONDS: Final = 5.0
-THREAD_PREFIX: Final = "qorzen-export-"  #: how the names of the threads of queues begin
+THREAD_PREFIX: Final = "qorzen-export-"  #: prefix of the names of queues' threads
 
 _log = OwnLog(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchLimits:
-    """How much waits, goes together, and for how long; https://opentelemetry.io/docs/specs/otel/trace/sdk/."""
+    """Size of the queue and of a batch, and the delay; https://opentelemetry.io/docs/specs/otel/trace/sdk/."""
 
     queue_size: int = DEFAULT_QUEUE_SIZE
     batch_size: int = _DEFAULT_BATCH_SIZE
@@ -53,11 +54,11 @@ class BatchLimits:
     def from_environment(cls, environment: Mapping[str, str], prefix: str = "OTEL_BSP_") -> BatchLimits:
         """Read MAX_QUEUE_SIZE, MAX_EXPORT_BATCH_SIZE and SCHEDULE_DELAY (milliseconds) behind `prefix`.
 
-        EXPORT_TIMEOUT has no effect, as with the SDK's own processor: nothing can interrupt an exporter. Those of
-        OTLP end by themselves, after OTEL_EXPORTER_OTLP_TIMEOUT.
+        EXPORT_TIMEOUT has no effect, as in the SDK's own processor: nothing can interrupt an exporter. OTLP exporters
+        end by themselves after OTEL_EXPORTER_OTLP_TIMEOUT.
 
         Raises:
-            SettingsError: a value is not a whole number or is out of bounds, or a batch is larger than the queue.
+            SettingsError: a value is not an integer or out of bounds, or a batch is larger than the queue.
         """
         size_name, batch_name = f"{prefix}MAX_QUEUE_SIZE", f"{prefix}MAX_EXPORT_BATCH_SIZE"
         size = _whole_number(environment, size_name, DEFAULT_QUEUE_SIZE, 1)
@@ -69,7 +70,7 @@ class BatchLimits:
 
 
 def encodable(text: str) -> str:
-    """Return `text` as UTF-8 can hold it, lone surrogates as their escapes; the same object where it is fit.
+    """Return `text` with lone surrogates escaped, so that UTF-8 can hold it; the same object if it has none.
 
     >>> encodable("caf\\udce9")
     'caf\\\\udce9'
@@ -94,16 +95,16 @@ def _whole_number(environment: Mapping[str, str], variable: str, default: int, l
 
 
 class ExportQueue(Generic[T]):
-    """Sends what is put in, in batches, from a daemon thread; all methods from any thread.
+    """Sends items in batches from a daemon thread; all methods from any thread.
 
-    `send` gets a batch and returns how many of it were refused; it may block, raise, or never return. When it
-    raises, the queue tries the halves by themselves, so that one bad item does not take the others with it. A full
-    queue drops what is put in. Each item ends up in exactly one of `exported`, `failed`, `dropped_full` and
-    `dropped_shutdown`. `close` runs when nothing more will be sent: in the thread, or in another one when that is
-    stuck in `send`. `on_ended` is the last thing that the thread does, however late.
+    `send` gets a batch and returns how many of its items were refused; it may block, raise, or never return. When it
+    raises, the queue tries each half by itself, so that one bad item does not spoil the others. A full queue drops new
+    items. Each item ends up in exactly one of `exported`, `failed`, `dropped_full` and `dropped_shutdown`. `close` runs
+    when nothing more will be sent: in the thread, or in another one if that is stuck in `send`. `on_ended` is the last
+    call of the thread, however late.
 
-    A forked process sends nothing: its parent uses the exporter's connection too, and two processes on one would
-    talk across each other. Its queue is empty, and it counts what is put in as `dropped_shutdown`.
+    A forked process sends nothing: its parent uses the same connection of the exporter, and two processes would mix up
+    their data. Its queue is empty, and it counts new items as `dropped_shutdown`.
     """
 
     def __init__(
@@ -128,9 +129,9 @@ class ExportQueue(Generic[T]):
         self.dropped_full = 0
         self.dropped_shutdown = 0
         self.last_export_at = 0.0  #: Unix seconds; 0 before the first
-        self._failing = False  # nothing of the last batch was taken
-        self._full_at = float("-inf")  # monotonic: when it last had no room
-        self._logged: tuple[int, float] = (0, -_SILENCE_SECONDS)  # drops that were logged, when
+        self._failing = False  # nothing in the last batch was accepted
+        self._full_at = float("-inf")  # monotonic: when the queue was last full
+        self._logged: tuple[int, float] = (0, -_SILENCE_SECONDS)  # number of logged drops, and when
         self._raised_at = -_SILENCE_SECONDS
         self._closing = False
         self._forked = False
@@ -140,11 +141,11 @@ class ExportQueue(Generic[T]):
         call_in_child(self._reset_in_child)
 
     def _reset(self) -> None:
-        # Re-entrant: inside it the garbage collector may end the span of a coroutine that nobody holds.
+        # Re-entrant: while it is held, the garbage collector may end the span of an unreferenced coroutine.
         self._changed = threading.Condition(threading.RLock())
         self._queue: deque[T] = deque()
         self._in_flight = 0
-        self._handled = 0  # ever taken off the queue and done with
+        self._handled = 0  # number of items ever finished
         self._accepted = 0
         self._flush_to = 0
         self._given_up = False
@@ -162,16 +163,16 @@ class ExportQueue(Generic[T]):
 
     @property
     def closing(self) -> bool:
-        """Whether nothing more is taken."""
+        """Whether it takes no more items."""
         return self._closing
 
     @property
     def size(self) -> int:
-        """How many wait, those that are being sent included."""
+        """How many items wait, including those that are being sent."""
         return len(self._queue) + self._in_flight
 
     def put(self, items: Sequence[T]) -> None:
-        """Take as many as there is room for; the others are dropped and counted."""
+        """Take as many items as there is room for; drop and count the others."""
         with self._changed:
             if self._closing or self._forked:
                 self.dropped_shutdown += len(items)
@@ -188,7 +189,7 @@ class ExportQueue(Generic[T]):
 
     @property
     def trouble(self) -> str | None:
-        """What is wrong with the export right now; None when nothing is."""
+        """The present problem of the export; None when there is none."""
         if self._failing:
             return f"export {self.name}: the collector did not take the last batch"
         if self._clock.monotonic() - self._full_at < _SILENCE_SECONDS:
@@ -196,7 +197,7 @@ class ExportQueue(Generic[T]):
         return None
 
     def status(self) -> dict[str, Any]:
-        """Return what became of the items so far, as JSON shows it."""
+        """Return the outcomes of the items so far, in JSON's types."""
         return {
             "exported": self.exported,
             "lost": self.failed + self.dropped_full + self.dropped_shutdown,
@@ -204,7 +205,7 @@ class ExportQueue(Generic[T]):
         }
 
     def flush(self, timeout_seconds: float) -> bool:
-        """Wait until what was put in so far has been sent or has failed; return False when that took too long."""
+        """Wait until all items so far have been sent or have failed; return False if that took too long."""
         with self._changed:
             target = self._accepted
             self._flush_to = max(self._flush_to, target)
@@ -215,7 +216,7 @@ class ExportQueue(Generic[T]):
             return self._handled >= target
 
     def begin_shutdown(self) -> None:
-        """Take no more, and send what waits. Idempotent."""
+        """Take no more items, and send what waits. Idempotent."""
         with self._changed:
             if not self._closing:
                 self._failed_before_closing = self.failed
@@ -223,7 +224,7 @@ class ExportQueue(Generic[T]):
                 self._changed.notify_all()
 
     def shutdown(self, deadline_seconds: float) -> bool:
-        """Send what waits until the deadline, and give up the rest; return whether all of it was taken. Idempotent."""
+        """Send what waits until the deadline, then drop the rest; return whether all was accepted. Idempotent."""
         self.begin_shutdown()
         thread = self._thread
         if thread is not None and not self._given_up:
@@ -245,7 +246,7 @@ class ExportQueue(Generic[T]):
     # ------------------------------------------------------------------ the thread
 
     def _run(self, on_tick: Callable[[], None] | None) -> None:
-        # Or an instrumented HTTP library would make spans of the export, to be exported in turn.
+        # Otherwise an instrumented HTTP library would create spans of the export, which would be exported in turn.
         otel_context.attach(otel_context.set_value(_SUPPRESS_INSTRUMENTATION_KEY, True))
         while self._await_work():
             if on_tick is not None and not self._closing:
@@ -259,7 +260,7 @@ class ExportQueue(Generic[T]):
             self._on_ended()
 
     def _await_work(self) -> bool:
-        """Wait for a full batch, a flush, the end, or the delay; return whether the thread goes on."""
+        """Wait for a full batch, a flush, the end, or the delay; return whether the thread continues."""
         with self._changed:
             self._changed.wait_for(self._has_work, self._limits.delay_seconds)
             return not self._given_up and not (self._closing and not self._queue)
@@ -275,7 +276,7 @@ class ExportQueue(Generic[T]):
     def _tick(self, on_tick: Callable[[], None]) -> None:
         try:
             on_tick()
-        except BaseException:  # noqa: BLE001  # a thread's top: the export goes on
+        except BaseException:  # noqa: BLE001  # a thread's top: the export continues
             self._log_exception("the tick of the export queue %r failed")
 
     def _take(self) -> list[T]:
@@ -300,10 +301,10 @@ class ExportQueue(Generic[T]):
             self._changed.notify_all()
 
     def _refused(self, batch: list[T], until: float | None) -> int:
-        """Send the batch, or as much of it as can be by then, and return how many were not taken."""
+        """Send the batch, or as much of it as possible by then; return how many items were not accepted."""
         try:
             return self._send(batch)
-        except BaseException:  # noqa: BLE001  # whatever an exporter does, it does to this batch alone
+        except BaseException:  # noqa: BLE001  # an exporter's failure must only affect this batch
             self._log_exception("the exporter of the queue %r failed")
         now = self._clock.monotonic()
         until = now + _SEARCH_SECONDS if until is None else until
@@ -318,7 +319,7 @@ class ExportQueue(Generic[T]):
         if close is not None:
             try:
                 close()
-            except BaseException:  # noqa: BLE001  # nobody above could do more about it
+            except BaseException:  # noqa: BLE001  # no caller could do more about it
                 _log.warning("the exporter of the queue %r did not close in order", self.name, exc_info=True)
 
     def _log_exception(self, message: str) -> None:
@@ -328,7 +329,7 @@ class ExportQueue(Generic[T]):
             _log.exception(message, self.name)
 
     def _log_drops(self) -> None:
-        """Say how many were dropped, once a minute at most; the metric has them all."""
+        """Log how many were dropped, at most once a minute; the metric counts them all."""
         now, (logged, at) = self._clock.monotonic(), self._logged
         dropped = self.dropped_full - logged
         if dropped and now - at >= _SILENCE_SECONDS:
@@ -337,7 +338,7 @@ class ExportQueue(Generic[T]):
 
 
 class OneLineAMinute(logging.Filter):
-    """Lets one line a minute through of those that come from threads of export queues, and all of the others."""
+    """Passes at most one line a minute from threads of export queues, and all other lines."""
 
     def __init__(self, clock: Clock) -> None:
         super().__init__()
@@ -356,7 +357,7 @@ class OneLineAMinute(logging.Filter):
 
 @contextmanager
 def quieted(loggers: Sequence[str], clock: Clock) -> Iterator[None]:
-    """Have each of these loggers say one line a minute at most about exports."""
+    """Limit each of these loggers to one line a minute about exports."""
     filters = [(logging.getLogger(name), OneLineAMinute(clock)) for name in loggers]
     for logger, limit in filters:
         logger.addFilter(limit)
@@ -368,7 +369,7 @@ def quieted(loggers: Sequence[str], clock: Clock) -> Iterator[None]:
 
 
 class TracingFigures(Protocol):
-    """What is known of the export of spans; from any thread."""
+    """Figures about the export of spans; from any thread."""
 
     def span_outcomes(self) -> Mapping[str, int]:
         """Return how many spans had each outcome of names.SPAN_OUTCOMES."""
@@ -395,7 +396,7 @@ class TracingMetrics(Collector):
 
     def collect(self) -> Iterator[Metric]:
         figures = self._figures
-        figures.tick()  # without an exporter no thread does, and what reads the exemplars is a scrape
+        figures.tick()  # without an exporter no thread does this, and a scrape reads the exemplars
         spans, traces = counter(names.SPANS), counter(names.TRACES)
         for outcome, n in figures.span_outcomes().items():
             spans.add_metric((outcome,), n)

@@ -1,6 +1,6 @@
-"""Which exporter a signal goes to, by the variables of OpenTelemetry, and how it is found among what is installed.
+"""Finds the installed exporter for a signal, as OpenTelemetry's variables ask for it.
 
-Knows nothing of the SDK: an exporter is whatever an entry point gives.
+Knows nothing about the SDK: an exporter is whatever an entry point provides.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _EXTRA_BY_EXPORTER: Final = {"otlp_proto_http": "otlp", "otlp_proto_grpc": "otlp
 
 
 def wanted_span_exporters(environment: Mapping[str, str]) -> list[tuple[str, str]]:
-    """Return the entry points to export by, each once and after the variable that asks for it."""
+    """Return the entry point of each requested exporter once, after the variable that asks for it."""
     if asked := environment.get(OTEL_TRACES_EXPORTER, "").strip():
         variable = OTEL_TRACES_EXPORTER
     elif variable := next((name for name in _OTLP_ENDPOINTS if environment.get(name)), ""):
@@ -32,7 +32,7 @@ def wanted_span_exporters(environment: Mapping[str, str]) -> list[tuple[str, str
 
 
 def otlp_exporter(environment: Mapping[str, str], signal: str = "TRACES") -> str:
-    """Return the exporter for OTLP; by default HTTP, as the specification says (the SDK takes gRPC)."""
+    """Return the name of the OTLP exporter; HTTP by default, as the specification says (the SDK uses gRPC)."""
     for variable in (f"OTEL_EXPORTER_OTLP_{signal}_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"):
         if protocol := environment.get(variable, ""):
             return _EXPORTER_BY_OTLP_PROTOCOL[protocol.strip().lower()]
@@ -40,10 +40,10 @@ def otlp_exporter(environment: Mapping[str, str], signal: str = "TRACES") -> str
 
 
 def make_exporter(variable: str, group: str, name: str) -> Any:
-    """Return a new exporter of this name, for which `variable` asks.
+    """Return a new exporter of this name, requested by `variable`.
 
     Raises:
-        SettingsError: it is not installed or cannot be made.
+        SettingsError: it is not installed or cannot be created.
     """
     for entry_point in entry_points(group=group, name=name) or entry_points(group=group, name=name.lower()):
         try:
@@ -58,7 +58,7 @@ def make_exporter(variable: str, group: str, name: str) -> Any:
 
 
 def asked_exporter(environment: Mapping[str, str], variable: str, signal: str) -> str:
-    """Return the entry point of the one exporter that a variable asks for; empty where it asks for none."""
+    """Return the entry point of the one exporter that a variable names; empty if it names none."""
     name = environment.get(variable, "").strip()
     if name.lower() in {"", "none"} or environment.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
         return ""
@@ -66,9 +66,9 @@ def asked_exporter(environment: Mapping[str, str], variable: str, signal: str) -
 
 
 def loggers_of(exporter: object) -> list[str]:
-    """Return the loggers that the exporter writes to, by the custom of naming them after their modules.
+    """Return the loggers that the exporter writes to, assuming that they are named after their modules.
 
-    Those of OpenTelemetry share a client, which has a logger of its own.
+    OpenTelemetry's exporters share a client, which has a logger of its own.
     """
     modules = [kind.__module__ for kind in type(exporter).__mro__]
     shared = [name for name in logging.root.manager.loggerDict if name.startswith("opentelemetry.exporter.")]

@@ -1,7 +1,7 @@
-"""The lines of `/metrics`, written straight from what was counted: the same bytes as the client's generate_latest.
+"""The lines of `/metrics`, written straight from the counts: the same bytes as the client's generate_latest.
 
-Of a line only its number changes from scrape to scrape. What stands before it is made once, and a histogram that
-has not changed keeps its text.
+Only the number in a line changes from scrape to scrape. The text before it is made once, and an unchanged histogram
+keeps its text.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from prometheus_client.utils import floatToGoString
 
 from qorzen_obs.telemetry.names import MetricName
 
-EXPONENT_FROM: Final = 1_000_000  #: from here on Go, and so the exposition, writes numbers with an exponent
+#: from this value on Go, and so the exposition, writes numbers with an exponent
+EXPONENT_FROM: Final = 1_000_000
 
 
 def number(value: float) -> str:
@@ -31,7 +32,7 @@ def number(value: float) -> str:
 
 
 def escape(text: str) -> str:
-    r"""Return what stands between the quotes of a label.
+    r"""Return a label's value, escaped for its quotes.
 
     >>> print(escape('a "b"\n\\'))
     a \"b\"\n\\
@@ -66,32 +67,32 @@ class WrittenExemplar(Exemplar):
 
     @cached_property
     def text(self) -> str:
-        """What follows the number of a line."""
+        """The text after the number of a line."""
         labels = ",".join(f'{name}="{escape(value)}"' for name, value in sorted(self.labels.items()))
         return f" # {{{labels}}} {number(self.value)} {self.timestamp}"
 
 
 class HistogramReading(NamedTuple):
-    """What a histogram had counted at one moment."""
+    """The counts of a histogram at one moment."""
 
-    counts: list[int]  #: by bucket, the last without a bound; not cumulative
-    total: float  #: of the values
-    exemplars: list[WrittenExemplar | None]  #: by bucket; empty where there was never one
+    counts: list[int]  #: counts by bucket, the last without a bound; not cumulative
+    total: float  #: sum of the values
+    exemplars: list[WrittenExemplar | None]  #: exemplars by bucket; empty if there was never one
 
 
 class HistogramText:
-    """Writes the lines of one histogram. Any thread may, since what is kept is replaced whole."""
+    """Writes the lines of one histogram; from any thread, since the cache is replaced whole."""
 
     __slots__ = ("_kept", "_labels", "_metric", "_starts")
 
     def __init__(self, metric: MetricName, labels: tuple[str, ...]) -> None:
         self._metric, self._labels = metric, labels
         self._starts: list[str] | None = None
-        #: What the last text was made of, and that text; without and with exemplars.
+        #: The reading behind the last text, and that text; without and with exemplars.
         self._kept: list[tuple[object, bytes]] = [((), b""), ((), b"")]
 
     def write(self, reading: HistogramReading, *, exemplars: bool) -> bytes:
-        """Return the lines, those of the last time if nothing has changed."""
+        """Return the lines; reuse the last ones if nothing has changed."""
         source = reading if exemplars else reading[:2]
         kept, text = self._kept[exemplars]
         if kept != source:
@@ -104,7 +105,7 @@ class HistogramText:
             self._starts = self._line_starts()
         *of_counts, of_sum = self._starts
         counts = list(accumulate(reading.counts))
-        counts.append(counts[-1])  # for the line that says how many there were
+        counts.append(counts[-1])  # for the line with the total count
         if counts[-1] < EXPONENT_FROM:
             lines = [f"{start}{n}.0" for start, n in zip(of_counts, counts, strict=True)]
         else:
@@ -116,7 +117,7 @@ class HistogramText:
         return "\n".join(lines).encode()
 
     def _line_starts(self) -> list[str]:
-        """Return the beginnings: of each bucket's line, of the count's and of the sum's."""
+        """Return the beginnings of the lines: each bucket's, the count's and the sum's."""
         name, label_names, labels = self._metric.name, self._metric.labels, self._labels
         with_bound = (*label_names, "le")
         return [

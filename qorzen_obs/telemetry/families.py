@@ -1,7 +1,7 @@
-"""Metric families made at scrape from declared names, so that no collector spells a name, a label or a bucket.
+"""Metric families created at scrape from declared names, so that no collector spells a name, a label or a bucket.
 
-The client's registry passes them on like its own: a caller that asks one for its samples gets them, made by
-the client's classes; `/metrics` takes the text instead.
+The client's registry passes them on like its own families. Code that reads a family's samples gets the client's own
+classes; `/metrics` takes the text instead.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from qorzen_obs.telemetry.exposition import (
 )
 from qorzen_obs.telemetry.names import MetricName
 
-#: What a scraper was shown of the series of a NewcomersFamily, where that is not a number of them.
+#: What a scraper was shown of a NewcomersFamily, if that is not a number of series.
 ALL_KNOWN: Final = sys.maxsize
 NOBODY_KNOWN: Final = -1  #: it has not come before
 
-#: The catalogue has some thousand lines outside histograms, the capped ones at their caps.
+#: Cached lines. The catalogue has about a thousand lines besides histograms, if all capped ones reach their caps.
 _kept_start: Final = lru_cache(maxsize=8_192)(line_start)
 
 
 class Family(Metric, ABC):
-    """A metric as it was at one moment."""
+    """A metric at one moment."""
 
     _samples: list[Sample]
 
@@ -47,7 +47,7 @@ class Family(Metric, ABC):
 
     @property
     def samples(self) -> list[Sample]:
-        """The client's samples, made when somebody first asks."""
+        """The client's samples, created on first use."""
         if not self._samples:
             self._samples = self._make_samples()
         return self._samples
@@ -103,12 +103,12 @@ class ValueFamily(Family):
 
 
 class NewcomersFamily(ValueFamily):
-    """A counter whose series show 0 once to each scraper before their count, so that no rate misses the first.
+    """A counter whose series show each scraper 0 once before their count, so that no rate misses the first event.
 
-    Series are added in the order in which they began. The client's samples are exact, since they have no scraper.
+    Series are added in order of appearance. The client's samples are exact, since they belong to no scraper.
 
     Args:
-        settled: the number of series that a scraper which has not come before sees exactly.
+        settled: the number of series that a new scraper sees with their exact counts.
     """
 
     def __init__(self, metric: MetricName, settled: int) -> None:
@@ -119,7 +119,7 @@ class NewcomersFamily(ValueFamily):
         return len(self.values)
 
     def for_scraper(self, shown: int) -> ValueFamily:
-        """Return the family for a scraper that was `shown` this number of its series before."""
+        """Return the family for a scraper that has already been `shown` this number of its series."""
         known = self._settled if shown == NOBODY_KNOWN else shown
         family = ValueFamily(self.metric)
         for index, (labels, value, _) in enumerate(self.values):
@@ -135,7 +135,7 @@ class HistogramFamily(Family):
         self.readings: list[tuple[HistogramCell, HistogramReading]] = []
 
     def add(self, cell: HistogramCell) -> None:
-        """Add what a cell has counted."""
+        """Add the counts of a cell."""
         self.readings.append((cell, cell.read()))
 
     def _write_samples(self, openmetrics: bool) -> Iterator[bytes]:

@@ -1,4 +1,4 @@
-"""What a forked child must renew: a fork copies locks as they are, and none of the threads that hold them."""
+"""What a forked child must renew: a fork copies locks in their present state, but not the threads that hold them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def call_in_child(method: Callable[[], object]) -> None:
 
 
 class ForkSafeLock:
-    """Owns a re-entrant lock that is free in a forked child: `with owner.lock`."""
+    """Owns a re-entrant lock that a fork leaves free in the child: `with owner.lock`."""
 
     def __init__(self) -> None:
         self._renew()

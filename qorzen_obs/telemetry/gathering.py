@@ -1,7 +1,7 @@
-"""Reads the collectors of registries, each at its own risk: one that fails or hangs takes no other with it.
+"""Reads the collectors of registries in isolation: one that fails or hangs does not affect the others.
 
-A collector is code of the program's. It may raise anything, yield what is not a metric, or block. Only those of this
-package are read in the caller's thread.
+A collector is the program's code. It may raise anything, yield something other than a metric, or block. Only this
+package's own collectors are read in the caller's thread.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from qorzen_obs import foreign
 
 T = TypeVar("T")
 
-#: How long a reading waits for collectors that are not ours, once ours are read.
+#: How long a reading waits for foreign collectors, once ours are read.
 PATIENCE_SECONDS: Final = 0.5
-#: For how long one collector of the program's may keep the others waiting: then another thread goes on with them.
+#: How long one of the program's collectors may delay the others; then another thread continues with them.
 _TURN_SECONDS: Final = 0.025
 _LEAST_TURN_SECONDS: Final = 0.002
 
@@ -34,10 +34,10 @@ class Source(Protocol):
 
 
 class Gathering:
-    """Reads what registries collect, one reading at a time; from any thread.
+    """Reads registries, one reading at a time; from any thread.
 
-    What the first registry has is left out of the others, by its name. A collector that still hangs is not asked
-    again, so it holds one thread, however often somebody reads. `on_error` gets each failure, of each reading.
+    Names in the first registry are left out of the others. A collector that still hangs is not called again, so it
+    occupies only one thread, however often somebody reads. `on_error` gets each failure of each reading.
     """
 
     def __init__(
@@ -50,11 +50,11 @@ class Gathering:
         self._on_error = on_error
         self._patience_seconds = patience_seconds
         self._one_at_a_time = threading.Lock()
-        self._hanging: dict[int, _Reading[Any]] = {}  # by the identity of the collector
-        self.trouble: Sequence[str] = ()  #: what was wrong with the last reading, a text each
+        self._hanging: dict[int, _Reading[Any]] = {}  # by the collector's identity
+        self.trouble: Sequence[str] = ()  #: the failures of the last reading, one text each
 
     def gather(self, read: Callable[[Metric], T]) -> list[T]:
-        """Return what `read` makes of every family; a family on which it raises is left out and counts as a failure.
+        """Return the result of `read` for every family; one on which it raises is left out and counts as a failure.
 
         `read` is called in several threads.
         """
@@ -70,7 +70,7 @@ class Gathering:
             return list(_merged(rows))
 
     def _readings(self, read: Callable[[Metric], T]) -> list[list[_Reading[T]]]:
-        """Return what is to be read, by registry; a collector of two registries once."""
+        """Return the collectors to read, by registry; one that is in two registries only once."""
         self._hanging = {key: reading for key, reading in self._hanging.items() if not reading.ended}
         known: set[int] = set()
         rows: list[list[_Reading[T]]] = []
@@ -84,7 +84,7 @@ class Gathering:
         return rows
 
     def _judge(self, readings: Sequence[_Reading[Any]]) -> None:
-        """Give up what has not ended, and tell what went wrong."""
+        """Give up unfinished collectors, and report the failures."""
         trouble = []
         for reading in readings:
             reading.give_up()
@@ -101,7 +101,7 @@ class Gathering:
 
 
 class _Reading(Generic[T]):
-    """What one collector gives, once."""
+    """One reading of one collector."""
 
     def __init__(
         self, collector: Source, read: Callable[[Metric], T], earlier: _Reading[Any] | None = None
@@ -113,7 +113,7 @@ class _Reading(Generic[T]):
         self.begun = self.ended = False
         self.problem = ""
         self._read = read
-        self._earlier = earlier  # one that still hangs
+        self._earlier = earlier  # it still hangs
         self._begun_at = time.monotonic()
         self._given_up = False
 
@@ -128,7 +128,7 @@ class _Reading(Generic[T]):
                 if self._given_up:
                     break
                 self._take(family)
-        except BaseException as error:  # noqa: BLE001 - whatever it raises, it raises about itself
+        except BaseException as error:  # noqa: BLE001 - its failure only concerns itself
             self._note(error)
         self.ended = True
 
@@ -136,7 +136,7 @@ class _Reading(Generic[T]):
         try:
             read = self._read(family)
             self.found.append((foreign.text(family.name), read))
-        except BaseException as error:  # noqa: BLE001 - what is not a metric may raise anything when it is looked at
+        except BaseException as error:  # noqa: BLE001 - an object that is not a metric may raise anything when inspected
             self._note(error)
 
     def _note(self, error: BaseException) -> None:
@@ -145,7 +145,7 @@ class _Reading(Generic[T]):
             self.problem = f"raised {foreign.kind_name(type(error))}"
 
     def give_up(self) -> None:
-        """Take no more of it; the thread that reads it goes on until the collector lets go."""
+        """Take no more from it; the thread that reads it continues until the collector returns."""
         if self.ended:
             return
         self._given_up = True
@@ -156,7 +156,7 @@ class _Reading(Generic[T]):
 
 
 class _Crew:
-    """Threads that read collectors from one row; when one is held up, another goes on with the rest."""
+    """Threads that read collectors from one list; when one is delayed, another continues with the rest."""
 
     def __init__(self, row: Iterable[_Reading[Any]]) -> None:
         self._row = deque(row)
@@ -166,7 +166,8 @@ class _Crew:
             self._join()
 
     def _join(self) -> None:
-        with suppress(RuntimeError):  # the process cannot start a thread: what is not read has not answered
+        # the process cannot start a thread: unread collectors count as not answering
+        with suppress(RuntimeError):
             threading.Thread(target=self._work, name="qorzen-collect", daemon=True).start()
 
     def _work(self) -> None:
@@ -181,7 +182,7 @@ class _Crew:
                 self._changed.notify_all()
 
     def finish(self, patience_seconds: float) -> None:
-        """Wait until all are read, or for so long; nothing is begun any more afterwards."""
+        """Wait until all are read or the time is over; afterwards no collector is started."""
         deadline, turn_seconds = time.monotonic() + patience_seconds, _TURN_SECONDS
         with self._changed:
             while self._left and (remaining := deadline - time.monotonic()) > 0:
@@ -189,22 +190,22 @@ class _Crew:
                 turn = min(remaining, turn_seconds) if self._row else remaining
                 self._changed.wait_for(lambda before=before: self._left != before, turn)  # type: ignore[misc]
                 if self._left == before and self._row:
-                    turn_seconds = max(_LEAST_TURN_SECONDS, turn_seconds / 2)  # where one hangs, many may
+                    turn_seconds = max(_LEAST_TURN_SECONDS, turn_seconds / 2)  # if one hangs, many may
                     self._join()
         self._row.clear()
 
 
 def _collectors_of(registry: Source) -> list[Source]:
-    """Return the collectors of a registry of the client's, in their order; anything else is a collector itself."""
+    """Return the collectors of one of the client's registries, in order; anything else is itself a collector."""
     if not isinstance(registry, CollectorRegistry):
         return [registry]
-    # The client has no public way to them one by one. Without its lock, which it holds while it asks a collector that
-    # registers to describe itself: to copy a dictionary is one step.
+    # The client has no public access to single collectors. Its lock is not used, since the client holds it while a
+    # newly registered collector describes itself; copying a dictionary is one step.
     return [_TargetInfo(registry), *list[Source](registry._collector_to_names)]
 
 
 class _TargetInfo:
-    """What a registry itself says of the program; https://prometheus.io/docs/specs/om/."""
+    """A registry's own information about the program; https://prometheus.io/docs/specs/om/."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._registry = registry
@@ -215,7 +216,7 @@ class _TargetInfo:
 
 
 def _merged(rows: Iterable[Iterable[_Reading[T]]]) -> Iterator[T]:
-    """Yield what was read, of each name from the first registry that has it."""
+    """Yield the results; each name comes from the first registry that has it."""
     known: set[str] = set()
     for row in rows:
         of_row = set()

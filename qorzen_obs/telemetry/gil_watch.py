@@ -1,12 +1,12 @@
-"""The stack of code that lets no other thread run: taken by signals, which need no thread of ours.
+"""Takes the stack of code that lets no other thread run: by signals, which need no thread of ours.
 
 Two timers count the processor time of the process, and the watchdog pushes both back as long as it runs. The first has
-a handler in Python: where the main thread runs Python, or C code that looks for signals, the handler notes the stack
-and pushes the timers back. The second has faulthandler's handler in C, for C code that does neither and so stands
-still. faulthandler's own timer (`dump_traceback_later`) would not do: it counts wall time, so a process that was only
-stopped or starved is walked through while it runs, which brings it down (docs/decisions/0009).
+a handler in Python: if the main thread runs Python, or C code that checks for signals, the handler notes the stack and
+pushes the timers back. The second has faulthandler's handler in C, for C code that does neither, so that its frames do
+not change. faulthandler's own timer (`dump_traceback_later`) is unsuitable: it counts wall time, so it would read the
+frames of a process that was only stopped or starved while they change, which crashes it (docs/decisions/0009).
 
-There is one of each timer in a process, so only a program that owns the process uses them (`serve`, `demo`). A forked
+A process has only one of each timer, so only a program that owns the process uses them (`serve`, `demo`). A forked
 child has neither.
 """
 
@@ -24,16 +24,17 @@ from typing import Any, Final
 
 from qorzen_obs.stacks import Frames, Place, parse_dump, places_of, shown
 
-PYTHON_SECONDS: Final = 0.15  #: processor time after which the main thread is asked where it is
-DUMP_SECONDS: Final = 0.4  #: processor time after which its stack is taken without asking
+#: processor time after which the handler in Python notes the main thread's stack
+PYTHON_SECONDS: Final = 0.15
+DUMP_SECONDS: Final = 0.4  #: processor time after which the handler in C takes its stack
 _PUSH_BACK_SECONDS: Final = 0.05
 _MAX_DUMP_BYTES: Final = 1_000_000
 
 
 class GilWatch:
-    """Made on the main thread, where the loop runs too; `push_back` and `read` are the watchdog's.
+    """Create it on the main thread, where the loop runs too; the watchdog calls `push_back` and `read`.
 
-    Does nothing where the system has no such timers, or another already uses their signals.
+    Does nothing if the system has no such timers, or something else already uses their signals.
     """
 
     def __init__(self) -> None:
@@ -50,7 +51,7 @@ class GilWatch:
             atexit.register(self.close)  # a timer must not outlive the handlers
 
     def push_back(self) -> None:
-        """Let the timers fire only when so much processor time goes by without another call."""
+        """Let the timers fire only if their processor time passes without another call."""
         now = time.monotonic()
         if now - self._pushed_back < _PUSH_BACK_SECONDS:
             return
@@ -73,8 +74,8 @@ class GilWatch:
         return parse_dump(text) or shown(self._seen)
 
     def close(self) -> None:
-        """Stop the timers and give back what was taken. Idempotent; from another thread than the main one the handler
-        in Python stays, and does nothing.
+        """Stop the timers and restore the signal handlers. Idempotent; from another thread than the main one the
+        handler in Python stays, and does nothing.
         """
         with self._lock:
             file, self._file = self._file, None
@@ -87,7 +88,7 @@ class GilWatch:
             atexit.unregister(self.close)
 
     def _note(self, _: int, frame: FrameType | None) -> None:
-        """Note where the main thread is, between two bytecodes. It runs, so the second timer has no cause."""
+        """Note where the main thread is, between two bytecodes. Python runs, so the second timer is not needed."""
         if self._file is not None:
             _arm()
             if not self._seen:  # a later time may be after the code that held the interpreter

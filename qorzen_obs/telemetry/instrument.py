@@ -1,7 +1,7 @@
 """The spans of tasks: one for each attempt, current while it runs, ended when its end is decided.
 
-Uses the OpenTelemetry API, and the short cut of a provider of ours (task_span.py). An attempt has a context of its
-own, so making the span current needs no undoing.
+Uses the OpenTelemetry API, and a shortcut if the provider is ours (task_span.py). An attempt has a context of its own,
+so making the span current needs no undoing.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from qorzen_obs.telemetry.redaction import Redactor
 from qorzen_obs.telemetry.span_facts import Facts, Outcome, UserAttributes, identity
 from qorzen_obs.telemetry.task_span import RememberedSpans, SpanMaker, TaskSpan, TaskSpanSink
 
-#: Under which the API keeps the current span; asked for, since it is made anew in each process.
+#: The key under which the API keeps the current span; looked up, since each process creates a new one.
 _SPAN_KEY: Final = next(iter(trace.set_span_in_context(trace.INVALID_SPAN, Context())))
 _RETRYING: Final = EventKind.RETRYING
 _set_current: Final = CURRENT.set
@@ -33,22 +33,22 @@ _NOTHING_AROUND: Final = Context()
 _MAX_USER_ATTRIBUTES: Final = 16
 _MAX_USER_KEY_LENGTH: Final = 64
 _MAX_USER_TEXT_LENGTH: Final = 256
-_MAX_INT: Final = 2**63  # what OTLP has room for; one larger number would lose the whole batch
+_MAX_INT: Final = 2**63  # OTLP's range; one larger number would lose the whole batch
 
 
 @runtime_checkable
 class TaskSpanProvider(Protocol):
-    """A provider that takes spans which do most of their work later, see task_span.py."""
+    """A provider that takes spans whose construction is deferred, see task_span.py."""
 
     def task_sink(self) -> TaskSpanSink | None:
-        """Return where they go now; None while somebody has to see each span as the SDK has it."""
+        """Return where they go now; None while some processor needs each span as the SDK's own."""
         ...
 
     def span_maker(self, scope: str, version: str, users: UserAttributes) -> SpanMaker: ...
 
 
 class SpanInstrument:
-    """Makes the spans of one manager. What a tracer raises goes to `on_error` and no further."""
+    """Creates the spans of one manager. A tracer's exceptions go to `on_error` and no further."""
 
     def __init__(
         self,
@@ -72,7 +72,7 @@ class SpanInstrument:
         )
 
     def submitted(self, record: TaskRecord) -> None:
-        """Mark the submission inside the caller's span, if there is one, and make it the parent of the run."""
+        """Mark the submission inside the caller's span, if there is one, and make that the parent of the run."""
         if self._off:
             return
         try:
@@ -85,7 +85,7 @@ class SpanInstrument:
                 caller = trace.get_current_span(around).get_span_context()
                 if caller.is_valid:
                     self._mark(record, caller)
-        except BaseException as error:  # noqa: BLE001 - what observes must not break what it observes
+        except BaseException as error:  # noqa: BLE001 - observation must not break the observed
             self._on_error(error)
 
     def _mark(self, record: TaskRecord, caller: SpanContext) -> None:
@@ -99,9 +99,9 @@ class SpanInstrument:
             record.context.run(otel_context.attach, trace.set_span_in_context(span))
 
     def begin(self, attempt: Attempt) -> SpanContext | None:
-        """Make the attempt current in its context, and so its span.
+        """Make the attempt and its span current in its context.
 
-        Return what leads to the span, None where there is none.
+        Return the reference to the span, None if there is none.
         """
         inside = attempt.context
         inside.run(_set_current, attempt)
@@ -141,7 +141,7 @@ class SpanInstrument:
         return found if found.is_valid else None
 
     def _user_attributes(self, metadata: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-        """Yield the first plain values of the metadata, redacted, then cut; what is nested is left out."""
+        """Yield the first plain values of the metadata, redacted, then cut; nested ones are left out."""
         plain = [
             (key, value) for key, value in metadata.items() if isinstance(value, (bool, int, float, str))
         ]
@@ -156,7 +156,7 @@ class SpanInstrument:
                 yield name, shown
 
     def keep(self, attempt: Attempt) -> None:
-        """Mark the attempt's span so that its trace is kept; of no effect once the attempt has ended."""
+        """Mark the attempt's span so that its trace is kept; has no effect once the attempt has ended."""
         span = attempt.span  # it may end on another thread
         if span is not None and span.is_recording():
             span.set_attribute(names.TRACE_KEEP, True)
@@ -175,7 +175,7 @@ class SpanInstrument:
                 # Its length is the monotonic duration.
                 end_time = int((attempt.started_wall + (state.duration_seconds or 0.0)) * 1e9)
                 if type(span) is TaskSpan:
-                    attempt.span = None  # it leads back to the attempt
+                    attempt.span = None  # the exception leads back to the attempt
                     if span.finish(state, attempt.phases, will_retry, end_time):
                         ended.append(span)
                 else:
@@ -187,7 +187,7 @@ class SpanInstrument:
 
 
 def _context_variable() -> contextvars.ContextVar[Context] | None:
-    """Return where the API keeps the current context; None where that is not a context variable."""
+    """Return the variable in which the API keeps the current context; None if that is not a context variable."""
     inside, mark = contextvars.Context(), Context()
     inside.run(otel_context.attach, mark)
     return next((variable for variable, value in inside.items() if value is mark), None)

@@ -1,7 +1,7 @@
-"""Log lines to an OpenTelemetry collector, where OTEL_LOGS_EXPORTER asks for it; by a bounded queue, like spans.
+"""Sends log lines to an OpenTelemetry collector if OTEL_LOGS_EXPORTER asks for it; by a bounded queue, like spans.
 
-A line arrives with the fields that every other sink gets, redacted. It becomes a record of OTLP in the thread of the
-queue, so that the thread that logs pays for an append only.
+A line arrives with the fields that every other sink gets, redacted. The queue's thread turns it into an OTLP record,
+so that logging a line costs only an append.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _SEVERITIES: Final = {
     "error": SeverityNumber.ERROR,
     "critical": SeverityNumber.FATAL,
 }
-#: Fields that have a place of their own in a record.
+#: Fields with a place of their own in a record.
 _PLACED: Final = frozenset({"event", "level", "logger_name", "timestamp", "trace_id", "span_id"})
 
 
@@ -44,11 +44,11 @@ class _Line(NamedTuple):
     at: int  # Unix time in nanoseconds
     level: str
     fields: Mapping[str, Any]
-    flags: TraceFlags  # of the span that it names
+    flags: TraceFlags  # the span that the line names
 
 
 class LogExport:
-    """Sends the log lines of one service, by a thread of its own; all methods from any thread."""
+    """Sends the log lines of one service from a thread of its own; all methods from any thread."""
 
     def __init__(
         self,
@@ -68,12 +68,12 @@ class LogExport:
         self.queue.start()
 
     def put(self, level: str, fields: Mapping[str, Any], flags: TraceFlags | None = None) -> None:
-        """Take one line; it must not be changed any more. A full queue drops and counts it.
+        """Take one line, which must not change any more. A full queue drops and counts it.
 
-        `flags` are those of the trace that the line names; by default the current span's where it is of that trace.
+        `flags` are those of the trace that the line names; by default the current span's if it belongs to that trace.
 
-        Lines that somebody else exports are not taken, nor are those of the threads that export: what is said about the
-        sending of a line would be the next.
+        Lines that somebody else exports are not taken. Nor are those from exporting threads, since each line about
+        sending a line would cause another one.
         """
         if current_line_is_exported() or threading.current_thread().name.startswith(THREAD_PREFIX):
             return
@@ -87,7 +87,7 @@ class LogExport:
         return self.queue.failed + self.queue.dropped_full + self.queue.dropped_shutdown
 
     def shutdown(self, deadline_seconds: float) -> bool:
-        """Send what waits until the deadline; return whether all of it was taken."""
+        """Send what waits until the deadline; return whether all of it was accepted."""
         return self.queue.shutdown(deadline_seconds)
 
     def _send(self, lines: Sequence[_Line]) -> int:
@@ -116,15 +116,15 @@ class LogExport:
 
 @lru_cache(256)
 def _scope(logger_name: str) -> InstrumentationScope:
-    """Return the scope of a logger's records: by OpenTelemetry's convention it has the logger's name.
+    """Return the scope of a logger's records, which has the logger's name by OpenTelemetry's convention.
 
-    Version and schema are ours, as we make the record.
+    Version and schema are ours, since we create the record.
     """
     return InstrumentationScope(encodable(logger_name), package_version("qorzen-obs"), names.SCHEMA_URL)
 
 
 def _current_flags(trace_id: object) -> TraceFlags:
-    """Return the flags of the current span if it is of this trace, else those of a trace that begins here: sampled."""
+    """Return the current span's flags if it belongs to this trace, else those of a trace that begins here: sampled."""
     current = trace.get_current_span().get_span_context()
     if current.is_valid and trace.format_trace_id(current.trace_id) == trace_id:
         return current.trace_flags
@@ -132,7 +132,7 @@ def _current_flags(trace_id: object) -> TraceFlags:
 
 
 def _context(trace_id: object, span_id: object, flags: TraceFlags) -> Context:
-    """Return a context with the span that a line names, empty where it names none; user code may name anything."""
+    """Return a context with the span that a line names, empty if it names none; user code may name anything."""
     try:
         span = SpanContext(int(foreign.text(trace_id), 16), int(foreign.text(span_id), 16), False, flags)
     except ValueError:
@@ -143,7 +143,7 @@ def _context(trace_id: object, span_id: object, flags: TraceFlags) -> Context:
 
 
 def _plain(value: Any) -> Any:
-    """Return a value that OTLP knows: numbers beyond 64 bits and objects as text."""
+    """Return a value that OTLP supports: numbers beyond 64 bits and objects become text."""
     if foreign.is_a(value, str):
         return encodable(foreign.plain(value))
     number = value if type(value) is bool else foreign.number(value)
@@ -151,5 +151,5 @@ def _plain(value: Any) -> Any:
         return number if -(2**63) <= number < 2**63 or type(number) is float else str(number)
     try:
         return msgspec.to_builtins(value, enc_hook=foreign.shown, str_keys=True)
-    except BaseException:  # noqa: BLE001 - whatever a value's own code raises
+    except BaseException:  # noqa: BLE001 - a value's own code may raise anything
         return encodable(foreign.shown(value))

@@ -1,4 +1,4 @@
-"""Says a thing that may happen hundreds of times a second once a minute, and how often it happened in between."""
+"""Limits a log line that may be due hundreds of times a second to one a minute, with a count."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ class LogLimit:
         self._held_back = 0
 
     def let(self, now: float) -> int | None:
-        """Return how many lines were held back since the last one that was let through; None to hold this one back.
+        """Return how many lines were held back since the last one that passed; None to hold this one back.
 
         Args:
-            now: seconds on any clock that never goes back.
+            now: seconds on any clock that never goes backwards.
         """
         if now - self._last_at < _SECONDS:
             self._held_back += 1

@@ -1,7 +1,7 @@
-"""Records of the standard library's logging as lines with fields.
+"""Turns records of the standard library's logging into lines with fields.
 
-`RecordsAsLines` sends them where our own lines go: `serve` and `demo` install it. A program of its own that embeds a
-task manager keeps its logging, and adds a `TaskLogHandler` where `/api/tasks/{id}/logs` should show its lines too.
+`RecordsAsLines` sends them where our own lines go: `serve` and `demo` install it. A program that embeds a task manager
+keeps its own logging, and adds a `TaskLogHandler` if `/api/tasks/{id}/logs` should show its lines too.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from qorzen_obs.telemetry.redaction import Redactor
 from qorzen_obs.telemetry.task_lines import keep_line
 
 _LEVELS: Final = ((50, "critical"), (40, "error"), (30, "warning"), (20, "info"))
-#: What every record has; the rest came by `extra`.
+#: The attributes of every record; any others came from `extra`.
 _USUAL: Final = frozenset({*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"})
-#: Parameters of a logger's methods and fields of our own, which `extra` must not replace.
+#: Parameters of a logger's methods and our own fields, which `extra` must not replace.
 _TAKEN: Final = frozenset({"event", "level", "logger_name", "self", "timestamp"})
 
 
@@ -31,7 +31,7 @@ def level_of(record: logging.LogRecord) -> str:
 
 
 def fields_of(record: logging.LogRecord) -> dict[str, Any]:
-    """Return what the record says besides its message: its logger, the fields of `extra`, the stack if asked for."""
+    """Return the record's other fields: its logger, the fields of `extra`, and the stack if requested."""
     fields = {
         f"{key}_" if key in _TAKEN else key: value for key, value in vars(record).items() if key not in _USUAL
     }
@@ -42,9 +42,9 @@ def fields_of(record: logging.LogRecord) -> dict[str, Any]:
 
 
 def line_of(record: logging.LogRecord) -> dict[str, Any]:
-    """Return all fields of a record as a line, its exception as a text without values of variables."""
+    """Return all fields of a record as a line, with its exception as text without values of variables."""
     fields = fields_of(record)
-    if isinstance(record.msg, dict):  # of a structlog whose lines logging's formatter renders
+    if isinstance(record.msg, dict):  # from a structlog whose lines logging's formatter renders
         fields.update(record.msg)
     else:
         fields["event"] = record.getMessage()
@@ -54,36 +54,36 @@ def line_of(record: logging.LogRecord) -> dict[str, Any]:
 
 
 class Seen:
-    """What of a record has been observed before log_taps.py looks at it."""
+    """How far a record was observed before log_taps.py sees it."""
 
     def __init__(self, message: object) -> None:
-        self.message = message  #: what structlog rendered last in this thread, and was observed then
-        self.kept = False  #: with its task
+        self.message = message  #: structlog's last rendered line in this thread, which was observed then
+        self.kept = False  #: kept with its task
         self.whole = False  #: nothing is left to do
 
     def note(self, *, whole: bool) -> None:
-        """Note that it was kept with its task, or all that there is to do."""
+        """Note that it was kept with its task, or that nothing is left to do."""
         self.kept, self.whole = True, whole
 
 
 class _SeenByThread(threading.local):
-    """Of the record that a thread hands to its handlers; one of them may log."""
+    """The state of the record that a thread passes to its handlers, one of which may log."""
 
     line: Seen | None = None
-    rendered: object = None  #: by structlog, for a logger of the standard library that is called next
+    rendered: object = None  #: rendered by structlog for a standard-library logger that is called next
 
     def note(self, *, whole: bool) -> None:
-        """Note what a handler has done with the record of this thread."""
+        """Note what a handler has done with this thread's record."""
         if self.line is not None:
             self.line.note(whole=whole)
 
     def will_log(self, message: object) -> None:
-        """Note what the next record of this thread will say, which structlog has rendered."""
+        """Note the message of this thread's next record, which structlog has rendered."""
         self.rendered = message
 
     @contextmanager
     def one_line(self) -> Iterator[Seen]:
-        """Let the handlers of a record say what they have done with it."""
+        """Let the handlers of a record report what they have done with it."""
         outer, self.line = self.line, Seen(self.rendered)
         self.rendered = None
         try:
@@ -108,12 +108,12 @@ class RecordsAsLines(logging.Handler):
             write = getattr(self._logger, level_of(record))
             with exported_already(is_exported(logging.getLogger(record.name))):
                 write(record.getMessage(), exc_info=record.exc_info or None, **fields_of(record))
-        except Exception:  # noqa: BLE001 - as every handler of logging: a bad line is reported, never raised
+        except Exception:  # noqa: BLE001 - like every logging handler: a bad line is reported, never raised
             self.handleError(record)
 
 
 class TaskLogHandler(logging.Handler):
-    """Keeps the records that tasks write for `/api/tasks/{id}/logs`, redacted; it writes nothing anywhere.
+    """Keeps the records that tasks write, redacted, for `/api/tasks/{id}/logs`; it writes them nowhere else.
 
     For programs that embed a task manager and configure `logging` themselves:
 

@@ -1,7 +1,7 @@
-"""The last step of a log line: from fields to one line of text that shows no secret and fools no reader.
+"""The last step of a log line: turns fields into one line of text without secrets or misleading characters.
 
-Control characters and those that turn the direction of writing are escaped, so that a line cannot pass for two,
-nor for something else on a terminal.
+Control characters and those that change the direction of writing are escaped, so that one line cannot look like two,
+or like something else on a terminal.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ import structlog
 from qorzen_obs import foreign
 from qorzen_obs.telemetry.redaction import Redactor
 
-#: DEL and C1 controls, marks of direction, line and paragraph separators: JSON may leave them as they are.
+#: DEL and C1 controls, direction marks, line and paragraph separators: JSON does not have to escape them.
 _MISLEADING: Final = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]")
 _MISLEADING_OR_CONTROL: Final = re.compile(f"[\x00-\x1f{_MISLEADING.pattern[1:]}")
 _MISLEADING_BUT_LINES: Final = re.compile(f"[\x00-\x08\x0b-\x1f{_MISLEADING.pattern[1:]}")
 _SURROGATES: Final = re.compile("[\ud800-\udfff]")
 _MULTILINE: Final = frozenset({"exception", "stack"})
 
-#: What the package itself puts into every line, which can hold no secret.
+#: Fields that the package itself adds to every line and that cannot hold a secret.
 _OURS: Final = frozenset(
     {
         "attempt",
@@ -42,16 +42,16 @@ _OURS: Final = frozenset(
 
 
 def to_json(value: Any) -> str:
-    """Return one line of JSON of any value, without characters that mislead a reader."""
+    """Return any value as one line of JSON, without characters that mislead a reader."""
     try:
         text = msgspec.json.encode(value, enc_hook=foreign.shown).decode()
-    except BaseException:  # noqa: BLE001 - a file name holds what UTF-8 cannot carry, or a value's own code raises
+    except BaseException:  # noqa: BLE001 - a file name has characters that UTF-8 cannot carry, or a value's own code raises
         text = _SURROGATES.sub(lambda match: "\\" + _escape(match), _dumped(value))
     return text if text.isascii() and "\x7f" not in text else _MISLEADING.sub(_escape, text)
 
 
 def _dumped(value: Any) -> str:
-    """Return JSON for what msgspec refuses; a value whose own code raises is replaced by a text, field by field."""
+    """Return JSON for fields that msgspec refuses; a text replaces each value whose own code raises."""
     fields = msgspec.structs.asdict(value) if foreign.is_a(value, msgspec.Struct) else value
     try:
         return json.dumps(fields, default=foreign.shown, skipkeys=True, ensure_ascii=False)
@@ -67,7 +67,7 @@ def _shown(value: Any) -> Any:
 
 
 def escape(text: str) -> str:
-    """Return `text` with what may mislead a reader of a terminal as escapes, line breaks included.
+    """Return `text` with all characters escaped that may mislead a reader of a terminal, including line breaks.
 
     >>> escape("done\\x1b[2K\\nforged")
     'done\\\\u001b[2K\\\\u000aforged'
@@ -76,14 +76,14 @@ def escape(text: str) -> str:
 
 
 def indented(text: str) -> str:
-    """Return a text of several lines further in than log lines are, so that none of it passes for one."""
+    """Indent a text of several lines, so that none of them looks like a log line."""
     return "  " + _MISLEADING_BUT_LINES.sub(_escape, text).replace("\n", "\n  ")
 
 
 def redact_line(redactor: Redactor, event: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the fields of a line without secrets; the same object where there are none.
+    """Return the fields of a line without secrets; the same object if there are none.
 
-    A line is mostly clean, so first one look at all its texts together: 3 µs, where each by itself takes 15.
+    Most lines are clean, so all texts are checked together first: this takes 3 µs, checking each by itself 15 µs.
     """
     texts = []
     for name, value in event.items():
@@ -102,14 +102,14 @@ def redact_line(redactor: Redactor, event: Mapping[str, Any]) -> Mapping[str, An
 
 
 class JsonLines:
-    """Renders lines as JSON. The last of structlog's processors."""
+    """Renders lines as JSON. structlog's last processor."""
 
     def __call__(self, _: Any, __: str, event: MutableMapping[str, Any]) -> str:
         return to_json(event)
 
 
 class TerminalLines:
-    """Renders lines for people, with colours. The last of structlog's processors."""
+    """Renders lines for people, with colours. structlog's last processor."""
 
     def __init__(self) -> None:
         self._render = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)

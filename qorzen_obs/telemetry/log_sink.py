@@ -1,7 +1,7 @@
-"""Where log lines leave the process: writing one never waits for the pipe.
+"""Writes log lines out of the process. Code that logs never waits for the pipe.
 
-A bounded queue and a daemon thread that empties it into the descriptor. Where the reader is slow or gone, lines are
-lost and counted, and the work goes on.
+A daemon thread empties a bounded queue into the descriptor. If the reader is slow or gone, lines are lost and counted,
+and the work continues.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from qorzen_obs.telemetry.forks import call_in_child
 
 MAX_LINES: Final = 10_000
 MAX_CHARACTERS: Final = 8_000_000
-FLUSH_SECONDS: Final = 1.0  #: how long `close`, and the exit of the interpreter, waits for queued lines
+FLUSH_SECONDS: Final = 1.0  #: how long `close` and the exit of the interpreter wait for queued lines
 
-_MAX_PIPE_BYTES: Final = 65_536  # what a pipe holds
+_MAX_PIPE_BYTES: Final = 65_536  # the capacity of a pipe
 _MAX_WRITE_BYTES: Final = 1_048_576  # the thread has to wait for the interpreter after each write
 _POLL_SECONDS: Final = 0.05
 _LINGER_SECONDS: Final = 0.01
@@ -34,12 +34,11 @@ _GONE: Final = frozenset({errno.EPIPE, errno.EBADF, errno.EIO, errno.ECONNRESET,
 
 
 class LogSink:
-    """Writes whole lines to a stream, in order; in UTF-8, since JSON is, but to a terminal in the terminal's encoding.
+    """Writes whole lines to a stream, in order: in UTF-8, like JSON, but to a terminal in the terminal's encoding.
 
-    A stream without a descriptor, such as io.StringIO, is written at once. So is every stream in a forked child, which
-    has no thread, and after `close`. When lines were lost, `say_lost(number)` makes the line that says so, which
-    stands where they would have stood. Without a stream, as sys.stderr is None in a process that was started with it
-    closed, all lines are lost.
+    A stream without a descriptor, such as io.StringIO, is written at once. So is every stream after `close`, and in a
+    forked child, which has no thread. When lines were lost, `say_lost(number)` makes a line that says so and takes
+    their place. Without a stream, all lines are lost: sys.stderr is None in a process that was started with it closed.
     """
 
     def __init__(self, stream: TextIO | None, say_lost: Callable[[int], str]) -> None:
@@ -51,20 +50,20 @@ class LogSink:
         if self.isatty():
             self._encoding = foreign.attribute(stream, "encoding") or "utf-8"
         self._waits = self._descriptor is not None and _waits_for_a_reader(self._descriptor)
-        self.counted: Counter[str] = Counter()  #: lines that were written by a level, lost ones included
+        self.counted: Counter[str] = Counter()  #: lines written, by level, including lost ones
         self.lost = 0  #: lines that were not written, since the start
         self._reset()
         if self._descriptor is not None:
             call_in_child(self._become_child)
 
     def _reset(self) -> None:
-        # Re-entrant: a signal's handler, or the garbage collector, may write a line while its thread holds it.
+        # Re-entrant: a signal handler or the garbage collector may write a line while its thread holds it.
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
         self._lines: list[str] = []
         self._characters = 0
         self._unwritten = memoryview(b"")  # the thread's
-        self._unsaid = 0  # lost, and no line says so yet
+        self._unsaid = 0  # lost lines that no line has reported yet
         self._thread: threading.Thread | None = None
         self._idle = False  # the thread waits for lines
         self._direct = self._descriptor is None
@@ -83,11 +82,11 @@ class LogSink:
             return False
 
     def write(self, line: str, level: str | None = None) -> None:
-        """Take a line without its end; never waits for the stream where that has a descriptor.
+        """Take a line without its line break; never waits for a stream that has a descriptor.
 
-        With a level, it is counted by that.
+        If it has a level, it is counted under that.
         """
-        with self._lock:  # the condition's own, without its detour by Python
+        with self._lock:  # the condition's own lock, without a detour through Python
             if level is not None:
                 self.counted[level] += 1
             if self._direct:
@@ -103,7 +102,7 @@ class LogSink:
             self._call_thread()
 
     def write_all(self, lines: Sequence[str], level: str) -> None:
-        """Take lines of one level, as `write` takes each."""
+        """Take lines of one level, each as `write` does."""
         characters = sum(map(len, lines))
         with self._lock:
             if (
@@ -122,9 +121,9 @@ class LogSink:
             self._call_thread()
 
     def close(self, seconds: float = FLUSH_SECONDS) -> None:
-        """Write what is queued, for so long at most; what is left is lost and counted. May be called again.
+        """Write queued lines for at most this time; the rest is lost and counted. May be called again.
 
-        Lines that come later are written directly where that does not block.
+        Later lines are written directly if that does not block.
         """
         thread = self._thread
         if thread is None:
@@ -138,14 +137,14 @@ class LogSink:
             self.lost += len(self._lines)
             self._lines.clear()
             self._characters = 0
-            self._lose_unwritten()  # the thread may be held in the middle of it, by a reader that does not read
+            self._lose_unwritten()  # a reader that does not read may block the thread in the middle of a line
             self._direct = True
             self._thread = None
         atexit.unregister(self.close)
 
     def _call_thread(self) -> None:
         if self._idle:
-            self._idle = False  # it is woken once
+            self._idle = False  # one wake-up is enough
             self._changed.notify()
         elif self._thread is None:
             self._start()
@@ -159,11 +158,11 @@ class LogSink:
         return self._say_lost(lost)
 
     def _start(self) -> None:
-        self._stream.flush()  # what was printed before comes before
+        self._stream.flush()  # keep the order with earlier prints
         self._thread = threading.Thread(target=self._run, name="qorzen-log", daemon=True)
         try:
             self._thread.start()
-        except RuntimeError:  # no thread to be had, or the interpreter ends
+        except RuntimeError:  # no thread available, or the interpreter exits
             self._thread, self._direct = None, True
             while self._lines:
                 self._write_directly(self._lines.pop(0))
@@ -175,10 +174,10 @@ class LogSink:
             with self._changed:
                 while not self._lines and not self._unsaid and not self._closing:
                     self._idle = True
-                    # Not for ever: a line that the collector writes in this very thread, right here, calls nobody.
+                    # With a timeout: a line that the garbage collector writes in this thread, right here, wakes nobody.
                     self._changed.wait(_IDLE_SECONDS)
                     self._idle = False
-                    if not self._closing:  # what follows at once shall not wake it again for each line
+                    if not self._closing:  # so that the next lines do not each wake it again
                         self._changed.wait(_LINGER_SECONDS)
                 lines = self._take()
                 if not lines and self._unsaid and not self._broken:
@@ -186,7 +185,7 @@ class LogSink:
                 if not lines:
                     if self._closing:
                         return
-                    self._unsaid = 0  # of a stream that is gone there is nobody to tell
+                    self._unsaid = 0  # the stream is gone, and nobody is left to notify
                     continue
             self._unwritten = memoryview(self._encoded(lines))
             self._put()
@@ -194,7 +193,7 @@ class LogSink:
                 self._lose_unwritten()
 
     def _take(self) -> list[str]:
-        lines, self._lines = self._lines, []  # a thread that writes meanwhile waits only for this
+        lines, self._lines = self._lines, []  # code that writes a line meanwhile waits only for this
         self._characters = 0
         return lines
 
@@ -202,7 +201,7 @@ class LogSink:
         return ("\n".join(lines) + "\n").encode(self._encoding, "backslashreplace")
 
     def _put(self) -> None:
-        """Write what is encoded, until the rest of it cannot be written, for good or for the end."""
+        """Write the encoded lines until the rest cannot be written, because the stream is gone or the time is over."""
         while self._unwritten:
             if self._broken or self._stream.closed:
                 self._broken = True
@@ -214,11 +213,11 @@ class LogSink:
                     continue
                 most = _MAX_PIPE_BYTES if self._waits else _MAX_WRITE_BYTES
                 written = os.write(self._number(), self._unwritten[:most])
-            except BlockingIOError:  # said to be writable, and is not: somebody else was quicker
+            except BlockingIOError:  # reported as writable, but is not: somebody else was faster
                 time.sleep(_POLL_SECONDS)
             except (OSError, ValueError) as error:
                 self._broken = not isinstance(error, OSError) or error.errno in _GONE
-                return  # a full disk loses these lines, and the next are tried
+                return  # a full disk loses these lines; the next ones are tried
             else:
                 self._unwritten = self._unwritten[written:]
 
@@ -249,7 +248,7 @@ class LogSink:
         buffer = foreign.attribute(self._stream, "buffer")
         if buffer is None:
             self._stream.write(line + "\n")
-        else:  # its encoding need not have room for what JSON has
+        else:  # its encoding may lack characters that JSON has
             self._stream.flush()
             buffer.write(self._encoded([line]))
         self._stream.flush()
@@ -265,5 +264,5 @@ def _waits_for_a_reader(descriptor: int) -> bool:
 def _descriptor_of(stream: TextIO) -> int | None:
     try:
         return stream.fileno()
-    except (AttributeError, OSError, ValueError):  # io.UnsupportedOperation is both of the latter
+    except (AttributeError, OSError, ValueError):  # io.UnsupportedOperation is both of the last two
         return None

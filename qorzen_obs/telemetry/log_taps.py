@@ -1,9 +1,9 @@
-"""What a program logs through its own configuration: counted, exported and kept with its task, however it is rendered.
+"""Counts, exports and keeps with its task what a program logs through its own configuration.
 
-`logging` has no hook for all records that leaves the program's handlers alone: with a handler of ours on the root
-logger, warnings of a program without any would not be printed, and a later `basicConfig` would do nothing. So while a
-service runs, the method that hands each record to its handlers is wrapped. Of structlog the last processor is, which
-renders. Neither changes a line (docs/decisions/0075-log-taps.md).
+`logging` has no hook for all records that leaves the program's handlers alone: if we added a handler to the root
+logger, a program without handlers would not print its warnings, and a later `basicConfig` would do nothing. So while a
+service runs, we wrap the method that passes each record to its handlers, and structlog's last processor, which
+renders. Neither wrapper changes a line (docs/decisions/0075-log-taps.md).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from qorzen_obs.telemetry.other_export import is_exported
 from qorzen_obs.telemetry.redaction import Redactor
 from qorzen_obs.telemetry.task_lines import keep_line, keep_task_line
 
-#: The names by which structlog's methods call levels.
+#: The levels by the names of structlog's methods.
 _LEVELS: Final = {
     "warn": "warning",
     "exception": "error",
@@ -39,15 +39,15 @@ Fields = Callable[[], dict[str, Any]]
 
 
 class _Taps:
-    """Those of the process. The first service opens them, the last one closes them."""
+    """The taps of the process. The first service opens them, the last one closes them."""
 
     def __init__(self) -> None:
         self.streams: tuple[LogStream, ...] = ()
         self._guard = ForkSafeLock()
-        self.call_handlers: Any = logging.Logger.callHandlers  #: what is wrapped
+        self.call_handlers: Any = logging.Logger.callHandlers  #: the wrapped objects
         self._wraps = False
-        self._processors: list[Any] = []  # structlog's; the last is wrapped
-        self._redactor = Redactor()  # for a task whose manager shows none
+        self._processors: list[Any] = []  # structlog's processors; the last one is wrapped
+        self._redactor = Redactor()  # for a task whose manager shows no lines
 
     def open(self, stream: LogStream) -> None:
         with self._guard.lock:
@@ -62,7 +62,7 @@ class _Taps:
             self.streams = tuple(one for one in self.streams if one is not stream)
             if self.streams:
                 return
-            # Where somebody has wrapped ours, it stays and does nothing.
+            # If somebody has wrapped ours, it stays and does nothing.
             if logging.Logger.callHandlers is _call_handlers:
                 logging.Logger.callHandlers = self.call_handlers  # type: ignore[method-assign]  # as above
                 self._wraps = False
@@ -75,7 +75,7 @@ class _Taps:
         self._untap_structlog()
         if not any(isinstance(foreign.attribute(one, "__self__"), LogStream) for one in processors):
             self._processors = processors
-            # One assignment, since another thread may be going through the list.
+            # One assignment, since another thread may be iterating over the list.
             processors[-1] = _Renderer(processors[-1], keeps=keep_task_line not in processors)
 
     def _untap_structlog(self) -> None:
@@ -85,7 +85,7 @@ class _Taps:
                 processors[place] = one.renderer
 
     def saw(self, level: str, fields: Fields, *, keeps: bool, exports: bool) -> None:
-        """Count a line, and make its fields where somebody wants them."""
+        """Count a line, and create its fields if somebody wants them."""
         streams = self.streams
         for stream in streams:
             stream.count(level)
@@ -99,7 +99,7 @@ class _Taps:
                 keep_line(level, line, getattr(getattr(task, "owner", None), "redactor", self._redactor))
             if exporting is not None:
                 exporting.send(level, line)
-        except BaseException:  # noqa: BLE001 - a value's own code raises anything, and who logs must not notice
+        except BaseException:  # noqa: BLE001 - a value's own code may raise anything, which must not reach the code that logs
             for stream in streams:
                 stream.count_unseen()
 
@@ -109,7 +109,7 @@ _TAPS: Final = _Taps()
 
 @contextmanager
 def tapped(stream: LogStream) -> Iterator[None]:
-    """Have the lines of the program counted, exported and kept by `stream` too, inside of the block."""
+    """Let `stream` also count, export and keep the program's lines inside the block."""
     _TAPS.open(stream)
     try:
         yield
@@ -121,7 +121,7 @@ def tapped(stream: LogStream) -> Iterator[None]:
 
 
 def _call_handlers(logger: logging.Logger, record: logging.LogRecord) -> None:
-    """Stands for Logger.callHandlers."""
+    """Replaces Logger.callHandlers."""
     with SEEN.one_line() as seen:
         _TAPS.call_handlers(logger, record)
     if _TAPS.streams and not seen.whole and (seen.message is None or record.msg is not seen.message):
@@ -133,7 +133,7 @@ def _call_handlers(logger: logging.Logger, record: logging.LogRecord) -> None:
 
 
 class _Renderer:
-    """Stands for the last of structlog's processors."""
+    """Replaces structlog's last processor."""
 
     def __init__(self, renderer: Any, *, keeps: bool) -> None:
         self.renderer = renderer
@@ -151,7 +151,7 @@ class _Renderer:
         return rendered
 
     def __getattr__(self, name: str) -> Any:
-        """Give whatever else the renderer has."""
+        """Pass on the renderer's other attributes."""
         return getattr(self.renderer, name)
 
 
@@ -161,7 +161,7 @@ def _level_of(method: str, event: Mapping[str, Any]) -> str:
 
 
 def _fields_of(event: dict[str, Any]) -> dict[str, Any]:
-    """Return a line's fields: with its exception as a text, and without what structlog's processors hand on."""
+    """Return a line's fields, with its exception as text, and without the internal fields of structlog's processors."""
     fields = {key: value for key, value in event.items() if not foreign.text(key).startswith("_")}
     fields.pop("timestamp", None)  # in whatever form
     error = fields.pop("exc_info", None)
@@ -175,7 +175,7 @@ def _fields_of(event: dict[str, Any]) -> dict[str, Any]:
 
 
 def _message_of(rendered: Any) -> Any:
-    """Return what a logger of the standard library will have as the message of its record."""
+    """Return the message that a standard-library logger will put in its record."""
     if isinstance(rendered, tuple) and rendered:
         arguments = rendered[0]
         return arguments[0] if isinstance(arguments, tuple) and arguments else None

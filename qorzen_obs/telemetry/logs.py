@@ -32,7 +32,7 @@ from qorzen_obs.telemetry.program_logging import hand_on, program_logger, takes
 from qorzen_obs.telemetry.redaction import Redactor
 from qorzen_obs.telemetry.task_lines import keep_line, utc_now
 
-#: The field of a line, on its way, that holds the logger of the program that takes it.
+#: The internal field of a line that holds the program's logger that takes it.
 _PROGRAM: Final = "_qorzen_program_logger"
 _OFF: Final = logging.CRITICAL  # the package writes nothing at this level
 _COUNTED_LEVELS: Final = ("debug", "info", "warning", "error", "critical")
@@ -42,8 +42,8 @@ LEVELS: Final = {"off": _OFF, "debug": 10, "info": 20, "warning": 30, "error": 4
 def add_task_context(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     """Add the current span and task to a line. A processor for any structlog configuration.
 
-    The fields are trace_id, span_id, task_id, task_name, category, priority and attempt. A field that the line has
-    stays as it is.
+    The fields are trace_id, span_id, task_id, task_name, category, priority and attempt. Existing fields of the line
+    stay as they are.
     """
     span = trace.get_current_span().get_span_context()
     if span.is_valid:
@@ -62,9 +62,9 @@ def add_task_context(_: Any, __: str, event: MutableMapping[str, Any]) -> Mutabl
 class LogStream(Collector):
     """One stream of log lines: redacts, renders, counts and writes them, and keeps those of tasks.
 
-    JSON unless `stream` (standard error when None) is a terminal. `export` gets every line too. With `by_logging`, a
-    line becomes a record of `logging` instead where the program has configured that by then. A Collector of
-    `qorzen_log_messages`.
+    JSON unless `stream` (None means standard error) is a terminal. `export` gets every line too. With `by_logging`, a
+    line becomes a record of `logging` instead, if the program has configured `logging` by then. It is also the
+    Collector for `qorzen_log_messages`.
     """
 
     def __init__(
@@ -80,27 +80,27 @@ class LogStream(Collector):
         self._sink = LogSink(sys.stderr if stream is None else stream, self._say_lost)
         self._terminal = self._sink.isatty()
         self._render: Any = TerminalLines() if self._terminal else JsonLines()
-        self._lock = threading.RLock()  # a signal's handler may log while its thread holds it
+        self._lock = threading.RLock()  # a signal handler may log while its thread holds it
         self._lines = dict.fromkeys(_COUNTED_LEVELS, 0)
         self.export = export
-        self._unseen = 0  # lines of the program's own logging that could be neither exported nor kept
+        self._unseen = 0  # lines of the program's own logging that could not be exported or kept
 
     def logger(self, name: str, level: str = "info") -> Any:
         """Return a structlog logger of our own that writes lines of at least `level`."""
         return structlog.wrap_logger(_LineLogger(self._sink, name), **self.options(level), logger_name=name)
 
     def program_logger(self, name: str) -> logging.Logger | None:
-        """Return what takes a line of the logger `name` in place of the stream, see program_logging.py; None mostly."""
+        """Return the logger that takes a line of `name` instead of the stream (program_logging.py); usually None."""
         return program_logger(name) if self.by_logging else None
 
     def configure_structlog(self, level: str) -> None:
-        """Let all loggers of structlog write here; for a program, never for a library."""
+        """Let all structlog loggers write here; for programs, never for libraries."""
         structlog.configure(
             **self.options(level), logger_factory=lambda *names: _LineLogger(self._sink, *names)
         )
 
     def options(self, level: str) -> dict[str, Any]:
-        """Return how structlog makes such loggers."""
+        """Return structlog's configuration for such loggers."""
         return {
             "processors": [
                 structlog.contextvars.merge_contextvars,
@@ -119,7 +119,7 @@ class LogStream(Collector):
         }
 
     def write_line(self, level: str, line: Mapping[str, Any], span: SpanContext | None) -> None:
-        """Write a line that is redacted and needs no processor any more; it names `span`, if any."""
+        """Write a line that is already redacted and processed; it names `span`, if any."""
         self.count(level)
         if self.export is not None:
             self.export.put(level, dict(line), span and span.trace_flags)
@@ -131,16 +131,16 @@ class LogStream(Collector):
         return not self._terminal and self.export is None
 
     def write_own(self, level: str, lines: Sequence[str]) -> None:
-        """Write lines of JSON that, as the caller knows, hold no secret and mislead nobody."""
+        """Write lines of JSON that the caller guarantees to be free of secrets and misleading characters."""
         self._sink.write_all(lines, level)
 
     def lost(self) -> dict[str, int]:
-        """Return how many lines the stream did not take, and how many records the collector did not."""
+        """Return how many lines the stream lost, and how many records did not reach the collector."""
         lost = self._unseen + (self.export.lost if self.export else 0)
         return {"log_line": self._sink.lost, "log_record": lost}
 
     def close(self) -> None:
-        """Write what is queued, for a second at most. Lines that come later are written directly."""
+        """Write queued lines for a second at most. Later lines are written directly."""
         self._sink.close()
 
     def describe(self) -> Iterator[Metric]:
@@ -148,7 +148,7 @@ class LogStream(Collector):
         return self.collect()
 
     def collect(self) -> Iterator[Metric]:
-        """Yield the counters, which include the lines that were lost."""
+        """Yield the counters, which include lost lines."""
         family = counter(names.LOG_MESSAGES)
         for level, lines in self._lines.items():
             family.add_metric((level,), lines + self._sink.counted[level])
@@ -157,7 +157,7 @@ class LogStream(Collector):
     def _find_program_logger(
         self, logger: Any, method: str, event: MutableMapping[str, Any]
     ) -> MutableMapping[str, Any]:
-        """Note which logger of the program takes the line, and drop what that lets not through."""
+        """Note which of the program's loggers takes the line, and drop lines that it does not let through."""
         if self.by_logging and isinstance(logger, _LineLogger):
             name, said_by = foreign.text(logger.name), event.get("logger_name")
             program = program_logger(name, None if said_by == name else said_by)
@@ -173,7 +173,7 @@ class LogStream(Collector):
         return _EXCEPTION_AS_DATA(logger, method, event)
 
     def _write(self, logger: Any, method: str, event: MutableMapping[str, Any]) -> str:
-        """Redact, count, keep and export a line; then return it for the stream, or hand it to the program."""
+        """Redact, count, keep and export a line; then return it for the stream, or pass it to the program."""
         program = event.pop(_PROGRAM, None)
         clean = redact_line(self.redactor, event)
         level = foreign.text(clean.get("level", "info"))
@@ -185,22 +185,22 @@ class LogStream(Collector):
             return str(self._render(logger, method, clean))
         try:
             hand_on(program, level, clean)
-        except BaseException:  # noqa: BLE001 - a handler of the program's raises anything, and the work goes on
+        except BaseException:  # noqa: BLE001 - the program's handler may raise anything, and the work continues
             self.count_unseen()
         raise structlog.DropEvent
 
     def count(self, level: str) -> None:
-        """Count a line of a level; one of an unknown level as info."""
+        """Count a line under its level; an unknown level counts as info."""
         with self._lock:
             self._lines[level if level in self._lines else "info"] += 1
 
     def count_unseen(self) -> None:
-        """Count a line of the program's own logging that could be neither exported nor kept."""
+        """Count a line of the program's own logging that could not be exported or kept."""
         with self._lock:
             self._unseen += 1
 
     def send(self, level: str, line: Mapping[str, Any]) -> None:
-        """Export a line that is not redacted yet and that another stream writes."""
+        """Export a line that another stream writes and that is not redacted yet."""
         if self.export is not None:
             self.export.put(level, dict(redact_line(self.redactor, line)))
 
@@ -210,10 +210,10 @@ class LogStream(Collector):
 
 
 class _LineLogger:
-    """What structlog's loggers end in: each method takes a whole line. `name` is that of our own, or the user's."""
+    """The end of structlog's chain: each method takes a whole line. `name` is our own logger's, or the user's."""
 
     def __init__(self, sink: LogSink, name: object = None, *_: object) -> None:
-        self.name = name  #: what `structlog.get_logger` was given, if anything
+        self.name = name  #: the argument of `structlog.get_logger`, if any
         self.msg = self.debug = self.info = self.warning = self.warn = sink.write
         self.error = self.critical = self.exception = self.fatal = self.failure = self.err = self.log = (
             sink.write
@@ -233,9 +233,9 @@ def make_logger(name: str, level: str = "info", stream: TextIO | LogStream | Non
 
 
 def users_logger(name: str) -> Any:
-    """Return a logger by the program's own configuration of structlog, whose methods write at once.
+    """Return a logger from the program's own structlog configuration, with methods that write at once.
 
-    Those of structlog's AsyncBoundLogger are coroutines, which nobody would await.
+    The methods of structlog's AsyncBoundLogger are coroutines, which nobody would await.
     """
     if issubclass(structlog.get_config()["wrapper_class"], structlog.stdlib.AsyncBoundLogger):
         return structlog.wrap_logger(
@@ -245,14 +245,14 @@ def users_logger(name: str) -> Any:
 
 
 def accept_logger(logger: Any) -> Any:
-    """Return `logger` so that it takes an event and fields, at once: a standard-library logger is wrapped.
+    """Return `logger` in a form that takes an event and fields at once: a standard-library logger is wrapped.
 
     Raises:
         ManagerInitializationError: its methods are coroutines, which nobody would await.
     """
     if isinstance(logger, structlog.stdlib.AsyncBoundLogger):
         return logger.sync_bl
-    # A proxy of structlog makes its logger when it is first used.
+    # structlog's proxy creates its logger on first use.
     kind = foreign.attribute_as_it_stands(logger, "_wrapper_class") or structlog.get_config()["wrapper_class"]
     looked_at = kind if type(logger).__name__ == "BoundLoggerLazyProxy" else logger
     if inspect.iscoroutinefunction(foreign.attribute(looked_at, "info")):
@@ -270,7 +270,7 @@ def accept_logger(logger: Any) -> Any:
 
 
 def _filter_by_level(logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    while isinstance(logger, logging.LoggerAdapter):  # structlog's filter knows loggers only
+    while isinstance(logger, logging.LoggerAdapter):  # structlog's filter supports only loggers
         logger = logger.logger
     return structlog.stdlib.filter_by_level(logger, method, event)
 

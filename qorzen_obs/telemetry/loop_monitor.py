@@ -1,8 +1,7 @@
-"""The work loop's pulse: a timer that should run every 25 ms, how late it is, and who is to blame.
+"""The work loop's pulse: a timer that should run every 25 ms, how late it is, and what delays it.
 
-The timer runs on the work loop; a loop that is blocked cannot say so itself, so a thread watches it
-(watchdog.py). What comes of a block: an event on the culprit's span, a log line while it lasts, seconds by
-category, and what /livez says.
+The timer runs on the work loop. A blocked loop cannot report that itself, so a thread watches it (watchdog.py). A
+block leads to an event on the culprit's span, a log line while it lasts, seconds by category, and a result in /livez.
 """
 
 from __future__ import annotations
@@ -26,18 +25,18 @@ from qorzen_obs.telemetry.standstill import HELD_SECONDS, SOME
 from qorzen_obs.telemetry.watchdog import CODE, GIL_HELD, NOT_RUNNING, NOTICE_SECONDS, Finding, Watchdog
 from qorzen_obs.telemetry.way import Way
 
-INTERVAL_SECONDS: Final = 0.025  #: between two beats of a watched loop
+INTERVAL_SECONDS: Final = 0.025  #: seconds between two beats of a watched loop
 UNWATCHED_INTERVAL_SECONDS: Final = 0.1
-STACK_SECONDS: Final = 0.5  #: from here on a line about a block has the stack
-LONG_SECONDS: Final = 1.0  #: the end of a block that took longer is logged too
+STACK_SECONDS: Final = 0.5  #: from this length on a line about a block has the stack
+LONG_SECONDS: Final = 1.0  #: the end of a longer block is logged too
 MAX_STACK_TEXT: Final = 8_000
 PEAK_SECONDS: Final = 60.0  #: how long the worst lag is remembered
-KEPT_BLOCKS: Final = 20  #: how many ended blocks are remembered, the last ones
-_KEPT_FRAMES: Final = 4  # of each: the outermost, which is the task's own, and the innermost ones
+KEPT_BLOCKS: Final = 20  #: how many of the last ended blocks are remembered
+_KEPT_FRAMES: Final = 4  # frames kept of each: the outermost, which is the task's own, and the innermost ones
 
 
 class Block:
-    """A stretch of time in which one culprit held the loop. `seconds` of one that goes on are up to now."""
+    """A stretch of time in which one culprit held the loop. While it lasts, `seconds` count up to now."""
 
     __slots__ = (
         "_redact",
@@ -61,9 +60,9 @@ class Block:
         self.since = since  #: monotonic
         self.ended: float | None = None  #: monotonic
         self.stack: str | None = None  #: as text, once the watchdog has made it
-        self.on_span = False  #: its span has the event
+        self.on_span = False  #: its span already has the event
         self.logged = False
-        self.stack_seen = False  #: it was decided whether a line shows the stack
+        self.stack_seen = False  #: whether to show the stack in a line has been decided
         self.kept = False  #: among the ended blocks
 
     @property
@@ -72,12 +71,12 @@ class Block:
 
     @property
     def name(self) -> str:
-        """Who holds the loop; of an asyncio task it is the program's own text."""
+        """The name of what holds the loop; for an asyncio task it is the program's own text."""
         return self._redact(self.culprit.name)
 
     @property
     def label(self) -> str:
-        """What it counts as in LOOP_BLOCKED."""
+        """Its label in LOOP_BLOCKED."""
         return self.cause if self.cause != CODE else self.culprit.category or names.FOREIGN
 
     @property
@@ -91,7 +90,7 @@ class Block:
 
 
 class EndedBlock(NamedTuple):
-    """What is remembered of a block: plain data, which keeps nothing of the task alive."""
+    """The remembered data of a block, which keeps nothing of the task alive."""
 
     began: float  #: Unix seconds
     seconds: float
@@ -103,20 +102,20 @@ class EndedBlock(NamedTuple):
 
 
 def _ends_of(frames: Frames) -> Frames:
-    """Return the frames of a stack that a person looks for, the innermost last."""
+    """Return the frames of a stack that matter to a person, the innermost last."""
     return frames if len(frames) <= _KEPT_FRAMES else (*frames[:1], *frames[1 - _KEPT_FRAMES :])
 
 
 class LoopMonitor:
-    """Measures how late the running loop runs a timer, and finds who keeps it.
+    """Measures how late the running loop runs a timer, and finds what blocks the loop.
 
     Args:
-        clock: the watchdog needs the system's; with another one there is none.
+        clock: the watchdog needs the system's clock; with any other there is no watchdog.
         on_lag: called with how late each beat was, in seconds.
-        on_blocked: is called, on the watchdog's thread, while the loop is blocked: twenty times a second.
+        on_blocked: called twenty times a second while the loop is blocked, on the watchdog's thread.
         log: writes a line, `log(event, **fields)`.
-        on_error: called with what goes wrong in here.
-        redact: what each text of a stack goes through before it leaves.
+        on_error: called with errors in this class.
+        redact: applied to each text of a stack before it is shown.
     """
 
     def __init__(
@@ -145,9 +144,10 @@ class LoopMonitor:
         self._way: Way | None = None
         self._lock = threading.Lock()  # held for a few assignments at a time
         self.due: float | None = None  #: when the next beat should come, monotonic
-        self._cpu = 0.0  # the process's, at the last beat
+        self._cpu = 0.0  # the process's reading at the last beat
         self._block: Block | None = None
-        self._unread: Block | None = None  # the watchdog is making its stack's text; it may be over by now
+        # the watchdog is creating the text of its stack; the block may be over by now
+        self._unread: Block | None = None
         self._peaks = Peaks(PEAK_SECONDS)
         self._ended_blocks: deque[EndedBlock] = deque(maxlen=KEPT_BLOCKS)
         self._seconds = dict.fromkeys(names.LOOP_BLOCKED_BY, 0.0)
@@ -164,7 +164,7 @@ class LoopMonitor:
             self._watchdog.start()
 
     def stop(self) -> None:
-        """Stop watching; safe before start and when done twice. On the loop; returns when the thread has ended."""
+        """Stop watching; idempotent and safe before start. On the loop; returns when the thread has ended."""
         if self._timer is not None:
             self._timer.cancel()
         self._timer = None
@@ -178,26 +178,26 @@ class LoopMonitor:
     # ------------------------------------------------------------------ from any thread
 
     def blocked_seconds(self) -> float:
-        """Return for how long the loop has been overdue; 0 when it turns or is not watched."""
+        """Return how long the loop has been overdue; 0 when it turns or is not watched."""
         due = self.due
         return 0.0 if due is None else max(0.0, self._clock.monotonic() - due)
 
     def worst_lag(self, since: float) -> float:
-        """Return the most that the loop was late since a moment of the clock, a minute ago at most."""
+        """Return the largest lag of the loop since a moment of the clock, at most a minute ago."""
         return max(self._peaks.since(since), self.blocked_seconds())
 
     @property
     def block(self) -> Block | None:
-        """What holds the loop right now, once it was noticed."""
+        """The present block of the loop, once it was noticed."""
         return self._block
 
     def ended_blocks(self) -> list[EndedBlock]:
-        """Return the last blocks that are over, oldest first."""
+        """Return the last ended blocks, oldest first."""
         with self._lock:
             return list(self._ended_blocks)
 
     def seconds_by_category(self) -> dict[str, float]:
-        """Return how long the loop was held in all, with what goes on; no value ever falls."""
+        """Return how long the loop was held in all, including a present block; no value ever decreases."""
         with self._lock:
             self._scraped_at = time.monotonic()
             seconds, block = dict(self._seconds), self._block
@@ -206,14 +206,14 @@ class LoopMonitor:
         return seconds
 
     def stack_text(self, culprit: Culprit) -> str:
-        """Return the culprit's stack as text: the one place where it leaves in a log line or a span."""
+        """Return the culprit's stack as text: the only place where it enters a log line or a span."""
         text = self._redact(text_of(culprit.frames))
         return text if len(text) <= MAX_STACK_TEXT else "…" + text[-MAX_STACK_TEXT:]
 
     # ------------------------------------------------------------------ on the loop
 
     def on_attempt_ends(self, attempt: Attempt) -> None:
-        """Write a block of the loop to the span of its attempt, which is about to end. O(1): reads no file."""
+        """Record a block of the loop on the span of its attempt, which is about to end. O(1): reads no file."""
         now, unread = self._block, self._unread
         if now is None and unread is None:
             return
@@ -242,9 +242,9 @@ class LoopMonitor:
         self._schedule(loop)
 
     def _report_unseen(self, late: float, *, ran: bool) -> None:
-        """Report a block that the watchdog saw neither while it lasted nor before the loop turned afterwards.
+        """Report a block that the watchdog did not see before the loop turned again.
 
-        Where the process ran, code held the interpreter.
+        If the process ran meanwhile, code held the interpreter.
         """
         dump = self._gil_watch.read if ran and self._gil_watch is not None else tuple
         culprit = Culprit(UNSEEN if ran else NOBODY, None, [], dump)
@@ -255,7 +255,7 @@ class LoopMonitor:
         self._report_begin(block)
 
     def _turned(self, due: float | None) -> None:
-        """The loop runs, so a block is over."""
+        """End the present block, since the loop runs."""
         with self._lock:
             self.due = due
             block, self._block = self._block, None
@@ -289,14 +289,14 @@ class LoopMonitor:
         elif before is not None:
             self._log_stack(before)
 
-    # ------------------------------------------------------------------ what comes of it
+    # ------------------------------------------------------------------ what a block leads to
 
     def _end(self, block: Block, at: float) -> None:
         block.ended = max(at, block.since)
         self._seconds[block.label] += block.seconds
 
     def _report_begin(self, block: Block) -> None:
-        # Here, since the loop has better things to do than to read files.
+        # Here, so that the loop does not read files.
         stack = self.stack_text(block.culprit)
         with self._lock:
             block.stack = stack
@@ -306,7 +306,7 @@ class LoopMonitor:
         if over:
             self._write_to_span(block)
             self._keep(block)
-        if block.seconds >= STACK_SECONDS:  # it is seen when it is over
+        if block.seconds >= STACK_SECONDS:  # its end will be seen
             self._log_stack(block)
         elif (count := self._let(block, "begin")) is not None:
             self._write(block, count=count)
@@ -336,7 +336,7 @@ class LoopMonitor:
             self._write(block, over=True)
 
     def _keep(self, block: Block) -> None:
-        """Remember an ended block. One whose stack is not there yet is left to the watchdog, which is making it."""
+        """Remember an ended block. If its stack is not ready, leave it to the watchdog, which is creating the stack."""
         attempt = block.culprit.attempt
         with self._lock:
             if block.stack is None or block.kept:
@@ -350,7 +350,7 @@ class LoopMonitor:
                     culprit=block.name,
                     task_id=None if attempt is None else attempt.task_id,
                     category=block.culprit.category,
-                    frames=_ends_of(block.culprit.frames),  # they are there: the stack was made of them
+                    frames=_ends_of(block.culprit.frames),  # they exist: the stack was made from them
                 )
             )
 
@@ -360,13 +360,13 @@ class LoopMonitor:
         try:
             if context is None:
                 self._log(names.LOG_LOOP_BLOCKED, **fields)
-            else:  # in a copy of its context, which the loop may be in: the line is the task's, with its trace
+            else:  # in a copy of its context, since the loop may be in that one: the line gets the task and its trace
                 context.copy().run(self._log, names.LOG_LOOP_BLOCKED, **fields)
-        except BaseException as error:  # noqa: BLE001 - what observes must not break what it observes
+        except BaseException as error:  # noqa: BLE001 - observation must not break the observed
             self._on_error(error)
 
     def _write_to_span(self, block: Block, *, at_once: bool = False) -> None:
-        """Unless `at_once`, a block whose stack is not there yet is left to the watchdog, which is making it."""
+        """Report a block. Unless `at_once`, leave one whose stack is not ready to the watchdog, which creates it."""
         attempt = block.culprit.attempt
         with self._lock:
             stack = block.stack
@@ -375,7 +375,7 @@ class LoopMonitor:
             written, block.on_span = block.on_span, True
         span = None if attempt is None else attempt.span
         if written or attempt is None or span is None or not span.is_recording():
-            return  # the last: the loop was held in the attempt's context after its end, by what follows it
+            return  # the last case: the loop was held in the attempt's context after its end, by code that follows it
         began = attempt.started_wall + max(0.0, block.since - attempt.started_at)
         attributes: dict[str, str | float] = {
             names.BLOCKED_SECONDS: round(block.seconds, 6),

@@ -1,7 +1,7 @@
-"""The metrics to an OpenTelemetry collector, where OTEL_METRICS_EXPORTER asks for it (docs/decisions/0070).
+"""Sends the metrics to an OpenTelemetry collector if OTEL_METRICS_EXPORTER asks for it (docs/decisions/0070).
 
-What is sent is read from the same collectors as /metrics, so a new family needs no second place. The thread of a
-bounded queue reads and sends, so that a collector that is slow or hangs costs a task nothing.
+It reads the same collectors as /metrics, so a new family needs no second place. The thread of a bounded queue reads
+and sends, so that a slow or hanging collector costs a task nothing.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from qorzen_obs.telemetry import names
 from qorzen_obs.telemetry.export import BatchLimits, ExportQueue
 from qorzen_obs.telemetry.metric_points import Converted, Instrument, Points
 
-#: Gives what a function makes of each family.
+#: Returns the result of a function for each family.
 Gather = Callable[[Callable[[prometheus_client.Metric], Converted]], Iterable[Converted]]
 
 _DELTA: Final = AggregationTemporality.DELTA
-#: What is put in the queue: the metrics are read when they are sent.
+#: The item in the queue: the metrics are read when they are sent.
 _NOW: Final = object()
 
 
@@ -54,7 +54,7 @@ class MetricExport:
         self._resource = resource
         self._own_scope = InstrumentationScope(names.SCOPE, package_version("qorzen-obs"), names.SCHEMA_URL)
         self._client_scope = InstrumentationScope("prometheus_client", package_version("prometheus_client"))
-        preferred = exporter._preferred_temporality or {}  # which the SDK's own readers take too
+        preferred = exporter._preferred_temporality or {}  # the SDK's own readers use it too
         self._points = Points(
             frozenset(
                 instrument
@@ -72,7 +72,7 @@ class MetricExport:
         self._clock = clock
         self._on_ended = on_ended
         self._gather: Gather | None = None
-        # One may wait while another is on its way: it has what came in between.
+        # One may wait while another is being sent: it covers what came in between.
         limits = BatchLimits(queue_size=2, batch_size=1, delay_seconds=interval_seconds)
         self.queue: ExportQueue[object] = ExportQueue(
             f"{name}-metrics", self._send, limits, clock=clock, close=exporter.shutdown, on_ended=on_ended
@@ -88,16 +88,16 @@ class MetricExport:
 
     @property
     def lost(self) -> int:
-        """How many times the metrics were not taken. What they count is in the next ones."""
+        """How many times the metrics were not accepted. Their counts are part of the next ones."""
         return self.queue.failed + self.queue.dropped_full + self.queue.dropped_shutdown
 
     def shutdown(self, deadline_seconds: float) -> bool:
-        """Send the metrics as they are now, until the deadline; return whether they were taken. Idempotent."""
+        """Send the present metrics by the deadline; return whether they were accepted. Idempotent."""
         if self.queue.closing:
             return self.queue.shutdown(deadline_seconds)
         if self._gather is not None:
             self._put()
-        else:  # the service did not come to its start
+        else:  # the service did not start
             self._on_ended()
         return self.queue.shutdown(deadline_seconds)
 

@@ -1,4 +1,4 @@
-"""Metric families as OpenTelemetry has them: sums, gauges and histograms, since the start or since the last export."""
+"""Converts metric families to OpenTelemetry's: sums, gauges and histograms, since the start or the last export."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from qorzen_obs.telemetry.export import encodable
 from qorzen_obs.telemetry.families import HistogramFamily, ValueFamily
 
 _UNITS: Final = {"_seconds": "s", "_bytes": "By"}
-#: How many exports long the last value of a series is kept that has gone.
+#: For how many exports the last value of a vanished series is kept.
 _FORGOTTEN_AFTER: Final = 100
 _NO_BUCKETS: Final = sdk.Buckets(0, [])
 
 
 class Instrument(Enum):
-    """What a series would be an instrument of; an exporter may want each since the last export."""
+    """The kinds of instruments; an exporter may want each one's values since the last export."""
 
     COUNTER = auto()
-    OBSERVED_COUNTER = auto()  #: of somebody else's, which is only read
+    OBSERVED_COUNTER = auto()  #: somebody else's, which we only read
     HISTOGRAM = auto()
 
 
@@ -41,28 +41,28 @@ class _Key(NamedTuple):
 
 
 class Converted(NamedTuple):
-    """What is sent of a family, and the values up to which it then is."""
+    """The points to send for a family, and the values that they reach."""
 
     metrics: list[sdk.Metric]
     latest: dict[_Key, Any]
 
 
 class Points:
-    """What was sent last of each series, where an exporter wants what came since."""
+    """The values sent last for each series, for an exporter that wants the difference."""
 
     def __init__(self, deltas: frozenset[Instrument], started: float) -> None:
         self.deltas = deltas
         self.started = started  #: Unix seconds
-        self.since = started  #: up to when things were sent
+        self.since = started  #: end of the time that was sent
         self._sent: dict[_Key, tuple[int, Any]] = {}  # with the number of the export
         self._exports = 0
 
     def sent(self, key: _Key) -> Any:
-        """Return the value of a series that was sent last; None for a new one."""
+        """Return the last sent value of a series; None for a new one."""
         return self._sent.get(key, (0, None))[1]
 
     def commit(self, until: float, converted: Iterable[Converted]) -> None:
-        """Note that these were taken. What was not taken is part of the next export."""
+        """Note that these were accepted. Values that were not accepted are part of the next export."""
         self.since = until
         self._exports += 1
         for one in converted:
@@ -71,7 +71,7 @@ class Points:
         self._sent = {key: entry for key, entry in self._sent.items() if entry[0] >= oldest}
 
     def reading(self, now: float) -> Reading:
-        """Return what converts families that are read now."""
+        """Return a converter for families that are read now."""
         return Reading(self, now)
 
 
@@ -83,9 +83,9 @@ class Reading:
         self.now = now
 
     def read(self, family: prometheus_client.Metric) -> Converted:
-        """Return what is sent of a family.
+        """Return the points to send for a family.
 
-        Raises anything where the family is not well-formed.
+        Raises anything if the family is malformed.
         """
         one = _One(self._points, self.now)
         metrics = []
@@ -105,7 +105,7 @@ class _One:
         self._now = _nanos(now)
 
     def data_of(self, family: prometheus_client.Metric) -> Iterator[tuple[str, sdk.DataT]]:
-        """Yield each metric of the family: what follows its name, and the points."""
+        """Yield each metric of the family: the suffix of its name, and the points."""
         if isinstance(family, ValueFamily):
             name = family.metric.name
             label_names = family.metric.labels
@@ -116,11 +116,11 @@ class _One:
                 yield "", self._sum(Instrument.COUNTER, name, rows, {})
         elif isinstance(family, HistogramFamily):
             yield "", self._histogram_of_cells(family)
-        elif family.name != "target":  # which is the resource
+        elif family.name != "target":  # this is the resource
             yield from self._data_of_samples(family)
 
     def _data_of_samples(self, family: prometheus_client.Metric) -> Iterator[tuple[str, sdk.DataT]]:
-        """Yield what a collector of somebody else's gave as samples."""
+        """Yield the points for the samples of a foreign collector."""
         by_suffix: dict[str, list[Sample]] = defaultdict(list)
         for sample in family.samples:
             by_suffix[sample.name.removeprefix(family.name)].append(sample)
@@ -156,7 +156,7 @@ class _One:
             if delta:
                 self.latest[key] = number
                 before = self._points.sent(key) or 0
-                number = number - before if number >= before else number  # it has started again
+                number = number - before if number >= before else number  # the counter has restarted
             points.append(
                 sdk.NumberDataPoint(
                     attributes,
@@ -267,14 +267,14 @@ class _One:
         )
 
     def _start(self, delta: bool, started: float | None) -> int:
-        """Return from when on a point counts."""
+        """Return the start time of a point."""
         if not delta:
             return _nanos(self._points.started if started is None else started)
         since = self._points.since
         return _nanos(since if started is None else max(since, started))
 
     def _exemplars(self, exemplars: Iterable[ClientExemplar | None], delta: bool) -> list[Exemplar]:
-        """Return those that can lead somewhere; where points are since the last export, those since then."""
+        """Return the exemplars with a trace; if points count since the last export, only those since then."""
         after = self._points.since if delta else 0.0
         return [
             Exemplar(
@@ -292,7 +292,7 @@ class _One:
         ]
 
 
-#: Nobody has kept them, and OTLP can leave them out.
+#: They are not kept, and OTLP may leave them out.
 _UNKNOWN_EXTREMES: Final[dict[str, Any]] = {"min": None, "max": None}
 
 

@@ -1,4 +1,4 @@
-"""The task metrics' cells: what happens to tasks is counted here as it happens.
+"""The task metrics' cells: events of tasks are counted here as they happen.
 
 telemetry/collector.py shows them to a scraper.
 """
@@ -34,10 +34,10 @@ from qorzen_obs.telemetry.exemplars import Exemplars, ExemplarSlot, IfSampled
 from qorzen_obs.telemetry.exponential import ExponentialCounts
 from qorzen_obs.telemetry.peaks import RecentPeak
 
-#: A bound for each label whose values users choose, and for the routes and codes of HTTP.
+#: The maximum number of values for each label that users choose, and for HTTP routes and codes.
 LABEL_CAP: Final = 200
 _SLACK_SECONDS: Final = 1.0
-# As plain names, which Python finds at once: an enumeration looks its members up by Python code.
+# Names that Python finds at once: reading a member of an enum class runs Python code.
 _RETRYING: Final = EventKind.RETRYING
 _ASKED_TO_CANCEL: Final = Ask.CANCEL
 #: By the event that follows an attempt: the outcome of ATTEMPT_DURATION.
@@ -55,23 +55,23 @@ DROP_KINDS: Final = (
 
 
 class Load(NamedTuple):
-    """What the manager has done until now, by which two readings tell what it did between them."""
+    """The work of the manager so far; the difference of two readings is the work between them."""
 
     at: float  #: monotonic
     counts: CountsView
     queue_waits: Mapping[TaskPriority, list[int]]  #: by bucket
     loop_lags: list[int]  #: by bucket of LOOP_LAG
     worst_lag: float  #: seconds, since the reading before
-    longest_waits: Mapping[TaskPriority, float] = {}  #: seconds, since the reading before; never too small
+    longest_waits: Mapping[TaskPriority, float] = {}  #: seconds, since the previous reading; never too small
     wait_buckets: tuple[float, ...] = WAIT_BUCKETS  #: upper bounds of `queue_waits`
 
 
 class TaskMetrics:
-    """What one manager has counted. The cells are for the collector; everything else calls the methods.
+    """The counts of one manager. The cells are for the collector; all other code calls the methods.
 
     Args:
-        monotonic: the clock that the times of attempts are read from.
-        exponential_histograms: whether each histogram counts by exponential buckets as well.
+        monotonic: the clock for the times of attempts.
+        exponential_histograms: whether each histogram also counts in exponential buckets.
     """
 
     def __init__(
@@ -89,8 +89,8 @@ class TaskMetrics:
         self._time_ledger = settings.time_ledger
         phases = dict.fromkeys(names.PHASES if settings.time_ledger else (), 0.0)
         self.phase_seconds = [dict(phases) for _ in CELLS]
-        self.registered_cells: frozenset[int] = frozenset()  #: those of registered definitions
-        # Queue waits: of these the lifecycle writes the cells and the peaks, when an attempt starts.
+        self.registered_cells: frozenset[int] = frozenset()  #: metrics of registered definitions
+        # Queue waits: the lifecycle writes these cells and peaks when an attempt starts.
         wait = names.QUEUE_WAIT.with_buckets(settings.wait_buckets)
         self.queue_wait = [self._cell(wait, labels) for labels in CELL_LABELS]
         self.wait_peaks = [RecentPeak() for _ in CELLS]
@@ -108,7 +108,7 @@ class TaskMetrics:
             kind: {category: self._cell(attempt, (category.value, outcome)) for category in CATEGORIES}
             for kind, outcome in _OUTCOMES.items()
         }
-        #: None where they are off
+        #: None if they are off
         self.definitions = (
             DefinitionCells(settings.metrics_by_definition, settings.run_buckets, self._cell)
             if settings.metrics_by_definition
@@ -133,7 +133,7 @@ class TaskMetrics:
         return HistogramCell(metric, labels, ExponentialCounts() if self._exponential else None)
 
     def know_definition(self, name: str, definition: TaskDefinition) -> None:
-        """Let the series of a registered definition start at 0."""
+        """Start the series of a registered definition at 0."""
         category = definition.category or TaskCategory.CORE
         priority = TaskPriority.NORMAL if definition.priority is None else definition.priority
         self.registered_cells |= {CELL_OF[category, priority]}
@@ -141,7 +141,7 @@ class TaskMetrics:
             self.definitions.know(name)
 
     def know_engines(self, engines: Iterable[EngineTraits]) -> None:
-        """Let the series of these engines start at 0."""
+        """Start the series of these engines at 0."""
         for engine in engines:
             cell = self._cell(names.CANCEL_LATENCY, (engine.kind,))
             self.cancel_latency.setdefault(engine.kind, cell)
@@ -155,7 +155,7 @@ class TaskMetrics:
         for end in ends:
             record, state, attempt, kind = end.record, end.state, end.attempt, end.kind
             cell, status, span = record.cell, state.status, state.span
-            seconds = state.duration_seconds  # of the last attempt; None where there was none
+            seconds = state.duration_seconds  # the last attempt's; None if there was none
             bucket = 0 if seconds is None else bisect_left(run_buckets, seconds)
             totals = self.phase_seconds[cell]
             for phases in (end.waited,) if attempt is None else (attempt.waited, attempt.phases):
@@ -204,10 +204,10 @@ class TaskMetrics:
                 self._offer(end, span, seconds)
 
     def _offer(self, end: End, span: SpanContext, seconds: float) -> None:
-        """Let what was observed of an attempt, and of its task if it has ended, lead to the attempt's span."""
+        """Offer exemplars with the attempt's span for its observations, and for those of its task if that has ended."""
         cell, state = end.record.cell, end.state
         observations: list[tuple[ExemplarSlot, float]] = []
-        if end.attempt is not None:  # else the wait was offered at the end of the last attempt
+        if end.attempt is not None:  # otherwise the wait was offered at the end of the last attempt
             waited = state.queue_wait_seconds or 0.0
             observations.append((self.queue_wait[cell].slot(waited), waited))
         if end.kind is not _RETRYING:
@@ -216,7 +216,7 @@ class TaskMetrics:
         self._exemplars.offer(span, observations, end.at)
 
     def on_rejected(self, cell: int, reason: str) -> None:
-        """Count a submission that was refused; `reason` is one of REJECTION_REASONS."""
+        """Count a refused submission; `reason` is one of REJECTION_REASONS."""
         self.rejected_by_cell[cell, reason] += 1
 
     @property
@@ -225,7 +225,7 @@ class TaskMetrics:
         return sum(self.rejected_by_cell.values())
 
     def queue_waits(self) -> dict[TaskPriority, list[int]]:
-        """Return how many attempts have waited how long, by priority and by bucket; from any thread."""
+        """Return the counts of queue waits, by priority and bucket; from any thread."""
         sums = {priority: [0] * (len(self.wait_buckets) + 1) for priority in PRIORITIES}
         for (_, priority), cell in zip(CELLS, self.queue_wait, strict=True):
             sums[priority] = [total + n for total, n in zip(sums[priority], cell.by_bucket, strict=True)]
@@ -239,7 +239,7 @@ class TaskMetrics:
     def longest_waits(self, since: float) -> dict[TaskPriority, float]:
         """Return the longest waits by priority of the attempts that started `since` a moment; from any thread.
 
-        A start is counted a moment later than its time says, so this looks back a little further.
+        A start is counted a moment after its time, so this looks back a little further.
         """
         longest = dict.fromkeys(PRIORITIES, 0.0)
         for (_, priority), peak in zip(CELLS, self.wait_peaks, strict=True):
@@ -247,7 +247,7 @@ class TaskMetrics:
         return longest
 
     def on_request(self, method: str, route: str, code: int, seconds: float) -> None:
-        """Count an answer of the ops plane; called on its thread only."""
+        """Count an answer of the ops plane; call this only on its thread."""
         key = (method, route, str(code))
         cell = self.http.get(key)
         if cell is None:

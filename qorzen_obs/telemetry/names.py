@@ -172,12 +172,12 @@ LOOP_LAG: Final = MetricName(
 LOOP_BLOCKED: Final = MetricName(
     "counter",
     "qorzen_event_loop_blocked_seconds",
-    "How long the work loop did not turn, by the category of the task that held it; `foreign` is no task, `gc` "
+    "How long the work loop did not turn, by the category of the task that held it; `foreign` is other code, `gc` "
     "garbage collection, `gil_held` code that let no Python run, `not_running` a process that was stopped or had no "
     "processor.",
     ("category",),
 )
-#: Values of its label besides the categories, as the causes of a block are named.
+#: Values of its label besides the categories: the other causes of a block.
 FOREIGN: Final = "foreign"
 LOOP_BLOCKED_BY: Final = (
     "core",
@@ -296,7 +296,7 @@ TRACE_REASONS: Final[Mapping[str, str]] = {
     BY_OVERFLOW: "it was the oldest of too many undecided ones",
 }
 
-#: Which pairs of the two there are.
+#: The existing pairs of the two.
 TRACE_SERIES: Final = (
     *(("kept", reason) for reason in TRACE_REASONS),
     *(("dropped", reason) for reason in (BY_BUDGET, BY_WINDOW, BY_OVERFLOW)),
@@ -331,7 +331,7 @@ ERROR_TYPE: Final = "error.type"
 TRACE_KEEP: Final = "qorzen.trace.keep"
 TRACE_PARTIAL: Final = "qorzen.trace.partial"
 
-#: What each says, for docs/traces.md. A name that ends in a dot is a prefix.
+#: The meaning of each, for docs/traces.md. A name that ends in a dot is a prefix.
 SPAN_ATTRIBUTES: Final[Mapping[str, str]] = {
     TASK_ID: "the task's id",
     TASK_NAME: "its name",
@@ -373,7 +373,7 @@ EXCEPTION_TYPE: Final = "exception.type"
 EXCEPTION_MESSAGE: Final = "exception.message"
 EXCEPTION_STACKTRACE: Final = "exception.stacktrace"
 
-#: What each says, for docs/traces.md.
+#: The meaning of each, for docs/traces.md.
 LOOP_BLOCKED_ATTRIBUTES: Final[Mapping[str, str]] = {
     BLOCKED_SECONDS: "for how long the attempt held the loop, from the event's own time on",
     BLOCKED_CAUSE: "code, gc (garbage collection) or gil_held (C code that let no Python run); never not_running",

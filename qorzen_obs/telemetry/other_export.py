@@ -1,6 +1,6 @@
-"""Whether somebody else exports a log line: OpenTelemetry's own handler, as `opentelemetry-instrument` installs it.
+"""Finds whether OpenTelemetry's own handler, as `opentelemetry-instrument` installs it, exports a log line.
 
-Imports little, since worker processes ask too.
+Imports little, since worker processes use it too.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _EXPORTED: Final[ContextVar[bool]] = ContextVar("qorzen_line_is_exported", defau
 
 
 def is_exported(logger: logging.Logger | None) -> bool:
-    """Return whether OpenTelemetry's handler takes what is said to a logger."""
+    """Return whether OpenTelemetry's handler gets the lines of a logger."""
     while logger is not None:
         if any(_is_of_opentelemetry(type(handler)) for handler in logger.handlers):
             return True
@@ -32,7 +32,7 @@ def _is_of_opentelemetry(kind: type) -> bool:
 
 @contextmanager
 def exported_already(exported: bool) -> Iterator[None]:
-    """Mark the lines that are written inside as exported by somebody else, where they are."""
+    """Mark the lines that are written inside as exported by somebody else, if they are."""
     token = _EXPORTED.set(exported)
     try:
         yield
@@ -41,5 +41,5 @@ def exported_already(exported: bool) -> Iterator[None]:
 
 
 def current_line_is_exported() -> bool:
-    """Return whether the line that is being written is marked so."""
+    """Return whether the line that is being written has this mark."""
     return _EXPORTED.get()

@@ -1,7 +1,7 @@
-"""Ended spans as OTLP/JSON: the form in which `/api/traces/{trace_id}` gives a trace and viewers import it.
+"""Ended spans as OTLP/JSON: the format in which `/api/traces/{trace_id}` returns a trace and viewers import it.
 
 The mapping of https://opentelemetry.io/docs/specs/otlp/#json-protobuf-encoding: ids in hexadecimal, integers
-of 64 bits as strings, enums as numbers, fields at their default left out. Pure; says what the exporter sends.
+of 64 bits as strings, enums as numbers, fields at their default left out. Pure; same content as the exporter's.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ _IS_REMOTE = 0x200
 
 
 def to_otlp_json(spans: Iterable[ReadableSpan]) -> JsonObject:
-    """Return `{"resourceSpans": [...]}`, grouped by resource and scope, of values that any encoder takes."""
+    """Return `{"resourceSpans": [...]}`, grouped by resource and scope, with values that any encoder takes."""
     by_resource: dict[Resource, dict[InstrumentationScope | None, list[JsonObject]]] = {}
-    # Hashing a resource writes it out as JSON. The spans of one provider share theirs: go by identity first.
+    # Hashing a resource encodes it as JSON. The spans of one provider share theirs, so compare identities first.
     known: dict[tuple[int, int], list[JsonObject]] = {}
     for span in spans:
         resource, scope = span.resource, span.instrumentation_scope
@@ -50,7 +50,7 @@ def to_otlp_json(spans: Iterable[ReadableSpan]) -> JsonObject:
 
 
 def _filled(**fields: Any) -> JsonObject:
-    """Leave out what is at its default; an empty message, `{}`, was set and stays."""
+    """Leave out default values; an empty message, `{}`, was set and stays."""
     return {name: value for name, value in fields.items() if value or isinstance(value, dict)}
 
 
@@ -118,7 +118,7 @@ def _value(value: object) -> JsonObject:
         case str():
             return {"stringValue": _text(value)}
         case int():
-            # Beyond 64 bits the protocol has no integers; the exporter leaves such an attribute out.
+            # The protocol has no integers beyond 64 bits; the exporter leaves such an attribute out.
             return {"intValue" if -(2**63) <= value < 2**63 else "stringValue": str(value)}
         case float():
             return {"doubleValue": value if math.isfinite(value) else _NOT_FINITE[str(value)]}

@@ -1,4 +1,4 @@
-"""A logger for threads and loops of ours, which a handler of the program's must not end."""
+"""A logger for our own threads and loops, which one of the program's handlers must not end."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 
 
 class OwnLog:
-    """Writes to the logger of this name. Whatever its handlers raise, SystemExit included, goes no further.
+    """Writes to the logger of this name. Whatever its handlers raise, even SystemExit, goes no further.
 
-    The logger is made by its first line: a `dictConfig` disables those that exist before it, unless told otherwise.
+    The first line creates the logger, since a `dictConfig` disables loggers that exist before it by default.
     """
 
     def __init__(self, name: str) -> None:
@@ -29,5 +29,5 @@ class OwnLog:
         self._log(logging.WARNING, message, *args, exc_info=exc_info)
 
     def _log(self, level: int, message: str, *args: Any, exc_info: BaseException | bool | None) -> None:
-        with contextlib.suppress(BaseException):  # it is the program's, and there is nobody left to tell
+        with contextlib.suppress(BaseException):  # it is the program's, and nobody is left to notify
             logging.getLogger(self._name).log(level, message, *args, exc_info=exc_info, stacklevel=3)

@@ -1,4 +1,4 @@
-"""The largest of the values that came since a moment, for as many readers as there are."""
+"""The largest value since a moment, for any number of readers."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _STEP_SECONDS: Final = 1.0
 
 
 class Peaks:
-    """The highest of the values of the last `seconds`: only those are kept that no later one reaches.
+    """Values of the last `seconds`; keeps only those that no later one reaches.
 
-    `add` belongs to one thread, `since` to any. What is kept falls from the oldest on, so the first since a moment is
-    the largest.
+    `add` belongs to one thread, `since` to any. The kept values decrease from the oldest on, so the first one since a
+    moment is the largest.
     """
 
     __slots__ = ("_kept", "_seconds")
@@ -25,7 +25,7 @@ class Peaks:
         self._kept: deque[tuple[float, float]] = deque()
 
     def add(self, at: float, value: float) -> None:
-        """Take note of a value; `at` never falls. A constant number of steps, over many calls."""
+        """Record a value; `at` must never decrease. Amortised O(1)."""
         kept = self._kept
         while kept and kept[-1][1] <= value:
             kept.pop()
@@ -34,16 +34,16 @@ class Peaks:
             kept.popleft()
 
     def since(self, at: float) -> float:
-        """Return the largest value that came after `at`; 0.0 where none did."""
+        """Return the largest value after `at`; 0.0 if there is none."""
         kept = list(self._kept)  # one step of the interpreter
         return next((value for _, value in dropwhile(lambda each: each[0] <= at, kept)), 0.0)
 
 
 class RecentPeak:
-    """The largest of the values of the last RECENT_SECONDS, for what comes with each task: most cost a comparison.
+    """The largest value of the last RECENT_SECONDS, for values that come with each task: most cost one comparison.
 
-    `add` belongs to one thread, `since` to any. Of the values within a second the largest stands for all, as if it had
-    come at the end of that second. So what `since` says is never too small.
+    `add` belongs to one thread, `since` to any. The largest value within a second represents all of them, as if it had
+    come at the end of that second. So the result of `since` is never too small.
     """
 
     __slots__ = ("_before", "_until", "_value")
@@ -53,7 +53,7 @@ class RecentPeak:
         self._value, self._until = 0.0, -inf
 
     def add(self, at: float, value: float) -> None:
-        """Take note of a value."""
+        """Record a value."""
         if at >= self._until:
             if self._until > -inf:
                 self._before.add(self._until, self._value)
@@ -62,6 +62,6 @@ class RecentPeak:
             self._value = value
 
     def since(self, at: float) -> float:
-        """Return the largest value that came after `at`, which is RECENT_SECONDS ago at most; 0.0 where none did."""
+        """Return the largest value after `at`, which is at most RECENT_SECONDS ago; 0.0 if there is none."""
         latest = self._value if self._until > at else 0.0
         return max(latest, self._before.since(at))

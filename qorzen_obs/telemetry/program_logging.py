@@ -1,8 +1,8 @@
-"""Our lines as records of `logging`, where the program has configured it.
+"""Turns our lines into records of `logging`, if the program has configured that.
 
-A line of the logger NAME is a record of `qorzen_obs.NAME`. Its message is the event and the fields, for a formatter of
-texts, and each field is an attribute of the record, for one of JSON. Levels, filters, handlers and formats are the
-program's (docs/decisions/0080-lines-by-the-programs-logging.md).
+A line of the logger NAME becomes a record of `qorzen_obs.NAME`. Its message has the event and the fields, for text
+formatters; each field is also an attribute of the record, for JSON formatters. Levels, filters, handlers and formats
+are the program's (docs/decisions/0080-lines-by-the-programs-logging.md).
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from qorzen_obs.telemetry.log_rendering import escape, indented, to_json
 ROOT_NAME: Final = "qorzen_obs"
 
 _LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical": 50}
-#: Handlers of ours, which print nothing by the program's configuration.
+#: Our own handlers, which do not print according to the program's configuration.
 _OURS: Final = (RecordsAsLines, TaskLogHandler)
-#: What a record has a place for, so that it does not stand in the message as well.
+#: Fields with their own place in a record, so that the message does not repeat them.
 _PLACED: Final = frozenset({"event", "exception", "level", "logger_name", "stack", "timestamp"})
 _PLAIN: Final = re.compile(r'[^\s"=]+')
 
@@ -34,7 +34,7 @@ class _ThisThread(threading.local):
 
     @contextmanager
     def hands_on(self, message: str) -> Iterator[None]:
-        """Let no line of ours go to the program's logging inside the block."""
+        """Keep our lines out of the program's logging inside the block."""
         self.handing_on = True
         SEEN.will_log(message)
         try:
@@ -48,9 +48,9 @@ _HERE: Final = _ThisThread()
 
 
 def program_logger(name: str, said_by: object = None) -> logging.Logger | None:
-    """Return which logger of `logging` takes a line of our logger `name`; None where the program has configured none.
+    """Return the `logging` logger for a line of our logger `name`; None if the program has not configured `logging`.
 
-    A line that a worker process sends was `said_by` a logger of the user's, which takes it where it is known here.
+    A line from a worker process was `said_by` one of the user's loggers, which takes it if that logger exists here.
     """
     if _HERE.handing_on:
         return None
@@ -67,10 +67,10 @@ def _logger(name: str) -> logging.Logger:
 
 
 def is_configured(logger: logging.Logger) -> bool:
-    """Return whether the program says where the records of a logger go.
+    """Return whether the program has configured where the records of a logger go.
 
-    It does by a handler that they reach, the root's included, or by any setting of the logger or of one above it,
-    except the root's level, which says nothing of where.
+    It has if they reach a handler, even the root's, or if any setting of the logger or one above it was changed,
+    except the root's level, which does not affect where they go.
     """
     one: logging.Logger | None = logger
     while one is not None:
@@ -84,12 +84,12 @@ def is_configured(logger: logging.Logger) -> bool:
 
 
 def takes(logger: logging.Logger, level: str) -> bool:
-    """Return whether a logger lets lines of a level through."""
+    """Return whether a logger lets lines of this level through."""
     return logger.isEnabledFor(_LEVELS.get(level, logging.INFO))
 
 
 def hand_on(logger: logging.Logger, level: str, line: Mapping[str, Any]) -> None:
-    """Give a line, which is redacted and observed already, to the program's handlers, which may raise anything."""
+    """Pass a line, already redacted and observed, to the program's handlers, which may raise anything."""
     record = logger.makeRecord(
         logger.name,
         level=_LEVELS.get(level, logging.INFO),
@@ -116,7 +116,7 @@ def _message(line: Mapping[str, Any]) -> str:
 
 
 def _shown(value: object) -> str:
-    """Return a value as logfmt has it: bare where it is one word, else as JSON.
+    """Return a value in logfmt: bare if it is one word, else as JSON.
 
     >>> _shown("completed"), _shown(0.25), _shown("two words"), _shown(None)
     ('completed', '0.25', '"two words"', 'null')

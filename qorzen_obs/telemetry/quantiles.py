@@ -1,4 +1,4 @@
-"""Quantiles from the counts of histograms. Pure."""
+"""Quantiles from histograms. Pure."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from math import inf
 def bucket_quantile(
     quantile: float, bounds: Sequence[float], counts: Sequence[float], largest: float = inf
 ) -> float | None:
-    """Return a quantile of observations that are known by bucket only; None where there are none.
+    """Return a quantile of observations known only by bucket; None if there are none.
 
-    Within a bucket they are taken to be spread evenly, from 0 in the first one. Of the last, which has no bound, its
-    lower end is returned. So does Prometheus' histogram_quantile
-    (https://prometheus.io/docs/prometheus/latest/querying/functions/#histogram_quantile). Where the `largest`
+    Within a bucket they are assumed to be uniformly distributed; the first bucket starts at 0. For the last bucket,
+    which has no bound, the result is its lower end. Prometheus' histogram_quantile does the same
+    (https://prometheus.io/docs/prometheus/latest/querying/functions/#histogram_quantile). If the `largest`
     observation is known, the buckets end there.
 
     Args:
-        bounds: the buckets' upper ends, rising; positive.
-        counts: by bucket, not cumulative: one more than `bounds`, the last for what is above all of them.
+        bounds: the buckets' upper ends, positive and rising.
+        counts: by bucket, not cumulative: one more than `bounds`, the last for values above all of them.
 
     >>> bucket_quantile(0.5, (1.0, 2.0), (1, 2, 1))
     1.5

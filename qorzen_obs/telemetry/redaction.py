@@ -1,9 +1,9 @@
-"""What no sink may show: the values of fields with telling names, and secrets of a form that can be recognised in text.
+"""Hides what no sink may show: the values of fields with telling names, and secrets that have a recognisable form.
 
-One `Redactor` stands before every sink. It imports little, since worker processes use it too. What it looks for in
-texts stands in secret_forms.py (keys, URLs) and telling_names.py (`password=…`).
+Every sink gets its data through one `Redactor`. It imports little, since worker processes use it too. secret_forms.py
+(keys, URLs) and telling_names.py (`password=…`) define what it looks for in texts.
 
-Where a text is cut, redact first: half a secret has no form. `head` and `tail` do both.
+Redact a text before cutting it: half a secret cannot be recognised. `head` and `tail` do both.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from qorzen_obs.telemetry.telling_names import hide_values
 
 MAX_FIELD_TEXT: Final = 65_536  #: characters of one text in a field
 _MAX_DEPTH: Final = 8
-_MAX_ITEMS: Final = 1_000  #: of one mapping or sequence
-#: Of a text of any length, so much more is searched than is kept.
+_MAX_ITEMS: Final = 1_000  #: items of one mapping or sequence
+#: Of a text of any length, this many characters are searched beyond the kept ones.
 _WINDOW: Final = 65_536
-#: Characters left out at the edge where such a text was cut before the search: longer than any secret.
+#: Characters left out at the edge where such a text was cut before the search; longer than any secret.
 _GUARD: Final = 16_384
-_MAX_NAME: Final = 200  #: characters of a field's name that are looked at
+_MAX_NAME: Final = 200  #: characters of a field's name that are checked
 _SEVERAL: Final = (list, tuple, set, frozenset, dict)
 
 
@@ -43,7 +43,7 @@ _HOLDING: Final = _spelled("value values val content contents string data defaul
 # ---------------------------------------------------------------------- names of fields
 
 _WORDS: Final = re.compile(r"[A-Z]++(?![a-z])|[A-Z]*?[A-Z]?[^\W\dA-Z_]++|[A-Z]|\d++")
-#: Words that name a secret by themselves, and as the end of a word written together: `authtoken`, `dbpassword`.
+#: Words that name a secret by themselves, or as the end of a compound: `authtoken`, `dbpassword`.
 _SECRET_WORDS: Final = (
     "password",
     "passwords",
@@ -75,7 +75,7 @@ _SECRET_PAIRS: Final = frozenset(
         ("connection", "string"),
     }
 )
-#: Last words of names that speak of a secret without holding it: `token_count`, `password_length`.
+#: Last words of names that are about a secret without holding it: `token_count`, `password_length`.
 _HARMLESS: Final = frozenset(
     {
         "age",
@@ -107,7 +107,7 @@ _HARMLESS: Final = frozenset(
     }
 )
 
-#: One of these is in every text in which a name tells.
+#: Every text with a telling name contains one of these.
 _NAME_PARTS: Final = (
     "pwd",
     "secret",
@@ -120,26 +120,26 @@ _NAME_PARTS: Final = (
 )
 _FORM_PARTS: Final = frozenset({*URL_PARTS, *(part for parts, _, _ in FORMS for part in parts)})
 _PARTS: Final = (*_NAME_PARTS, *sorted(_FORM_PARTS))
-#: `pass` tells only where a value follows: it is a part of many words, and a word of its own.
+#: `pass` counts only if a value follows: it is part of many words, and a word of its own.
 _PASS: Final = re.compile(r"pass(?:w|phrase|[\"'\\%&>]|(?<=[<:-]pass)\s|\s{0,8}(?:[=:!]|->))")
 
 
 class Redactor:
-    """Takes secrets out of texts and fields. Never changes; from any thread.
+    """Removes secrets from texts and fields. Immutable; from any thread.
 
     Args:
         keys: names of fields besides the usual ones. `iban` also means `customer_iban` and `customerIban`.
-        patterns: regular expressions for texts to hide besides the usual forms. They run on every text, so a slow one
+        patterns: regular expressions for text to hide besides the usual forms. They run on every text, so a slow one
             makes every line slow.
 
     Raises:
-        SettingsError: a key has no letters, or a pattern cannot be compiled or fits the empty text.
+        SettingsError: a key has no letters, or a pattern cannot be compiled or matches the empty text.
     """
 
     __slots__ = ("_always", "_hides", "_keys", "_name_parts", "_parts", "_patterns", "name", "settings")
 
     def __init__(self, keys: Sequence[str] = (), patterns: Sequence[str] = ()) -> None:
-        self.settings = (tuple(keys), tuple(patterns))  #: what it was made from
+        self.settings = (tuple(keys), tuple(patterns))  #: its arguments
         self._keys = tuple(_key_words(key) for key in keys)
         self._patterns = tuple(_compiled(pattern) for pattern in patterns)
         named = tuple(max(words, key=len) for words in self._keys)
@@ -147,7 +147,7 @@ class Redactor:
         self._parts = (*_PARTS, *named)
         self._always = bool(patterns) or not all(part.isascii() for part in named)
         self._hides: Callable[[str], bool] = lru_cache(4_096)(self._find_out)
-        #: As `text`, for what comes again and again: names of tasks, plugins and classes.
+        #: As `text`, cached, for texts that recur: names of tasks, plugins and classes.
         self.name: Callable[[str], str] = lru_cache(4_096)(self.text)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -163,7 +163,7 @@ class Redactor:
         return self._hides(name[:_MAX_NAME])
 
     def may_match(self, text: str) -> bool:
-        """Return whether a text, or a line of JSON, is worth looking at. False is certain, and quick to be had."""
+        """Return whether a text or a line of JSON may hold a secret. False is certain; the check is fast."""
         if self._always:
             return True
         lower = text.lower()
@@ -175,7 +175,7 @@ class Redactor:
         return False
 
     def text(self, text: str) -> str:
-        """Return `text` without what can be recognised as a secret; the same object where there is none.
+        """Return `text` without recognisable secrets; the same object if there are none.
 
         >>> Redactor().text("GET https://me:pw@host/ with token=abc")
         'GET https://[redacted]@host/ with token=[redacted]'
@@ -198,8 +198,8 @@ class Redactor:
     def head(self, text: str, limit: int) -> str:
         """Redact, then return the first `limit` characters.
 
-        A text far longer than that is cut unseen first, but a good deal behind what is kept; and the last stretch
-        before that cut, where half a secret could stand unrecognised, is left out.
+        A much longer text is first cut without a search, well beyond the kept part. The last stretch before that cut,
+        which could contain half a secret, is left out.
         """
         if len(text) <= limit + _WINDOW:
             return self.text(text)[:limit]
@@ -212,9 +212,9 @@ class Redactor:
         return self.text(text[-limit - _WINDOW :])[_GUARD:][-limit:]
 
     def field(self, name: str, value: Any) -> Any:
-        """Return what may be shown of a field, and of all that is in it, as values that JSON knows.
+        """Return the presentable part of a field and everything in it, in JSON's types.
 
-        The same object where nothing had to be hidden; past 8 levels and 1,000 items what is left is cut.
+        The same object if nothing had to be hidden. Anything beyond 8 levels or 1,000 items is cut.
         """
         return self._field(name, value, 0)
 
@@ -234,7 +234,7 @@ class Redactor:
         if not words or words[-1] in _HARMLESS:
             return False
         return (
-            words[-1] == "pass"  # of a longer word it is the end of many: `compass`, `bypass`
+            words[-1] == "pass"  # many longer words end in it: `compass`, `bypass`
             or any(word.endswith(_SECRET_WORDS) for word in words)
             or any(pair in _SECRET_PAIRS for pair in pairwise(words))
         )
@@ -259,7 +259,7 @@ class Redactor:
             if foreign.is_a(value, (list, tuple, set, frozenset)):
                 return self._items(value, depth)
             return self._other(value, depth)
-        except BaseException:  # noqa: BLE001 - whatever a value's own code raises
+        except BaseException:  # noqa: BLE001 - a value's own code may raise anything
             return self._shown(value)
 
     def _mapping(self, value: Mapping[Any, Any], depth: int) -> Any:
@@ -278,7 +278,7 @@ class Redactor:
         return value if same else clean
 
     def _secret_of_record(self, items: list[tuple[Any, Any]]) -> str | None:
-        """Return the name that tells in a record of name and value: `{"name": "password", "value": …}`."""
+        """Return the telling name in a record of name and value: `{"name": "password", "value": …}`."""
         for key, item in items:
             if type(item) is str and type(key) is str and key in _NAMING and self.hides(item):
                 return item
@@ -288,7 +288,7 @@ class Redactor:
         if len(name) > _MAX_NAME:
             return self.text(name)
         shown = self.name(name)
-        return name if shown == name else shown  # the object that was given
+        return name if shown == name else shown  # the object that was passed in
 
     def _key(self, key: Any) -> Any:
         return key if foreign.is_scalar(key) else self._shown(key)
@@ -302,7 +302,7 @@ class Redactor:
                 self._pair(item, depth + 1)
                 if type(item) is list
                 and _is_pair(item)
-                and self.hides(item[0])  # a header that was JSON meanwhile
+                and self.hides(item[0])  # a header that went through JSON meanwhile
                 else self._field("", item, depth + 1)
                 for item in items[:_MAX_ITEMS]
             ]
@@ -316,12 +316,12 @@ class Redactor:
         return [self._field("", pair[0], depth + 1), self._field(pair[0], pair[1], depth + 1)]
 
     def _other(self, value: Any, depth: int) -> Any:
-        """Go into what JSON would go into: dataclasses and the like; everything else by its `repr`."""
+        """Convert what JSON would encode by its fields, such as dataclasses; everything else by its `repr`."""
         if foreign.is_a(value, (bytes, bytearray, memoryview)):
             text = bytes(value).decode("utf-8", "backslashreplace")
             clean = self.head(text, MAX_FIELD_TEXT)
             return value if clean == text else clean
-        import msgspec  # noqa: PLC0415 - worker processes mostly do without
+        import msgspec  # noqa: PLC0415 - most worker processes do not need it
 
         plain = msgspec.to_builtins(value, enc_hook=repr)
         if type(plain) is str:
@@ -334,13 +334,13 @@ class Redactor:
 
 
 class PrivateKeyLines:
-    """Sees private keys that a stream brings line by line, where no line but the first has a form."""
+    """Recognises private keys that arrive line by line, in which only the first line has a recognisable form."""
 
     def __init__(self) -> None:
-        self._inside: dict[Any, int] = {}  # by stream, the lines of a key that may still come
+        self._inside: dict[Any, int] = {}  # by stream, the number of lines of a key that may still come
 
     def without_key(self, stream: Any, line: str) -> str:
-        """Return the next line of `stream`; one inside a private key is hidden. A key without an end has 200 lines."""
+        """Return the next line of `stream`; hide it inside a private key. A key without an end counts as 200 lines."""
         left = self._inside.get(stream, 0)
         if "-----" in line:
             begins = _KEY_BEGINS.search(line) is not None and "-----END " not in line
@@ -362,7 +362,7 @@ _MAX_STREAMS: Final = 1_000
 
 
 def _hides_many(name: str) -> bool:
-    """Return whether several values of this name are hidden, though a number would be of something else."""
+    """Return whether several values of this name are hidden, although a single number would not be a secret."""
     return name.lower().endswith("tokens")
 
 

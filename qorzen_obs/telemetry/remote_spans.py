@@ -1,7 +1,7 @@
-"""Spans that user code makes in worker processes: as plain data on the way, as the SDK's own at both ends.
+"""Spans that user code creates in worker processes: plain data in transit, the SDK's own spans at both ends.
 
-In the worker `send_spans` sees to it that spans are recorded and sent; in the service a `RemoteSpans` hands
-them to the processors that take the service's own.
+In the worker, `send_spans` makes sure that spans are recorded and sent. In the service, a `RemoteSpans` passes them
+to the processors of the service's own spans.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ _log = OwnLog(__name__)
 
 
 def encode_span(span: ReadableSpan, seen: bool = False) -> EncodedSpan:
-    """Return all of an ended span but its resource, which is the service's.
+    """Return an ended span without its resource, which is the service's.
 
-    `seen` says that processors of the user's have seen it in the worker.
+    `seen`: the user's processors have seen it in the worker.
     """
     scope = span.instrumentation_scope
     return (
@@ -53,7 +53,7 @@ def encode_span(span: ReadableSpan, seen: bool = False) -> EncodedSpan:
 
 
 def decode_span(encoded: EncodedSpan, resource: Resource) -> ReadableSpan:
-    """Return the span as the service's processors take it."""
+    """Return the span in the form for the service's processors."""
     name, context, parent, kind, start, end, (code, description), attributes, events, links, scope, _ = (
         encoded
     )
@@ -78,8 +78,8 @@ class RemoteSpans:
 
     Args:
         processor: ours, which gets all of them.
-        provider: whose other processors get them too, as those of its own spans; but for the spans that were made by a
-            provider of the user's in the worker, which has processors of its own.
+        provider: its other processors get them too, like its own spans; except spans from one of the user's providers
+            in the worker, which has processors of its own.
     """
 
     def __init__(
@@ -87,16 +87,16 @@ class RemoteSpans:
     ) -> None:
         self._processor = processor
         self._resource = resource
-        # The SDK offers no other way to the processors of a provider: `add_span_processor` leads in, nothing out.
+        # The SDK has no other access to the processors of a provider: `add_span_processor` only adds.
         every: object = getattr(provider, "_active_span_processor", None)
         self._every = every if isinstance(every, SpanProcessor) else processor
         self._reaches_every = provider is None or self._every is every
         self._failed = False
-        #: Spans that the provider's other processors should have had, and that did not get there.
+        #: Spans that did not reach the provider's other processors.
         self.unseen = 0
 
     def __call__(self, spans: Iterable[EncodedSpan]) -> None:
-        """Hand the spans to the processors, as ended here. Whatever a processor raises stays here, logged once."""
+        """Pass the spans to the processors, as if ended here. A processor's exception is logged once, not raised."""
         for encoded in spans:
             seen = encoded[-1]
             self.unseen += not seen and not self._reaches_every
@@ -110,11 +110,11 @@ class RemoteSpans:
 
 @only_usable()
 def send_spans(send: Callable[[str, Any], None], redactor: Redactor, recording: Callable[[], bool]) -> None:
-    """Have every span that ends in this process sent as ('span', encoded), with whether the user's processors saw it.
+    """Send every span that ends in this process as ('span', encoded), with whether the user's processors saw it.
 
-    Those without the sampled flag only while `recording()`, which says that the service records the call's own
-    span all the same. Where the user's modules have set an SDK provider of their own, it goes on doing what they
-    want with its spans, and is joined. Repeating it changes nothing.
+    Spans without the sampled flag are sent only while `recording()`: the service records the call's own span anyway.
+    If the user's modules have set an SDK provider of their own, it stays in use and gets our processor too.
+    Idempotent.
     """
     provider = trace.get_tracer_provider()
     seen = not isinstance(provider, trace.ProxyTracerProvider)
@@ -135,7 +135,7 @@ _MARK = "_qorzen_sends_spans"
 
 
 class _Sender(SpanProcessor):
-    """Encodes each span when it ends; redacted, since what is long is cut here."""
+    """Encodes each span when it ends; redacts it, since long texts are cut here."""
 
     def __init__(
         self,
@@ -147,7 +147,7 @@ class _Sender(SpanProcessor):
         self._send = send
         self._redactor = redactor
         self._recording = recording
-        self._seen = seen  # by processors of the user's in this process
+        self._seen = seen  # by the user's processors in this process
 
     def on_end(self, span: ReadableSpan) -> None:
         if span.context is not None and (span.context.trace_flags.sampled or self._recording()):

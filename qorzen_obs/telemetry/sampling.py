@@ -1,7 +1,7 @@
-"""Sampling at the tail: every span is recorded, and its trace is kept or dropped when it is known how it went.
+"""Tail sampling: every span is recorded, and its trace is kept or dropped when its outcome is known.
 
-Nothing here blocks the thread that ends a span, which may be the work loop: what happens is put in a line, and
-a thread that finds nobody at work does the work for all.
+Nothing here blocks the thread that ends a span, which may be the work loop: calls are put in a queue, and the thread
+that gets the lock drains the queue.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from qorzen_obs.telemetry.trace_buffer import Bounds, Budget, TraceBuffer
 
 
 class RecordAll(Sampler):
-    """Records every span. The flag that travels on is the parent's, and 1 where there is none."""
+    """Records every span. The propagated flag is the parent's, or 1 if there is no parent."""
 
     def should_sample(
         self,
@@ -55,22 +55,22 @@ class SpanSink(Protocol):
     """Takes the spans of kept traces."""
 
     def put(self, spans: Sequence[AnySpan], must_keep: bool) -> None:
-        """Take ended spans of one trace, kept for a reason of its own or by the budget; at once, from any thread."""
+        """Take ended spans of one trace, kept for its own reason or by the budget. Non-blocking; from any thread."""
         ...
 
     def shutdown(self) -> None: ...
     def force_flush(self, timeout_millis: int = ...) -> bool: ...
 
 
-#: What is put in the line: a method of TraceBuffer and its arguments.
+#: An item of the queue: a method of TraceBuffer and its arguments.
 _Call = tuple[Callable[..., None], tuple[Any, ...]]
 
 
 class TailSampler(SpanProcessor):
-    """Hands on the spans of kept traces, see TraceBuffer; all methods from any thread.
+    """Passes on the spans of kept traces, see TraceBuffer; all methods from any thread.
 
-    It is also who writes exemplars, since it knows which traces are kept. A trace that its caller in another service
-    has not sampled is kept only where it must be, unless `follows_parent` is False.
+    It also writes exemplars, since it knows which traces are kept. A trace that its caller in another service has not
+    sampled is kept only if it must be, unless `follows_parent` is False.
     """
 
     def __init__(
@@ -91,21 +91,23 @@ class TailSampler(SpanProcessor):
         self._follows_parent = follows_parent
         self._taking = True
         self.kept = 0  #: spans of kept traces
-        self.dropped_shutdown = 0  #: spans that ended after the rest was decided
+        self.dropped_shutdown = 0  #: spans that ended after their trace was decided
         self._reset()
-        call_in_child(self._reset)  # a fork copies the lock as it is, and traces that end in the parent
+        # a fork copies the lock in its present state, and traces that end in the parent
+        call_in_child(self._reset)
 
     def _reset(self) -> None:
         self._lock = threading.Lock()
         self._line: deque[_Call] = deque()
-        self._alone: dict[int, int] = {}  # open spans of attempts, by trace: nothing else of it was seen
+        # open spans of attempts, by trace: no other span of the trace was seen
+        self._alone: dict[int, int] = {}
         self._buffer: TraceBuffer[AnySpan] = TraceBuffer(self._budget, self._hand_on, self._bounds)
-        self.may_keep = self._buffer.may_keep  #: whether a span's trace is not dropped already
+        self.may_keep = self._buffer.may_keep  #: whether a span's trace is not already dropped
 
     # ------------------------------------------------------------------ what happens
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
-        """Count an open span. One that is marked, or whose caller elsewhere was sampled, decides at once."""
+        """Count an open span. A marked one, or one with a sampled caller elsewhere, decides at once."""
         parent = span.parent
         must_keep = None
         if parent is not None and parent.is_remote and parent.trace_flags.sampled:
@@ -116,16 +118,16 @@ class TailSampler(SpanProcessor):
         self._do(self._start, context, must_keep, self._clock.monotonic())
 
     def on_end(self, span: ReadableSpan) -> None:
-        """Take an ended span; after `close` it is counted alone."""
+        """Take an ended span; after `close`, only count it."""
         context: SpanContext = span.context
         why = why_kept(span, self._slow_task_seconds)
         now = self._clock.monotonic()
         self._do(self._end, context, span, why, now)
 
     def on_task_start(self, span: TaskSpan) -> None:
-        """As on_start, for the span of an attempt. The usual one is alone in its trace: it is looked at when it ends.
+        """As on_start, for the span of an attempt. Most are alone in their trace, and are processed only when they end.
 
-        Any other span of its trace that comes meanwhile lets it be counted first.
+        If another span of the trace comes meanwhile, this one is counted first.
         """
         parent = span.parent
         if parent is None and not span.keep and self._taking:
@@ -142,8 +144,8 @@ class TailSampler(SpanProcessor):
         """As on_end, for spans of attempts."""
         self._do(self._end_tasks, spans, self._clock.monotonic())
 
-    # Whether spans are still taken is asked here, where nobody else is at work: a thread that asked before would
-    # put its span behind the last decision.
+    # Whether spans are still taken is checked here, where no other thread works: a thread that checked earlier
+    # would put its span after the last decision.
 
     def _start(self, context: SpanContext, must_keep: str | None, now: float) -> None:
         if self._taking:
@@ -169,27 +171,27 @@ class TailSampler(SpanProcessor):
             if self._taking and alone.get(trace_id) == span.span_id:
                 del alone[trace_id]
                 self._buffer.end_alone(trace_id, span, must_keep, now)
-                span.discard()  # a kept one was detached before
+                span.discard()  # a kept one was already detached
             else:
                 span.detach()
                 self._end(span.context, span, must_keep, now)
 
     def _count_root(self, trace_id: int, now: float) -> None:
-        """Let the span of an attempt be counted that is alone in its trace no more."""
+        """Count the span of an attempt that is no longer alone in its trace."""
         if trace_id in self._alone:
             self._buffer.start(trace_id, self._alone.pop(trace_id), None, now)
 
     def offer(self, span: SpanContext, observations: Sequence[tuple[ExemplarSlot, float]], at: float) -> None:
-        """Write these exemplars when the span's trace is kept."""
+        """Write these exemplars if the span's trace is kept."""
         self._do(self._buffer.offer, span, observations, at)
 
     def tick(self) -> None:
-        """Decide what has waited too long, for a process in which nothing happens."""
+        """Decide traces that have waited too long, for a process in which nothing else happens."""
         self._do(self._buffer.tick, self._clock.monotonic())
 
     def _do(self, method: Callable[..., None], *args: Any) -> None:
         line = self._line
-        if not line and self._lock.acquire(blocking=False):  # the usual case, without the detour
+        if not line and self._lock.acquire(blocking=False):  # the usual case, without the queue
             try:
                 method(*args)
             finally:
@@ -200,9 +202,9 @@ class TailSampler(SpanProcessor):
             self._work()
 
     def _work(self) -> None:
-        """Do what stands in the line, unless somebody does: that one looks again after letting go.
+        """Drain the queue, unless another thread does: that one checks again after it releases the lock.
 
-        Never waits, so the garbage collector may end a span of a coroutine that nobody holds in the middle of it.
+        Never waits, so the garbage collector may end the span of an unreferenced coroutine in the middle of this.
         """
         line = self._line
         while line and self._lock.acquire(blocking=False):
@@ -223,7 +225,7 @@ class TailSampler(SpanProcessor):
         for sink in self._sinks:
             sink.put(spans, must_keep)
 
-    # ------------------------------------------------------------------ what is known
+    # ------------------------------------------------------------------ figures
 
     @property
     def sampled_out(self) -> int:
@@ -256,36 +258,36 @@ class TailSampler(SpanProcessor):
             return self._buffer.newest(limit)
 
     def add(self, sink: SpanSink) -> None:
-        """Hand the spans of traces that are kept from now on to this sink too; not for two threads at once."""
+        """Pass the spans of traces that are kept from now on to this sink too; not for two threads at once."""
         self._sinks = (*self._sinks, sink)
 
     def remove(self, sink: SpanSink) -> None:
-        """Take back an `add`."""
+        """Undo an `add`."""
         self._sinks = tuple(one for one in self._sinks if one is not sink)
 
     @contextmanager
     def _exclusively(self) -> Iterator[None]:
         with self._lock:
             yield
-        self._work()  # what the others have put in the line meanwhile
+        self._work()  # what other threads have put in the queue meanwhile
 
     # ------------------------------------------------------------------ how it ends
 
     def close(self) -> None:
-        """Decide about everything that waits, by the budget, and count what comes later. Idempotent."""
+        """Decide about all waiting traces, by the budget, and only count later spans. Idempotent."""
         self._work()
         with self._exclusively():
             self._taking = False
             self._buffer.decide_all(self._clock.monotonic())
 
     def shutdown(self) -> None:
-        """Close, and shut down where the kept spans go."""
+        """Close, and shut down the sinks of kept spans."""
         self.close()
         for sink in self._sinks:
             sink.shutdown()
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
-        """Flush where the kept spans go. What is undecided stays so: its trace is not over."""
+        """Flush the sinks of kept spans. Undecided traces stay undecided, since they are not over."""
         flushed = [sink.force_flush(timeout_millis) for sink in self._sinks]
         return all(flushed)
 
@@ -296,7 +298,7 @@ def _has(span: ReadableSpan, key: str) -> bool:
 
 
 def _marked_partial(span: ReadableSpan) -> ReadableSpan:
-    """Return a copy that says so; the attributes of an ended span cannot change."""
+    """Return a copy with that attribute, since the attributes of an ended span cannot change."""
     return ReadableSpan(
         span.name,
         context=span.context,
@@ -313,7 +315,7 @@ def _marked_partial(span: ReadableSpan) -> ReadableSpan:
     )
 
 
-#: Ratios of the samplers that the SDK knows; the argument's where it is None.
+#: Ratios of the SDK's samplers; None means the argument's.
 _BASE_RATIO: Final[Mapping[str, float | None]] = {
     "": 1.0,
     "always_on": 1.0,
@@ -326,7 +328,7 @@ _BASE_RATIO: Final[Mapping[str, float | None]] = {
 
 
 def base_ratio(sampler: str, argument: str) -> float | None:
-    """Return the ratio that OTEL_TRACES_SAMPLER and its argument ask for; None for a sampler of another kind.
+    """Return the ratio from OTEL_TRACES_SAMPLER and its argument; None for another kind of sampler.
 
     Raises:
         ValueError: the argument is not a number from 0 to 1.
@@ -343,6 +345,6 @@ def base_ratio(sampler: str, argument: str) -> float | None:
 
 
 def follows_parent(sampler: str) -> bool:
-    """Return whether OTEL_TRACES_SAMPLER asks to do as the caller did; so it is where it asks for nothing."""
+    """Return whether OTEL_TRACES_SAMPLER asks to follow the caller's decision; True if it is unset."""
     name = sampler.strip().lower()
     return not name or name.startswith("parentbased_")

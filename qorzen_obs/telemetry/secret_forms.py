@@ -1,7 +1,7 @@
-"""Secrets that are recognised by their own form: keys of well-known kinds, and passwords in URLs.
+"""Secrets that are recognised by their form: keys of well-known kinds, and passwords in URLs.
 
-Every expression takes time that grows with the length of the text and no faster: each run of characters is entered
-at its start only (a lookbehind), is never given back (possessive quantifiers) or has a bound.
+Every expression takes linear time in the length of the text: each run of characters is entered only at its start (a
+lookbehind), and is either never backtracked into (possessive quantifiers) or bounded.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Final
 
 HIDDEN: Final = "[redacted]"
 
-#: (parts that a text has where the form may be in it, in lower case; the form; what replaces it)
+#: (lower-case parts of which a text with this form has one; the form; its replacement)
 FORMS: Final[tuple[tuple[tuple[str, ...], re.Pattern[str], str], ...]] = (
     (
         ("private key",),
@@ -60,7 +60,7 @@ FORMS: Final[tuple[tuple[tuple[str, ...], re.Pattern[str], str], ...]] = (
         HIDDEN,
     ),
 )
-#: Every text with a password in a URL has one of these.
+#: Every text with a password in a URL contains one of these.
 URL_PARTS: Final = ("://", "%3a%2f%2f")
 
 # ---------------------------------------------------------------------- passwords in URLs
@@ -73,10 +73,10 @@ _HOST_AND_PORT: Final = re.compile(r"\[|[^\s/:@]*+:\d{1,5}(?:[/?#]|%2[Ff]|\Z)")
 
 
 def hide_in_urls(text: str) -> str:
-    """Hide what stands before the last `@` of a URL, also where the password has `@`, `/` or quotes in it."""
+    """Hide the part before the last `@` of a URL, even if the password contains `@`, `/` or quotes."""
     if "@" in text and "://" in text:
         text = _without_user(text, "://", "@")
-    if "%40" in text:  # a URL in the query of another
+    if "%40" in text:  # a URL in the query of another URL
         for scheme_end in ("%3A%2F%2F", "%3a%2f%2f"):
             text = _without_user(text, scheme_end, "%40")
     return text
@@ -100,7 +100,7 @@ def _without_user(text: str, scheme_end: str, at_sign: str) -> str:
 
 
 def _is_user(before_at: str) -> bool:
-    """Return whether a URL begins with a user: a path may have an `@` too, but a host has no colon but a port's."""
+    """Return whether a URL begins with a user: a path may also contain `@`, but a host has only the port's colon."""
     slash = _PATH.search(before_at)
     if slash is None:
         return True

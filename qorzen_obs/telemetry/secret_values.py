@@ -1,7 +1,7 @@
-"""Where the value of a telling name ends in a text, and what stands in its place.
+"""Where the value of a telling name ends in a text, and what replaces it.
 
-A value in quotes ends at its closing quote, one in brackets at the bracket that closes it. Other values end at white
-space or a closing bracket, after `name: ` at the end of the line: too much is hidden rather than too little. The
+A value in quotes ends at its closing quote, one in brackets at its closing bracket. Other values end at white space or
+a closing bracket; after `name: ` they end at the end of the line, to hide too much rather than too little. The
 expressions are linear, as in secret_forms.py.
 """
 
@@ -12,14 +12,14 @@ from typing import Final
 
 from qorzen_obs.telemetry.secret_forms import HIDDEN
 
-#: As a URL, HTML or JSON writes quotes: `%22password%22%3A…`, `&quot;password&quot;:…`.
+#: Quotes as URLs, HTML or JSON encode them: `%22password%22%3A…`, `&quot;password&quot;:…`.
 ENCODED_QUOTE: Final = r"(?:%(?:25){0,3}2[27]|&quot;|&#3[49];|\\{1,16}u002[27])"
 _ESCAPED: Final = re.compile(r"(\\{1,16})([\"'])(?:[^\\\"']++|(?!\2)[\"']|(?!\1\2)\\++[\"']?)*+")
 _QUOTED: Final = re.compile(
     r"""([bBrRuUfF]{0,2})(["'])(?:[^"'\\]++|\\[\s\S]|(?!\2)["']|\2(?=\w|\2))*+(?:\2|\\\Z)?"""
 )
 _CLOSING_QUOTE: Final = r"\\{0,16}[\"'](?=\\{0,16}[,:;)\]}>]|[ \t]{0,8}(?:[\r\n]|\Z))"
-#: What a value goes on with up to a bracket or its end, by what stands before it.
+#: How a value continues up to a bracket or its end, by what precedes it.
 _WORD: Final = re.compile(rf"(?:(?!{_CLOSING_QUOTE})[^\s()\[\]{{}}])*+")
 _LINE: Final = re.compile(rf"(?:=\"[^\"\r\n]*+\"?|(?!{_CLOSING_QUOTE})[^\r\n()\[\]{{}}])*+")
 _ITEM: Final = re.compile(r"(?:[^\r\n,()\[\]{}]|,(?![\s\"'\\]))*+")  # in JSON, and in what `repr` shows
@@ -38,7 +38,7 @@ _FAR: Final = 16_384  #: characters in which a tag has to be closed
 _BEGIN_QUOTED: Final = frozenset("\"'\\bBrRuUfF")
 _BEGIN_SCHEME: Final = frozenset("bBdDtTaAnN")
 _BEGIN_MANY: Final = frozenset("[({")
-_BEHIND: Final = frozenset(" \t,;")  #: what stands behind a value and is none of it
+_BEHIND: Final = frozenset(" \t,;")  #: what follows a value and is not part of it
 _LINES_END: Final = re.compile(r"[\r\n]")
 _UNCLOSED: Final = re.compile(r"(?:[^\s<>&,;:)\]}][^\s<>&]*+)?")
 _OPENING: Final = re.compile(r"(?:[bBrRuUfF]{0,2}|(\\{1,16}))([\"'])")
@@ -46,12 +46,12 @@ _OPENING_ENCODED: Final = re.compile(ENCODED_QUOTE)
 
 
 class Values:
-    """Finds where values of one text end. Each method takes where the value begins, and its name."""
+    """Finds where values in one text end. Each method takes the start of the value, and its name."""
 
     def __init__(self, text: str) -> None:
         self._text = text
-        self._line_end = 0  # of the line of the last bracket
-        self._open_until = 0  # up to there a bracket stands open, so that nobody has to look again
+        self._line_end = 0  # end of the line of the last bracket
+        self._open_until = 0  # a bracket is open up to there, so that it is not searched again
 
     def of_word(self, start: int, _: str) -> int:
         scheme = _SCHEME.match(self._text, start) if self._text[start : start + 1] in _BEGIN_SCHEME else None
@@ -71,7 +71,7 @@ class Values:
         return self._quoted(start) or self._matched(_ENCODED_VALUE, start)
 
     def of_tag(self, start: int, name: str) -> int:
-        """As far as the tag is closed, or the next white space where it is not."""
+        """Return where the tag is closed, or the next white space if it is not."""
         ends = (self._text.find(f"{sign}/{name}", start, start + _FAR) for sign in ("<", "&lt;"))
         end = min((end for end in ends if end >= 0), default=-1)
         return end if end >= 0 else self._matched(_UNCLOSED, start)
@@ -122,7 +122,7 @@ class Values:
         return closed
 
     def _closed(self, at: int, limit: int) -> int | None:
-        """Return where a bracket is closed, behind all that are in it; None where it is not."""
+        """Return where a bracket is closed, after all nested ones; None if it is not."""
         depth = 0
         for match in _BRACKETS.finditer(self._text, at, limit):
             token = match[0]
@@ -136,7 +136,7 @@ class Values:
 
 
 def in_place_of(value: str) -> str:
-    """Return what stands for a value: in quotes where it was, so that JSON stays JSON."""
+    """Return the replacement for a value: in quotes if the value was, so that JSON stays JSON."""
     opening = _OPENING.match(value)
     if opening is not None:
         escape, quote = opening[1], opening[2]

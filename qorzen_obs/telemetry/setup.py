@@ -1,4 +1,4 @@
-"""The only wiring of the OpenTelemetry SDK: which provider makes the spans, who keeps them, who exports them.
+"""The only wiring of the OpenTelemetry SDK: which provider creates spans, what keeps them, what exports them.
 
 Everything else in the package uses the OpenTelemetry API and works with whatever this module has set up.
 """
@@ -45,7 +45,7 @@ from qorzen_obs.telemetry.traces import AllTraces, Traces
 if TYPE_CHECKING:
     from qorzen_obs.telemetry.metric_export import MetricExport
 
-#: Whose the provider is: ours, somebody else's, or nobody's since the environment says so.
+#: The owner of the provider: us, somebody else, or nobody because the environment says so.
 Mode: TypeAlias = Literal["sdk", "foreign", "disabled"]
 
 DEFAULT_SERVICE_NAME: Final = "qorzen-obs"
@@ -61,7 +61,7 @@ _METRIC_INTERVAL_MILLIS: Final = 60_000
 class Tracing:
     """What `set_up_tracing` has set up, until `shutdown`.
 
-    Those of one provider share sampler and exporters, so what it counts of spans is of all of them.
+    All users of one provider share its sampler and exporters, so the counts of spans cover all of them.
     """
 
     def __init__(
@@ -77,12 +77,12 @@ class Tracing:
         sampler = None if shared is None else shared.sampler
         self.mode: Mode = mode
         self.provider = provider
-        #: What the program says of itself with every signal.
+        #: The program's identity, sent with every signal.
         self.resource = provider.resource if isinstance(provider, TracerProvider) else _resource()
         self.store = store
-        #: What can be read, undecided traces included.
+        #: The readable traces, including undecided ones.
         self.traces: Traces = store if sampler is None else AllTraces(store, sampler)
-        self.sampling = sampling  #: `tail`, `foreign`, `none`, or what a head sampler says of itself
+        self.sampling = sampling  #: `tail`, `foreign`, `none`, or a head sampler's description
         self.exemplars: Exemplars = sampler or IfSampled()
         self._chain = chain
         self._shared = shared
@@ -101,7 +101,7 @@ class Tracing:
         return () if self._shared is None else self._shared.exports
 
     def status(self) -> dict[str, Any]:
-        """Return what `status()["telemetry"]` shows of tracing."""
+        """Return tracing's part of `status()["telemetry"]`."""
         return {
             "service": self.service(),
             "tracing": self.mode,
@@ -144,7 +144,7 @@ class Tracing:
     # What the metrics read at scrape, from any thread; see export.TracingFigures.
 
     def span_outcomes(self) -> dict[str, int]:
-        """Return how many spans had each outcome; where somebody else exports, nothing is known of it."""
+        """Return how many spans had each outcome; unknown if somebody else exports."""
         queues = [export.queue for export in self._exports]
         found = dict.fromkeys(names.SPAN_OUTCOMES, 0)
         found[names.SPAN_EXPORTED] = sum(queue.exported for queue in queues)
@@ -166,17 +166,17 @@ class Tracing:
 
     @property
     def span_queue_size(self) -> int:
-        """How many spans wait to be exported, with several exporters by the one that has most."""
+        """How many spans wait for export; with several exporters, the largest of their queues."""
         return max((export.queue.size for export in self._exports), default=0)
 
     @property
     def span_queue_limit(self) -> int:
-        """How many may wait by each exporter; 0 without one."""
+        """How many spans may wait for each exporter; 0 without one."""
         return max((export.queue.limit for export in self._exports), default=0)
 
     @property
     def last_export_at(self) -> float:
-        """When each exporter had last got spans across, Unix seconds; 0 before."""
+        """When each exporter last delivered spans, Unix seconds; 0 before the first."""
         return min((export.queue.last_export_at for export in self._exports), default=0.0)
 
     def lost(self) -> dict[str, int]:
@@ -190,7 +190,7 @@ class Tracing:
 
     @property
     def on_spans(self) -> RemoteSpans | None:
-        """What takes the spans of worker processes, as the provider's own; None where nobody would see them."""
+        """Takes the spans of worker processes like the provider's own; None if nobody would see them."""
         if (
             self._remote_spans is None
             and self._chain is not None
@@ -200,13 +200,13 @@ class Tracing:
         return self._remote_spans
 
     def shutdown(self, deadline_seconds: float = 1.0) -> bool:
-        """Stop observing, send what is still queued, and return whether all of it was taken in time.
+        """Stop observing, send what is still queued, and return whether all of it was accepted in time.
 
-        Returns by the deadline whatever a collector does: what it has not taken by then is given up, and no
-        thread left behind keeps the process alive. Blocks, so call it off the loop. What the store holds
-        stays readable. Idempotent: a second call waits for the first and returns the same. A foreign provider
-        goes on working, and so does what another Tracing shares with this one. After the last of them spans of ours are
-        counted as dropped until the next `set_up_tracing`.
+        Returns by the deadline whatever a collector does: spans that it has not accepted by then are dropped, and no
+        remaining thread keeps the process alive. Blocks, so do not call it on the loop. The store stays readable.
+        Idempotent: a second call waits for the first and returns the same. A foreign provider keeps working, and so
+        does everything that another Tracing shares with this one. After the last of them, our spans count as dropped
+        until the next `set_up_tracing`.
         """
         with self._closing:
             if self._flushed is None:
@@ -227,22 +227,22 @@ def set_up_tracing(
     clock: Clock | None = None,
     redactor: Redactor | None = None,
 ) -> Tracing:
-    """Choose the provider of spans, keep their traces in a store, and export them where it is asked for.
+    """Choose the provider of spans, keep their traces in a store, and export them if requested.
 
-    With `set_global` the process's own TracerProvider is used where there is one, and ours becomes it where
-    there is none. A process can set it only once, so after `shutdown` the next call takes ours again, with
-    the resource, sampler and limits it was made with. While ours is in use, a further call shares its sampler, with
-    the rates that it has, and its exporters, and adds those that only its own environment asks for. The last
-    `shutdown` closes them. Without `set_global` the provider is a private one, and nothing outside is touched.
+    With `set_global`, use the process's own TracerProvider if there is one; otherwise ours becomes the global one. A
+    process can set it only once, so after `shutdown` the next call uses ours again, with its original resource, sampler
+    and limits. While ours is in use, a further call shares its sampler, at the present rates, and its exporters, and
+    adds exporters that only its own environment asks for. The last `shutdown` closes them. Without `set_global` the
+    provider is private, and nothing outside is changed.
 
-    `environment` decides on OTEL_SDK_DISABLED, OTEL_BSP_* and the exporters: those of OTEL_TRACES_EXPORTER, else
-    otlp where an OTLP endpoint is set, else none. OTEL_TRACES_SAMPLER and its argument are the ratio of the tail
-    sampler, before its budget; a sampler of another name decides at the head. The SDK itself reads the other
-    OTEL_* variables, always from `os.environ`. What cannot be used counts as unset (otel_variables.py). What is
-    exported has gone through `redactor`, by default the usual one.
+    `environment` provides OTEL_SDK_DISABLED, OTEL_BSP_* and the exporters: those of OTEL_TRACES_EXPORTER, else otlp if
+    an OTLP endpoint is set, else none. OTEL_TRACES_SAMPLER and its argument set the ratio of the tail sampler, before
+    its budget; a sampler of another name decides at the head. The SDK itself reads the other OTEL_* variables, always
+    from `os.environ`. Unusable values count as unset (otel_variables.py). `redactor`, by default the usual one, redacts
+    everything that is exported.
 
     Raises:
-        SettingsError: an exporter is not installed or cannot be made; nothing was changed.
+        SettingsError: an exporter is not installed or cannot be created; nothing was changed.
     """
     environment = read_otel_environment(environment).usable
     store = SpanStore(
@@ -264,7 +264,7 @@ def set_up_tracing(
     clock, redactor, chain = clock or SystemClock(), redactor or Redactor(), provider.chain
     with chain.lock:
         shared = chain.shared
-        # A closed one was shut down with the provider, which is the user's to do.
+        # A closed one was shut down with the provider, which only the user does.
         if shared is None or shared.sampler.closed:
             shared = Shared(
                 TailSampler(
@@ -294,17 +294,17 @@ def _join(provider: trace.TracerProvider, store: SpanStore) -> Tracing:
 
 
 class _Provider(TracerProvider):
-    """Ours. It outlives the Tracing that made it: the next one fills its chain again."""
+    """Our provider. It outlives the Tracing that created it: the next one fills its chain again."""
 
     def __init__(self, *, tail: bool) -> None:
-        # Each tracer would ask for it again, when OTEL_PYTHON_METER_PROVIDER may name one that is not installed.
+        # Else each tracer would request it again, and OTEL_PYTHON_METER_PROVIDER may name one that is not installed.
         self._meters = metrics.get_meter_provider()
         super().__init__(
             sampler=RecordAll() if tail else None,
             resource=_resource(),
             span_limits=_span_limits(),
             meter_provider=self._meters,
-            shutdown_on_exit=False,  # it would have the interpreter's exit wait for the collector
+            shutdown_on_exit=False,  # it would make the interpreter's exit wait for the collector
         )
         self.sampling = "tail" if tail else self.sampler.get_description()
         self.chain = Chain()
@@ -317,12 +317,12 @@ class _Provider(TracerProvider):
         super().add_span_processor(span_processor)
 
     def task_sink(self) -> TaskSpanSink | None:
-        """Return where spans go that the SDK need not make; None where the user's own processors look at each."""
+        """Return the sink for spans that the SDK need not create; None if the user's own processors see each."""
         chain = self.chain
         return chain.task_sink if chain.is_alone else None
 
     def span_maker(self, scope: str, version: str, users: UserAttributes) -> SpanMaker:
-        """Return what makes such spans."""
+        """Return the factory of such spans."""
         return SpanMaker(
             self.sampler,
             self.resource,
@@ -337,7 +337,8 @@ class _Provider(TracerProvider):
 
 def _resource() -> Resource:
     resource = Resource.create()
-    if str(resource.attributes[SERVICE_NAME]).startswith("unknown_service"):  # the environment names none
+    # the environment names no exporter
+    if str(resource.attributes[SERVICE_NAME]).startswith("unknown_service"):
         return resource.merge(Resource({SERVICE_NAME: DEFAULT_SERVICE_NAME}))
     return resource
 
@@ -354,22 +355,22 @@ def _span_limits() -> SpanLimits:
 def _make_exports(
     environment: Mapping[str, str], clock: Clock, redactor: Redactor, known: Collection[str]
 ) -> list[Export]:
-    """Return the exports that the environment asks for, but for those that are known already."""
+    """Return the exports that the environment asks for, except those that already exist."""
     limits = BatchLimits.from_environment(environment)
     wanted = [one for one in wanted_span_exporters(environment) if one[1] not in known]
     exporters = {name: make_exporter(variable, _SPAN_EXPORTERS, name) for variable, name in wanted}
-    # Only now that all can be made: each changes what the loggers of its exporter say.
+    # Only once all can be created: each changes the loggers of its exporter.
     return [Export(name, exporter, limits, clock, redactor) for name, exporter in exporters.items()]
 
 
 @only_usable()
 def set_up_log_export(environment: Mapping[str, str], *, clock: Clock | None = None) -> LogExport | None:
-    """Return what sends log lines where OTEL_LOGS_EXPORTER says; None where it is unset or `none`.
+    """Return the exporter of log lines that OTEL_LOGS_EXPORTER names; None if it is unset or `none`.
 
     OTEL_BLRP_* bound its queue.
 
     Raises:
-        SettingsError: the exporter is not installed or cannot be made.
+        SettingsError: the exporter is not installed or cannot be created.
     """
     environment = read_otel_environment(environment).usable
     name = asked_exporter(environment, OTEL_LOGS_EXPORTER, "LOGS")
@@ -387,19 +388,19 @@ def set_up_log_export(environment: Mapping[str, str], *, clock: Clock | None = N
 def set_up_metric_export(
     environment: Mapping[str, str], resource: Resource, *, clock: Clock | None = None
 ) -> MetricExport | None:
-    """Return what sends metrics where OTEL_METRICS_EXPORTER says, once it is started; None where it is unset or `none`.
+    """Return the exporter of metrics that OTEL_METRICS_EXPORTER names, not started; None if it is unset or `none`.
 
-    It sends every OTEL_METRIC_EXPORT_INTERVAL. The exporter says whether it wants each kind since the start or since
-    the last export, and which histograms.
+    It sends every OTEL_METRIC_EXPORT_INTERVAL. The exporter decides whether it gets each kind since the start or since
+    the last export, and which kind of histograms.
 
     Raises:
-        SettingsError: the exporter is not installed or cannot be made.
+        SettingsError: the exporter is not installed or cannot be created.
     """
     environment = read_otel_environment(environment).usable
     name = asked_exporter(environment, OTEL_METRICS_EXPORTER, "METRICS")
     if not name:
         return None
-    from qorzen_obs.telemetry.metric_export import MetricExport  # noqa: PLC0415 - with the SDK's metrics, for whom asks
+    from qorzen_obs.telemetry.metric_export import MetricExport  # noqa: PLC0415 - imports the SDK's metrics, which few need
 
     exporter = make_exporter(OTEL_METRICS_EXPORTER, _METRIC_EXPORTERS, name)
     clock = clock or SystemClock()

@@ -1,4 +1,4 @@
-"""Where a callable's code stands, by the semantic conventions of OpenTelemetry for source code."""
+"""Where a callable's code is, by OpenTelemetry's semantic conventions for source code."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from qorzen_obs.telemetry import names
 
 
 def _source_of(func: Any) -> Mapping[str, str | int]:
-    """Return the attributes for `func`; for a partial those of the function inside."""
+    """Return the attributes for `func`; for a partial, those of the function inside."""
     inner = foreign.inside_partial(func)
     attributes: dict[str, str | int] = {names.FUNCTION_NAME: foreign.full_name_of(inner)}
     code = foreign.attribute(inner, "__code__")

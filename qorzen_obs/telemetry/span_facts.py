@@ -1,4 +1,4 @@
-"""What the span of an attempt says, as attributes, links and a status. Holds no record: a span may outlive its task."""
+"""The content of an attempt's span: attributes, links and status. Holds no record: a span may outlive its task."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from qorzen_obs.telemetry import names
 from qorzen_obs.telemetry.source import source_of
 
 _MAX_DESCRIPTION: Final = 256
-_MAX_STACKTRACE: Final = 8_192  #: characters, which setup.py lets attributes of events have
+_MAX_STACKTRACE: Final = 8_192  #: characters; the limit that setup.py sets for attributes of events
 
 #: Yields the attributes that a user's metadata becomes.
 UserAttributes = Callable[[Mapping[str, Any]], Iterator[tuple[str, Any]]]
 
 
 def span_name(definition_name: str) -> str:
-    """Return the name of the spans of attempts: one of few names, so that they can be grouped."""
+    """Return the name of an attempt's span. There are few names, so that readers can group spans."""
     return f"run {definition_name}"
 
 
 def identity(record: TaskRecord) -> dict[str, Any]:
-    """Return the attributes of a submission that say which task it is."""
+    """Return the attributes of a submission that identify the task."""
     attributes = _identity(record.task_id, record.name, record.cell, record.plugin_id, record.rerun)
     return attributes | _message("submit", "send", record.definition_name or record.name, record.task_id)
 
 
 def _message(operation: str, operation_type: str, destination: str, message_id: str) -> dict[str, Any]:
-    """Return what the kinds PRODUCER and CONSUMER promise, see docs/decisions/0076-messaging-attributes.md."""
+    """Return what spans of kind PRODUCER and CONSUMER need, see docs/decisions/0076-messaging-attributes.md."""
     return {
         names.MESSAGING_SYSTEM: names.SCOPE,
         names.MESSAGING_OPERATION: operation,
@@ -63,7 +63,7 @@ def _identity(
 
 
 class Facts(msgspec.Struct, frozen=True):
-    """What is known of an attempt when it starts."""
+    """What is known about an attempt when it starts."""
 
     task_id: str
     task_name: str
@@ -73,7 +73,7 @@ class Facts(msgspec.Struct, frozen=True):
     rerun: Rerun | None
     engine: EngineTraits
     metadata: dict[str, Any] | None
-    keep: bool  #: its trace was asked for
+    keep: bool  #: its trace was requested
     source: Mapping[str, str | int]
     number: int  #: of the attempt
     links: tuple[SpanContext, ...]
@@ -88,7 +88,7 @@ class Facts(msgspec.Struct, frozen=True):
     ) -> Facts:
         """Return the facts of an attempt, a run of `func`; `previous` is the span of the attempt before it."""
         rerun = record.rerun
-        # A trace of its own is linked to the submitter's.
+        # If it has a trace of its own, that is linked to the submitter's.
         linked = (record.submitter if record.new_trace else None, previous, rerun and rerun.span)
         return Facts(
             task_id=record.task_id,
@@ -108,7 +108,7 @@ class Facts(msgspec.Struct, frozen=True):
     def start_by(
         self, tracer: Tracer, context: Context | None, users: UserAttributes, start_time: int
     ) -> Span:
-        """Start the span by the API, at `start_time` in Unix nanoseconds."""
+        """Start the span through the API, at `start_time` in Unix nanoseconds."""
         return tracer.start_span(
             self.span_name,
             context=context,
@@ -121,7 +121,7 @@ class Facts(msgspec.Struct, frozen=True):
         )
 
     def attributes(self, users: UserAttributes) -> dict[str, Any]:
-        """Return what is said of it at the start."""
+        """Return the attributes that are set at the start."""
         attributes = _identity(self.task_id, self.task_name, self.cell, self.plugin_id, self.rerun)
         attributes |= _message("run", "process", self.definition_name or self.task_name, self.task_id)
         attributes[names.TASK_ATTEMPT] = self.number
@@ -149,7 +149,7 @@ class Outcome(msgspec.Struct, frozen=True):
 
     @staticmethod
     def of(state: TaskState, phases: Mapping[str, float], will_retry: bool) -> Outcome:
-        """Return the outcome of an attempt that led to `state`, but for its result and exception."""
+        """Return the outcome of an attempt that led to `state`, without its result and exception."""
         return Outcome(
             status=state.status,
             queue_wait_seconds=state.queue_wait_seconds,
@@ -163,7 +163,7 @@ class Outcome(msgspec.Struct, frozen=True):
         )
 
     def end_by(self, span: Span, end_time: int) -> None:
-        """End a span by the API, at `end_time` in Unix nanoseconds."""
+        """End a span through the API, at `end_time` in Unix nanoseconds."""
         span.set_attributes(self.attributes())
         if self.status is FAILED:
             span.set_status(self.span_status())
@@ -171,7 +171,7 @@ class Outcome(msgspec.Struct, frozen=True):
         span.end(end_time)
 
     def attributes(self) -> dict[str, Any]:
-        """Return what is said of it at the end."""
+        """Return the attributes that are set at the end."""
         attributes: dict[str, Any] = {
             names.TASK_STATUS: self.status.value,
             names.TASK_QUEUE_WAIT: self.queue_wait_seconds or 0.0,
@@ -187,13 +187,13 @@ class Outcome(msgspec.Struct, frozen=True):
         return attributes | {names.TASK_PHASE + phase: value for phase, value in self.phases.items()}
 
     def span_status(self) -> Status:
-        """Return the status of its span: ERROR for what has failed, and for nothing else."""
+        """Return the status of its span: ERROR only if it failed."""
         if self.status is not FAILED:
             return Status()
         return Status(StatusCode.ERROR, f"{self.error_type}: {self.error}"[:_MAX_DESCRIPTION])
 
     def exception(self) -> dict[str, str]:
-        """Return the attributes of the `exception` event. All texts were redacted when they were made."""
+        """Return the attributes of the `exception` event. All texts are already redacted."""
         said = {names.EXCEPTION_TYPE: self.error_type, names.EXCEPTION_MESSAGE: self.error}
         if self.traceback is not None:
             said[names.EXCEPTION_STACKTRACE] = self.traceback[-_MAX_STACKTRACE:]  # its end says what failed

@@ -1,7 +1,7 @@
-"""What the managers of a process share of tracing: one span processor for each provider, a sampler, exporters.
+"""The tracing parts that the managers of a process share: one span processor per provider, a sampler, exporters.
 
-A provider of the SDK cannot be rid of a processor, so ours stays, and is emptied and filled again. The last manager
-that leaves closes what they have shared.
+A processor cannot be removed from an SDK provider, so ours stays, and is emptied and filled again. The last manager
+that leaves closes the shared parts.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from qorzen_obs.telemetry.task_span import AnySpan, TaskSpanSink, readable
 
 T = TypeVar("T")
 
-_CHAIN: Final = "_qorzen_chain"  # under which a foreign provider has ours
+_CHAIN: Final = "_qorzen_chain"  # the attribute under which a foreign provider has ours
 _JOINING: Final = ForkSafeLock()
 _SHUTDOWN_SECONDS: Final = 1.0
 
 
 class Shared:
-    """What those have in common that use one provider of ours at the same time. Changed under the chain's lock."""
+    """The parts shared by all that use one of our providers at the same time. Changed under the chain's lock."""
 
     def __init__(self, sampler: TailSampler) -> None:
         self.sampler = sampler
@@ -41,7 +41,7 @@ class Shared:
         self._users: tuple[SpanStore, ...] = ()
 
     def enter(self, store: SpanStore, redactor: Redactor, exports: Sequence[Export]) -> None:
-        """Take a manager's store, and the exports that it asks for besides those that are there."""
+        """Add a manager's store, and the exports that it asks for in addition to the existing ones."""
         for export in self.exports:
             export.redact_by(redactor)
         self.sampler.add(store)
@@ -52,7 +52,7 @@ class Shared:
         self._users += (store,)
 
     def leave(self, store: SpanStore) -> bool:
-        """Drop a manager's store; return whether it was the last."""
+        """Remove a manager's store; return whether it was the last."""
         self._users = _without(self._users, store)
         if self._users:
             self.sampler.remove(store)
@@ -60,21 +60,21 @@ class Shared:
 
 
 class Chain(ForkSafeLock, SpanProcessor):
-    """Our one processor of a provider: emptied and filled again, since the SDK cannot take one out.
+    """Our only processor of a provider: emptied and filled again, since the SDK cannot remove one.
 
-    Its lock is held while it is changed.
+    Hold its lock to change it.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self._processors: tuple[SpanProcessor, ...] = ()
-        self.task_sink: TaskSpanSink | None = None  #: the one processor, where it takes TaskSpans
+        self.task_sink: TaskSpanSink | None = None  #: the only processor, if it takes TaskSpans
         self.is_alone = True  #: whether a provider of ours has no other processor
         self.shared: Shared | None = None  #: None while nobody uses it, and on a foreign provider
 
     @staticmethod
     def on(provider: TracerProvider) -> Chain:
-        """Return the one of a foreign provider."""
+        """Return the chain of a foreign provider."""
         with _JOINING.lock:
             chain = getattr(provider, _CHAIN, None)
             if not isinstance(chain, Chain):
@@ -84,27 +84,27 @@ class Chain(ForkSafeLock, SpanProcessor):
         return chain
 
     def use(self, shared: Shared) -> None:
-        """Hand all spans to its sampler."""
+        """Pass all spans to its sampler."""
         self.shared, self._processors, self.task_sink = shared, (shared.sampler,), shared.sampler
 
     def join_others(self) -> None:
-        """Take note that the provider has other processors, which look at each span as the SDK has it."""
+        """Note that the provider has other processors, which need each span as the SDK's own."""
         self.is_alone = False
 
     def watch(self, store: SpanStore) -> None:
-        """Hand all spans to a store too, on a foreign provider."""
+        """Pass all spans to a store too, on a foreign provider."""
         with self.lock:
             self._processors += (store,)
 
     def leave(self, shared: Shared | None, store: SpanStore) -> bool:
-        """Drop a manager's store; return whether it was the last that used `shared`, which is then closed."""
+        """Remove a manager's store; return whether it was the last user of `shared`, which is then closed."""
         with self.lock:
             if shared is None:
                 self._processors = _without(self._processors, store)
                 return True
             is_last = shared.leave(store)
             if is_last:
-                # It decides the rest, which is then sent, and stays to count what comes before the next one.
+                # It decides the rest, which is then sent, and stays to count spans that come before the next one.
                 shared.sampler.close()
                 if self.shared is shared:
                     self.shared = None
@@ -128,7 +128,7 @@ class Chain(ForkSafeLock, SpanProcessor):
 
 
 class Export:
-    """One exporter with its queue, which sends once it is started."""
+    """One exporter with its queue; it sends once started."""
 
     def __init__(
         self, name: str, exporter: SpanExporter, limits: BatchLimits, clock: Clock, redactor: Redactor
@@ -136,7 +136,8 @@ class Export:
         self.name = name
         self._exporter = exporter
         self._redactors: tuple[Redactor, ...] = (redactor,)
-        quiet = ExitStack()  # for as long as the thread lives: what it is stuck in may still complain
+        # as long as the thread lives, since the exporter that it is stuck in may still log
+        quiet = ExitStack()
         quiet.enter_context(quieted(loggers_of(exporter), clock))
         self.queue: ExportQueue[AnySpan] = ExportQueue(
             name, self._send, limits, clock=clock, close=exporter.shutdown, on_ended=quiet.close
@@ -146,12 +147,12 @@ class Export:
         self.queue.put(spans)
 
     def redact_by(self, redactor: Redactor) -> None:
-        """Hide what this one hides as well: the spans are also those of its manager."""
+        """Also hide what this redactor hides, since the spans are also those of its manager."""
         if all(redactor.settings != one.settings for one in self._redactors):
             self._redactors += (redactor,)
 
     def _send(self, spans: Sequence[AnySpan]) -> int:
-        # Of a partial success the SDK's exporters tell nobody: all or nothing.
+        # The SDK's exporters do not report a partial success: all or nothing.
         shown = [self._redacted(readable(span)) for span in spans]
         return 0 if self._exporter.export(shown) is SpanExportResult.SUCCESS else len(spans)
 
@@ -177,7 +178,7 @@ def close(exports: Sequence[Export], deadline_seconds: float) -> bool:
 
 
 def send(exports: Sequence[Export], deadline_seconds: float) -> bool:
-    """Send what waits; return whether all of it was taken by the deadline."""
+    """Send what waits; return whether all of it was accepted by the deadline."""
     deadline = time.monotonic() + deadline_seconds
     failed = [export.queue.failed for export in exports]
     sent = [export.queue.flush(max(0.0, deadline - time.monotonic())) for export in exports]

@@ -1,4 +1,4 @@
-"""Spans without secrets: what user code puts on its spans is redacted before anything shows or sends it."""
+"""Removes secrets from spans: what user code puts on its spans is redacted before anything shows or sends it."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ T = TypeVar("T")
 
 
 def redact_span(span: ReadableSpan, redactor: Redactor) -> ReadableSpan:
-    """Return the ended span without secrets in name, attributes, events, links and status; itself where it has none.
+    """Return the ended span without secrets in name, attributes, events, links and status; itself if it has none.
 
-    Names and the description also without lone surrogates, on which the encoder of OTLP raises.
-    For the thread that exports and for readers of kept spans; not for the work loop.
+    Also removes lone surrogates from names and the description, since OTLP's encoder raises on them. For the exporting
+    thread and for readers of kept spans; not for the work loop.
     """
     name, seen = encodable(redactor.text(span.name)), span.attributes
     attributes = _attributes(seen, span.dropped_attributes, redactor)
@@ -56,7 +56,7 @@ def redact_span(span: ReadableSpan, redactor: Redactor) -> ReadableSpan:
 
 
 def _attributes(attributes: Mapping[str, Any] | None, dropped: int, redactor: Redactor) -> Any:
-    """Return the same object where it has no secrets. How many were dropped is counted on the mapping itself."""
+    """Return the same object if it has no secrets. The mapping itself counts dropped attributes."""
     if not attributes:
         return attributes
     clean = {redactor.text(key): redactor.field(key, value) for key, value in attributes.items()}
@@ -69,7 +69,7 @@ def _attributes(attributes: Mapping[str, Any] | None, dropped: int, redactor: Re
 
 
 def _bounded(items: list[T], dropped: int) -> BoundedList[T]:
-    """Return a list that knows how many there were besides."""
+    """Return a list that knows how many items were dropped."""
     bounded: BoundedList[T] = BoundedList.from_seq(max(1, len(items)), items)
     bounded.dropped = dropped
     return bounded

@@ -1,6 +1,6 @@
-"""The kept traces of this process, in memory: what the page and `/api/traces` show without a collector.
+"""The kept traces of this process, in memory: the page and `/api/traces` show them without a collector.
 
-A span processor, called by the thread that ends a span. It knows spans and nothing of tasks.
+A span processor, called by the thread that ends a span. It knows spans but not tasks.
 """
 
 from __future__ import annotations
@@ -26,18 +26,19 @@ class _Trace:
         self.spans: list[AnySpan] = []  # in the order in which they ended
         self.dropped = 0
         self.must_keep = False
-        self.ordinary: list[int] | None = None  # once it is full: where the spans stand that may be displaced
+        # once it is full: the positions of spans that may be displaced
+        self.ordinary: list[int] | None = None
         self.summary: TraceSummary | None = None  # as of the last reading
 
 
 class SpanStore(SpanProcessor):
-    """The spans that ended last, by trace; all methods from any thread.
+    """The most recently ended spans, by trace; all methods from any thread.
 
-    Holds at most `keep_traces` traces of at most `keep_spans_per_trace` spans, `keep_spans` in all (a span takes
-    some 2.6 kB). Beyond that it evicts the trace in which no span has ended for longest. A trace that was kept for a
-    reason of its own, such as an error, goes only when no other is left. A full trace drops and counts later spans.
-    The exceptions are failed, slow (`slow_task_seconds`) and marked ones, which are what a reader looks for, and those
-    without a parent in this process: the root ends last. Each takes the place of the newest other span. Where none is
+    Holds at most `keep_traces` traces of at most `keep_spans_per_trace` spans, `keep_spans` in all (a span takes about
+    2.6 kB). Beyond that it evicts the trace whose last span ended the longest ago. A trace that was kept for a reason
+    of its own, such as an error, is evicted only when no other is left. A full trace drops and counts later spans, with
+    two exceptions: failed, slow (`slow_task_seconds`) and marked spans, which readers look for; and spans without a
+    parent in this process, since the root ends last. Each of these takes the place of the newest other span. If none is
     left, the trace grows up to `keep_spans`.
     """
 
@@ -60,19 +61,19 @@ class SpanStore(SpanProcessor):
         call_in_child(self._reset)  # a fork may copy the lock while another thread holds it
 
     def _reset(self) -> None:
-        # Re-entrant: inside it the garbage collector may close a coroutine that nobody holds, whose span then ends in
-        # the very thread that holds the lock.
+        # Re-entrant: while it is held, the garbage collector may close an unreferenced coroutine, whose span then ends
+        # in the thread that holds the lock.
         self._lock = threading.RLock()
         self._spans = 0  # in all traces
         self._traces: OrderedDict[int, _Trace] = OrderedDict()  # by the last end of a span, oldest first
         self._ordinary: OrderedDict[int, None] = OrderedDict()  # those that go first, in the same order
 
     def on_end(self, span: ReadableSpan) -> None:
-        """Take an ended span. Does no more than file it, since the work loop waits; readers sum up."""
+        """Take an ended span. This only stores it, since the work loop waits; readers summarize."""
         self.put((span,), span.status.status_code is StatusCode.ERROR)
 
     def put(self, spans: Sequence[AnySpan], must_keep: bool) -> None:
-        """Take ended spans of one trace, as on_end takes one; `must_keep` holds for the trace from then on."""
+        """Take ended spans of one trace, as on_end takes one; `must_keep` applies to the trace from then on."""
         if not self._taking or not spans:
             return
         trace_id: int = spans[0].context.trace_id
@@ -104,7 +105,7 @@ class SpanStore(SpanProcessor):
             trace.ordinary = [place for place, one in enumerate(spans) if not self._displaces(one)]
         if self._displaces(span):
             if trace.ordinary:
-                del spans[trace.ordinary.pop()]  # the last of them, so that the others stay where they are
+                del spans[trace.ordinary.pop()]  # the last of them, so that the others keep their positions
             elif len(spans) < self.keep_spans:
                 self._spans += 1
                 spans.append(span)
@@ -123,7 +124,7 @@ class SpanStore(SpanProcessor):
         while len(self._traces) > 1 and (
             self._spans > self.keep_spans or len(self._traces) > self.keep_traces
         ):
-            # Each step whole, since a span that the garbage collector ends in between comes here as well.
+            # Each step is complete, since the garbage collector may end a span in between, which also comes here.
             try:
                 oldest_id, _ = self._ordinary.popitem(last=False)
                 oldest = self._traces.pop(oldest_id, None)
@@ -137,7 +138,7 @@ class SpanStore(SpanProcessor):
         return evicted
 
     def shutdown(self) -> None:
-        """Take no more spans; what is kept stays readable. Idempotent."""
+        """Take no more spans; kept ones stay readable. Idempotent."""
         self._taking = False
 
     @property
@@ -145,7 +146,7 @@ class SpanStore(SpanProcessor):
         return len(self._traces)
 
     def trace(self, trace_id: str) -> list[ReadableSpan]:
-        """Return the kept spans of a trace in the order in which they ended; empty when it is not known.
+        """Return the kept spans of a trace in the order in which they ended; empty if the trace is unknown.
 
         `trace_id` is hexadecimal, as in `TaskInfo.trace_id`.
         """
@@ -159,9 +160,9 @@ class SpanStore(SpanProcessor):
         return [readable(span) for span in kept]
 
     def summaries(self, limit: int = 100, *, errors: bool = False) -> list[TraceSummary]:
-        """Return at most `limit` kept traces, the one in which a span ended last first; see `Traces`.
+        """Return at most `limit` kept traces, the one with the most recently ended span first; see `Traces`.
 
-        Walks only the spans of traces that have changed since the last call.
+        Reads only the spans of traces that have changed since the last call.
         """
         with self._lock:
             newest_first = reversed(self._traces.items())

@@ -1,8 +1,8 @@
-"""For how long a process did not get to run: because it was stopped, or because the machine was busy with others.
+"""Measures how long a process could not run: because it was stopped, or because the machine was busy.
 
-Such time is nobody's fault, so it must not be blamed on the code that happened to be there. Measured, over two seconds:
-after SIGSTOP the watchdog woke two seconds late and the process had used a millisecond; with `time.sleep(2)` on the
-loop it woke in time; with a regular expression that ran away it woke late and the process had used two seconds.
+Such time must not be blamed on the code that happened to be running. Measured over two seconds: after SIGSTOP the
+watchdog woke two seconds late and the process had used a millisecond; with `time.sleep(2)` on the loop it woke in
+time; with a runaway regular expression it woke late and the process had used two seconds.
 """
 
 from __future__ import annotations
@@ -13,29 +13,29 @@ import threading
 import time
 from typing import Final, NamedTuple
 
-#: Oversleeping this long is more than waiting for a processor on a busy machine.
+#: Oversleeping for this long is more than a wait for a processor on a busy machine.
 HELD_SECONDS: Final = 0.15
-#: The share of a stall that the process must have computed; below it, it did not get to run.
+#: The share of a stall in which the process must have computed; below it, it could not run.
 SOME: Final = 0.25
-#: What a process uses while it is stopped: the little before and after.
+#: The processor time of a stopped process: what it uses just before and after.
 _NEXT_TO_NOTHING: Final = 0.05
 _NANO: Final = 1e-9
 
 
 class ThreadTimes(NamedTuple):
-    """What the system has counted of one thread, in seconds; None where it does not tell."""
+    """The system's figures for one thread, in seconds; None if it has none."""
 
     at: float  #: when this was read, monotonic
     cpu: float | None  #: processor time that it used
-    delay: float | None  #: how long it could have run and had no processor, up to when it last got one
+    delay: float | None  #: how long it was runnable without a processor, up to when it last got one
 
 
 def stopped_seconds(overslept: float, own_delay: float | None, process_cpu: float) -> float:
-    """Return for how long the whole process was stopped, as by SIGSTOP or in a frozen container; 0 where it was not.
+    """Return how long the whole process was stopped, as by SIGSTOP or in a frozen container; 0 if it was not.
 
     Args:
-        overslept: how much later a thread woke than it had asked for.
-        own_delay: how much of that it waited for a processor; None where the system does not tell.
+        overslept: how much later than requested a thread woke.
+        own_delay: how much of that it waited for a processor; None if the system does not say.
         process_cpu: what all threads used meanwhile.
     """
     if own_delay is None:
@@ -45,12 +45,12 @@ def stopped_seconds(overslept: float, own_delay: float | None, process_cpu: floa
 
 
 def delayed_seconds(beat: ThreadTimes, before: ThreadTimes, now: ThreadTimes, *, waits: bool) -> float:
-    """Return for how long a thread had no processor since its last beat; 0 where the system does not tell.
+    """Return how long a thread had no processor since its last beat; 0 if the system does not say.
 
     Args:
         before: a reading after the beat, or the beat's own.
-        waits: the thread runs now, or waits for a processor. The system adds a wait when it ends, so what is not
-            accounted for since `before` is one that goes on.
+        waits: the thread runs now, or waits for a processor. The system adds a wait when it ends, so time since
+            `before` that is not accounted for belongs to a wait that continues.
     """
     if (
         beat.delay is None
@@ -67,15 +67,15 @@ def delayed_seconds(beat: ThreadTimes, before: ThreadTimes, now: ThreadTimes, *,
 
 
 def is_overload(late: float, delayed: float, blocked_seconds: float) -> bool:
-    """Return whether a loop that is late would not be blocked, had its thread had a processor whenever it could run.
+    """Return whether a late loop would not be blocked if its thread had always had a processor when it could run.
 
-    Code that would block the loop on a free machine is blamed on a busy one too, once it has held it for so long.
+    Code that would block the loop on an idle machine is also blamed on a busy one, once it has run for that long.
     """
     return delayed >= SOME * late and late - delayed < blocked_seconds
 
 
 class ThreadClock:
-    """What the system counts of one thread; made while that runs. From any thread."""
+    """Reads the system's figures for one thread; create it while that thread runs. From any thread."""
 
     def __init__(self, thread: threading.Thread) -> None:
         find = getattr(time, "pthread_getcpuclockid", None)
@@ -85,11 +85,11 @@ class ThreadClock:
         self._stat = _open(f"{folder}/stat")
 
     def read(self) -> ThreadTimes:
-        """Return what the system has counted until now. Takes 4 µs."""
+        """Return the figures so far. Takes 4 µs."""
         return ThreadTimes(time.monotonic(), self._cpu(), self._delay())
 
     def waits(self) -> bool:
-        """Return whether the thread runs, or waits for nothing but a processor."""
+        """Return whether the thread runs, or waits only for a processor."""
         return _read(self._stat).rpartition(b")")[2][:2] == b" R"
 
     def _cpu(self) -> float | None:
@@ -103,7 +103,7 @@ class ThreadClock:
         return int(fields[1]) * _NANO if len(fields) == 3 else None
 
     def close(self) -> None:
-        """Give the files back. Idempotent."""
+        """Close the files. Idempotent."""
         files, self._schedstat, self._stat = (self._schedstat, self._stat), None, None
         for file in files:
             if file is not None:
@@ -111,7 +111,7 @@ class ThreadClock:
 
 
 def difference(now: float | None, before: float | None) -> float | None:
-    """Return how much more it is now; None where either is not known."""
+    """Return the increase; None if either value is unknown."""
     return None if now is None or before is None else now - before
 
 

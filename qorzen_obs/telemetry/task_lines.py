@@ -23,17 +23,17 @@ from qorzen_obs.telemetry.redaction import Redactor
 
 MAX_LINE_CHARACTERS: Final = 8_192
 _MAX_TEXT: Final = 2_000
-#: Texts cut at their beginning: the end says what failed.
+#: Texts whose end is kept, since it says what failed.
 _STACKS: Final = frozenset({"exception", "stack"})
 
-#: What every line of a task would repeat, and what stands under another name.
+#: Fields that every line of a task would repeat, or that have another name here.
 _LEFT_OUT: Final = frozenset(
     {"at", "category", "event", "level", "priority", "task_id", "task_name", "timestamp"}
 )
 
 
 class KeptLines(NamedTuple):
-    """What is kept of one task's lines."""
+    """The kept lines of one task."""
 
     #: Oldest first; each is a JSON object with `at`, `level`, `event` and the line's fields.
     items: list[msgspec.Raw]
@@ -49,17 +49,17 @@ class _Ring:
 
 
 class TaskLines:
-    """The last lines of each task, at most `per_task` of one and `total` in all; what is over drops the oldest.
+    """The last lines of each task, at most `per_task` of one and `total` in all; beyond that the oldest are dropped.
 
-    From any thread. `dropped` counts what was written and is not kept, but for the lines of forgotten tasks.
+    From any thread. `dropped` counts lines that were written and are not kept, except those of forgotten tasks.
     """
 
     def __init__(self, per_task: int = 200, total: int = 20_000) -> None:
         self._per_task = per_task
         self._total = total
-        self._lock = threading.RLock()  # a signal's handler may write a line while its thread holds it
+        self._lock = threading.RLock()  # a signal handler may write a line while its thread holds it
         self._rings: dict[str, _Ring] = {}
-        self._order: deque[tuple[int, str]] = deque()  # of all lines; those that are gone are skipped
+        self._order: deque[tuple[int, str]] = deque()  # all lines, in order; dropped ones are skipped
         self._sequence = 0
         self._kept = 0
         self.dropped = 0
@@ -70,7 +70,7 @@ class TaskLines:
     def add(
         self, task_id: str, level: str, event: str, fields: Mapping[str, Any], at: str | None = None
     ) -> None:
-        """Keep one line; `at` by RFC 3339, now when None. `fields` hold no secrets any more."""
+        """Keep one line; `at` is in RFC 3339, None means now. `fields` are already redacted."""
         line = encoded_line(at or utc_now(), level, event, fields)
         with self._lock:
             ring = self._rings.get(task_id)
@@ -88,7 +88,7 @@ class TaskLines:
                 self._order = deque(entry for entry in self._order if self._is_kept(entry))
 
     def of(self, task_id: str, last: str | None = None) -> KeptLines:
-        """Return the lines of a task; none where it wrote none or is unknown. `last` counts as one more."""
+        """Return the lines of a task; none if it wrote none or is unknown. `last` counts as one more."""
         with self._lock:
             ring = self._rings.get(task_id)
             lines = [line for _, line in ring.lines] if ring is not None else []
@@ -99,7 +99,7 @@ class TaskLines:
         return KeptLines([msgspec.Raw(line.encode()) for line in lines[over:]], dropped + over)
 
     def forget(self, task_id: str) -> None:
-        """Drop the lines of a task that is not remembered any more."""
+        """Drop the lines of a task that is no longer remembered."""
         if task_id not in self._rings:
             return
         with self._lock:
@@ -130,7 +130,7 @@ _KEPT: ContextVar[bool] = ContextVar("qorzen_line_is_kept", default=False)
 
 @contextmanager
 def kept_already() -> Iterator[None]:
-    """Mark the lines written inside the block as kept by their writer, for the task that they are about."""
+    """Mark the lines that are written inside as kept by the code that writes them, for the task that they are about."""
     token = _KEPT.set(True)
     try:
         yield
@@ -139,7 +139,7 @@ def kept_already() -> Iterator[None]:
 
 
 def keep_line(level: str, event: Mapping[str, Any], redactor: Redactor | None = None) -> None:
-    """Keep a line of the running task, if the caller is in one; `redactor` is for what is not redacted yet."""
+    """Keep a line of the running task, if the caller is in one; pass a `redactor` if it is not redacted yet."""
     task = CURRENT.get()
     lines: TaskLines | None = getattr(getattr(task, "owner", None), "task_lines", None)
     if task is None or lines is None or _KEPT.get():
@@ -149,10 +149,10 @@ def keep_line(level: str, event: Mapping[str, Any], redactor: Redactor | None = 
 
 
 def keep_task_line(_: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Keep the line for `/api/tasks/{id}/logs` where a task writes it. A processor for any structlog configuration.
+    """Keep the line for `/api/tasks/{id}/logs` if a task writes it. A processor for any structlog configuration.
 
-    Place it before the renderer, behind what formats exceptions. It redacts what it keeps, and changes nothing of
-    the line itself. For lines of the standard library's logging there is `TaskLogHandler`.
+    Place it before the renderer and after the processor that formats exceptions. It redacts what it keeps, and does not
+    change the line itself. For lines of the standard library's logging, use `TaskLogHandler`.
 
         structlog.configure(processors=[add_task_context, format_exc_info, keep_task_line, JSONRenderer()])
     """
@@ -162,12 +162,12 @@ def keep_task_line(_: Any, method: str, event: MutableMapping[str, Any]) -> Muta
 
 
 def utc_now() -> str:
-    """Return this moment by RFC 3339."""
+    """Return the present time in RFC 3339."""
     return rfc_3339(time.time())
 
 
 def encoded_line(at: str, level: str, event: str, fields: Mapping[str, Any]) -> str:
-    """Return a line as it is kept: JSON with `at`, `level`, `event` and the fields that it does not repeat."""
+    """Return a line in its kept form: JSON with `at`, `level`, `event` and the fields that are not repeated."""
     line: dict[str, Any] = {"at": at, "level": level, "event": event[:_MAX_TEXT]}
     line.update((key, _shortened(key, value)) for key, value in fields.items() if key not in _LEFT_OUT)
     text = to_json(line)

@@ -1,7 +1,7 @@
-"""The canonical line of each task that ended: what it says, and its way into the log.
+"""The canonical line of each task that ended: its content, and how it reaches the log.
 
-A logger of the user's own gets it by structlog's methods. For our own stream it is made here: the same line, without
-the detour over structlog's processors (docs/decisions/0012-canonical-lines.md).
+A user's own logger gets it through structlog's methods. For our own stream it is created here: the same line, without
+the detour through structlog's processors (docs/decisions/0012-canonical-lines.md).
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ from qorzen_obs.telemetry.program_logging import takes
 from qorzen_obs.telemetry.task_lines import TaskLines, kept_already
 
 _MAX_ERROR: Final = 300
-_MAX_TRACEBACK: Final = 8_192  #: characters; of the end, which says what failed
+_MAX_TRACEBACK: Final = 8_192  #: characters kept of the end, which says what failed
 _RETRYING: Final = EventKind.RETRYING
-# Formatted by %, which is half as dear as the `format` of each value.
+# Formatted with %, which costs half as much as `format` for each value.
 _PLAIN_SECONDS: Final = '"duration_seconds":%.6f,"queue_wait_seconds":%.6f'
 _PLAIN_IDS: Final = ',"trace_id":"%032x","span_id":"%016x"'
 _PLAIN_END: Final = f',"event":"{names.LOG_FINISHED}","level":"info","timestamp":"'
-#: What of a line users choose, but for the name and what their context variables add.
+#: Fields of a line that users choose, except the name and what their context variables add.
 _FREE: Final = frozenset({"cancel_reason", "error", "error_type", "exception", "plugin_id"})
 
 
 class CanonicalLine(NamedTuple):
-    """What is said of an attempt that has ended, or of a task that ended without one."""
+    """The content of the line about an attempt that has ended, or a task that ended without one."""
 
     level: str
     event: str
@@ -50,7 +50,7 @@ class CanonicalLine(NamedTuple):
 
 
 def canonical_line(record: TaskRecord, state: TaskState, at: float, traceback: str | None) -> CanonicalLine:
-    """Return the line that belongs to a transition at which an attempt ended; `at` in Unix seconds."""
+    """Return the line for a transition at which an attempt ended; `at` in Unix seconds."""
     category, priority = CELL_LABELS[record.cell]
     duration, wait = state.duration_seconds, state.queue_wait_seconds
     fields: dict[str, Any] = {
@@ -90,7 +90,7 @@ class StreamTaskLog:
     """Writes canonical lines to one of our own streams."""
 
     def __init__(self, stream: LogStream, logger_name: str, level: str) -> None:
-        self.by_logging = stream.by_logging  #: whether `program_logger` may be another than None
+        self.by_logging = stream.by_logging  #: whether `program_logger` may be something else than None
         self._stream = stream
         self._logger_name = logger_name
         self._writes_info = LEVELS[level] <= LEVELS["info"]
@@ -101,7 +101,7 @@ class StreamTaskLog:
         self._hides_fields = any(redactor.hides(name) for name in _FIELDS)
 
     def program_logger(self) -> logging.Logger | None:
-        """Return what takes the lines in place of the stream, where the program has configured `logging`."""
+        """Return the logger that takes the lines instead of the stream, if the program has configured `logging`."""
         return self._stream.program_logger(self._logger_name)
 
     def write(self, ends: Sequence[End]) -> None:
@@ -128,7 +128,7 @@ class StreamTaskLog:
             self._stream.write_own("info", plain)
 
     def _plain_line(self, record: TaskRecord, state: TaskState, at: float) -> str | None:
-        """Return the line of a task that ended well, made of text alone; None where it has more than most have."""
+        """Return the line of a task that ended well, built only from text; None if it has unusual fields."""
         parts_of = self._plain_parts
         parts = parts_of(record.name, record.cell)
         span, duration, wait = state.span, state.duration_seconds, state.queue_wait_seconds
@@ -144,14 +144,14 @@ class StreamTaskLog:
         before_id, before_attempt = parts
         ids = ""
         if span is not None:
-            ids = _PLAIN_IDS % span[:2]  # by their names each is a call
+            ids = _PLAIN_IDS % span[:2]  # reading them by name costs a call each
         return (
             f'{before_id}{record.task_id}{before_attempt}{state.attempt},"status":"completed",'
             f'{_PLAIN_SECONDS % (duration, wait)}{ids}{_PLAIN_END}{rfc_3339(at)}"}}'
         )
 
     def _make_plain_parts(self, name: str, cell: int) -> tuple[str, str] | None:
-        """Return what stands before a task's id, and between that and its attempt; None where there is a secret."""
+        """Return the text before a task's id, and that between id and attempt; None if there is a secret."""
         if self._hides_fields or not self._is_clean(name):
             return None
         category, priority = CELL_LABELS[cell]
@@ -173,7 +173,7 @@ class StreamTaskLog:
 
 
 def _surroundings(context: Context | None, state: TaskState) -> Mapping[str, Any]:
-    """Return what the submitter's context adds to a line: its variables, and its span where there is none of ours."""
+    """Return what the submitter's context adds to a line: its variables, and its span if there is none of ours."""
     if context is None:
         return _NOTHING
     found = None
@@ -189,7 +189,7 @@ def _surroundings(context: Context | None, state: TaskState) -> Mapping[str, Any
 _PREFIX: Final = structlog.contextvars.STRUCTLOG_KEY_PREFIX
 _NOTHING: Final[Mapping[str, Any]] = {}
 
-#: All that a canonical line may have.
+#: All fields that a canonical line may have.
 _FIELDS: Final = (
     "task_id",
     "task_name",
@@ -213,9 +213,9 @@ _FIELDS: Final = (
 
 
 class TaskLog:
-    """Writes the canonical line of each task that ended, in its submitter's context: it belongs to that trace.
+    """Writes the canonical line of each task that ended, in its submitter's context, since it belongs to that trace.
 
-    `lines` keeps those of attempts that will be retried; what is said of an end can be made from the record.
+    `lines` keeps those of attempts that will be retried; the line about an end can be recreated from the record.
     """
 
     def __init__(
@@ -229,7 +229,7 @@ class TaskLog:
         """Write `task.finished`, failures as warnings, or `task.retrying`, for each attempt that has ended."""
         if self._lines is not None:
             for end in ends:
-                if end.kind is _RETRYING:  # whatever the level of the log is
+                if end.kind is _RETRYING:  # whatever the log level
                     level, name, fields = canonical_line(end.record, end.state, end.at, end.traceback)
                     self._lines.add(end.record.task_id, level, name, fields, rfc_3339(end.at))
         stream, program = self._stream, None
@@ -242,7 +242,7 @@ class TaskLog:
         for end in ends:
             is_bad = end.state.status is FAILED or end.kind is _RETRYING
             if program is not None and not takes(program, "warning" if is_bad else "info"):
-                continue  # before it is made, since most programs want warnings only
+                continue  # before it is created, since most programs want only warnings
             assert end.context is not None, "a record keeps its context until it ends"
             end.context.copy().run(self._write, end)  # the loop may be in it
 

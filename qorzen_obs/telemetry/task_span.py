@@ -1,8 +1,8 @@
-"""The span of an attempt, which does most of its work only when somebody wants to see it.
+"""The span of an attempt; most of its construction is deferred until somebody wants to see it.
 
 A busy service records each attempt and keeps a few traces a second. Here a span is an identity and references to
-facts; the SDK's own span is made of them when user code writes to it, or when its trace is kept. So limits, events
-and all that is shown are the SDK's, and what is dropped costs next to nothing (docs/decisions/0013-task-spans.md).
+facts; the SDK's own span is created from them when user code writes to it, or when its trace is kept. So limits, events
+and everything shown are the SDK's, and a dropped span costs almost nothing (docs/decisions/0013-task-spans.md).
 """
 
 from __future__ import annotations
@@ -45,15 +45,15 @@ _FLAGS: Final = [TraceFlags(flags) for flags in range(KNOWN_FLAGS + 1)]
 _NO_STATE: Final = TraceState()
 _new_tuple: Final = tuple.__new__
 
-#: Guards the states of all spans; held for the little while in which one becomes the SDK's. It is one lock for all,
-#: and re-entrant, since the garbage collector may run user code that writes to another span.
+#: Guards the states of all spans; held only while one becomes the SDK's. One lock for all, and re-entrant, since the
+#: garbage collector may run user code that writes to another span.
 _STATES: Final = ForkSafeLock()
 
 
 class TaskSpanSink(Protocol):
     """Takes the spans of attempts; see TailSampler.
 
-    For each span that has ended it calls `detach` or `discard`: somebody may still want to see it, or nobody will.
+    For each span that has ended it calls `detach` if somebody may still want to see it, else `discard`.
     """
 
     def on_task_start(self, span: TaskSpan) -> None: ...
@@ -61,11 +61,12 @@ class TaskSpanSink(Protocol):
 
 
 class _Open(msgspec.Struct):
-    """The attempt runs. What the span says can be asked of it."""
+    """The attempt runs. The span's content can be read from it."""
 
     attempt: Attempt
-    func: Callable[..., Any] | None  #: the record drops it before the span learns of the end
-    previous: SpanContext | None  #: of the attempt before this one
+    #: kept here because the record drops it before the span is notified of the end
+    func: Callable[..., Any] | None
+    previous: SpanContext | None  #: the previous attempt's
 
     def facts(self) -> Facts:
         return Facts.of(self.attempt.record, self.attempt.number, self.func, self.previous)
@@ -75,7 +76,7 @@ class _Open(msgspec.Struct):
 
 
 class _Ended(msgspec.Struct):
-    """The attempt has ended. The span still refers to it, until somebody knows whether the trace is kept."""
+    """The attempt has ended. The span still refers to it, until it is known whether the trace is kept."""
 
     before: _Open
     state: TaskState
@@ -90,7 +91,7 @@ class _Ended(msgspec.Struct):
 
 
 class _Detached(msgspec.Struct):
-    """Its trace is kept or undecided. What the span says is a copy, which keeps nothing of the task alive."""
+    """Its trace is kept or undecided. The span's content is a copy, which keeps nothing of the task alive."""
 
     facts: Facts
     outcome: Outcome
@@ -102,7 +103,7 @@ class _Detached(msgspec.Struct):
 
 
 class _Empty(msgspec.Struct):
-    """Only name and times are left: its trace is dropped, or the SDK's span says everything."""
+    """Only name and times are left: its trace is dropped, or the SDK's span has everything."""
 
     def make(self, span: TaskSpan) -> Any:
         made = span.maker.make(span, None)
@@ -114,10 +115,10 @@ _EMPTY: Final = _Empty()
 
 
 class TaskSpan(Span):
-    """The span of one attempt: the API's Span, and by `readable` the SDK's ReadableSpan. From any thread.
+    """The span of one attempt: the API's Span, and through `readable` the SDK's ReadableSpan. From any thread.
 
-    Its state goes from _Open to _Ended, and then to _Detached or _Empty. When somebody writes to it or wants to read
-    it, the SDK's span is made of its state, which is _Empty from then on.
+    Its state goes from _Open to _Ended, and then to _Detached or _Empty. When somebody writes to it or reads it, the
+    SDK's span is created from its state, which is _Empty from then on.
     """
 
     __slots__ = (
@@ -136,7 +137,7 @@ class TaskSpan(Span):
     )
 
     def __init__(self, maker: SpanMaker, attempt: Attempt, start_time: int, sink: TaskSpanSink) -> None:
-        """Make it a child of the span that the task was submitted in. The caller tells the sink."""
+        """Make it a child of the span that the task was submitted in. The caller notifies the sink."""
         record = attempt.record
         parent = record.submitter
         if parent is not None and record.new_trace:
@@ -156,11 +157,11 @@ class TaskSpan(Span):
         self.maker = maker
         self.sink = sink
         self.context = context
-        self.trace_id, self.span_id = trace_id, span_id  #: as `context` has them, where each costs a call
+        self.trace_id, self.span_id = trace_id, span_id  #: as in `context`, where reading each is a call
         self.parent = parent
         self.start_time = start_time  #: Unix nanoseconds
         self.end_time: int | None = None  #: Unix nanoseconds
-        self.keep = record.definition.keep_trace  #: its trace was asked for before it began
+        self.keep = record.definition.keep_trace  #: its trace was requested before it began
         self.definition_name = record.definition_name or record.name
 
     @property
@@ -170,13 +171,13 @@ class TaskSpan(Span):
         return self.end_time
 
     def why_kept(self, slow_seconds: float) -> str | None:
-        """Return for which of names.TRACE_REASONS its trace is kept whatever the budget, once it has ended."""
+        """Return which of names.TRACE_REASONS keeps its trace whatever the budget, once it has ended."""
         state, made, keep = self._state, self._made, self.keep
         if type(state) is _Ended:
             failed = state.state.status is FAILED
         else:
             failed = type(state) is _Detached and state.outcome.status is FAILED
-        if made is not None:  # the task's code may have said otherwise
+        if made is not None:  # the task's code may have set something else
             failed = made.status.status_code is StatusCode.ERROR
             keep = bool((made.attributes or {}).get(names.TRACE_KEEP))
         if failed:
@@ -187,7 +188,7 @@ class TaskSpan(Span):
         return names.BY_SLOW if self.end_time - self.start_time >= slow_seconds * 1e9 else None
 
     def finish(self, state: TaskState, phases: Mapping[str, float], will_retry: bool, end_time: int) -> bool:
-        """End it with what was decided; return False when the task's code has ended it. The caller tells the sink."""
+        """End it with the decision; return False if the task's code has ended it. The caller notifies the sink."""
         with _STATES.lock:
             if self.end_time is not None:
                 return False
@@ -200,23 +201,23 @@ class TaskSpan(Span):
         return True
 
     def detach(self) -> None:
-        """Copy what it says: somebody may ask for it, and it may outlive the attempt by far."""
+        """Copy its content: somebody may ask for it, and the span may long outlive the attempt."""
         with _STATES.lock:
             if type(self._state) is _Ended:
                 self._state = self._state.detached()
 
     def discard(self) -> None:
-        """Drop the attempt, and what it says unless that is copied: nobody will ask for it.
+        """Release the attempt, and the span's content unless it was copied: nobody will ask for it.
 
-        Without the lock: for callers that may call `detach`; `_sdk_span` leaves the same state behind.
+        Needs no lock: only code that may call `detach` calls this, and `_sdk_span` leaves the same state behind.
         """
         if type(self._state) is _Ended:
             self._state = _EMPTY
 
     def readable(self) -> ReadableSpan:
-        """Return the ended span as the SDK has it.
+        """Return the ended span as the SDK's own.
 
-        A detached one is made without the lock, or the loop would wait for the exporter's thread.
+        A detached one is created without the lock, or the loop would wait for the exporter's thread.
         """
         state = self._state
         made = state.make(self) if type(state) is _Detached else None
@@ -232,7 +233,7 @@ class TaskSpan(Span):
                 self._made, self._state = self._state.make(self), _EMPTY
             return self._made
 
-    # What the API asks for. Everything but the identity is the SDK's.
+    # The API's methods. Everything except the identity is the SDK's.
 
     def get_span_context(self) -> SpanContext:
         return self.context
@@ -285,7 +286,7 @@ def _of_the_sdk(name: str) -> property:
     return property(lambda span: getattr(span._sdk_span(), name))
 
 
-# Whatever else the SDK's span has. Not by __getattr__: a class that has it makes each attribute ten times as dear.
+# The SDK span's other attributes. Without __getattr__, which makes each attribute of a class ten times as slow.
 for _name in dir(SdkSpan):
     if not hasattr(TaskSpan, _name):
         setattr(TaskSpan, _name, _of_the_sdk(_name))
@@ -295,12 +296,12 @@ AnySpan = ReadableSpan | TaskSpan
 
 
 def readable(span: AnySpan) -> ReadableSpan:
-    """Return a span as the SDK has it."""
+    """Return a span as the SDK's own."""
     return span.readable() if isinstance(span, TaskSpan) else span
 
 
 def why_kept(span: AnySpan, slow_seconds: float) -> str | None:
-    """Return for which of names.TRACE_REASONS an ended span's trace is kept whatever the budget."""
+    """Return which of names.TRACE_REASONS keeps an ended span's trace whatever the budget."""
     if isinstance(span, TaskSpan):
         return span.why_kept(slow_seconds)
     if span.status.status_code is StatusCode.ERROR:
@@ -316,7 +317,7 @@ def why_kept(span: AnySpan, slow_seconds: float) -> str | None:
 
 
 class SpanMaker:
-    """What the spans of attempts share, for one provider of the SDK that samples at the tail."""
+    """The parts that the spans of attempts share, for one SDK provider with tail sampling."""
 
     def __init__(
         self,
@@ -333,7 +334,7 @@ class SpanMaker:
         self.ids_are_random = type(ids) is RandomIdGenerator
         self._users = users
         self._given = _GivenIds()
-        # Without a processor: what is made here is offered as a TaskSpan.
+        # Without a processor: spans created here are offered as TaskSpans.
         provider = TracerProvider(
             sampler=sampler,
             resource=resource,
@@ -345,7 +346,7 @@ class SpanMaker:
         self._tracer = provider.get_tracer(scope, version, names.SCHEMA_URL)
 
     def make(self, span: TaskSpan, facts: Facts | None) -> Span:
-        """Start the SDK's span with the identity of ours, and the facts where there are any; from any thread."""
+        """Start the SDK's span with the identity of ours, and the facts if there are any; from any thread."""
         self._given.set(span.context.trace_id, span.context.span_id)
         context = Context()
         if span.parent is not None:
@@ -358,7 +359,7 @@ class SpanMaker:
 
 
 class RememberedSpans:
-    """Makes the spans of ended tasks anew from their records, which a large trace or the store may have dropped."""
+    """Recreates the spans of ended tasks from their records: a large trace or the store may have dropped them."""
 
     def __init__(
         self, provider: trace.TracerProvider, scope: str, version: str, users: UserAttributes
@@ -368,9 +369,9 @@ class RememberedSpans:
         self._users = users
 
     def of(self, record: TaskRecord) -> ReadableSpan | None:
-        """Return the span of the last attempt; None where it has not ended, or had none.
+        """Return the span of the last attempt; None if it has not ended or had none.
 
-        It lacks what the record does not hold: the attempt's phases, its link to the one before, and what user code
+        It lacks what the record does not hold: the attempt's phases, its link to the previous one, and what user code
         has put on it.
         """
         state = record.state
@@ -397,7 +398,7 @@ class RememberedSpans:
 
 
 class _GivenIds(threading.local, IdGenerator):
-    """Gives out the ids that its thread has set."""
+    """Returns the ids that its thread has set."""
 
     trace_id = span_id = 0
 

@@ -1,7 +1,7 @@
-"""Telling names in a text, and where their values begin.
+"""Finds telling names in a text, and where their values begin.
 
-It looks only where a part of such a name stands, so that a long text with few of them takes little. The expressions
-are linear, as in secret_forms.py.
+It looks only where a part of such a name occurs, so that a long text with few of them takes little time. The
+expressions are linear, as in secret_forms.py.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from qorzen_obs.telemetry.secret_values import BLOCK, ENCODED_QUOTE, Values, in_
 Tells = Callable[[str], bool]
 
 _Q: Final = r"\\{0,16}[\"']"  # in JSON that is itself a text quotes have backslashes
-#: What comes behind a part of a name: the rest of the name, a quote, and a sign that a value follows.
+#: What follows a part of a name: the rest of the name, a quote, and a sign that a value follows.
 _AFTER: Final = re.compile(
     r"([\w.-]*+)"
     rf"(?:(?:({_Q})\]?)?\s{{0,8}}(?:(=>|->|[:!]=|={{1,3}}|:)([ \t]{{0,8}})|(?:(?<=[\"'])|(?<=[\"']\s)),(\s{{0,8}}))"
@@ -26,12 +26,12 @@ _SIGN, _BLANK, _COMMA, _ENCODED_SIGN, _BEFORE_QUOTE = 3, 4, 5, 6, 7  # its group
 #: What `%3F`, `%253F` and `\u0022` leave before a name.
 _ESCAPES_REST: Final = {"%": re.compile(r"(?:25){0,3}[0-9A-Fa-f]{2}"), "\\": re.compile(r"u00[0-9A-Fa-f]{2}")}
 _OPTIONS_VALUE: Final = re.compile(r" {1,8}(?![-\s])")
-#: What stands before the name in `('password', 'X')`, `[["password", "X"]]` and `['--password', 'X']`.
+#: What precedes the name in `('password', 'X')`, `[["password", "X"]]` and `['--password', 'X']`.
 _BEFORE_PAIR: Final = re.compile(r"(?:\(|[\[,]\s?\[)[bBrRuUfF]{0,2}\\{0,16}[\"']\Z")
 _BEFORE_TAG: Final = re.compile(r"(?:<|&lt;)(?:[\w.-]++:)?\Z")
 _TAGS_ATTRIBUTE: Final = re.compile(r"(?i)\s[^<>{}]{0,200}?(?<![\w.-])value\s{0,8}=\s{0,8}")
 _TAGS_END: Final = re.compile(r"(?:\s[^<>&]{0,1000}+)?+(?<!/)(?:>|&gt;)")
-#: `{"name": "password", "value": "X"}`, also of XML, and the other way round.
+#: `{"name": "password", "value": "X"}`, also in XML, and in reverse order.
 _NAMING: Final = (
     r"(?:name|key|field|variable|var|header|setting|option|"
     r"param|parameter|property|attribute|type|kind|id|label)"
@@ -46,25 +46,25 @@ _ELEMENTS_VALUE: Final = re.compile(rf"{_Q}[^<>{{}}]{{0,200}}+(?<!/)>(?:\s{{0,80
 _VALUE_BEFORE: Final = re.compile(
     rf"(?i){_HOLDING}{_IS}({_Q}[^\"'\r\n]{{0,200}}{_Q}|[^\s,\"'{{}}]{{1,200}})[,;\s](?:[^<>{{}}]{{0,200}}[,;\s])?(?:{_Q})?{_NAMING}{_IS}(?:{_Q})?\Z"
 )
-_NEAR: Final = 64  #: characters before a name that are looked at
-_RECORD: Final = 300  #: as above, where its value stands before it
+_NEAR: Final = 64  #: characters before a name that are checked
+_RECORD: Final = 300  #: as above, if its value precedes it
 _MAX_NAME: Final = 200
-#: Said of a secret, and no secret.
+#: Values that are about a secret but are not secrets.
 _NO_SECRET: Final = re.compile(r"(?:None|null|[Tt]rue|[Ff]alse|undefined|\"\"|'')[,;]?\Z")
 _MANY: Final = re.compile(rf"[\[({{]|{BLOCK.pattern}")
 _LINE_BREAKS: Final = frozenset("\r\n")
 _NEXT_LINE: Final = re.compile(r"\r?\n\s{0,80}+(?=[\"'\[{])")  # of JSON
-#: Of databases, which have no sign between these and a value.
+#: From databases, which have no sign between these and a value.
 _STATED: Final = frozenset({"password", "passwd", "pwd"})
 
 
 def hide_values(text: str, parts: Sequence[str], tells: Tells, tells_of_many: Tells) -> str:
-    """Hide the values of names that tell, or that tell only where they have several: `tokens=["a", "b"]`.
+    """Hide the values of telling names, also of those that count only with several values: `tokens=["a", "b"]`.
 
-    `parts` are in lower case; one of them is in every name that tells.
+    `parts` are in lower case; every telling name contains one of them.
     """
     lower = text.lower()
-    if len(lower) != len(text):  # the only letter that gets longer
+    if len(lower) != len(text):  # the only letter that becomes longer in lower case
         lower = text.replace("\u0130", "i").lower()
     names = _Names(text, lower)
     for part in parts:
@@ -87,12 +87,12 @@ class _Names:
 
     def __init__(self, text: str, lower: str) -> None:
         self._text = text
-        #: (where a value begins, what finds its end, its name, whether only several values are hidden)
+        #: (where a value begins, the function that finds its end, its name, whether only several values are hidden)
         self.found: list[_Found] = []
         self._seen: set[int] = set()  # where the names end: several parts may be in one
         self._options = "--" in text
         self._tags = "<" in text or "&lt;" in text
-        self._records = (  # written out, since any() takes five times as long
+        self._records = (  # a loop, since any() takes five times as long
             "val" in lower
             or "content" in lower
             or "string" in lower
@@ -104,7 +104,7 @@ class _Names:
         self.has_more_forms = self._options or self._tags or self._records
 
     def look(self, at: int, after: re.Match[str], tells: Tells, tells_of_many: Tells) -> None:
-        """Look at the name around `at`; `after` is what follows from there."""
+        """Check the name around `at`; `after` is the text from there on."""
         end = after.end(1)
         if end in self._seen:
             return
@@ -164,7 +164,7 @@ class _Names:
         self.found.append((start, end_of, name, many))
 
     def _name(self, at: int, end: int) -> tuple[int, str]:
-        """Return where a name begins, and the name; as much of it as can tell."""
+        """Return where a name begins, and its relevant part."""
         text = self._text
         start = self._begin(at)
         if start and end - start == 3 and text[start - 1] == " ":  # `api key`

@@ -1,7 +1,7 @@
-"""Which traces are kept: the decision alone, without threads, clocks or the SDK.
+"""Decides which traces are kept: only the decision, without threads, clocks or the SDK.
 
-A trace waits here until something decides about it, see TraceBuffer. What is kept goes to a callable; what is
-dropped is only counted.
+A trace waits here until something decides about it, see TraceBuffer. Kept traces go to a callable; only a number
+remains of dropped ones.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from qorzen_obs.telemetry.exemplars import ExemplarSlot
 S = TypeVar("S")
 
 _TICK_SECONDS: Final = 1.0
-_ID_RANGE: Final = 1 << 64  # as TraceIdRatioBased of the SDK: the low 64 bits of an id are random
+_ID_RANGE: Final = 1 << 64  # like the SDK's TraceIdRatioBased: the low 64 bits of an id are random
 
 
 class Verdict(Enum):
-    """What was decided about a trace, and holds for the spans of it that are still to come."""
+    """The decision about a trace, which also applies to its later spans."""
 
     KEEP = "kept"
     DROP = "dropped"
-    PARTIAL = "partial"  #: dropped at first, then one of its spans had to be kept: the rest is
+    PARTIAL = "partial"  #: dropped at first; then one of its spans had to be kept, and the rest is too
 
 
 _DROP: Final = Verdict.DROP  # as in tasks.py: a name that Python finds at once
@@ -38,23 +38,23 @@ _DROPPED_BY_BUDGET: Final = (_DROP.value, names.BY_BUDGET)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bounds:
-    """How much may wait for a decision, and how long."""
+    """How much may wait for a decision, and for how long."""
 
     traces: int = 10_000
     spans_per_trace: int = 2_000  #: open and ended ones
-    spans: int = 20_000  #: in all; an ended one takes some 2.6 kB, an open one the size of its id
+    spans: int = 20_000  #: in all; an ended one takes about 2.6 kB, an open one the size of its id
     seconds: float = 60.0  #: from the first start of a span of the trace
     decisions: int = 50_000  #: that are remembered for spans that come later, some 200 bytes each
     exemplars_per_trace: int = 64
 
 
 class Budget:
-    """Which of the traces that nothing else speaks for are kept: at most `per_second`, chosen by their ids.
+    """Decides which ordinary traces are kept: at most `per_second`, chosen by their ids.
 
-    The ratio is `base_ratio`, and from the arrival rate on at which that is too many, `per_second / rate`. The rate
-    is that of the last seconds or of this one so far, whichever is higher, so that a burst counts from its
-    beginning. A bucket bounds what a ratio cannot: in any t seconds at most `t * per_second + max(1, per_second)`
-    are kept.
+    The ratio is `base_ratio` or, if that would keep too many at the present arrival rate, `per_second / rate`. The rate
+    is that of the last seconds or of the present one so far, whichever is higher, so that a burst counts from its
+    beginning. A bucket bounds what a ratio cannot: in any t seconds at most `t * per_second + max(1, per_second)` are
+    kept.
     """
 
     def __init__(self, per_second: float, base_ratio: float = 1.0) -> None:
@@ -63,12 +63,12 @@ class Budget:
         self._capacity = max(1.0, per_second)
         self._tokens = self._capacity
         self._tokens_at: float | None = None
-        self._rate = 0.0  # traces a second, of the seconds before this one; halved by each second
+        self._rate = 0.0  # traces per second, over the past seconds; each second halves the weight
         self._seen = 0
         self._seen_since = 0.0
 
     def admit(self, trace_id: int, now: float) -> bool:
-        """Return whether the trace is kept; `now` is monotonic and never falls."""
+        """Return whether the trace is kept; `now` is monotonic and never decreases."""
         elapsed = now - self._seen_since
         if self._seen and elapsed >= 1.0:
             lately = self._seen / elapsed
@@ -83,7 +83,7 @@ class Budget:
         ratio = self.per_second / rate
         if ratio > self.base_ratio:
             ratio = self.base_ratio
-        # Always the same for the same id and ratio, and what a low ratio keeps a higher one keeps too.
+        # Always the same for the same id and ratio; a higher ratio keeps everything that a lower one keeps.
         if trace_id % _ID_RANGE >= ratio * _ID_RANGE:
             return False
         if self.per_second == inf:
@@ -109,16 +109,16 @@ class _Undecided(Generic[S]):
 
 
 class TraceBuffer(Generic[S]):
-    """The undecided traces of a process, and what was decided lately. For one thread at a time.
+    """The undecided traces of a process, and recent decisions. For one thread at a time.
 
-    A trace is decided at the first of: one of its spans must be kept; its last open span has ended; it has
-    `spans_per_trace` spans or is `seconds` old; too much waits and it is the oldest. All but the first ask the
-    budget, or drop the trace where it is `unsampled`: its caller has decided so. What comes later follows the
-    decision, except that a span that must be kept turns a drop into a partial trace. A trace so old that its decision
-    was dropped is decided anew.
+    A trace is decided at the first of these: one of its spans must be kept; its last open span has ended; it has
+    `spans_per_trace` spans or is `seconds` old; too much waits and it is the oldest. All but the first ask the budget,
+    or drop the trace if it is `unsampled`, as its caller decided. Later spans follow the decision, except that a span
+    that must be kept turns a drop into a partial trace. A trace so old that its decision was forgotten is decided
+    again.
 
-    `keep` is called with spans of one trace, in the order in which they ended, whether they are of a partial one,
-    and whether the trace is kept for a reason of its own, not by the budget.
+    `keep` is called with spans of one trace in the order in which they ended, with whether the trace is partial, and
+    with whether it is kept for a reason of its own rather than by the budget.
     """
 
     def __init__(
@@ -129,15 +129,16 @@ class TraceBuffer(Generic[S]):
         self._bounds = bounds or Bounds()
         self._undecided: OrderedDict[int, _Undecided[S]] = OrderedDict()  # by age, oldest first
         self._decided: OrderedDict[int, Verdict] = OrderedDict()  # by last use
-        # Most traces are of one span and dropped: those take a place in a set, and of two sets the older goes.
+        # Most traces have one span and are dropped: those are remembered in a set, and of two sets the older is
+        # discarded.
         self._dropped_alone: set[int] = set()
         self._dropped_alone_before: set[int] = set()
-        self._by_budget: set[int] = set()  # those of them that nothing but the budget has spoken for
-        self._tick_at = 0.0  # when a span looks for old traces next; a tick from outside always does
+        self._by_budget: set[int] = set()  # those of them that only the budget has kept
+        self._tick_at = 0.0  # when a span next checks for old traces; a tick from outside always does
         self._spans = 0  # open and ended ones of all undecided traces
-        self._dropped_spans = 0  # but for these:
-        self._alone_dropped = 0  # of one span each, by the budget
-        self._decisions: Counter[tuple[str, str]] = Counter()  # but for those
+        self._dropped_spans = 0  # without those in `_alone_dropped`
+        self._alone_dropped = 0  # traces of one span each, dropped by the budget
+        self._decisions: Counter[tuple[str, str]] = Counter()  # without those in `_alone_dropped`
         self._max_dropped_alone = self._bounds.decisions // 2
 
     @property
@@ -160,13 +161,13 @@ class TraceBuffer(Generic[S]):
 
     @property
     def waiting_spans(self) -> int:
-        """How many spans of those are open or have ended."""
+        """How many open or ended spans those have."""
         return self._spans
 
     def start(
         self, trace_id: int, span_id: int, must_keep: str | None, now: float, unsampled: bool = False
     ) -> None:
-        """Note that a span has started; `must_keep` is the reason for which its trace is kept anyway."""
+        """Note that a span has started; `must_keep` is the reason to keep its trace in any case."""
         verdict = self._verdict(trace_id)
         if verdict is not None:
             if trace_id in self._decided:
@@ -187,7 +188,7 @@ class TraceBuffer(Generic[S]):
     def end(
         self, trace_id: int, span_id: int, span: S, must_keep: str | None, now: float, unsampled: bool = False
     ) -> None:
-        """Take a span that has ended. One that was not seen to start, such as a worker's, is taken too."""
+        """Take a span that has ended, also one whose start was not seen, such as a worker's."""
         verdict = self._verdict(trace_id)
         if verdict is not None:
             if trace_id in self._decided:
@@ -215,7 +216,7 @@ class TraceBuffer(Generic[S]):
             self._hold_bounds(trace_id, trace, now)
 
     def end_alone(self, trace_id: int, span: S, must_keep: str | None, now: float) -> None:
-        """Take the only span of a trace, which was not announced by `start`: the short way of `start` and `end`."""
+        """Take the only span of a trace, without a previous `start`: a shortcut for `start` and `end`."""
         if must_keep is not None or self._budget.admit(trace_id, now):
             if must_keep is None:
                 self._by_budget.add(trace_id)
@@ -256,14 +257,14 @@ class TraceBuffer(Generic[S]):
                 slot.put(span, value, at)
 
     def _verdict(self, trace_id: int) -> Verdict | None:
-        """Return what was decided about a trace."""
+        """Return the decision about a trace."""
         verdict = self._decided.get(trace_id)
         if verdict is None and (trace_id in self._dropped_alone or trace_id in self._dropped_alone_before):
             return _DROP
         return verdict
 
     def tick(self, now: float) -> None:
-        """Decide what has waited for too long."""
+        """Decide traces that have waited for too long."""
         while self._undecided:
             trace_id, oldest = next(iter(self._undecided.items()))
             if now - oldest.since < self._bounds.seconds:
@@ -271,7 +272,7 @@ class TraceBuffer(Generic[S]):
             self._ask_budget(trace_id, oldest, names.BY_WINDOW, now)
 
     def decide_all(self, now: float) -> None:
-        """Ask the budget about everything that waits."""
+        """Ask the budget about all waiting traces."""
         while self._undecided:
             trace_id, oldest = next(iter(self._undecided.items()))
             self._ask_budget(trace_id, oldest, names.BY_WINDOW, now)
@@ -282,7 +283,7 @@ class TraceBuffer(Generic[S]):
         return [] if trace is None else list(trace.ended)
 
     def newest(self, limit: int) -> list[tuple[int, list[S]]]:
-        """Return at most `limit` undecided traces with a span that has ended, the youngest first."""
+        """Return at most `limit` undecided traces with an ended span, the youngest first."""
         found: list[tuple[int, list[S]]] = []
         for trace_id, trace in reversed(self._undecided.items()):
             if len(found) >= limit:

@@ -1,7 +1,7 @@
-"""The W3C's trace context and baggage: read from headers, and as plain data for a worker process.
+"""The W3C's trace context and baggage: parsed from headers, and as plain data for a worker process.
 
-OpenTelemetry's own readers follow an older grammar and write what they refuse into the log. These write nothing, so
-that only well-formed text gets anywhere. https://www.w3.org/TR/trace-context-2/, https://www.w3.org/TR/baggage/
+OpenTelemetry's own parsers follow an older grammar and log the text that they refuse. These log nothing, so that only
+well-formed text is passed on. https://www.w3.org/TR/trace-context-2/, https://www.w3.org/TR/baggage/
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _MAX_BAGGAGE_MEMBERS: Final = 64
 _MAX_BAGGAGE_BYTES: Final = 8_192
 _BLANKS: Final = " \t"
 
-# A version that is not known yet may say more after the flags.
+# An unknown future version may have more after the flags.
 _TRACEPARENT: Final = re.compile(
     "(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})((?:-.*)?)"
 )
@@ -36,18 +36,18 @@ _PROPERTY: Final = re.compile(rf"{_NAME}(?:[ \t]*=[ \t]*{_VALUE})?")
 
 
 class CallerState(TraceState):
-    """A trace state by the grammar of today, in which a key may have an `@` anywhere but at its beginning."""
+    """A trace state by today's grammar, in which a key may have an `@` anywhere except at its beginning."""
 
     def __init__(self, members: Mapping[str, str]) -> None:
         super().__init__()
         self._dict = dict(members)
 
     def add(self, key: str, value: str) -> TraceState:
-        """Return a state with one more member at its head; this one where the key is taken."""
+        """Return a state with one more member at its head; this one if the key is taken."""
         return self if key in self else self.update(key, value)
 
     def update(self, key: str, value: str) -> TraceState:
-        """Return a state with this member at its head; this one where that would break the grammar."""
+        """Return a state with this member at its head; this one if that would break the grammar."""
         others = {other: self[other] for other in self if other != key}
         well_formed = _STATE_KEY.fullmatch(key) and _STATE_VALUE.fullmatch(value)
         return (
@@ -60,9 +60,9 @@ class CallerState(TraceState):
 
 
 def read_parent(traceparent: Iterable[str], tracestate: Iterable[str]) -> SpanContext | None:
-    """Return the caller's span by the lines of its two headers; None where they name none.
+    """Return the caller's span from the lines of its two headers; None if they name none.
 
-    A tracestate that breaks the grammar is left out whole, as the standard asks for.
+    A tracestate that breaks the grammar is left out whole, as the standard requires.
     """
     lines = list(traceparent)
     found = _TRACEPARENT.fullmatch(lines[0].strip(_BLANKS)) if len(lines) == 1 else None
@@ -76,9 +76,9 @@ def read_parent(traceparent: Iterable[str], tracestate: Iterable[str]) -> SpanCo
 
 
 def read_baggage(lines: Iterable[str]) -> dict[str, str]:
-    """Return the baggage by the lines of its header, without its properties.
+    """Return the baggage from the lines of its header, without its properties.
 
-    A member that is malformed is left out, and so is one for which 64 members or 8,192 bytes leave no room.
+    A malformed member is left out, and so is one that exceeds 64 members or 8,192 bytes.
     """
     found: dict[str, str] = {}
     room, size = _MAX_BAGGAGE_MEMBERS, _MAX_BAGGAGE_BYTES
@@ -105,7 +105,7 @@ def decode_context(encoded: EncodedContext) -> SpanContext:
 
 
 def _read_state(lines: Iterable[str]) -> dict[str, str] | None:
-    """Return the members in their order, of a key that is there twice the first; None where the grammar is broken."""
+    """Return the members in order, only the first for a duplicate key; None if the grammar is broken."""
     members = list(_members(lines))
     found: dict[str, str] = {}
     for member in members:
@@ -117,6 +117,6 @@ def _read_state(lines: Iterable[str]) -> dict[str, str] | None:
 
 
 def _members(lines: Iterable[str]) -> Iterator[str]:
-    """Give the members of a list, which several lines of a header may make up; an empty one says nothing."""
+    """Yield the members of a list, which may span several lines of a header; empty ones are skipped."""
     for line in lines:
         yield from filter(None, (member.strip(_BLANKS) for member in line.split(",")))

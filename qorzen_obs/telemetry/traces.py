@@ -1,6 +1,6 @@
-"""What can be read of recent traces, wherever their spans are held.
+"""Reads recent traces, whichever component holds their spans.
 
-Knows spans, and of tasks only their attributes; nothing of sampling, or of where the spans are kept.
+Knows spans, and tasks only by their attributes; knows nothing about sampling, or where the spans are kept.
 """
 
 from __future__ import annotations
@@ -15,15 +15,16 @@ from opentelemetry.trace import StatusCode, format_trace_id
 from qorzen_obs.telemetry import names
 from qorzen_obs.telemetry.task_span import AnySpan, readable
 
-MAX_UNDECIDED: Final = 1_000  #: the youngest undecided traces, shown beside the kept ones
+MAX_UNDECIDED: Final = 1_000  #: number of youngest undecided traces shown beside the kept ones
 
 
 @dataclass(frozen=True, slots=True)
 class TraceSummary:
-    """One trace in a line, from those of its spans that have ended and are kept."""
+    """A summary of one trace, from its ended and kept spans."""
 
     trace_id: str  #: 32 hexadecimal digits
-    root_name: str  #: of the first span without a parent in this process; before that one ends, of the first
+    #: of the first span without a parent in this process; until that one ends, of the first span
+    root_name: str
     started_at: float  #: Unix seconds
     duration_seconds: float  #: from the first start to the last end
     spans: int
@@ -40,11 +41,11 @@ class Traces(Protocol):
         ...
 
     def trace(self, trace_id: str) -> list[ReadableSpan]:
-        """Return the ended spans of a trace by its hexadecimal id; empty when it is not known."""
+        """Return the ended spans of a trace by its hexadecimal id; empty if the trace is unknown."""
         ...
 
     def summaries(self, limit: int = ..., *, errors: bool = ...) -> list[TraceSummary]:
-        """Return at most `limit` traces, those that changed last first; with `errors` only those with a failed span."""
+        """Return at most `limit` traces, most recently changed first; with `errors` only those with a failed span."""
         ...
 
 
@@ -67,18 +68,19 @@ class AllTraces:
         return self._kept.keep_traces
 
     def trace(self, trace_id: str) -> list[ReadableSpan]:
-        """Return the ended spans of a trace, those that are kept first."""
+        """Return the ended spans of a trace, kept ones first."""
         try:
             key = int(trace_id, 16)
         except ValueError:
             return []
-        waiting = self._undecided.ended_spans(key)  # first: what is decided meanwhile is found among the kept
+        # first: a trace that is decided meanwhile is found among the kept
+        waiting = self._undecided.ended_spans(key)
         kept = self._kept.trace(trace_id)
         known = {span.context.span_id for span in kept}
         return kept + [readable(span) for span in waiting if span.context.span_id not in known]
 
     def summaries(self, limit: int = 100, *, errors: bool = False) -> list[TraceSummary]:
-        """Return at most `limit` traces. With `errors` all are kept ones: a failed span decides about its trace."""
+        """Return at most `limit` traces. With `errors` all are kept ones: a failed span makes its trace kept."""
         if errors:
             return self._kept.summaries(limit, errors=True)
         waiting = self._undecided.newest(min(limit, MAX_UNDECIDED))  # first, as above
@@ -95,14 +97,14 @@ def is_root(span: AnySpan) -> bool:
 
 
 def name_of(span: ReadableSpan) -> str:
-    """Return the name to show of a span: of an attempt with its task's own name, for which a reader looks."""
+    """Return the name to show for a span; for an attempt it includes the task's own name, which readers look for."""
     attributes = span.attributes or {}
     name = attributes.get(names.TASK_NAME) if names.TASK_ATTEMPT in attributes else None
     return span.name if name is None else f"run {name}"
 
 
 def summarize(trace_id: str, ended: Sequence[AnySpan], dropped: int = 0) -> TraceSummary:
-    """Return a trace in a line, from at least one span."""
+    """Return the summary of a trace, from at least one span."""
     spans = [readable(span) for span in ended]
     root = min(spans, key=lambda span: (not is_root(span), span.start_time))
     start = min(span.start_time or 0 for span in spans)

@@ -1,8 +1,8 @@
-"""The thread that sees that a loop is overdue while it is so, and what kept it.
+"""The thread that notices an overdue loop while it is blocked, and finds the cause.
 
-It sleeps until the loop would be late, so a loop that turns costs it some twelve wake-ups a second. Whether it could
-itself run tells code from code that held the interpreter; what the collector and the processors' clocks say,
-from garbage collection and from a process that did not get to run.
+It sleeps until the loop would be late, so a loop that turns costs it about twelve wake-ups a second. Whether the
+thread itself could run distinguishes ordinary code from code that held the interpreter. The garbage collector and the
+processors' clocks show whether garbage was collected or the process could not run.
 """
 
 from __future__ import annotations
@@ -29,30 +29,30 @@ from qorzen_obs.telemetry.standstill import (
     stopped_seconds,
 )
 
-#: A loop that is overdue for this long is blocked. With the 25 ms between two beats: within 100 ms of the start.
+#: A loop overdue for this long counts as blocked. With 25 ms between beats, that is within 100 ms of the start.
 NOTICE_SECONDS: Final = 0.075
 CODE: Final = "code"
 GC: Final = "gc"
 GIL_HELD: Final = "gil_held"
 NOT_RUNNING: Final = "not_running"
 
-_FOLLOW_SECONDS: Final = 0.05  # between two looks at a blocked loop
+_FOLLOW_SECONDS: Final = 0.05  # seconds between two looks at a blocked loop
 _MOST: Final = 0.5
 _NEARLY_ALL: Final = 0.8
 _JOIN_SECONDS: Final = 1.0
 
 
 class Finding(NamedTuple):
-    """What one look at a blocked loop came to."""
+    """The result of one look at a blocked loop."""
 
     due: float  #: the beat that is overdue, monotonic
-    since: float  #: from when on this holds, monotonic
+    since: float  #: from when on this applies, monotonic
     cause: str
     culprit: Culprit
 
 
 class GcWatch:
-    """How long garbage was collected. Adds a hook to the collector's, which costs it half a microsecond."""
+    """Measures how long garbage was collected, with a hook that costs each collection half a microsecond."""
 
     def __init__(self) -> None:
         self._seconds = 0.0
@@ -62,11 +62,11 @@ class GcWatch:
         gc.callbacks.append(self._on_gc)
 
     def stop(self) -> None:
-        with contextlib.suppress(ValueError):  # it is not there any more
+        with contextlib.suppress(ValueError):  # it was already removed
             gc.callbacks.remove(self._on_gc)
 
     def seconds(self) -> float:
-        """Return for how long in all, with what goes on."""
+        """Return the total time, including a collection that is running."""
         since = self._since
         return self._seconds + (0.0 if since is None else time.monotonic() - since)
 
@@ -131,23 +131,23 @@ class Watchdog:
         self._started.set()
 
     def stop(self) -> None:
-        """Return when the thread has ended; one that a logger holds is left alone after a second."""
+        """Wait until the thread has ended, at most a second if a logger blocks it."""
         self._stop.set()
         self._thread.join(_JOIN_SECONDS)
         self._let_go()
 
     def _let_go(self) -> None:
-        """Leave neither the hook nor the timer behind. Idempotent."""
+        """Remove the hook and the timer. Idempotent."""
         self._gc.stop()
         if self._gil_watch is not None:
             self._gil_watch.close()
 
     def note_beat(self) -> None:
-        """Note what the loop's thread had used at a beat; on that thread."""
+        """Note the loop thread's usage at a beat; on that thread."""
         self._beat = self._loop_clock.read()
 
     def delayed(self) -> float:
-        """Return for how long the loop's thread had no processor since the last beat; on that thread."""
+        """Return how long the loop's thread had no processor since the last beat; on that thread."""
         now = self._loop_clock.read()
         return delayed_seconds(self._beat, now, now, waits=False)
 
@@ -157,12 +157,12 @@ class Watchdog:
         assert own_clock is not None, "start made it"
         try:
             self._watch(own_clock)
-        except BaseException as error:  # noqa: BLE001 - a thread's top: what observes must not break what it observes
+        except BaseException as error:  # noqa: BLE001 - a thread's top: observation must not break the observed
             self._on_error(error)
         finally:
             own_clock.close()
             self._loop_clock.close()
-            if self._loop.is_closed():  # without a word, so nobody stops anything
+            if self._loop.is_closed():  # silently, since no stop was requested
                 self._let_go()
 
     def _watch(self, own_clock: ThreadClock) -> None:
@@ -175,7 +175,7 @@ class Watchdog:
             if due is not None and late >= NOTICE_SECONDS:
                 self._on_blocked(self._look(due, before, now, wait))
                 wait = _FOLLOW_SECONDS
-                now = self._read(own_clock)  # to look takes time of its own
+                now = self._read(own_clock)  # the look itself takes time
             else:
                 wait = NOTICE_SECONDS - max(late, -NOTICE_SECONDS)
             before = now
@@ -196,11 +196,11 @@ class Watchdog:
         if is_overload(late, delayed, NOTICE_SECONDS):
             return Finding(due, due, NOT_RUNNING, Culprit(NOBODY, None, []))
         since_code = due + delayed if delayed >= SOME * late else due
-        kept_out = overslept - (own_delay or 0.0)  # of the interpreter: it had a processor
+        kept_out = overslept - (own_delay or 0.0)  # delayed by the interpreter: it had a processor
         could_run = max(0.0, kept_out - delayed)
         if kept_out < HELD_SECONDS or used < SOME * could_run:
             culprit = self._find()
-            # Nobody's code is there, and none of the threads that may have the interpreter computes: they are delayed.
+            # No code is running, and no thread that may have the interpreter computes: they are delayed.
             if culprit.name == THE_LOOP and self._shows_callbacks and used < _MOST * (now.at - before.at):
                 return Finding(due, since, NOT_RUNNING, Culprit(NOBODY, None, []))
             return Finding(due, since_code, CODE, culprit)

@@ -1,10 +1,10 @@
-"""Giving way: other threads get the interpreter from a loop that never waits.
+"""Yields the interpreter: other threads get it from a loop that never waits.
 
-A thread that wants CPython's lock sleeps on it for a switch interval and asks for it only when nobody has released it
-meanwhile. A busy loop releases it at each turn, for the microsecond in which it asks the system for events, and has
-it back before the thread is awake. So turns shorter than the interval (5 ms, unless a program changes it) starve every
-other thread: `/livez` took 1.5 s by the median on a loop that 16 callers of `run` kept busy, log lines were lost by
-the thousand. With this it takes 10 ms.
+A thread that wants CPython's lock sleeps on it for a switch interval, and requests it only if nobody has released it
+meanwhile. A busy loop releases it at each turn, for the microsecond in which it asks the system for events, and has it
+back before the thread is awake. So turns shorter than the interval (5 ms, unless a program changes it) starve every
+other thread: on a loop that 16 callers of `run` kept busy, `/livez` took 1.5 s (median), and thousands of log lines
+were lost. With this, `/livez` takes 10 ms.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ import asyncio
 import time
 from typing import Final
 
-#: Between two times of giving way. One takes 0.1 ms where nobody waits: Linux makes that of no sleep at all.
+#: Seconds between two yields. A yield takes 0.1 ms if nobody waits: the shortest sleep on Linux.
 SECONDS: Final = 0.01
-#: The share of time that a loop's thread must have computed. A loop that waits for events gives way by itself.
+#: The share of time in which a loop's thread must have computed. A loop that waits for events yields by itself.
 BUSY_SHARE: Final = 0.5
 
 
 class Way:
-    """Looks whether the running loop's thread is busy, at each `look` and as long as it is; all on the loop."""
+    """Checks at each `look`, and as long as it is busy, whether the running loop's thread is busy; all on the loop."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -28,7 +28,7 @@ class Way:
         self._at, self._used = time.monotonic(), time.thread_time()
 
     def look(self) -> None:
-        """Give way, now and every SECONDS from now on, where the loop has been busy."""
+        """Yield, now and every SECONDS from now on, if the loop has been busy."""
         if self._timer is None:
             self._give()
 

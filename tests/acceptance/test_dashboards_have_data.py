@@ -10,7 +10,7 @@ import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import pytest
 
@@ -89,6 +89,10 @@ class Server:
         """GET until there is something."""
         return eventually(lambda: self.get(route, **parameters))
 
+    def found(self, query: str) -> list[Any]:
+        """Return the series of a query, once there are any."""
+        return eventually(lambda: cast(list[Any], self.get("query", query=query)["result"]))
+
     def get(self, route: str, **parameters: object) -> Any:
         """GET a route of the API and return its data."""
         return get_json(f"{self.url}/api/v1/{route}?{urllib.parse.urlencode(parameters)}")["data"]
@@ -155,7 +159,7 @@ def test_whatever_the_rules_look_at_is_there(trouble: tuple[str, Server, float])
     }  # a range's selector without its range
     assert len(looked_at) > 10
     for selector in sorted(looked_at):
-        assert server.eventually("query", query=selector)["result"], selector
+        assert server.found(selector), selector
 
 
 def test_exemplars_lead_from_the_panels_to_traces(trouble: tuple[str, Server, float]) -> None:

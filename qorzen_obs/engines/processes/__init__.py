@@ -1,1 +1,1 @@
-"""Callables in processes of their own, which can be killed without hurting a neighbour."""
+"""Runs callables in processes of their own, which can be killed without hurting other tasks."""

@@ -1,9 +1,9 @@
-"""What has no name that the other process could look up: lambdas, closures, local classes, a script without a guard.
+"""Pickles what the other process cannot look up by name: lambdas, closures, local classes, a script without a guard.
 
-That is cloudpickle's work, with four differences. A class or function of the script travels by name where the worker
-can run the script (script.py). A class that is known already is never written again: what comes back must not reset
-its attributes. What a worker returns of a class that it was sent names that class only. Tracers, meters and loggers
-hold locks, and are made anew where they arrive. Imported where it is needed, for cloudpickle takes 25 ms.
+cloudpickle does this, with four differences. A class or function of the script travels by name if the worker can run
+the script (script.py). A class that is already known is never overwritten: what comes back must not reset its
+attributes. When a worker returns an instance of a class that it was sent, it only names that class. Tracers, meters
+and loggers hold locks, and are recreated on arrival. Imported only where needed, since cloudpickle takes 25 ms.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from qorzen_obs import foreign
 from qorzen_obs.engines.processes.far_script import MAIN, ScriptModule
 from qorzen_obs.engines.processes.script import by_name
 
-_blank: WeakSet[type] = WeakSet()  # made, and without their attributes yet
-_received: WeakSet[type] = WeakSet()  # made from what the other process has sent
+_blank: WeakSet[type] = WeakSet()  # created, still without their attributes
+_received: WeakSet[type] = WeakSet()  # created from what the other process has sent
 
 
 class ByValue(cloudpickle.Pickler):  # type: ignore[misc]  # it has no types
-    """Pickles by value what has no name elsewhere."""
+    """Pickles by value what the other process cannot look up."""
 
     def reducer_override(self, value: Any) -> Any:
-        kind = type(value)  # and not isinstance, which asks the value for its __class__
+        kind = type(value)  # not isinstance, which asks the value for its __class__
         if kind is FunctionType or issubclass(kind, type):
             return by_name(value) or _ours(value, super().reducer_override(value))
         return _anew(value) or super().reducer_override(value)
 
 
 class Answer(ByValue):
-    """Pickles what a worker returns: of the classes that it was sent, the service has the original."""
+    """Pickles what a worker returns; the service has the originals of the classes that the worker was sent."""
 
     def reducer_override(self, value: Any) -> Any:
         if issubclass(type(value), type) and value in _received:
@@ -54,7 +54,7 @@ def known_class(tracker_id: str) -> type:
 
 
 def make_class(make: Callable[..., type], arguments: tuple[Any, ...]) -> type:
-    """Return the class known by the number that is among the arguments, or make it, still without attributes."""
+    """Return the class known by the number among the arguments, or create it, still without attributes."""
     known: type | None = internals._DYNAMIC_CLASS_TRACKER_BY_ID.get(arguments[-2])
     if known is not None:
         return known
@@ -85,13 +85,13 @@ def _take(made: Any) -> None:
 
 
 def _ours(value: Any, reduced: Any) -> Any:
-    """Return how cloudpickle takes a class or function apart, to be put together by the functions above."""
+    """Return cloudpickle's parts of a class or function, for the functions above to reassemble."""
     if not isinstance(reduced, tuple) or len(reduced) != 6:
         return reduced
     make, arguments, state, items, pairs, setter = reduced
     if setter is internals._function_setstate:
         return make, arguments, state, items, pairs, set_function_state
-    if make is internals._make_skeleton_class:  # which has slots only if it is made with them
+    if make is internals._make_skeleton_class:  # which has slots only if it is created with them
         meta, name, bases, namespace, *rest = arguments
         facts = vars(value)
         if "__slots__" in facts and NamedTuple not in bases:
@@ -104,11 +104,11 @@ def _ours(value: Any, reduced: Any) -> Any:
     return make_class, (make, arguments), state, items, pairs, set_class_state
 
 
-# ---------------------------------------------------------------------- what is made anew
+# ---------------------------------------------------------------------- what is recreated
 
 
 def _anew(value: Any) -> Any:
-    """Return how to make a tracer, a meter or a logger of structlog's anew; None for everything else."""
+    """Return how to recreate a tracer, a meter or a structlog logger; None for everything else."""
     home = foreign.full_name(type(value)).partition(".")[0]
     if home == "opentelemetry":
         return _of_opentelemetry(value)
@@ -116,7 +116,7 @@ def _anew(value: Any) -> Any:
 
 
 def _of_opentelemetry(value: Any) -> Any:
-    from opentelemetry import metrics, trace  # noqa: PLC0415 - where one exists, it is imported
+    from opentelemetry import metrics, trace  # noqa: PLC0415 - if one exists, it is imported already
 
     scope = getattr(value, "_instrumentation_scope", None)
     if isinstance(value, trace.Tracer):
@@ -145,7 +145,7 @@ def _of_structlog(value: Any) -> Any:
 
 
 def make_logger(names: tuple[Any, ...], values: dict[str, Any]) -> Any:
-    """Return a logger of structlog's as this process has configured it."""
+    """Return a structlog logger as this process has configured it."""
     import structlog  # noqa: PLC0415 - as above
 
     return structlog.get_logger(*names, **values)

@@ -1,8 +1,8 @@
 """The frames that the service and a worker process exchange over one private socket.
 
 A frame is a kind, a body and any number of buffers, each received into memory of its exact size, so that a
-large array is copied once and never joined. It knows bytes, not their meaning. Imported by each
-worker: it must stay cheap.
+large array is copied once and never joined. Knows only bytes, not their meaning. Each worker imports this, so it
+must stay cheap.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from typing import Final, NamedTuple
 Buffer = bytes | bytearray | memoryview
 
 # From the service to the worker.
-SETUP: Final = 1  #: where to import from and whom to tell; once at the start, again when it changes
+SETUP: Final = 1  #: where to import from and where to report; once at the start, again when it changes
 CALL: Final = 2  #: run this
-CANCEL: Final = 3  #: the call that runs was asked to stop; the body is the reason in UTF-8
+CANCEL: Final = 3  #: the running call was asked to stop; the body is the reason in UTF-8
 # From the worker to the service.
-READY: Final = 4  #: it takes calls; the body is its process id in ASCII
+READY: Final = 4  #: the worker takes calls; the body is its process id in ASCII
 STARTED: Final = 5  #: from here on the callable may have had effects
-EVENTS: Final = 6  #: progress, log lines and spans of the call that runs
-USAGE: Final = 7  #: what the call that has ended took; comes right before how it ended
+EVENTS: Final = 6  #: progress, log lines and spans of the running call
+USAGE: Final = 7  #: the time that the ended call used; comes right before its outcome
 RESULT: Final = 8  #: the callable returned
 FAILURE: Final = 9  #: it raised, or its result cannot be sent
 
 #: The body of USAGE: seconds of the call, and of processors.
 USED: Final = struct.Struct("<dd")
 _PREFIX: Final = struct.Struct("<BxxxIQ")  # kind, number of buffers, bytes of the body
-_MAX_PARTS: Final = 512  # of one sendmsg; Linux takes 1,024
+_MAX_PARTS: Final = 512  # buffers of one sendmsg; Linux takes 1,024
 
 
 class Frame(NamedTuple):
@@ -73,7 +73,7 @@ def send_all(sock: socket.socket, parts: list[memoryview]) -> None:
 
 
 class FrameReader:
-    """Takes frames off a socket, piece by piece where it does not block."""
+    """Takes frames off a socket, piece by piece if the socket does not block."""
 
     def __init__(self, sock: socket.socket, *, large_bytes: int | None = None) -> None:
         self._sock = sock
@@ -84,7 +84,7 @@ class FrameReader:
         self._kind = -1
         self._pieces: list[bytearray] = []
         self._body_size = 0
-        self._wanted: list[int] = []  # the sizes of the parts that have not begun to arrive
+        self._wanted: list[int] = []  # sizes of the parts that have not begun to arrive
         self.large = False  #: a frame of more than `large_bytes` is next: `read_large` takes it
         self._sizes = False
         self._expect(bytearray(_PREFIX.size))
@@ -94,13 +94,13 @@ class FrameReader:
         self._room = memoryview(target)
 
     def read(self) -> Frame | None:
-        """Return the next frame, or None: nothing more is there now, or a `large` one is next.
+        """Return the next frame. None: no more is there now, or a `large` one is next.
 
         Raises:
             EOFError: the other side is gone, perhaps in the middle of a frame.
-            OSError: the socket is closed, or of no use.
+            OSError: the socket is closed or unusable.
             ValueError: what arrives is not a frame.
-            MemoryError: the frame does not fit into memory.
+            MemoryError: the memory does not suffice for the frame.
         """
         while not self.large:
             while len(self._room):
@@ -120,7 +120,7 @@ class FrameReader:
 
     @staticmethod
     def peek(waiting: bytes) -> Frame | None:
-        """Return the frame without buffers that begins `waiting`, or None: it is not all there."""
+        """Return the frame without buffers that begins `waiting`, or None if it is incomplete."""
         if len(waiting) < _PREFIX.size:
             return None
         kind, count, size = _PREFIX.unpack_from(waiting)
@@ -142,7 +142,7 @@ class FrameReader:
         return frame
 
     def _advance(self) -> Frame | None:
-        """Go on after a piece has arrived; return the frame when that was its last."""
+        """Continue after a piece has arrived; return the frame if that was its last piece."""
         if self._kind < 0:
             self._kind, count, self._body_size = _PREFIX.unpack(self._target)
             if not SETUP <= self._kind <= FAILURE:

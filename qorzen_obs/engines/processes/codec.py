@@ -1,7 +1,7 @@
-"""Values as bytes and back: pickle 5, large buffers beside the stream.
+"""Turns values into bytes and back: pickle 5, with large buffers outside the stream.
 
-Functions and classes travel by name. What the other side cannot look up goes by value, and so may what is of
-`__main__`: that is the work of by_value.py, five times dearer, and asked for only where it is needed.
+Functions and classes travel by name. What the other side cannot look up goes by value, and so may contents of
+`__main__`: by_value.py does that, which costs five times as much, so it is used only where needed.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, Final
 from qorzen_obs import foreign
 from qorzen_obs.engines.processes.channel import Buffer, Frame
 
-#: What is larger is encoded and decoded in a thread: a megabyte takes about a millisecond.
+#: Larger values are encoded and decoded in a thread: a megabyte takes about a millisecond.
 LARGE_BYTES: Final = 1_000_000
 _BESIDE_BYTES: Final = 4_096  # smaller buffers are cheaper inside the stream
 _PROTOCOL: Final = 5
@@ -34,7 +34,7 @@ def encode(value: object, *, limit: int | None = None, answer: bool = False) -> 
 
     Raises:
         TooLargeError: the body exceeds `limit` bytes.
-        Exception: whatever the value raises on being pickled.
+        Exception: whatever pickling the value raises.
     """
     try:
         body, buffers = _dump(pickle.Pickler, value, limit)
@@ -49,25 +49,25 @@ def encode(value: object, *, limit: int | None = None, answer: bool = False) -> 
 
 
 def decode(frame: Frame) -> Any:
-    """Return the value of a frame. This runs what user code says: it may raise anything, and take any time."""
+    """Return the value of a frame. This may run user code, which may raise anything and take any time."""
     return pickle.loads(frame.body, buffers=frame.buffers)
 
 
 def decode_encoded(encoded: Encoded) -> Any:
-    """Return what the other side would make of it; as `decode`."""
+    """Return what the other side would decode; as `decode`."""
     body, buffers = encoded
     return pickle.loads(b"".join(body), buffers=buffers)
 
 
 def encode_plain(value: object) -> list[Buffer]:
-    """Return `value` as a frame's body for `decode_plain`; what is not plain is replaced by its type's name."""
+    """Return `value` as the body of a frame for `decode_plain`; a value that is not plain becomes its type's name."""
     body = _Body(None)
     _PlainPickler(body, protocol=_PROTOCOL).dump(value)
     return body.parts
 
 
 def decode_plain(frame: Frame) -> Any:
-    """Return the value of a frame that consists of numbers, text, lists and the like; runs no code of the user's.
+    """Return the value of a frame that consists of numbers, text, lists and the like; runs no user code.
 
     Raises:
         pickle.UnpicklingError: it names something else.
@@ -77,7 +77,7 @@ def decode_plain(frame: Frame) -> Any:
 
 class _PlainPickler(pickle.Pickler):
     def reducer_override(self, value: Any) -> Any:
-        """Make what is not exactly of a plain type one of these, such as a member of an IntEnum."""
+        """Convert a value of a subtype, such as a member of an IntEnum, to the plain type."""
         kind = type(value)
         for plain, exact in _EXACT.items():
             if value is plain:
@@ -104,7 +104,7 @@ _EXACT: Final[dict[type, Callable[[Any], Any]]] = {
 
 
 def is_simple(frame: Frame) -> bool:
-    """Return whether the frame holds None, a truth value or a number, which nobody needs to beware of."""
+    """Return whether the frame holds None, a bool or a number, which are safe to decode anywhere."""
     return not frame.buffers and _SIMPLE.match(frame.body) is not None
 
 
@@ -113,7 +113,7 @@ _SIMPLE: Final = re.compile(rb"\x80\x05(?:\x95.{8})?(?:[N\x88\x89]|K.|M..|J.{4}|
 
 
 def names_something(encoded: Encoded) -> bool:
-    """Return whether decoding it may run code, since it names a class or a function."""
+    """Return whether decoding it may run code, because it names a class or a function."""
     return any(
         isinstance(part, bytes) and len(part) <= LARGE_BYTES and _BY_NAME in part for part in encoded[0]
     )
@@ -123,7 +123,7 @@ _BY_NAME: Final = b"\x93"  # the instruction to look up a name, in protocol 5
 
 
 def _mentions_main(body: list[Buffer]) -> bool:
-    """Return whether the stream may name something of `__main__`. A large piece is data, not instructions."""
+    """Return whether the stream may name something in `__main__`. A large piece is data, not instructions."""
     return any(isinstance(part, bytes) and len(part) <= LARGE_BYTES and b"__main__" in part for part in body)
 
 

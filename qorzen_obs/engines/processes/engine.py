@@ -1,7 +1,7 @@
-"""The engine of worker processes: which attempt goes to which, and what a death means for it.
+"""The engine of worker processes: assigns attempts to workers, and decides what a worker's death means for each.
 
-A call whose worker died before it said that it started is given to another one, once; afterwards the task
-is lost and never run again, since it may have had effects. One worker more than is busy is kept warm.
+If a worker dies before it reports that the call started, another worker gets the call, once. After a reported start
+the task is lost and never run again, since it may have had effects. One spare worker is kept warm.
 """
 
 from __future__ import annotations
@@ -61,11 +61,11 @@ _CLOSED: Final = "the process engine was closed"
 class ProcessEngine:
     """Runs callables in worker processes, each with a guardian. What ignores a cancel is killed.
 
-    Where the system cannot have guardians, such a worker is killed too, but not every process that it has started. So
-    the engine does not promise a kill there.
+    On a system without guardians such a worker is killed too, but not every process that it has started. So the engine
+    does not promise a kill there.
 
-    Callables, arguments and results must pickle. Arguments larger than a megabyte are encoded in a thread, and every
-    result is rebuilt in one, for that runs code of its class.
+    Callables, arguments and results must pickle. Arguments larger than a megabyte are encoded in a thread. Every result
+    is rebuilt in a thread, since that runs code of its class.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class ProcessEngine:
         clock: Clock | None = None,
     ) -> None:
         self.slots: int | None = slots
-        # The newest attempt's: it also hears what a worker says while it has no call.
+        # The newest attempt's: it also gets reports of a worker without a call.
         self._far_side: FarSide | None = None
         self._loop = loop
         self._clock = clock or SystemClock()
@@ -91,7 +91,7 @@ class ProcessEngine:
             self.traits = replace(PROCESS, cancel_guarantee=CancelGuarantee.COOPERATIVE)
         self._trouble: str | None = None  # why the last worker could not be started
         self._threads = SideThreads(loop)
-        self._workers: dict[WorkerProcess, Job | None] = {}  # all that are not dead
+        self._workers: dict[WorkerProcess, Job | None] = {}  # all living workers
         self._starting: set[WorkerProcess] = set()
         self._idle: list[WorkerProcess] = []
         self._waiting: deque[Job] = deque()  # for a worker
@@ -125,17 +125,17 @@ class ProcessEngine:
             self._place(job)
 
     def _give_up(self, job: Job, error: BaseException) -> None:
-        """End a job that could not be given to a worker, whatever it was."""
+        """End a job that could not be given to a worker, for whatever reason."""
         if job in self._waiting:
             self._waiting.remove(job)
-        if job.worker is not None:  # it may have a part of the call
+        if job.worker is not None:  # the worker may have a part of the call
             self._workers[job.worker] = None
             job.worker.kill()
         job.end(None, error)
 
     def interrupt(self, attempt: Attempt) -> None:
         job: Job = attempt.driver
-        if job.rebuilt_by is not None:  # it has the grace to come to its end
+        if job.rebuilt_by is not None:  # it has the grace to end
             return
         if job.worker is None:  # no worker has seen it, and none will
             if job in self._waiting:
@@ -155,10 +155,10 @@ class ProcessEngine:
         return job.rebuilt_by is None
 
     def abandon(self, attempt: Attempt) -> None:
-        pass  # its worker could not be killed, or its result is being rebuilt
+        pass  # its worker could not be killed, or its result is still being rebuilt
 
     def stack(self, attempt: Attempt) -> LiveStack | None:
-        """Return where the worker's main thread is. Blocks, a second at most: for a thread that is not the loop's."""
+        """Return where the worker's main thread is. Blocks for a second at most, so do not call it on the loop."""
         job: Job | None = attempt.driver
         if job is None:
             return None
@@ -184,7 +184,7 @@ class ProcessEngine:
     def close(self) -> None:
         """Let idle workers end by themselves, within a second, and kill the others.
 
-        A thread sees to it, for which `wait_closed` waits.
+        A thread does this; `wait_closed` waits for it.
         """
         if self._closed:
             return
@@ -215,13 +215,13 @@ class ProcessEngine:
         threading.Thread(target=bury, name="qorzen-process-burial", daemon=True).start()
 
     async def wait_closed(self) -> None:
-        """Wait, for 3 s at most, until nothing is left of the workers after `close`."""
+        """Wait after `close` until all workers are gone, 3 s at most."""
         with suppress(TimeoutError):
             async with asyncio.timeout(_BURY_SECONDS):
                 await self._buried.wait()
 
     def status(self) -> Mapping[str, Any]:
-        """Return what is worth knowing now, as JSON shows it; from any thread."""
+        """Return the present state, in JSON's types; from any thread."""
         now = self._clock.monotonic()
         return {
             "workers": len(self._workers),
@@ -265,7 +265,7 @@ class ProcessEngine:
         job.worker = worker
         try:
             worker.call(job.encoded, self._set_up(job))
-        except BaseException as error:  # noqa: BLE001 - what is wrong with it is wrong for every worker
+        except BaseException as error:  # noqa: BLE001 - the failure would be the same with every worker
             call_surely(self._loop, self._give_up, job, error)
 
     @staticmethod
@@ -277,14 +277,14 @@ class ProcessEngine:
         return SetUp(absolute_path(), entry, find_script(), authkey)
 
     def _keep_warm(self) -> None:
-        """Have a worker on its way for each job that waits, and one to spare."""
+        """Start a worker for each waiting job, and one spare."""
         while not self._closed and len(self._starting) < len(self._waiting) + (not self._idle):
             spare = len(self._starting) >= len(self._waiting)
             if spare and len(self._workers) > (self.slots or 0):
                 return
             try:
                 worker = WorkerProcess(self._loop, self, self._threads, guarded=self._degraded is None)
-            except Exception as error:  # noqa: BLE001 - of the system or of the event loop
+            except Exception as error:  # noqa: BLE001 - an error of the system or of the event loop
                 self._trouble = f"no worker process can be started: {foreign.text(error)}"
                 if not spare:
                     job = self._waiting.popleft()
@@ -343,7 +343,7 @@ class ProcessEngine:
         job = self._workers.get(worker)
         if job is None:
             return
-        if frame.kind == FAILURE and _is_for_want_of_memory(frame):  # what is left of it is anybody's guess
+        if frame.kind == FAILURE and _is_for_want_of_memory(frame):  # the rest of it cannot be trusted
             worker.kill()
         self._free(worker)
         job.worker = None
@@ -361,7 +361,7 @@ class ProcessEngine:
             job.end(None, MemoryError(what))
 
     def _rebuild(self, job: Job, frame: Frame) -> None:
-        """Rebuild what the callable returned or raised on a thread: a class of it may block for ever, or exit."""
+        """Rebuild on a thread what the callable returned or raised: code of its classes may block for ever, or exit."""
         job.rebuilt_by = 0
 
         def work() -> Callable[[], None]:
@@ -370,7 +370,7 @@ class ProcessEngine:
 
         try:
             self._threads.run(work)
-        except Exception as error:  # noqa: BLE001 - no thread to be had
+        except Exception as error:  # noqa: BLE001 - no thread available
             job.end(None, error)
 
     def on_dead(self, worker: WorkerProcess, reason: str) -> None:
@@ -386,7 +386,7 @@ class ProcessEngine:
             self._keep_warm()
 
     def _start_failed(self, reason: str) -> None:
-        """Hold it against the first job that waits, or workers that cannot start would be tried for ever."""
+        """Count the failure against the first waiting job, or workers that cannot start would be retried for ever."""
         self._trouble = f"no worker process could be started: {reason}"
         if self._waiting:
             job = self._waiting.popleft()
@@ -428,12 +428,12 @@ def _pass_on(attempt: Attempt | None, far_side: FarSide | None, kind: str, data:
 
 
 def absolute_path() -> list[str]:
-    """Return where this process imports from, for another one: '' and what else is relative is the present folder."""
+    """Return this process's import paths for another process; '' and relative ones become absolute."""
     try:
-        here = os.getcwd()  # noqa: PTH109 - strings go over
+        here = os.getcwd()  # noqa: PTH109 - strings are sent
     except OSError:  # it was removed: there is nothing to import in it
         here = ""
-    places: list[Any] = list(sys.path)  # of whatever somebody has put there
+    places: list[Any] = list(sys.path)  # skip whatever else somebody has put there
     usable = [place for place in places if isinstance(place, (str, os.PathLike))]
     return [os.path.abspath(place) for place in usable if here or os.path.isabs(place)]  # noqa: PTH100, PTH117
 

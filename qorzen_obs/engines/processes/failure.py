@@ -1,4 +1,4 @@
-"""How a task's exception crosses between processes: as itself where it arrives the same, else by name and message."""
+"""How an exception crosses between processes: as itself if it arrives unchanged, else by name and message."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from qorzen_obs.engines.processes.codec import LARGE_BYTES, decode_encoded, deco
 from qorzen_obs.engines.processes.far_script import FAR_MAIN, MAIN
 from qorzen_obs.errors import FarTaskError, TaskTransferError
 
-_MAX_TEXT: Final = 100_000  #: far above what the service keeps, which redacts before it cuts
+_MAX_TEXT: Final = 100_000  #: far above what the service keeps, since it redacts before it cuts
 _HEAP_TYPE: Final = 1 << 9  # Py_TPFLAGS_HEAPTYPE: a class that is not one of the interpreter's own
 
-#: A class, the first of its bases that is the interpreter's own, its `args`, its `__dict__`, its other attributes.
+#: A class, its first base that is the interpreter's own, its `args`, its `__dict__`, its other attributes.
 _Parts = tuple[type[BaseException], type[BaseException], tuple[Any, ...], dict[str, Any], dict[str, Any]]
 
 
@@ -37,12 +37,12 @@ class Failure(NamedTuple):
     name: str  #: the exception's qualified name, without the module for builtins
     message: str
     traceback: str
-    #: Encoded; None where it would not arrive as what it was.
+    #: Encoded; None if it would not arrive unchanged.
     exception: tuple[list[bytes], list[bytes]] | None
 
 
 def untransferable(what: str, how: str, error: BaseException) -> TaskTransferError:
-    """Say that `what` cannot be pickled or unpickled; `how` says on which way."""
+    """Return the error that `what` cannot be pickled or unpickled, as `how` says."""
     return TaskTransferError(what, f"cannot be {how}: {foreign.described(error)}"[:1_000])
 
 
@@ -50,11 +50,10 @@ def untransferable(what: str, how: str, error: BaseException) -> TaskTransferErr
 
 
 def failure_of(error: BaseException) -> list[memoryview]:
-    """Return the frame that carries `error`. Whatever the exception's own code raises, there is one.
+    """Return the frame that carries `error`. There is always one, whatever the exception's own code raises.
 
-    Only exceptions that arrive as what they were travel as themselves: an Exception, or a CancelledError, that
-    survives pickling with its message. The rest, SystemExit among them, becomes a FarTaskError, which does no harm
-    where it is raised.
+    Only an Exception or CancelledError that survives pickling with its message travels as itself. All others,
+    including SystemExit, become a FarTaskError, which is harmless to raise.
     """
     name, message = foreign.full_name(type(error)), foreign.text(error)
     if name.startswith(f"{FAR_MAIN}."):
@@ -73,7 +72,7 @@ def _exception(error: BaseException, message: str) -> tuple[list[bytes], list[by
 def _tried(
     error: BaseException, message: str, form: Callable[[BaseException], object]
 ) -> tuple[list[bytes], list[bytes]] | None:
-    """Return the error in this form, encoded, if it comes back from it as what it was."""
+    """Return the error encoded in this form, if decoding gives an equal error."""
     try:
         encoded = encode(form(error), limit=LARGE_BYTES, answer=True)
         if _is_faithful(_put_together(decode_encoded(encoded)), error, message):
@@ -97,10 +96,10 @@ def _is_faithful(back: BaseException, error: BaseException, message: str) -> boo
 
 
 def _taken_apart(error: BaseException) -> _Parts:
-    """Return what it is made of, for its __init__ need not take its `args`.
+    """Return the parts of the error, since its __init__ need not take its `args`.
 
     Raises:
-        TypeError: it says itself how it is pickled.
+        TypeError: it defines its own pickling.
     """
     kind = type(error)
     base = next(each for each in kind.__mro__ if not each.__flags__ & _HEAP_TYPE)
@@ -139,7 +138,7 @@ def _as_bytes(parts: list[Buffer]) -> list[bytes]:
 
 
 def _traceback_of(error: BaseException) -> str:
-    """Format it without local variables, from the callable on."""
+    """Format the traceback without local variables, from the callable on."""
     trace = foreign.traceback_of(error)
     while trace is not None and _is_ours(foreign.module_of(trace.tb_frame)):
         trace = trace.tb_next
@@ -159,17 +158,17 @@ def _is_ours(module: str) -> bool:
 
 
 def failure_in(frame: Frame) -> Failure:
-    """Return what a FAILURE frame says; runs no code of the user's."""
+    """Return the content of a FAILURE frame; runs no user code."""
     return Failure(*decode_plain(frame))
 
 
 def error_of(failure: Failure) -> BaseException:
-    """Return the exception. Where there is one to decode, this runs what user code says: it may take any time."""
+    """Return the exception. If there is one to decode, this runs user code, which may take any time."""
     error: BaseException | None = None
     if failure.exception is not None:
         try:
             error = _put_together(decode_encoded(failure.exception))  # type: ignore[arg-type]  # bytes are buffers
-        except BaseException:  # noqa: BLE001  # it survived in the worker: what it needs is not here
+        except BaseException:  # noqa: BLE001  # it worked in the worker: something it needs is missing here
             error = None
     if error is None or not foreign.is_a(error, BaseException):
         error = FarTaskError(failure.name, failure.message)
@@ -181,7 +180,7 @@ def error_of(failure: Failure) -> BaseException:
 
 
 def _put_together(parts: Any) -> BaseException:
-    """Return the exception that these are the parts of; its own __init__ is not called."""
+    """Rebuild an exception from these parts; its own __init__ is not called."""
     if not isinstance(parts, tuple):
         error: BaseException = parts
         return error

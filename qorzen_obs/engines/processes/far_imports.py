@@ -1,7 +1,7 @@
-"""Calls functions once a module is there, in a worker process, where importing it for their sake would cost too much.
+"""Calls functions in a worker process once a module is imported, since importing it for them would cost too much.
 
-A user's import never fails for it. A function may import what the user's import is in the middle of; it fails then,
-and is called again when the outermost import has run.
+A user's import never fails because of this. A function may need a module that the user is still importing; it then
+fails, and is called again when the outermost import is done.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 
 def when_imported(name: str, call: Callable[[], None]) -> None:
-    """Call `call` when the module has been imported, at once if it is. Until it does not raise, it is called again."""
+    """Call `call` once the module is imported, now if it is already. It is called again until it does not raise."""
     if _WATCH not in sys.meta_path:
         sys.meta_path.insert(0, _WATCH)
     _WATCH.calls.setdefault(name, []).append(call)
@@ -26,16 +26,16 @@ def when_imported(name: str, call: Callable[[], None]) -> None:
 
 
 def catch_up() -> None:
-    """Call again what has raised."""
+    """Call again the functions that raised."""
     _WATCH.catch_up()
 
 
 class _Watch(importlib.abc.MetaPathFinder):
-    """Finds nothing itself, and wraps the loaders that the other finders return."""
+    """Finds no module itself, and wraps the loaders of the modules that others find."""
 
     def __init__(self) -> None:
-        self.calls: dict[str, list[Callable[[], None]]] = {}  # of those that are to be called yet
-        self._depths: Counter[int] = Counter()  # how many imports each thread is in
+        self.calls: dict[str, list[Callable[[], None]]] = {}  # modules whose functions are still to be called
+        self._depths: Counter[int] = Counter()  # depth of imports, by thread
 
     def catch_up(self) -> None:
         for name in [name for name in self.calls if name in sys.modules]:
@@ -45,7 +45,7 @@ class _Watch(importlib.abc.MetaPathFinder):
         for call in self.calls.pop(name, []):
             try:
                 call()
-            except Exception:  # noqa: BLE001  # the user's import must not fail for it
+            except Exception:  # noqa: BLE001  # the user's import must not fail because of it
                 self.calls.setdefault(name, []).append(call)
 
     def find_spec(
@@ -81,7 +81,7 @@ class _Watch(importlib.abc.MetaPathFinder):
         try:
             loader.exec_module = execute_then_call
         except AttributeError:
-            return  # a loader of the user's with slots: `catch_up` finds the module before the next call
+            return  # a user's loader with slots: `catch_up` finds the module before the next call
 
 
 _WATCH = _Watch()

@@ -1,4 +1,4 @@
-"""Async callables in a worker process: a loop for the length of the call; being asked to stop cancels it."""
+"""Runs an async callable in a worker process, on a loop for that call; a request to stop cancels it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def run_async(
     sock: socket.socket,
     reader: FrameReader,
 ) -> Any:
-    """Run the coroutine to its end; each time the service asks, it is cancelled once."""
+    """Run the coroutine to its end; cancel it once for each request of the service."""
 
     async def body() -> Any:
         loop = asyncio.get_running_loop()

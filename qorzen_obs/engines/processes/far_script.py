@@ -1,6 +1,6 @@
-"""`__main__` as a worker process has it: the program's script, run again when somebody asks for something of it.
+"""`__main__` in a worker process: the program's script, run again when somebody first needs something from it.
 
-Imports little, since each worker needs it. The service's side is script.py.
+Imports little, since each worker imports this. The service's side is script.py.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from typing import Any, Final, NamedTuple
 from qorzen_obs import foreign
 
 MAIN: Final = "__main__"
-#: The script's name in a worker. Multiprocessing uses it too.
+#: The script's module name in a worker. Multiprocessing uses it too.
 FAR_MAIN: Final = "__mp_main__"
-#: Set while a worker runs the script, which must not start the program again.
+#: Set while a worker runs the script, so that the script does not start the program again.
 SCRIPT_RUNS: Final = threading.Event()
 
 
@@ -28,18 +28,18 @@ class Script(NamedTuple):
     package: str | None  #: relative imports in it begin here; set for `python -m`
     module_name: str | None  #: set for `python -m`
     argv: list[str]
-    names: frozenset[str]  #: that it binds at the top, outside of the block
+    names: frozenset[str]  #: names that it binds at the top level, outside the block
 
 
 class ScriptModule(ModuleType):
     """Runs the script when it is first asked for a name that the script binds at the top.
 
-    Where there is no script to run, the module is empty but for what arrives by value.
+    If there is no script to run it is empty, and holds what arrives by value.
     """
 
     def __init__(self, script: Script | None) -> None:
         super().__init__(FAR_MAIN if script else MAIN)
-        # Names that no script has: its own names live beside these.
+        # Names that no script uses: the script's own names live beside these.
         self.qorzen_script = script
         self._qorzen_waits = script is not None
         self._qorzen_error: BaseException | None = None
@@ -73,14 +73,14 @@ class ScriptModule(ModuleType):
             SCRIPT_RUNS.clear()
 
     def take(self, value: Any) -> None:
-        """Have a class or function that has arrived by value, so that it can be pickled by its name in this worker."""
+        """Add a class or function that has arrived by value, so that it can be pickled by its name in this worker."""
         name = getattr(value, "__qualname__", "")
         if self.qorzen_script is None and value.__module__ == MAIN and name.isidentifier():
             setattr(self, name, value)
 
 
 def be_script(script: Script | None) -> None:
-    """Make `__main__` of this process what the service says that it is."""
+    """Set `__main__` of this process as the service describes it."""
     module = ScriptModule(script)
     sys.modules[MAIN] = module
     if script is not None:

@@ -1,4 +1,4 @@
-"""The running task as the code in a worker process sees it: what `current_task()` gives there."""
+"""The running task as code in a worker process sees it: the value of `current_task()` there."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _LONGEST_POLL_SECONDS: Final = 86_400  #: the system takes 2^31 milliseconds at 
 
 
 class FarTask:
-    """One call's task. Looking for the token is one system call and leaves it there for who looks next."""
+    """One call's task. Checking for the token is one system call and leaves it there for the next check."""
 
     __slots__ = ("_about", "_asked", "_over", "_reports", "_sock")
 
@@ -92,11 +92,11 @@ class FarTask:
         self._reports.keep_trace()
 
     def asked(self) -> None:
-        """Take note that the service has asked, for who cannot leave the token on the channel."""
+        """Note that the service has asked, for code that cannot leave the token on the channel."""
         self._asked = True
 
     def end(self) -> None:
-        """Keep what outlives the call from reading the next one's frames."""
+        """Keep code that outlives the call from reading the next call's frames."""
         self._over = True
 
     def _reason(self) -> str | None:
@@ -109,6 +109,6 @@ class FarTask:
 
 
 def peek_reason(waiting: bytes) -> str | None:
-    """Return the reason of a CANCEL frame at the head of `waiting`."""
+    """Return the reason in a CANCEL frame at the head of `waiting`."""
     frame = FrameReader.peek(waiting)
     return None if frame is None or frame.kind != CANCEL else frame.body.decode("utf-8", "replace")

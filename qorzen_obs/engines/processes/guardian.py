@@ -1,11 +1,10 @@
-"""The program that stands between the service and one worker process, so that nothing survives either of
-them.
+"""The program between the service and one worker process. It makes sure that nothing survives either of them.
 
 Run as a script, in a session of its own. It forks the worker before it could have a thread, adopts whatever
 the worker's children leave behind (PR_SET_CHILD_SUBREAPER), and waits for three things: the worker's death,
-the service's, a word on the lifeline. Then it kills and reaps everything below it, reports how the worker
-died, and ends. Imports nothing of the package and as little as it can of anything: it is started for every
-worker.
+the service's death, or a byte on the lifeline. Then it kills and reaps everything below it, reports how the
+worker died, and ends. It imports nothing of the package and as little else as possible, since it is started
+for every worker.
 """
 
 from __future__ import annotations
@@ -19,17 +18,17 @@ import time
 from contextlib import suppress
 from typing import Final
 
-#: What the guardian reports: the worker's wait status, and how often its memory cgroup has killed meanwhile.
+#: The guardian's report: the worker's wait status, and how often its memory cgroup has killed meanwhile.
 REPORT: Final = struct.Struct("<ii")
 TERMINATE: Final = b"T"  #: on the lifeline: send SIGTERM to the worker. The lifeline's end means: kill.
-WRITE_STACK: Final = b"S"  #: on the lifeline: have the worker write where it is, as soon as it runs Python
-WRITE_STACK_AT_ONCE: Final = b"N"  #: the same, whatever it does
+WRITE_STACK: Final = b"S"  #: on the lifeline: make the worker write its stack, as soon as it runs Python
+WRITE_STACK_AT_ONCE: Final = b"N"  #: the same, whatever the worker is doing
 
 
 def _real_time_signal(number: int, instead: str) -> int:
-    """Return a real-time signal, which collides with none that programs use; where there are none, another one.
+    """Return a real-time signal, which programs do not use otherwise; another signal if there are none.
 
-    Windows has neither, and no worker processes: only the import has to succeed there.
+    Windows has neither these signals nor worker processes: only the import must succeed there.
     """
     first: int | None = getattr(signal, "SIGRTMIN", None)
     return getattr(signal, instead, 0) if first is None else first + number
@@ -84,7 +83,7 @@ def main(arguments: list[str]) -> None:
     status, more_kills = end(worker)
     with suppress(OSError):  # the service is gone
         os.write(lifeline, REPORT.pack(status, max(0, more_kills - kills)))
-    os._exit(0)  # the service waits for this end: without the interpreter's own it comes 5 ms sooner
+    os._exit(0)  # the service waits for this end: skipping the interpreter's finalization saves 5 ms
 
 
 _SIGNALS: Final = {
@@ -95,7 +94,7 @@ _SIGNALS: Final = {
 
 
 def watch(worker: int, lifeline: int, service_fd: int) -> None:
-    """Return when the worker has died or should."""
+    """Wait until the worker has died or should die."""
 
     def reap_orphans(*_: object) -> None:
         while (found := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)) is not None:
@@ -142,9 +141,9 @@ def end(worker: int) -> tuple[int, int]:
 
 
 def _is_tracker(child: int) -> bool:
-    """Return whether it unlinks what a dead process has left of multiprocessing's shared memory and semaphores.
+    """Return whether the process unlinks multiprocessing's shared memory and semaphores of dead processes.
 
-    It does so, and ends, when nobody holds the other end of its pipe any more.
+    That process does so and ends once nobody holds the other end of its pipe.
     """
     return "multiprocessing.resource_tracker" in _read(f"/proc/{child}/cmdline")
 
@@ -161,7 +160,7 @@ def _wait_for_one(children: list[int], until: float) -> None:
 
 
 def oom_kills(process: int, *, proc: str = "/proc", cgroups: str = "/sys/fs/cgroup") -> int:
-    """Return how often the kernel has killed for want of memory in the cgroup of `process`; 0 if unknown."""
+    """Return the number of out-of-memory kills in the cgroup of `process`; 0 if unknown."""
     for line in _read(f"{proc}/{process}/cgroup").splitlines():
         _, controllers, path = line.split(":", 2)
         path = path.rstrip("/")
@@ -190,7 +189,7 @@ def become_worker(channel: int, stacks: int) -> None:
 
 
 def _leave_stdio() -> None:
-    """Close this end of the worker's output, so that its end is seen."""
+    """Release the worker's output, so that its end is seen."""
     null = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):
         os.dup2(null, descriptor)

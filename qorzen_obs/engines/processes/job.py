@@ -1,4 +1,4 @@
-"""One attempt in a worker process, and how its callable is packed to be sent there."""
+"""One attempt in a worker process, and how its callable is packed for that process."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ class Job:
         self.attempt = attempt
         self._ended = ended
         self.encoded: Encoded | None = None  #: kept until it has started, for a second try
-        self.worker: WorkerProcess | None = None  #: from when it was given to one
+        self.worker: WorkerProcess | None = None  #: from the moment a worker got it
         self.started = False  #: its callable may have had effects
-        self.deaths = 0  #: of workers that had not started it
+        self.deaths = 0  #: deaths of workers that had not started it
         self.terminated = False  #: its worker was sent SIGTERM
-        self.killed = False  #: its worker was killed for it
+        self.killed = False  #: its worker was killed because of it
         #: The worker is done with it, and this thread rebuilds its result; 0 until the thread begins.
         self.rebuilt_by: int | None = None
         self.over = False
@@ -80,12 +80,12 @@ def pack(attempt: Attempt, surroundings: Any, is_async: bool, *, limit: int | No
 
 
 def rebuild(frame: Frame) -> tuple[object, BaseException | None]:
-    """Return what the callable returned, or its exception. This runs what user code says: it may take any time."""
+    """Return what the callable returned, or its exception. This may run user code, which may take any time."""
     try:
         if frame.kind == FAILURE:
             return None, error_of(failure_in(frame))
         return decode(frame), None
-    except BaseException as error:  # noqa: BLE001  # whatever the result's class raises on being unpickled
+    except BaseException as error:  # noqa: BLE001  # unpickling may run any code of the result's class
         return None, untransferable("the result", "read in the service's process", error)
 
 
@@ -104,7 +104,7 @@ def _blame(
 
 
 def _obstacle(value: object) -> BaseException | None:
-    """Return what `value` raises on being pickled."""
+    """Return what pickling `value` raises."""
     try:
         encode(value)
     except BaseException as error:  # noqa: BLE001  # whatever its code raises
@@ -113,7 +113,7 @@ def _obstacle(value: object) -> BaseException | None:
 
 
 def _variables(func: object, args: tuple[Any, ...]) -> Iterator[tuple[str, Any]]:
-    """Yield variables that travel by value, with their names: of the callable, and of the classes of its arguments."""
+    """Yield the names and values of variables that travel by value, of the callable and its arguments' classes."""
     waiting, seen = [_code_of(func), *map(type, args)], set[int]()
     while waiting:
         one = waiting.pop()
@@ -136,7 +136,7 @@ def _variables(func: object, args: tuple[Any, ...]) -> Iterator[tuple[str, Any]]
 
 
 def _code_of(value: object) -> object:
-    """Return the function that is inside of a partial, a method or the like."""
+    """Return the function inside a partial, a method or the like."""
     inner = foreign.inside_partial(value)
     return foreign.attribute(inner, "__func__", inner)
 

@@ -1,6 +1,5 @@
-"""Life and death of worker processes, as the service holds it: with a guardian between, or without where
-the system cannot have one. A keeper starts the process, passes on signals, kills, and says once that all of
-it is dead.
+"""Starts and ends worker processes for the service: through a guardian, or without one if the system cannot
+have any. A keeper starts the process, passes on signals, kills, and reports once that all of it is dead.
 """
 
 from __future__ import annotations
@@ -28,11 +27,12 @@ from qorzen_obs.engines.processes.guardian import (
 
 GUARDIAN: Final = str(Path(__file__).with_name("guardian.py"))  #: the script that is started
 _LOOK_SECONDS: Final = 0.05
-KILL_GROUP_SECONDS: Final = 1.0  #: after which a kill by the lifeline is followed by one of the process group
+#: seconds after which a kill by the lifeline is followed by one of the process group
+KILL_GROUP_SECONDS: Final = 1.0
 
 
 class Death(NamedTuple):
-    """How a worker died. `status` is its wait status, None where nobody saw it."""
+    """How a worker died. `status` is its wait status, None if nobody saw it."""
 
     status: int | None
     oom_kills: int = 0
@@ -48,19 +48,19 @@ class Keeper(Protocol):
         ...
 
     def write_stack(self, *, at_once: bool) -> None:
-        """Have the worker write where it is, once it is ready; see StackReader. From any thread."""
+        """Make the worker write its stack, once it is ready; see StackReader. From any thread."""
         ...
 
     def kill(self) -> None:
-        """Kill the worker and what it started; its death is reported as any other."""
+        """Kill the worker and what it started; its death is reported like any other."""
         ...
 
     def release(self) -> None:
-        """Stop watching, for `bury` to do the rest."""
+        """Stop watching, so that `bury` can do the rest."""
         ...
 
     def bury(self, patience_seconds: float) -> None:
-        """Wait until all of it is dead, after `release`; kill what lives after the patience.
+        """Wait until all of it is dead, after `release`; kill what is still alive after the patience.
 
         Blocks for a moment longer: for a thread.
         """
@@ -68,7 +68,7 @@ class Keeper(Protocol):
 
 
 class GuardedKeeper:
-    """With a guardian: whatever happens to the service or to the worker, nothing of it is left."""
+    """With a guardian: whatever happens to the service or the worker, no process of it is left."""
 
     def __init__(
         self,
@@ -115,7 +115,7 @@ class GuardedKeeper:
             self._lifeline.shutdown(socket.SHUT_WR)
 
     def _guardian_ended(self) -> None:
-        """It ends last and has said how the worker died. Was it killed itself, so was the worker."""
+        """Handle the guardian's end: it ends last and has reported the worker's death, unless both were killed."""
         death = self._read_report()
         if death.status is None:
             _kill_group(self.process)  # before the reaping frees the group's number
@@ -160,7 +160,7 @@ class GuardedKeeper:
 
 
 class PlainKeeper:
-    """Without a guardian: the worker is our own child, looked at every 50 ms."""
+    """Without a guardian: the worker is our own child, checked every 50 ms."""
 
     def __init__(
         self,
@@ -175,7 +175,7 @@ class PlainKeeper:
         self._look_again()
 
     def terminate(self) -> None:
-        self.process.send_signal(signal.SIGTERM)  # looks whether it has ended first
+        self.process.send_signal(signal.SIGTERM)  # checks first whether it has ended
 
     def write_stack(self, *, at_once: bool) -> None:
         self.process.send_signal(STACK_SIGNAL_AT_ONCE if at_once else STACK_SIGNAL)
@@ -184,7 +184,7 @@ class PlainKeeper:
         _kill_group(self.process)
 
     def _look_again(self) -> None:
-        """Look twice, if the first look does not take the second back: it may be interrupted before its first line."""
+        """Check twice, unless the first check cancels the second: it may be interrupted before its first line."""
         self._looks = [self._loop.call_later(times * _LOOK_SECONDS, self._look) for times in (1, 2)]
 
     def _look(self) -> None:
@@ -232,7 +232,7 @@ def _spawn(
 
 
 def _above_stdio(sock: socket.socket) -> socket.socket:
-    """Return `sock` with a descriptor beyond those of standard input and output, which are replaced."""
+    """Return `sock` with a descriptor above those of standard input and output, which are replaced."""
     lower = []
     while sock.fileno() < 3:
         lower.append(sock)
@@ -252,7 +252,7 @@ def _put_down(process: subprocess.Popen[bytes]) -> None:
 
 
 def _kill_group(process: subprocess.Popen[bytes]) -> None:
-    """Kill the session's process group, as long as nobody has reaped its leader."""
+    """Kill the session's process group, unless its leader has been reaped."""
     if process.returncode is None:
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)

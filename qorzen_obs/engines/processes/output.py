@@ -7,8 +7,8 @@ import os
 from collections.abc import Callable
 from typing import Final
 
-MAX_LINE_BYTES: Final = 65_536  #: what is longer is cut, where it has a space near there, into several lines
-COUNTED_BYTES: Final = 8_192  #: of a line count as one
+MAX_LINE_BYTES: Final = 65_536  #: a longer line is split, at a space near here if there is one
+COUNTED_BYTES: Final = 8_192  #: this many bytes of a line count as one
 MAX_LINES_PER_SECOND: Final = 200  #: of one stream; what exceeds it is counted and not shown
 
 _READ_BYTES: Final = 65_536
@@ -38,9 +38,9 @@ class OutputReader:
         loop.add_reader(descriptor, self._read)
 
     def drain(self) -> None:
-        """Show all that has been written so far, an unfinished line and the count of dropped ones included.
+        """Show everything written so far, including an unfinished line and the count of dropped ones.
 
-        What a child of the task writes meanwhile may be shown too, or later: nobody waits until it is silent.
+        What a child of the task writes meanwhile may be shown now or later: nothing waits until it is silent.
         """
         for _ in range(_READS_OF_A_FULL_PIPE):
             if not self._read():
@@ -53,7 +53,7 @@ class OutputReader:
             self._dropped = 0
 
     def stop(self) -> None:
-        """Stop reading; the descriptor is its owner's to close."""
+        """Stop reading; the owner closes the descriptor."""
         if self._open:
             self._open = False
             self._loop.remove_reader(self._descriptor)
@@ -85,7 +85,7 @@ class OutputReader:
             cut = _place_to_cut(line)
             self._show(line[:cut])
             line = line[cut:]
-        # A line goes whole, since only so a secret in it can be recognised; who shows it cuts it.
+        # A line stays whole, or secrets in it could not be recognised; it is cut where it is shown.
         if all(self._admits() for _ in range(0, max(1, len(line)), COUNTED_BYTES)):
             self._on_line(line.decode("utf-8", "backslashreplace").rstrip("\r"))
         else:
@@ -103,6 +103,6 @@ class OutputReader:
 
 
 def _place_to_cut(line: bytes) -> int:
-    """Return where to cut a line that is too long: at a space, so that no word is seen in halves."""
+    """Return where to cut a line that is too long: at a space, so that no word is split."""
     space = line.rfind(b" ", MAX_LINE_BYTES // 2, MAX_LINE_BYTES)
     return MAX_LINE_BYTES if space < 0 else space

@@ -1,23 +1,23 @@
-"""Which tasks must not run, since their kind has killed too many workers lately. Pure."""
+"""Which tasks must not run because tasks of their name have recently killed too many workers. Pure."""
 
 from __future__ import annotations
 
 from collections import OrderedDict, deque
 from typing import Final
 
-DEATHS: Final = 3  #: of a worker under tasks of one name, within the window
+DEATHS: Final = 3  #: deaths of workers under tasks of one name, within the window
 _KEEP_NAMES: Final = 1_000
 
 
 class Quarantine:
-    """Deaths by task name; at most 1,000 names, and the name without a death for longest is dropped first."""
+    """Deaths by task name; at most 1,000 names. The name with the oldest last death is dropped first."""
 
     def __init__(self, window_seconds: float) -> None:
         self._window = window_seconds
         self._deaths: OrderedDict[str, deque[float]] = OrderedDict()
 
     def record(self, name: str, now: float) -> bool:
-        """Take note of a death; return whether the name is in quarantine from now on."""
+        """Record a death; return whether the name is in quarantine from now on."""
         deaths = self._deaths.setdefault(name, deque(maxlen=DEATHS))
         deaths.append(now)
         self._deaths.move_to_end(name)
@@ -28,7 +28,7 @@ class Quarantine:
     def seconds_left(self, name: str, now: float) -> float:
         """Return for how long tasks of this name must not run; 0 when they may.
 
-        It lasts a window from the last of DEATHS deaths that fell within one.
+        A quarantine lasts for one window after the last of DEATHS deaths within a window.
         """
         deaths = self._deaths.get(name)
         if deaths is None or len(deaths) < DEATHS or deaths[-1] - deaths[0] > self._window:

@@ -1,9 +1,9 @@
-"""What a call says while it runs: progress, log lines, spans, on their way out of a worker process.
+"""Sends the reports of a running call out of a worker process: progress, log lines, spans.
 
-An occasional report is sent at once. In a burst the rest waits for a tenth of a second and goes together; a
-thread lives for just as long. Progress keeps its last value only; of the others at most MAX_WAITING wait,
-what exceeds that is counted. Sending waits a moment for a slow service and then gives up: a report may be
-lost, the work goes on.
+An occasional report is sent at once. In a burst the rest waits for a tenth of a second and is sent together; a
+thread lives for just as long. Only the last value of progress is kept; of other reports at most MAX_WAITING
+wait, and the excess is counted. Sending waits a moment for a slow service and then gives up: a report may be
+lost, but the work continues.
 """
 
 from __future__ import annotations
@@ -52,17 +52,17 @@ class Reports:
         self._muted = False
 
     def mute(self) -> None:
-        """Say nothing more: this is another process now, which has the lock in whatever state it was."""
+        """Send nothing more: this is a forked process, which has the lock in an unknown state."""
         self._reset()
         self._muted = True
 
     def progress(self, percent: float, message: str) -> None:
-        """Report progress; of several within a tenth of a second the last may be the only one sent."""
+        """Report progress; of several within a tenth of a second, only the last may be sent."""
         self._progress = (percent, message)
         self._soon()
 
     def keep_trace(self) -> None:
-        """Report that the call's trace is to be kept; never lost among the others."""
+        """Report that the call's trace must be kept; never dropped with the others."""
         self._keep_trace = True
         self._soon()
 
@@ -75,12 +75,12 @@ class Reports:
             self._soon()
 
     def send(self, parts: list[memoryview]) -> None:
-        """Send a frame of the worker's own, all of it; no report gets in between."""
+        """Send a whole frame of the worker's own, without reports in between."""
         with self._lock:
             channel.send_all(self._sock, parts)
 
     def flush(self) -> None:
-        """Send all that waits, before the call's end is sent."""
+        """Send all waiting reports, before the call's end is sent."""
         if not self._muted:
             self._flush()
 
@@ -99,13 +99,13 @@ class Reports:
 
     def _flush_later(self) -> None:
         time.sleep(_TOGETHER_SECONDS)
-        self._flusher = None  # before looking: what is added from now on is sent by another
-        with suppress(OSError, ValueError):  # the channel is gone, and with it who would listen
+        self._flusher = None  # before reading: another thread sends what is added from now on
+        with suppress(OSError, ValueError):  # the channel is gone, and with it the reader
             self._flush()
 
     def _flush(self) -> None:
         if not self._lock.acquire(timeout=_PATIENCE_SECONDS):
-            return  # held by the code that a signal's handler has interrupted: it goes with the next
+            return  # held by the code that this signal handler interrupted: the report goes with the next one
         try:
             events, self._waiting = self._waiting, []
             progress, self._progress = self._progress, None

@@ -1,9 +1,9 @@
 """The program's own script, `__main__`, as worker processes have it.
 
 A worker runs the script's source again under the name `__mp_main__`, as multiprocessing does, when it first needs
-something of it. So classes and functions of the script travel by name, like those of any module. That takes a script
-with an `if __name__ == "__main__":`; what other programs have in `__main__` travels by value, and so does what exists
-only inside of that block (docs/decisions/0040). Knows nothing of pickling.
+something from it. So classes and functions of the script travel by name, like those of any module. This requires a
+script with an `if __name__ == "__main__":`. The contents of any other `__main__` travel by value, and so does what
+exists only inside that block (docs/decisions/0040). Knows nothing of pickling.
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ from typing import Any
 from qorzen_obs import foreign
 from qorzen_obs.engines.processes.far_script import FAR_MAIN, MAIN, Script, ScriptModule
 
-_scripts: dict[int, tuple[ModuleType, Script | None]] = {}  # of the one `__main__`; it may be replaced
+# for the present `__main__`, which may be replaced
+_scripts: dict[int, tuple[ModuleType, Script | None]] = {}
 
 
 def find_script() -> Script | None:
-    """Return this program's script, None where a worker must not or cannot run it. Reads its file once."""
+    """Return this program's script, None if a worker must not or cannot run it. Reads its file once."""
     main = sys.modules.get(MAIN)
     if main is None:
         return None
@@ -36,7 +37,7 @@ def find_script() -> Script | None:
 
 
 def by_name(value: object) -> str | None:
-    """Return the name under which a worker finds this class or function of the script; None where it does not."""
+    """Return the name under which a worker finds this class or function of the script; None if it cannot."""
     main = sys.modules.get(MAIN)
     name = foreign.name_of(value)
     if main is None or foreign.attribute(value, "__module__") != MAIN:
@@ -55,7 +56,7 @@ def _found(main: ModuleType, qualname: str) -> object:
 
 
 def _needs_the_block(value: object, main: ModuleType, script: Script) -> bool:
-    """Return whether code of the script can reach a name that only its block binds, which no worker has."""
+    """Return whether code of the script can reach a name that only its block binds and no worker has."""
     names = vars(main)
     absent = {name for name in names if name not in script.names and not name.startswith("__")}
     waiting, seen = [value] if absent else [], set[int]()
@@ -121,7 +122,7 @@ def _read(main: ModuleType) -> Script | None:
 
 
 def _without_block(tree: ast.Module) -> tuple[ast.Module, bool]:
-    """Empty the blocks that run in the program only; return whether there were any."""
+    """Empty the blocks that run only in the program; return whether there were any."""
     guarded = False
 
     class Emptied(ast.NodeTransformer):

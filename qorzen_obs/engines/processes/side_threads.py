@@ -1,4 +1,4 @@
-"""Threads beside the loop: for what takes long, or runs code of the user's that may take for ever."""
+"""Threads beside the loop, for work that takes long or runs user code that may never end."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from typing import Final
 from qorzen_obs.engines.base import exit_refuses
 
 _MAX_IDLE: Final = 4
-_LOOK_SECONDS: Final = 0.5  # as of the threads that run callables
+_LOOK_SECONDS: Final = 0.5  # as for the threads that run callables
 
 #: Runs on a thread, raises nothing, and returns what is to be called on the loop afterwards.
 Work = Callable[[], Callable[[], None]]
 
 
 class SideThreads:
-    """Daemon threads, as many as there is work at once. One that is stuck is in nobody's way.
+    """Daemon threads, one for each piece of concurrent work. A stuck thread blocks no other work.
 
     Starting a thread takes 60 µs and waking one 20, so a few are kept. Belongs to the work loop.
     """
@@ -30,10 +30,10 @@ class SideThreads:
         self._closed = False
 
     def run(self, work: Work) -> None:
-        """Run `work` on a thread, then what it returns on the loop; here, where the exiting interpreter gives none.
+        """Run `work` on a thread, then what it returns on the loop; run it here if the interpreter exits.
 
         Raises:
-            RuntimeError: the system gives no more threads.
+            RuntimeError: the system has no more threads.
         """
         try:
             inbox = self._idle.pop() if self._idle else self._start()
@@ -45,7 +45,7 @@ class SideThreads:
             inbox.put(work)
 
     def close(self) -> None:
-        """Let the threads go, those at work when it is done."""
+        """End the threads; busy ones end after their work."""
         self._closed = True
         for inbox in self._idle:
             inbox.put(None)
@@ -60,11 +60,11 @@ class SideThreads:
         work = inbox.get()
         while work is not None:
             answers = [work()]
-            work = None  # a result must not stay alive until the next
+            work = None  # a result must not stay alive until the next one
             work = self._exchange(inbox, answers)
 
     def _exchange(self, inbox: SimpleQueue[Work | None], answers: list[Callable[[], None]]) -> Work | None:
-        """Have the loop take what is in `answers`; return what it gives for it: work, or None to leave.
+        """Wake the loop to take what is in `answers`; return its reply: work, or None to end.
 
         The loop is called again when it takes nothing: its callback may have been interrupted before its first line,
         and nobody else would learn of that.
@@ -73,8 +73,8 @@ class SideThreads:
         while answers:
             try:
                 self._loop.call_soon_threadsafe(self._done, inbox, answers)
-            except BaseException:  # noqa: BLE001 - such as for want of memory: it is tried again
-                if self._loop.is_closed():  # nobody is left to tell
+            except BaseException:  # noqa: BLE001 - such as MemoryError: it is tried again
+                if self._loop.is_closed():  # nobody is left to notify
                     return None
             with suppress(Empty):
                 return inbox.get(timeout=seconds)
@@ -82,7 +82,7 @@ class SideThreads:
         return inbox.get()
 
     def _done(self, inbox: SimpleQueue[Work | None], answers: list[Callable[[], None]]) -> None:
-        if not answers:  # it was called twice
+        if not answers:  # it was notified twice
             return
         then = answers.pop()
         if self._closed or len(self._idle) >= _MAX_IDLE:

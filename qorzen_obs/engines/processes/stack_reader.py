@@ -1,9 +1,9 @@
-"""Has a worker process write its stack, and reads it; from any thread.
+"""Makes a worker process write its stack, and reads it; from any thread.
 
-The worker writes its main thread's stack to a socket of its own. A handler in Python does so first; it runs between
-two bytecodes. A worker that does not answer is in C code that lets no Python run, and faulthandler's handler in C does
-so then. The handler in C cannot do it always: when it meets a frame that is just being made, it brings the process
-down (measured on 3.11 to 3.13: once in some thousand signals to code that calls functions all the time).
+The worker writes its main thread's stack to a socket of its own. First a handler in Python tries, which runs between
+two bytecodes. If the worker does not answer, it is in C code that lets no Python run; then faulthandler's handler in C
+writes the stack. The handler in C cannot always be used: when it meets a half-made frame, it crashes the process
+(measured on 3.11 to 3.13: once in a few thousand signals to code that calls functions all the time).
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from typing import Final, Protocol
 from qorzen_obs.stacks import Frames, parse_dump
 
 DEADLINE_SECONDS: Final = 1.0
-_PYTHON_SECONDS: Final = 0.3  #: a thread that runs no Python for this long stands still in C
-_OUTERMOST: Final = b"in <module>\n"  # of the guardian's script, which every worker begins in
+_PYTHON_SECONDS: Final = 0.3  #: a thread that runs no Python for this long is stuck in C
+_OUTERMOST: Final = b"in <module>\n"  # the guardian's script, in which every worker begins
 _CUT: Final = b"  ...\n"  # faulthandler's own limit of 100 frames
 
 
 class WriteStack(Protocol):
-    """Has the worker write, by its handler in Python or by the one in C."""
+    """Makes the worker write its stack, by its handler in Python or the one in C."""
 
     def __call__(self, *, at_once: bool) -> None: ...
 
@@ -37,7 +37,7 @@ class StackReader:
         self._lock = threading.Lock()
 
     def read(self, write_stack: WriteStack) -> Frames | None:
-        """Return the stack that `write_stack` has the worker write; None when none comes within a second."""
+        """Return the stack that `write_stack` requests; None if none comes within a second."""
         deadline = time.monotonic() + DEADLINE_SECONDS
         if not self._lock.acquire(timeout=DEADLINE_SECONDS):
             return None
@@ -54,7 +54,7 @@ class StackReader:
             self._lock.release()
 
     def _drain(self) -> None:
-        """Drop what came too late for an earlier call."""
+        """Drop stacks that came too late for an earlier call."""
         try:
             while self._ours.recv(65_536):
                 pass

@@ -1,4 +1,4 @@
-"""One worker process as the service sees it: what is sent to it, what it answers, and how it ends."""
+"""One worker process as the service sees it: what it is sent, what it reports, and how it ends."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _UNREADABLE: Final = "its process sent what the service cannot read"
 
 
 class Owner(Protocol):
-    """Who hears of a worker; all on the work loop."""
+    """The receiver of a worker's reports; all calls on the work loop."""
 
     def on_ready(self, worker: WorkerProcess) -> None: ...
     def on_started(self, worker: WorkerProcess) -> None: ...
@@ -50,7 +50,7 @@ class WorkerProcess:
     """Spawns the process when it is made, which takes 0.3 ms. Belongs to the work loop.
 
     Raises:
-        OSError: the system gives no more processes or descriptors.
+        OSError: the system has no more processes or descriptors.
     """
 
     def __init__(
@@ -61,9 +61,9 @@ class WorkerProcess:
         self._owner = owner
         self.pid: int | None = None  #: the worker's own, once it is ready
         self.calls = 0  #: that it was given
-        self.killed = False  #: by us, or it was sent away
-        self._leaves: asyncio.TimerHandle | None = None  # it was sent away; kills it
-        self._broken: str | None = None  # why the channel is of no use any more
+        self.killed = False  #: by us, or it was asked to leave
+        self._leaves: asyncio.TimerHandle | None = None  # it was asked to leave; this timer kills it
+        self._broken: str | None = None  # why the channel has become unusable
         self._was_cut_off = False
         self._dead = False
         self._death: Death | None = None
@@ -95,10 +95,10 @@ class WorkerProcess:
         pipe = getattr(self._keeper.process, stream)
         return OutputReader(self._loop, pipe.fileno(), on_line, on_dropped)
 
-    # ------------------------------------------------------------------ what is sent to it
+    # ------------------------------------------------------------------ what it is sent
 
     def call(self, encoded: Encoded, set_up: object) -> None:
-        """Give it a call, after `set_up` where that has changed."""
+        """Send it a call, after `set_up` if that has changed."""
         if set_up != self._set_up:
             self._set_up = set_up
             self._send(channel.SETUP, *encode(set_up))
@@ -106,25 +106,25 @@ class WorkerProcess:
         self._send(channel.CALL, *encoded)
 
     def cancel(self, reason: str) -> None:
-        """Tell it that the call was asked to stop."""
+        """Notify it that the call was asked to stop."""
         self._send(channel.CANCEL, [reason.encode()[:1_000]])
 
     def terminate(self) -> None:
-        """Send it SIGTERM, which interrupts system calls and by itself does nothing."""
+        """Send it SIGTERM, which interrupts system calls and does nothing else."""
         self._keeper.terminate()
 
     def stack(self) -> Frames | None:
-        """Return where its main thread is; None when it does not answer. Blocks, a second at most: for a thread."""
+        """Return where its main thread is; None when it does not answer. Blocks for a second at most."""
         return self._stacks.read(self._keeper.write_stack)
 
     def leave(self) -> None:
-        """Let it end by itself, as a program does that has nothing more to do. For one that has no call."""
+        """Let it end by itself, like a program that is done. For a worker without a call."""
         self.killed = True
         with suppress(OSError):  # it is dead or dying
             self._channel.shutdown(socket.SHUT_WR)
 
     def retire(self) -> None:
-        """As `leave`, and kill it when it has not ended in time; `on_dead` follows."""
+        """As `leave`, then kill it if it has not ended in time; `on_dead` follows."""
         self.leave()
         self._leaves = self._loop.call_later(LEAVE_SECONDS, self._keeper.kill)
 
@@ -150,7 +150,7 @@ class WorkerProcess:
             self._outbox.clear()
 
     def _flush_more(self) -> None:
-        """Send one piece: a large call must not keep the loop from its other work."""
+        """Send one piece, so that a large call does not keep the loop from its other work."""
         try:
             send_some(self._channel, self._outbox)
         except BlockingIOError:
@@ -160,14 +160,14 @@ class WorkerProcess:
         if not self._outbox:
             self._loop.remove_writer(self._channel)
 
-    # ------------------------------------------------------------------ what it says
+    # ------------------------------------------------------------------ what it reports
 
     def _receive(self) -> None:
         while (tell := self._read()) is not None:
             tell()
 
     def _read(self) -> Callable[[], None] | None:
-        """Take one frame; return what tells the owner of it. None: no frame is there now, or a thread takes it."""
+        """Take one frame; return a callable that reports it to the owner. None: no frame yet, or a thread takes it."""
         try:
             frame = self._reader.read()
             if frame is not None:
@@ -180,17 +180,17 @@ class WorkerProcess:
             self._receiving = threading.Event()
             try:
                 self._threads.run(self._receive_large)
-            except Exception as error:  # noqa: BLE001 - no thread to be had
+            except Exception as error:  # noqa: BLE001 - no thread available
                 self._receiving = None
                 self._owner.on_no_room(self)
                 self._channel_broke_by(error)
         return None
 
     def _meaning(self, frame: Frame) -> Callable[[], None]:
-        """Return what tells the owner of a frame; from any thread.
+        """Return a callable that reports a frame to the owner; from any thread.
 
         Raises:
-            Exception: of any kind, since no worker of ours has sent this.
+            Exception: of any kind, if something else than our worker has sent this.
         """
         if frame.kind in _OUTCOMES:
             return partial(self._told_outcome, frame)
@@ -248,13 +248,13 @@ class WorkerProcess:
     # ------------------------------------------------------------------ how it ends
 
     def _channel_broke_by(self, error: BaseException) -> None:
-        """It is dead or dying, or user code has used or closed what is not its own: then it is of no use."""
+        """Handle a broken channel: the worker is dead or dying, or user code has used or closed the channel."""
         closed = isinstance(error, (EOFError, OSError))
         self._broken = _CLOSED if closed else f"{_UNREADABLE}: {foreign.described(error)}"
         self._stop_listening()
         if self._death is not None:
             self._on_death(self._death)
-        elif not self.killed:  # when it is dying, it may say why
+        elif not self.killed:  # a dying worker may report why
             for times in (1, 2):  # the first call may be interrupted before its first line
                 self._loop.call_later(times * _DYING_SECONDS, self._cut_off)
 
@@ -264,13 +264,13 @@ class WorkerProcess:
             self._keeper.kill()
 
     def _on_death(self, death: Death) -> None:
-        """All of it is dead. What it had sent before still counts."""
+        """Handle the death of the whole worker. What it sent before still counts."""
         self._death = death
         try:
             if self._broken is None and self._receiving is None:
                 self._receive()
         finally:
-            # Unless that is done meanwhile, or it comes back here when it is.
+            # Unless the thread is done meanwhile; if not, it calls this again when it is.
             if not self._dead and self._receiving is None:
                 self._dead = True
                 self._drain_outputs()
@@ -303,7 +303,7 @@ class WorkerProcess:
         return describe(death)
 
     def release(self) -> None:
-        """Stop listening, so that `bury` may do the rest."""
+        """Stop listening, so that `bury` can do the rest."""
         self._keeper.release()
         if self._leaves is not None:
             self._leaves.cancel()
@@ -314,9 +314,9 @@ class WorkerProcess:
                 output.stop()
 
     def bury(self, patience_seconds: float) -> None:
-        """Wait until it is dead and close what is open. Blocks: for a thread, after `release`.
+        """Wait until it is dead and close what is open. Blocks: call it on a thread, after `release`.
 
-        What lives after the patience is killed.
+        What is still alive after the patience is killed.
         """
         self._keeper.bury(patience_seconds)
         receiving = self._receiving  # the loop may set it to None between two looks
@@ -326,7 +326,7 @@ class WorkerProcess:
 
 
 def describe(death: Death) -> str:
-    """Say in words how a process died."""
+    """Describe how a process died."""
     if death.status is None:
         return "its process was killed together with its guardian"
     number = death.status & 0x7F

@@ -1,6 +1,6 @@
-"""What this system offers for keeping processes: with everything a guardian for each worker, else less.
+"""What this system offers for keeping processes: a guardian for each worker if it has everything, else less.
 
-It asks by calling: a function that is there may be refused all the same, in a container for example.
+It checks by calling: a function that exists may still be refused, in a container for example.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _SET_CHILD_SUBREAPER: Final = 36
 
 
 def missing_for_guardians() -> str | None:
-    """Return why workers go without a guardian here, and what that means; None when they have one."""
+    """Return why workers have no guardian here, and what that means; None if they have one."""
     lacks = _first_missing()
     if lacks is None:
         return None
@@ -34,7 +34,7 @@ def missing_for_guardians() -> str | None:
 
 
 def missing_for_workers() -> str | None:
-    """Return why there can be no worker process here at all; None when there can."""
+    """Return why there can be no worker process here at all; None if there can."""
     if SCRIPT_RUNS.is_set():
         return (
             "a worker process is running the program's script to have its functions and classes; start the program "
@@ -57,7 +57,7 @@ def _has_socket_pairs() -> bool:
 
 
 def _problem_of_interpreter() -> str | None:
-    """Return why there is no interpreter to run the guardian's script: a frozen program would start itself again."""
+    """Return why no interpreter can run the guardian's script: a frozen program would start itself again."""
     if getattr(sys, "frozen", False) or "__compiled__" in globals():
         return "this is a frozen program, which has no Python interpreter to start"
     if not sys.executable or not os.access(sys.executable, os.X_OK):
@@ -80,7 +80,7 @@ def _first_missing() -> str | None:
 
 
 def _has_prctl() -> bool:
-    """Set what a guardian and its worker will set, to the values that it has here."""
+    """Set what a guardian and its worker will set, to its present values."""
     try:
         import ctypes  # noqa: PLC0415 - an interpreter may be built without it
 

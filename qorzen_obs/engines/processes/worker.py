@@ -1,8 +1,8 @@
-"""The worker process: takes one call at a time off the channel, runs it, sends back how it ended.
+"""The worker process: takes one call at a time off the channel, runs it, and sends back how it ended.
 
-It has no thread of its own while a call runs, so that user code may fork. Whether the call was asked to
-stop is seen by looking at the channel: during a call the service sends nothing but that. Imports little,
-since each worker waits for it; telemetry is brought in by name, when the service says whose it is.
+It has no thread of its own while a call runs, so that user code may fork. It looks at the channel to see
+whether the call was asked to stop: during a call the service sends nothing else. Imports little, since each
+worker waits for it; telemetry is imported by the name that the service gives.
 """
 
 from __future__ import annotations
@@ -44,26 +44,26 @@ class Call(NamedTuple):
     is_async: bool
     wants_progress: bool
     about: dict[str, Any]  #: the task's identity, see FarTask
-    surroundings: Any  #: what the far side's telemetry needs to know
+    surroundings: Any  #: what the worker's telemetry needs to know
 
 
 class SetUp(NamedTuple):
-    """What a SETUP frame holds: where a worker imports from, and for whom it works."""
+    """What a SETUP frame holds: where a worker imports from, and which service it works for."""
 
     path: list[str]
-    telemetry: str  #: what observes its calls, as `module:name`
+    telemetry: str  #: the observer of its calls, as `module:name`
     script: Script | None
-    authkey: bytes | None  #: of multiprocessing in the service, where that is imported
+    authkey: bytes | None  #: multiprocessing's key in the service, if it is imported there
 
 
 class FarTelemetry(Protocol):
-    """The telemetry inside a worker, made with a function that takes (kind, data)."""
+    """The telemetry inside a worker; it gets a function that takes (kind, data)."""
 
     def around(self, surroundings: Any) -> AbstractContextManager[None]: ...
 
 
 class Worker:
-    """One worker process. `serve` is its life."""
+    """One worker process; `serve` runs until it ends."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
@@ -106,7 +106,7 @@ class Worker:
             self._telemetry = getattr(importlib.import_module(module), name)(self._reports.add)
 
     def _take_authkey(self) -> None:
-        """Be trusted by the managers of multiprocessing that the service has started."""
+        """Take the key that multiprocessing's managers in the service require."""
         from multiprocessing.process import current_process  # noqa: PLC0415  # 14 ms that most workers never spend
 
         assert self._is_set_up is not None, "this is asked for when it is"
@@ -115,7 +115,7 @@ class Worker:
     def _take(self, frame: Frame) -> None:
         try:
             parts = self._outcome(frame)
-        except MemoryError:  # not even the failure could be put into words
+        except MemoryError:  # not even the failure could be encoded
             os._exit(EXIT_NO_MEMORY)
         _flush_output()
         self._reports.flush()
@@ -166,7 +166,7 @@ class Worker:
         return run_async(call.func, call.args, kwargs, task, self._sock, self._reader)
 
     def _leave_if_forked(self, error: BaseException | None) -> None:
-        """End a child that user code has forked and that came back from the call, as Python itself would."""
+        """End a child that user code forked and that returned from the call, as Python itself would."""
         if os.getpid() == self._process:
             return
         code: object = 0
@@ -179,17 +179,17 @@ class Worker:
         os._exit(code if isinstance(code, int) else 1)
 
     def _let_go(self) -> None:
-        """In a child that user code has forked: the channel is the worker's alone."""
+        """Close the channel in a child that user code forked: it belongs to the worker only."""
         self._reports.mute()
         self._sock.close()
 
 
 def serve(descriptor: int, stacks: int, stack_signal: int, stack_signal_at_once: int) -> None:
-    """Be a worker over this inherited socket, and write its stack to the descriptor `stacks` on either signal.
+    """Run as a worker on this inherited socket, and write the stack to the descriptor `stacks` on either signal.
 
-    It answers `stack_signal` as soon as it runs Python, `stack_signal_at_once` whatever it does.
+    It answers `stack_signal` as soon as it runs Python, and `stack_signal_at_once` whatever it does.
     """
-    # A handler that does nothing, where SIG_IGN would be inherited by what user code executes.
+    # A handler that does nothing, since programs that user code executes would inherit SIG_IGN.
     signal.signal(signal.SIGTERM, lambda *_: None)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     faulthandler.enable()  # a crash leaves its stack in the task's output
@@ -197,13 +197,13 @@ def serve(descriptor: int, stacks: int, stack_signal: int, stack_signal_at_once:
         stream.reconfigure(line_buffering=True, errors="backslashreplace")  # type: ignore[union-attr]  # text files here
     os.set_inheritable(descriptor, False)
     os.set_inheritable(stacks, False)
-    # The one in C answers while C code holds the interpreter; see stack_reader.py for why it is not asked first.
+    # The one in C answers while C code holds the interpreter; stack_reader.py says why it is not used first.
     signal.signal(stack_signal, lambda _, frame: _write_stack(stacks, frame))
     signal.siginterrupt(stack_signal, False)
     faulthandler.register(stack_signal_at_once, file=stacks, all_threads=False)
 
     def leave_stacks() -> None:
-        """In a child that user code has forked: nobody asks it where it is."""
+        """Remove the handlers in a child that user code forked: nobody asks for its stack."""
         signal.signal(stack_signal, lambda *_: None)
         faulthandler.unregister(stack_signal_at_once)
         os.close(stacks)
@@ -213,7 +213,7 @@ def serve(descriptor: int, stacks: int, stack_signal: int, stack_signal_at_once:
 
 
 def _write_stack(descriptor: int, frame: FrameType | None) -> None:
-    """Write a stack in the form that faulthandler has."""
+    """Write a stack in faulthandler's format."""
     lines = ["Stack (most recent call first):"]
     while frame is not None and len(lines) <= _MAX_FRAMES:
         lines.append(f'  File "{frame.f_code.co_filename}", line {frame.f_lineno} in {frame.f_code.co_name}')
@@ -227,7 +227,7 @@ def _write_stack(descriptor: int, frame: FrameType | None) -> None:
 def _result(value: object) -> list[memoryview]:
     """Return the frame that carries a result.
 
-    Where rebuilding it runs code, that is tried here first: it may end or block its process, and this one can be
+    If rebuilding it runs code, try that here first: the code may end or block its process, and this one can be
     killed.
     """
     try:
@@ -237,7 +237,7 @@ def _result(value: object) -> list[memoryview]:
     try:
         if names_something(encoded):
             decode_encoded(encoded)
-    except MemoryError:  # there may be room for one of it, in the service
+    except MemoryError:  # the service may have room for one copy of it
         pass
     except BaseException as error:  # noqa: BLE001  # as above
         return failure_of(untransferable("the result", "rebuilt", error))

@@ -40,7 +40,7 @@ def test_another_kind_of_server_is_one_line_and_status_1(command: list[str], bod
         done = CliRunner().invoke(cli, [*command, "--url", url])
     assert (done.exit_code, done.stdout) == (1, "")
     (line,) = done.stderr.splitlines()
-    assert line.startswith(f"Error: {url} is no such service (")
+    assert line.startswith(f"Error: {url} did not answer like this service (")
 
 
 def test_t10_an_error_message_does_nothing_to_a_terminal() -> None:

@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import sys
+import threading
 import types
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager
@@ -395,3 +397,47 @@ def test_the_loop_has_its_turn_before_the_next_attempt_when_one_took_long() -> N
     with asyncio.Runner(loop_factory=Loop) as runner:
         runner.run(scenario())
     assert order == [0, "the loop's turn", 1, "the loop's turn", 2, "the loop's turn"]
+
+
+@pytest.fixture
+def threads_take_turns_all_the_time() -> Iterator[None]:
+    usual = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(usual)
+
+
+async def test_what_other_threads_call_is_called_while_attempts_begin(
+    threads_take_turns_all_the_time: None,
+) -> None:
+    loop, problems, called = asyncio.get_running_loop(), list[dict[str, Any]](), [0, 0]
+    loop.set_exception_handler(lambda _, context: problems.append(context))
+    over = threading.Event()
+
+    def count(place: int) -> None:
+        called[place] += 1
+
+    def call_all_the_time(place: int, asked: list[int]) -> None:
+        while not over.is_set():
+            loop.call_soon_threadsafe(count, place)
+            asked[place] += 1
+
+    async def waits(event: asyncio.Event) -> bool:
+        return await event.wait()
+
+    asked = [0, 0]
+    callers = [threading.Thread(target=call_all_the_time, args=(place, asked)) for place in range(2)]
+    async with open_test_manager() as tasks:
+        for caller in callers:
+            caller.start()
+        for _ in range(30):
+            event = asyncio.Event()
+            handles = [await tasks.start(waits, event) for _ in range(50)]
+            await asyncio.sleep(0.001)
+            event.set()
+            assert await asyncio.gather(*handles) == [True] * 50
+        over.set()
+        for caller in callers:
+            await asyncio.to_thread(caller.join)
+        await until(lambda: called == asked)
+    assert problems == []

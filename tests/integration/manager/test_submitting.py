@@ -489,9 +489,7 @@ async def test_a_generator_that_comes_out_of_a_call_fails_and_says_that_no_line_
     async with open_test_manager() as tasks:
         info = await end_of(tasks, call_async if is_async else call, name="rows", category=category)
         assert (info.status, info.error_type) == (TaskStatus.FAILED, "TypeError")
-        assert (
-            info.error == "rows returned a generator, of which no line has run; return a list or consume it"
-        )
+        assert info.error == "rows returned a generator, which has not run; return a list or consume it"
 
 
 async def test_a_task_that_gets_no_thread_fails_and_the_next_one_runs(

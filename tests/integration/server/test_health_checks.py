@@ -301,7 +301,10 @@ async def test_an_async_check_fails_where_no_work_loop_runs() -> None:
         ({"timeout": float("inf")}, "timeout: inf must be"),
         ({"timeout": float("nan")}, "timeout: nan must be"),
         ({"max_age": 0.01}, "at least 0.1"),
-        ({"interval": 1}, "interval: is no option of a check; use one of critical, max_age, name, timeout"),
+        (
+            {"interval": 1},
+            "interval: is not an option of a check; use one of critical, max_age, name, timeout",
+        ),
     ],
 )
 def test_what_cannot_be_used_is_refused(options: Any, problem: str) -> None:
