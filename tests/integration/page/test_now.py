@@ -130,7 +130,7 @@ async def test_the_header_says_which_service_this_is(
         settings = ServerSettings(port=plane.port)
     await expect(page.locator("#stale")).to_be_visible()
     async with managing() as (manager, spans), serving(manager, spans=spans, settings=settings):
-        await expect(identity).to_contain_text(f"instance {manager.looks.event_ring.instance}")  # of the next one
+        await expect(identity).to_contain_text(f"instance {manager.looks.event_ring.instance}")
 
 
 async def test_a_running_task_says_by_its_name_what_it_waits_for_and_where_it_runs(browser: Browser) -> None:
