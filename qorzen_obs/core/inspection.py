@@ -140,6 +140,7 @@ class Inspection:
             "initialized": self.initialized,
             "healthy": self.healthy,
             "state": self.state.value,
+            "ready_at": self._runtime.ready_at,
             "tasks": {
                 "total": counts.total,
                 "by_status": {key.value: n for key, n in counts.by_status().items()},

@@ -25,6 +25,7 @@ _ASSETS: Final = (
     "icon.svg",
     "js/main.js",
     "js/parts/attempts.js",
+    "js/parts/banner.js",
     "js/parts/bulk.js",
     "js/parts/chart.js",
     "js/parts/copy.js",

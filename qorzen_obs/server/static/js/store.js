@@ -7,6 +7,7 @@ import { follow } from "./stream.js";
 export const STATUSES = ["pending", "running", "completed", "failed", "cancelled"];
 const FINAL = new Set(["completed", "failed", "cancelled"]);
 export const MAX_TASKS = 20_000;
+export const MAX_FAILED = 25;
 const TELL_MS = 250; // what changes more often nobody reads, and each telling draws whole tables
 
 export function emptyState() {
@@ -15,10 +16,11 @@ export function emptyState() {
     staleSince: null, // milliseconds, of the last word of a stream that is gone
     heardAt: null, // milliseconds
     managerState: null,
-    counts: null, // { total, by_status, by_category, by_priority }
+    counts: null, // { total, by_status, by_category, by_priority, pending_by_priority }
     tasks: new Map(), // by id, the newest line of each; the same object always, changed in place
     running: new Map(), // those of them that run
     ended: [], // the ids of those that have ended, oldest end first
+    failed: [], // the last of them that failed, oldest end first; kept when the map forgets them
     clockOffset: 0, // milliseconds that the service's clock is ahead of the viewer's
     version: 0, // rises with each change of a task
   };
@@ -50,7 +52,7 @@ function begun(state, snapshot, now) {
   tasks.clear();
   running.clear();
   const ended = [];
-  for (const task of [...snapshot.newest, ...snapshot.running]) {
+  for (const task of [...snapshot.newest, ...snapshot.ended, ...snapshot.running]) {
     tasks.set(task.task_id, task);
     if (task.status === "running") running.set(task.task_id, task);
   }
@@ -61,6 +63,7 @@ function begun(state, snapshot, now) {
     managerState: snapshot.state,
     counts: snapshot.counts,
     ended: ended.map((task) => task.task_id),
+    failed: ended.filter((task) => task.status === "failed").slice(-MAX_FAILED),
     clockOffset: Date.parse(snapshot.at) - now,
   };
 }
@@ -70,16 +73,20 @@ function happened(state, { previous, task, kind }) {
   state.tasks.set(task.task_id, task);
   if (task.status === "running") state.running.set(task.task_id, task);
   else state.running.delete(task.task_id);
-  if (FINAL.has(task.status) && before?.status !== task.status) state.ended.push(task.task_id);
+  if (FINAL.has(task.status) && before?.status !== task.status) {
+    state.ended.push(task.task_id);
+    if (task.status === "failed") state.failed = [...state.failed, task].slice(-MAX_FAILED);
+  }
   const isNew = kind === "task/submitted";
   if (state.counts === null || (!isNew && (previous === null || previous === task.status))) return;
-  const { total, by_status, by_category, by_priority } = state.counts;
+  const { total, by_status, by_category, by_priority, pending_by_priority } = state.counts;
   const plus = (counts, key, n) => ({ ...counts, [key]: (counts[key] ?? 0) + n });
   state.counts = {
     total: total + isNew,
     by_status: plus(isNew ? by_status : plus(by_status, previous, -1), task.status, 1),
     by_category: isNew ? plus(by_category, task.category, 1) : by_category,
     by_priority: isNew ? plus(by_priority, task.priority, 1) : by_priority,
+    pending_by_priority: plus(pending_by_priority, task.priority, (task.status === "pending") - (previous === "pending")),
   };
 }
 

@@ -3,14 +3,27 @@
 const RANK = { running: 0, pending: 1, failed: 2, cancelled: 3, completed: 4 };
 const PRIORITY = { low: 0, normal: 1, high: 2, critical: 3 };
 
+// For how long a task has waited, or waits: until `now`, in milliseconds. Null where it has not begun to.
+export function waited(task, now) {
+  if (task.status !== "pending") return task.queue_wait_seconds;
+  const seconds = (now - Date.parse(task.eligible_at ?? task.created_at)) / 1000;
+  return seconds < 0 ? null : seconds;
+}
+
+// For how long it ran, or has been running.
+export function took(task, now) {
+  if (task.status !== "running") return task.duration_seconds;
+  return Math.max(0, (now - Date.parse(task.started_at)) / 1000);
+}
+
 // What a column sorts by. Missing values come last, whichever way.
 export const KEYS = {
   status: (task) => RANK[task.status],
   name: (task) => task.name,
   category: (task) => task.category,
   priority: (task) => PRIORITY[task.priority],
-  wait: (task) => task.queue_wait_seconds,
-  took: (task) => task.duration_seconds,
+  wait: waited,
+  took,
   created: (task) => task.created_at,
 };
 
@@ -42,11 +55,11 @@ export function matcher(query, below = new Set()) {
 }
 
 // Returns the tasks in the order that a column asks for; among equals the newest first.
-export function sorted(tasks, column, descending) {
+export function sorted(tasks, column, descending, now) {
   const key = KEYS[column] ?? KEYS.created;
   const way = descending ? -1 : 1;
   const compare = (a, b) => (a < b ? -1 : a > b ? 1 : 0);
-  return tasks.map((task) => ({ task, key: key(task) ?? null })).sort((a, b) => {
+  return tasks.map((task) => ({ task, key: key(task, now) ?? null })).sort((a, b) => {
     if (a.key === null || b.key === null) return (a.key === null) - (b.key === null);
     return way * compare(a.key, b.key) || compare(b.task.created_at, a.task.created_at);
   }).map(({ task }) => task);

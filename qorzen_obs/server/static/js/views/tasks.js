@@ -4,12 +4,13 @@ import { html, useEffect, useMemo, useRef, useState } from "../../vendor/preact.
 import { Copy } from "../parts/copy.js";
 import { Moment } from "../parts/moment.js";
 import { Status } from "../parts/status.js";
-import { matcher, sorted } from "../parts/task-index.js";
+import { matcher, sorted, took, waited } from "../parts/task-index.js";
 import { go, href } from "../router.js";
 import { ask } from "../server.js";
-import { store, STATUSES } from "../store.js";
-import { clock, count, duration, errorOf } from "../words.js";
+import { store, STATUSES, useNow } from "../store.js";
+import { count, duration, errorOf, moment, relative } from "../words.js";
 
+const LIVE = new Set(["pending", "running"]);
 const FIRST_PAGE = 50; // what is seen at once
 const PAGE = 1000;
 const MAX_LOADED = 20_000;
@@ -26,7 +27,7 @@ const BY_ADDRESS = [["name", "name"], ["definition", "definition"], ["error_type
   ["below", "below"], ["created_before", "before"]];
 const FILTERED = ["status", "category", "priority", "plugin_id", "q", "created_after", ...BY_ADDRESS.map(([name]) => name)];
 const COLUMNS = [
-  ["status", "Status"], ["name", "Task"], ["category", "Category", "wide"], ["priority", "Priority", "wide"],
+  ["status", "Status"], ["name", "Task"], ["category", "Category", "wide roomy"], ["priority", "Priority", "wide roomy"],
   ["wait", "Waited", "number wide"], ["took", "Took", "number"], ["created", "Accepted", "number wide"],
 ];
 
@@ -38,7 +39,7 @@ export function Tasks({ route: { query } }) {
   const { tasks, more, fresh, refresh } = useTasks(query, isHeld);
   const column = query.get("sort") ?? "created";
   const descending = (query.get("way") ?? (column === "created" ? "down" : "up")) === "down";
-  const rows = useMemo(() => sorted(tasks, column, descending), [tasks, column, descending]);
+  const rows = useMemo(() => sorted(tasks, column, descending, store.now()), [tasks, column, descending]);
   const current = Math.min(at, Math.max(0, rows.length - 1));
   const move = (by) => {
     cursor.current = Math.max(0, Math.min(cursor.current + by, rows.length - 1));
@@ -65,7 +66,7 @@ export function Tasks({ route: { query } }) {
     <div class="tasks-head">
       <h1>Tasks <span class="badge" id="shown">${count(rows.length)}</span></h1>
       <span role="status">${fresh ? html`<button type="button" class="button small primary" id="fresh" onClick=${showFresh}>${count(fresh)} new</button>` : null}</span>
-      ${more ? html`<span class="quiet small">the newest ${count(MAX_LOADED)} that fit; narrow the search for older ones</span>` : null}
+      ${more ? html`<span class="quiet small">only the newest ${count(MAX_LOADED)}; narrow the search to see older tasks</span>` : null}
       <${Copy} text=${location.href} label="Copy the link" />
     </div>
     <form class="filters" role="search" onSubmit=${(event) => event.preventDefault()}>
@@ -101,6 +102,7 @@ function List({ box, moved, rows, current, column, descending, query }) {
     if (top < scrollTop) box.current.scrollTop = top;
     else if (top + 2 * ROW_PIXELS > scrollTop + clientHeight) box.current.scrollTop = top + 2 * ROW_PIXELS - clientHeight;
   }, [current]);
+  const now = useNow(1);
   const first = Math.max(0, Math.floor(view.top / ROW_PIXELS) - SPARE_ROWS);
   const last = Math.min(rows.length, Math.ceil((view.top + view.height) / ROW_PIXELS) + SPARE_ROWS);
   // One cell: a colspan would make columns of those that a narrow window does not show.
@@ -114,30 +116,37 @@ function List({ box, moved, rows, current, column, descending, query }) {
       <tbody id="tasks">
         ${first > 0 ? space(first) : null}
         ${rows.slice(first, last).map((task, index) => html`<${Row} key=${task.task_id} task=${task} index=${first + index + 2}
-          current=${first + index === current} />`)}
+          current=${first + index === current} now=${LIVE.has(task.status) ? now : null} />`)}
         ${last < rows.length ? space(rows.length - last) : null}
       </tbody>
     </table>
-    ${rows.length === 0 ? html`<p class="empty">No task fits.</p>` : null}
+    ${rows.length === 0 ? html`<p class="empty">No task matches.</p>` : null}
   </div>`;
 }
 
-// Made anew where one of the three is another; a task is another object after each of its events.
-function Row({ task, index, current }) {
-  return useMemo(() => row(task, index, current), [task, index, current]);
+// Made anew where one of them is another; a task is another object after each of its events. `now` is null for one that
+// has ended.
+function Row({ task, index, current, now }) {
+  return useMemo(() => row(task, index, current, now), [task, index, current, now]);
 }
 
-function row(task, index, current) {
+function row(task, index, current, now) {
   const error = errorOf(task);
   return html`<tr aria-rowindex=${index} class=${current ? "current" : ""}>
     <td><${Status} status=${task.status} /></td>
     <td title=${error || task.name}><a class="task-name" href=${href("tasks", task.task_id)}>${task.name}</a>
       ${error ? html` <span class="error-text small">${error}</span>` : null}</td>
-    <td class="wide">${task.category}</td><td class="wide">${task.priority}</td>
-    <td class="number wide">${duration(task.queue_wait_seconds)}</td>
-    <td class="number">${duration(task.duration_seconds)}</td>
+    <td class="wide roomy">${task.category}</td><td class="wide roomy">${task.priority}</td>
+    <td class="number wide">${waitOf(task, now)}</td>
+    <td class="number">${task.status === "pending" ? html`<span class="narrow pending-wait">waits ${waitOf(task, now)}</span><span class="wide">–</span>`
+      : duration(took(task, now))}</td>
     <td class="number wide"><${Moment} at=${task.created_at} /></td>
   </tr>`;
+}
+
+function waitOf(task, now) {
+  const seconds = waited(task, now);
+  return seconds === null && now !== null && task.eligible_at ? relative(task.eligible_at, now) : duration(seconds);
 }
 
 // The tasks that fit: what the service has, in pages, and from then on what the stream tells. While the list is not at
@@ -239,7 +248,7 @@ function sortBy(query, column, descending) {
 }
 
 function shownValue(name, value) {
-  return name === "created_before" && !Number.isNaN(Date.parse(value)) ? clock(value) : value;
+  return name === "created_before" && !Number.isNaN(Date.parse(value)) ? moment(value, store.now()) : value;
 }
 
 function localTime(moment) {
