@@ -88,6 +88,8 @@ class Task(msgspec.Struct, frozen=True):
     evicted: bool = False
     trace_id: str | None = None
     rerun_of: str | None = None
+    parent_id: str | None = None
+    definition: str = ""
 
     @property
     def still_runs(self) -> bool:

@@ -170,6 +170,8 @@ class TaskRecord(msgspec.Struct, eq=False):
     state: TaskState = ACCEPTED
     progress: TaskProgress = NO_PROGRESS
     rerun: Rerun | None = None  #: what it runs again, if it does
+    rerun_as: str | None = None  #: the id of the last task that runs it again
+    parent_id: str | None = None  #: the task that submitted it
     attempt: Attempt | None = None
     submitter: SpanContext | None = None  #: the span that it was submitted in, or its mark there
     queue_entry: list[Any] | None = None  #: the queue's handle while it is pending
@@ -246,6 +248,8 @@ class TaskRecord(msgspec.Struct, eq=False):
             trace_id=format_trace_id(span.trace_id) if span else None,
             span_id=format_span_id(span.span_id) if span else None,
             rerun_of=self.rerun.task_id if self.rerun else None,
+            parent_id=self.parent_id,
+            definition=self.definition_name,
         )
 
     def span_of(self, state: TaskState) -> SpanContext | None:

@@ -23,7 +23,7 @@ from qorzen_obs.core.collaborators import Collaborators
 from qorzen_obs.core.event_ring import EventRing
 from qorzen_obs.core.health_checks import HealthChecks
 from qorzen_obs.core.runtime import ManagerState, Runtime
-from qorzen_obs.core.task_table import TaskTable, by_priority
+from qorzen_obs.core.task_table import MayRerun, TaskTable, by_priority
 from qorzen_obs.counts import TaskCounts
 from qorzen_obs.engines.base import AwaitingEngine, ForeignProcessEngine, ReportingEngine, StackEngine
 from qorzen_obs.engines.traits import EngineTraits
@@ -232,6 +232,14 @@ class Inspection:
     def attempts(self) -> list[Attempt]:
         """Return the running attempts, longest running first."""
         return list(self._table.running.values())
+
+    def may_rerun(self, task_id: str) -> MayRerun:
+        """Return whether a task can be run again, and whether it was."""
+        record = self._table.whole(task_id)
+        why_not = self._table.why_not_again(record)
+        if why_not is None and self.state is not ManagerState.READY:
+            why_not = f"the service is {self.state.value} and takes no new tasks"
+        return MayRerun(why_not, None if record is None else record.rerun_as)
 
     def log_of(self, task_id: str) -> KeptLines:
         """Return the kept log lines of a task, the canonical one last where it has ended."""

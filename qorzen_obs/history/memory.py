@@ -43,6 +43,8 @@ class Outline(msgspec.Struct, frozen=True, gc=False):
     engine: EngineTraits
     trace_id: int | None
     span_id: int | None
+    parent_id: str | None
+    definition: str
 
 
 _NO_SPAN: Final = (None, None)
@@ -69,6 +71,8 @@ def outline_of(record: TaskRecord) -> Outline:
         engine=record.engine,
         trace_id=trace_id,
         span_id=span_id,
+        parent_id=record.parent_id,
+        definition=record.definition_name,
     )
 
 

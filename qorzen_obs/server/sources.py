@@ -14,6 +14,7 @@ from qorzen_obs.clock import Clock
 from qorzen_obs.core.event_ring import EventRing
 from qorzen_obs.core.health_checks import HealthChecks
 from qorzen_obs.core.idempotency import Submission
+from qorzen_obs.core.task_table import MayRerun
 from qorzen_obs.record import Attempt, TaskRecord
 from qorzen_obs.scheduling.scheduler import Explanation
 from qorzen_obs.settings import HealthSettings
@@ -81,6 +82,10 @@ class Looks(Protocol):
         ...
 
     def find(self, task_id: str) -> TaskInfo | None: ...
+
+    def may_rerun(self, task_id: str) -> MayRerun:
+        """Return whether a task can be run again, and whether it was."""
+        ...
 
     def records(self) -> Sequence[TaskRecord]:
         """Return every live and kept task, the newest first."""

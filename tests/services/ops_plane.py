@@ -23,6 +23,7 @@ from qorzen_obs.core.health_checks import HealthChecks
 from qorzen_obs.core.idempotency import Submission
 from qorzen_obs.core.logger_manager import LoggerManager
 from qorzen_obs.core.task_manager import TaskManager
+from qorzen_obs.core.task_table import MayRerun
 from qorzen_obs.counts import TaskCounts
 from qorzen_obs.errors import TaskManagerClosedError, TaskNotFoundError
 from qorzen_obs.record import Attempt, TaskRecord
@@ -205,6 +206,10 @@ class SaidManager:
 
     def find(self, task_id: str) -> TaskInfo | None:
         """There are no tasks."""
+
+    def may_rerun(self, task_id: str) -> MayRerun:
+        """There are no tasks."""
+        raise TaskNotFoundError(task_id)
 
     def records(self) -> list[TaskRecord]:
         """There are no tasks."""
