@@ -371,7 +371,7 @@ class RememberedSpans:
         """Return the span of the last attempt; None where it has not ended, or had none.
 
         It lacks what the record does not hold: the attempt's phases, its link to the one before, and what user code
-        has put on it.
+        has put on it. So it is marked as a part of its trace.
         """
         state = record.state
         if state.span is None or state.completed_at is None or state.duration_seconds is None:
@@ -385,7 +385,7 @@ class RememberedSpans:
             context=state.span,
             parent=None if record.new_trace else record.submitter,
             resource=self._resource,
-            attributes={**facts.attributes(self._users), **outcome.attributes()},
+            attributes={**facts.attributes(self._users), **outcome.attributes(), names.TRACE_PARTIAL: True},
             events=[event] if state.status is FAILED else (),
             links=[Link(one) for one in facts.links],
             kind=SpanKind.CONSUMER,
