@@ -44,6 +44,7 @@ WAIT_BUCKETS: Final = (
 _MAX_BUCKETS: Final = 100  # each is a line of every series
 
 Seconds = Annotated[float, Meta(gt=0)]  #: A duration above 0, in seconds.
+MEBIBYTE: Final = 1_048_576
 Count = Annotated[int, Meta(ge=1)]  #: A whole number of at least 1.
 T = TypeVar("T")
 
@@ -77,8 +78,10 @@ class TaskSettings(_Checked, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     _section = "tasks."
 
     max_concurrent_tasks: Count = 100  #: tasks that run at once
-    #: ended tasks kept whole: so many that failed, and so many of the others, each the last ones
-    keep_completed_tasks: Annotated[int, Meta(ge=0)] = 1000
+    #: ended tasks kept whole at most: so many that failed, and so many of the others, each the last ones
+    keep_completed_tasks: Annotated[int, Meta(ge=0)] = 10_000
+    #: bytes that they take at most; each takes some 1,400, and what it keeps of values, errors and tracebacks
+    keep_completed_bytes: Annotated[int, Meta(ge=0)] = 16 * MEBIBYTE
     default_timeout: Seconds = 300.0  #: seconds an attempt may take; inf means no limit
     max_pending: Count = 10_000  #: tasks that wait at once
     #: What a submission does when so many wait: raise TaskQueueFullError, or wait for room.
@@ -146,9 +149,11 @@ class TelemetrySettings(_Checked, frozen=True, kw_only=True, forbid_unknown_fiel
     _section = "telemetry."
 
     log_level: Literal["debug", "info", "warning", "error", "off"] = "info"  #: off writes no lines
-    keep_traces: Count = 500  #: recent traces in memory
+    keep_traces: Count = 10_000  #: recent traces in memory, at most
     keep_spans_per_trace: Count = 2_000  #: spans of one trace in memory
-    keep_spans: Count = 20_000  #: in all; some 2.6 kB each
+    keep_spans: Count = 40_000  #: in all, at most
+    #: bytes that they take at most: 1 kB for the span of a task, some 4 kB for one of other code
+    keep_span_bytes: Count = 36 * MEBIBYTE
     #: ordinary traces kept per second; above that rate their ids decide. Failed and slow ones are always kept
     traces_per_second: Annotated[float, Meta(ge=0)] = 100.0
     slow_task_seconds: Seconds = 10.0  #: from here on a task's trace is kept whatever the rate; inf is never
@@ -161,7 +166,8 @@ class TelemetrySettings(_Checked, frozen=True, kw_only=True, forbid_unknown_fiel
     #: names of definitions that metrics tell apart, the rest is `_other`; 0 is none
     metrics_by_definition: Annotated[int, Meta(ge=0, le=10_000)] = 100
     keep_log_lines_per_task: Count = 200  #: the last log lines of each task, in memory
-    keep_log_lines: Count = 20_000  #: in all
+    keep_log_lines: Count = 50_000  #: in all, at most
+    keep_log_bytes: Count = 12 * MEBIBYTE  #: bytes that they take at most
     #: whether /metrics also shows what is in the default registry of prometheus_client
     default_registry: bool = False
     #: Names of fields whose values no sink may show, besides the usual ones.
