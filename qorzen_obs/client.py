@@ -328,6 +328,7 @@ class LogLines(msgspec.Struct, frozen=True):
 
     items: list[dict[str, Any]]
     dropped: int = 0
+    missing: str | None = None  #: why there are none, or not all: "early" or "late"
 
 
 class Submitted(msgspec.Struct, frozen=True):

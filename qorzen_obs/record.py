@@ -177,6 +177,8 @@ class TaskRecord(msgspec.Struct, eq=False):
     #: the span that it was submitted in, or the mark of its submission there
     submitter: SpanContext | None = None
     queue_entry: list[Any] | None = None  #: the queue's handle while it is pending
+    #: Bytes that it keeps alive once it has ended, as far as they are more than most tasks keep; see core/retention.py.
+    kept_bytes: int = 0
     #: Called when each attempt starts, see core/calls.py.
     on_start: Callable[[Attempt], object] | None = None
     waiters: list[tuple[asyncio.Future[TaskState], Wait | None]] | None = None

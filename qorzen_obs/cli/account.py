@@ -83,7 +83,7 @@ def task_lines(task: Task, now: datetime) -> Iterator[Text]:
     if task.trace_id is not None:
         yield _field("trace", task.trace_id)
     if task.evicted:
-        yield _field("kept", "only this outline: it ended long ago")
+        yield _field("kept", "only this outline: its details were evicted")
     if task.error_type is not None:
         yield Text()
         yield Text(f"{printable(task.error_type)}: {_first_line(task.error)}", "bold red")
@@ -190,6 +190,13 @@ def place(stack: Stack) -> str:
         return printable(stack.state)
     frame = stack.frames[-1]
     return printable(f"{frame.function.rpartition('.')[2]} {PurePath(frame.file).name}:{frame.line}")
+
+
+def no_lines(logs: LogLines) -> str:
+    """Return why a task has no log lines."""
+    if logs.missing == "early":
+        return "it has written no log lines yet"
+    return "its log lines were evicted" if logs.missing == "late" else "it has written no log lines"
 
 
 def log_lines(logs: LogLines, last: int | None = None) -> Iterator[Text]:

@@ -1,4 +1,4 @@
-"""GET /api/tasks and what lies below it: the live and kept tasks, one of them, its trace."""
+"""GET /api/tasks and /api/tasks/{id}: the live and kept tasks, and one of them."""
 
 from __future__ import annotations
 
@@ -49,8 +49,7 @@ from qorzen_obs.server.query import (
     refuse,
 )
 from qorzen_obs.server.routes import Access, Answer, Parameter, Route, Tag
-from qorzen_obs.server.sources import LOOKS, REDACTOR, SPANS, Looks
-from qorzen_obs.server.traces import OtlpTrace, trace_response
+from qorzen_obs.server.sources import LOOKS, REDACTOR, Looks
 from qorzen_obs.tasks import TaskCategory, TaskInfo, TaskPriority, TaskStatus
 
 
@@ -287,20 +286,6 @@ async def get_task(request: web.Request) -> web.Response:
     return json_response(task_document(info, request.app[REDACTOR], family=family, rerun=rerun))
 
 
-async def get_task_trace(request: web.Request) -> web.Response:
-    """Answer with the whole trace that a task's last attempt belongs to, as OTLP/JSON."""
-    info = find_task(request)
-    if info.trace_id is None:
-        raise ProblemError(HTTPStatus.NOT_FOUND, "this task has no trace: it has not started")
-    try:
-        return trace_response(request, info.trace_id, request.app[LOOKS].span_of(info.task_id))
-    except ProblemError:
-        if info.status is not TaskStatus.RUNNING or SPANS not in request.app:
-            raise
-        detail = "this task still runs, and no span of its trace has ended yet; ask again when it has ended"
-        raise ProblemError(HTTPStatus.NOT_FOUND, detail) from None
-
-
 def find_task(request: web.Request) -> TaskInfo:
     """Return the task that the path names.
 
@@ -347,20 +332,5 @@ ROUTES: Final = (
         description="State, times, progress, error with traceback, attempts and metadata, redacted. Never its "
         "arguments or result. `family` counts the tasks that it led to, `rerun` says whether it can be run again.",
         answers={200: Answer("Everything that is shown of it.", Task), 404: UNKNOWN_TASK},
-    ),
-    Route(
-        "/api/tasks/{task_id}/trace",
-        get_task_trace,
-        Access.READ,
-        summary="The whole trace that the last attempt of a task belongs to, as OTLP/JSON.",
-        tag=Tag.TRACES,
-        description=(
-            "With the spans of its parents, its children and its other attempts, as far as they are kept. "
-            "The attempt's own span is always in it."
-        ),
-        answers={
-            200: Answer("Its spans so far.", OtlpTrace),
-            404: problem("No task has this id, or no span of its trace is kept."),
-        },
     ),
 )

@@ -249,6 +249,7 @@ def set_up_tracing(
         keep_traces=settings.keep_traces,
         keep_spans_per_trace=settings.keep_spans_per_trace,
         keep_spans=settings.keep_spans,
+        keep_bytes=settings.keep_span_bytes,
         slow_task_seconds=settings.slow_task_seconds,
     )
     if environment.get(OTEL_SDK_DISABLED, "").strip().lower() == "true":

@@ -129,6 +129,7 @@ async def test_every_route_answers_as_the_document_says(session: aiohttp.ClientS
         info = manager.find(failed)
         assert info is not None
         await get(f"/api/tasks/{failed}/trace")
+        await get(f"/api/tasks/{failed}/trace?whole=perhaps", 422)
         await get(f"/api/traces/{info.trace_id}")
         await get("/api/traces?errors=true&limit=5")
         for sort in ("newest", "slowest", "failed"):

@@ -48,8 +48,8 @@ export function Task({ route }) {
     <section class="card" id="ledger"><h2>Where its time went</h2><${Ledger} phases=${task.phases} /></section>
     ${codeRuns ? html`<${Stack} path=${`${path}/stack`} />` : null}
     <${Attempts} of=${tried} task=${task} />
-    <${TaskTrace} ids=${traceIds(tried, task)} task=${task} isOver=${isOver} />
-    <${Logs} logs=${logs} />`;
+    <${Logs} logs=${logs} />
+    <${TaskTrace} ids=${traceIds(tried, task)} path=${path} task=${task} isOver=${isOver} />`;
 }
 
 function Head({ task, path, page }) {
@@ -63,6 +63,8 @@ function Head({ task, path, page }) {
       ${page?.may_control ? html`<${Control} task=${task} path=${path} />` : null}</div>
     ${task.progress.updated_at ? html`<p>${progressOf(task)}</p>
       <progress class=${task.status} value=${percent} max="100" aria-label="Progress"></progress>` : null}
+    ${task.evicted ? html`<p class="quiet" id="evicted">Too late for details: this task was evicted, and only its outline is kept.
+      See <code>tasks.keep_completed_bytes</code>.</p>` : null}
     <dl class="facts">
       <dt>id</dt><dd class="mono">${task.task_id}</dd>
       <dt>kind</dt><dd>${[task.category, task.priority, task.engine, task.plugin_id].filter(Boolean).join(" · ")}${" · "}
@@ -134,6 +136,6 @@ function Why({ path }) {
 
 function Logs({ logs: { document: logs, problem } }) {
   return html`<section class="card" id="logs"><h2>Log</h2>${logs
-    ? html`<${LogLines} lines=${logs.items} dropped=${logs.dropped} />`
+    ? html`<${LogLines} lines=${logs.items} dropped=${logs.dropped} missing=${logs.missing} />`
     : html`<p class="quiet">${problem?.message ?? "Reading…"}</p>`}</section>`;
 }
