@@ -8,7 +8,7 @@ from grafana_foundation_sdk.builders.dashboard import Dashboard
 
 from dashboards import budgets
 from dashboards.board import CATEGORY, OVERVIEW, QUEUES, RUNTIME, Row, board, to_board, to_category
-from dashboards.library import ALERTS, PROCESS_START, UP
+from dashboards.library import ALERTS, PROCESS_START, TARGET_INFO, UP
 from dashboards.objectives import FASTEST_BURN, PERIOD_DAYS
 from dashboards.panels import (
     BAD,
@@ -273,19 +273,23 @@ def _instances() -> Row:
         f" * on (job, instance) group_left (version, python) {select(names.BUILD_INFO)}"
         f" * on (job, instance) group_left ({state}) ({select(names.SERVICE_STATE)} == 1)"
     )
+    # A manager with a registry of the user's has no target_info.
+    named = f"{uptime} * on (job, instance) group_left (service_version) {select(TARGET_INFO)}"
     return Row(
         "Instances",
         [
             table(
                 "Instances",
-                "What runs where, in which state and for how long.",
-                Query(uptime),
+                "What runs where, in which state and for how long. The version is `service.version` of "
+                "OTEL_RESOURCE_ATTRIBUTES.",
+                Query(f"{named} or on (job, instance) {uptime}"),
                 unit="dtdurations",
                 columns={
                     "job": "Job",
                     "instance": "Instance",
                     state: "State",
-                    "version": "Version",
+                    "service_version": "Version",
+                    "version": "qorzen_obs",
                     "python": "Python",
                     "Value": "Up for",
                 },

@@ -25,12 +25,14 @@ from tests.support import PATIENCE_SECONDS
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 SERVICE: Final = "tests.services.troubled_service"
+VERSION: Final = "4.2.0"
 SETTINGS: Final = {
     "QORZEN_TASKS__MAX_PENDING": "100",
     "QORZEN_TASKS__MAX_CONCURRENT_TASKS": "12",
     "QORZEN_TASKS__CANCEL_GRACE_SECONDS": "0.2",
     "QORZEN_ENGINES__PROCESSES": "1",
     "OTEL_BSP_SCHEDULE_DELAY": "500",
+    "OTEL_RESOURCE_ATTRIBUTES": f"service.version={VERSION}",
 }
 #: Grafana's own for the scrape interval here would be 1 s; a busy machine may scrape later than that.
 VALUES: Final = {"__rate_interval": "10s", "__range": "60s", "job": ".+", "instance": ".+"} | {
@@ -178,12 +180,19 @@ def test_every_variable_offers_something(trouble: tuple[str, Server, float]) -> 
                 assert server.eventually(f"label/{name}/values", **{"match[]": selector}), name
 
 
-def test_a_restart_and_a_deploy_are_found(trouble: tuple[str, Server, float]) -> None:
+def test_a_restart_and_a_deploy_of_the_services_version_are_found(
+    trouble: tuple[str, Server, float],
+) -> None:
     _, server, begun = trouble
     (overview,) = (dashboard for dashboard in load() if dashboard["uid"] == "qorzen-overview")
-    for annotation in overview["annotations"]["list"]:
-        look = functools.partial(server.over_time, annotation["target"]["expr"], begun)
-        assert eventually(look), annotation["name"]
+    found = {
+        annotation["name"]: eventually(
+            functools.partial(server.over_time, annotation["target"]["expr"], begun)
+        )
+        for annotation in overview["annotations"]["list"]
+    }
+    assert [series["metric"]["service_version"] for series in found["Deploys"]] == [VERSION]
+    assert found["Restarts"]
 
 
 def _ask_for_nothing(url: str) -> None:

@@ -263,6 +263,75 @@ def computed(expression: str, given: dict[str, str], expected: dict[str, float],
     assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
+def _expression(uid: str, title: str) -> str:
+    (found,) = (
+        target.text
+        for target in PROMQL
+        if (target.dashboard["uid"], target.panel["title"]) == (uid, title) and target.query["refId"] == "A"
+    )
+    return found
+
+
+def _deploys() -> str:
+    (found,) = {
+        annotation["target"]["expr"]
+        for dashboard in DASHBOARDS
+        for annotation in dashboard["annotations"]["list"]
+        if annotation["name"] == "Deploys"
+    }
+    return str(found)
+
+
+OF_A, OF_B = ('job="shop", instance="a:1"', 'job="shop", instance="b:1"')
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        pytest.param(
+            {
+                f'target_info{{{OF_A}, service_version="4.1"}}': "1x57 _x10",
+                f'target_info{{{OF_A}, service_version="4.2"}}': "_x57 1x10",
+                f'target_info{{{OF_B}, service_version="4.1"}}': "1x60",
+            },
+            {'{job="shop", service_version="4.2"}': 1},
+            id="the service's own version",
+        ),
+        pytest.param(
+            {
+                f'qorzen_build_info{{{OF_A}, version="1.0"}}': "1x57 _x10",
+                f'qorzen_build_info{{{OF_A}, version="2.0"}}': "_x57 1x10",
+                f'target_info{{{OF_A}, service_version="4.1", service_instance_id="x"}}': "1x57 _x10",
+                f'target_info{{{OF_A}, service_version="4.1", service_instance_id="y"}}': "_x57 1x10",
+            },
+            {},
+            id="neither a restart nor our version",
+        ),
+        pytest.param(
+            {f'target_info{{{OF_A}, service_name="shop"}}': "_x57 1x10"}, {}, id="a service without a version"
+        ),
+    ],
+)
+def test_a_deploy_is_a_new_version_of_the_service(
+    given: dict[str, str], expected: dict[str, float], tmp_path: Path
+) -> None:
+    computed(_deploys(), given, expected, tmp_path)
+
+
+@pytest.mark.integration
+def test_an_instance_without_target_info_is_listed_too(tmp_path: Path) -> None:
+    given = {}
+    for target in (OF_A, OF_B):
+        given[f"process_start_time_seconds{{{target}}}"] = "3000x60"
+        given[f'qorzen_build_info{{{target}, version="2.0", python="3.12"}}'] = "1x60"
+        given[f'qorzen_service_state{{{target}, qorzen_service_state="ready"}}'] = "1x60"
+    given[f'target_info{{{OF_A}, service_version="4.2"}}'] = "1x60"
+    shown = 'python="3.12", qorzen_service_state="ready", version="2.0"'
+    expected = {f'{{{OF_A}, service_version="4.2", {shown}}}': 600.0, f"{{{OF_B}, {shown}}}": 600.0}
+    computed(_expression("qorzen-overview", "Instances"), given, expected, tmp_path)
+
+
 def _durations(metric: MetricName, *, longest: MetricName | None, **labels: str) -> dict[str, str]:
     """An hour in which each task takes from 25 to 60 s, and none longer than 27."""
     shown = ", ".join(
