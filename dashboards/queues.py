@@ -143,22 +143,29 @@ def _slots() -> Row:
 
 def _refusals() -> Row:
     return Row(
-        "Refusals",
+        "Refused and paused",
         [
             timeseries(
                 "Refused by reason",
                 "Submissions refused a second: `queue_full` is back-pressure, `closed` a service that drains.",
                 Query(per_second(names.TASKS_REJECTED, "reason"), "{{reason}}"),
                 unit="ops",
-                width=12,
             ),
             timeseries(
                 "Refused by category",
                 "Submissions refused a second. A series opens its category.",
                 Query(per_second(names.TASKS_REJECTED, "category"), "{{category}}"),
                 unit="ops",
-                width=12,
                 link=to_category(),
+            ),
+            timeseries(
+                "Paused categories",
+                "On how many instances a category is paused. Its tasks wait until somebody resumes it, on the page or "
+                "with POST `/api/categories/{category}/resume`.",
+                Query(f"{now(names.CATEGORY_PAUSED, 'category')} > 0", "{{category}}"),
+                unit="none",
+                stacked=True,
+                no_value="No category is paused",
             ),
         ],
     )

@@ -97,6 +97,14 @@ def test_the_names_of_series_use_labels_that_they_have(target: Target) -> None:
     assert single or used, "the series have labels, and nothing tells them apart"
 
 
+def test_each_metric_of_the_service_is_on_a_dashboard() -> None:
+    shown = {
+        BY_SAMPLE[selector.name or ""] for target in PROMQL for selector in selectors(parse(target.text))
+    }
+    declared = [metric for metric in ALL if metric.name.startswith("qorzen_")]
+    assert [metric.name for metric in declared if metric not in shown] == []
+
+
 @every_dashboard
 def test_the_columns_of_tables_are_labels_of_their_series(dashboard: Tree) -> None:
     for panel in panels(dashboard):
