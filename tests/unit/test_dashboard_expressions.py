@@ -14,7 +14,7 @@ import pytest
 
 from dashboards import budgets, library
 from dashboards.objectives import OBJECTIVES
-from dashboards.promql import in_range, label_names, per_second, quantile, sample_names, select
+from dashboards.promql import counted, in_range, label_names, per_second, quantile, sample_names, select
 from qorzen_obs.telemetry import names
 from qorzen_obs.telemetry.names import MetricName
 from tests.conftest import require
@@ -338,6 +338,41 @@ def test_an_instance_without_target_info_is_listed_too(tmp_path: Path) -> None:
     shown = 'python="3.12", qorzen_service_state="ready", version="2.0"'
     expected = {f'{{{OF_A}, service_version="4.2", {shown}}}': 600.0, f"{{{OF_B}, {shown}}}": 600.0}
     computed(_expression("qorzen-overview", "Instances"), given, expected, tmp_path)
+
+
+@pytest.mark.integration
+def test_an_alert_that_is_critical_is_no_warning_besides(tmp_path: Path) -> None:
+    def firing(name: str, severity: str, more: str) -> str:
+        return f'ALERTS{{alertname="{name}", alertstate="firing", severity="{severity}", {more}}}'
+
+    burn, down = "QorzenStartBudgetBurn", "QorzenServiceDown"
+    given = {
+        firing(burn, "critical", 'job="shop", category="ui"'): "1x60",
+        firing(burn, "warning", 'job="shop", category="ui"'): "1x60",
+        firing(burn, "warning", 'job="shop", category="io"'): "1x60",
+        firing(down, "critical", OF_A): "1x60",
+        firing("Another", "critical", OF_A): "1x60",
+    }
+    expected = {
+        f'{{alertname="{burn}", severity="critical", category="ui"}}': 1.0,
+        f'{{alertname="{burn}", severity="warning", category="io"}}': 1.0,
+        f'{{alertname="{down}", severity="critical", instance="a:1"}}': 1.0,
+    }
+    computed(_expression("qorzen-overview", "Firing alerts"), given, expected, tmp_path)
+
+
+@pytest.mark.integration
+def test_what_never_counted_is_not_among_the_series(tmp_path: Path) -> None:
+    def spans(outcome: str) -> str:
+        return f'qorzen_telemetry_spans_total{{{OF_A}, outcome="{outcome}"}}'
+
+    given = {
+        spans("exported"): "0+60x60",
+        spans("export_failed"): "0+60x40 2400x20",
+        spans("sampled_out"): "0x60",
+    }
+    expected = {'{outcome="exported"}': 1.0, '{outcome="export_failed"}': 0.0}
+    computed(counted(names.SPANS, "outcome"), given, expected, tmp_path)
 
 
 def _durations(metric: MetricName, *, longest: MetricName | None, **labels: str) -> dict[str, str]:
