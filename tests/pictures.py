@@ -88,7 +88,9 @@ def main(folder: Path, seconds: float = SECONDS) -> None:
     for name, command in SERVICES.items():
         with tempfile.TemporaryDirectory() as place:
             variables = {**VALUES, "__range": f"{seconds:.0f}s"}
-            settings = SETTINGS if command == TROUBLED else {}
+            settings = (
+                SETTINGS if command == TROUBLED else {"OTEL_RESOURCE_ATTRIBUTES": "service.version=4.1.0"}
+            )
             with scraped(
                 Path(place),
                 *command,

@@ -7,7 +7,7 @@ import math
 import random
 import time
 
-from qorzen_obs import TaskManager, TaskPriority, current_task, task
+from qorzen_obs import TaskManager, TaskPriority, current_task, task, with_options
 
 PAUSE_SECONDS = 0.2
 
@@ -33,6 +33,8 @@ async def steady_work() -> None:
     manager: TaskManager = current_task().manager
     while True:
         for job in random.choices((look_up, read_file, tidy_up), (6, 3, 1), k=4):
-            await manager.submit_task(job)
-        await manager.submit_task(sum, range(10), name="add", priority=TaskPriority.CRITICAL)
+            await manager.submit_task(with_options(job, new_trace=True))
+        await manager.submit_task(
+            with_options(sum, new_trace=True), range(10), priority=TaskPriority.CRITICAL
+        )
         await asyncio.sleep(PAUSE_SECONDS)

@@ -144,4 +144,4 @@ def test_a_table_has_the_columns_in_order_and_cuts_what_does_not_fit() -> None:
         panel("table", transformations=[organize], overrides=[narrow]), series("a-very-long-name", 2)
     )
     texts = re.findall(r">([^<>\n]+)</text>", drawn)
-    assert texts[1:5] == ["Who", "a-very-…", "Much", "2 s"]
+    assert texts[1:5] == ["Who", "a-very-l…", "Much", "2 s"]
