@@ -83,11 +83,14 @@ def _rounded(value: float, decimals: int | None) -> str:
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 
-def draw(dashboard: Tree, shown: Shown) -> str:
-    """Return the picture of a dashboard."""
-    height = max(_box(panel)[1] + _box(panel)[3] for panel in dashboard["panels"]) + GAP
+def draw(dashboard: Tree, shown: Shown, *, rows: int | None = None) -> str:
+    """Return the picture of a dashboard, or of its first `rows`."""
+    headings = [number for number, panel in enumerate(dashboard["panels"]) if panel["type"] == "row"]
+    end = None if rows is None else dict(enumerate(headings)).get(rows)
+    panels = dashboard["panels"][:end]
+    height = max(_box(panel)[1] + _box(panel)[3] for panel in panels) + GAP
     title = f'<text x="12" y="26" font-size="18" fill="{TEXT}">{escape(dashboard["title"])}</text>'
-    parts = [_panel(panel, shown) for panel in dashboard["panels"]]
+    parts = [_panel(panel, shown) for panel in panels]
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{24 * COLUMN + GAP:g}" height="{height:.0f}" '
         f'font-family="Inter, Helvetica, Arial, sans-serif" font-size="11">\n'
@@ -263,7 +266,7 @@ class _Plot:
 
     def x(self, time: float) -> float:
         share = (time - self.shown.since) / (self.shown.until - self.shown.since)
-        return round(self.box[0] + share * self.box[2], 1)
+        return round(self.box[0] + share * self.box[2])
 
     def y(self, value: float) -> float:
         share = (min(value, self.high) - self.low) / (self.high - self.low)

@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
+from dashboards.catalogue import FOLDER
 from tests.drawing import Series, Shown, draw, written
-from tests.panels import Tree
+from tests.panels import Tree, load
+from tests.pictures import README
 
 TIMES = (0.0, 10.0, 20.0)
 
@@ -145,3 +147,29 @@ def test_a_table_has_the_columns_in_order_and_cuts_what_does_not_fit() -> None:
     )
     texts = re.findall(r">([^<>\n]+)</text>", drawn)
     assert texts[1:5] == ["Who", "a-very-l…", "Much", "2 s"]
+
+
+def test_the_first_rows_of_a_dashboard_can_be_drawn_alone() -> None:
+    place = {"x": 0, "w": 24, "h": 1}
+    panels = [
+        {**panel("row"), "title": title, "gridPos": {**place, "y": y}} for y, title in enumerate(["one", "two", "three"])
+    ]
+    shown = Shown(0, 1, {})
+    drawn = [draw({"title": "All", "panels": panels}, shown, rows=rows) for rows in (1, 2, None)]
+    assert [re.findall(">(one|two|three)<", text) for text in drawn] == [
+        ["one"],
+        ["one", "two"],
+        ["one", "two", "three"],
+    ]
+
+
+@pytest.mark.parametrize("name", README)
+def test_the_readme_has_its_pictures_and_says_how_they_were_made(name: str) -> None:
+    text = (FOLDER / "README.md").read_text("utf-8")
+    assert f"](pictures/{name})" in text
+    assert "python -m tests.pictures" in text
+    picture = (FOLDER / "pictures" / name).read_bytes()
+    assert len(picture) < 150_000
+    uid, _ = README[name]
+    (dashboard,) = (dashboard for dashboard in load() if dashboard["uid"] == uid)
+    assert dashboard["title"].encode() in picture
