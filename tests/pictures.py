@@ -107,7 +107,9 @@ def main(folder: Path, seconds: float = SECONDS) -> None:
                     data = shown(server, dashboard, begun)
                     wanted = {f"{name}-{dashboard['uid']}.svg": None}
                     if name == "trouble":
-                        wanted |= {file: rows for file, (uid, rows) in README.items() if uid == dashboard["uid"]}
+                        wanted |= {
+                            file: rows for file, (uid, rows) in README.items() if uid == dashboard["uid"]
+                        }
                     for file, rows in wanted.items():
                         (folder / file).write_text(draw(dashboard, data, rows=rows), encoding="utf-8")
 

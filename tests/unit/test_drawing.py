@@ -152,7 +152,8 @@ def test_a_table_has_the_columns_in_order_and_cuts_what_does_not_fit() -> None:
 def test_the_first_rows_of_a_dashboard_can_be_drawn_alone() -> None:
     place = {"x": 0, "w": 24, "h": 1}
     panels = [
-        {**panel("row"), "title": title, "gridPos": {**place, "y": y}} for y, title in enumerate(["one", "two", "three"])
+        {**panel("row"), "title": title, "gridPos": {**place, "y": y}}
+        for y, title in enumerate(["one", "two", "three"])
     ]
     shown = Shown(0, 1, {})
     drawn = [draw({"title": "All", "panels": panels}, shown, rows=rows) for rows in (1, 2, None)]
