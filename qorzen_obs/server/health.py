@@ -127,7 +127,7 @@ def _look_at_scheduler(looks: Looks, settings: HealthSettings) -> Finding:
     seconds = round(looks.stalled_seconds(), 3)
     if seconds < settings.scheduler_stalled_seconds:
         return Finding(Outcome.PASS, observed=seconds, unit="s")
-    problem = f"for {seconds:.1f} s a task has waited that nothing keeps from starting"
+    problem = f"a task that nothing prevents from starting has waited for {seconds:.1f} s"
     return Finding(Outcome.FAIL, problem, seconds, "s")
 
 

@@ -39,6 +39,7 @@ _ASSETS: Final = (
     "js/parts/status.js",
     "js/parts/task-index.js",
     "js/parts/task-trace.js",
+    "js/parts/waits.js",
     "js/parts/waterfall-layout.js",
     "js/parts/waterfall.js",
     "js/router.js",

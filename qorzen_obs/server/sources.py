@@ -138,7 +138,7 @@ class Looks(Protocol):
         ...
 
     def stalled_seconds(self) -> float:
-        """Return for how long a task has waited that nothing keeps from starting; 0.0 when none does."""
+        """Return for how many seconds a task that nothing prevents from starting has waited; 0.0 if none does."""
         ...
 
     def loop_block(self) -> Block | None:

@@ -74,6 +74,8 @@ class Counts(Struct, frozen=True, kw_only=True):
     by_category: dict[TaskCategory, int]
     by_priority: dict[str, int]
     pending_by_priority: dict[str, int]
+    pending_by_category: dict[TaskCategory, int]
+    running_by_category: dict[TaskCategory, int]
 
 
 class Snapshot(Struct, frozen=True, kw_only=True):
@@ -440,6 +442,8 @@ def _counts_of(counts: CountsView, categories: frozenset[TaskCategory]) -> Count
         pending_by_priority={
             priority.label: n for priority, n in counts.by_priority(TaskStatus.PENDING).items()
         },
+        pending_by_category=counts.by_category(TaskStatus.PENDING),
+        running_by_category=counts.by_category(TaskStatus.RUNNING),
     )
 
 

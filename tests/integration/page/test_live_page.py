@@ -165,7 +165,7 @@ async def test_the_page_warns_of_what_health_warns_of(browser: Browser) -> None:
         await reported.wait()
         waiting = await manager.submit_task(working, gate, reported)
         page = (await visit(browser, plane.url)).page
-        await expect(page.locator("#warnings")).to_contain_text("queue saturation: 1 of 1 places are taken")
+        await expect(page.locator("#warnings")).to_contain_text("The queue is full.")
         gate.set()
         await manager.wait_for_task(waiting)
         await expect(page.locator("#warnings")).to_be_hidden()

@@ -141,7 +141,7 @@ async def test_an_event_arrives_whole_in_whatever_pieces(browser: Browser) -> No
 
 FOLD = """({emptyState, reduce, MAX_TASKS}) => {
     const counts = {total: 1, by_status: {running: 1}, by_category: {io: 1}, by_priority: {low: 1},
-        pending_by_priority: {low: 0}};
+        pending_by_priority: {low: 0}, pending_by_category: {io: 0}, running_by_category: {io: 1}};
     const task = (task_id, status) => ({task_id, status, category: "io", priority: "low", completed_at: ""});
     const happened = (kind, previous, one) => ({event: kind, data: {kind, previous, task: one}});
     const snapshot = {state: "ready", at: "1970-01-01T00:00:02Z", counts, running: [task("a", "running")], newest: [],
@@ -153,8 +153,8 @@ FOLD = """({emptyState, reduce, MAX_TASKS}) => {
         happened("task/progress", null, task("a", "running")),
         happened("task/completed", "running", task("a", "completed")),
     ], 1500));
-    const found = [first, [...changed], state.counts, state.running.size, state.clockOffset, [...state.ended],
-        state.failed.map((one) => one.task_id)];
+    const found = [first, [...changed], state.counts, state.running.size, [...state.pending.keys()], state.clockOffset,
+        [...state.ended], state.failed.map((one) => one.task_id)];
     const failed = (n) => happened("task/failed", "running", task(`t${n}`, "failed"));
     const many = Array.from({length: MAX_TASKS + 5}, (_, n) => failed(n));
     ({state} = reduce(state, many, 2000));
@@ -173,8 +173,11 @@ async def test_events_are_folded_into_exact_counts_and_a_bounded_number_of_tasks
             "by_category": {"io": 2},
             "by_priority": {"low": 2},
             "pending_by_priority": {"low": 1},
+            "pending_by_category": {"io": 1},
+            "running_by_category": {"io": 0},
         },
         0,
+        ["b"],
         1000,
         ["e", "a"],
         ["e"],

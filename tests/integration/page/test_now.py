@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from playwright.async_api import Browser, FloatRect, Locator, Page, expect
 
-from qorzen_obs import TaskManager
+from qorzen_obs import TaskManager, with_options
 from qorzen_obs.settings import ServerSettings
 from tests.integration.page.tasks import failing, working
 from tests.services.browser import new_page, visit
@@ -180,17 +180,23 @@ async def test_on_a_phone_a_pending_row_shows_its_wait(browser: Browser) -> None
 
 NUMBERS = """() => {
     const number = (text) => Number(text.replaceAll(",", ""));
-    const cells = [...document.querySelectorAll("#pending tbody td:nth-child(2)")];
-    return [
-        number(document.querySelector(".tile.pending strong").innerText),
-        number(document.querySelector("#pending-title .badge").innerText),
-        cells.reduce((sum, cell) => sum + number(cell.innerText), 0),
-        number(document.querySelector("#slots li:last-child > :last-child").innerText.split(" / ")[0]),
-    ];
+    const sum = (cells) => [...document.querySelectorAll(cells)].reduce((all, cell) => all + number(cell.innerText), 0);
+    const used = (place) =>
+        number(document.querySelector(`#slots li:${place} > :last-child`).innerText.split(" / ")[0]);
+    const oldest = [...document.querySelectorAll("#pending td:last-child, #queues td:nth-child(4)")];
+    return {
+        pending: [sum(".tile.pending strong"), sum("#pending-title .badge"), sum("#pending td:nth-child(2)"),
+            sum("#queues td:nth-child(2)"), used("last-child")],
+        running: [sum(".tile.running strong"), sum("#running-title .badge"), sum("#queues td:nth-child(3)"),
+            used("first-child")],
+        waits: oldest.filter((cell) => /[0-9]/.test(cell.innerText)).length,
+    };
 }"""
 
 
-async def test_the_numbers_of_pending_tasks_on_one_screen_are_of_one_moment(browser: Browser) -> None:
+async def test_the_numbers_of_pending_and_running_tasks_on_one_screen_are_of_one_moment(
+    browser: Browser,
+) -> None:
     gate = Gate()
     async with managing(max_concurrent_tasks=1) as (manager, spans), serving(manager, spans=spans) as plane:
         await manager.submit_task(gate)
@@ -198,17 +204,39 @@ async def test_the_numbers_of_pending_tasks_on_one_screen_are_of_one_moment(brow
         page = (await visit(browser, plane.url)).page
         await expect(page.locator("#slots li")).not_to_have_count(0)
         await expect(page.locator("#pending tbody tr")).to_have_count(4)
+        await expect(page.locator("#queues tbody tr")).to_have_count(6)
         # What is asked for now and then stands still; only the stream goes on.
         for path in ("status", "api/pending"):
-            await page.route(f"**/{path}", lambda route: None)
+            await page.route(f"**/{path}", lambda route: route.abort())
         for number in range(1, 41):
             await manager.submit_task(gate, priority=("low", "high", "critical")[number % 3])
         await expect(page.locator(".tile.pending strong")).to_have_text("40")
-        assert await page.evaluate(NUMBERS) == [40, 40, 40, 40]
+        assert await page.evaluate(NUMBERS) == {"pending": [40] * 5, "running": [1] * 4, "waits": 4}
         gate.open()
         await expect(page.locator(".tile.pending strong")).to_have_text("0")
-        assert await page.evaluate(NUMBERS) == [0, 0, 0, 0]
+        await expect(page.locator(".tile.running strong")).to_have_text("0")
+        assert await page.evaluate(NUMBERS) == {"pending": [0] * 5, "running": [0] * 4, "waits": 0}
         await page.unroute_all(behavior="ignoreErrors")
+
+
+async def test_the_oldest_wait_is_known_of_tasks_from_before_the_page_and_of_those_that_wait_for_their_time(
+    browser: Browser,
+) -> None:
+    gate = Gate()
+    async with managing(max_concurrent_tasks=1) as (manager, spans), serving(manager, spans=spans) as plane:
+        await manager.submit_task(gate)
+        await gate.holds(1)
+        first = await manager.submit_task(gate, priority="low")
+        for _ in range(250):  # more than the stream begins with
+            await manager.submit_task(gate, priority="low")
+        page = (await visit(browser, plane.url)).page
+        oldest = page.locator("#pending tbody tr", has_text="low").locator("td").last.locator("a")
+        await expect(oldest).to_have_attribute("href", f"#/tasks/{first}")
+        await manager.submit_task(with_options(asyncio.sleep, delay=600), 0, priority="high")
+        high = page.locator("#pending tbody tr", has_text="high").locator("td")
+        await expect(high.nth(1)).to_have_text("1")
+        await expect(high.nth(3)).not_to_have_text(re.compile("[0-9]"))
+        gate.open()
 
 
 async def test_what_has_ended_is_shown_however_much_waits(browser: Browser) -> None:
@@ -272,7 +300,7 @@ async def test_there_is_one_banner_at_a_time_and_it_stands_within_the_frame(brow
         assert (inside["x"], inside["width"]) == (frame["x"], frame["width"])
         said.blocked = 0.0
         await page.unroute("**/api/loop")
-        await expect(banner).to_contain_text("queue saturation: 99 of 100 places are taken")
+        await expect(banner).to_contain_text("The queue is almost full.")
         await expect(banner).to_contain_text("1 more problem")
         await expect(banner).to_have_count(1)
     await expect(banner).to_contain_text("The service does not answer.")

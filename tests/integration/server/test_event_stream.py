@@ -172,7 +172,11 @@ async def test_a_snapshot_has_what_ended_and_failed_last_however_much_waits(
         gate.open()
 
 
-async def test_a_snapshot_counts_what_is_pending_by_priority() -> None:
+def nonzero(counts: dict[str, int]) -> dict[str, int]:
+    return {key: n for key, n in counts.items() if n}
+
+
+async def test_a_snapshot_counts_what_is_pending_and_running_by_priority_and_category() -> None:
     async with managing(max_concurrent_tasks=1) as (manager, _), serving(manager) as plane:
         gate = Gate()
         await manager.submit_task(gate, priority="low")
@@ -183,9 +187,13 @@ async def test_a_snapshot_counts_what_is_pending_by_priority() -> None:
         async with following(plane.url) as follower:
             counts = (await follower.has("snapshot")).data["counts"]
             assert counts["pending_by_priority"] == {"low": 1, "normal": 0, "high": 0, "critical": 2}
+            assert nonzero(counts["pending_by_category"]) == {"core": 1, "io": 2}
+            assert nonzero(counts["running_by_category"]) == {"core": 1}
         async with following(plane.url, query="?category=io", gapless=False) as follower:
             counts = (await follower.has("snapshot")).data["counts"]
             assert counts["pending_by_priority"] == {"low": 0, "normal": 0, "high": 0, "critical": 2}
+            assert nonzero(counts["pending_by_category"]) == {"io": 2}
+            assert nonzero(counts["running_by_category"]) == {}
         gate.open()
 
 

@@ -146,7 +146,7 @@ async def test_health_tells_failures_from_warnings(
 async def test_a_scheduler_that_starts_nothing_is_not_ready_and_is_alive() -> None:
     assert await ask(SaidManager(stalled=12.34), "/readyz", "/readyz/scheduler?verbose", "/livez") == [
         (503, "failed: scheduler"),
-        (503, "[-]scheduler failed: for 12.3 s a task has waited that nothing keeps from starting\n"),
+        (503, "[-]scheduler failed: a task that nothing prevents from starting has waited for 12.3 s\n"),
         (200, "ok"),
     ]
 

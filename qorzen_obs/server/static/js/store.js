@@ -16,9 +16,10 @@ export function emptyState() {
     staleSince: null, // milliseconds, of the last word of a stream that is gone
     heardAt: null, // milliseconds
     managerState: null,
-    counts: null, // { total, by_status, by_category, by_priority, pending_by_priority }
+    counts: null, // { total, by_status, by_category, by_priority } and of what is pending or running by either
     tasks: new Map(), // by id, the newest line of each; the same object always, changed in place
     running: new Map(), // those of them that run
+    pending: new Map(), // and those that are pending
     ended: [], // the ids of those that have ended, oldest end first
     failed: [], // the last of them that failed, oldest end first; kept when the map forgets them
     clockOffset: 0, // milliseconds that the service's clock is ahead of the viewer's
@@ -48,14 +49,13 @@ export function reduce(state, events, now) {
 }
 
 function begun(state, snapshot, now) {
-  const { tasks, running } = state;
+  const { tasks, running, pending } = state;
   tasks.clear();
   running.clear();
+  pending.clear();
   const ended = [];
-  for (const task of [...snapshot.newest, ...snapshot.ended, ...snapshot.running]) {
-    tasks.set(task.task_id, task);
-    if (task.status === "running") running.set(task.task_id, task);
-  }
+  for (const task of [...snapshot.newest, ...snapshot.ended, ...snapshot.running]) tasks.set(task.task_id, task);
+  for (const task of tasks.values()) place(state, task);
   for (const task of tasks.values()) if (FINAL.has(task.status)) ended.push(task);
   ended.sort((a, b) => (a.completed_at < b.completed_at ? -1 : 1));
   return {
@@ -71,23 +71,32 @@ function begun(state, snapshot, now) {
 function happened(state, { previous, task, kind }) {
   const before = state.tasks.get(task.task_id);
   state.tasks.set(task.task_id, task);
-  if (task.status === "running") state.running.set(task.task_id, task);
-  else state.running.delete(task.task_id);
+  place(state, task);
   if (FINAL.has(task.status) && before?.status !== task.status) {
     state.ended.push(task.task_id);
     if (task.status === "failed") state.failed = [...state.failed, task].slice(-MAX_FAILED);
   }
   const isNew = kind === "task/submitted";
   if (state.counts === null || (!isNew && (previous === null || previous === task.status))) return;
-  const { total, by_status, by_category, by_priority, pending_by_priority } = state.counts;
-  const plus = (counts, key, n) => ({ ...counts, [key]: (counts[key] ?? 0) + n });
+  const { total, by_status, by_category, by_priority, pending_by_priority, pending_by_category, running_by_category } = state.counts;
+  const plus = (counts, key, n) => (n ? { ...counts, [key]: (counts[key] ?? 0) + n } : counts);
+  const more = (status) => (task.status === status) - (previous === status);
   state.counts = {
     total: total + isNew,
     by_status: plus(isNew ? by_status : plus(by_status, previous, -1), task.status, 1),
     by_category: isNew ? plus(by_category, task.category, 1) : by_category,
     by_priority: isNew ? plus(by_priority, task.priority, 1) : by_priority,
-    pending_by_priority: plus(pending_by_priority, task.priority, (task.status === "pending") - (previous === "pending")),
+    pending_by_priority: plus(pending_by_priority, task.priority, more("pending")),
+    pending_by_category: plus(pending_by_category, task.category, more("pending")),
+    running_by_category: plus(running_by_category, task.category, more("running")),
   };
+}
+
+function place({ running, pending }, task) {
+  for (const [status, map] of [["running", running], ["pending", pending]]) {
+    if (task.status === status) map.set(task.task_id, task);
+    else map.delete(task.task_id);
+  }
 }
 
 function forgetOldest(state, changed) {
@@ -138,7 +147,7 @@ export const store = {
     for (const task of items) {
       if (state.tasks.has(task.task_id) || FINAL.has(task.status)) continue; // the stream knows better
       state.tasks.set(task.task_id, task);
-      if (task.status === "running") state.running.set(task.task_id, task);
+      place(state, task);
       changed.add(task.task_id);
     }
     if (!changed.size) return;

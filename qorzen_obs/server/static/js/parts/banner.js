@@ -8,13 +8,27 @@ import { duration, many, moment } from "../words.js";
 export const STALL_SECONDS = 0.5; // a shorter stall of the loop is worth a look at its chart, and no alarm
 const LOOP = "work-loop:blocked";
 const RANK = { fail: 0, warn: 1 };
+// What our own checks say when they do not pass. Those that state no figure of their own leave it to the cards below,
+// which have it from the stream and so a little sooner.
+const WORDS = {
+  [LOOP]: ({ output }) => html`<strong>The work loop is blocked</strong>: ${output}`,
+  "manager:initialized": () => html`<strong>The service is still starting.</strong>`,
+  "manager:state": ({ observedValue: state }) => html`<strong>The service takes no work</strong>: ${state}.`,
+  "scheduler:stalled": ({ output }) => html`<strong>Tasks that could start do not start</strong>: ${output}`,
+  "queue:saturation": ({ observedValue: percent }) => html`<strong>The queue is ${percent < 100 ? "almost full" : "full"}.</strong>
+    <a href=${href("tasks", null, { status: "pending" })}>See what is pending</a>`,
+  "tasks:abandoned": () => html`<strong>Tasks that did not stop still hold threads.</strong>`,
+  "telemetry:export": ({ output }) => html`<strong>Telemetry is incomplete</strong>: ${output}`,
+};
 
-// `isNow`: the loop is watched closely where the reader looks at this moment; elsewhere once a check says that it stands.
-export function Banner({ health, isNow }) {
+// The loop is watched closely where the reader looks at this moment; elsewhere once a check says that it stands.
+// The view of the checks says itself what they have found.
+export function Banner({ health, view }) {
   const connection = useStore((state) => state.connection);
   const findings = findingsOf(health);
-  const { document: loop } = usePolled(isNow || findings.some(({ name }) => name === LOOP) ? "api/loop" : null, 1);
+  const { document: loop } = usePolled(view === "now" || findings.some(({ name }) => name === LOOP) ? "api/loop" : null, 1);
   if (connection === "stale") return html`<${Stale} />`;
+  if (view === "health") return null;
   const others = findings.filter(({ name }) => name !== LOOP);
   if (loop?.state === "blocked" && loop.blocked_seconds >= STALL_SECONDS) return html`<${Culprit} loop=${loop} others=${others.length} />`;
   return findings.length ? html`<${Finding} of=${findings} />` : null;
@@ -56,7 +70,7 @@ function Culprit({ loop: { culprit, culprit_seconds: held, blocked_seconds: bloc
 
 function Finding({ of: [first, ...others] }) {
   return html`<div class="banner ${first.status === "fail" ? "bad" : "warn"}" id="warnings" role="status">
-    <strong>${first.name.replaceAll(/[_:]/g, " ")}</strong>: ${first.output ?? first.status} <${More} n=${others.length} />
+    ${WORDS[first.name]?.(first) ?? html`<strong>${first.name}</strong>: ${first.output ?? first.status}`} <${More} n=${others.length} />
   </div>`;
 }
 

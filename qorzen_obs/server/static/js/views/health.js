@@ -25,7 +25,7 @@ function Checks() {
       <thead><tr><th scope="col">Check</th><th scope="col">State</th><th scope="col" class="wide">Probe</th>
         <th scope="col" class="wide">Output</th><th scope="col">Since</th></tr></thead>
       <tbody>${past?.checks.map((check) => html`<tr key=${check.name}>
-        <td title=${check.name}>${check.name}</td>
+        <td title=${check.name}>${check.name}${check.output ? html`<span class="detail brief">${check.output}</span>` : null}</td>
         <td><${Outcome} status=${check.status} /></td>
         <td class="wide">${check.probe}</td>
         <td class="wide" title=${check.output}>${check.output}</td>

@@ -6,6 +6,7 @@ import { Moment } from "../parts/moment.js";
 import { Queues } from "../parts/queues.js";
 import { SeriesCharts } from "../parts/series-charts.js";
 import { Status } from "../parts/status.js";
+import { longestWaits } from "../parts/waits.js";
 import { href } from "../router.js";
 import { store, STATUSES, useNow, usePolled, useStore } from "../store.js";
 import { count, duration, errorOf, percent, placeOf, progressOf, rate } from "../words.js";
@@ -93,6 +94,8 @@ function useRates(counts) {
 function Pending() {
   const counts = useStore((state) => state.counts);
   const { document: pending } = usePolled("api/pending", 1);
+  useNow(1);
+  const waits = longestWaits("priority", pending);
   return html`<section class="card" aria-labelledby="pending-title">
     <header><h2 id="pending-title">Pending by priority <span class="badge">${count(counts?.by_status.pending)}</span></h2></header>
     <table class="list" id="pending">
@@ -101,12 +104,12 @@ function Pending() {
       <tbody>${PRIORITIES.map((priority) => {
         const total = counts?.pending_by_priority[priority];
         const one = pending?.by_priority[priority];
-        const age = total ? one?.oldest_age_seconds ?? null : null;
+        const oldest = total ? waits[priority] : null;
         return html`<tr key=${priority}>
           <td><a href=${href("tasks", null, { status: "pending", priority })}>${priority}</a></td>
           <td class="number">${count(total)}</td>
           <td class="number">${count(one && Math.min(one.scheduled, total ?? 0))}</td>
-          <td class="number">${age === null ? "–" : html`<a href=${href("tasks", one.oldest_task_id)}>${duration(age)}</a>`}</td>
+          <td class="number">${oldest ? html`<a href=${href("tasks", oldest.id)}>${duration(oldest.seconds)}</a>` : "–"}</td>
         </tr>`;
       })}</tbody>
     </table>
@@ -114,17 +117,28 @@ function Pending() {
 }
 
 function Slots() {
-  const pending = useStore((state) => state.counts?.by_status.pending ?? 0);
+  const counts = useStore((state) => state.counts?.by_status);
+  const running = useStore((state) => state.running);
   const { document: status } = usePolled("status", 2);
   if (status === null) return html`<section class="card"><header><h2>Slots by engine</h2></header></section>`;
   const { queue, slots } = status;
+  // A running task holds a slot of its engine or has lent it. Where all that run are known the stream says how many
+  // they are, and so at the same moment as the other counts.
+  const held = running.size === counts?.running ? heldByEngine(running) : null;
   return html`<section class="card" aria-labelledby="slots-title">
     <header><h2 id="slots-title">Slots by engine</h2></header>
     <ul class="slots" id="slots">
-      ${Object.entries(slots).map(([engine, use]) => html`<${Use} key=${engine} name=${engine} ...${use} />`)}
-      <${Use} name="queue" busy=${pending} limit=${queue.limit} alarm=${QUEUE_ALARM} />
+      ${Object.entries(slots).map(([engine, use]) => html`<${Use} key=${engine} name=${engine} ...${use}
+        busy=${held === null ? use.busy : Math.max(0, (held[engine] ?? 0) - use.lent)} />`)}
+      <${Use} name="queue" busy=${counts?.pending ?? 0} limit=${queue.limit} alarm=${QUEUE_ALARM} />
     </ul>
   </section>`;
+}
+
+function heldByEngine(running) {
+  const held = {};
+  for (const { engine } of running.values()) held[engine] = (held[engine] ?? 0) + 1;
+  return held;
 }
 
 // Full slots are at work; a queue that is almost full is about to refuse tasks.
