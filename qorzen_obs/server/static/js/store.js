@@ -43,6 +43,8 @@ export function reduce(state, events, now) {
       changed?.add(data.task.task_id);
     }
   }
+  const at = Date.parse(events.at(-1)?.data?.at);
+  if (at - now > next.clockOffset) next.clockOffset = at - now; // the snapshot was longer on its way than this
   forgetOldest(next, changed);
   if (changed === null || changed.size) next.version += 1;
   return { state: next, changed };
@@ -111,6 +113,9 @@ function forgetOldest(state, changed) {
 // ---------------------------------------------------------------- the one store of the page
 
 let state = emptyState();
+// What all parts of the page draw until they are told of the next, so that a part that draws in between shows the same
+// numbers as the others.
+let shown = { ...state, runningNow: [] };
 const subscribers = new Set(); // of the state: told at once, and then again when TELL_MS are over
 const watchers = new Set(); // of tasks: told of each batch, with the ids that it changed
 let due = false;
@@ -123,8 +128,14 @@ function set(next) {
   setTimeout(() => requestAnimationFrame(() => {
     due = false;
     toldAt = performance.now();
+    shown = snapshotOf(state);
     subscribers.forEach((tell) => tell());
   }), Math.max(0, toldAt + TELL_MS - performance.now()));
+}
+
+function snapshotOf(now) {
+  if (now.version === shown.version) return { ...now, runningNow: shown.runningNow };
+  return { ...now, runningNow: [...now.running.values()] };
 }
 
 export const store = {
@@ -175,13 +186,17 @@ export const store = {
 
 // Returns what `select` takes from the state, and renders again when that is another.
 export function useStore(select) {
-  const selected = select(state);
+  const selected = select(shown);
   const [, setVersion] = useState(0);
   const seen = useRef();
   seen.current = { select, selected };
-  useEffect(() => store.subscribe(() => {
-    if (!Object.is(seen.current.select(state), seen.current.selected)) setVersion((n) => n + 1);
-  }), []);
+  useEffect(() => {
+    const look = () => {
+      if (!Object.is(seen.current.select(shown), seen.current.selected)) setVersion((n) => n + 1);
+    };
+    look(); // it may have changed since the first drawing
+    return store.subscribe(look);
+  }, []);
   return selected;
 }
 

@@ -11,7 +11,7 @@ const RANK = { fail: 0, warn: 1 };
 // What our own checks say when they do not pass. Those that state no figure of their own leave it to the cards below,
 // which have it from the stream and so a little sooner.
 const WORDS = {
-  [LOOP]: ({ output }) => html`<strong>The work loop is blocked</strong>: ${output}`,
+  [LOOP]: ({ output }) => html`<strong>The work loop</strong> is ${output}`,
   "manager:initialized": () => html`<strong>The service is still starting.</strong>`,
   "manager:state": ({ observedValue: state }) => html`<strong>The service takes no work</strong>: ${state}.`,
   "scheduler:stalled": ({ output }) => html`<strong>Tasks that could start do not start</strong>: ${output}`,
@@ -58,12 +58,11 @@ function Stale() {
   </div>`;
 }
 
-function Culprit({ loop: { culprit, culprit_seconds: held, blocked_seconds: blocked, cause }, others }) {
+function Culprit({ loop: { culprit, blocked_seconds: blocked, cause }, others }) {
   return html`<div class="banner bad" id="culprit" role="alert">
-    <strong>The work loop is blocked</strong> for ${duration(held ?? blocked)}
+    <strong>The work loop is blocked</strong> for ${duration(blocked)}
     ${cause === "not_running" ? "; the process did not get to run."
-      : culprit === null ? "; what holds it is not known yet." : html` by <${CulpritName} of=${culprit} />.`}
-    <${More} n=${others} />
+      : culprit === null ? "; what holds it is not known yet." : html` by <${CulpritName} of=${culprit} />.`} <${More} n=${others} />
     ${placesOf(culprit).map((place) => html`<code>${place}</code>`)}
   </div>`;
 }

@@ -31,7 +31,7 @@ export function Definitions({ route: { query } }) {
   const sort = Object.hasOwn(COLUMNS, query.get("sort")) ? query.get("sort") : "share";
   const rows = useMemo(() => sorted(found?.items ?? [], sort), [found, sort]);
   return html`<section class="card" id="definitions">
-    <header><h1>By task <span class="badge">${count(rows.length)}</span></h1></header>
+    <header><h1>By task <span class="badge">${count(found && rows.length)}</span></h1></header>
     ${problem ? html`<p class="error-text" role="status">${problem.message}</p>` : null}
     ${found === null ? null : found.limit === 0 ? html`<p class="empty">Tasks are not counted by definition: <code>telemetry.metrics_by_definition</code> is 0.</p>`
       : rows.length === 0 ? html`<p class="empty">No task was submitted yet.</p>` : html`

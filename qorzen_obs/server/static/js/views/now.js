@@ -118,13 +118,13 @@ function Pending() {
 
 function Slots() {
   const counts = useStore((state) => state.counts?.by_status);
-  const running = useStore((state) => state.running);
+  const running = useStore((state) => state.runningNow);
   const { document: status } = usePolled("status", 2);
   if (status === null) return html`<section class="card"><header><h2>Slots by engine</h2></header></section>`;
   const { queue, slots } = status;
   // A running task holds a slot of its engine or has lent it. Where all that run are known the stream says how many
   // they are, and so at the same moment as the other counts.
-  const held = running.size === counts?.running ? heldByEngine(running) : null;
+  const held = running.length === counts?.running ? heldByEngine(running) : null;
   return html`<section class="card" aria-labelledby="slots-title">
     <header><h2 id="slots-title">Slots by engine</h2></header>
     <ul class="slots" id="slots">
@@ -137,7 +137,7 @@ function Slots() {
 
 function heldByEngine(running) {
   const held = {};
-  for (const { engine } of running.values()) held[engine] = (held[engine] ?? 0) + 1;
+  for (const { engine } of running) held[engine] = (held[engine] ?? 0) + 1;
   return held;
 }
 
@@ -154,14 +154,13 @@ function Use({ name, busy, limit, lent = 0, abandoned = 0, alarm = Infinity }) {
 
 function Running() {
   const total = useStore((state) => state.counts?.by_status.running ?? 0);
-  const running = useStore((state) => state.running);
-  useStore((state) => state.version);
+  const running = useStore((state) => state.runningNow);
   const [isLong, setLong] = useState(false);
   const first = firstShown();
   const { document: doing } = usePolled(`api/running?limit=${RUNNING_SHOWN}`, 1);
   const now = useNow(1);
   const known = new Map(doing?.items.map((one) => [one.task_id, one]));
-  const shown = [...running.values()]
+  const shown = [...running]
     .sort((a, b) => (a.started_at < b.started_at ? -1 : 1)).slice(0, isLong ? RUNNING_SHOWN : first);
   // The stream begins with the newest running tasks; those that have run for longest are asked for.
   // The stream tells of one that has just begun before it is missed a second time.
@@ -181,8 +180,8 @@ function Running() {
         <th scope="col" class="number extra" title="the share of its time on the loop or on a processor">Busy</th></tr></thead>
       <tbody>${shown.map((task) => html`<${RunningRow} key=${task.task_id} task=${task} doing=${known.get(task.task_id)} now=${now} />`)}</tbody>
     </table>`}
-    ${running.size > first ? html`<p class="more"><button type="button" class="button small" aria-expanded=${isLong}
-      onClick=${() => setLong(!isLong)}>${isLong ? "Show fewer" : `Show ${count(Math.min(running.size, RUNNING_SHOWN) - first)} more`}</button></p>` : null}
+    ${running.length > first ? html`<p class="more"><button type="button" class="button small" aria-expanded=${isLong}
+      onClick=${() => setLong(!isLong)}>${isLong ? "Show fewer" : `Show ${count(Math.min(running.length, RUNNING_SHOWN) - first)} more`}</button></p>` : null}
   </section>`;
 }
 
