@@ -36,7 +36,7 @@ export function Tasks({ route: { query } }) {
   const [at, setAt] = useState(0); // the row that j and k move
   const cursor = useRef(0); // the same at once: keys may come faster than the page is drawn
   const isHeld = useRef(false); // the reader is in the middle of the list: what is new waits, so that nothing moves away
-  const { tasks, more, fresh, refresh } = useTasks(query, isHeld);
+  const { tasks, more, fresh, refresh, lack } = useTasks(query, isHeld);
   const column = query.get("sort") ?? "created";
   const descending = (query.get("way") ?? (column === "created" ? "down" : "up")) === "down";
   const rows = useMemo(() => sorted(tasks, column, descending, store.now()), [tasks, column, descending]);
@@ -84,12 +84,12 @@ export function Tasks({ route: { query } }) {
         aria-label=${`Any ${words}`} onClick=${() => change(query, name, "")}>${words} ${shownValue(name, query.get(name))} ✕</button>`)}
       ${FILTERED.some((name) => query.has(name)) ? html`<a class="button" href=${href("tasks")}>Clear</a>` : null}
     </form>
-    <${List} box=${box} moved=${hold} rows=${rows} current=${current} column=${column} descending=${descending} query=${query} />
+    <${List} box=${box} moved=${hold} rows=${rows} lack=${lack} current=${current} column=${column} descending=${descending} query=${query} />
     <p class="quiet small keys">Keys: / search · j k move · enter open · n show new · esc clear</p>
   `;
 }
 
-function List({ box, moved, rows, current, column, descending, query }) {
+function List({ box, moved, rows, lack, current, column, descending, query }) {
   const [view, setView] = useState({ top: 0, height: 800 });
   const look = () => {
     setView({ top: box.current.scrollTop, height: box.current.clientHeight });
@@ -120,7 +120,7 @@ function List({ box, moved, rows, current, column, descending, query }) {
         ${last < rows.length ? space(rows.length - last) : null}
       </tbody>
     </table>
-    ${rows.length === 0 ? html`<p class="empty">No task matches.</p>` : null}
+    ${rows.length === 0 ? html`<p class="empty">${lack ?? "No task matches."}</p>` : null}
   </div>`;
 }
 
@@ -155,7 +155,7 @@ function waitOf(task, now) {
 function useTasks(query, isHeld) {
   const asked = new URLSearchParams([...query].filter(([name, value]) => FILTERED.includes(name) && value));
   const key = asked.toString();
-  const [found, setFound] = useState({ tasks: [], more: false, fresh: 0, refresh: () => {} });
+  const [found, setFound] = useState({ tasks: [], more: false, fresh: 0, refresh: () => {}, lack: "Reading…" });
   useEffect(() => {
     const given = new Set(asked.getAll("below")); // and what the service says is below
     const fits = matcher(asked, given);
@@ -163,6 +163,7 @@ function useTasks(query, isHeld) {
     let shown = new Set(); // ids
     const stop = new AbortController();
     let more = false, dirty = true, ids = new Set();
+    let lack = "Reading…"; // why there may be tasks though none is shown
     const leave = store.watch((changed) => {
       if (changed === null) ids = new Set(store.state.tasks.keys());
       else changed.forEach((id) => ids.add(id));
@@ -180,7 +181,7 @@ function useTasks(query, isHeld) {
       ids = new Set();
       if (!isHeld.current) shown = new Set(known.keys());
       const tasks = [...known.values()].filter((task) => shown.has(task.task_id));
-      setFound({ tasks, more, fresh: known.size - tasks.length, refresh: takeAll });
+      setFound({ tasks, more, fresh: known.size - tasks.length, refresh: takeAll, lack });
     };
     const takeAll = () => {
       dirty = true;
@@ -196,13 +197,19 @@ function useTasks(query, isHeld) {
           shown.add(task.task_id);
         }
         dirty = true;
+        lack = null;
         refresh();
         cursor = page.next_cursor;
         await drawn();
       } while (cursor && known.size < MAX_LOADED);
       more = Boolean(cursor);
     };
-    load().catch((error) => stop.signal.aborted || error.unreachable || console.warn(error.message));
+    load().catch((error) => {
+      if (stop.signal.aborted) return;
+      if (!error.unreachable) console.warn(error.message);
+      lack &&= error.message;
+      takeAll();
+    });
     const timer = setInterval(refresh, REFRESH_MS);
     return () => {
       stop.abort();
