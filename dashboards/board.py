@@ -13,10 +13,10 @@ from grafana_foundation_sdk.cog.builder import Builder
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models import dashboard
 
-from dashboards.library import PROCESS_START
+from dashboards.library import PROCESS_START, TARGET_INFO
 from dashboards.panels import PROMETHEUS, Link, Panel, panel_id
 from dashboards.promql import now, sample_names
-from qorzen_obs.telemetry.names import BUILD_INFO, TASKS
+from qorzen_obs.telemetry.names import TASKS
 
 OVERVIEW: Final = "qorzen-overview"
 QUEUES: Final = "qorzen-queues"
@@ -159,12 +159,14 @@ def _link_to(uid: str) -> builders.DashboardLink:
 def _annotations() -> tuple[builders.AnnotationQuery, ...]:
     # A start is marked at its own time, whenever it was scraped.
     restarts = f"{now(PROCESS_START, 'job', 'instance', aggregate='max')} * 1000"
+    # The version of the service itself. One that does not give its version has no deploys to mark.
     versions, before = (
-        now(BUILD_INFO, "job", "version", aggregate="max", then=then) for then in ("", "offset 5m")
+        now(TARGET_INFO, "job", "service_version", aggregate="max", then=then, service_version="~.+")
+        for then in ("", "offset 5m")
     )
     return (
         _annotation("Restarts", restarts, "blue", "{{instance}} started").use_value_for_time(True),
-        _annotation("Deploys", f"{versions} unless {before}", "purple", "{{job}} runs {{version}}"),
+        _annotation("Deploys", f"{versions} unless {before}", "purple", "{{job}} runs {{service_version}}"),
     )
 
 

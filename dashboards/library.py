@@ -1,4 +1,4 @@
-"""Metrics that are not ours: of Prometheus itself and of prometheus_client's collectors.
+"""Metrics that are not ours: of Prometheus itself, of OpenMetrics and of prometheus_client's collectors.
 
 Everything else that a dashboard shows is declared in qorzen_obs.telemetry.names.
 """
@@ -19,6 +19,11 @@ ALERTS: Final = MetricName(
     "ALERTS",
     "1 for each alert that is pending or firing.",
     ("alertname", "alertstate", "severity", "instance", "category"),
+)
+
+#: What a service says of itself. https://opentelemetry.io/docs/specs/otel/compatibility/prometheus_and_openmetrics/
+TARGET_INFO: Final = MetricName(
+    "info", "target", "Attributes of the service's resource.", ("service_name", "service_version")
 )
 
 # ProcessCollector and GCCollector of prometheus_client.

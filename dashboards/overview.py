@@ -8,7 +8,7 @@ from grafana_foundation_sdk.builders.dashboard import Dashboard
 
 from dashboards import budgets
 from dashboards.board import CATEGORY, OVERVIEW, QUEUES, RUNTIME, Row, board, to_board, to_category
-from dashboards.library import ALERTS, PROCESS_START, UP
+from dashboards.library import ALERTS, PROCESS_START, TARGET_INFO, UP
 from dashboards.objectives import FASTEST_BURN, PERIOD_DAYS
 from dashboards.panels import (
     BAD,
@@ -27,6 +27,8 @@ from dashboards.promql import in_range, now, per_second, quantile, select, share
 from qorzen_obs.telemetry import names
 
 _NOT_SCRAPED = "Nothing is scraped"
+#: What tells the alerts of one name apart, besides the severity.
+_OF_AN_ALERT: Final = ("alertname", "instance", "category")
 _BURN_LIMITS: Final[Steps] = ((None, "transparent"), (1, WARN), (FASTEST_BURN, BAD))
 #: What is left of an error budget.
 BUDGET_STEPS: Final[Steps] = ((None, BAD), (0, WARN), (0.5, GOOD))
@@ -96,7 +98,7 @@ def _state() -> Row:
                 "Failed",
                 "Tasks that failed in the shown time. Whether that is many, the budget says. Next: Errors by type.",
                 in_range(names.TASKS_FINISHED, status="failed"),
-                unit="short",
+                unit="none",
                 decimals=0,
                 no_value=_NOT_SCRAPED,
                 history=False,
@@ -143,6 +145,7 @@ def _state() -> Row:
                 "Pending tasks of what an instance allows, of the fullest. At 100 % submissions are refused, or wait.",
                 queue_used(),
                 unit="percentunit",
+                decimals=0,
                 steps=((None, GOOD), (0.5, WARN), (0.9, BAD)),
                 no_value=_NOT_SCRAPED,
                 link=to_board(QUEUES, "Why tasks wait"),
@@ -152,6 +155,7 @@ def _state() -> Row:
                 "Slots in use of an engine, of the busiest. At 100 % the next task of that engine waits.",
                 slots_used(),
                 unit="percentunit",
+                decimals=0,
                 steps=((None, GOOD), (0.9, WARN)),
                 no_value=_NOT_SCRAPED,
                 link=to_board(QUEUES, "Slots by engine"),
@@ -180,7 +184,7 @@ def _state() -> Row:
                 "Refused",
                 "Submissions that were refused in the shown time: the queue was full, or the service closed.",
                 in_range(names.TASKS_REJECTED),
-                unit="short",
+                unit="none",
                 decimals=0,
                 steps=NONE_IS_GOOD,
                 no_value=_NOT_SCRAPED,
@@ -192,16 +196,20 @@ def _state() -> Row:
 
 
 def _details() -> Row:
-    firing = now(
-        ALERTS,
-        "alertname",
-        "severity",
-        "instance",
-        "category",
-        wide=True,
-        alertname="~Qorzen.+",
-        alertstate="firing",
+    critical, warning = (
+        now(
+            ALERTS,
+            *_OF_AN_ALERT,
+            "severity",
+            wide=True,
+            alertname="~Qorzen.+",
+            alertstate="firing",
+            severity=severity,
+        )
+        for severity in ("critical", "warning")
     )
+    # As Alertmanager has it: what is critical is no warning besides.
+    firing = f"{critical} or ({warning} unless on ({', '.join(_OF_AN_ALERT)}) {critical})"
     return Row(
         "Objectives and alerts",
         [
@@ -227,8 +235,9 @@ def _details() -> Row:
             ),
             table(
                 "Firing alerts",
-                "Alerts of this project that fire now, whatever the variables say. An alert without instance is of "
-                "all. Each has a section in docs/runbooks.md.",
+                "Alerts of this project that fire now, whatever the variables say, the critical one of two severities. "
+                "An alert without instance is of all. Each has a section in docs/runbooks.md. Alertmanager holds back "
+                "those that another one explains.",
                 Query(firing),
                 unit="none",
                 columns={
@@ -236,8 +245,8 @@ def _details() -> Row:
                     "severity": "Severity",
                     "instance": "Instance",
                     "category": "Category",
-                    "Value": "Firing",
                 },
+                widths={"Alert": 230, "Severity": 80, "Category": 100},
                 no_value="No alert fires",
             ),
             timeseries(
@@ -273,19 +282,23 @@ def _instances() -> Row:
         f" * on (job, instance) group_left (version, python) {select(names.BUILD_INFO)}"
         f" * on (job, instance) group_left ({state}) ({select(names.SERVICE_STATE)} == 1)"
     )
+    # A manager with a registry of the user's has no target_info.
+    named = f"{uptime} * on (job, instance) group_left (service_version) {select(TARGET_INFO)}"
     return Row(
         "Instances",
         [
             table(
                 "Instances",
-                "What runs where, in which state and for how long.",
-                Query(uptime),
+                "What runs where, in which state and for how long. The version is `service.version` of "
+                "OTEL_RESOURCE_ATTRIBUTES.",
+                Query(f"{named} or on (job, instance) {uptime}"),
                 unit="dtdurations",
                 columns={
                     "job": "Job",
                     "instance": "Instance",
                     state: "State",
-                    "version": "Version",
+                    "service_version": "Version",
+                    "version": "qorzen_obs",
                     "python": "Python",
                     "Value": "Up for",
                 },
@@ -427,7 +440,10 @@ def _waits() -> Row:
             "Since the last success",
             "Time since a task of each category last completed. A category that has stopped to complete anything "
             "rises as a straight line.",
-            Query(f"time() - {now(names.LAST_SUCCESS, 'category', aggregate='max')}", "{{category}}"),
+            Query(
+                f"clamp_min(time() - {now(names.LAST_SUCCESS, 'category', aggregate='max')}, 0)",
+                "{{category}}",
+            ),
             unit="s",
             no_value="No task has completed yet",
             link=to_category(),

@@ -24,7 +24,15 @@ from grafana_foundation_sdk.cog.builder import Builder
 from grafana_foundation_sdk.models import common, dashboard, heatmap, prometheus, tempo
 from grafana_foundation_sdk.models.common import DataSourceRef
 
-from qorzen_obs.tasks import TaskPriority, TaskStatus
+from qorzen_obs.tasks import TaskCategory, TaskPriority, TaskStatus
+from qorzen_obs.telemetry.names import (
+    SPAN_DROPPED_QUEUE_FULL,
+    SPAN_DROPPED_SHUTDOWN,
+    SPAN_EXPORT_FAILED,
+    SPAN_EXPORTED,
+    SPAN_KEPT,
+    SPAN_SAMPLED_OUT,
+)
 
 Panel: TypeAlias = Builder[dashboard.Panel]
 Link: TypeAlias = Builder[dashboard.DashboardLink]
@@ -50,7 +58,53 @@ COLOURS: Final = {
         TaskPriority.HIGH.label: "orange",
         TaskPriority.CRITICAL.label: "red",
     },
+    "category": {
+        TaskCategory.CORE.value: "#5794f2",
+        TaskCategory.PLUGIN.value: "#b877d9",
+        TaskCategory.UI.value: "#37c8d8",
+        TaskCategory.IO.value: "#e0a63c",
+        TaskCategory.BACKGROUND.value: "#8792a8",
+        TaskCategory.USER.value: "#e36bae",
+    },
+    "engine": {
+        "loop": "#4a86ec",
+        "io": "#27a88b",
+        "thread": "#e0a63c",
+        "process": "#c161c1",
+        "main": "#8792a8",
+        "external": "#ccccdc",
+    },
+    # Related phases have related colours; those of the live page.
+    "phase": {
+        "scheduled": "#b9a4e8",
+        "queued": "#e0a63c",
+        "retry_wait": "#d67f5c",
+        "loop": "#3b78e0",
+        "await": "#a9c6f5",
+        "thread_cpu": "#1d9a7f",
+        "thread_wait": "#9edbcd",
+        "process_cpu": "#b04ab0",
+        "process_wait": "#e3b3e3",
+        "transfer": "#8792a8",
+    },
+    # Of attempts, and of spans.
+    "outcome": {
+        "completed": GOOD,
+        "failed": BAD,
+        "cancelled": "#8e8e8e",
+        "retrying": "yellow",
+        SPAN_EXPORTED: GOOD,
+        SPAN_KEPT: NEUTRAL,
+        SPAN_SAMPLED_OUT: "#8e8e8e",
+        SPAN_EXPORT_FAILED: BAD,
+        SPAN_DROPPED_QUEUE_FULL: "orange",
+        SPAN_DROPPED_SHUTDOWN: "purple",
+    },
+    "level": {"debug": "#8e8e8e", "info": NEUTRAL, "warning": WARN, "error": BAD, "critical": "purple"},
+    "quantile": {"p50": GOOD, "p95": WARN, "p99": BAD},
 }
+#: Besides the categories: what else holds the loop.
+CULPRITS: Final = {"foreign": "#ccccdc", "gc": "#d67f5c", "gil_held": "#f2495c", "not_running": "#6e6ed8"}
 
 Steps: TypeAlias = Sequence[tuple[float | None, str]]
 #: Anything but 0 is wrong.
@@ -124,9 +178,13 @@ def timeseries(
     maximum: float | None = None,
     limits: Steps = (),
     calcs: Sequence[str] = (),
+    colours: Mapping[str, str] | None = None,
     link: Link | None = None,
 ) -> Panel:
-    """Lines over time, with exemplars as dots where a query asks for them; `limits` are drawn as dashed lines."""
+    """Lines over time, with exemplars as dots where a query asks for them; `limits` are drawn as dashed lines.
+
+    `colours` are of series by name, besides those that COLOURS has.
+    """
     panel = timeseries_builders.Panel().unit(unit).line_width(1).fill_opacity(60 if stacked else 8)
     _describe(panel, title, description, no_value, width, 8)
     for number, query in enumerate(queries):
@@ -150,7 +208,7 @@ def timeseries(
         panel.thresholds(_thresholds(limits)).thresholds_style(style)
     if link is not None:
         panel.data_links([link])
-    for name, colour in _colours(queries).items():
+    for name, colour in {**_colours(queries), **(colours or {})}.items():
         panel.override_by_name(name, [_property("color", {"mode": "fixed", "fixedColor": colour})])
     return panel
 
@@ -188,14 +246,16 @@ def table(
     columns: Mapping[str, str],
     no_value: str,
     colours: Mapping[str, Steps] | None = None,
+    widths: Mapping[str, int] | None = None,
     width: int = 12,
 ) -> Panel:
     """The present series, a row for each set of labels.
 
     `columns` are the labels and values that are shown, in order, with their titles: the value is `Value`, and
-    `Value #A`, `Value #B` of several queries. `colours` are thresholds, by a column's title.
+    `Value #A`, `Value #B` of several queries. `colours` are thresholds, by a column's title, and `widths` pixels.
     """
     panel = table_builders.Panel().unit(unit).thresholds(_thresholds(PLAIN)).show_header(True)
+    panel.min_width(60)  # of a column: with Grafana's 150 px, five of them are wider than half of 1280
     _describe(panel, title, description, no_value, width, 7)
     for number, query in enumerate(queries):
         _query(panel, query, ref_id=chr(ord("A") + number), as_table=True)
@@ -213,6 +273,8 @@ def table(
         panel.override_by_name(
             column, [_property("thresholds", thresholds), _property("custom.cellOptions", coloured)]
         )
+    for column, pixels in (widths or {}).items():
+        panel.override_by_name(column, [_property("custom.width", pixels)])
     return panel.cell_height(common.TableCellHeight.SM)
 
 
@@ -295,14 +357,16 @@ def _by_name() -> dashboard_builders.FieldColor:
 
 
 def _colours(queries: Sequence[Query]) -> dict[str, str]:
-    """Return the colours of series that are named by a status or a priority."""
+    """Return the colours of series whose name has a meaning of its own."""
     colours: dict[str, str] = {}
     for query in queries:
         for label, by_value in COLOURS.items():
             if query.legend == f"{{{{{label}}}}}":
                 colours |= by_value
-            elif query.legend in by_value:
-                colours[query.legend] = by_value[query.legend]
+            elif (
+                query.legend in by_value
+            ):  # `critical` is a priority first, and a level of log lines after that
+                colours.setdefault(query.legend, by_value[query.legend])
     return colours
 
 

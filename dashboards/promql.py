@@ -105,6 +105,17 @@ def in_range(metric: MetricName, /, *by: str, part: str = "", wide: bool = False
     return _aggregated("sum", metric, by, f"increase({selector}[$__range])")
 
 
+def counted(metric: MetricName, /, *by: str, wide: bool = False, **matchers: str) -> str:
+    """Return how fast it counts, summed, of those that counted anything in the shown time.
+
+    The others are 0 all along: a legend of many of them hides what happened.
+    """
+    return (
+        f"{per_second(metric, *by, wide=wide, **matchers)}"
+        f" and ({in_range(metric, *by, wide=wide, **matchers)} > 0)"
+    )
+
+
 def quantile(q: float, metric: MetricName, /, *by: str, wide: bool = False, **matchers: str) -> str:
     """Return a quantile of a histogram, and nothing, rather than NaN, where it counted nothing.
 

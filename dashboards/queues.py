@@ -49,6 +49,7 @@ def _state() -> Row:
                 "Pending tasks of what an instance allows, of the fullest. At 100 % submissions are refused, or wait.",
                 queue_used(),
                 unit="percentunit",
+                decimals=0,
                 steps=((None, GOOD), (0.5, WARN), (0.9, BAD)),
                 no_value=_NOT_SCRAPED,
             ),
@@ -56,7 +57,7 @@ def _state() -> Row:
                 "Refused",
                 "Submissions that were refused in the shown time.",
                 in_range(names.TASKS_REJECTED),
-                unit="short",
+                unit="none",
                 decimals=0,
                 steps=NONE_IS_GOOD,
                 no_value=_NOT_SCRAPED,
@@ -135,6 +136,7 @@ def _slots() -> Row:
                 "Pending tasks of `tasks.max_pending`. Instances that differ have uneven work, or one is stuck.",
                 Query(used, "{{instance}}"),
                 unit="percentunit",
+                maximum=1,
                 limits=((None, "transparent"), (0.9, BAD)),
             ),
         ],
@@ -143,22 +145,29 @@ def _slots() -> Row:
 
 def _refusals() -> Row:
     return Row(
-        "Refusals",
+        "Refused and paused",
         [
             timeseries(
                 "Refused by reason",
                 "Submissions refused a second: `queue_full` is back-pressure, `closed` a service that drains.",
                 Query(per_second(names.TASKS_REJECTED, "reason"), "{{reason}}"),
                 unit="ops",
-                width=12,
             ),
             timeseries(
                 "Refused by category",
                 "Submissions refused a second. A series opens its category.",
                 Query(per_second(names.TASKS_REJECTED, "category"), "{{category}}"),
                 unit="ops",
-                width=12,
                 link=to_category(),
+            ),
+            timeseries(
+                "Paused categories",
+                "On how many instances a category is paused. Its tasks wait until somebody resumes it, on the page or "
+                "with POST `/api/categories/{category}/resume`.",
+                Query(f"{now(names.CATEGORY_PAUSED, 'category')} > 0", "{{category}}"),
+                unit="none",
+                stacked=True,
+                no_value="No category is paused",
             ),
         ],
     )

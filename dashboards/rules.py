@@ -3,6 +3,9 @@
 Two objectives for each category, of how many tasks complete and how soon they start, give the error budgets; how
 fast those burn is alerted on over four pairs of windows, as the Google SRE workbook has it
 (https://sre.google/workbook/alerting-on-slos/). The other alerts are of states that no budget excuses.
+
+One cause is one alert: what differs within an instance (a check, a category, an outcome) stands in the text and not in
+the labels, and Alertmanager holds back what another alert explains (provisioning/alertmanager/alertmanager.yml).
 """
 
 from __future__ import annotations
@@ -54,24 +57,28 @@ class Windows:
 
     long: str
     short: str
-    factor: float  #: how many times faster than allowed the budget burns
+    factor: float  #: more than so many times faster than allowed the budget burns
     severity: Severity
-    hold: str
 
 
 #: Of the workbook, for PERIOD_DAYS: what is critical takes 2 or 5 % of the whole budget, what is a warning 10 %.
 WINDOWS: Final = (
-    Windows("1h", "5m", FASTEST_BURN, "critical", "2m"),
-    Windows("6h", "30m", 6, "critical", "15m"),
-    Windows("1d", "2h", 3, "warning", "1h"),
-    Windows("3d", "6h", 1, "warning", "3h"),
+    Windows("1h", "5m", FASTEST_BURN, "critical"),
+    Windows("6h", "30m", 6, "critical"),
+    Windows("1d", "2h", 3, "warning"),
+    Windows("3d", "6h", 1, "warning"),
 )
+#: The pairs of one severity are one alert, which holds for so long before it fires.
+HOLDS: Final[Mapping[Severity, str]] = {"critical": "2m", "warning": "1h"}
 
 #: Fewer bad tasks than these burn no budget that is worth an alert: one failure of one task is 100 %.
 FEWEST_BAD_TASKS: Final = 5
 
 COMPLETED: Final = "completed"
 STARTED: Final = "started"
+
+#: Stands in the expressions of `named` for the instance of the alert.
+INSTANCE: Final = "INSTANCE"
 
 #: Labels slo and category. The share of tasks that may be bad.
 BUDGET: Final = "category:qorzen_slo_budget:ratio"
@@ -99,7 +106,6 @@ class Alert:
     description: str
     dashboard: str
     variables: tuple[str, ...]  #: labels that the alert carries and the dashboard has as variables
-    labels: Mapping[str, str] | None = None
 
     def rule(self, site: Site) -> Rule:
         """Return it as Prometheus reads it."""
@@ -108,7 +114,7 @@ class Alert:
             "alert": self.name,
             "expr": self.expression,
             "for": self.hold,
-            "labels": {"severity": self.severity, **(self.labels or {})},
+            "labels": {"severity": self.severity},
             "annotations": {
                 "summary": self.summary,
                 "description": self.description,
@@ -116,6 +122,16 @@ class Alert:
                 "dashboard_url": f"{site.grafana}/d/{self.dashboard}?{query}",
             },
         }
+
+
+def named(label: str, expression: str, *, worst: bool = True) -> str:
+    """Return a template that names the values of a label where an expression holds of the alert's instance.
+
+    `expression` has a selector with instance=INSTANCE. `worst` names the value for which it is highest, and no other.
+    """
+    before, after = (f"topk(1, {expression})" if worst else expression).split(f'instance="{INSTANCE}"')
+    asked = f"printf `{before}job=%q, instance=%q{after}` $labels.job $labels.instance"
+    return f"{{{{ range query ({asked}) }}}} {{{{ .Labels.{label} }}}}{{{{ end }}}}"
 
 
 def series(metric: MetricName, *, part: str = "", **matchers: str) -> str:
@@ -186,27 +202,37 @@ def _budget_alerts() -> Iterator[Alert]:
         ("QorzenCompletionBudgetBurn", COMPLETED, "completion", "failed"),
         ("QorzenStartBudgetBurn", STARTED, "start", "started late"),
     ):
-        for pair in WINDOWS:
-            faster = f"burns its {budget} budget {pair.factor:g} times too fast"
-            summary = faster if pair.factor > 1 else f"tasks {what} more often than allowed"
-            of_slo = f'{{slo="{slo}"}}'
-            burning = "\nand\n".join(
-                f"{bad_share(window)}{of_slo}"
-                f" > on (slo, category) group_left () ({pair.factor:g} * {BUDGET}{of_slo})"
-                for window in (pair.long, pair.short)
+        for severity, hold in HOLDS.items():
+            pairs = [pair for pair in WINDOWS if pair.severity == severity]
+            factor = min(pair.factor for pair in pairs)
+            summary = (
+                f": {budget} budget burns more than {factor:g} times too fast"
+                if factor > 1
+                else f" tasks {what} more often than allowed"
             )
+            first, then = (pair.long for pair in pairs)
             yield Alert(
                 name,
-                f"{burning}\nand\n{bad_tasks(pair.long)}{of_slo} >= {FEWEST_BAD_TASKS}",
-                pair.hold,
-                pair.severity,
-                f"{{{{ $labels.category }}}} {summary}",
-                f"{{{{ $value | humanizePercentage }}}} of the {{{{ $labels.category }}}} tasks of the last {pair.long}"
-                f" {what}, and it goes on: the share of the last {pair.short} is too high as well.",
+                "\nor\n".join(f"(\n{_burns(pair, slo)}\n)" for pair in pairs),
+                hold,
+                severity,
+                f"{{{{ $labels.category }}}}{summary}",
+                f"In the last {first}, or in the last {then} at a slower pace,"
+                f" {{{{ $value | humanizePercentage }}}} of the {{{{ $labels.category }}}} tasks {what}."
+                " It goes on.",
                 "qorzen-category",
                 ("job", "category"),
-                {"long_window": pair.long, "short_window": pair.short},
             )
+
+
+def _burns(pair: Windows, slo: str) -> str:
+    """Return the share of bad tasks of the long window, where both windows burn the budget too fast."""
+    of_slo = f'{{slo="{slo}"}}'
+    burning = [
+        f"{bad_share(window)}{of_slo} > on (slo, category) group_left () ({pair.factor:g} * {BUDGET}{of_slo})"
+        for window in (pair.long, pair.short)
+    ]
+    return "\nand\n".join([*burning, f"{bad_tasks(pair.long)}{of_slo} >= {FEWEST_BAD_TASKS}"])
 
 
 def _queue_alerts() -> Iterator[Alert]:
@@ -224,14 +250,16 @@ def _queue_alerts() -> Iterator[Alert]:
     )
     yield Alert(
         "QorzenOldestPending",
-        f"max by (job, instance, category, priority) ({series(OLDEST_PENDING)}) > 1800",
+        f"{oldest} > 1800",
         "5m",
         "warning",
-        "A {{ $labels.priority }} {{ $labels.category }} task waits for half an hour",
-        "The oldest has waited for {{ $value | humanizeDuration }}. Ageing lets nothing overtake it for more than"
-        " 20 minutes, so there are more tasks than slots for them.",
+        "Tasks wait for more than half an hour at {{ $labels.instance }}",
+        "The oldest, of the category"
+        + named("category", f"max by (category) ({series(OLDEST_PENDING, instance=INSTANCE)})")
+        + ", has waited for {{ $value | humanizeDuration }}. Ageing lets nothing overtake it for more than 20 minutes,"
+        " so there are more tasks than slots for them.",
         "qorzen-queues",
-        ("job", "instance", "category", "priority"),
+        ("job", "instance"),
     )
     yield Alert(
         "QorzenQueueAlmostFull",
@@ -245,29 +273,30 @@ def _queue_alerts() -> Iterator[Alert]:
         "qorzen-queues",
         ("job", "instance"),
     )
+
     # A service that stops refuses what comes then, as it should.
-    refused = f"sum by (job, instance, category) (increase({series(TASKS_REJECTED, reason='!closed')}"
-    yield Alert(
-        "QorzenTasksRejected",
-        f"{refused}[5m])) > 0",
-        "0s",
-        "warning",
-        "{{ $labels.instance }} refused {{ $labels.category }} tasks",
-        "Refused submissions of the last 5 minutes: {{ $value | humanize }}. That work was not accepted.",
-        "qorzen-queues",
-        ("job", "instance", "category"),
+    def refused(window: str, by: str, **of: str) -> str:
+        selector = series(TASKS_REJECTED, reason="!closed", **of)
+        return f"sum by ({by}) (increase({selector}[{window}]))"
+
+    stages: tuple[tuple[str, str, Severity, str, str], ...] = (
+        ("5m", "0s", "warning", "refused tasks", ""),
+        # a short window: one refusal must not count for 5 minutes
+        ("2m", "5m", "critical", "goes on refusing tasks", ", and it has gone on for 5"),
     )
-    yield Alert(
-        "QorzenTasksRejected",
-        f"{refused}[2m])) > 0",  # a short window: one refusal must not count for 5 minutes
-        "5m",
-        "critical",
-        "{{ $labels.instance }} goes on refusing {{ $labels.category }} tasks",
-        "Refused submissions of the last 2 minutes: {{ $value | humanize }}, and it has gone on for 5. That work was"
-        " not accepted.",
-        "qorzen-queues",
-        ("job", "instance", "category"),
-    )
+    for window, hold, severity, summary, so_far in stages:
+        most = named("category", refused(window, "category", instance=INSTANCE))
+        yield Alert(
+            "QorzenTasksRejected",
+            f"{refused(window, 'job, instance')} > 0",
+            hold,
+            severity,
+            f"{{{{ $labels.instance }}}} {summary}",
+            f"Refused submissions of the last {window[:-1]} minutes: {{{{ $value | humanize }}}}{so_far}. That work was"
+            f" not accepted. Most of it was of the category{most}.",
+            "qorzen-queues",
+            ("job", "instance"),
+        )
 
 
 def _work_alerts() -> Iterator[Alert]:
@@ -295,22 +324,27 @@ def _work_alerts() -> Iterator[Alert]:
     )
     yield Alert(
         "QorzenLoopBlocked",
-        f"sum by (job, instance, category) (rate({series(LOOP_BLOCKED)}[5m])) > 0.05",
+        f"sum by (job, instance) (rate({series(LOOP_BLOCKED)}[5m])) > 0.05",
         "2m",
         "warning",
-        "The event loop of {{ $labels.instance }} is blocked: {{ $labels.category }}",
-        "For {{ $value | humanizePercentage }} of the time nothing else could run on the loop.",
+        "The event loop of {{ $labels.instance }} is blocked again and again",
+        "For {{ $value | humanizePercentage }} of the time nothing else could run on the loop. What held it most:"
+        + named("category", f"sum by (category) (rate({series(LOOP_BLOCKED, instance=INSTANCE)}[5m]))")
+        + ".",
         "qorzen-runtime",
         ("job", "instance"),
     )
+    lost = {"outcome": f"~{SPAN_DROPPED_QUEUE_FULL}|{SPAN_EXPORT_FAILED}"}
+    outcomes = f"sum by (outcome) (increase({series(SPANS, **lost, instance=INSTANCE)}[10m])) > 0"
     yield Alert(
         "QorzenSpansDropped",
-        "sum by (job, instance, outcome) "
-        f"(increase({series(SPANS, outcome=f'~{SPAN_DROPPED_QUEUE_FULL}|{SPAN_EXPORT_FAILED}')}[10m])) > 0",
+        f"sum by (job, instance) (increase({series(SPANS, **lost)}[10m])) > 0",
         "10m",
         "warning",
-        "{{ $labels.instance }} loses spans: {{ $labels.outcome }}",
-        "{{ $value | humanize }} spans of the last 10 minutes did not reach the collector. Tasks are not affected.",
+        "{{ $labels.instance }} loses spans",
+        "{{ $value | humanize }} spans of the last 10 minutes did not reach the collector:"
+        + named("outcome", outcomes, worst=False)
+        + ". Tasks are not affected.",
         "qorzen-telemetry",
         ("job", "instance"),
     )
@@ -338,13 +372,12 @@ def _service_alerts(site: Site) -> Iterator[Alert]:
         "qorzen-overview",
         ("job",),
     )
-    for name, probe, hold, summary, description, dashboard in (
+    for name, probe, hold, summary, dashboard in (
         (
             "QorzenServiceNotReady",
             "readyz",
             "5m",
             "{{ $labels.instance }} takes no work",
-            "Its probe /readyz fails for the check {{ $labels.check }}.",
             "qorzen-overview",
         ),
         (
@@ -352,17 +385,18 @@ def _service_alerts(site: Site) -> Iterator[Alert]:
             "livez",
             "1m",
             "{{ $labels.instance }} is stuck",
-            "Its probe /livez fails for the check {{ $labels.check }}.",
             "qorzen-runtime",
         ),
     ):
         yield Alert(
             name,
-            f"min by (job, instance, check) ({series(HEALTH_CHECK, probe=probe)}) == 0",
+            f"min by (job, instance) ({series(HEALTH_CHECK, probe=probe)}) == 0",
             hold,
             "critical",
             summary,
-            description,
+            f"Its probe /{probe} fails. Failing checks:"
+            + named("check", f"{series(HEALTH_CHECK, probe=probe, instance=INSTANCE)} == 0", worst=False)
+            + ".",
             dashboard,
             ("job", "instance"),
         )

@@ -6,8 +6,8 @@ from grafana_foundation_sdk.builders.dashboard import Dashboard
 
 from dashboards import library
 from dashboards.board import RUNTIME, Row, board
-from dashboards.panels import BAD, GOOD, WARN, Query, heat, stat, timeseries
-from dashboards.promql import now, per_second, quantile, select, share
+from dashboards.panels import BAD, CULPRITS, GOOD, WARN, Query, heat, stat, timeseries
+from dashboards.promql import counted, now, per_second, quantile, select, share
 from qorzen_obs.telemetry import names
 
 
@@ -48,6 +48,7 @@ def _state() -> Row:
                 "when its attempt ends, all at once: while a long one runs this is too low, then too high.",
                 f"clamp_max(max({_busy('job', 'instance')}), 1)",
                 unit="percentunit",
+                decimals=0,
                 steps=((None, GOOD), (0.7, WARN)),
                 no_value="The time ledger is off",
             ),
@@ -69,6 +70,7 @@ def _state() -> Row:
                 "File descriptors in use, of what the system allows.",
                 f"max({files})",
                 unit="percentunit",
+                decimals=0,
                 steps=((None, GOOD), (0.7, WARN), (0.9, BAD)),
             ),
         ],
@@ -94,11 +96,12 @@ def _loop() -> Row:
                 "is code of no task, `gc` the garbage collector, `gil_held` code that let no Python run, `not_running` "
                 "a process that was stopped or had no processor. The log event `loop.blocked` has the stack, "
                 "`/livez?verbose` the culprit while it blocks.",
-                Query(per_second(names.LOOP_BLOCKED, "category"), "{{category}}"),
+                Query(counted(names.LOOP_BLOCKED, "category"), "{{category}}"),
                 unit="percentunit",
                 stacked=True,
-                no_value="No loop is watched",
+                no_value="Nothing blocked the loop, or no loop is watched",
                 calcs=("mean", "max"),
+                colours=CULPRITS,
             ),
             timeseries(
                 "Loop busy by category",

@@ -7,7 +7,7 @@ from grafana_foundation_sdk.builders.dashboard import Dashboard
 from dashboards import library
 from dashboards.board import TELEMETRY, Row, board
 from dashboards.panels import BAD, GOOD, NONE_IS_GOOD, WARN, Query, stat, timeseries
-from dashboards.promql import in_range, now, per_second, select, share
+from dashboards.promql import counted, in_range, now, per_second, select, share
 from qorzen_obs.telemetry import names
 
 #: What became of spans that somebody wanted and nobody got.
@@ -21,7 +21,7 @@ def telemetry() -> Dashboard:
 
 
 def _since_export(then: str = "") -> str:
-    return f"time() - ({select(names.LAST_EXPORT)} > 0){then}"
+    return f"clamp_min(time() - ({select(names.LAST_EXPORT)} > 0){then}, 0)"
 
 
 def _state() -> Row:
@@ -33,7 +33,7 @@ def _state() -> Row:
                 "Spans that were to be exported and were not: the collector refused or did not answer, or the queue "
                 "was full. What the sampler drops is not among them.",
                 in_range(names.SPANS, outcome=_LOST),
-                unit="short",
+                unit="none",
                 decimals=0,
                 steps=NONE_IS_GOOD,
                 no_value=_NO_TRACES,
@@ -44,6 +44,7 @@ def _state() -> Row:
                 "Spans that wait to be exported, of what may wait, of the fullest instance. At 100 % they are dropped.",
                 f"max({share(select(names.SPAN_QUEUE_SIZE), select(names.SPAN_QUEUE_LIMIT))})",
                 unit="percentunit",
+                decimals=0,
                 steps=((None, GOOD), (0.5, WARN), (0.9, BAD)),
                 no_value="Nothing is exported",
             ),
@@ -59,7 +60,7 @@ def _state() -> Row:
                 "Events not delivered",
                 "Events for the bus, progress and late results that were dropped.",
                 in_range(names.EVENTS_DROPPED),
-                unit="short",
+                unit="none",
                 decimals=0,
                 steps=((None, GOOD), (1, WARN)),
                 no_value="Nothing is scraped",
@@ -70,7 +71,7 @@ def _state() -> Row:
                 "Times a label value became `_other`, because its metric has its 200 already. The names are in spans "
                 "and logs still.",
                 in_range(names.LABEL_OVERFLOW),
-                unit="short",
+                unit="none",
                 decimals=0,
                 steps=((None, GOOD), (1, WARN)),
                 no_value="Nothing is scraped",
@@ -81,7 +82,7 @@ def _state() -> Row:
                 "Failures inside the observation itself. The work goes on; the log event `telemetry.observer_failed` "
                 "says what broke.",
                 in_range(names.TELEMETRY_ERRORS),
-                unit="short",
+                unit="none",
                 decimals=0,
                 steps=NONE_IS_GOOD,
                 no_value="None",
@@ -99,7 +100,7 @@ def _traces() -> Row:
                 "Spans by fate",
                 "Spans that ended a second, by what became of them. `export_failed` and all `dropped_*` are loss. "
                 "`kept` is kept for the page alone, where no exporter is set; `sampled_out` is the sampler's choice.",
-                Query(per_second(names.SPANS, "outcome"), "{{outcome}}"),
+                Query(counted(names.SPANS, "outcome"), "{{outcome}}"),
                 unit="ops",
                 stacked=True,
                 no_value=_NO_TRACES,
@@ -109,7 +110,7 @@ def _traces() -> Row:
                 "Traces by decision",
                 "Traces that the sampler decided a second, by decision and reason. Failed and slow ones are kept "
                 "whatever the rate.",
-                Query(per_second(names.TRACES, "decision", "reason"), "{{decision}}: {{reason}}"),
+                Query(counted(names.TRACES, "decision", "reason"), "{{decision}}: {{reason}}"),
                 unit="ops",
                 stacked=True,
                 no_value="No trace was decided",
@@ -190,9 +191,10 @@ def _losses() -> Row:
             timeseries(
                 "Events dropped by kind",
                 "Events that the bus did not take in time, progress, and late results of abandoned tasks, a second.",
-                Query(per_second(names.EVENTS_DROPPED, "kind"), "{{kind}}"),
+                Query(counted(names.EVENTS_DROPPED, "kind"), "{{kind}}"),
                 unit="ops",
                 width=6,
+                no_value="Nothing was dropped",
             ),
             timeseries(
                 "Labels folded by label",

@@ -151,8 +151,9 @@ is counted, and never serialised.
 `{traces}` counts each decision with its reason, `{spans}` each span by what became of it.
 
 In memory a trace has at most `telemetry.keep_spans_per_trace` spans. Failed, slow and marked ones displace others, the
-newest first. `GET /api/tasks/{{task_id}}/trace` always has the task's own span: where a large trace had no room
-for it, it is made anew of the task's record, without phases and without what user code had put on it.
+newest first. `GET /api/tasks/{{task_id}}/trace` shows a kept task and all tasks below it: a span that is
+not kept is made anew of its task's record, without phases and without what user code had put on it, and marked
+as `qorzen.trace.partial`.
 
 | reason | a trace is decided because |
 |---|---|

@@ -56,6 +56,28 @@ class Progress(msgspec.Struct, frozen=True):
     updated_at: datetime | None = None  #: None before the first report
 
 
+class FamilyNumbers(msgspec.Struct, frozen=True):
+    """How many live and kept tasks there are, and by status."""
+
+    total: int
+    by_status: dict[str, int]
+
+
+class Family(msgspec.Struct, frozen=True):
+    """The tasks that a task submitted itself, and all that it led to."""
+
+    children: FamilyNumbers
+    below: FamilyNumbers
+
+
+class RerunState(msgspec.Struct, frozen=True):
+    """Whether a task can be run again; `task_id` is the last that runs it again."""
+
+    possible: bool
+    why_not: str | None = None
+    task_id: str | None = None
+
+
 class Task(msgspec.Struct, frozen=True):
     """One task, as in `GET /api/tasks/{id}` and, without traceback, in lists."""
 
@@ -88,6 +110,10 @@ class Task(msgspec.Struct, frozen=True):
     evicted: bool = False
     trace_id: str | None = None
     rerun_of: str | None = None
+    parent_id: str | None = None
+    definition: str = ""
+    family: Family | None = None  #: None in lists
+    rerun: RerunState | None = None
 
     @property
     def still_runs(self) -> bool:
@@ -104,6 +130,27 @@ class TaskPage(msgspec.Struct, frozen=True):
     """A page of a list of tasks; `at` is the service's own clock."""
 
     items: list[Task]
+    at: datetime
+    next_cursor: str | None = None
+
+
+class Refusal(msgspec.Struct, frozen=True):
+    """Tasks that a command for many did nothing of, for one reason."""
+
+    reason: str
+    count: int
+    example: str
+
+
+class BulkOutcome(msgspec.Struct, frozen=True):
+    """What a command for many tasks has done of a page of them, or would do."""
+
+    dry_run: bool
+    matching: int
+    asked: int
+    done: int
+    refused: list[Refusal]
+    task_ids: list[str]
     at: datetime
     next_cursor: str | None = None
 
@@ -281,6 +328,7 @@ class LogLines(msgspec.Struct, frozen=True):
 
     items: list[dict[str, Any]]
     dropped: int = 0
+    missing: str | None = None  #: why there are none, or not all: "early" or "late"
 
 
 class Submitted(msgspec.Struct, frozen=True):
@@ -410,6 +458,14 @@ class Client:
     def rerun(self, task_id: str) -> str:
         """Run an ended task again; return the new task's id."""
         return self.post(task_path(task_id, "rerun"), Submitted).task_id
+
+    def cancel_all(self, query: Query) -> BulkOutcome:
+        """Cancel a page of the pending and running tasks that a query selects; say what became of them."""
+        return self.post(_with_query("/api/bulk/cancel", query), BulkOutcome)
+
+    def rerun_all(self, query: Query) -> BulkOutcome:
+        """Run a page of the failed or cancelled tasks that a query selects again; say what became of them."""
+        return self.post(_with_query("/api/bulk/rerun", query), BulkOutcome)
 
     def submit(self, document: Mapping[str, Any]) -> str:
         """Submit a task; return its id."""

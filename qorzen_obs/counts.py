@@ -49,13 +49,19 @@ class CountsView(NamedTuple):
         """Return the sums by status, every status named."""
         return _sums(STATUSES, ((status, n) for (_, _, status), n in self.by_cell.items()))
 
-    def by_category(self) -> dict[TaskCategory, int]:
-        """Return the sums by category, every category named."""
-        return _sums(CATEGORIES, ((category, n) for (category, _, _), n in self.by_cell.items()))
+    def by_category(self, only: TaskStatus | None = None) -> dict[TaskCategory, int]:
+        """Return the sums by category, every category named; of the tasks of one status where it is given."""
+        cells = self.by_cell.items()
+        return _sums(
+            CATEGORIES, ((category, n) for (category, _, status), n in cells if only in (None, status))
+        )
 
-    def by_priority(self) -> dict[TaskPriority, int]:
-        """Return the sums by priority, every priority named."""
-        return _sums(PRIORITIES, ((priority, n) for (_, priority, _), n in self.by_cell.items()))
+    def by_priority(self, only: TaskStatus | None = None) -> dict[TaskPriority, int]:
+        """Return the sums by priority, every priority named; of the tasks of one status where it is given."""
+        cells = self.by_cell.items()
+        return _sums(
+            PRIORITIES, ((priority, n) for (_, priority, status), n in cells if only in (None, status))
+        )
 
 
 class TaskCounts:

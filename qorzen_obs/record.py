@@ -171,10 +171,14 @@ class TaskRecord(msgspec.Struct, eq=False):
     state: TaskState = ACCEPTED
     progress: TaskProgress = NO_PROGRESS
     rerun: Rerun | None = None  #: the task that it runs again, if any
+    rerun_as: str | None = None  #: the id of the last task that runs it again
+    parent_id: str | None = None  #: the task that submitted it
     attempt: Attempt | None = None
     #: the span that it was submitted in, or the mark of its submission there
     submitter: SpanContext | None = None
     queue_entry: list[Any] | None = None  #: the queue's handle while it is pending
+    #: Bytes that it keeps alive once it has ended, as far as they are more than most tasks keep; see core/retention.py.
+    kept_bytes: int = 0
     #: Called when each attempt starts, see core/calls.py.
     on_start: Callable[[Attempt], object] | None = None
     waiters: list[tuple[asyncio.Future[TaskState], Wait | None]] | None = None
@@ -248,6 +252,8 @@ class TaskRecord(msgspec.Struct, eq=False):
             trace_id=format_trace_id(span.trace_id) if span else None,
             span_id=format_span_id(span.span_id) if span else None,
             rerun_of=self.rerun.task_id if self.rerun else None,
+            parent_id=self.parent_id,
+            definition=self.definition_name,
         )
 
     def span_of(self, state: TaskState) -> SpanContext | None:

@@ -44,6 +44,7 @@ WAIT_BUCKETS: Final = (
 _MAX_BUCKETS: Final = 100  # each adds a line to every series
 
 Seconds = Annotated[float, Meta(gt=0)]  #: A duration above 0, in seconds.
+MEBIBYTE: Final = 1_048_576
 Count = Annotated[int, Meta(ge=1)]  #: A whole number of at least 1.
 T = TypeVar("T")
 
@@ -77,8 +78,10 @@ class TaskSettings(_Checked, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     _section = "tasks."
 
     max_concurrent_tasks: Count = 100  #: maximum number of tasks that run at once
-    #: Number of ended tasks kept whole: the last ones that failed, and separately as many of all others.
-    keep_completed_tasks: Annotated[int, Meta(ge=0)] = 1000
+    #: Maximum number of ended tasks kept whole: the last ones that failed, and separately as many of all others.
+    keep_completed_tasks: Annotated[int, Meta(ge=0)] = 10_000
+    #: Maximum bytes that they take: about 1,400 each, plus kept values, errors and tracebacks.
+    keep_completed_bytes: Annotated[int, Meta(ge=0)] = 16 * MEBIBYTE
     default_timeout: Seconds = 300.0  #: seconds an attempt may take; inf means no limit
     max_pending: Count = 10_000  #: maximum number of waiting tasks
     #: What a submission does when the queue is full: raise TaskQueueFullError, or wait for room.
@@ -151,9 +154,11 @@ class TelemetrySettings(_Checked, frozen=True, kw_only=True, forbid_unknown_fiel
     _section = "telemetry."
 
     log_level: Literal["debug", "info", "warning", "error", "off"] = "info"  #: off writes no lines
-    keep_traces: Count = 500  #: recent traces in memory
+    keep_traces: Count = 10_000  #: recent traces in memory, at most
     keep_spans_per_trace: Count = 2_000  #: spans of one trace in memory
-    keep_spans: Count = 20_000  #: spans in memory in all; about 2.6 kB each
+    keep_spans: Count = 40_000  #: maximum number of spans in memory in all
+    #: Maximum bytes that they take: about 1 kB for a task's span, 4 kB for one of other code.
+    keep_span_bytes: Count = 36 * MEBIBYTE
     #: ordinary traces kept per second; above that rate their ids decide. Failed and slow ones are always kept
     traces_per_second: Annotated[float, Meta(ge=0)] = 100.0
     slow_task_seconds: Seconds = 10.0  #: a slower task's trace is always kept; inf means never
@@ -166,7 +171,8 @@ class TelemetrySettings(_Checked, frozen=True, kw_only=True, forbid_unknown_fiel
     #: definitions that metrics show by name; all others are `_other`. 0 means none
     metrics_by_definition: Annotated[int, Meta(ge=0, le=10_000)] = 100
     keep_log_lines_per_task: Count = 200  #: last log lines of each task in memory
-    keep_log_lines: Count = 20_000  #: log lines in memory in all
+    keep_log_lines: Count = 50_000  #: maximum number of log lines in memory in all
+    keep_log_bytes: Count = 12 * MEBIBYTE  #: maximum bytes that they take
     #: whether /metrics also shows the default registry of prometheus_client
     default_registry: bool = False
     #: Names of fields whose values are always hidden, besides the usual ones.

@@ -204,6 +204,8 @@ class TaskInfo(Generic[R_co]):
     trace_id: str | None = None  #: 32 hexadecimal digits
     span_id: str | None = None  #: 16 hexadecimal digits, of the last attempt
     rerun_of: str | None = None  #: the id of the ended task that it runs again
+    parent_id: str | None = None  #: the id of the task of this manager that submitted it; None outside a task
+    definition: str = ""  #: the name of its definition, else of its function; redacted
 
     def replace(self, **changes: Any) -> TaskInfo[R_co]:
         """Return a copy with these fields changed; the task itself does not change."""

@@ -39,7 +39,6 @@ RECORDS: Final[Mapping[str, str]] = {
     "scheduling.scheduler.group": "_Group: where a queue stands among the others",
     "scheduling.scheduler.task": "Schedulable: has a field for the scheduler alone",
     "server.health_history.check": "_Check: the past of one check",
-    "server.pending.of_its_priority": "PendingOfPriority: a document that is being counted",
     "telemetry.loop_monitor.block": "Block: the monitor writes it under its lock",
     "telemetry.span_store.trace": "_Trace: the store writes it under its lock",
     "telemetry.task_lines.ring": "_Ring: the lines of one task",

@@ -10,8 +10,8 @@ from typing import Any, Final
 from rich.text import Text
 
 from qorzen_obs.cli.output import STYLES
-from qorzen_obs.cli.texts import moment, printable, progress, seconds, shares
-from qorzen_obs.client import AsyncioTask, Frame, LogLines, Stack, Task, Why
+from qorzen_obs.cli.texts import moment, number, printable, progress, seconds, shares
+from qorzen_obs.client import AsyncioTask, Family, Frame, LogLines, Stack, Task, Why
 from qorzen_obs.engines.traits import ENGINES
 from qorzen_obs.telemetry.names import LOG_FINISHED
 
@@ -70,10 +70,20 @@ def task_lines(task: Task, now: datetime) -> Iterator[Text]:
         yield from ledger_lines(task.phases)
     if task.waiting_for is not None:
         yield _field("waits for", f"task {task.waiting_for}")
+    if task.parent_id is not None:
+        yield _field("parent", f"task {task.parent_id}")
+    if task.family is not None and task.family.below.total:
+        yield _field("children", _family(task.family))
+    if task.rerun_of is not None:
+        yield _field("rerun of", f"task {task.rerun_of}")
+    if task.rerun is not None and task.rerun.task_id is not None:
+        yield _field("rerun as", f"task {task.rerun.task_id}")
+    if task.status == "failed" and task.rerun is not None and task.rerun.why_not is not None:
+        yield _field("no rerun", task.rerun.why_not)
     if task.trace_id is not None:
         yield _field("trace", task.trace_id)
     if task.evicted:
-        yield _field("kept", "only this outline: it ended long ago")
+        yield _field("kept", "only this outline: its details were evicted")
     if task.error_type is not None:
         yield Text()
         yield Text(f"{printable(task.error_type)}: {_first_line(task.error)}", "bold red")
@@ -81,6 +91,13 @@ def task_lines(task: Task, now: datetime) -> Iterator[Text]:
             yield Text(f"  {printable(line)}", "red")
     for line in (task.traceback or "").splitlines():
         yield Text(f"  {printable(line)}", "dim")
+
+
+def _family(family: Family) -> str:
+    """Return how many children a task has, how they stand, and how many tasks are below."""
+    by_status = (f"{number(n)} {status}" for status, n in family.children.by_status.items() if n)
+    more = family.below.total - family.children.total
+    return ", ".join([*by_status, *([f"{number(more)} further down"] if more else [])])
 
 
 def _start_lines(task: Task, now: datetime) -> Iterator[Text]:
@@ -173,6 +190,13 @@ def place(stack: Stack) -> str:
         return printable(stack.state)
     frame = stack.frames[-1]
     return printable(f"{frame.function.rpartition('.')[2]} {PurePath(frame.file).name}:{frame.line}")
+
+
+def no_lines(logs: LogLines) -> str:
+    """Return why a task has no log lines."""
+    if logs.missing == "early":
+        return "it has written no log lines yet"
+    return "its log lines were evicted" if logs.missing == "late" else "it has written no log lines"
 
 
 def log_lines(logs: LogLines, last: int | None = None) -> Iterator[Text]:

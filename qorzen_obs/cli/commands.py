@@ -13,6 +13,7 @@ from typing import Any, Final, NoReturn
 import click
 
 from qorzen_obs.cli.account import task_lines
+from qorzen_obs.cli.bulk import CANCEL, RERUN, Filters, command_all, filter_options
 from qorzen_obs.cli.ids import whole_task_id
 from qorzen_obs.cli.options import (
     WrongUse,
@@ -123,21 +124,36 @@ def _read_arguments(texts: tuple[str, ...]) -> dict[str, Any]:
 
 
 @click.command("rerun")
-@click.argument("task_id", metavar="ID")
+@click.argument("task_id", metavar="[ID]", required=False)
+@filter_options(["failed", "cancelled"])
 @click.option(
-    "--wait", is_flag=True, help="Wait for the task to end; exit with status 1 unless it completed."
+    "--wait",
+    is_flag=True,
+    help="With an ID: wait for the task to end; exit with status 1 unless it completed.",
 )
 @json_option
 @client_options
-def rerun_command(task_id: str, url: str, token_file: Path | None, wait: bool, as_json: bool) -> None:
+def rerun_command(
+    task_id: str | None, url: str, token_file: Path | None, wait: bool, as_json: bool, **options: Any
+) -> None:
     """Run a failed or cancelled task again with the same arguments, and print the id of the new task.
 
-    The exit status is 1 if the task neither failed nor was cancelled, or if its arguments are not kept.
+    Without an ID: run again all failed tasks that the filters select; with --status cancelled, the cancelled ones.
+    Tasks that were run again before are left out, so the command may be repeated.
+
+    \b
+    qorzen-obs rerun --status failed --name invoice.send --dry-run
+
+    The exit status is 1 if a task neither failed nor was cancelled, or if its arguments are not kept.
     """
-    client = make_client(url, token_file)
+    filters, client = Filters.of(options), make_client(url, token_file)
     with refusals_shown():
-        new_id = client.rerun(whole_task_id(client, task_id))
-        _show_new_task(client, new_id, wait=wait, as_json=as_json)
+        if filters.chosen(task_id):
+            if wait:
+                raise WrongUse("--wait needs the ID of one task")
+            return command_all(client, filters, client.rerun_all, RERUN, as_json=as_json)
+        new_id = client.rerun(whole_task_id(client, task_id or ""))
+        return _show_new_task(client, new_id, wait=wait, as_json=as_json)
 
 
 def _show_new_task(client: Client, task_id: str, *, wait: bool, as_json: bool) -> None:
@@ -167,17 +183,28 @@ def _wait_for(client: Client, task_id: str) -> Task:
 
 
 @click.command("cancel")
-@click.argument("task_id", metavar="ID")
+@click.argument("task_id", metavar="[ID]", required=False)
+@filter_options(["pending", "running"])
 @json_option
 @client_options
-def cancel_command(task_id: str, url: str, token_file: Path | None, as_json: bool) -> None:
+def cancel_command(
+    task_id: str | None, url: str, token_file: Path | None, as_json: bool, **options: Any
+) -> None:
     """Cancel a pending task, or ask a running task to stop. The first characters of its ID are enough.
 
-    The exit status is 1 if the task has ended already, may not be cancelled, or is unknown to the service.
+    Without an ID: cancel all pending and running tasks that the filters select.
+
+    \b
+    qorzen-obs cancel --status pending --name invoice.send --dry-run
+    qorzen-obs cancel --below ID
+
+    The exit status is 1 if a task has ended already, may not be cancelled, or is unknown to the service.
     """
-    client = make_client(url, token_file)
+    filters, client = Filters.of(options), make_client(url, token_file)
     with refusals_shown():
-        task = client.cancel(whole_task_id(client, task_id))
+        if filters.chosen(task_id):
+            return command_all(client, filters, client.cancel_all, CANCEL, as_json=as_json)
+        task = client.cancel(whole_task_id(client, task_id or ""))
     if as_json:
         return give_json({"task_id": task.task_id, "status": task.status})
     ended = task.status == "cancelled"

@@ -51,6 +51,16 @@ def _choice(name: str, choices: list[str], help_text: str) -> Callable[[Any], An
 @click.option("--plugin", "plugin_id", multiple=True, metavar="ID", help="Only tasks of this plugin.")
 @click.option("--name", multiple=True, help="Only tasks with exactly this name.")
 @click.option(
+    "--definition", multiple=True, metavar="NAME", help="Only tasks of this definition or function."
+)
+@click.option(
+    "--error-type", multiple=True, metavar="TYPE", help="Only tasks with exactly this type of error."
+)
+@click.option(
+    "--parent", "parent_id", multiple=True, metavar="ID", help="Only tasks that this task submitted."
+)
+@click.option("--below", multiple=True, metavar="ID", help="Only tasks that this task led to, at any depth.")
+@click.option(
     "-q", "q", multiple=True, metavar="TEXT", help="Only tasks with this text in their name, id or error."
 )
 @click.option(
@@ -79,6 +89,8 @@ def tasks_command(
     """
     client = make_client(url, token_file)
     with refusals_shown():
+        for name in ("parent_id", "below"):
+            query[name] = [whole_task_id(client, given) for given in query[name]]
         pages = [client.document("/api/tasks", {**query, "limit": PAGE if everything else limit})]
         typed = [client.read(pages[0], TaskPage)]
         while everything and (cursor := typed[-1].next_cursor) is not None:

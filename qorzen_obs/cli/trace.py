@@ -26,12 +26,20 @@ _PIPE_WIDTH: Final = 120
     type=click.IntRange(min=40),
     help="Width in columns.  [default: that of the terminal; 120 on a pipe]",
 )
+@click.option("--whole", is_flag=True, help="The whole trace of a task, not only what lies below it.")
 @json_option
 @client_options
 def trace_command(
-    trace_or_task_id: str, url: str, token_file: Path | None, width: int | None, as_json: bool
+    trace_or_task_id: str,
+    url: str,
+    token_file: Path | None,
+    width: int | None,
+    whole: bool,
+    as_json: bool,
 ) -> None:
     """Draw the trace of a task as a waterfall. ID is the id of a task or a trace, or its first characters.
+
+    For a task it shows the task and everything below it; for a trace, or with --whole, all spans of the trace.
 
     A thin line is time in the queue; a thick line is time running. Retries, failures, spans of worker processes and
     the task of this ID are marked. --json prints the trace as OTLP/JSON, which trace viewers import.
@@ -39,7 +47,7 @@ def trace_command(
     client = make_client(url, token_file)
     with refusals_shown():
         trace_or_task_id = _whole_id(client, trace_or_task_id)
-        document = _find(client, trace_or_task_id)
+        document = _find(client, trace_or_task_id, whole=whole)
         spans = read_spans(client.read(document, TraceDocument))
         running = None if as_json else _running(client, trace_or_task_id)
     if as_json:
@@ -58,10 +66,10 @@ def _whole_id(client: Client, either_id: str) -> str:
     return task_id if task_id != either_id else whole_trace_id(client, either_id)
 
 
-def _find(client: Client, either_id: str) -> Any:
+def _find(client: Client, either_id: str, *, whole: bool) -> Any:
     """Return the trace of a task, or the one with this id. Both look the same: a task is looked for first."""
     try:
-        return client.document(task_path(either_id, "trace"))
+        return client.document(task_path(either_id, "trace") + ("?whole=true" if whole else ""))
     except ClientError as error:
         if error.status != HTTPStatus.NOT_FOUND or not _TRACE_ID.fullmatch(either_id):
             raise

@@ -224,7 +224,7 @@ def _headline(rows: list[Row], total: float) -> Text:
     if failed:
         text.append(f"  {failed} failed", _FAILED_STYLE)
     if any(row.span.partial for row in rows):
-        text.append("  partial: earlier spans were not kept", "yellow")
+        text.append("  partial: some spans were not kept", "yellow")
     return text
 
 
@@ -237,7 +237,7 @@ def _legend(rows: list[Row]) -> Text:
     if any(row.span.failed for row in rows):
         text.append("  ").append("━", _FAILED_STYLE).append(" failed")
     if any(row.orphan for row in rows):
-        text.append("  ^ its parent is not kept here")
+        text.append("  ^ its parent is not shown here")
     return text
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextvars import copy_context
+from contextvars import Context, copy_context
 from math import inf
 from typing import Any, Final, NamedTuple
 
@@ -151,7 +151,9 @@ class Admission:
         else:
             record = _copy(usual.record)
         record.task_id = _TASK_ID % getrandbits(128)
-        record.func, record.args, record.context = func, args, copy_context()
+        record.func, record.args, record.context = func, args, (context := copy_context())
+        if CURRENT in context:
+            record.parent_id = self._parent_in(context)
         if kwargs:
             record.kwargs = kwargs
         place = traits.reporter_place
@@ -207,6 +209,13 @@ class Admission:
             definition_name=definition_name,
             clock=self._ledger_clock,
         )
+
+    def _parent_in(self, context: Context) -> str | None:
+        """Return the id of the task of this manager that a context belongs to."""
+        attempt = context[CURRENT]
+        if isinstance(attempt, Attempt) and attempt.owner is self._waiting.owner:
+            return attempt.task_id
+        return None
 
     def has_room(self) -> bool:
         """Return whether a task may be accepted at once; `wait_for_room` says why not."""

@@ -77,8 +77,13 @@ def assemble(
     ledger_clock = clock.monotonic if telemetry.settings.time_ledger else None
 
     runtime, counts, keys = Runtime(), TaskCounts(), IdempotencyKeys()
-    task_lines = TaskLines(telemetry.settings.keep_log_lines_per_task, telemetry.settings.keep_log_lines)
-    make_history = partial(MemoryHistory, runtime.settings.keep_completed_tasks)
+    kept = telemetry.settings
+    task_lines = TaskLines(kept.keep_log_lines_per_task, kept.keep_log_lines, kept.keep_log_bytes)
+    make_history = partial(
+        MemoryHistory,
+        runtime.settings.keep_completed_tasks,
+        keep_bytes=runtime.settings.keep_completed_bytes,
+    )
     table = TaskTable(make_history, on_forgotten=(keys.forget, task_lines.forget))
     retention = Retention(runtime, table)
     limits = Limits(runtime.settings.max_concurrent_tasks)

@@ -181,7 +181,7 @@ class Control:
         record = self._table.whole(task_id)
         if record is None and self._table.history.info(task_id) is None:
             raise TaskNotFoundError(task_id)
-        problem = self._why_not_again(record)
+        problem = self._table.why_not_again(record)
         if problem is not None:
             raise TaskNotRerunnableError(task_id, problem)
         assert record is not None
@@ -202,18 +202,5 @@ class Control:
         again.rerun = Rerun(task_id, record.state.span)
         await self._admission.wait_for_room(again.cell)
         self._lifecycle.accept(again)
+        record.rerun_as = again.task_id
         return again.task_id
-
-    def _why_not_again(self, record: TaskRecord | None) -> str | None:
-        if record is None:
-            return "only its outline is kept; submit it again, and see tasks.keep_completed_tasks"
-        status = record.state.status
-        if not status.final:
-            return f"it is {status.value}; wait for its end, or cancel it first"
-        if status is COMPLETED:
-            return "it completed; submit it again"
-        if any(attempt.record is record for attempt in self._table.abandoned):
-            return "its code would not stop and still runs; wait for its end"
-        if record.func is None:
-            return "its arguments were not kept, see tasks.keep_arguments and tasks.keep_value_bytes; submit it again"
-        return None

@@ -24,7 +24,7 @@ from qorzen_obs.core.collaborators import Collaborators
 from qorzen_obs.core.event_ring import EventRing
 from qorzen_obs.core.health_checks import HealthChecks
 from qorzen_obs.core.runtime import ManagerState, Runtime
-from qorzen_obs.core.task_table import TaskTable, by_priority
+from qorzen_obs.core.task_table import MayRerun, TaskTable, by_priority
 from qorzen_obs.counts import TaskCounts
 from qorzen_obs.engines.base import AwaitingEngine, ForeignProcessEngine, ReportingEngine, StackEngine
 from qorzen_obs.engines.traits import EngineTraits
@@ -35,6 +35,7 @@ from qorzen_obs.scheduling.stall import StallWatch
 from qorzen_obs.settings import HistorySettings
 from qorzen_obs.stacks import ABANDONED, RUNNING, STARTING, LiveStack, redacted
 from qorzen_obs.tasks import TaskCategory, TaskInfo, TaskPriority, TaskStatus
+from qorzen_obs.telemetry.definitions import DefinitionReading
 from qorzen_obs.telemetry.gathering import Gathering
 from qorzen_obs.telemetry.loop_monitor import Block, EndedBlock, LoopMonitor
 from qorzen_obs.telemetry.metrics import Load, TaskMetrics
@@ -139,6 +140,7 @@ class Inspection:
             "initialized": self.initialized,
             "healthy": self.healthy,
             "state": self.state.value,
+            "ready_at": self._runtime.ready_at,
             "tasks": {
                 "total": counts.total,
                 "by_status": {key.value: n for key, n in counts.by_status().items()},
@@ -233,6 +235,14 @@ class Inspection:
     def attempts(self) -> list[Attempt]:
         """Return the running attempts, longest running first."""
         return list(self._table.running.values())
+
+    def may_rerun(self, task_id: str) -> MayRerun:
+        """Return whether a task can be run again, and whether it was."""
+        record = self._table.whole(task_id)
+        why_not = self._table.why_not_again(record)
+        if why_not is None and self.state is not ManagerState.READY:
+            why_not = f"the service is {self.state.value} and takes no new tasks"
+        return MayRerun(why_not, None if record is None else record.rerun_as)
 
     def log_of(self, task_id: str) -> KeptLines:
         """Return the kept log lines of a task, the canonical one last where it has ended."""
@@ -347,6 +357,16 @@ class Inspection:
             longest_waits=self.metrics.longest_waits(since),
             wait_buckets=self.metrics.wait_buckets,
         )
+
+    def definitions(self) -> dict[str, DefinitionReading] | None:
+        """Return what was counted by definition; None where `telemetry.metrics_by_definition` is 0."""
+        cells = self.metrics.definitions
+        return None if cells is None else cells.read()
+
+    @property
+    def definition_limit(self) -> int:
+        """How many definitions are told apart."""
+        return 0 if self.metrics.definitions is None else self.metrics.definitions.cap
 
     # ------------------------------------------------------------------ what the metrics read at scrape
 

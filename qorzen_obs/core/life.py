@@ -90,6 +90,7 @@ class Life:
                 raise
             problem = f"a collaborator failed with {foreign.described(error)}"
             raise ManagerInitializationError(self._name, problem) from error
+        runtime.ready_at = self._clock.now()
         runtime.state = ManagerState.READY
         self._log_state()
 

@@ -398,7 +398,8 @@ class Lifecycle:
             if deadline is not None:
                 self._deadlines.remove(deadline)
         state, kind = record.state, type(record.state.result)
-        if state.status is COMPLETED and (state.result is None or kind is bool or kind is int):
+        is_small = state.result is None or kind is bool or kind is int
+        if is_small and state.status is COMPLETED and record.metadata is None:
             record.release()
         else:
             self._retention.ended(record)

@@ -73,7 +73,7 @@ class LiveSettings:
         limits.categories = dict(settings.category_limits)
         self._scheduler.ageing_seconds = settings.ageing_seconds
         history = self._table.history
-        history.keep = settings.keep_completed_tasks
+        history.keep, history.keep_bytes = settings.keep_completed_tasks, settings.keep_completed_bytes
         history.shrink()
         if not settings.keep_arguments:
             self._table.release_calls()

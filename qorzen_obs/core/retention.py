@@ -6,11 +6,15 @@ has it, or earlier when newer ones need the room. Belongs to the work loop.
 
 from __future__ import annotations
 
+from typing import Final
+
 from qorzen_obs.core.runtime import Runtime
 from qorzen_obs.core.task_table import TaskTable
 from qorzen_obs.footprint import footprint_of
 from qorzen_obs.record import TaskRecord
 from qorzen_obs.tasks import COMPLETED
+
+_size_of: Final = str.__sizeof__
 
 
 class Retention:
@@ -25,12 +29,21 @@ class Retention:
     def ended(self, record: TaskRecord) -> None:
         """Keep what a task that has ended may keep, and drop the rest; its result stays for this turn."""
         state, settings = record.state, self._runtime.settings
+        held = 0 if record.metadata is None else footprint_of(record.metadata)
         if state.status is not COMPLETED:
             size = footprint_of((record.func, record.args, record.kwargs)) if settings.keep_arguments else 0
-            record.release(keep_call=settings.keep_arguments and size <= settings.keep_value_bytes)
+            keep_call = settings.keep_arguments and size <= settings.keep_value_bytes
+            if keep_call:
+                held += size
+            texts = (text for text in (state.error, state.traceback) if text is not None)
+            record.kept_bytes = held + sum(map(_size_of, texts))
+            record.release(keep_call=keep_call)
             return
         size = footprint_of(state.result)
-        if size > settings.keep_value_bytes:
+        if size <= settings.keep_value_bytes:
+            record.kept_bytes = held + size
+        else:
+            record.kept_bytes = held
             self._unclaimed[record.task_id] = (record, size)
             if not self.shrinks and self._excess() > 0:
                 self.shrink_soon()
@@ -78,4 +91,5 @@ class Retention:
         """The bytes by which large results that nobody has waited for exceed the limit."""
         settings = self._runtime.settings
         held = sum(size for _, size in self._unclaimed.values())
-        return held - settings.keep_value_bytes * settings.keep_completed_tasks
+        share = settings.keep_value_bytes * settings.keep_completed_tasks
+        return held - min(share, settings.keep_completed_bytes)

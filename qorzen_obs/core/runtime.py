@@ -47,6 +47,7 @@ class Runtime:
 
     def __init__(self) -> None:
         self.state = ManagerState.NEW
+        self.ready_at: float | None = None  #: when it first took work, in Unix seconds
         self.loop: asyncio.AbstractEventLoop | None = None  #: the work loop
         self.loop_thread: int | None = None  #: the id of its thread
         self.engines: Mapping[str, Engine] = {}  #: by kind

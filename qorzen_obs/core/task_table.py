@@ -9,14 +9,21 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from operator import attrgetter
-from typing import Final
+from typing import Final, NamedTuple
 
 from qorzen_obs.history.base import History, OnEvicted
 from qorzen_obs.record import Attempt, TaskRecord
-from qorzen_obs.tasks import TaskInfo, TaskPriority
+from qorzen_obs.tasks import COMPLETED, TaskInfo, TaskPriority
 
 _sequence_of: Final = attrgetter("sequence")
 _PRIORITIES: Final = sorted(TaskPriority, reverse=True)
+
+
+class MayRerun(NamedTuple):
+    """Whether a task can be run again, and whether it was."""
+
+    why_not: str | None  #: None where it can
+    rerun_as: str | None  #: the id of the last task that runs it again
 
 
 class TaskTable:
@@ -63,6 +70,21 @@ class TaskTable:
         """Return the last abandoned attempt of a task whose code still runs; from any thread."""
         found = [attempt for attempt in list(self.abandoned) if attempt.task_id == task_id]
         return found[-1] if found else None
+
+    def why_not_again(self, record: TaskRecord | None) -> str | None:
+        """Return why a task cannot be run again, None where it can; from any thread. None is one that is not whole."""
+        if record is None:
+            return "only its outline is kept; submit it again, and see tasks.keep_completed_tasks"
+        status = record.state.status
+        if not status.final:
+            return f"it is {status.value}; wait for its end, or cancel it first"
+        if status is COMPLETED:
+            return "it completed; submit it again"
+        if any(attempt.record is record for attempt in list(self.abandoned)):
+            return "its code would not stop and still runs; wait for its end"
+        if record.func is None:
+            return "its arguments were not kept, see tasks.keep_arguments and tasks.keep_value_bytes; submit it again"
+        return None
 
     def release_calls(self) -> None:
         """Drop the callables and arguments of all kept tasks."""

@@ -8,6 +8,7 @@ Only the work loop writes. Reading from another thread copies a dictionary's val
 from __future__ import annotations
 
 from collections import deque
+from math import inf
 from typing import Final
 
 import msgspec
@@ -19,6 +20,9 @@ from qorzen_obs.record import NO_PROGRESS, TaskRecord
 from qorzen_obs.tasks import FAILED, TaskCategory, TaskInfo, TaskPriority, TaskStatus
 
 MAX_OUTLINES: Final = 100_000
+
+#: What a record takes besides its `kept_bytes`; measured, see tests/performance/sizes.py.
+RECORD_BYTES: Final = 1_400
 
 
 class Outline(msgspec.Struct, frozen=True, gc=False):
@@ -43,6 +47,8 @@ class Outline(msgspec.Struct, frozen=True, gc=False):
     engine: EngineTraits
     trace_id: int | None
     span_id: int | None
+    parent_id: str | None
+    definition: str
 
 
 _NO_SPAN: Final = (None, None)
@@ -69,6 +75,8 @@ def outline_of(record: TaskRecord) -> Outline:
         engine=record.engine,
         trace_id=trace_id,
         span_id=span_id,
+        parent_id=record.parent_id,
+        definition=record.definition_name,
     )
 
 
@@ -85,11 +93,15 @@ def info_of(outline: Outline) -> TaskInfo:
 class MemoryHistory:
     """The last `keep` failed records, the last `keep` other records, and up to 100,000 outlines.
 
-    The oldest of each kind is dropped first.
+    The oldest of each kind is dropped first. If both together take more than `keep_bytes`, the kind that takes more
+    loses its oldest, so half of the bytes is always there for each kind.
     """
 
-    def __init__(self, keep: int, on_evicted: OnEvicted) -> None:
+    def __init__(self, keep: int, on_evicted: OnEvicted, *, keep_bytes: float = inf) -> None:
         self.keep = keep
+        self.keep_bytes = keep_bytes
+        self._failed_bytes = 0
+        self._other_bytes = 0
         self._on_evicted = on_evicted
         self._records: dict[str, TaskRecord] = {}
         self._outlines: dict[str, Outline] = {}
@@ -102,19 +114,39 @@ class MemoryHistory:
         return len(self._records)
 
     def add(self, record: TaskRecord) -> bool:
-        """Remember an ended task whole; return whether there are too many now and `shrink` is due."""
-        order = self._failed_order if record.state.status is FAILED else self._other_order
+        """Remember an ended task whole; return whether too much is kept now and `shrink` is due."""
+        failed = record.state.status is FAILED
+        order = self._failed_order if failed else self._other_order
         self._records[record.task_id] = record
         order.append(record.task_id)
-        return len(order) > self.keep
+        # Last, and without a call: nothing interrupts it.
+        if failed:
+            self._failed_bytes += RECORD_BYTES + record.kept_bytes
+        else:
+            self._other_bytes += RECORD_BYTES + record.kept_bytes
+        return len(order) > self.keep or self._failed_bytes + self._other_bytes > self.keep_bytes
+
+    @property
+    def bytes(self) -> int:
+        """How many bytes the whole records take, about."""
+        return self._failed_bytes + self._other_bytes
 
     def shrink(self) -> None:
-        """Turn the oldest records beyond `keep` into outlines."""
+        """Turn the oldest records beyond `keep` and `keep_bytes` into outlines."""
         for order in (self._other_order, self._failed_order):
             while len(order) > self.keep:
-                self._evict(self._records[order.popleft()])
+                self._evict(order)
+        while self._records and self.bytes > self.keep_bytes:
+            self._evict(self._failed_order if self._failed_bytes > self._other_bytes else self._other_order)
 
-    def _evict(self, record: TaskRecord) -> None:
+    def _evict(self, order: deque[str]) -> None:
+        """Turn the oldest of an order into its outline."""
+        record = self._records[order.popleft()]
+        size = RECORD_BYTES + record.kept_bytes
+        if order is self._failed_order:
+            self._failed_bytes -= size
+        else:
+            self._other_bytes -= size
         # The outline first, so that a reader always finds one of the two.
         self._outlines[record.task_id] = outline_of(record)
         self._outline_order.append(record.task_id)

@@ -19,8 +19,11 @@ from qorzen_obs.endpoint import url_of
 from qorzen_obs.errors import ManagerInitializationError
 from qorzen_obs.registry import TaskRegistry
 from qorzen_obs.server import (
+    bulk,
     categories,
     commands,
+    definitions,
+    failures,
     health,
     logs,
     loop,
@@ -38,6 +41,7 @@ from qorzen_obs.server import (
     status,
     stream,
     submit,
+    task_trace,
     tasks,
     ticker,
     traces,
@@ -78,9 +82,12 @@ ROUTES: Final[tuple[Route, ...]] = (
     *page_facts.ROUTES,
     *settings_in_force.ROUTES,
     *tasks.ROUTES,
+    *task_trace.ROUTES,
     *series.ROUTES,
     *running.ROUTES,
     *pending.ROUTES,
+    *definitions.ROUTES,
+    *failures.ROUTES,
     *loop.ROUTES,
     *traces.ROUTES,
     *logs.ROUTES,
@@ -90,6 +97,7 @@ ROUTES: Final[tuple[Route, ...]] = (
     *registry.ROUTES,
     *stream.ROUTES,
     *commands.ROUTES,
+    *bulk.ROUTES,
     *categories.ROUTES,
     *openapi.ROUTES,
 )
@@ -160,6 +168,7 @@ def create_app(
     app[page.FILES] = page.read_files()
     app[runbooks.PAGE] = runbooks.read_page()
     app[ONE_LIST] = asyncio.Lock()
+    app[bulk.ONE_BULK] = asyncio.Lock()
     app[EXPOSITION] = Exposition(looks.gathering)
     app[OPENAPI] = OpenApi(ROUTES, secured=bool(tokens))
     if spans is not None:
@@ -169,6 +178,7 @@ def create_app(
     app[running.USUAL] = running.UsualSeconds(looks)
     ticker.set_up(app)
     series.set_up(app)
+    definitions.set_up(app)
     set_up_history(app)
     stream.set_up(app)
     app.on_response_prepare.append(secure_response)

@@ -17,6 +17,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from qorzen_obs.clock import rfc_3339
 from qorzen_obs.engines.traits import ENGINES
+from qorzen_obs.server.family import Family
 from qorzen_obs.tasks import CancelGuarantee, TaskInfo, TaskPriority
 from qorzen_obs.telemetry.redaction import Redactor
 
@@ -119,13 +120,31 @@ _Shown: Any = msgspec.defstruct("_Shown", shown_fields(TaskInfo), frozen=True, k
 _MOMENTS: Final = tuple(name for name in _Shown.__struct_fields__ if name.endswith("_at"))
 
 
+class RerunState(Struct, frozen=True, kw_only=True):
+    """Whether a task can be run again."""
+
+    possible: bool
+    why_not: str | None = None  #: null where it is possible
+    task_id: str | None = None  #: the last task that runs it again, if there was one
+
+
 class Task(_Shown):  # type: ignore[misc]  # its fields are TaskInfo's
-    """One task: everything that is shown of it."""
+    """One task: everything that is shown of it. Lists leave out what is not required."""
+
+    family: Family | UnsetType = UNSET  #: how many tasks it led to
+    rerun: RerunState | UnsetType = UNSET
 
 
-def task_document(info: TaskInfo, redactor: Redactor) -> Task:
-    """Return everything that is shown of one task."""
-    return Task(**_shown(info, metadata=redactor.field("metadata", info.metadata)))
+def task_document(
+    info: TaskInfo,
+    redactor: Redactor,
+    *,
+    family: Family | UnsetType = UNSET,
+    rerun: RerunState | UnsetType = UNSET,
+) -> Task:
+    """Return everything that is shown of one task; of its family and of a rerun what the caller knows."""
+    metadata = redactor.field("metadata", info.metadata)
+    return Task(**_shown(info, metadata=metadata), family=family, rerun=rerun)
 
 
 def task_line(info: TaskInfo) -> Task:
@@ -139,7 +158,7 @@ def task_line(info: TaskInfo) -> Task:
 
 def _shown(info: TaskInfo, **instead: Any) -> dict[str, Any]:
     """Return the fields of a document; those in `instead` have another value than the snapshot's."""
-    values = {name: getattr(info, name) for name in Task.__struct_fields__}
+    values = {name: getattr(info, name) for name in _Shown.__struct_fields__}
     values.update((name, timestamp(values[name])) for name in _MOMENTS)
     values.update(
         priority=info.priority.label,

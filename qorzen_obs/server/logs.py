@@ -8,6 +8,7 @@ from aiohttp import web
 from msgspec import Struct
 
 from qorzen_obs.server.documents import json_response
+from qorzen_obs.server.problems import Missing
 from qorzen_obs.server.routes import Access, Answer, Route, Tag
 from qorzen_obs.server.sources import LOOKS
 from qorzen_obs.server.tasks import UNKNOWN_TASK, find_task
@@ -26,12 +27,19 @@ class LogLines(Struct, frozen=True, kw_only=True):
 
     items: list[LogLine]
     dropped: int  #: older ones that are not kept
+    missing: Missing | None  #: why there are no lines, or not all; null where nothing is missing
 
 
 async def get_task_logs(request: web.Request) -> web.Response:
-    """Answer with the kept lines, oldest first, and how many older ones are not kept."""
-    kept = request.app[LOOKS].log_of(find_task(request).task_id)
-    return json_response({"items": kept.items, "dropped": kept.dropped})
+    """Answer with the kept lines, oldest first, how many older ones are not kept, and why there are none."""
+    info = find_task(request)
+    kept = request.app[LOOKS].log_of(info.task_id)
+    missing = None
+    if info.evicted or kept.dropped:
+        missing = Missing.LATE
+    elif not kept.items and not info.status.final:
+        missing = Missing.EARLY
+    return json_response({"items": kept.items, "dropped": kept.dropped, "missing": missing})
 
 
 ROUTES: Final = (
@@ -42,7 +50,8 @@ ROUTES: Final = (
         summary="The last log lines of a task.",
         tag=Tag.TASKS,
         description="What its code logged, and printed in a worker process, oldest first, redacted. `dropped` "
-        "counts older lines that are not kept.",
+        "counts older lines that are not kept. `missing` is early where there are no lines yet, and late where "
+        "some or all are not kept any more.",
         answers={200: Answer("The kept lines.", LogLines), 404: UNKNOWN_TASK},
     ),
 )

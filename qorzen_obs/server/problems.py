@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from enum import Enum
 from http import HTTPStatus
 from typing import Final
 
@@ -26,6 +27,13 @@ _DETAILS: Final = {
 }
 
 
+class Missing(Enum):
+    """Why a detail of a task is not there."""
+
+    EARLY = "early"  #: there is none yet
+    LATE = "late"  #: it is not kept any more
+
+
 class Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What went wrong, and what would be right."""
 
@@ -34,6 +42,7 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     status: int
     detail: str
     parameter: str | None = None  #: what is wrong in the query or the body
+    missing: Missing | None = None  #: why a detail is not there
 
 
 def problem(description: str, *headers: str) -> Answer:
@@ -50,12 +59,14 @@ class ProblemError(Exception):
         detail: str,
         *,
         parameter: str | None = None,
+        missing: Missing | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(status, detail)
         self.status = status
         self.detail = detail
         self.parameter = parameter  #: the parameter of the query, or the field of the body, that is wrong
+        self.missing = missing  #: why a detail of a task is not there
         self.headers = headers or {}
 
 
@@ -64,6 +75,7 @@ def problem_response(
     detail: str | None = None,
     *,
     parameter: str | None = None,
+    missing: Missing | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> web.Response:
     """Return a problem document."""
@@ -73,6 +85,7 @@ def problem_response(
         status=status.value,
         detail=detail or _DETAILS.get(status, status.description or status.phrase),
         parameter=parameter,
+        missing=missing,
     )
     response = json_response(document, content_type=PROBLEM_JSON, status=status)
     response.headers.update(headers or {})
@@ -86,7 +99,11 @@ async def answer_problems(request: web.Request, handler: Handler) -> web.StreamR
         return await handler(request)
     except ProblemError as problem:
         return problem_response(
-            problem.status, problem.detail, parameter=problem.parameter, headers=problem.headers
+            problem.status,
+            problem.detail,
+            parameter=problem.parameter,
+            missing=problem.missing,
+            headers=problem.headers,
         )
     except web.HTTPException as error:
         if error.status < HTTPStatus.BAD_REQUEST:

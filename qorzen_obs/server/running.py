@@ -34,6 +34,7 @@ class RunningTask(Struct, frozen=True, kw_only=True):
     busy_share: Annotated[float, Meta(ge=0, le=1)] | None
     awaiting: str | None  #: what its innermost await is for
     waiting_for: str | None  #: the task that it waits for
+    waiting_for_name: str | None  #: its name, while it is known
     pid: int | None  #: of the worker process that runs it
 
 
@@ -85,6 +86,11 @@ def busy_share(attempt: Attempt, now: float) -> float | None:
     return meter.phases(engine, elapsed, now).get(engine.use_phase, 0.0) / elapsed
 
 
+def _name_of(looks: Looks, task_id: str | None) -> str | None:
+    found = None if task_id is None else looks.find(task_id)
+    return None if found is None else found.name
+
+
 async def get_running(request: web.Request) -> web.Response:
     """Answer with the running tasks, longest running first."""
     check_parameters(request.query, [LIMIT.name])
@@ -99,6 +105,7 @@ async def get_running(request: web.Request) -> web.Response:
             busy_share=None if (share := busy_share(attempt, moment)) is None else round(share, 4),
             awaiting=looks.awaiting(attempt),
             waiting_for=attempt.waiting_for,
+            waiting_for_name=_name_of(looks, attempt.waiting_for),
             pid=looks.pid_of(attempt),
         )
         for attempt in attempts[:limit]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from enum import Enum
 from typing import Any, Final, Protocol
 
@@ -14,11 +14,13 @@ from qorzen_obs.clock import Clock
 from qorzen_obs.core.event_ring import EventRing
 from qorzen_obs.core.health_checks import HealthChecks
 from qorzen_obs.core.idempotency import Submission
+from qorzen_obs.core.task_table import MayRerun
 from qorzen_obs.record import Attempt, TaskRecord
 from qorzen_obs.scheduling.scheduler import Explanation
 from qorzen_obs.settings import HealthSettings
 from qorzen_obs.stacks import LiveStack
-from qorzen_obs.tasks import CategoryOrName, PriorityOrName, TaskInfo
+from qorzen_obs.tasks import CategoryOrName, PriorityOrName, TaskCategory, TaskInfo
+from qorzen_obs.telemetry.definitions import DefinitionReading
 from qorzen_obs.telemetry.gathering import Gathering
 from qorzen_obs.telemetry.loop_monitor import Block, EndedBlock
 from qorzen_obs.telemetry.metrics import Load
@@ -82,6 +84,10 @@ class Looks(Protocol):
 
     def find(self, task_id: str) -> TaskInfo | None: ...
 
+    def may_rerun(self, task_id: str) -> MayRerun:
+        """Return whether a task can be run again, and whether it was."""
+        ...
+
     def records(self) -> Sequence[TaskRecord]:
         """Return every live and kept task, the newest first."""
         ...
@@ -92,6 +98,11 @@ class Looks(Protocol):
 
     def kept_records(self) -> Sequence[TaskRecord]:
         """Return the ended tasks that are kept whole, oldest end first."""
+        ...
+
+    @property
+    def paused(self) -> Collection[TaskCategory]:
+        """The categories of which no task starts."""
         ...
 
     def attempts(self) -> Sequence[Attempt]:
@@ -127,7 +138,7 @@ class Looks(Protocol):
         ...
 
     def stalled_seconds(self) -> float:
-        """Return for how long a task has waited that nothing keeps from starting; 0.0 when none does."""
+        """Return for how many seconds a task that nothing prevents from starting has waited; 0.0 if none does."""
         ...
 
     def loop_block(self) -> Block | None:
@@ -140,6 +151,15 @@ class Looks(Protocol):
 
     def load(self, since: float) -> Load:
         """Return the counters and histograms as they are, and the worst lag `since` a moment of its clock."""
+        ...
+
+    def definitions(self) -> Mapping[str, DefinitionReading] | None:
+        """Return what was counted by definition; None where that is off."""
+        ...
+
+    @property
+    def definition_limit(self) -> int:
+        """How many definitions are told apart."""
         ...
 
 

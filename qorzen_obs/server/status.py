@@ -7,7 +7,7 @@ from typing import Any, Final, Literal
 from aiohttp import web
 from msgspec import Struct
 
-from qorzen_obs.server.documents import json_response, with_timestamps
+from qorzen_obs.server.documents import Moment, json_response, with_timestamps
 from qorzen_obs.server.routes import Access, Answer, Route, Tag
 from qorzen_obs.server.sources import LOOKS
 from qorzen_obs.tasks import TaskCategory
@@ -59,6 +59,7 @@ class Status(Struct, frozen=True, kw_only=True):
     initialized: bool
     healthy: bool
     state: str
+    ready_at: Moment | None  #: when it first took work
     tasks: TaskNumbers
     queue: QueueNumbers
     slots: dict[str, SlotNumbers]

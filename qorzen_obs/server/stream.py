@@ -57,6 +57,7 @@ MAX_PIECE_BYTES: Final = 32 * 1024
 SEND_BUFFER_BYTES: Final = 64 * 1024
 NEWEST: Final = 200
 MAX_RUNNING: Final = 200
+LAST_ENDED: Final = 25  #: of all that have ended, and of those that failed
 
 CONTENT_TYPE: Final = "text/event-stream"
 _MOST_SHARED: Final = 16
@@ -72,6 +73,9 @@ class Counts(Struct, frozen=True, kw_only=True):
     by_status: dict[TaskStatus, int]
     by_category: dict[TaskCategory, int]
     by_priority: dict[str, int]
+    pending_by_priority: dict[str, int]
+    pending_by_category: dict[TaskCategory, int]
+    running_by_category: dict[TaskCategory, int]
 
 
 class Snapshot(Struct, frozen=True, kw_only=True):
@@ -86,6 +90,9 @@ class Snapshot(Struct, frozen=True, kw_only=True):
     counts: Counts | None  #: None where tasks were asked for by their id
     running: list[Task]  #: the newest MAX_RUNNING of them
     newest: list[Task]  #: those of the newest NEWEST tasks that do not run
+    #: The LAST_ENDED kept tasks that ended last and the LAST_ENDED that failed last, without those in `newest`; the
+    #: last end first.
+    ended: list[Task]
 
 
 class Happened(Struct, frozen=True, kw_only=True):
@@ -251,13 +258,31 @@ class Streams:
         seen = [(record, record.state) for record in records]
         running = [one for one in seen if one[1].status is TaskStatus.RUNNING][:MAX_RUNNING]
         newest = [one for one in seen[:NEWEST] if one[1].status is not TaskStatus.RUNNING]
+        told = {record.sequence for record, _ in newest}
         return Snapshot(
             state=self.looks.state.value,
             at=now(),
             counts=None if wanted.task_ids else _counts_of(counts, wanted.categories),
             running=[task_line(record.info(state)) for record, state in running],
             newest=[task_line(record.info(state)) for record, state in newest],
+            ended=[
+                task_line(record.info()) for record in self._last_ended(wanted) if record.sequence not in told
+            ],
         )
+
+    def _last_ended(self, wanted: Wanted) -> Iterator[TaskRecord]:
+        """Yield the kept tasks that ended last and those that failed last, the last end first."""
+        ended = failed = 0
+        for record in reversed(self.looks.kept_records()):
+            if not wanted.matches(record):
+                continue
+            is_failed = record.state.status is TaskStatus.FAILED
+            if ended < LAST_ENDED or (is_failed and failed < LAST_ENDED):
+                yield record
+            ended += 1
+            failed += is_failed
+            if min(ended, failed) >= LAST_ENDED:
+                return
 
     def _tick(self) -> None:
         try:
@@ -418,6 +443,11 @@ def _counts_of(counts: CountsView, categories: frozenset[TaskCategory]) -> Count
         by_status=counts.by_status(),
         by_category=counts.by_category(),
         by_priority={priority.label: n for priority, n in counts.by_priority().items()},
+        pending_by_priority={
+            priority.label: n for priority, n in counts.by_priority(TaskStatus.PENDING).items()
+        },
+        pending_by_category=counts.by_category(TaskStatus.PENDING),
+        running_by_category=counts.by_category(TaskStatus.RUNNING),
     )
 
 

@@ -89,11 +89,11 @@ async def submit_task(request: web.Request) -> web.Response:
     with _refusals_as_problems():
         if key is None:
             submit = functools.partial(commands.submit_task, call, **options)
-            task_id, first = await on_work_loop(request, _as_caller(caller, submit)), True
+            task_id, first = await on_work_loop(request, as_caller(caller, submit)), True
         else:
             digest = _digest(submission)  # here, and not on the work loop
             once = functools.partial(commands.submit_once, call, key=key, digest=digest, **options)
-            task_id, first = await on_work_loop(request, _as_caller(caller, once))
+            task_id, first = await on_work_loop(request, as_caller(caller, once))
     return _accepted(request, task_id, HTTPStatus.ACCEPTED if first else HTTPStatus.OK)
 
 
@@ -102,7 +102,7 @@ async def rerun_task(request: web.Request) -> web.Response:
     with _refusals_as_problems():
         try:
             rerun = functools.partial(request.app[COMMANDS].rerun, request.match_info["task_id"])
-            again = await on_work_loop(request, _as_caller(caller_of(request.headers), rerun))
+            again = await on_work_loop(request, as_caller(caller_of(request.headers), rerun))
         except TaskNotFoundError:
             raise unknown_task() from None
         except TaskNotRerunnableError as error:
@@ -134,7 +134,7 @@ def _options(submission: Submission) -> dict[str, Any]:
     return options
 
 
-async def _as_caller(caller: Context, command: Callable[[], Awaitable[T]]) -> T:
+async def as_caller(caller: Context, command: Callable[[], Awaitable[T]]) -> T:
     """Run a command in the trace and with the baggage of who asks for it; a submitted task takes them over."""
     otel_context.attach(caller)  # in the context of this asyncio task, which ends with it
     return await command()
@@ -180,7 +180,7 @@ def _accepted(request: web.Request, task_id: str, status: HTTPStatus) -> web.Res
     return response
 
 
-_TRACE_PARAMETERS: Final = (
+TRACE_PARAMETERS: Final = (
     Parameter("traceparent", str, "The trace that the task belongs to (W3C).", "header"),
     Parameter("tracestate", str, "What its vendors add to it (W3C).", "header"),
     Parameter("baggage", str, "What the task can read as its baggage (W3C).", "header"),
@@ -208,7 +208,7 @@ ROUTES: Final = (
                 "first id.",
                 "header",
             ),
-            *_TRACE_PARAMETERS,
+            *TRACE_PARAMETERS,
         ),
         body=Submission,
         answers={
@@ -232,7 +232,7 @@ ROUTES: Final = (
         tag=Tag.TASKS,
         description="The new task has the callable, arguments and options of the first one, while these are kept, "
         "and `rerun_of` names it.",
-        parameters=_TRACE_PARAMETERS,
+        parameters=TRACE_PARAMETERS,
         answers={
             202: Answer("The new task is accepted.", Submitted, headers=(hdrs.LOCATION,)),
             404: UNKNOWN_TASK,

@@ -1,4 +1,4 @@
-"""GET /api/tasks and what lies below it: the live and kept tasks, one of them, its trace."""
+"""GET /api/tasks and /api/tasks/{id}: the live and kept tasks, and one of them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import heapq
 import itertools
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from http import HTTPStatus
 from typing import Annotated, Final, NamedTuple
@@ -23,6 +23,7 @@ from qorzen_obs.record import TaskRecord, TaskState
 from qorzen_obs.server.address import address_of
 from qorzen_obs.server.documents import (
     Moment,
+    RerunState,
     Task,
     encode_json,
     json_response,
@@ -30,6 +31,7 @@ from qorzen_obs.server.documents import (
     task_document,
     task_line,
 )
+from qorzen_obs.server.family import Family, family_of, ids_below
 from qorzen_obs.server.problems import ProblemError, problem
 from qorzen_obs.server.query import (
     BAD_PARAMETER,
@@ -47,8 +49,7 @@ from qorzen_obs.server.query import (
     refuse,
 )
 from qorzen_obs.server.routes import Access, Answer, Parameter, Route, Tag
-from qorzen_obs.server.sources import LOOKS, REDACTOR, SPANS
-from qorzen_obs.server.traces import OtlpTrace, trace_response
+from qorzen_obs.server.sources import LOOKS, REDACTOR, Looks
 from qorzen_obs.tasks import TaskCategory, TaskInfo, TaskPriority, TaskStatus
 
 
@@ -68,6 +69,10 @@ PARAMETERS: Final = (
     Parameter("priority", list[PriorityChoice], "One of these priorities, by name or number, as for status."),
     Parameter("plugin_id", list[str], "Of one of these plugins, as for status."),
     Parameter("name", list[str], "By one of these names, as for status."),
+    Parameter("definition", list[str], "Of one of these definitions or functions, as for status."),
+    Parameter("error_type", list[str], "That ended with an error of one of these types, as for status."),
+    Parameter("parent_id", list[str], "Submitted by one of these tasks, as for status."),
+    Parameter("below", list[str], "Submitted by one of these tasks or by a task below it, as for status."),
     Parameter("q", list[str], "Tasks whose name, ids or error contain one of these texts, in whatever case."),
     Parameter("created_after", MomentChoice, "Submitted at this moment or later."),
     Parameter("created_before", MomentChoice, "Submitted before this moment."),
@@ -97,6 +102,11 @@ class TaskFilter:
     priorities: frozenset[TaskPriority] = frozenset()
     plugin_ids: frozenset[str] = frozenset()
     names: frozenset[str] = frozenset()
+    definitions: frozenset[str] = frozenset()
+    error_types: frozenset[str] = frozenset()
+    parent_ids: frozenset[str] = frozenset()
+    below: frozenset[str] = frozenset()  #: ids of ancestors; see `resolved`
+    ids: frozenset[str] | None = None  #: None: any
     texts: tuple[str, ...] = ()  #: in lower case; parts of the name, an id or the error
     created_after: float | None = None  #: Unix seconds; at that moment or later
     created_before: float | None = None
@@ -109,10 +119,20 @@ class TaskFilter:
             and (not self.priorities or record.priority in self.priorities)
             and (not self.plugin_ids or record.plugin_id in self.plugin_ids)
             and (not self.names or record.name in self.names)
+            and (not self.definitions or record.definition_name in self.definitions)
+            and (not self.error_types or state.error_type in self.error_types)
+            and (not self.parent_ids or record.parent_id in self.parent_ids)
+            and (self.ids is None or record.task_id in self.ids)
             and (self.created_after is None or record.created_at >= self.created_after)
             and (self.created_before is None or record.created_at < self.created_before)
             and (not self.texts or self._contains_text(record, state))
         )
+
+    def resolved(self, records: Sequence[TaskRecord], looks: Looks) -> TaskFilter:
+        """Return the filter with `ids` in place of `below`, which no record can answer by itself."""
+        if not self.below:
+            return self
+        return replace(self, ids=frozenset(ids_below(records, looks.find, self.below)), below=frozenset())
 
     def _contains_text(self, record: TaskRecord, state: TaskState) -> bool:
         fields = (record.name, record.task_id, record.plugin_id, state.error_type, state.error)
@@ -135,6 +155,10 @@ def read_filter(query: Query, redact: Callable[[str], str]) -> TaskFilter:
         ),
         plugin_ids=frozenset(map(redact, read_names(query, "plugin_id"))),
         names=frozenset(map(redact, read_names(query, "name"))),
+        definitions=frozenset(map(redact, read_names(query, "definition"))),
+        error_types=read_names(query, "error_type"),
+        parent_ids=read_names(query, "parent_id"),
+        below=read_names(query, "below"),
         texts=tuple(text.lower() for text in query.getall("q", []) if text),
         created_after=_read_seconds(query, "created_after"),
         created_before=_read_seconds(query, "created_before"),
@@ -237,7 +261,8 @@ async def get_tasks(request: web.Request) -> web.Response:
 
     def write_page() -> bytes:
         at = now()
-        tasks, following = select(looks.records(), wanted, order, after, limit)
+        records = looks.records()
+        tasks, following = select(records, wanted.resolved(records, looks), order, after, limit)
         cursor = None if following is None else write_cursor(order, following)
         return encode_json(TaskPage(items=[task_line(info) for info in tasks], next_cursor=cursor, at=at))
 
@@ -249,21 +274,16 @@ async def get_tasks(request: web.Request) -> web.Response:
 
 async def get_task(request: web.Request) -> web.Response:
     """Answer with one task."""
-    return json_response(task_document(find_task(request), request.app[REDACTOR]))
+    info, looks = find_task(request), request.app[LOOKS]
 
+    def find_family() -> Family:
+        return family_of(info.task_id, looks.records(), looks.find)
 
-async def get_task_trace(request: web.Request) -> web.Response:
-    """Answer with the whole trace that a task's last attempt belongs to, as OTLP/JSON."""
-    info = find_task(request)
-    if info.trace_id is None:
-        raise ProblemError(HTTPStatus.NOT_FOUND, "this task has no trace: it has not started")
-    try:
-        return trace_response(request, info.trace_id, request.app[LOOKS].span_of(info.task_id))
-    except ProblemError:
-        if info.status is not TaskStatus.RUNNING or SPANS not in request.app:
-            raise
-        detail = "this task still runs, and no span of its trace has ended yet; ask again when it has ended"
-        raise ProblemError(HTTPStatus.NOT_FOUND, detail) from None
+    async with request.app[ONE_LIST]:  # a walk over all tasks, as for a list
+        family = await run_in_daemon_thread(find_family, name="qorzen-family")
+    again = looks.may_rerun(info.task_id)
+    rerun = RerunState(possible=again.why_not is None, why_not=again.why_not, task_id=again.rerun_as)
+    return json_response(task_document(info, request.app[REDACTOR], family=family, rerun=rerun))
 
 
 def find_task(request: web.Request) -> TaskInfo:
@@ -310,22 +330,7 @@ ROUTES: Final = (
         summary="One task.",
         tag=Tag.TASKS,
         description="State, times, progress, error with traceback, attempts and metadata, redacted. Never its "
-        "arguments or result.",
+        "arguments or result. `family` counts the tasks that it led to, `rerun` says whether it can be run again.",
         answers={200: Answer("Everything that is shown of it.", Task), 404: UNKNOWN_TASK},
-    ),
-    Route(
-        "/api/tasks/{task_id}/trace",
-        get_task_trace,
-        Access.READ,
-        summary="The whole trace that the last attempt of a task belongs to, as OTLP/JSON.",
-        tag=Tag.TRACES,
-        description=(
-            "With the spans of its parents, its children and its other attempts, as far as they are kept. "
-            "The attempt's own span is always in it."
-        ),
-        answers={
-            200: Answer("Its spans so far.", OtlpTrace),
-            404: problem("No task has this id, or no span of its trace is kept."),
-        },
     ),
 )

@@ -358,7 +358,8 @@ SPAN_ATTRIBUTES: Final[Mapping[str, str]] = {
     TASK_ABANDONED: "at the end: true where the code would not stop and still runs",
     ERROR_TYPE: "at the end of a failed attempt: the exception's qualified name, `timeout` or `lost`",
     TRACE_KEEP: "true where the trace was marked to be kept whatever the rate",
-    TRACE_PARTIAL: "true on spans that were kept after earlier ones of their trace had been dropped",
+    TRACE_PARTIAL: "true on spans that were kept after earlier ones of their trace had been dropped, and on those "
+    "made of the record of their task",
 }
 
 # Span events.

@@ -19,7 +19,7 @@ from opentelemetry.sdk.environment_variables import (
     OTEL_TRACES_SAMPLER,
     OTEL_TRACES_SAMPLER_ARG,
 )
-from opentelemetry.sdk.resources import SERVICE_NAME, Resource
+from opentelemetry.sdk.resources import SERVICE_NAME, SERVICE_VERSION, Resource
 from opentelemetry.sdk.trace import SpanLimits, SpanProcessor, TracerProvider
 
 from qorzen_obs import foreign
@@ -103,6 +103,7 @@ class Tracing:
     def status(self) -> dict[str, Any]:
         """Return tracing's part of `status()["telemetry"]`."""
         return {
+            "service": self.service(),
             "tracing": self.mode,
             "sampling": self.sampling,
             "exporters": list(self.exporters),
@@ -118,6 +119,12 @@ class Tracing:
             "last_export_at": self.last_export_at or None,
             "trouble": [*self._trouble()],
         }
+
+    def service(self) -> dict[str, str | None]:
+        """Return the name and the version that the program gives itself; None where it gives none."""
+        attributes = self.resource.attributes
+        found = {"name": attributes.get(SERVICE_NAME), "version": attributes.get(SERVICE_VERSION)}
+        return {key: foreign.text(value) if value else None for key, value in found.items()}
 
     def _trouble(self) -> Iterator[str]:
         yield from (trouble for export in self._exports if (trouble := export.queue.trouble) is not None)
@@ -242,6 +249,7 @@ def set_up_tracing(
         keep_traces=settings.keep_traces,
         keep_spans_per_trace=settings.keep_spans_per_trace,
         keep_spans=settings.keep_spans,
+        keep_bytes=settings.keep_span_bytes,
         slow_task_seconds=settings.slow_task_seconds,
     )
     if environment.get(OTEL_SDK_DISABLED, "").strip().lower() == "true":

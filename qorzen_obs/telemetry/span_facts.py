@@ -62,7 +62,7 @@ def _identity(
     return attributes
 
 
-class Facts(msgspec.Struct, frozen=True):
+class Facts(msgspec.Struct, frozen=True, gc=False):
     """What is known about an attempt when it starts."""
 
     task_id: str
@@ -134,7 +134,7 @@ class Facts(msgspec.Struct, frozen=True):
         return attributes
 
 
-class Outcome(msgspec.Struct, frozen=True):
+class Outcome(msgspec.Struct, frozen=True, gc=False):
     """How an attempt ended. Fields as in TaskInfo."""
 
     status: TaskStatus

@@ -9,20 +9,25 @@ import itertools
 import math
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from typing import Final
 
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 from opentelemetry.trace import StatusCode, format_trace_id
 
 from qorzen_obs.telemetry.forks import call_in_child
-from qorzen_obs.telemetry.task_span import AnySpan, readable, why_kept
-from qorzen_obs.telemetry.traces import TraceSummary, is_root, summarize
+from qorzen_obs.telemetry.task_span import AnySpan, readable, span_bytes, why_kept
+from qorzen_obs.telemetry.traces import TRACE_ID, TraceSummary, is_root, summarize
+
+#: What a trace takes besides its spans; measured, see tests/performance/sizes.py.
+TRACE_BYTES: Final = 500
 
 
 class _Trace:
-    __slots__ = ("dropped", "must_keep", "ordinary", "spans", "summary")
+    __slots__ = ("bytes", "dropped", "must_keep", "ordinary", "spans", "summary")
 
     def __init__(self) -> None:
+        self.bytes = TRACE_BYTES
         self.spans: list[AnySpan] = []  # in the order in which they ended
         self.dropped = 0
         self.must_keep = False
@@ -34,9 +39,9 @@ class _Trace:
 class SpanStore(SpanProcessor):
     """The most recently ended spans, by trace; all methods from any thread.
 
-    Holds at most `keep_traces` traces of at most `keep_spans_per_trace` spans, `keep_spans` in all (a span takes about
-    2.6 kB). Beyond that it evicts the trace whose last span ended the longest ago. A trace that was kept for a reason
-    of its own, such as an error, is evicted only when no other is left. A full trace drops and counts later spans, with
+    Holds at most `keep_traces` traces of at most `keep_spans_per_trace` spans, `keep_spans` and about `keep_bytes` in
+    all. Beyond that it evicts the trace whose last span ended the longest ago. A trace that was kept for a reason of
+    its own, such as an error, is evicted only when no other is left. A full trace drops and counts later spans, with
     two exceptions: failed, slow (`slow_task_seconds`) and marked spans, which readers look for; and spans without a
     parent in this process, since the root ends last. Each of these takes the place of the newest other span. If none is
     left, the trace grows up to `keep_spans`.
@@ -45,14 +50,16 @@ class SpanStore(SpanProcessor):
     def __init__(
         self,
         *,
-        keep_traces: int = 500,
+        keep_traces: int = 10_000,
         keep_spans_per_trace: int = 2_000,
-        keep_spans: int = 20_000,
+        keep_spans: int = 40_000,
+        keep_bytes: int = 36 * 2**20,
         slow_task_seconds: float = math.inf,
     ) -> None:
         self.keep_traces = keep_traces
         self.keep_spans_per_trace = keep_spans_per_trace
         self.keep_spans = keep_spans
+        self.keep_bytes = keep_bytes
         self._slow_task_seconds = slow_task_seconds
         self.dropped_spans = 0  #: not kept, because their trace was full
         self.evicted_traces = 0
@@ -65,6 +72,7 @@ class SpanStore(SpanProcessor):
         # in the thread that holds the lock.
         self._lock = threading.RLock()
         self._spans = 0  # in all traces
+        self.bytes = 0  #: that they take, about
         self._traces: OrderedDict[int, _Trace] = OrderedDict()  # by the last end of a span, oldest first
         self._ordinary: OrderedDict[int, None] = OrderedDict()  # those that go first, in the same order
 
@@ -81,6 +89,7 @@ class SpanStore(SpanProcessor):
             trace = self._traces.get(trace_id)
             if trace is None:
                 trace = self._traces.setdefault(trace_id, _Trace())
+                self.bytes += TRACE_BYTES
             else:
                 self._traces.move_to_end(trace_id)
             if must_keep or trace.must_keep:
@@ -93,6 +102,7 @@ class SpanStore(SpanProcessor):
             taken = spans if len(spans) <= room else spans[:room]
             trace.spans.extend(taken)
             self._spans += len(taken)
+            self._grow(trace, sum(map(span_bytes, taken)))
             for span in spans[len(taken) :]:
                 self._put_in_full(trace, span)
             evicted = self._evict()
@@ -105,16 +115,23 @@ class SpanStore(SpanProcessor):
             trace.ordinary = [place for place, one in enumerate(spans) if not self._displaces(one)]
         if self._displaces(span):
             if trace.ordinary:
-                del spans[trace.ordinary.pop()]  # the last of them, so that the others keep their positions
-            elif len(spans) < self.keep_spans:
+                # The last of them, so that the others keep their positions.
+                gone = spans.pop(trace.ordinary.pop())
+            elif len(spans) < self.keep_spans and trace.bytes < self.keep_bytes:
                 self._spans += 1
+                self._grow(trace, span_bytes(span))
                 spans.append(span)
                 return
             else:
-                del spans[0]
+                gone = spans.pop(0)
+            self._grow(trace, span_bytes(span) - span_bytes(gone))
             spans.append(span)
         trace.dropped += 1
         self.dropped_spans += 1
+
+    def _grow(self, trace: _Trace, size: int) -> None:
+        trace.bytes += size
+        self.bytes += size
 
     def _displaces(self, span: AnySpan) -> bool:
         return is_root(span) or why_kept(span, self._slow_task_seconds) is not None
@@ -122,7 +139,9 @@ class SpanStore(SpanProcessor):
     def _evict(self) -> list[_Trace]:
         evicted = []
         while len(self._traces) > 1 and (
-            self._spans > self.keep_spans or len(self._traces) > self.keep_traces
+            self._spans > self.keep_spans
+            or len(self._traces) > self.keep_traces
+            or self.bytes > self.keep_bytes
         ):
             # Each step is complete, since the garbage collector may end a span in between, which also comes here.
             try:
@@ -133,6 +152,7 @@ class SpanStore(SpanProcessor):
             if oldest is None:
                 continue
             self._spans -= len(oldest.spans)
+            self.bytes -= oldest.bytes
             self.evicted_traces += 1
             evicted.append(oldest)
         return evicted
@@ -159,14 +179,20 @@ class SpanStore(SpanProcessor):
             kept = list(trace.spans) if trace else []
         return [readable(span) for span in kept]
 
-    def summaries(self, limit: int = 100, *, errors: bool = False) -> list[TraceSummary]:
+    def summaries(
+        self, limit: int = 100, *, errors: bool = False, ids: Collection[str] = ()
+    ) -> list[TraceSummary]:
         """Return at most `limit` kept traces, the one with the most recently ended span first; see `Traces`.
 
         Reads only the spans of traces that have changed since the last call.
         """
+        wanted = {int(one, 16) for one in ids if TRACE_ID.fullmatch(one)}
         with self._lock:
             newest_first = reversed(self._traces.items())
-            traces = list(newest_first if errors else itertools.islice(newest_first, limit))
+            if ids:
+                traces = [(key, self._traces[key]) for key in wanted if key in self._traces]
+            else:
+                traces = list(newest_first if errors else itertools.islice(newest_first, limit))
         if not errors:
             return [self._summary(*item) for item in traces]
         summaries = (self._summary(*item) for item in traces if item[1].must_keep)

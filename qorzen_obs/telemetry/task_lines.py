@@ -1,6 +1,7 @@
 """The log lines of each task, from any engine, in memory: what `/api/tasks/{id}/logs` shows.
 
-Lines come in redacted. They are kept as JSON, a few hundred bytes each.
+Lines come in redacted. They are kept as JSON, a few hundred bytes each, and what they take is counted
+(docs/decisions/0085-memory-of-ended-tasks.md).
 """
 
 from __future__ import annotations
@@ -40,28 +41,40 @@ class KeptLines(NamedTuple):
     dropped: int  #: how many older ones are not kept
 
 
+#: What the first line of a task takes besides itself, and each line; measured, see tests/performance/sizes.py.
+TASK_BYTES: Final = 350
+LINE_BYTES: Final = 24
+_size_of: Final = str.__sizeof__
+
+
 class _Ring:
-    __slots__ = ("dropped", "lines")
+    """The lines of one task. A list: a deque takes 600 bytes more, and most tasks write a few lines."""
+
+    __slots__ = ("bytes", "dropped", "gone", "lines")
 
     def __init__(self) -> None:
-        self.lines: deque[tuple[int, str]] = deque()  # (sequence, JSON)
+        self.lines: list[str] = []  # as JSON, oldest first
+        self.bytes = TASK_BYTES
         self.dropped = 0
+        self.gone = 0  # how many of its places in the order of all lines are of lines that are gone
 
 
 class TaskLines:
-    """The last lines of each task, at most `per_task` of one and `total` in all; beyond that the oldest are dropped.
+    """The last lines of each task: at most `per_task` of one, `total` and `total_bytes` in all.
 
-    From any thread. `dropped` counts lines that were written and are not kept, except those of forgotten tasks.
+    Beyond that the oldest are dropped. From any thread. `dropped` counts lines that were written and are not kept,
+    except those of forgotten tasks.
     """
 
-    def __init__(self, per_task: int = 200, total: int = 20_000) -> None:
+    def __init__(self, per_task: int = 200, total: int = 50_000, total_bytes: int = 12 * 2**20) -> None:
         self._per_task = per_task
         self._total = total
+        self._total_bytes = total_bytes
         self._lock = threading.RLock()  # a signal handler may write a line while its thread holds it
         self._rings: dict[str, _Ring] = {}
-        self._order: deque[tuple[int, str]] = deque()  # all lines, in order; dropped ones are skipped
-        self._sequence = 0
+        self._order: deque[_Ring] = deque()  # of all lines, in order; dropped ones are skipped
         self._kept = 0
+        self.bytes = 0  #: that the kept lines take, about
         self.dropped = 0
 
     def __len__(self) -> int:
@@ -76,22 +89,26 @@ class TaskLines:
             ring = self._rings.get(task_id)
             if ring is None:
                 ring = self._rings[task_id] = _Ring()
-            self._sequence += 1
-            ring.lines.append((self._sequence, line))
-            self._order.append((self._sequence, task_id))
+                self.bytes += TASK_BYTES
+            ring.lines.append(line)
+            self._order.append(ring)
             self._kept += 1
+            size = LINE_BYTES + _size_of(line)
+            ring.bytes += size
+            self.bytes += size
             if len(ring.lines) > self._per_task:
                 self._drop(ring)
-            while self._kept > self._total:
+                ring.gone += 1
+            while self._kept and (self._kept > self._total or self.bytes > self._total_bytes):
                 self._drop_oldest()
-            if len(self._order) > 2 * self._total + 1_000:
-                self._order = deque(entry for entry in self._order if self._is_kept(entry))
+            if len(self._order) > 2 * self._kept + 1_000:
+                self._forget_gone()
 
     def of(self, task_id: str, last: str | None = None) -> KeptLines:
         """Return the lines of a task; none if it wrote none or is unknown. `last` counts as one more."""
         with self._lock:
             ring = self._rings.get(task_id)
-            lines = [line for _, line in ring.lines] if ring is not None else []
+            lines = list(ring.lines) if ring is not None else []
             dropped = ring.dropped if ring is not None else 0
         if last is not None:
             lines.append(last)
@@ -105,24 +122,35 @@ class TaskLines:
         with self._lock:
             ring = self._rings.pop(task_id, None)
             if ring is not None:
-                self._kept -= len(ring.lines)
+                lines, ring.lines = ring.lines, []
+                ring.gone += len(lines)
+                self._kept -= len(lines)
+                self.bytes -= ring.bytes
 
     def _drop(self, ring: _Ring) -> None:
-        ring.lines.popleft()
+        size = LINE_BYTES + _size_of(ring.lines.pop(0))
+        ring.bytes -= size
+        self.bytes -= size
         ring.dropped += 1
         self.dropped += 1
         self._kept -= 1
 
     def _drop_oldest(self) -> None:
         while True:
-            entry = self._order.popleft()
-            if self._is_kept(entry):
-                self._drop(self._rings[entry[1]])
+            ring = self._order.popleft()
+            if not ring.gone:
+                self._drop(ring)
                 return
+            ring.gone -= 1  # the lines that are gone are the oldest of their task
 
-    def _is_kept(self, entry: tuple[int, str]) -> bool:
-        ring = self._rings.get(entry[1])
-        return ring is not None and bool(ring.lines) and ring.lines[0][0] <= entry[0]
+    def _forget_gone(self) -> None:
+        order: deque[_Ring] = deque()
+        for ring in self._order:
+            if ring.gone:
+                ring.gone -= 1
+            else:
+                order.append(ring)
+        self._order = order
 
 
 _KEPT: ContextVar[bool] = ContextVar("qorzen_line_is_kept", default=False)

@@ -90,7 +90,7 @@ class _Ended(msgspec.Struct):
         return self.detached().make(span)
 
 
-class _Detached(msgspec.Struct):
+class _Detached(msgspec.Struct, gc=False):  # no cycle leads through it
     """Its trace is kept or undecided. The span's content is a copy, which keeps nothing of the task alive."""
 
     facts: Facts
@@ -217,15 +217,29 @@ class TaskSpan(Span):
     def readable(self) -> ReadableSpan:
         """Return the ended span as the SDK's own.
 
-        A detached one is created without the lock, or the loop would wait for the exporter's thread.
+        A detached one is made again each time, since it takes three times the memory of its parts, and without the
+        lock, or the loop would wait for the exporter's thread.
         """
         state = self._state
-        made = state.make(self) if type(state) is _Detached else None
-        with _STATES.lock:
-            if made is not None and self._made is None:
-                self._made, self._state = made, _EMPTY
-            span: ReadableSpan = self._sdk_span()
-        return span
+        made: ReadableSpan = state.make(self) if type(state) is _Detached else self._sdk_span()
+        return made
+
+    def heading(self) -> tuple[str, bool] | None:
+        """Return the name to show and whether it has failed; None where only the SDK's span can say."""
+        state = self._state
+        if type(state) is not _Detached:
+            return None
+        return span_name(state.facts.task_name), state.outcome.status is FAILED
+
+    @property
+    def bytes(self) -> int:
+        """How many bytes an ended span takes while it is kept, about."""
+        state, made = self._state, self._made
+        if made is not None:
+            return TASK_SPAN_BYTES + bytes_of(made)
+        if type(state) is _Detached and state.outcome.traceback is not None:
+            return TASK_SPAN_BYTES + str.__sizeof__(state.outcome.traceback)
+        return TASK_SPAN_BYTES
 
     def _sdk_span(self) -> Any:
         with _STATES.lock:
@@ -293,6 +307,32 @@ for _name in dir(SdkSpan):
 
 
 AnySpan = ReadableSpan | TaskSpan
+
+#: What a span takes, measured, see tests/performance/sizes.py: one of an attempt; one of the SDK, each of its
+#: attributes, its events and links.
+TASK_SPAN_BYTES: Final = 900
+SPAN_BYTES: Final = 2_500
+_ATTRIBUTE_BYTES: Final = 120
+_EVENT_BYTES: Final = 400
+
+
+def span_bytes(span: AnySpan) -> int:
+    """Return how many bytes an ended span takes while it is kept, about; O(n) in its texts, which are few."""
+    return span.bytes if isinstance(span, TaskSpan) else bytes_of(span)
+
+
+def bytes_of(span: ReadableSpan) -> int:
+    """Return how many bytes an ended span of the SDK takes."""
+    events = span.events
+    size = SPAN_BYTES + _EVENT_BYTES * (len(events) + len(span.links)) + _texts_of(span.attributes)
+    return size + sum(_texts_of(event.attributes) for event in events)
+
+
+def _texts_of(attributes: Mapping[str, Any] | None) -> int:
+    if not attributes:
+        return 0
+    texts = (value for value in attributes.values() if isinstance(value, str))
+    return _ATTRIBUTE_BYTES * len(attributes) + sum(map(len, texts))
 
 
 def readable(span: AnySpan) -> ReadableSpan:
@@ -372,7 +412,7 @@ class RememberedSpans:
         """Return the span of the last attempt; None if it has not ended or had none.
 
         It lacks what the record does not hold: the attempt's phases, its link to the previous one, and what user code
-        has put on it.
+        has put on it. So it is marked as partial.
         """
         state = record.state
         if state.span is None or state.completed_at is None or state.duration_seconds is None:
@@ -386,7 +426,7 @@ class RememberedSpans:
             context=state.span,
             parent=None if record.new_trace else record.submitter,
             resource=self._resource,
-            attributes={**facts.attributes(self._users), **outcome.attributes()},
+            attributes={**facts.attributes(self._users), **outcome.attributes(), names.TRACE_PARTIAL: True},
             events=[event] if state.status is FAILED else (),
             links=[Link(one) for one in facts.links],
             kind=SpanKind.CONSUMER,

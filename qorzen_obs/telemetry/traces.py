@@ -5,7 +5,8 @@ Knows spans, and tasks only by their attributes; knows nothing about sampling, o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -13,9 +14,10 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import StatusCode, format_trace_id
 
 from qorzen_obs.telemetry import names
-from qorzen_obs.telemetry.task_span import AnySpan, readable
+from qorzen_obs.telemetry.task_span import AnySpan, TaskSpan, readable
 
 MAX_UNDECIDED: Final = 1_000  #: number of youngest undecided traces shown beside the kept ones
+TRACE_ID: Final = re.compile("[0-9a-f]{32}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +46,13 @@ class Traces(Protocol):
         """Return the ended spans of a trace by its hexadecimal id; empty if the trace is unknown."""
         ...
 
-    def summaries(self, limit: int = ..., *, errors: bool = ...) -> list[TraceSummary]:
-        """Return at most `limit` traces, most recently changed first; with `errors` only those with a failed span."""
+    def summaries(
+        self, limit: int = ..., *, errors: bool = ..., ids: Collection[str] = ...
+    ) -> list[TraceSummary]:
+        """Return at most `limit` traces, most recently changed first; with `errors` only those with a failed span.
+
+        With `ids`, hexadecimal and in lower case, only those, without reading the others.
+        """
         ...
 
 
@@ -79,15 +86,26 @@ class AllTraces:
         known = {span.context.span_id for span in kept}
         return kept + [readable(span) for span in waiting if span.context.span_id not in known]
 
-    def summaries(self, limit: int = 100, *, errors: bool = False) -> list[TraceSummary]:
+    def summaries(
+        self, limit: int = 100, *, errors: bool = False, ids: Collection[str] = ()
+    ) -> list[TraceSummary]:
         """Return at most `limit` traces. With `errors` all are kept ones: a failed span makes its trace kept."""
         if errors:
-            return self._kept.summaries(limit, errors=True)
+            return self._kept.summaries(limit, errors=True, ids=ids)
+        if ids:
+            keys = [(one, int(one, 16)) for one in ids if TRACE_ID.fullmatch(one)]
+            ended = [(one, self._undecided.ended_spans(key)) for one, key in keys]
+            found = self._kept.summaries(limit, ids=ids)
+            decided = {summary.trace_id for summary in found}
+            return [summarize(one, spans) for one, spans in ended if spans and one not in decided] + found
         waiting = self._undecided.newest(min(limit, MAX_UNDECIDED))  # first, as above
         kept = self._kept.summaries(limit)
         known = {summary.trace_id for summary in kept}
-        found = [(format_trace_id(trace_id), spans) for trace_id, spans in waiting]
-        undecided = [summarize(trace_id, spans) for trace_id, spans in found if trace_id not in known]
+        undecided = [
+            summarize(trace_id, spans)
+            for trace_id, spans in ((format_trace_id(key), spans) for key, spans in waiting)
+            if trace_id not in known
+        ]
         return (undecided + kept)[:limit]
 
 
@@ -105,15 +123,23 @@ def name_of(span: ReadableSpan) -> str:
 
 def summarize(trace_id: str, ended: Sequence[AnySpan], dropped: int = 0) -> TraceSummary:
     """Return the summary of a trace, from at least one span."""
-    spans = [readable(span) for span in ended]
-    root = min(spans, key=lambda span: (not is_root(span), span.start_time))
-    start = min(span.start_time or 0 for span in spans)
+    root = min(ended, key=lambda span: (not is_root(span), span.start_time))
+    start = min(span.start_time or 0 for span in ended)
     return TraceSummary(
         trace_id=trace_id,
-        root_name=name_of(root),
+        root_name=_heading(root)[0],
         started_at=start / 1e9,
-        duration_seconds=(max(span.end_time or 0 for span in spans) - start) / 1e9,
-        spans=len(spans),
-        errors=sum(span.status.status_code is StatusCode.ERROR for span in spans),
+        duration_seconds=(max(span.end_time or 0 for span in ended) - start) / 1e9,
+        spans=len(ended),
+        errors=sum(_heading(span)[1] for span in ended),
         dropped=dropped,
     )
+
+
+def _heading(span: AnySpan) -> tuple[str, bool]:
+    """Return the name to show of a span, and whether it has failed, where possible without making it."""
+    known = span.heading() if isinstance(span, TaskSpan) else None
+    if known is not None:
+        return known
+    span = readable(span)
+    return name_of(span), span.status.status_code is StatusCode.ERROR

@@ -1,19 +1,22 @@
 """An alert of the committed rules goes from the service through Prometheus to whom Alertmanager tells, and back.
 
+What one cause sets off arrives as one alert.
+
 Everything is the real thing but its patience: what waits for minutes in the committed files waits for moments here.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from subprocess import Popen
 from typing import Any
-from urllib.request import urlopen
+from urllib.request import Request, urlopen
 
 import pytest
 import yaml
@@ -128,3 +131,78 @@ def test_a_service_that_goes_down_is_told_of_and_so_is_its_return(tree: Path, tm
     assert firing["annotations"]["dashboard_url"].endswith(
         f"/d/qorzen-overview?var-job=qorzen&var-instance={service}"
     )
+
+
+def fire(manager: str, names: Iterable[str], instance: str) -> None:
+    """Have alerts of an instance fire; a name is followed by its severity."""
+    alerts = [
+        {"labels": {"alertname": name, "severity": severity, "job": "qorzen", "instance": instance}}
+        for name, severity in (text.split() for text in names)
+    ]
+    headers = {"Content-Type": "application/json"}
+    urlopen(Request(f"{manager}/api/v2/alerts", json.dumps(alerts).encode(), headers)).close()
+
+
+def shown(manager: str, instance: str) -> set[str] | None:
+    """Return the alerts of an instance that are not held back; None until Alertmanager has looked at all of them."""
+    known = [a for a in get_json(f"{manager}/api/v2/alerts") if a["labels"]["instance"] == instance]
+    if not known or any(alert["status"]["state"] == "unprocessed" for alert in known):
+        return None
+    return {
+        f"{alert['labels']['alertname']} {alert['labels']['severity']}"
+        for alert in known
+        if alert["status"]["state"] == "active"
+    }
+
+
+WAITING = ("QorzenOldestPending warning", "QorzenEngineSaturated warning")
+#: By cause: what fires, of which the first is what somebody is told.
+CAUSES = {
+    "the service is gone": (
+        "QorzenServiceDown critical",
+        "QorzenServiceNotReady critical",
+        "QorzenQueueAlmostFull critical",
+        "QorzenLoopBlocked warning",
+    ),
+    "the loop is stuck": (
+        "QorzenServiceNotLive critical",
+        "QorzenServiceNotReady critical",
+        "QorzenLoopBlocked warning",
+        "QorzenQueueStalled warning",
+        *WAITING,
+    ),
+    "tasks hang": ("QorzenQueueStalled warning", *WAITING),
+    "too few slots": ("QorzenEngineSaturated warning", "QorzenOldestPending warning"),
+    "the queue is full": ("QorzenQueueAlmostFull critical", "QorzenTasksRejected warning"),
+    "the queue stays full": (
+        "QorzenTasksRejected critical",
+        "QorzenTasksRejected warning",
+        "QorzenQueueAlmostFull critical",
+    ),
+    "the budget burns": ("QorzenCompletionBudgetBurn critical", "QorzenCompletionBudgetBurn warning"),
+}
+
+
+def test_one_cause_is_one_alert(tmp_path: Path) -> None:
+    alertmanager = require("prometheus-alertmanager", ALERTMANAGER_HINT)
+    address = f"127.0.0.1:{free_port()}"
+    manager = f"http://{address}"
+    committed = PROVISIONING / "alertmanager" / "alertmanager.yml"
+    with program(*alertmanager_command(alertmanager, tmp_path, committed, address)):
+        eventually(lambda: urlopen(f"{manager}/-/ready", timeout=PATIENCE_SECONDS).close() is None)
+        for number, names in enumerate(CAUSES.values()):
+            fire(manager, names, f"{number}:1")
+        fire(manager, WAITING, "elsewhere:1")
+        for number, (cause, names) in enumerate(CAUSES.items()):
+            # Alertmanager knows an alert a moment before it knows what that holds back.
+            eventually(lambda number=number, names=names: shown(manager, f"{number}:1") == {names[0]})  # type: ignore[misc]  # no type for a default
+            assert shown(manager, f"{number}:1") == {names[0]}, cause
+        assert shown(manager, "elsewhere:1") == {"QorzenEngineSaturated warning"}, "of its own causes"
+
+
+def test_each_alert_that_is_held_back_or_holds_back_exists() -> None:
+    known = {f"{alert.name} {alert.severity}" for alert in rules.alerts(Site())}
+    assert {name for names in CAUSES.values() for name in names} <= known
+    configuration = yaml.safe_load((PROVISIONING / "alertmanager" / "alertmanager.yml").read_text())
+    named = set(re.findall(r"Qorzen\w+", str(configuration["inhibit_rules"])))
+    assert named <= {alert.name for alert in rules.alerts(Site())}

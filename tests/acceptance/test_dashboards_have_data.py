@@ -3,40 +3,24 @@
 from __future__ import annotations
 
 import functools
-import math
-import time
 import urllib.error
-import urllib.parse
 import urllib.request
+import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, Final, cast
+from typing import Final
 
 import pytest
 
 from dashboards import rules
 from qorzen_obs.monitoring import Site
-from tests.panels import Target, load, parse, selectors, substitute, targets, variables
-from tests.services.backends import eventually, get_json, prometheus
-from tests.services.otlp_receiver import OtlpReceiver
-from tests.services.program import ROOT, Running
+from tests.drawing import draw
+from tests.panels import Target, load, panels, parse, selectors, substitute, targets, variables
+from tests.pictures import shown
+from tests.services.backends import eventually
+from tests.services.scraped_service import TROUBLED, VALUES, VERSION, Server, scraped
 from tests.support import PATIENCE_SECONDS
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
-
-SERVICE: Final = "tests.services.troubled_service"
-SETTINGS: Final = {
-    "QORZEN_TASKS__MAX_PENDING": "100",
-    "QORZEN_TASKS__MAX_CONCURRENT_TASKS": "12",
-    "QORZEN_TASKS__CANCEL_GRACE_SECONDS": "0.2",
-    "QORZEN_ENGINES__PROCESSES": "1",
-    "OTEL_BSP_SCHEDULE_DELAY": "500",
-}
-#: Grafana's own for the scrape interval here would be 1 s; a busy machine may scrape later than that.
-VALUES: Final = {"__rate_interval": "10s", "__range": "60s", "job": ".+", "instance": ".+"} | {
-    "category": ".+",
-    "priority": ".+",
-}
 
 #: Right to have no data: by dashboard and panel, with the reason.
 EMPTY: Final = {
@@ -63,53 +47,11 @@ ZERO: Final = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Server:
-    """The query API of a Prometheus."""
-
-    url: str
-
-    def values(self, target: Target, since: float) -> list[float]:
-        """Return every number that a panel shows of a query, NaN left out."""
-        if target.query.get("range"):
-            series = self.over_time(target.text, since)
-            shown = [float(value) for one in series for _, value in one["values"]]
-        else:
-            series = self.get("query", query=substitute(target.text, VALUES))["result"]
-            shown = [float(one["value"][1]) for one in series]
-        return [value for value in shown if not math.isnan(value)]
-
-    def over_time(self, expression: str, since: float) -> list[Any]:
-        """Return the series of an expression up to now."""
-        span = {"start": since, "end": time.time(), "step": 1}
-        series: list[Any] = self.get("query_range", query=substitute(expression, VALUES), **span)["result"]
-        return series
-
-    def eventually(self, route: str, **parameters: object) -> Any:
-        """GET until there is something."""
-        return eventually(lambda: self.get(route, **parameters))
-
-    def found(self, query: str) -> list[Any]:
-        """Return the series of a query, once there are any."""
-        return eventually(lambda: cast(list[Any], self.get("query", query=query)["result"]))
-
-    def get(self, route: str, **parameters: object) -> Any:
-        """GET a route of the API and return its data."""
-        return get_json(f"{self.url}/api/v1/{route}?{urllib.parse.urlencode(parameters)}")["data"]
-
-
 @pytest.fixture(scope="module")
 def trouble(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Server, float]]:
     """Run the service with a collector and a Prometheus; give its address, the server, and when it began."""
-    folder = tmp_path_factory.mktemp("trouble")
-    begun = time.time()
-    with OtlpReceiver() as receiver:
-        environment = {**SETTINGS, "OTEL_EXPORTER_OTLP_ENDPOINT": receiver.endpoint, "PYTHONPATH": str(ROOT)}
-        with Running("serve", SERVICE, cwd=folder, variables=environment) as service:
-            url = service.line("serves").rpartition(" ")[2].rstrip("/")
-            service.line("in trouble")
-            with prometheus(url.removeprefix("http://"), folder) as server:
-                yield url, Server(server), begun
+    with scraped(tmp_path_factory.mktemp("trouble"), *TROUBLED) as running:
+        yield running
 
 
 def _expected() -> list[Target]:
@@ -182,12 +124,27 @@ def test_every_variable_offers_something(trouble: tuple[str, Server, float]) -> 
                 assert server.eventually(f"label/{name}/values", **{"match[]": selector}), name
 
 
-def test_a_restart_and_a_deploy_are_found(trouble: tuple[str, Server, float]) -> None:
+def test_a_restart_and_a_deploy_of_the_services_version_are_found(
+    trouble: tuple[str, Server, float],
+) -> None:
     _, server, begun = trouble
     (overview,) = (dashboard for dashboard in load() if dashboard["uid"] == "qorzen-overview")
-    for annotation in overview["annotations"]["list"]:
-        look = functools.partial(server.over_time, annotation["target"]["expr"], begun)
-        assert eventually(look), annotation["name"]
+    found = {
+        annotation["name"]: eventually(
+            functools.partial(server.over_time, annotation["target"]["expr"], begun)
+        )
+        for annotation in overview["annotations"]["list"]
+    }
+    assert [series["metric"]["service_version"] for series in found["Deploys"]] == [VERSION]
+    assert found["Restarts"]
+
+
+def test_each_panel_can_be_drawn_from_what_prometheus_answers(trouble: tuple[str, Server, float]) -> None:
+    _, server, begun = trouble
+    for dashboard in load():
+        picture = draw(dashboard, shown(server, dashboard, begun))
+        texts = {element.text for element in ElementTree.fromstring(picture).iter()}
+        assert {panel["title"] for panel in panels(dashboard)} <= texts
 
 
 def _ask_for_nothing(url: str) -> None:

@@ -34,7 +34,7 @@ SCROLL_PIXELS: Final = 240  #: a turn of the wheel
 LONG_FRAME_MS: Final = 50.0
 REST_SECONDS: Final = 1.0  #: for what the page polls, and for the last batch
 GOAL_MS: Final = 1_000
-GOAL_BYTES: Final = 250_000
+GOAL_BYTES: Final = 300_000
 #: The rows of tasks that show that a view is there.
 ROWS: Final = {"now": "#running tbody tr", "tasks": "#tasks tr[aria-rowindex]"}
 

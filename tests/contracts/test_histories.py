@@ -151,3 +151,47 @@ def test_outlines_in_memory_are_bounded_too_and_the_oldest_is_dropped(
         history.add(ended(number))
         history.shrink()
     assert [history.info(f"id {number}") is None for number in range(6)] == [True, True] + [False] * 4
+
+
+def big(number: int, size: int, status: TaskStatus = TaskStatus.COMPLETED) -> TaskRecord:
+    one = ended(number, status)
+    one.kept_bytes = size
+    return one
+
+
+def whole(history: History) -> list[int]:
+    return [one.sequence for one in history.records()]
+
+
+@each_history
+def test_the_oldest_go_where_the_kept_ones_take_too_much(make: Make) -> None:
+    history = make(100, ignored)
+    history.keep_bytes = 1_000_000
+    for number in range(9):
+        assert not history.add(big(number, 100_000)), number
+    assert history.add(big(9, 100_000))
+    history.shrink()
+    assert whole(history) == list(range(1, 10)), "one more would not have fitted"
+    history.keep_bytes = 500_000
+    history.shrink()
+    assert whole(history) == [6, 7, 8, 9]
+    found = history.info("id 5")
+    assert found is not None
+    assert found.evicted
+    history.keep_bytes = 0
+    history.shrink()
+    assert whole(history) == []
+
+
+@each_history
+@pytest.mark.parametrize("many", [TaskStatus.FAILED, TaskStatus.COMPLETED], ids=["failed ones", "other ones"])
+def test_half_of_the_room_is_for_the_failed_and_half_for_the_others(make: Make, many: TaskStatus) -> None:
+    few = TaskStatus.COMPLETED if many is TaskStatus.FAILED else TaskStatus.FAILED
+    history = make(1_000, ignored)
+    history.keep_bytes = 1_000_000
+    for number in range(4):
+        history.add(big(number, 100_000, few))
+    for number in range(4, 50):
+        history.add(big(number, 100_000, many))
+        history.shrink()
+    assert whole(history) == [0, 1, 2, 3, 45, 46, 47, 48, 49]

@@ -127,7 +127,7 @@ async def count(
 ) -> dict[str, float]:
     """Return the calls a task, to the delivery of the last event or only of what the script does."""
     telemetry, clock = TelemetrySettings(watch_loop=False), ScriptedClock()
-    everything_on = Settings(tasks=settings or TaskSettings(), telemetry=telemetry)
+    everything_on = Settings(tasks=settings or TaskSettings(keep_completed_tasks=1_000), telemetry=telemetry)
     async with observed(everything_on, log, sampling_clock=clock) as tasks:
         await script(tasks, clock, WARM_UP)
         for _ in range(BATCH):  # what the warm-up has left to do is no part of it

@@ -53,6 +53,7 @@ async def observed(
             settings=settings.telemetry,
             status=tracing.status,
             on_spans=tracing.on_spans,
+            spans=tracing.traces,
             redactor=redactor,
             lost=loggers.stream.lost,
             exemplars=tracing.exemplars,

@@ -95,13 +95,15 @@ def demo_after_one_round(
 
 
 @contextmanager
-def prometheus(target: str, folder: Path, rules: Mapping[str, Any] | None = None) -> Iterator[str]:
-    """Run a Prometheus that scrapes `target` (host:port) every 200 ms, with these rules; give its address."""
+def prometheus(
+    target: str, folder: Path, rules: Mapping[str, Any] | None = None, *, every: str = "200ms"
+) -> Iterator[str]:
+    """Run a Prometheus that scrapes `target` (host:port) so often, with these rules; give its address."""
     binary = require("prometheus", PROMETHEUS_HINT)
     configuration, rule_file = folder / "prometheus.yml", folder / "rules.json"
     rule_file.write_text(json.dumps(rules or {}))  # JSON is YAML
     configuration.write_text(
-        "global: {scrape_interval: 200ms, scrape_timeout: 200ms}\n"
+        f"global: {{scrape_interval: {every}, scrape_timeout: {every}}}\n"
         f"rule_files: ['{rule_file}']\n"
         f"scrape_configs: [{{job_name: demo, static_configs: [{{targets: ['{target}']}}]}}]\n"
     )

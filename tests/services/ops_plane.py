@@ -23,6 +23,7 @@ from qorzen_obs.core.health_checks import HealthChecks
 from qorzen_obs.core.idempotency import Submission
 from qorzen_obs.core.logger_manager import LoggerManager
 from qorzen_obs.core.task_manager import TaskManager
+from qorzen_obs.core.task_table import MayRerun
 from qorzen_obs.counts import TaskCounts
 from qorzen_obs.errors import TaskManagerClosedError, TaskNotFoundError
 from qorzen_obs.record import Attempt, TaskRecord
@@ -34,6 +35,7 @@ from qorzen_obs.settings import HealthSettings, ServerSettings, Settings, TaskSe
 from qorzen_obs.stacks import LiveStack
 from qorzen_obs.tasks import TaskCategory, TaskInfo, TaskPriority
 from qorzen_obs.telemetry import names
+from qorzen_obs.telemetry.definitions import DefinitionReading
 from qorzen_obs.telemetry.gathering import Gathering
 from qorzen_obs.telemetry.loop_monitor import Block, EndedBlock
 from qorzen_obs.telemetry.metrics import Load
@@ -152,6 +154,7 @@ class SaidManager:
     depth: int = 0
     scheduled: int = 0
     limit: int = 100
+    definition_limit: int = 0
     abandoned: int = 0
     stalled: float = 0.0
     trouble: list[str] = field(default_factory=list)
@@ -161,6 +164,7 @@ class SaidManager:
     redactor: Redactor = field(default_factory=Redactor)
     traces: Traces | None = None
     loop: asyncio.AbstractEventLoop | None = None
+    paused: frozenset[TaskCategory] = frozenset()
     clock: Clock = field(default_factory=SystemClock)
 
     @property
@@ -206,6 +210,10 @@ class SaidManager:
     def find(self, task_id: str) -> TaskInfo | None:
         """There are no tasks."""
 
+    def may_rerun(self, task_id: str) -> MayRerun:
+        """There are no tasks."""
+        raise TaskNotFoundError(task_id)
+
     def records(self) -> list[TaskRecord]:
         """There are no tasks."""
         return []
@@ -241,6 +249,10 @@ class SaidManager:
         waits = {priority: [0] * (len(names.QUEUE_WAIT.buckets) + 1) for priority in TaskPriority}
         lags = [0] * (len(names.LOOP_LAG.buckets) + 1)
         return Load(self.clock.monotonic(), TaskCounts().read(), waits, lags, self.blocked)
+
+    def definitions(self) -> dict[str, DefinitionReading] | None:
+        """It counts none."""
+        return None
 
     def ended_blocks(self) -> list[EndedBlock]:
         """What it was told."""

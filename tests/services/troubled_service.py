@@ -90,6 +90,10 @@ async def trouble() -> None:
     """Go wrong, again and again."""
     manager: TaskManager = current_task().manager
     for number in itertools.count():
+        if number % 2:
+            await manager.pause(TaskCategory.USER)
+        else:
+            await manager.resume(TaskCategory.USER)
         await _go_wrong(manager)
         if number == 0:
             print("in trouble", flush=True)  # noqa: T201 - the test waits for it

@@ -14,7 +14,7 @@ import pytest
 
 from dashboards import budgets, library
 from dashboards.objectives import OBJECTIVES
-from dashboards.promql import in_range, label_names, per_second, quantile, sample_names, select
+from dashboards.promql import counted, in_range, label_names, per_second, quantile, sample_names, select
 from qorzen_obs.telemetry import names
 from qorzen_obs.telemetry.names import MetricName
 from tests.conftest import require
@@ -95,6 +95,14 @@ def test_the_names_of_series_use_labels_that_they_have(target: Target) -> None:
     assert used <= labels
     single = target.panel["type"] in ("stat", "table") or not labels
     assert single or used, "the series have labels, and nothing tells them apart"
+
+
+def test_each_metric_of_the_service_is_on_a_dashboard() -> None:
+    shown = {
+        BY_SAMPLE[selector.name or ""] for target in PROMQL for selector in selectors(parse(target.text))
+    }
+    declared = [metric for metric in ALL if metric.name.startswith("qorzen_")]
+    assert [metric.name for metric in declared if metric not in shown] == []
 
 
 @every_dashboard
@@ -261,6 +269,110 @@ def computed(expression: str, given: dict[str, str], expected: dict[str, float],
     file.write_text(json.dumps(unit_tests))  # JSON is YAML
     checked = subprocess.run([promtool, "test", "rules", file], capture_output=True, text=True, check=False)
     assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+def _expression(uid: str, title: str) -> str:
+    (found,) = (
+        target.text
+        for target in PROMQL
+        if (target.dashboard["uid"], target.panel["title"]) == (uid, title) and target.query["refId"] == "A"
+    )
+    return found
+
+
+def _deploys() -> str:
+    (found,) = {
+        annotation["target"]["expr"]
+        for dashboard in DASHBOARDS
+        for annotation in dashboard["annotations"]["list"]
+        if annotation["name"] == "Deploys"
+    }
+    return str(found)
+
+
+OF_A, OF_B = ('job="shop", instance="a:1"', 'job="shop", instance="b:1"')
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        pytest.param(
+            {
+                f'target_info{{{OF_A}, service_version="4.1"}}': "1x57 _x10",
+                f'target_info{{{OF_A}, service_version="4.2"}}': "_x57 1x10",
+                f'target_info{{{OF_B}, service_version="4.1"}}': "1x60",
+            },
+            {'{job="shop", service_version="4.2"}': 1},
+            id="the service's own version",
+        ),
+        pytest.param(
+            {
+                f'qorzen_build_info{{{OF_A}, version="1.0"}}': "1x57 _x10",
+                f'qorzen_build_info{{{OF_A}, version="2.0"}}': "_x57 1x10",
+                f'target_info{{{OF_A}, service_version="4.1", service_instance_id="x"}}': "1x57 _x10",
+                f'target_info{{{OF_A}, service_version="4.1", service_instance_id="y"}}': "_x57 1x10",
+            },
+            {},
+            id="neither a restart nor our version",
+        ),
+        pytest.param(
+            {f'target_info{{{OF_A}, service_name="shop"}}': "_x57 1x10"}, {}, id="a service without a version"
+        ),
+    ],
+)
+def test_a_deploy_is_a_new_version_of_the_service(
+    given: dict[str, str], expected: dict[str, float], tmp_path: Path
+) -> None:
+    computed(_deploys(), given, expected, tmp_path)
+
+
+@pytest.mark.integration
+def test_an_instance_without_target_info_is_listed_too(tmp_path: Path) -> None:
+    given = {}
+    for target in (OF_A, OF_B):
+        given[f"process_start_time_seconds{{{target}}}"] = "3000x60"
+        given[f'qorzen_build_info{{{target}, version="2.0", python="3.12"}}'] = "1x60"
+        given[f'qorzen_service_state{{{target}, qorzen_service_state="ready"}}'] = "1x60"
+    given[f'target_info{{{OF_A}, service_version="4.2"}}'] = "1x60"
+    shown = 'python="3.12", qorzen_service_state="ready", version="2.0"'
+    expected = {f'{{{OF_A}, service_version="4.2", {shown}}}': 600.0, f"{{{OF_B}, {shown}}}": 600.0}
+    computed(_expression("qorzen-overview", "Instances"), given, expected, tmp_path)
+
+
+@pytest.mark.integration
+def test_an_alert_that_is_critical_is_no_warning_besides(tmp_path: Path) -> None:
+    def firing(name: str, severity: str, more: str) -> str:
+        return f'ALERTS{{alertname="{name}", alertstate="firing", severity="{severity}", {more}}}'
+
+    burn, down = "QorzenStartBudgetBurn", "QorzenServiceDown"
+    given = {
+        firing(burn, "critical", 'job="shop", category="ui"'): "1x60",
+        firing(burn, "warning", 'job="shop", category="ui"'): "1x60",
+        firing(burn, "warning", 'job="shop", category="io"'): "1x60",
+        firing(down, "critical", OF_A): "1x60",
+        firing("Another", "critical", OF_A): "1x60",
+    }
+    expected = {
+        f'{{alertname="{burn}", severity="critical", category="ui"}}': 1.0,
+        f'{{alertname="{burn}", severity="warning", category="io"}}': 1.0,
+        f'{{alertname="{down}", severity="critical", instance="a:1"}}': 1.0,
+    }
+    computed(_expression("qorzen-overview", "Firing alerts"), given, expected, tmp_path)
+
+
+@pytest.mark.integration
+def test_what_never_counted_is_not_among_the_series(tmp_path: Path) -> None:
+    def spans(outcome: str) -> str:
+        return f'qorzen_telemetry_spans_total{{{OF_A}, outcome="{outcome}"}}'
+
+    given = {
+        spans("exported"): "0+60x60",
+        spans("export_failed"): "0+60x40 2400x20",
+        spans("sampled_out"): "0x60",
+    }
+    expected = {'{outcome="exported"}': 1.0, '{outcome="export_failed"}': 0.0}
+    computed(counted(names.SPANS, "outcome"), given, expected, tmp_path)
 
 
 def _durations(metric: MetricName, *, longest: MetricName | None, **labels: str) -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections.abc import Iterable
 from typing import Final
 
 import click
@@ -11,8 +12,13 @@ import pytest
 
 from dashboards.board import DASHBOARDS
 from dashboards.catalogue import FOLDER, files
-from dashboards.panels import BAD
+from dashboards.panels import BAD, COLOURS, CULPRITS
+from dashboards.rules import alerts
 from qorzen_obs.cli import cli
+from qorzen_obs.engines.traits import ENGINES
+from qorzen_obs.monitoring import Site
+from qorzen_obs.tasks import TaskCategory, TaskPriority, TaskStatus
+from qorzen_obs.telemetry import names
 from tests.panels import Tree, load, panels, variables
 
 COLUMNS: Final = 24
@@ -21,6 +27,8 @@ COLUMN_PIXELS: Final = (1280 - 64) / COLUMNS
 #: What a character of a title takes, and what icons take beside it.
 CHARACTER_PIXELS: Final = 8
 ICON_PIXELS: Final = 40
+#: What a character in a table takes.
+TABLE_CHARACTER_PIXELS: Final = 6.5
 NARROWEST: Final = {"stat": 4, "timeseries": 6, "table": 12, "heatmap": 12, "logs": 12}
 
 every_dashboard = pytest.mark.parametrize("dashboard", load(), ids=lambda dashboard: dashboard["uid"])
@@ -177,3 +185,82 @@ def test_spans_that_the_sampler_or_the_page_has_are_not_called_lost() -> None:
     lost, _, others = description.partition("are loss")
     assert set(re.findall(r"`(\w+)`", lost)) >= {"export_failed"}
     assert set(re.findall(r"`(\w+)`", others)) == {"kept", "sampled_out"}
+
+
+@pytest.mark.parametrize(
+    ("label", "values"),
+    [
+        ("status", [status.value for status in TaskStatus]),
+        ("priority", [priority.label for priority in TaskPriority]),
+        ("category", [category.value for category in TaskCategory]),
+        ("engine", ENGINES),
+        ("phase", names.PHASES),
+    ],
+)
+def test_each_value_has_a_colour_of_its_own(label: str, values: Iterable[str]) -> None:
+    assert set(COLOURS[label]) == set(values)
+    assert len(set(COLOURS[label].values())) == len(COLOURS[label])
+
+
+def test_what_holds_the_loop_and_how_attempts_and_spans_end_has_a_colour() -> None:
+    assert {*COLOURS["category"], *CULPRITS} == set(names.LOOP_BLOCKED_BY)
+    assert set(COLOURS["outcome"]) == {*names.ATTEMPT_OUTCOMES, *names.SPAN_OUTCOMES}
+
+
+def _fixed_colours(panel: Tree) -> dict[str, str]:
+    return {
+        override["matcher"]["options"]: one["value"]["fixedColor"]
+        for override in panel["fieldConfig"]["overrides"]
+        for one in override["properties"]
+        if one["id"] == "color"
+    }
+
+
+def test_a_name_has_the_colour_of_what_it_means() -> None:
+    assert _fixed_colours(_panel("qorzen-queues", "Wait of low and critical p95")) == {
+        "low": COLOURS["priority"]["low"],
+        "critical": COLOURS["priority"]["critical"],
+    }
+    assert _fixed_colours(_panel("qorzen-runtime", "Loop lag")) == COLOURS["quantile"]
+
+
+@every_dashboard
+def test_a_count_of_the_shown_time_is_shown_whole(dashboard: Tree) -> None:
+    for panel in panels(dashboard):
+        defaults = panel["fieldConfig"]["defaults"]
+        if panel["type"] == "stat" and panel["targets"][0]["expr"].startswith("sum(increase("):
+            assert (defaults["unit"], defaults["decimals"]) == ("none", 0), (
+                f"{panel['title']}: 4792 is not 5 K"
+            )
+
+
+@every_dashboard
+def test_the_columns_of_a_table_fit_at_1280_pixels(dashboard: Tree) -> None:
+    for panel in panels(dashboard):
+        if panel["type"] != "table" or panel["datasource"]["type"] != "prometheus":
+            continue
+        columns = panel["transformations"][-1]["options"]["renameByName"].values()
+        fixed = {
+            override["matcher"]["options"]: one["value"]
+            for override in panel["fieldConfig"].get("overrides", ())
+            for one in override["properties"]
+            if one["id"] == "custom.width"
+        }
+        assert set(fixed) <= set(columns)
+        least = panel["fieldConfig"]["defaults"]["custom"]["minWidth"]
+        rest = panel["gridPos"]["w"] * COLUMN_PIXELS - 2 * CHARACTER_PIXELS - sum(fixed.values())
+        wide = rest / (len(columns) - len(fixed))
+        assert wide >= least, "it has to be moved sideways"
+        for column in columns:
+            assert len(column) * TABLE_CHARACTER_PIXELS <= fixed.get(column, wide), f"{column!r} is cut off"
+
+
+def test_the_name_of_each_alert_fits_into_its_column() -> None:
+    (width,) = (
+        one["value"]
+        for override in _panel("qorzen-overview", "Firing alerts")["fieldConfig"]["overrides"]
+        for one in override["properties"]
+        if (override["matcher"]["options"], one["id"]) == ("Alert", "custom.width")
+    )
+    longest = max(len(alert.name) for alert in alerts(Site()))
+    assert longest * CHARACTER_PIXELS <= width

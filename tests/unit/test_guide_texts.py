@@ -102,7 +102,9 @@ def as_shown(name: str, default: object) -> str:
         return SHOWN[name]
     if isinstance(default, bool):
         return str(default).lower()
-    if isinstance(default, float | int):
+    if isinstance(default, int):
+        return str(default)
+    if isinstance(default, float):
         return f"{default:g}"
     return str(default) if default else "none"
 

@@ -29,7 +29,8 @@ def test_the_defaults_are_as_documented() -> None:
     settings = Settings()
     assert msgspec.to_builtins(settings.tasks) == {
         "max_concurrent_tasks": 100,
-        "keep_completed_tasks": 1000,
+        "keep_completed_tasks": 10_000,
+        "keep_completed_bytes": 16 * 2**20,
         "default_timeout": 300.0,
         "max_pending": 10_000,
         "when_full": "refuse",

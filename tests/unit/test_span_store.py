@@ -144,8 +144,8 @@ def test_traces_kept_for_a_reason_of_their_own_are_evicted_last(bounds: dict[str
             span.set_status(StatusCode.ERROR)
         span.end()
 
-    def roots(**query: bool) -> list[str]:
-        return [summary.root_name for summary in store.summaries(**query)]
+    def roots(*, errors: bool = False) -> list[str]:
+        return [summary.root_name for summary in store.summaries(errors=errors)]
 
     end("failed 0", failed=True)
     for number in range(5):
@@ -359,3 +359,29 @@ def test_however_many_are_undecided_every_kept_trace_can_be_asked_for() -> None:
     found = traces.summaries(traces.keep_traces + MAX_UNDECIDED)
     assert len(found) == 3 + MAX_UNDECIDED
     assert [summary.root_name for summary in found[-3:]] == ["c", "b", "a"]
+
+
+def test_traces_take_no_more_room_than_they_may_and_large_ones_count_for_more() -> None:
+    store = SpanStore(keep_bytes=200_000)
+    tracer = tracer_into(store)
+    for number in range(200):
+        tracer.start_span(f"small {number}").end()
+    assert store.bytes <= 200_000
+    small = store.traces_kept
+    assert small > 50
+    for number in range(200):
+        tracer.start_span(f"large {number}", attributes={"text": "x" * 5_000}).end()
+    assert store.bytes <= 200_000
+    assert 20 < store.traces_kept < small
+    newest = [summary.root_name for summary in store.summaries(2)]
+    assert newest == ["large 199", "large 198"]
+
+
+def test_a_trace_is_found_by_its_id_among_many() -> None:
+    store = SpanStore()
+    tracer = tracer_into(store)
+    spans = [tracer.start_span(f"one {number}") for number in range(10)]
+    for span in spans:
+        span.end()
+    ids = [trace_id(spans[3]), trace_id(spans[7]), "0" * 32, "no id"]
+    assert sorted(one.root_name for one in store.summaries(ids=ids)) == ["one 3", "one 7"]

@@ -53,6 +53,19 @@ def test_in_all_the_oldest_go_first_whoever_wrote_them() -> None:
     assert (lines.of("a").dropped, lines.of("b").dropped) == (1, 1)
 
 
+def test_in_all_lines_take_no_more_room_than_they_may() -> None:
+    lines = TaskLines(total_bytes=50_000)
+    for number in range(40):
+        lines.add(str(number), "info", "e", {"text": "x" * 1_900})
+    assert 0 < lines.bytes <= 50_000
+    kept = [number for number in range(40) if events(lines, str(number))]
+    assert 15 < len(kept) < 26
+    assert kept == list(range(40 - len(kept), 40)), "the oldest go first"
+    for number in range(40):
+        lines.forget(str(number))
+    assert lines.bytes == 0, "and what is forgotten takes none"
+
+
 def test_the_lines_of_a_forgotten_task_go_and_make_room() -> None:
     lines = TaskLines(total=2)
     lines.add("a", "info", "1", {})
@@ -78,6 +91,9 @@ def test_the_bounds_hold_whatever_happens(steps: list[tuple[str, str]]) -> None:
         kept = [len(lines.of(one).items) for one in "abc"]
         assert sum(kept) == len(lines) <= 8
         assert max(kept) <= 5
+    for task_id in "abc":
+        lines.forget(task_id)
+    assert (len(lines), lines.bytes) == (0, 0)
 
 
 def test_a_giant_line_is_kept_short() -> None:

@@ -144,6 +144,7 @@ def test_by_default_traces_are_kept_and_nothing_is_exported(set_up: SetUp) -> No
     end_span(tracing)
     assert kept(tracing) == ["work"]
     assert tracing.status() == {
+        "service": {"name": "qorzen-obs", "version": None},
         "tracing": "sdk",
         "sampling": "tail",
         "exporters": [],

@@ -100,7 +100,7 @@ def test_the_asked_task_is_marked() -> None:
 def test_what_is_missing_is_said() -> None:
     lines = drawn(a_span("alone", "elsewhere", partial=True), width=120)
     assert "^alone" in lines[2]
-    assert "its parent is not kept here" in lines[-1]
+    assert "its parent is not shown here" in lines[-1]
     assert "partial" in lines[0]
     assert drawn() == []
 

@@ -14,7 +14,7 @@ from rich.layout import Layout
 from rich.table import Table
 from rich.text import Text
 
-from qorzen_obs.cli.account import log_lines, progress_bar, stack_lines, task_lines, why_lines
+from qorzen_obs.cli.account import log_lines, no_lines, progress_bar, stack_lines, task_lines, why_lines
 from qorzen_obs.cli.output import STYLES
 from qorzen_obs.cli.texts import clock, number, printable, progress, seconds, share
 from qorzen_obs.cli.top.head import head_lines
@@ -267,7 +267,7 @@ def opened_lines(opened: Opened, tab: Tab, now: datetime, width: int) -> tuple[l
             lines += stack_lines(opened.stack) if opened.stack is not None else ()
         case Tab.LOG:
             if opened.logs is not None:
-                lines += log_lines(opened.logs) if opened.logs.items else [Text("it wrote no lines", "dim")]
+                lines += log_lines(opened.logs) if opened.logs.items else [Text(no_lines(opened.logs), "dim")]
             matters = len(lines)
         case Tab.TRACE:
             task_id = opened.task.task_id

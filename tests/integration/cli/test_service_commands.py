@@ -243,6 +243,18 @@ async def test_a_trace_is_drawn_by_its_own_or_its_tasks_id() -> None:
     assert json.loads(as_json.stdout)["resourceSpans"]
 
 
+async def test_the_trace_of_a_task_is_what_lies_below_it_unless_the_whole_is_asked_for() -> None:
+    async with managing() as (manager, spans), serving(manager, spans=spans) as plane:
+        await manager.wait_for_task(await manager.submit_task(parent))
+        (child,) = await manager.get_tasks(status="failed")
+        below = await ask(plane, "trace", child.task_id, "--width", "100")
+        whole = await ask(plane, "trace", child.task_id, "--whole", "--width", "100")
+    assert ">  ✗ run child" in below.stdout
+    assert "run parent" not in below.stdout
+    assert "run parent" in whole.stdout
+    assert ">    ✗ run child" in whole.stdout
+
+
 async def test_a_task_is_submitted_and_waited_for(manager: TaskManager, plane: OpsPlane) -> None:
     done = await ask(plane, "submit", "double", "[21]", '{"times": 1}', "--priority", "high")
     assert done.exit_code == 0

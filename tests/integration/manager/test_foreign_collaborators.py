@@ -114,7 +114,7 @@ async def test_the_settings_that_are_there_are_taken_and_others_default() -> Non
     foreign = Config(max_concurrent_tasks=5, unknown_to_us="ignored")
     async with manager(foreign) as tasks:
         config = tasks.status()["config"]
-        assert config == {"max_concurrent_tasks": 5, "keep_completed_tasks": 1000, "default_timeout": 300.0}
+        assert config == {"max_concurrent_tasks": 5, "keep_completed_tasks": 10_000, "default_timeout": 300.0}
     async with manager() as tasks:
         assert tasks.status()["config"]["max_concurrent_tasks"] == 100
 

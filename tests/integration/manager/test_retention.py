@@ -142,3 +142,30 @@ async def test_an_id_that_nobody_gave_out_is_unknown() -> None:
         with pytest.raises(TaskNotFoundError) as caught:
             await tasks.wait_for_task("no such id")
         assert caught.value.task_id == "no such id"
+
+
+async def fails_with(text: str) -> None:
+    raise ValueError(f"no room for {len(text)}")
+
+
+async def test_ended_tasks_take_no_more_room_than_they_may_and_a_change_is_in_force_at_once() -> None:
+    config = ConfigManager(settings(keep_completed_bytes=200_000))
+    async with open_test_manager(config=config) as tasks:
+        failed = [await tasks.submit_task(fails_with, str(number) * 30_000) for number in range(9)]
+        for task_id in failed:
+            await tasks.wait_for_task(task_id)
+        for number in range(400):
+            await end(tasks, number)
+        whole = [info.task_id for info in await tasks.get_tasks(status="failed")]
+        assert sorted(whole) == sorted(failed[-3:]), "half of the room is theirs, whatever else ends"
+        small = await tasks.get_tasks(status="completed", limit=1_000)
+        assert 50 < len(small) < 80
+        for number in range(9):
+            await end(tasks, number, metadata={"large": str(number) * 15_000})
+        completed = await tasks.get_tasks(status="completed", limit=1_000)
+        assert len(completed) in (5, 6), "metadata counts too"
+        await config.set("tasks.keep_completed_bytes", 0)
+        assert await tasks.get_tasks() == []
+        found = await tasks.get_task_info(failed[-1])
+        assert found is not None
+        assert (found.evicted, found.error_type) == (True, "ValueError")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import pytest
 
 from qorzen_obs.errors import SettingsError
 from qorzen_obs.settings import ServerSettings
-from tests.services.ops_plane import SaidManager, serving
+from tests.services.ops_plane import SaidManager, get_json, managing, serving
 
 CONTROL, READ = "a-token-for-control", "a-token-that-reads-only"
 
@@ -55,6 +57,28 @@ async def test_it_says_where_to_go_and_who_answers() -> None:
     assert document["links"] == {"grafana": settings.grafana_url, "trace": settings.trace_url}
     assert document["instance"] == manager.event_ring.instance
     assert document["version"] == metadata.version("qorzen-obs")
+
+
+async def test_it_says_which_service_this_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_SERVICE_NAME", "orders")
+    monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", "service.version=2.4.1")
+    before = datetime.now(UTC)
+    async with (
+        managing() as (manager, _),
+        serving(manager) as plane,
+        aiohttp.ClientSession() as session,
+    ):
+        service = (await get_json(session, f"{plane.url}/api/page"))["service"]
+        ready_at = (await get_json(session, f"{plane.url}/status"))["ready_at"]
+    assert (service["name"], service["version"], service["host"]) == ("orders", "2.4.1", socket.gethostname())
+    assert service["ready_at"] == ready_at
+    assert before <= datetime.fromisoformat(ready_at) <= datetime.now(UTC)
+
+
+async def test_a_service_that_has_not_started_and_has_no_name_says_so() -> None:
+    async with serving(SaidManager()) as plane, aiohttp.ClientSession() as session:
+        service = (await get_json(session, f"{plane.url}/api/page"))["service"]
+    assert (service["name"], service["version"], service["ready_at"]) == ("qorzen-obs", None, None)
 
 
 async def test_an_address_that_cannot_be_shown_stops_the_start() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 
 import pytest
 from playwright.async_api import Browser, expect
@@ -28,7 +29,7 @@ async def test_the_page_shows_what_runs_waits_and_has_failed(browser: Browser) -
         seen = await visit(browser, plane.url)
         page = seen.page
         await expect(page.locator("#state")).to_have_text("ready")
-        await expect(page).to_have_title("Tasks: 1 running")
+        await expect(page).to_have_title(f"qorzen-obs on {socket.gethostname()}: 1 running")
         running = page.locator("#running tbody tr")
         await expect(running).to_have_count(1)
         await expect(running).to_contain_text("invoices.import")
@@ -43,7 +44,7 @@ async def test_the_page_shows_what_runs_waits_and_has_failed(browser: Browser) -
         await expect(page.locator(".tile.failed strong")).to_have_text("1")
         await expect(page.locator("#slots li").first).to_contain_text("1 / 1")
 
-        await page.get_by_role("link", name="backup.write").click()
+        await page.locator("#failed").get_by_role("link", name="backup.write").click()
         await expect(page.locator("main")).to_contain_text("the disk is full")
         await expect(page.locator("main")).to_contain_text("Traceback")
         assert page.url.endswith(f"#/tasks/{failed}")
@@ -110,7 +111,7 @@ async def test_the_header_is_green_while_all_is_well_and_neither_while_blocked_n
         good, shown = await page.evaluate(COLOURS)
         assert shown == [good, good, good]
         said.blocked = 31.0
-        await expect(page.locator("#health")).to_have_text("fails")
+        await expect(page.locator("#health")).to_have_text("failing")
         good, shown = await page.evaluate(COLOURS)
         assert good not in shown
         said.blocked = 0.0
@@ -125,10 +126,10 @@ async def test_a_short_stall_of_the_loop_has_no_banner_and_a_long_one_has(browse
     said = SaidManager(blocked=0.2)
     async with serving(said) as plane:
         page = (await visit(browser, plane.url)).page
-        await expect(page.locator("#health")).to_have_text("warns")
-        await expect(page.locator("#warnings")).to_have_count(0)
+        await expect(page.locator("#health")).to_have_text("degraded")
+        await expect(page.locator(".banner")).to_have_count(0)
         said.blocked = 0.6
-        await expect(page.locator("#warnings")).to_contain_text("blocked for 0.6 s")
+        await expect(page.locator(".banner")).to_contain_text("The work loop is blocked for 600 ms")
 
 
 async def test_the_page_shows_the_next_service_after_a_restart(browser: Browser) -> None:
@@ -150,7 +151,7 @@ async def test_the_page_shows_the_next_service_after_a_restart(browser: Browser)
 async def test_a_view_that_fails_leaves_the_others(browser: Browser) -> None:
     async with managing() as (manager, spans), serving(manager, spans=spans) as plane:
         page = (await visit(browser, "about:blank")).page
-        await page.route("**/api/loop", lambda route: route.fulfill(json={"state": "blocked"}))
+        await page.route("**/api/pending", lambda route: route.fulfill(json={}))
         await page.goto(plane.url)
         await expect(page.locator("main [role=alert]")).to_contain_text("This view has failed")
         await page.get_by_role("navigation").get_by_role("link", name="Tasks").click()
@@ -164,7 +165,7 @@ async def test_the_page_warns_of_what_health_warns_of(browser: Browser) -> None:
         await reported.wait()
         waiting = await manager.submit_task(working, gate, reported)
         page = (await visit(browser, plane.url)).page
-        await expect(page.locator("#warnings")).to_contain_text("queue saturation: 1 of 1 places are taken")
+        await expect(page.locator("#warnings")).to_contain_text("The queue is full.")
         gate.set()
         await manager.wait_for_task(waiting)
         await expect(page.locator("#warnings")).to_be_hidden()

@@ -140,10 +140,12 @@ async def test_an_event_arrives_whole_in_whatever_pieces(browser: Browser) -> No
 
 
 FOLD = """({emptyState, reduce, MAX_TASKS}) => {
-    const counts = {total: 1, by_status: {running: 1}, by_category: {io: 1}, by_priority: {low: 1}};
+    const counts = {total: 1, by_status: {running: 1}, by_category: {io: 1}, by_priority: {low: 1},
+        pending_by_priority: {low: 0}, pending_by_category: {io: 0}, running_by_category: {io: 1}};
     const task = (task_id, status) => ({task_id, status, category: "io", priority: "low", completed_at: ""});
     const happened = (kind, previous, one) => ({event: kind, data: {kind, previous, task: one}});
-    const snapshot = {state: "ready", at: "1970-01-01T00:00:02Z", counts, running: [task("a", "running")], newest: []};
+    const snapshot = {state: "ready", at: "1970-01-01T00:00:02Z", counts, running: [task("a", "running")], newest: [],
+        ended: [task("e", "failed")]};
     let {state, changed} = reduce(emptyState(), [{event: "snapshot", data: snapshot}], 1000);
     const first = changed;
     ({state, changed} = reduce(state, [
@@ -151,11 +153,13 @@ FOLD = """({emptyState, reduce, MAX_TASKS}) => {
         happened("task/progress", null, task("a", "running")),
         happened("task/completed", "running", task("a", "completed")),
     ], 1500));
-    const found = [first, [...changed], state.counts, state.running.size, state.clockOffset, [...state.ended]];
+    const found = [first, [...changed], state.counts, state.running.size, [...state.pending.keys()], state.clockOffset,
+        [...state.ended], state.failed.map((one) => one.task_id)];
     const failed = (n) => happened("task/failed", "running", task(`t${n}`, "failed"));
     const many = Array.from({length: MAX_TASKS + 5}, (_, n) => failed(n));
     ({state} = reduce(state, many, 2000));
-    return [...found, state.tasks.size === MAX_TASKS, state.tasks.has("a"), state.tasks.has("b")];
+    return [...found, state.tasks.size === MAX_TASKS, state.tasks.has("a"), state.tasks.has("b"),
+        state.failed.length];
 }"""
 
 
@@ -168,13 +172,84 @@ async def test_events_are_folded_into_exact_counts_and_a_bounded_number_of_tasks
             "by_status": {"running": 0, "pending": 1, "completed": 1},
             "by_category": {"io": 2},
             "by_priority": {"low": 2},
+            "pending_by_priority": {"low": 1},
+            "pending_by_category": {"io": 1},
+            "running_by_category": {"io": 0},
         },
         0,
+        ["b"],
         1000,
-        ["a"],
+        ["e", "a"],
+        ["e"],
         True,
         False,
         True,
+        25,
+    ]
+
+
+async def test_a_time_of_another_day_has_its_date(browser: Browser) -> None:
+    code = """({moment}) => {
+        const now = new Date(2026, 5, 2, 10, 0, 0);
+        return [new Date(2026, 5, 2, 0, 0, 1), new Date(2026, 5, 1, 23, 59, 59), new Date(2025, 5, 2, 10, 0, 0)]
+            .map((at) => moment(at.toISOString(), now.getTime()));
+    }"""
+    assert await run_in_page(browser, "words.js", code) == [
+        "00:00:01",
+        "1 Jun 23:59:59",
+        "2 Jun 2025 10:00:00",
+    ]
+
+
+async def test_a_task_waits_until_it_starts_and_runs_until_it_ends(browser: Browser) -> None:
+    code = """({waited, took, sorted}, given) => {
+        const now = Date.parse("2026-01-01T00:01:00Z");
+        const order = sorted(given, "took", true, now).map((one) => one.name);
+        return [...given.map((one) => [one.name, waited(one, now), took(one, now)]), order];
+    }"""
+    base = {"created_at": "2026-01-01T00:00:00Z", "queue_wait_seconds": None, "duration_seconds": None}
+    tasks = [
+        {**base, "name": "pending", "status": "pending", "eligible_at": "2026-01-01T00:00:50Z"},
+        {**base, "name": "later", "status": "pending", "eligible_at": "2026-01-01T01:00:00Z"},
+        {**base, "name": "fresh", "status": "pending", "eligible_at": None},
+        {
+            **base,
+            "name": "running",
+            "status": "running",
+            "started_at": "2026-01-01T00:00:45Z",
+            "queue_wait_seconds": 45,
+        },
+        {**base, "name": "ended", "status": "completed", "queue_wait_seconds": 1, "duration_seconds": 20},
+    ]
+    assert await run_in_page(browser, "parts/task-index.js", code, tasks) == [
+        ["pending", 10, None],
+        ["later", None, None],
+        ["fresh", 60, None],
+        ["running", 45, 15],
+        ["ended", 1, 20],
+        ["ended", "running", "pending", "later", "fresh"],
+    ]
+
+
+async def test_a_chart_without_points_is_a_minute_wide_so_that_its_axis_has_different_times(
+    browser: Browser,
+) -> None:
+    code = """({columns}, at) => {
+        const none = {completed: [], failed: [], cancelled: [], running: [], pending: [], queue_wait_p95: {
+            critical: [], high: [], normal: [], low: []}, loop_lag_p95: [], loop_lag_max: []};
+        const filled = (list) => Array.isArray(list) ? at.map(() => 1)
+            : Object.fromEntries(Object.entries(list).map(([key, value]) => [key, filled(value)]));
+        const live = {at: 1000, counts: {}, rates: {}};
+        return [{...none, at: []}, {...filled(none), at}].map((series) => {
+            const found = columns(series, live);
+            const lines = [...found.rates, ...found.waits, ...found.depth, ...found.lag];
+            return [found.at, lines.every(({values}) => values.length === found.at.length)];
+        });
+    }"""
+    at = ["1970-01-01T00:15:00Z", "1970-01-01T00:16:00Z"]
+    assert await run_in_page(browser, "parts/series-charts.js", code, at) == [
+        [[940, 1000], True],
+        [[900, 960, 1000], True],
     ]
 
 
@@ -217,3 +292,26 @@ async def test_a_wrong_token_is_named_and_a_right_one_kept_however_late_answers_
 ) -> None:
     seen = await run_in_page(browser, "server.js?alone", REFUSALS)
     assert seen == [[True, False], [False, False], [True, True], [True, True], [True, True]]
+
+
+MATCHES = """({matcher}, {query, tasks}) => {
+    const fits = matcher(new URLSearchParams(query), new Set(new URLSearchParams(query).getAll("below")));
+    return tasks.filter(fits).map((one) => one.task_id);
+}"""
+
+
+async def test_a_list_takes_in_what_the_stream_tells_of_the_tasks_that_it_is_about(browser: Browser) -> None:
+    tasks = [
+        {"task_id": "root", "definition": "a", "parent_id": None, "error_type": None},
+        {"task_id": "child", "definition": "a", "parent_id": "root", "error_type": "OSError"},
+        {"task_id": "grandchild", "definition": "b", "parent_id": "child", "error_type": None},
+        {"task_id": "other", "definition": "b", "parent_id": None, "error_type": None},
+    ]
+    for query, found in (
+        ("below=root", ["child", "grandchild"]),
+        ("parent_id=root", ["child"]),
+        ("definition=b", ["grandchild", "other"]),
+        ("error_type=OSError&definition=a", ["child"]),
+    ):
+        given = {"query": query, "tasks": tasks}
+        assert await run_in_page(browser, "parts/task-index.js", MATCHES, given) == found, query

@@ -24,6 +24,8 @@ ROUTES = (
     "/api/series",
     "/api/running",
     "/api/pending",
+    "/api/definitions",
+    "/api/failures",
     "/api/loop",
     "/api/health/history",
     "/api/tasks?order=ended",

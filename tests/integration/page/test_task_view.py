@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from playwright.async_api import Browser, Locator, expect
 
 from qorzen_obs import Retry, TaskManager, task
 from qorzen_obs.settings import ServerSettings
+from qorzen_obs.telemetry.span_store import SpanStore
 from tests.integration.page.tasks import PAYLOAD, failing, working
 from tests.services.browser import visit
 from tests.services.ops_plane import managing, serving
@@ -87,6 +89,41 @@ async def buy(manager: TaskManager) -> None:
     trace.get_current_span().add_event("paid", {"euros": 3})
     await manager.run(time.sleep, 0.03, name="price")
     await manager.run(asyncio.sleep, 0.01, name="reserve")
+
+
+async def test_a_task_shows_its_log_and_then_itself_and_what_lies_below_it(browser: Browser) -> None:
+    async with managing() as (manager, spans), serving(manager, spans=spans) as plane:
+        root = await manager.submit_task(manager.run, partial(buy, manager), name="checkout")
+        await manager.wait_for_task(root)
+        (order,) = [one for one in await manager.get_tasks() if one.name.endswith("buy")]
+        seen = await visit(browser, f"{plane.url}/#/tasks/{order.task_id}")
+        page = seen.page
+        await expect(page.locator(".waterfall-names button")).to_have_count(3)
+        sections = await page.locator("main section[id]").evaluate_all("all => all.map((one) => one.id)")
+        assert sections.index("logs") < sections.index("trace")
+        await page.get_by_role("link", name="The whole trace").click()
+        await expect(page.locator(".waterfall-names button")).to_have_count(4)
+        assert seen.complaints == []
+        await page.close()
+
+
+async def test_what_is_missing_of_a_task_is_said_to_be_too_early_or_too_late(browser: Browser) -> None:
+    async with (
+        managing(keep_completed_tasks=0, max_concurrent_tasks=1) as (manager, _),
+        serving(manager, spans=SpanStore()) as plane,
+    ):
+        gate = asyncio.Event()
+        task_id = await manager.submit_task(gate.wait)
+        seen = await visit(browser, f"{plane.url}/#/tasks/{task_id}")
+        await expect(seen.page.locator("#trace")).to_contain_text("Too early")
+        await expect(seen.page.locator("#logs")).to_contain_text("Too early")
+        gate.set()
+        await manager.wait_for_task(task_id)
+        await expect(seen.page.locator("#trace")).to_contain_text("Too late")
+        await expect(seen.page.locator("#logs")).to_contain_text("Too late")
+        await expect(seen.page.locator("#evicted")).to_contain_text("only its outline is kept")
+        assert seen.complaints == []
+        await seen.page.close()
 
 
 async def zoomed(shown: Locator) -> str:

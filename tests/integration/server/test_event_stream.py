@@ -139,6 +139,64 @@ async def test_a_snapshot_is_bounded_however_many_tasks_there_are(monkeypatch: p
         gate.open()
 
 
+async def test_a_snapshot_has_what_ended_and_failed_last_however_much_waits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(stream, "NEWEST", 5)
+    monkeypatch.setattr(stream, "LAST_ENDED", 2)
+    async with managing(max_concurrent_tasks=1) as (manager, _), serving(manager) as plane:
+        for number in range(4):
+            await manager.wait_for_task(await manager.submit_task(failing, name=f"failed.{number}"))
+        for number in range(3):
+            await manager.run(nothing, name=f"completed.{number}", category="io")
+        gate = Gate()
+        for _ in range(10):
+            await manager.submit_task(gate)
+        async with following(plane.url) as follower:
+            snapshot = (await follower.has("snapshot")).data
+            assert [one["name"] for one in snapshot["ended"]] == [
+                "completed.2",
+                "completed.1",
+                "failed.3",
+                "failed.2",
+            ]
+        async with following(plane.url, query="?category=io", gapless=False) as follower:
+            snapshot = (await follower.has("snapshot")).data
+            # The newest five of that category, as it has no more than three, are told as such.
+            assert [one["name"] for one in snapshot["newest"]] == [
+                "completed.2",
+                "completed.1",
+                "completed.0",
+            ]
+            assert snapshot["ended"] == []
+        gate.open()
+
+
+def nonzero(counts: dict[str, int]) -> dict[str, int]:
+    return {key: n for key, n in counts.items() if n}
+
+
+async def test_a_snapshot_counts_what_is_pending_and_running_by_priority_and_category() -> None:
+    async with managing(max_concurrent_tasks=1) as (manager, _), serving(manager) as plane:
+        gate = Gate()
+        await manager.submit_task(gate, priority="low")
+        await gate.holds(1)
+        await manager.submit_task(gate, priority="low")
+        for _ in range(2):
+            await manager.submit_task(gate, priority="critical", category="io")
+        async with following(plane.url) as follower:
+            counts = (await follower.has("snapshot")).data["counts"]
+            assert counts["pending_by_priority"] == {"low": 1, "normal": 0, "high": 0, "critical": 2}
+            assert nonzero(counts["pending_by_category"]) == {"core": 1, "io": 2}
+            assert nonzero(counts["running_by_category"]) == {"core": 1}
+        async with following(plane.url, query="?category=io", gapless=False) as follower:
+            counts = (await follower.has("snapshot")).data["counts"]
+            assert counts["pending_by_priority"] == {"low": 0, "normal": 0, "high": 0, "critical": 2}
+            assert nonzero(counts["pending_by_category"]) == {"io": 2}
+            assert nonzero(counts["running_by_category"]) == {}
+        gate.open()
+
+
 # ---------------------------------------------------------------------------- it adds up
 
 

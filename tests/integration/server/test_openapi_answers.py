@@ -9,11 +9,14 @@ from http import HTTPStatus
 import aiohttp
 
 from qorzen_obs import task
+from qorzen_obs.record import TaskRecord
 from qorzen_obs.registry import TaskRegistry
 from qorzen_obs.server.app import OpsPlane
 from qorzen_obs.settings import ServerSettings
+from qorzen_obs.tasks import TaskStatus
 from tests.openapi import Document
 from tests.services.ops_plane import SaidManager, State, managing, serving
+from tests.support import record
 
 #: Documented answers that take more than a request: with each why it is not asked for here.
 NOT_PROVOKED = {
@@ -64,6 +67,15 @@ async def ask(
         assert response.status == status, (target, answer)
         document.check(method, target.partition("?")[0], response.status, response.headers, answer)
         return answer
+
+
+class Forgotten(SaidManager):
+    """A manager with a pending and a failed task, and without a work loop."""
+
+    def records(self) -> list[TaskRecord]:
+        failed = record(task_id="2", sequence=2)
+        failed.state = failed.state.but(status=TaskStatus.FAILED, completed_at=1.0)
+        return [failed, record(task_id="1")]
 
 
 async def served_document(session: aiohttp.ClientSession, plane: OpsPlane) -> Document:
@@ -117,6 +129,7 @@ async def test_every_route_answers_as_the_document_says(session: aiohttp.ClientS
         info = manager.find(failed)
         assert info is not None
         await get(f"/api/tasks/{failed}/trace")
+        await get(f"/api/tasks/{failed}/trace?whole=perhaps", 422)
         await get(f"/api/traces/{info.trace_id}")
         await get("/api/traces?errors=true&limit=5")
         for sort in ("newest", "slowest", "failed"):
@@ -127,6 +140,8 @@ async def test_every_route_answers_as_the_document_says(session: aiohttp.ClientS
         await get("/api/tasks?limit=0", 422)
         await get("/api/traces?limit=0", 422)
         await get("/api/running?limit=0", 422)
+        await get("/api/failures?category=core&definition=failing&limit=1")
+        await get("/api/failures?limit=0", 422)
         await get("/api/series?after=2026-01-31T12:00:00Z")
         await get("/api/series?after=yesterday", 422)
         await get("/api/events?category=x", 422)
@@ -140,6 +155,10 @@ async def test_every_route_answers_as_the_document_says(session: aiohttp.ClientS
         await post("/api/tasks/x/cancel", 404)
         await post(f"/api/tasks/{completed}/rerun", 409)
         await post("/api/tasks/x/rerun", 404)
+        for command in ("cancel", "rerun"):
+            await post(f"/api/bulk/{command}?name=nobody&below={running}&dry_run=true", 200)
+            await post(f"/api/bulk/{command}", 422)
+        await post("/api/bulk/rerun?status=failed&dry_run=true", 200)
         for below in ("pause", "resume"):
             await post(f"/api/categories/io/{below}", 200)
             await post(f"/api/categories/x/{below}", 404)
@@ -165,6 +184,9 @@ async def test_every_route_answers_as_the_document_says(session: aiohttp.ClientS
             await ask(session, sick, document, "GET", "/api/tasks/x/why", 503)
             for target in ("/api/tasks/x/cancel", "/api/categories/io/pause", "/api/categories/io/resume"):
                 await ask(session, sick, document, "POST", target, 503)
+        async with serving(Forgotten()) as unreachable:
+            for target in ("/api/bulk/cancel?status=pending", "/api/bulk/rerun?status=failed"):
+                await ask(session, unreachable, document, "POST", target, 503)
         async with serving(SaidManager(state=State.STARTING, initialized=False)) as starting:
             for target in ("/startupz", "/startupz/initialized"):
                 await ask(session, starting, document, "GET", target, 503)

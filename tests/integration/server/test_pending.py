@@ -6,8 +6,8 @@ import aiohttp
 
 from qorzen_obs import task
 from qorzen_obs.server.pending import count_pending
-from qorzen_obs.tasks import TaskPriority
-from tests.services.ops_plane import managing, serving
+from qorzen_obs.tasks import TaskCategory, TaskPriority
+from tests.services.ops_plane import get_json, managing, serving
 from tests.support import Gate, record
 
 NOTHING = {"pending": 0, "scheduled": 0, "oldest_age_seconds": None, "oldest_task_id": None}
@@ -39,6 +39,30 @@ async def test_what_waits_for_a_slot_and_for_its_time_is_told_apart_by_priority(
             "high": {"pending": 3, "scheduled": 1, "oldest_task_id": first},
             "critical": NOTHING,
         }
+        gate.open()
+
+
+async def test_each_category_says_what_waits_runs_and_is_paused(session: aiohttp.ClientSession) -> None:
+    gate = Gate()
+    async with managing() as (manager, _), serving(manager) as plane:
+        await manager.submit_task(gate)
+        await gate.holds(1)
+        await manager.pause("io")
+        held = await manager.submit_task(gate, category="io")
+        found = (await get_json(session, f"{plane.url}/api/pending"))["by_category"]
+        assert set(found) == {category.value for category in TaskCategory}
+        assert found["io"].pop("oldest_age_seconds") >= 0
+        nothing = {**NOTHING, "running": 0, "paused": False}
+        assert found["io"] == {
+            "pending": 1,
+            "scheduled": 0,
+            "oldest_task_id": held,
+            "running": 0,
+            "paused": True,
+        }
+        assert found["core"] == {**nothing, "running": 1}
+        assert found["background"] == nothing
+        await manager.resume("io")
         gate.open()
 
 

@@ -96,7 +96,7 @@ async def test_it_says_what_each_awaits_and_for_whom_it_waits(session: aiohttp.C
         await nobody
 
     async def parent(manager: TaskManager) -> None:
-        children.append(await manager.submit_task(gate))
+        children.append(await manager.submit_task(gate, name="child"))
         await manager.wait_for_task(children[0])
 
     with ThreadGate() as held:
@@ -111,6 +111,7 @@ async def test_it_says_what_each_awaits_and_for_whom_it_waits(session: aiohttp.C
             assert found[sleeper]["awaiting"] == "asyncio.sleep"
             assert found[children[0]]["awaiting"] == "asyncio.Event.wait"
             assert found[waiting]["waiting_for"] == children[0]
+            assert (found[waiting]["waiting_for_name"], found[sleeper]["waiting_for_name"]) == ("child", None)
             assert found[asking]["awaiting"].startswith("a future in test_it_says_what")
             assert found[asking]["awaiting"].endswith(".ask_nobody")
             assert found[thread]["awaiting"] is None

@@ -162,12 +162,15 @@ async def test_a_pending_task_has_no_lines_an_unknown_one_is_not_found_and_a_for
     async with logged(keep_completed_tasks=1, max_concurrent_tasks=1) as service:
         blocker = await service.tasks.submit_task(asyncio.sleep, 60)
         pending = await service.tasks.submit_task(time.time)
-        assert await service.get(f"/api/tasks/{pending}/logs") == (200, {"items": [], "dropped": 0})
+        nothing_yet = {"items": [], "dropped": 0, "missing": "early"}
+        assert await service.get(f"/api/tasks/{pending}/logs") == (200, nothing_yet)
         assert (await service.get("/api/tasks/unknown/logs"))[0] == 404
         await service.tasks.cancel_task(blocker)
         await service.tasks.wait_for_task(pending)
-        assert await service.lines(blocker) == [], "only one ended task is kept"
-        assert len(await service.lines(pending)) == 1
+        gone = {"items": [], "dropped": 0, "missing": "late"}
+        assert await service.get(f"/api/tasks/{blocker}/logs") == (200, gone), "only one ended task is kept"
+        (_, whole) = await service.get(f"/api/tasks/{pending}/logs")
+        assert (len(whole["items"]), whole["missing"]) == (1, None)
 
 
 async def test_lines_are_counted_in_metrics() -> None:

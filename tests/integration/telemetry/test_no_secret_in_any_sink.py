@@ -43,6 +43,8 @@ PATHS = (
     "/api/traces",
     "/api/running",
     "/api/pending",
+    "/api/definitions",
+    "/api/failures",
     "/api/loop",
     "/api/series",
     "/api/health/history",

@@ -1,14 +1,15 @@
 // The shell: who the service is and how it does, the way to the views, what is wrong, and the view itself.
 
-import { html, render, useEffect, useErrorBoundary, useState } from "../vendor/preact.js";
+import { html, render, useEffect, useErrorBoundary, useRef, useState } from "../vendor/preact.js";
+import { Banner } from "./parts/banner.js";
 import { href, useRoute } from "./router.js";
 import { access, onAccess, signIn } from "./server.js";
 import { store, useNow, usePolled, useStore } from "./store.js";
 import { VIEWS } from "./views/index.js";
-import { clock, duration } from "./words.js";
+import { duration, exact, moment } from "./words.js";
 
-const STALL_SECONDS = 0.5;
-const HEALTH = { pass: "healthy", warn: "warns", fail: "fails" };
+const HEALTH = { pass: "healthy", warn: "degraded", fail: "failing" };
+const FACTS_SECONDS = 15;
 
 function App() {
   const route = useRoute();
@@ -16,32 +17,41 @@ function App() {
   const connection = useStore((state) => state.connection);
   const health = usePolled(signingIn ? null : "health", 2, { failing: 503 });
   const running = useStore((state) => state.counts?.by_status.running ?? null);
+  const page = usePolled(signingIn ? null : "api/page", FACTS_SECONDS);
+  const service = page.document?.service;
+  const before = useRef(connection);
   useEffect(() => {
-    document.title = running === null ? "Tasks" : `Tasks: ${running} running`;
-  }, [running]);
+    if (connection === "live" && before.current === "stale") page.reload(); // another service may answer now
+    before.current = connection;
+  }, [connection]);
+  useEffect(() => {
+    const name = service ? `${service.name} on ${service.host}` : "Tasks";
+    document.title = running === null ? name : `${name}: ${running} running`;
+  }, [running, service?.name, service?.host]);
   useEffect(() => {
     document.body.classList.toggle("stale", connection === "stale" && !signingIn);
   }, [connection, signingIn]);
   const { view: View } = VIEWS[route.view] ?? { view: Nowhere };
   return html`
     <a class="skip" href="#main" onClick=${skipToMain}>Skip to the content</a>
-    <${Header} route=${route} health=${health.document} signingIn=${signingIn} />
+    <${Header} route=${route} health=${health.document} page=${page.document} signingIn=${signingIn} />
     ${signingIn
       ? html`<${SignIn} />`
       : html`
-        <${Stale} />
-        <${Warnings} health=${health.document} />
-        <main id="main" tabindex="-1"><${Guarded} key=${`${route.view}/${route.id}`}><${View} route=${route} /><//></main>`}
+        <main id="main" tabindex="-1"><${Guarded} key=${`${route.view}/${route.id}`}>
+          <${Banner} health=${health.document} view=${route.view} /><${View} route=${route} /><//></main>`}
   `;
 }
 
-function Header({ route, health, signingIn }) {
+function Header({ route, health, page, signingIn }) {
   const { managerState: state, connection } = useStore((one) => one);
   const failing = health?.status === "fail";
   // A state that was ready when it was last heard of, or of which a probe says no, is not shown as good.
   const shade = (known) => (connection === "stale" ? "unknown" : known);
   return html`<header class="bar" data-failing=${failing}>
-    <a class="brand" href=${href("now")}><img src="static/icon.svg" alt="" width="24" height="24" /><span>Tasks</span></a>
+    <a class="brand" href=${href("now")}><img src="static/icon.svg" alt="" width="24" height="24" />
+      <span>${page?.service.name ?? "Tasks"}</span>${page?.service.version ? html` <span class="quiet">${page.service.version}</span>` : null}</a>
+    ${page && !signingIn ? html`<${Identity} page=${page} />` : null}
     <nav aria-label="Views">
       ${Object.entries(VIEWS).filter(([, { title }]) => title).map(([name, { title }]) => html`
         <a href=${href(name)} aria-current=${route.view === name ? "page" : null}>${title}</a>`)}
@@ -54,39 +64,25 @@ function Header({ route, health, signingIn }) {
   </header>`;
 }
 
+// Which of the many services like it this one is.
+function Identity({ page: { service, instance, version } }) {
+  const now = useNow(30);
+  const { ready_at: since } = service;
+  return html`<ul class="identity" id="identity" aria-label="Service">
+    <li>host ${service.host}</li><li>instance ${instance}</li>
+    <li>${since ? html`up since <time datetime=${since} title=${exact(since)}>${moment(since, now)}</time> (${upFor(now - Date.parse(since))})` : "starting"}</li>
+    <li class="own-version">${service.version ? `version ${service.version}` : ""}</li><li class="library">qorzen-obs ${version}</li>
+  </ul>`;
+}
+
+function upFor(milliseconds) {
+  return milliseconds < 60_000 ? "just started" : duration(milliseconds / 1000);
+}
+
 function Connection() {
   const connection = useStore((state) => state.connection);
   const words = { connecting: "connecting", live: "live", stale: "offline" };
   return html`<span class="connection ${connection}" id="connection" role="status">${words[connection]}</span>`;
-}
-
-// What is shown is old: said at once, greyed by the style, and gone by itself.
-function Stale() {
-  const { connection, staleSince } = useStore((state) => state);
-  const now = useNow() - store.state.clockOffset;
-  if (connection !== "stale") return null;
-  const since = staleSince === null
-    ? ""
-    : ` What you see is from ${clock(staleSince)}, ${duration((now - staleSince) / 1000)} ago.`;
-  return html`<aside class="banner bad" id="stale" aria-label="Connection">
-    <span role="alert">The service does not answer.</span>${since} The page goes on by itself once it does.
-  </aside>`;
-}
-
-// A short stall of the work loop is worth a look at its chart, and no alarm.
-function isShortStall({ name, status, observedValue }) {
-  return name === "work-loop:blocked" && status === "warn" && observedValue < STALL_SECONDS;
-}
-
-function Warnings({ health }) {
-  const findings = Object.entries(health?.checks ?? {}).flatMap(([name, checks]) =>
-    checks.filter((check) => check.status !== "pass").map((check) => ({ name, ...check })))
-    .filter((finding) => !isShortStall(finding));
-  if (!findings.length) return null;
-  return html`<div role="status"><ul class="banner warn" id="warnings">
-    ${findings.map(({ name, output, status }) => html`
-      <li key=${name}><strong>${name.replaceAll(/[_:]/g, " ")}</strong>: ${output ?? status}</li>`)}
-  </ul></div>`;
 }
 
 function SignIn() {
@@ -98,8 +94,8 @@ function SignIn() {
     field.value = "";
   };
   return html`<main id="main"><form id="login" class="card" onSubmit=${submit}>
-    <h1>This service asks for its token</h1>
-    <p class="quiet">It stays in the memory of this page and is gone when you close it.</p>
+    <h1>This service requires a token</h1>
+    <p class="quiet">The token stays in the memory of this page until you close it.</p>
     <label for="token">Token</label>
     <div class="field">
       <input id="token" name="token" type="password" autocomplete="off" spellcheck="false" required ref=${focusOnce} />

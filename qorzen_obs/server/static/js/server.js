@@ -56,7 +56,7 @@ export async function request(path, { headers = {}, ...options } = {}) {
       token = null;
       setAccess(true, wrong || shown !== null); // `wrong` until another is given
     }
-    throw new Problem("The service asks for its token.", { status: 401 });
+    throw new Problem("The service requires a token.", { status: 401 });
   }
   return response;
 }
@@ -68,7 +68,7 @@ async function answer(path, options, signal, failing) {
   try {
     body = await response.json(); // problems are JSON too
   } catch {
-    throw new Problem(`The service's answer is no JSON (HTTP ${response.status}).`, { status: response.status });
+    throw new Problem(`The service's answer is not JSON (HTTP ${response.status}).`, { status: response.status });
   }
   if (!response.ok && response.status !== failing) {
     throw new Problem(body.detail ?? `HTTP ${response.status}`, { status: response.status });

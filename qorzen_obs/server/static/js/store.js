@@ -7,6 +7,7 @@ import { follow } from "./stream.js";
 export const STATUSES = ["pending", "running", "completed", "failed", "cancelled"];
 const FINAL = new Set(["completed", "failed", "cancelled"]);
 export const MAX_TASKS = 20_000;
+export const MAX_FAILED = 25;
 const TELL_MS = 250; // what changes more often nobody reads, and each telling draws whole tables
 
 export function emptyState() {
@@ -15,10 +16,12 @@ export function emptyState() {
     staleSince: null, // milliseconds, of the last word of a stream that is gone
     heardAt: null, // milliseconds
     managerState: null,
-    counts: null, // { total, by_status, by_category, by_priority }
+    counts: null, // { total, by_status, by_category, by_priority } and of what is pending or running by either
     tasks: new Map(), // by id, the newest line of each; the same object always, changed in place
     running: new Map(), // those of them that run
+    pending: new Map(), // and those that are pending
     ended: [], // the ids of those that have ended, oldest end first
+    failed: [], // the last of them that failed, oldest end first; kept when the map forgets them
     clockOffset: 0, // milliseconds that the service's clock is ahead of the viewer's
     version: 0, // rises with each change of a task
   };
@@ -40,20 +43,21 @@ export function reduce(state, events, now) {
       changed?.add(data.task.task_id);
     }
   }
+  const at = Date.parse(events.at(-1)?.data?.at);
+  if (at - now > next.clockOffset) next.clockOffset = at - now; // the snapshot was longer on its way than this
   forgetOldest(next, changed);
   if (changed === null || changed.size) next.version += 1;
   return { state: next, changed };
 }
 
 function begun(state, snapshot, now) {
-  const { tasks, running } = state;
+  const { tasks, running, pending } = state;
   tasks.clear();
   running.clear();
+  pending.clear();
   const ended = [];
-  for (const task of [...snapshot.newest, ...snapshot.running]) {
-    tasks.set(task.task_id, task);
-    if (task.status === "running") running.set(task.task_id, task);
-  }
+  for (const task of [...snapshot.newest, ...snapshot.ended, ...snapshot.running]) tasks.set(task.task_id, task);
+  for (const task of tasks.values()) place(state, task);
   for (const task of tasks.values()) if (FINAL.has(task.status)) ended.push(task);
   ended.sort((a, b) => (a.completed_at < b.completed_at ? -1 : 1));
   return {
@@ -61,6 +65,7 @@ function begun(state, snapshot, now) {
     managerState: snapshot.state,
     counts: snapshot.counts,
     ended: ended.map((task) => task.task_id),
+    failed: ended.filter((task) => task.status === "failed").slice(-MAX_FAILED),
     clockOffset: Date.parse(snapshot.at) - now,
   };
 }
@@ -68,19 +73,32 @@ function begun(state, snapshot, now) {
 function happened(state, { previous, task, kind }) {
   const before = state.tasks.get(task.task_id);
   state.tasks.set(task.task_id, task);
-  if (task.status === "running") state.running.set(task.task_id, task);
-  else state.running.delete(task.task_id);
-  if (FINAL.has(task.status) && before?.status !== task.status) state.ended.push(task.task_id);
+  place(state, task);
+  if (FINAL.has(task.status) && before?.status !== task.status) {
+    state.ended.push(task.task_id);
+    if (task.status === "failed") state.failed = [...state.failed, task].slice(-MAX_FAILED);
+  }
   const isNew = kind === "task/submitted";
   if (state.counts === null || (!isNew && (previous === null || previous === task.status))) return;
-  const { total, by_status, by_category, by_priority } = state.counts;
-  const plus = (counts, key, n) => ({ ...counts, [key]: (counts[key] ?? 0) + n });
+  const { total, by_status, by_category, by_priority, pending_by_priority, pending_by_category, running_by_category } = state.counts;
+  const plus = (counts, key, n) => (n ? { ...counts, [key]: (counts[key] ?? 0) + n } : counts);
+  const more = (status) => (task.status === status) - (previous === status);
   state.counts = {
     total: total + isNew,
     by_status: plus(isNew ? by_status : plus(by_status, previous, -1), task.status, 1),
     by_category: isNew ? plus(by_category, task.category, 1) : by_category,
     by_priority: isNew ? plus(by_priority, task.priority, 1) : by_priority,
+    pending_by_priority: plus(pending_by_priority, task.priority, more("pending")),
+    pending_by_category: plus(pending_by_category, task.category, more("pending")),
+    running_by_category: plus(running_by_category, task.category, more("running")),
   };
+}
+
+function place({ running, pending }, task) {
+  for (const [status, map] of [["running", running], ["pending", pending]]) {
+    if (task.status === status) map.set(task.task_id, task);
+    else map.delete(task.task_id);
+  }
 }
 
 function forgetOldest(state, changed) {
@@ -95,6 +113,9 @@ function forgetOldest(state, changed) {
 // ---------------------------------------------------------------- the one store of the page
 
 let state = emptyState();
+// What all parts of the page draw until they are told of the next, so that a part that draws in between shows the same
+// numbers as the others.
+let shown = { ...state, runningNow: [] };
 const subscribers = new Set(); // of the state: told at once, and then again when TELL_MS are over
 const watchers = new Set(); // of tasks: told of each batch, with the ids that it changed
 let due = false;
@@ -107,8 +128,14 @@ function set(next) {
   setTimeout(() => requestAnimationFrame(() => {
     due = false;
     toldAt = performance.now();
+    shown = snapshotOf(state);
     subscribers.forEach((tell) => tell());
   }), Math.max(0, toldAt + TELL_MS - performance.now()));
+}
+
+function snapshotOf(now) {
+  if (now.version === shown.version) return { ...now, runningNow: shown.runningNow };
+  return { ...now, runningNow: [...now.running.values()] };
 }
 
 export const store = {
@@ -131,7 +158,7 @@ export const store = {
     for (const task of items) {
       if (state.tasks.has(task.task_id) || FINAL.has(task.status)) continue; // the stream knows better
       state.tasks.set(task.task_id, task);
-      if (task.status === "running") state.running.set(task.task_id, task);
+      place(state, task);
       changed.add(task.task_id);
     }
     if (!changed.size) return;
@@ -159,13 +186,17 @@ export const store = {
 
 // Returns what `select` takes from the state, and renders again when that is another.
 export function useStore(select) {
-  const selected = select(state);
+  const selected = select(shown);
   const [, setVersion] = useState(0);
   const seen = useRef();
   seen.current = { select, selected };
-  useEffect(() => store.subscribe(() => {
-    if (!Object.is(seen.current.select(state), seen.current.selected)) setVersion((n) => n + 1);
-  }), []);
+  useEffect(() => {
+    const look = () => {
+      if (!Object.is(seen.current.select(shown), seen.current.selected)) setVersion((n) => n + 1);
+    };
+    look(); // it may have changed since the first drawing
+    return store.subscribe(look);
+  }, []);
   return selected;
 }
 

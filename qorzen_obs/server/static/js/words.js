@@ -5,6 +5,7 @@ const SECOND = 1e3;
 const NUMBER = new Intl.NumberFormat("en");
 const DAY = new Intl.DateTimeFormat("en-CA");
 const TIME = new Intl.DateTimeFormat("en-GB", { timeStyle: "medium" });
+const DATE = new Intl.DateTimeFormat("en-GB", { day: "numeric", month: "short" });
 const ZONE = new Intl.DateTimeFormat("en", { timeZoneName: "short" });
 
 export function duration(seconds) {
@@ -54,6 +55,14 @@ export function clock(moment) {
   return TIME.format(new Date(moment));
 }
 
+// The same, with its date where it is on another day than `now`.
+export function moment(at, now) {
+  const [day, today] = [new Date(at), new Date(now)];
+  if (day.toDateString() === today.toDateString()) return clock(day);
+  const year = day.getFullYear() === today.getFullYear() ? "" : ` ${day.getFullYear()}`;
+  return `${DATE.format(day)}${year} ${clock(day)}`;
+}
+
 // The instant in full, with its zone: what stands behind each short time.
 export function exact(moment) {
   const at = new Date(moment);
@@ -66,6 +75,15 @@ export function exact(moment) {
 export function relative(moment, now) {
   const seconds = (new Date(now) - new Date(moment)) / SECOND;
   return seconds >= 0 ? `${duration(seconds)} ago` : `in ${duration(-seconds)}`;
+}
+
+const PLACES = {
+  loop: "on the loop", main: "on the loop's thread", io: "in an I/O thread", thread: "in a thread", process: "in a process",
+};
+
+// Where a task runs.
+export function placeOf(engine, pid = null) {
+  return pid ? `in process ${pid}` : PLACES[engine] ?? engine;
 }
 
 // What went wrong with a task, in a line; empty where nothing did.

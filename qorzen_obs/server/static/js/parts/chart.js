@@ -4,7 +4,6 @@ import { html, useEffect, useRef, useState } from "../../vendor/preact.js";
 import { clock } from "../words.js";
 
 const HEIGHT = 150;
-const LEAST_SECONDS = 60;
 
 // `series`: [{ label, color (a custom property), values }], `at` in Unix seconds, `format` of a value.
 export function Chart({ title, at, series, format }) {
@@ -27,9 +26,8 @@ export function Chart({ title, at, series, format }) {
       height: HEIGHT,
       legend: { show: false },
       cursor: { y: false, points: { size: 5 } },
-      // The first points of a new service stand at the end of a minute: without a width the axis would have no times.
-      scales: { x: { range: (_, min, max) => [Math.min(min, max - LEAST_SECONDS), max] }, y: { range: (_, __, max) => [0, max > 0 ? max * 1.1 : 1] } },
-      axes: [{ ...axis, size: 28, space: 80, values: (_, ticks) => ticks.map((one) => clock(one * 1000)) }, { ...axis, size: 62, values: (_, ticks) => ticks.map(format) }],
+      scales: { x: { range: (_, min, max) => [min, max] }, y: { range: (_, __, max) => [0, max > 0 ? max * 1.1 : 1] } },
+      axes: [{ ...axis, size: 28, space: 80, values: (_, ticks) => ticks.map((one) => clock(one * 1000)) }, { ...axis, size: 54, values: (_, ticks) => ticks.map(format) }],
       series: [{}, ...series.map(({ label, color: name }) => ({ label, stroke: color(name), width: 1.5, points: { show: false } }))],
     }, [at, ...series.map(({ values }) => values)], box.current);
     const watch = new ResizeObserver(() => chart.current?.setSize({ width: box.current.clientWidth, height: HEIGHT }));

@@ -4,10 +4,14 @@ import { html } from "../../vendor/preact.js";
 import { count } from "../words.js";
 import { Moment } from "./moment.js";
 
+const NONE = {
+  early: "Too early: it has written no log lines yet.",
+  late: "Too late: its log lines were evicted.",
+};
 const OWN = new Set(["at", "level", "event", "trace_id", "span_id"]);
 
-export function LogLines({ lines, dropped }) {
-  if (!lines.length) return html`<p class="empty">It has written no log lines.</p>`;
+export function LogLines({ lines, dropped, missing }) {
+  if (!lines.length) return html`<p class="empty">${NONE[missing] ?? "It has written no log lines."}</p>`;
   return html`
     ${dropped ? html`<p class="quiet small">${count(dropped)} older lines are not kept.</p>` : null}
     <ol class="log-lines" tabindex="0" aria-label="Log lines">

@@ -7,23 +7,28 @@ import { Chart } from "./chart.js";
 
 const PRIORITIES = ["critical", "high", "normal", "low"];
 const LIVE_MS = 1000;
+const LEAST_SECONDS = 60;
 
 export function SeriesCharts() {
   const { document: series } = usePolled("api/series", 10);
   const live = useLive();
   const data = useMemo(() => (series === null ? null : columns(series, live)), [series, live]);
   return html`<section class="card charts" aria-label="The last hour" id="charts">
-    ${data === null ? html`<p class="empty">The last hour …</p>` : html`
-      <${Chart} title="Ends a second" at=${data.at} series=${data.rates} format=${rate} />
+    ${data === null ? html`<p class="empty">Loading the last hour…</p>` : html`
+      <${Chart} title="Finished/s" at=${data.at} series=${data.rates} format=${rate} />
       <${Chart} title="Queue wait, p95" at=${data.at} series=${data.waits} format=${duration} />
       <${Chart} title="Running and pending" at=${data.at} series=${data.depth} format=${count} />
       <${Chart} title="Loop lag" at=${data.at} series=${data.lag} format=${duration} />`}
   </section>`;
 }
 
-function columns(series, live) {
-  const at = [...series.at.map((one) => Date.parse(one) / 1000), live.at];
-  const plus = (values, newest = null) => [...values, newest];
+// Pure. At least a minute wide.
+export function columns(series, live) {
+  const known = series.at.map((one) => Date.parse(one) / 1000);
+  // A chart of one point has no width, and its axis one time again and again.
+  const begin = (known[0] ?? live.at) > live.at - LEAST_SECONDS ? [live.at - LEAST_SECONDS] : [];
+  const at = [...begin, ...known, live.at];
+  const plus = (values, newest = null) => [...begin.map(() => null), ...values, newest];
   const line = (label, color, values, newest) => ({ label, color, values: plus(values, newest) });
   return {
     at,

@@ -1,42 +1,37 @@
-// The trace of a task: that of its last attempt, and those of the attempts before it which have their own.
+// The trace of a task: its attempts, its own code, and every task below it. The rest of the trace is behind a link.
 
-import { html, useEffect, useState } from "../../vendor/preact.js";
+import { html, useEffect, useMemo } from "../../vendor/preact.js";
 import { href } from "../router.js";
-import { ask } from "../server.js";
 import { usePolled } from "../store.js";
 import { Waterfall } from "./waterfall.js";
 
 const MAX_TRACES = 10; // the last ones
 
-export function TaskTrace({ ids, task, isOver }) {
-  const { spans, keptIds } = useSpans(ids.slice(-MAX_TRACES), isOver ? 0 : 3, task.status);
-  const whole = keptIds?.includes(task.trace_id);
+export function TaskTrace({ ids, path, task, isOver }) {
+  // A line says whether there are more spans: they themselves may be a megabyte.
+  const listed = ids.length ? `api/traces?trace_id=${ids.slice(-MAX_TRACES).join()}` : null;
+  const { document: list } = usePolled(listed, isOver ? 0 : 3);
+  const ended = list?.items.map((one) => one.spans).join() ?? null;
+  const isThere = Boolean(ended || (task.trace_id && isOver && !task.evicted));
+  const { document: spans, problem, reload } = usePolled(isThere ? `${path}/trace` : null, 0);
+  useEffect(() => { if (spans || problem) reload(); }, [task.status, task.attempt, ended]);
+  const known = useMemo(() => marks(spans), [spans]);
   return html`<section class="card" id="trace"><header><h2>Trace</h2>
-    ${whole ? html`<a class="small" href=${href("traces", task.trace_id)}>The whole trace</a>` : null}</header>
-    ${keptIds === null ? html`<p class="quiet">Reading…</p>`
-      : spans ? html`<${Waterfall} document=${spans} />`
-        : html`<p class="quiet">${isOver
-          ? "Its trace was not kept: it went as usual, and only so many of those are. Failed and slow ones always are."
-          : "Nothing of it has ended yet."}</p>`}
+    ${known.some((isPart) => !isPart) ? html`<a class="small" href=${href("traces", task.trace_id)}>The whole trace</a>` : null}</header>
+    ${known.some(Boolean) ? html`<p class="quiet small">Some spans were not kept. Those of tasks were made again from their records.</p>` : null}
+    ${spans ? html`<${Waterfall} document=${spans} />`
+      : html`<p class="quiet">${problem?.message ?? (isThere || (listed && !list) ? "Reading…" : nothing(task))}</p>`}
   </section>`;
 }
 
-// The kept spans of these traces as one document; asked for anew only where there are more of them.
-function useSpans(ids, seconds, status) {
-  const { document: list, reload } = usePolled(ids.length ? `api/traces?trace_id=${ids.join()}` : null, seconds);
-  const [spans, setSpans] = useState(null);
-  const kept = list?.items.map((one) => `${one.trace_id} ${one.spans}`).sort().join() ?? null;
-  useEffect(() => { if (list) reload(); }, [status]);
-  useEffect(() => {
-    if (!list?.items.length) return undefined;
-    const stop = new AbortController();
-    // One may have been forgotten since it was listed.
-    const read = (one) => ask(`api/traces/${one.trace_id}`, { signal: stop.signal }).catch(() => ({ resourceSpans: [] }));
-    Promise.all(list.items.map(read)).then((found) => {
-      const all = found.flatMap((one) => one.resourceSpans);
-      if (!stop.signal.aborted && all.length) setSpans({ resourceSpans: all });
-    });
-    return () => stop.abort();
-  }, [kept]);
-  return { spans, keptIds: ids.length ? list?.items.map((one) => one.trace_id) ?? null : [] };
+function nothing(task) {
+  if (!task.completed_at) return "Too early: no span of it has ended yet.";
+  if (task.evicted) return "Too late: its spans are not kept any more.";
+  return task.started_at ? "It has no trace: spans are switched off." : "It has no trace: it ended before it started.";
+}
+
+// For each span whether it is marked as a part of a trace that is not whole.
+function marks(spans) {
+  return (spans?.resourceSpans ?? []).flatMap((one) => one.scopeSpans).flatMap((one) => one.spans)
+    .map((span) => (span.attributes ?? []).some(({ key }) => key === "qorzen.trace.partial"));
 }

@@ -22,10 +22,10 @@ function Checks() {
   return html`<section class="card" aria-labelledby="checks-title">
     <header><h2 id="checks-title">Checks</h2></header>
     <table class="list checks" id="checks">
-      <thead><tr><th scope="col">Check</th><th scope="col">State</th><th scope="col" class="wide">Fails with it</th>
-        <th scope="col" class="wide">What it says</th><th scope="col">Since</th></tr></thead>
+      <thead><tr><th scope="col">Check</th><th scope="col">State</th><th scope="col" class="wide">Probe</th>
+        <th scope="col" class="wide">Output</th><th scope="col">Since</th></tr></thead>
       <tbody>${past?.checks.map((check) => html`<tr key=${check.name}>
-        <td title=${check.name}>${check.name}</td>
+        <td title=${check.name}>${check.name}${check.output ? html`<span class="detail brief">${check.output}</span>` : null}</td>
         <td><${Outcome} status=${check.status} /></td>
         <td class="wide">${check.probe}</td>
         <td class="wide" title=${check.output}>${check.output}</td>
@@ -55,7 +55,7 @@ function Telemetry() {
   const total = fates.reduce((sum, [, n]) => sum + n, 0);
   return html`<div class="grid after">
     <section class="card" aria-labelledby="spans-title">
-      <header><h2 id="spans-title">Spans by fate</h2><span class="quiet small">${count(total)} in all</span></header>
+      <header><h2 id="spans-title">Spans by outcome</h2><span class="quiet small">${count(total)} in total</span></header>
       <table class="list" id="spans"><tbody>${fates.map(([fate, n]) => html`<tr key=${fate}>
         <th scope="row">${fate.replaceAll("_", " ")}</th>
         <td><progress max=${Math.max(total, 1)} value=${n} aria-label=${`Share: ${fate}`}></progress></td>

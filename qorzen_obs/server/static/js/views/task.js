@@ -3,6 +3,7 @@
 import { html, useEffect, useRef, useState } from "../../vendor/preact.js";
 import { Attempts, attempts, traceIds } from "../parts/attempts.js";
 import { Copy } from "../parts/copy.js";
+import { Family } from "../parts/family.js";
 import { Ledger } from "../parts/ledger.js";
 import { LogLines } from "../parts/log-lines.js";
 import { Moment } from "../parts/moment.js";
@@ -43,11 +44,12 @@ export function Task({ route }) {
     ${task.error || task.traceback ? html`<section class="card" id="error"><h2>Error</h2>
       <p class="error-text preline">${errorOf(task)}</p>
       ${task.traceback ? html`<pre class="block" tabindex="0">${task.traceback}</pre>` : null}</section>` : null}
+    <${Family} task=${task} mayControl=${page?.may_control} onDone=${details.reload} />
     <section class="card" id="ledger"><h2>Where its time went</h2><${Ledger} phases=${task.phases} /></section>
     ${codeRuns ? html`<${Stack} path=${`${path}/stack`} />` : null}
     <${Attempts} of=${tried} task=${task} />
-    <${TaskTrace} ids=${traceIds(tried, task)} task=${task} isOver=${isOver} />
-    <${Logs} logs=${logs} />`;
+    <${Logs} logs=${logs} />
+    <${TaskTrace} ids=${traceIds(tried, task)} path=${path} task=${task} isOver=${isOver} />`;
 }
 
 function Head({ task, path, page }) {
@@ -61,6 +63,8 @@ function Head({ task, path, page }) {
       ${page?.may_control ? html`<${Control} task=${task} path=${path} />` : null}</div>
     ${task.progress.updated_at ? html`<p>${progressOf(task)}</p>
       <progress class=${task.status} value=${percent} max="100" aria-label="Progress"></progress>` : null}
+    ${task.evicted ? html`<p class="quiet" id="evicted">Too late for details: this task was evicted, and only its outline is kept.
+      See <code>tasks.keep_completed_bytes</code>.</p>` : null}
     <dl class="facts">
       <dt>id</dt><dd class="mono">${task.task_id}</dd>
       <dt>kind</dt><dd>${[task.category, task.priority, task.engine, task.plugin_id].filter(Boolean).join(" · ")}${" · "}
@@ -72,6 +76,8 @@ function Head({ task, path, page }) {
       <dt>ran</dt><dd>${task.status === "running" ? html`${duration((now - Date.parse(task.started_at)) / 1000)} until now`
         : duration(task.duration_seconds)}</dd>
       <dt>attempt</dt><dd>${task.attempt || "–"}</dd>
+      ${task.rerun?.task_id ? html`<dt>run again as</dt><dd><a href=${href("tasks", task.rerun.task_id)}>${task.rerun.task_id}</a></dd>` : null}
+      ${["failed", "cancelled"].includes(task.status) && task.rerun?.why_not ? html`<dt>no rerun</dt><dd>${task.rerun.why_not}</dd>` : null}
       ${task.rerun_of ? html`<dt>rerun of</dt><dd><a href=${href("tasks", task.rerun_of)}>${task.rerun_of}</a></dd>` : null}
       ${task.waiting_for ? html`<dt>waits for</dt>
         <dd><a href=${href("tasks", task.waiting_for)}>${task.waiting_for}</a></dd>` : null}
@@ -109,7 +115,7 @@ function Control({ task, path }) {
     go(href("tasks", id));
   });
   return html`${FINAL.has(task.status)
-    ? html`<button type="button" class="button" onClick=${rerun}>Run again</button>`
+    ? task.rerun?.possible ? html`<button type="button" class="button" onClick=${rerun}>Run again</button>` : null
     : html`<button type="button" class="button danger" disabled=${!task.cancellable}
         onClick=${() => dialog.current.showModal()}>Cancel</button>`}
     <span class="quiet small" role="status">${said}</span>
@@ -130,6 +136,6 @@ function Why({ path }) {
 
 function Logs({ logs: { document: logs, problem } }) {
   return html`<section class="card" id="logs"><h2>Log</h2>${logs
-    ? html`<${LogLines} lines=${logs.items} dropped=${logs.dropped} />`
+    ? html`<${LogLines} lines=${logs.items} dropped=${logs.dropped} missing=${logs.missing} />`
     : html`<p class="quiet">${problem?.message ?? "Reading…"}</p>`}</section>`;
 }

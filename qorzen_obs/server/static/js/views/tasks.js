@@ -4,12 +4,13 @@ import { html, useEffect, useMemo, useRef, useState } from "../../vendor/preact.
 import { Copy } from "../parts/copy.js";
 import { Moment } from "../parts/moment.js";
 import { Status } from "../parts/status.js";
-import { matcher, sorted } from "../parts/task-index.js";
+import { matcher, sorted, took, waited } from "../parts/task-index.js";
 import { go, href } from "../router.js";
 import { ask } from "../server.js";
-import { store, STATUSES } from "../store.js";
-import { clock, count, duration, errorOf } from "../words.js";
+import { store, STATUSES, useNow } from "../store.js";
+import { count, duration, errorOf, moment, relative } from "../words.js";
 
+const LIVE = new Set(["pending", "running"]);
 const FIRST_PAGE = 50; // what is seen at once
 const PAGE = 1000;
 const MAX_LOADED = 20_000;
@@ -21,10 +22,12 @@ const FILTERS = {
   category: ["core", "plugin", "ui", "io", "background", "user"],
   priority: ["critical", "high", "normal", "low"],
 };
-const FILTERED = ["status", "category", "priority", "plugin_id", "name", "q", "created_after", "created_before"];
-const BY_ADDRESS = [["name", "name"], ["created_before", "before"]]; // what no field is for
+// What no field is for, and how it is called.
+const BY_ADDRESS = [["name", "name"], ["definition", "definition"], ["error_type", "error"], ["parent_id", "submitted by"],
+  ["below", "below"], ["created_before", "before"]];
+const FILTERED = ["status", "category", "priority", "plugin_id", "q", "created_after", ...BY_ADDRESS.map(([name]) => name)];
 const COLUMNS = [
-  ["status", "Status"], ["name", "Task"], ["category", "Category", "wide"], ["priority", "Priority", "wide"],
+  ["status", "Status"], ["name", "Task"], ["category", "Category", "wide roomy"], ["priority", "Priority", "wide roomy"],
   ["wait", "Waited", "number wide"], ["took", "Took", "number"], ["created", "Accepted", "number wide"],
 ];
 
@@ -33,10 +36,10 @@ export function Tasks({ route: { query } }) {
   const [at, setAt] = useState(0); // the row that j and k move
   const cursor = useRef(0); // the same at once: keys may come faster than the page is drawn
   const isHeld = useRef(false); // the reader is in the middle of the list: what is new waits, so that nothing moves away
-  const { tasks, more, fresh, refresh } = useTasks(query, isHeld);
+  const { tasks, more, fresh, refresh, lack } = useTasks(query, isHeld);
   const column = query.get("sort") ?? "created";
   const descending = (query.get("way") ?? (column === "created" ? "down" : "up")) === "down";
-  const rows = useMemo(() => sorted(tasks, column, descending), [tasks, column, descending]);
+  const rows = useMemo(() => sorted(tasks, column, descending, store.now()), [tasks, column, descending]);
   const current = Math.min(at, Math.max(0, rows.length - 1));
   const move = (by) => {
     cursor.current = Math.max(0, Math.min(cursor.current + by, rows.length - 1));
@@ -63,7 +66,7 @@ export function Tasks({ route: { query } }) {
     <div class="tasks-head">
       <h1>Tasks <span class="badge" id="shown">${count(rows.length)}</span></h1>
       <span role="status">${fresh ? html`<button type="button" class="button small primary" id="fresh" onClick=${showFresh}>${count(fresh)} new</button>` : null}</span>
-      ${more ? html`<span class="quiet small">the newest ${count(MAX_LOADED)} that fit; narrow the search for older ones</span>` : null}
+      ${more ? html`<span class="quiet small">only the newest ${count(MAX_LOADED)}; narrow the search to see older tasks</span>` : null}
       <${Copy} text=${location.href} label="Copy the link" />
     </div>
     <form class="filters" role="search" onSubmit=${(event) => event.preventDefault()}>
@@ -81,12 +84,12 @@ export function Tasks({ route: { query } }) {
         aria-label=${`Any ${words}`} onClick=${() => change(query, name, "")}>${words} ${shownValue(name, query.get(name))} ✕</button>`)}
       ${FILTERED.some((name) => query.has(name)) ? html`<a class="button" href=${href("tasks")}>Clear</a>` : null}
     </form>
-    <${List} box=${box} moved=${hold} rows=${rows} current=${current} column=${column} descending=${descending} query=${query} />
+    <${List} box=${box} moved=${hold} rows=${rows} lack=${lack} current=${current} column=${column} descending=${descending} query=${query} />
     <p class="quiet small keys">Keys: / search · j k move · enter open · n show new · esc clear</p>
   `;
 }
 
-function List({ box, moved, rows, current, column, descending, query }) {
+function List({ box, moved, rows, lack, current, column, descending, query }) {
   const [view, setView] = useState({ top: 0, height: 800 });
   const look = () => {
     setView({ top: box.current.scrollTop, height: box.current.clientHeight });
@@ -99,6 +102,7 @@ function List({ box, moved, rows, current, column, descending, query }) {
     if (top < scrollTop) box.current.scrollTop = top;
     else if (top + 2 * ROW_PIXELS > scrollTop + clientHeight) box.current.scrollTop = top + 2 * ROW_PIXELS - clientHeight;
   }, [current]);
+  const now = useNow(1);
   const first = Math.max(0, Math.floor(view.top / ROW_PIXELS) - SPARE_ROWS);
   const last = Math.min(rows.length, Math.ceil((view.top + view.height) / ROW_PIXELS) + SPARE_ROWS);
   // One cell: a colspan would make columns of those that a narrow window does not show.
@@ -112,30 +116,37 @@ function List({ box, moved, rows, current, column, descending, query }) {
       <tbody id="tasks">
         ${first > 0 ? space(first) : null}
         ${rows.slice(first, last).map((task, index) => html`<${Row} key=${task.task_id} task=${task} index=${first + index + 2}
-          current=${first + index === current} />`)}
+          current=${first + index === current} now=${LIVE.has(task.status) ? now : null} />`)}
         ${last < rows.length ? space(rows.length - last) : null}
       </tbody>
     </table>
-    ${rows.length === 0 ? html`<p class="empty">No task fits.</p>` : null}
+    ${rows.length === 0 ? html`<p class="empty">${lack ?? "No task matches."}</p>` : null}
   </div>`;
 }
 
-// Made anew where one of the three is another; a task is another object after each of its events.
-function Row({ task, index, current }) {
-  return useMemo(() => row(task, index, current), [task, index, current]);
+// Made anew where one of them is another; a task is another object after each of its events. `now` is null for one that
+// has ended.
+function Row({ task, index, current, now }) {
+  return useMemo(() => row(task, index, current, now), [task, index, current, now]);
 }
 
-function row(task, index, current) {
+function row(task, index, current, now) {
   const error = errorOf(task);
   return html`<tr aria-rowindex=${index} class=${current ? "current" : ""}>
     <td><${Status} status=${task.status} /></td>
     <td title=${error || task.name}><a class="task-name" href=${href("tasks", task.task_id)}>${task.name}</a>
       ${error ? html` <span class="error-text small">${error}</span>` : null}</td>
-    <td class="wide">${task.category}</td><td class="wide">${task.priority}</td>
-    <td class="number wide">${duration(task.queue_wait_seconds)}</td>
-    <td class="number">${duration(task.duration_seconds)}</td>
+    <td class="wide roomy">${task.category}</td><td class="wide roomy">${task.priority}</td>
+    <td class="number wide">${waitOf(task, now)}</td>
+    <td class="number">${task.status === "pending" ? html`<span class="narrow pending-wait">waits ${waitOf(task, now)}</span><span class="wide">–</span>`
+      : duration(took(task, now))}</td>
     <td class="number wide"><${Moment} at=${task.created_at} /></td>
   </tr>`;
+}
+
+function waitOf(task, now) {
+  const seconds = waited(task, now);
+  return seconds === null && now !== null && task.eligible_at ? relative(task.eligible_at, now) : duration(seconds);
 }
 
 // The tasks that fit: what the service has, in pages, and from then on what the stream tells. While the list is not at
@@ -144,13 +155,15 @@ function row(task, index, current) {
 function useTasks(query, isHeld) {
   const asked = new URLSearchParams([...query].filter(([name, value]) => FILTERED.includes(name) && value));
   const key = asked.toString();
-  const [found, setFound] = useState({ tasks: [], more: false, fresh: 0, refresh: () => {} });
+  const [found, setFound] = useState({ tasks: [], more: false, fresh: 0, refresh: () => {}, lack: "Reading…" });
   useEffect(() => {
-    const fits = matcher(asked);
+    const given = new Set(asked.getAll("below")); // and what the service says is below
+    const fits = matcher(asked, given);
     const known = new Map();
     let shown = new Set(); // ids
     const stop = new AbortController();
     let more = false, dirty = true, ids = new Set();
+    let lack = "Reading…"; // why there may be tasks though none is shown
     const leave = store.watch((changed) => {
       if (changed === null) ids = new Set(store.state.tasks.keys());
       else changed.forEach((id) => ids.add(id));
@@ -168,7 +181,7 @@ function useTasks(query, isHeld) {
       ids = new Set();
       if (!isHeld.current) shown = new Set(known.keys());
       const tasks = [...known.values()].filter((task) => shown.has(task.task_id));
-      setFound({ tasks, more, fresh: known.size - tasks.length, refresh: takeAll });
+      setFound({ tasks, more, fresh: known.size - tasks.length, refresh: takeAll, lack });
     };
     const takeAll = () => {
       dirty = true;
@@ -179,17 +192,24 @@ function useTasks(query, isHeld) {
       do {
         const page = await ask(`api/tasks?${asked}${key ? "&" : ""}limit=${cursor ? PAGE : FIRST_PAGE}${cursor ? `&cursor=${cursor}` : ""}`, { signal: stop.signal });
         for (const task of page.items) {
+          if (asked.has("below")) given.add(task.task_id);
           take(store.state.tasks.get(task.task_id) ?? task);
           shown.add(task.task_id);
         }
         dirty = true;
+        lack = null;
         refresh();
         cursor = page.next_cursor;
         await drawn();
       } while (cursor && known.size < MAX_LOADED);
       more = Boolean(cursor);
     };
-    load().catch((error) => stop.signal.aborted || error.unreachable || console.warn(error.message));
+    load().catch((error) => {
+      if (stop.signal.aborted) return;
+      if (!error.unreachable) console.warn(error.message);
+      lack &&= error.message;
+      takeAll();
+    });
     const timer = setInterval(refresh, REFRESH_MS);
     return () => {
       stop.abort();
@@ -235,7 +255,7 @@ function sortBy(query, column, descending) {
 }
 
 function shownValue(name, value) {
-  return name === "created_before" && !Number.isNaN(Date.parse(value)) ? clock(value) : value;
+  return name === "created_before" && !Number.isNaN(Date.parse(value)) ? moment(value, store.now()) : value;
 }
 
 function localTime(moment) {

@@ -1,0 +1,175 @@
+"""GET /api/tasks/{id}/trace: the spans of a task and of everything below it, or its whole trace.
+
+What the traces in memory do not hold is made of the records of the tasks: a record says what the span of its last
+attempt said, but for what user code has put on it.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from http import HTTPStatus
+from typing import Final, Literal
+
+import msgspec
+from aiohttp import web
+
+from qorzen_obs.record import TaskRecord
+from qorzen_obs.server.documents import json_response
+from qorzen_obs.server.problems import Missing, ProblemError, problem
+from qorzen_obs.server.query import BAD_PARAMETER, check_parameters, read_one, refuse
+from qorzen_obs.server.routes import Access, Answer, Parameter, Route, Tag
+from qorzen_obs.server.sources import LOOKS, REDACTOR, SPANS, Looks
+from qorzen_obs.server.tasks import find_task
+from qorzen_obs.server.traces import TRACE_ID, OtlpTrace
+from qorzen_obs.tasks import PENDING, RUNNING, TaskInfo
+from qorzen_obs.telemetry import names
+from qorzen_obs.telemetry.otlp_json import to_otlp_json
+from qorzen_obs.telemetry.span_redaction import redact_span
+from qorzen_obs.telemetry.task_lines import KeptLines
+from qorzen_obs.telemetry.task_span import AnySpan, readable
+from qorzen_obs.telemetry.traces import Traces
+
+PARAMETERS: Final = (
+    Parameter("whole", Literal["true"], "All spans of the traces of its attempts, not only those below it."),
+)
+_MAX_TRACES: Final = 10  #: of attempts that have one of their own; the last ones
+_MAX_MADE: Final = 2_000  #: spans that are made of records for one answer
+
+
+class _Line(msgspec.Struct):
+    """What a kept log line, which may be a user's, says of an attempt that was followed by another."""
+
+    event: str = ""
+    trace_id: object = None
+
+    @property
+    def trace(self) -> str | None:
+        """The trace of that attempt, as 32 hexadecimal digits."""
+        found = self.trace_id if self.event == names.LOG_RETRYING else None
+        return found if isinstance(found, str) and TRACE_ID.fullmatch(found) else None
+
+
+async def get_task_trace(request: web.Request) -> web.Response:
+    """Answer with the spans of a task and of all below it, or of its whole trace, as OTLP/JSON.
+
+    Raises:
+        ProblemError: there is no such task, or no span yet, or none any more; `missing` says which of the two.
+    """
+    check_parameters(request.query, [parameter.name for parameter in PARAMETERS])
+    whole = read_one(request.query, "whole")
+    if whole not in {None, "true"}:
+        refuse("whole", "true")
+    info, looks, recent = find_task(request), request.app[LOOKS], request.app.get(SPANS)
+    if recent is None:
+        raise ProblemError(HTTPStatus.NOT_FOUND, "this service keeps no traces")
+    spans = spans_of(info, looks, recent, whole=whole is not None)
+    if not spans:
+        raise _nothing_of(info)
+    redactor = request.app[REDACTOR]
+    return json_response(to_otlp_json(redact_span(readable(span), redactor) for span in spans))
+
+
+def spans_of(info: TaskInfo, looks: Looks, recent: Traces, *, whole: bool) -> list[AnySpan]:
+    """Return the spans of a task and of what lies below it, or all of the traces that its attempts belong to."""
+    traces = _trace_ids(info, looks.log_of(info.task_id))
+    kept = [span for trace_id in traces for span in recent.trace(trace_id)]
+    ids = {int(trace_id, 16) for trace_id in traces}
+    own = set() if info.span_id is None else {int(info.span_id, 16)}
+    records: dict[int, TaskRecord] = {}  # of the task and of those below it, by the span of the last attempt
+    tasks = {info.task_id}
+    for record in _below_task(info.task_id, looks):
+        span = record.span_of(record.state)
+        if span is not None and span.trace_id in ids:
+            records[span.span_id] = record
+            tasks.add(record.task_id)
+    own.update(records)
+    own.update(span.context.span_id for span in kept if _task_of(span) in tasks)
+    below = _below_spans(own, kept)
+    found = kept if whole else [span for span in kept if span.context.span_id in below]
+    known = {span.context.span_id for span in found}
+    missing = [record.task_id for span_id, record in records.items() if span_id not in known]
+    made = (looks.span_of(task_id) for task_id in missing[:_MAX_MADE])
+    return [*found, *(span for span in made if span is not None)]
+
+
+def _trace_ids(info: TaskInfo, log: KeptLines) -> Sequence[str]:
+    """Return the traces of a task: an attempt that its submitter's trace does not hold has one of its own."""
+    lines = (msgspec.json.decode(line, type=_Line) for line in log.items)
+    every = [*(line.trace for line in lines), info.trace_id]
+    return list(dict.fromkeys(trace_id for trace_id in every if trace_id is not None))[-_MAX_TRACES:]
+
+
+def _below_task(task_id: str, looks: Looks) -> Iterator[TaskRecord]:
+    """Yield the records of a task and of all below it, as far as they live or are kept whole."""
+    children: defaultdict[str, list[TaskRecord]] = defaultdict(list)
+    waiting: list[TaskRecord] = []
+    for record in looks.records():
+        if record.task_id == task_id:
+            waiting.append(record)
+        elif record.parent_id is not None:
+            children[record.parent_id].append(record)
+    waiting = waiting or children.pop(task_id, [])  # an outline is left of it
+    while waiting:
+        record = waiting.pop()
+        yield record
+        waiting += children.pop(record.task_id, ())
+
+
+def _below_spans(own: Iterable[int], spans: Iterable[AnySpan]) -> Collection[int]:
+    """Return the ids of `own` spans and of all below them."""
+    children: defaultdict[int, list[int]] = defaultdict(list)
+    for span in spans:
+        if span.parent is not None:
+            children[span.parent.span_id].append(span.context.span_id)
+    found: set[int] = set()
+    waiting = list(own)
+    while waiting:
+        span_id = waiting.pop()
+        if span_id not in found:
+            found.add(span_id)
+            waiting += children.get(span_id, ())
+    return found
+
+
+def _task_of(span: AnySpan) -> object:
+    return (span.attributes or {}).get(names.TASK_ID)
+
+
+def _nothing_of(info: TaskInfo) -> ProblemError:
+    missing: Missing | None = None
+    if info.status is PENDING:
+        detail, missing = "too early: this task has not started, so it has no span yet", Missing.EARLY
+    elif info.status is RUNNING:
+        detail = "too early: this task still runs, and no span of it or below it has ended yet"
+        missing = Missing.EARLY
+    elif info.evicted:
+        detail = "too late: this task was evicted, and its spans are not kept any more"
+        missing = Missing.LATE
+    elif info.started_at is None:
+        detail = "this task has no trace: it ended before it started"
+    else:
+        detail = "this task has no trace: spans are switched off"
+    return ProblemError(HTTPStatus.NOT_FOUND, detail, missing=missing)
+
+
+ROUTES: Final[tuple[Route, ...]] = (
+    Route(
+        "/api/tasks/{task_id}/trace",
+        get_task_trace,
+        Access.READ,
+        summary="The spans of a task and of everything below it, as OTLP/JSON.",
+        tag=Tag.TRACES,
+        description="The spans of its attempts, of its code and of the tasks that it submitted, and so on. While a "
+        "task is kept, the span of its last attempt is always in it; made of its record, it is marked as "
+        "`qorzen.trace.partial`. `whole` adds the rest of the traces, such as the spans of its parents.",
+        parameters=PARAMETERS,
+        answers={
+            200: Answer("Its spans so far.", OtlpTrace),
+            404: problem(
+                "No task has this id, or no span of it is there: `missing` says whether yet or any more."
+            ),
+            422: BAD_PARAMETER,
+        },
+    ),
+)
