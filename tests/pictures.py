@@ -105,7 +105,7 @@ def main(folder: Path, seconds: float = SECONDS) -> None:
                 time.sleep(seconds)
                 for dashboard in load():
                     data = shown(server, dashboard, begun)
-                    wanted = {f"{name}-{dashboard['uid']}.svg": None}
+                    wanted: dict[str, int | None] = {f"{name}-{dashboard['uid']}.svg": None}
                     if name == "trouble":
                         wanted |= {
                             file: rows for file, (uid, rows) in README.items() if uid == dashboard["uid"]
