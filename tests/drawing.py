@@ -147,7 +147,7 @@ def _stat(panel: Tree, answers: Answers, shown: Shown, width: float, height: flo
     ink = "#ffffff" if filled else colour
     parts.append(_text(8, 18, panel["title"], TEXT, size=12, weight=600))
     parts.append(
-        _text(width / 2, height / 2 + 16, text, ink, "middle", min(34, 1.7 * width / len(text)), 600)
+        _text(width / 2, height / 2 + 16, text, ink, "middle", min(34, 1.4 * width / len(text)), 600)
     )
     return "".join(parts)
 
@@ -348,7 +348,7 @@ def _legend_lines(
         values = [value for _, value in series.points]
         calculated = {"mean": sum(values) / len(values), "max": max(values)}
         text = name + "".join(f"   {calc} {written(calculated[calc], unit)}" for calc in options["calcs"])
-        wide = 20 + 6.2 * len(text)
+        wide = 24 + 6.4 * len(text)
         if x > 10 and (x + wide > width or options["displayMode"] == "table"):
             x, lines = 10.0, lines + 1
         parts.append((x, lines, text, _colour(panel, name)))
