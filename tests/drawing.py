@@ -20,6 +20,7 @@ from tests.panels import Tree
 Points = list[tuple[float, float]]  # time, value
 
 COLUMN, ROW, GAP = 53.0, 38.0, 8.0
+LEGEND: Final = 0.35  #: the largest share of a panel's height that its legend takes
 BACK, PANEL, LINE, TEXT, FAINT = "#111217", "#181b1f", "#2c2f35", "#d5d6dd", "#8e929b"
 COLOURS: Final = {
     "green": "#73bf69", "orange": "#ff9830", "red": "#f2495c", "blue": "#5794f2", "yellow": "#fade2a",
@@ -341,7 +342,10 @@ def _legend(query: Tree, labels: Mapping[str, str]) -> str:
 def _legend_lines(
     panel: Tree, named: Sequence[tuple[str, Series]], width: float, height: float
 ) -> tuple[str, float]:
-    """Return the legend below a plot, and the room that it takes; a table has a line for each series."""
+    """Return the legend below a plot, and the room that it takes; a table has a line for each series.
+
+    It takes no more than Grafana gives it, which scrolls the rest.
+    """
     options, unit = panel["options"]["legend"], panel["fieldConfig"]["defaults"]["unit"]
     x, lines, parts = 10.0, 1, []
     for name, series in named:
@@ -353,11 +357,13 @@ def _legend_lines(
             x, lines = 10.0, lines + 1
         parts.append((x, lines, text, _colour(panel, name)))
         x += wide
+    lines = min(lines, int(height * LEGEND / 16))
     base = height - 8 - lines * 16
     drawn = [
         f'<rect x="{x:g}" y="{base + line * 16 - 5:g}" width="10" height="3" fill="{colour}"/>'
         + _text(x + 14, base + line * 16, text)
         for x, line, text, colour in parts
+        if line <= lines
     ]
     return "".join(drawn), lines * 16.0
 

@@ -25,8 +25,9 @@ SECONDS: Final = 180.0
 #: The pictures that the README has, of the troubled service: dashboard, and how many of its rows.
 README: Final = {"overview.svg": ("qorzen-overview", 3), "category.svg": ("qorzen-category", 2)}
 POINTS: Final = 32
-#: A scrape may take as long as this, so a busy machine leaves no holes.
-EVERY: Final = "2s"
+#: A scrape may take as long as this, so a busy machine leaves no holes. Grafana's rates are over four of them.
+EVERY: Final = "5s"
+RATE_INTERVAL: Final = "20s"
 
 
 def shown(server: Server, dashboard: Tree, since: float, *, points: int = POINTS) -> Shown:
@@ -92,7 +93,7 @@ def main(folder: Path, seconds: float = SECONDS) -> None:
     """Write a picture of each dashboard and service."""
     for name, command in SERVICES.items():
         with tempfile.TemporaryDirectory() as place:
-            variables = {**VALUES, "__range": f"{seconds:.0f}s"}
+            variables = {**VALUES, "__rate_interval": RATE_INTERVAL, "__range": f"{seconds:.0f}s"}
             settings = (
                 SETTINGS if command == TROUBLED else {"OTEL_RESOURCE_ATTRIBUTES": "service.version=4.1.0"}
             )
