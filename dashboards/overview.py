@@ -63,7 +63,8 @@ def start_budget(*, link: Link | None = None) -> Panel:
     return stat(
         "Start budget",
         "What is left of the late starts that an objective allows in the shown time, of the worst category. A task "
-        "that passes its deadline before it starts counts as late; a cancelled one does not count. "
+        "that passes its deadline before it starts counts as late; a cancelled one does not count, and one that still "
+        "waits counts once it starts: Oldest pending shows it. "
         f"Objectives are of {PERIOD_DAYS} days: below 0, late starts are too many for that pace, and over "
         f"{PERIOD_DAYS} days the objective is missed. Next: Queues and saturation.",
         f"min({budgets.left(budgets.start_burn(in_range))})",
