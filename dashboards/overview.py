@@ -13,6 +13,7 @@ from dashboards.objectives import FASTEST_BURN, PERIOD_DAYS
 from dashboards.panels import (
     BAD,
     GOOD,
+    NEUTRAL,
     NONE_IS_GOOD,
     WARN,
     Link,
@@ -62,7 +63,8 @@ def start_budget(*, link: Link | None = None) -> Panel:
     return stat(
         "Start budget",
         "What is left of the late starts that an objective allows in the shown time, of the worst category. A task "
-        "that passes its deadline before it starts counts as late; a cancelled one does not count. "
+        "that passes its deadline before it starts counts as late; a cancelled one does not count, and one that still "
+        "waits counts once it starts: Oldest pending shows it. "
         f"Objectives are of {PERIOD_DAYS} days: below 0, late starts are too many for that pace, and over "
         f"{PERIOD_DAYS} days the objective is missed. Next: Queues and saturation.",
         f"min({budgets.left(budgets.start_burn(in_range))})",
@@ -86,6 +88,12 @@ def slots_used(*by: str) -> str:
     busy = now(names.ENGINE_SLOTS_BUSY, "job", "instance", "engine")
     used = share(busy, now(names.ENGINE_SLOTS, "job", "instance", "engine"))
     return f"max by ({', '.join(by)}) ({used})" if by else f"max({used})"
+
+
+def loop_blocked() -> str:
+    """Return the share of time in which the loop of the worst instance did not turn."""
+    # Scrapes are not answered at the same moment of their interval, so a rate may be a little too high.
+    return f"clamp_max(max({per_second(names.LOOP_BLOCKED, 'job', 'instance')}), 1)"
 
 
 def _state() -> Row:
@@ -164,7 +172,7 @@ def _state() -> Row:
                 "Loop blocked",
                 "Share of time in which a work loop did not turn, of the worst instance. Nothing async moves "
                 "meanwhile. Next: Runtime says who held it.",
-                f"max({per_second(names.LOOP_BLOCKED, 'job', 'instance')})",
+                loop_blocked(),
                 unit="percentunit",
                 decimals=1,
                 steps=((None, GOOD), (0.01, WARN), (0.1, BAD)),
@@ -435,6 +443,7 @@ def _waits() -> Row:
             Query(per_second(names.TASKS_SUBMITTED), "accepted"),
             Query(per_second(names.TASKS_FINISHED), "ended"),
             unit="ops",
+            colours={"accepted": NEUTRAL, "ended": GOOD},
         ),
         timeseries(
             "Since the last success",

@@ -6,6 +6,7 @@ from grafana_foundation_sdk.builders.dashboard import Dashboard
 
 from dashboards import library
 from dashboards.board import RUNTIME, Row, board
+from dashboards.overview import loop_blocked
 from dashboards.panels import BAD, CULPRITS, GOOD, WARN, Query, heat, stat, timeseries
 from dashboards.promql import counted, now, per_second, quantile, select, share
 from qorzen_obs.telemetry import names
@@ -36,7 +37,7 @@ def _state() -> Row:
             stat(
                 "Loop blocked",
                 "Share of time in which the work loop did not turn. Next: Who blocks the loop.",
-                f"max({per_second(names.LOOP_BLOCKED, 'job', 'instance')})",
+                loop_blocked(),
                 unit="percentunit",
                 decimals=1,
                 steps=((None, GOOD), (0.01, WARN), (0.1, BAD)),
@@ -233,8 +234,9 @@ def _scrape() -> Row:
             ),
             timeseries(
                 "Samples by instance",
-                "Samples in a scrape. Labels are closed or capped, so this is flat after a while.",
-                Query(now(library.SCRAPE_SAMPLES, "instance"), "{{instance}}"),
+                "Samples in a scrape; a scrape that failed has none. Labels are closed or capped, so this is flat "
+                "after a while.",
+                Query(now(library.SCRAPE_SAMPLES, "instance", then="> 0"), "{{instance}}"),
                 unit="short",
             ),
             timeseries(

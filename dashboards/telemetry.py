@@ -214,7 +214,7 @@ def _losses() -> Row:
             timeseries(
                 "Samples by instance",
                 "Samples in a scrape: what these metrics cost Prometheus.",
-                Query(now(library.SCRAPE_SAMPLES, "instance"), "{{instance}}"),
+                Query(now(library.SCRAPE_SAMPLES, "instance", then="> 0"), "{{instance}}"),
                 unit="short",
                 width=6,
             ),

@@ -20,6 +20,7 @@ from tests.panels import Tree
 Points = list[tuple[float, float]]  # time, value
 
 COLUMN, ROW, GAP = 53.0, 38.0, 8.0
+LEGEND: Final = 0.35  #: the largest share of a panel's height that its legend takes
 BACK, PANEL, LINE, TEXT, FAINT = "#111217", "#181b1f", "#2c2f35", "#d5d6dd", "#8e929b"
 COLOURS: Final = {
     "green": "#73bf69", "orange": "#ff9830", "red": "#f2495c", "blue": "#5794f2", "yellow": "#fade2a",
@@ -147,7 +148,7 @@ def _stat(panel: Tree, answers: Answers, shown: Shown, width: float, height: flo
     ink = "#ffffff" if filled else colour
     parts.append(_text(8, 18, panel["title"], TEXT, size=12, weight=600))
     parts.append(
-        _text(width / 2, height / 2 + 16, text, ink, "middle", min(34, 1.7 * width / len(text)), 600)
+        _text(width / 2, height / 2 + 16, text, ink, "middle", min(34, 1.4 * width / len(text)), 600)
     )
     return "".join(parts)
 
@@ -341,23 +342,28 @@ def _legend(query: Tree, labels: Mapping[str, str]) -> str:
 def _legend_lines(
     panel: Tree, named: Sequence[tuple[str, Series]], width: float, height: float
 ) -> tuple[str, float]:
-    """Return the legend below a plot, and the room that it takes; a table has a line for each series."""
+    """Return the legend below a plot, and the room that it takes; a table has a line for each series.
+
+    It takes no more than Grafana gives it, which scrolls the rest.
+    """
     options, unit = panel["options"]["legend"], panel["fieldConfig"]["defaults"]["unit"]
     x, lines, parts = 10.0, 1, []
     for name, series in named:
         values = [value for _, value in series.points]
         calculated = {"mean": sum(values) / len(values), "max": max(values)}
         text = name + "".join(f"   {calc} {written(calculated[calc], unit)}" for calc in options["calcs"])
-        wide = 20 + 6.2 * len(text)
+        wide = 24 + 6.4 * len(text)
         if x > 10 and (x + wide > width or options["displayMode"] == "table"):
             x, lines = 10.0, lines + 1
         parts.append((x, lines, text, _colour(panel, name)))
         x += wide
+    lines = min(lines, int(height * LEGEND / 16))
     base = height - 8 - lines * 16
     drawn = [
         f'<rect x="{x:g}" y="{base + line * 16 - 5:g}" width="10" height="3" fill="{colour}"/>'
         + _text(x + 14, base + line * 16, text)
         for x, line, text, colour in parts
+        if line <= lines
     ]
     return "".join(drawn), lines * 16.0
 

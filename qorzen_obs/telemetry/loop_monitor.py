@@ -202,7 +202,8 @@ class LoopMonitor:
             self._scraped_at = time.monotonic()
             seconds, block = dict(self._seconds), self._block
             if block is not None:
-                seconds[block.label] += block.seconds
+                # Up to that very moment, where `_blocked` may end it: to Prometheus a decrease is a restart.
+                seconds[block.label] += max(0.0, self._scraped_at - block.since)
         return seconds
 
     def stack_text(self, culprit: Culprit) -> str:

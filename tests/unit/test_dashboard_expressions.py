@@ -375,6 +375,25 @@ def test_what_never_counted_is_not_among_the_series(tmp_path: Path) -> None:
     computed(counted(names.SPANS, "outcome"), given, expected, tmp_path)
 
 
+@pytest.mark.integration
+@pytest.mark.parametrize("uid", ["qorzen-runtime", "qorzen-telemetry"])
+def test_a_scrape_that_failed_is_a_hole_among_the_samples(uid: str, tmp_path: Path) -> None:
+    given = {f"scrape_samples_scraped{{{OF_A}}}": "1900x59 0", f"scrape_samples_scraped{{{OF_B}}}": "1900x60"}
+    computed(_expression(uid, "Samples by instance"), given, {'{instance="b:1"}': 1900.0}, tmp_path)
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("uid", ["qorzen-overview", "qorzen-runtime"])
+def test_a_loop_is_not_blocked_for_more_than_all_of_the_time(uid: str, tmp_path: Path) -> None:
+    def blocked(target: str, category: str) -> str:
+        return f'qorzen_event_loop_blocked_seconds_total{{{target}, category="{category}"}}'
+
+    # The last scrape was answered late, so it saw more than a minute.
+    given = {blocked(OF_A, "core"): "0+40x59 2450", blocked(OF_A, "gc"): "0+20x59 1210"}
+    given[blocked(OF_B, "core")] = "0+6x60"
+    computed(_expression(uid, "Loop blocked"), given, {"{}": 1.0}, tmp_path)
+
+
 def _durations(metric: MetricName, *, longest: MetricName | None, **labels: str) -> dict[str, str]:
     """An hour in which each task takes from 25 to 60 s, and none longer than 27."""
     shown = ", ".join(

@@ -128,6 +128,17 @@ def test_a_legend_names_the_series_and_what_is_calculated_of_them() -> None:
     assert re.search(r">slow +mean 3 s +max 6 s<", drawn)
 
 
+def test_a_long_legend_leaves_the_plot_most_of_the_panel() -> None:
+    legend = {"legend": {"calcs": ["max"], "displayMode": "table"}}
+    drawn = picture(
+        panel("timeseries", options=legend), *(series(f"s{number}", 1, 9) for number in range(20))
+    )
+    named = re.findall(r'y="([0-9.]+)"[^>]*>(s\d+) ', drawn)
+    assert [name for _, name in named] == [f"s{number}" for number in range(6)]
+    lowest = max(height for path in re.findall(r'<path d="M64 ([0-9.]+)h', drawn) for height in [float(path)])
+    assert lowest < float(named[0][0])
+
+
 def test_a_heatmap_shows_what_each_bucket_has_alone() -> None:
     buckets = [
         Series({"le": bound}, [(0, value), (10, value)])

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import itertools
 import linecache
 import os
 import signal
@@ -18,10 +19,10 @@ from qorzen_obs.clock import SystemClock
 from qorzen_obs.record import Attempt
 from qorzen_obs.stacks import Frames, Place
 from qorzen_obs.telemetry import block_lines, names
-from qorzen_obs.telemetry.culprit import Culprit
+from qorzen_obs.telemetry.culprit import NOBODY, Culprit
 from qorzen_obs.telemetry.gil_watch import GilWatch
 from qorzen_obs.telemetry.loop_monitor import INTERVAL_SECONDS, KEPT_BLOCKS, LoopMonitor
-from qorzen_obs.telemetry.watchdog import CODE, Finding
+from qorzen_obs.telemetry.watchdog import CODE, NOT_RUNNING, Finding
 from tests.support import PATIENCE_SECONDS, attempt, record, until
 
 
@@ -185,6 +186,21 @@ async def test_a_stall_that_the_watchdog_did_not_see_is_blamed_on_code_only_wher
         )
     finally:
         monitor.stop()
+
+
+def test_what_a_scrape_saw_of_a_block_stays_counted_when_the_cause_changes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    held, ticks = Held(), itertools.count(time.monotonic(), 0.5)
+    monkeypatch.setattr(time, "monotonic", lambda: next(ticks))
+    due = held.monitor.due
+    assert due is not None
+    held.monitor._blocked(Finding(due, due, CODE, held.culprit))
+    scraped = held.monitor.seconds_by_category()
+    assert scraped[held.attempt.category.value] > 0
+    held.monitor._blocked(Finding(due, due, NOT_RUNNING, Culprit(NOBODY, None, [])))
+    later = held.monitor.seconds_by_category()
+    assert {label for label, seconds in scraped.items() if later[label] < seconds} == set()
 
 
 @pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="looks for the file by its name")
