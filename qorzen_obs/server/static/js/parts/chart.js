@@ -5,8 +5,9 @@ import { clock } from "../words.js";
 
 const HEIGHT = 150;
 
-// `series`: [{ label, color (a custom property), values }], `at` in Unix seconds, `format` of a value.
-export function Chart({ title, at, series, format }) {
+// `series`: [{ label, color (a custom property), values }], `at` in Unix seconds, `format` of a value. `isSaid`: the newest
+// values already stand elsewhere on the screen.
+export function Chart({ title, at, series, format, isSaid = false }) {
   const box = useRef();
   const chart = useRef(null);
   const [scheme, setScheme] = useState(0);
@@ -39,11 +40,11 @@ export function Chart({ title, at, series, format }) {
     };
   }, [labels, scheme]);
   useEffect(() => chart.current?.setData([at, ...series.map(({ values }) => values)]), [at, series]);
-  const newest = series.map(({ label, color, values }) => ({ label, color, text: format(values.findLast((one) => one !== null) ?? null) }));
+  const newest = series.map(({ label, color, values }) => ({ label, color, text: isSaid ? "" : format(values.findLast((one) => one !== null) ?? null) }));
   return html`<figure class="chart">
     <figcaption><h3>${title}</h3>
       <span class="legend">${newest.map(({ label, color, text }) => html`<span key=${label} class="key key-${color}">${label} <b>${text}</b></span>`)}</span>
     </figcaption>
-    <div ref=${box} role="img" aria-label=${`${title}: ${newest.map(({ label, text }) => `${label} ${text}`).join(", ")}`}></div>
+    <div ref=${box} role="img" aria-label=${`${title}: ${newest.map(({ label, text }) => `${label} ${text}`.trim()).join(", ")}`}></div>
   </figure>`;
 }

@@ -1,23 +1,23 @@
 // The last hour in four charts: from what the service keeps, and at their end from what the stream says right now.
 
-import { html, useEffect, useMemo, useState } from "../../vendor/preact.js";
+import { html, useEffect, useMemo, useRef, useState } from "../../vendor/preact.js";
 import { store, usePolled } from "../store.js";
 import { count, duration, rate } from "../words.js";
 import { Chart } from "./chart.js";
 
 const PRIORITIES = ["critical", "high", "normal", "low"];
 const LIVE_MS = 1000;
+const RATE_MS = 5500; // over how long the rates of this moment are taken
 const LEAST_SECONDS = 60;
 
-export function SeriesCharts() {
+export function SeriesCharts({ live }) {
   const { document: series } = usePolled("api/series", 10);
-  const live = useLive();
   const data = useMemo(() => (series === null ? null : columns(series, live)), [series, live]);
   return html`<section class="card charts" aria-label="The last hour" id="charts">
     ${data === null ? html`<p class="empty">Loading the last hour…</p>` : html`
       <${Chart} title="Finished/s" at=${data.at} series=${data.rates} format=${rate} />
       <${Chart} title="Queue wait, p95" at=${data.at} series=${data.waits} format=${duration} />
-      <${Chart} title="Running and pending" at=${data.at} series=${data.depth} format=${count} />
+      <${Chart} title="Running and pending" at=${data.at} series=${data.depth} format=${count} isSaid />
       <${Chart} title="Loop lag" at=${data.at} series=${data.lag} format=${duration} />`}
   </section>`;
 }
@@ -39,16 +39,18 @@ export function columns(series, live) {
   };
 }
 
-// Once a second, what the stream says of this moment.
-function useLive() {
+// Once a second, what the stream says of this moment: { at, counts, rates }, the rates of what ends in a second.
+export function useLive() {
+  const seen = useRef([]);
   const [live, setLive] = useState(() => ({ at: store.now() / 1000, counts: {}, rates: {} }));
   useEffect(() => {
     const timer = setInterval(() => setLive((before) => {
       const counts = store.state.counts?.by_status;
       const at = store.now() / 1000;
       if (!counts || document.hidden || at <= before.at) return before;
-      const seconds = at - before.at;
-      const of = (status) => (status in before.counts ? Math.max(0, counts[status] - before.counts[status]) / seconds : null);
+      seen.current = [...seen.current.filter((one) => at - one.at < RATE_MS / 1000), { at, counts }];
+      const [first] = seen.current;
+      const of = (status) => (first.at < at ? Math.max(0, counts[status] - first.counts[status]) / (at - first.at) : null);
       return { at, counts, rates: { completed: of("completed"), failed: of("failed"), cancelled: of("cancelled") } };
     }), LIVE_MS);
     return () => clearInterval(timer);

@@ -17,7 +17,7 @@ export function Failures({ route }) {
     <header><h1>Failures <span class="badge">${count(found?.count)}</span></h1>
       ${definition ? html`<a class="button small" href=${href("failures")}>definition ${definition} ✕</a>` : null}</header>
     ${problem ? html`<p class="error-text" role="status">${problem.message}</p>` : null}
-    ${found ? html`<p class="quiet small">${summary(found)}</p>` : null}
+    ${found?.items.length ? html`<p class="quiet small">${summary(found)}</p>` : null}
     ${found === null ? null : found.items.length === 0 ? html`<p class="empty">No kept task has failed.</p>` : html`
       <table class="list failures-list"><thead><tr><th scope="col">Definition and error</th><th scope="col" class="number">Count</th>
         <th scope="col" class="number wide">First</th><th scope="col" class="number wide">Last</th>

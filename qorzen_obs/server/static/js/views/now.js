@@ -4,7 +4,7 @@ import { html, useEffect, useRef, useState } from "../../vendor/preact.js";
 import { CulpritName, placesOf, STALL_SECONDS } from "../parts/banner.js";
 import { Moment } from "../parts/moment.js";
 import { Queues } from "../parts/queues.js";
-import { SeriesCharts } from "../parts/series-charts.js";
+import { SeriesCharts, useLive } from "../parts/series-charts.js";
 import { Status } from "../parts/status.js";
 import { longestWaits } from "../parts/waits.js";
 import { href } from "../router.js";
@@ -23,14 +23,15 @@ const BLOCKS_SHOWN_MS = 15 * 60_000;
 const PRIORITIES = ["critical", "high", "normal", "low"];
 
 export function Now() {
+  const live = useLive();
   return html`
     <h1 class="sr-only">Now</h1>
-    <${Tiles} />
+    <${Tiles} rates=${live.rates} />
     <div class="first">
       <${Running} />
       <${Failed} />
     </div>
-    <${SeriesCharts} />
+    <${SeriesCharts} live=${live} />
     <div class="grid">
       <${Pending} />
       <${Slots} />
@@ -55,9 +56,8 @@ function Blocks() {
       : html`<${CulpritName} of=${culprit} /> ${placesOf(culprit).map((place) => html`<code>${place}</code> `)}`}</li>`)}</ol></details>`;
 }
 
-function Tiles() {
+function Tiles({ rates }) {
   const counts = useStore((state) => state.counts);
-  const rates = useRates(counts);
   if (counts === null) return html`<div class="tiles" aria-hidden="true">${ORDER.map((one) => html`
     <div class="tile ${one}"><span class="label">${one}</span><strong>–</strong></div>`)}</div>`;
   return html`<section class="tiles" aria-label="Tasks by status">
@@ -68,26 +68,6 @@ function Tiles() {
         <span class="rate">${rates[status] ? `+${rate(rates[status])}` : ""}</span>
       </a>`)}
   </section>`;
-}
-
-// Ends a second by status, over the last few seconds.
-function useRates(counts) {
-  const seen = useRef([]);
-  const [rates, setRates] = useState({});
-  useEffect(() => {
-    const timer = setInterval(() => {
-      const now = performance.now();
-      const current = store.state.counts?.by_status;
-      if (!current) return;
-      seen.current = [...seen.current.filter((one) => now - one.at < 5500), { at: now, by: current }];
-      const [first] = seen.current;
-      if (now === first.at) return;
-      const of = (status) => Math.max(0, (current[status] - first.by[status]) / ((now - first.at) / 1000));
-      setRates(Object.fromEntries(FINAL.map((status) => [status, of(status)])));
-    }, 1000);
-    return () => clearInterval(timer);
-  }, []);
-  return counts === null ? {} : rates;
 }
 
 // All counts of tasks on this view come from the stream, and so from one moment.

@@ -120,7 +120,7 @@ function List({ box, moved, rows, lack, current, column, descending, query }) {
         ${last < rows.length ? space(rows.length - last) : null}
       </tbody>
     </table>
-    ${rows.length === 0 ? html`<p class="empty">${lack ?? "No task matches."}</p>` : null}
+    ${rows.length === 0 ? html`<p class="empty">${lack ?? (FILTERED.some((name) => query.has(name)) ? "No task matches." : "No task was submitted yet.")}</p>` : null}
   </div>`;
 }
 

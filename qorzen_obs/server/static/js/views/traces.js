@@ -31,7 +31,7 @@ function List({ query }) {
       </select></label>
     </div>
     ${problem ? html`<p class="error-text" role="status">${problem.message}</p>` : null}
-    ${found === null ? null : found.items.length === 0 ? html`<p class="empty">No kept trace matches.</p>` : html`
+    ${found === null ? null : found.items.length === 0 ? html`<p class="empty">${text ? "No kept trace matches." : "No trace is kept yet."}</p>` : html`
       <table class="list"><thead><tr><th scope="col">Name</th><th scope="col" class="wide">Started</th>
         <th scope="col" class="number">Duration</th><th scope="col" class="number wide">Spans</th>
         <th scope="col" class="number">Errors</th></tr></thead>
