@@ -363,9 +363,8 @@ def _colours(queries: Sequence[Query]) -> dict[str, str]:
         for label, by_value in COLOURS.items():
             if query.legend == f"{{{{{label}}}}}":
                 colours |= by_value
-            elif (
-                query.legend in by_value
-            ):  # `critical` is a priority first, and a level of log lines after that
+            elif query.legend in by_value:
+                # `critical` is a priority first, and a level of log lines after that.
                 colours.setdefault(query.legend, by_value[query.legend])
     return colours
 

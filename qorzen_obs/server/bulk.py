@@ -54,9 +54,9 @@ _ENDED: Final = "it has ended"
 _NOT_CANCELLABLE: Final = "it was submitted with cancellable=False"
 _GONE: Final = "it is not kept any more"
 _REPEATED: Final = "it was run again before"
-_FULL: Final = "as many tasks are pending as may be; ask again later"
+_FULL: Final = "the queue is full; try again later"
 _CLOSED: Final = "the service takes no new tasks"
-_LATE: Final = "the work loop did not answer in time; ask again"
+_LATE: Final = "the work loop did not answer in time; try again"
 
 #: What a free text in the filter of a command is taken as: one name, whatever it contains.
 _WHOLE: Final = ("plugin_id", "name", "definition", "error_type", "parent_id", "below")

@@ -381,7 +381,7 @@ async def test_a_full_queue_and_a_stopping_service_say_when_to_come_again(
         assert status == 202
     status, problem, headers = await post(session, f"{plane.url}/api/tasks", {"task": "wait"})
     assert (status, headers["Retry-After"]) == (503, "1")
-    assert "pending" in problem["detail"]
+    assert problem["detail"] == "the queue is full; try again later"
     stopping = asyncio.create_task(manager.shutdown(grace_seconds=60))
     await asyncio.sleep(0)
     status, problem, headers = await post(session, f"{plane.url}/api/tasks", {"task": "wait"})
