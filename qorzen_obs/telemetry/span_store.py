@@ -190,7 +190,7 @@ class SpanStore(SpanProcessor):
         with self._lock:
             newest_first = reversed(self._traces.items())
             if ids:
-                traces = [(key, self._traces[key]) for key in wanted if key in self._traces]
+                traces = [item for item in newest_first if item[0] in wanted]
             else:
                 traces = list(newest_first if errors else itertools.islice(newest_first, limit))
         if not errors:

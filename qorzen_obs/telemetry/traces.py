@@ -97,7 +97,8 @@ class AllTraces:
             ended = [(one, self._undecided.ended_spans(key)) for one, key in keys]
             found = self._kept.summaries(limit, ids=ids)
             decided = {summary.trace_id for summary in found}
-            return [summarize(one, spans) for one, spans in ended if spans and one not in decided] + found
+            others = [summarize(one, spans) for one, spans in ended if spans and one not in decided]
+            return sorted(others, key=lambda one: -(one.started_at + one.duration_seconds)) + found
         waiting = self._undecided.newest(min(limit, MAX_UNDECIDED))  # first, as above
         kept = self._kept.summaries(limit)
         known = {summary.trace_id for summary in kept}

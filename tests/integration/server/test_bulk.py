@@ -146,7 +146,7 @@ async def test_a_full_queue_refuses_the_rest_and_says_so(session: aiohttp.Client
         done = await give(session, plane, "rerun", definition="fail")
         assert (done["asked"], done["done"]) == (4, 2)
         (refused,) = done["refused"]
-        assert refused["reason"].startswith("as many tasks are pending as may be")
+        assert refused["reason"].startswith("the queue is full")
         assert refused["count"] == 2
         assert manager.status()["tasks"]["rejected"] == 1, "the first refusal is enough"
         gate.open()
@@ -209,7 +209,7 @@ async def test_what_the_loop_has_no_time_for_is_said_and_can_be_asked_again(
         done = await give(session, plane, "rerun", definition="fail")  # waits for room that does not come
         assert (done["asked"], done["done"]) == (4, 2)
         assert [(one["reason"], one["count"]) for one in done["refused"]] == [
-            ("the work loop did not answer in time; ask again", 2)
+            ("the work loop did not answer in time; try again", 2)
         ]
         gate.open()
         for task_id in done["task_ids"]:
