@@ -1,7 +1,7 @@
 """Where code is right now: stacks of threads and suspended coroutines, as plain data without values of variables.
 
-Reading a stack is cheap and changes nothing: frames of another thread are read under the interpreter's lock and
-released at once. Knows nothing about tasks. Worker processes import this, so it must stay cheap.
+Reading a stack is cheap and changes nothing: frames of another thread are read under the interpreter's lock, each by
+`unmoved`, and released at once. Knows nothing about tasks. Worker processes import this, so it must stay cheap.
 """
 
 from __future__ import annotations
@@ -9,16 +9,20 @@ from __future__ import annotations
 import asyncio
 import gc
 import linecache
+import operator
 import re
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextvars import Context
 from dataclasses import dataclass, replace
+from functools import partial
 from types import AsyncGeneratorType, CodeType, CoroutineType, FrameType, GeneratorType
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 from qorzen_obs import foreign
+
+R = TypeVar("R")
 
 MAX_FRAMES: Final = 100  #: a deeper stack keeps its innermost frames: they show what happens now
 MAX_TASKS: Final = 50  #: most asyncio tasks shown for one of our tasks
@@ -74,9 +78,36 @@ class LiveStack:
 # ---------------------------------------------------------------------- threads
 
 
+def unmoved(read: Callable[..., R], *arguments: object) -> R:
+    """Return what `read`, a function written in C, returns of code that may run in another thread.
+
+    It creates frame objects. On Python 3.11 that may start the garbage collector, whose callbacks let the other thread
+    go on and leave the frame in the middle of the reading; the process then crashes (docs/decisions/0086). So the
+    collector is switched off meanwhile, and no other thread gets a turn: C calls C.
+    """
+    if not (_CREATING_COLLECTS and gc.isenabled()):
+        return read(*arguments)
+    steps: tuple[Callable[[], Any], ...] = (gc.disable, partial(read, *arguments), gc.enable)
+    try:
+        results: list[Any] = list(map(_call, steps))
+    except BaseException:
+        gc.enable()
+        raise
+    found: R = results[1]
+    return found
+
+
+_call: Final[Callable[[Callable[[], Any]], Any]] = operator.call
+_CREATING_COLLECTS: Final = sys.version_info < (3, 12)  # newer ones collect before the next step of some code
+
+#: What is read of a frame: the next one outwards, and its variables.
+back_of: Final[Callable[[FrameType], FrameType | None]] = operator.attrgetter("f_back")
+variables_of: Final[Callable[[FrameType], Mapping[str, Any]]] = operator.attrgetter("f_locals")
+
+
 def thread_frame(thread_id: int) -> FrameType | None:
     """Return the innermost frame that a thread executes; None when it is gone."""
-    return sys._current_frames().get(thread_id)
+    return unmoved(sys._current_frames).get(thread_id)
 
 
 def places_of(frame: FrameType | None, around: Callable[[FrameType], bool]) -> list[Place]:
@@ -89,7 +120,7 @@ def places_of(frame: FrameType | None, around: Callable[[FrameType], bool]) -> l
     while frame is not None:
         places.append(Place(frame.f_code, frame.f_lineno or frame.f_code.co_firstlineno))
         outside.append(around(frame))
-        frame = frame.f_back
+        frame = unmoved(back_of, frame)
     return places[: _cut(outside)]
 
 
@@ -181,21 +212,22 @@ def coroutine_places(awaitable: object) -> list[Place]:
 def _step(awaitable: object) -> tuple[FrameType | None, object]:
     """Return the frame of an awaitable, and what it awaits."""
     kind = type(awaitable)
-    if kind is CoroutineType:
-        return awaitable.cr_frame, awaitable.cr_await  # type: ignore[attr-defined]  # mypy does not follow `kind`
-    if kind is GeneratorType:
-        return awaitable.gi_frame, awaitable.gi_yieldfrom  # type: ignore[attr-defined]  # as above
-    if kind is AsyncGeneratorType:
-        return awaitable.ag_frame, awaitable.ag_await  # type: ignore[attr-defined]  # as above
+    step = _STEPS.get(kind)
+    if step is not None:
+        return unmoved(step, awaitable)
     # they do not show what they wrap, but the garbage collector knows
     if foreign.kind_name(kind) in _WRAPPERS:
         for inner in gc.get_referents(awaitable):
-            if any(type(inner) is kind for kind in _SUSPENDED):
+            if type(inner) in _STEPS:
                 return None, inner
     return None, None
 
 
-_SUSPENDED: Final = (CoroutineType, AsyncGeneratorType, GeneratorType)
+_STEPS: Final[dict[type, Callable[[object], tuple[FrameType | None, object]]]] = {
+    CoroutineType: operator.attrgetter("cr_frame", "cr_await"),
+    GeneratorType: operator.attrgetter("gi_frame", "gi_yieldfrom"),
+    AsyncGeneratorType: operator.attrgetter("ag_frame", "ag_await"),
+}
 _WRAPPERS: Final = frozenset(
     {"coroutine_wrapper", "async_generator_asend", "async_generator_athrow", "anext_awaitable"}
 )
@@ -295,7 +327,7 @@ def all_stacks(loop: asyncio.AbstractEventLoop | None = None) -> str:
     """Return the stacks of all threads, and of the asyncio tasks of a loop, as text. From any thread."""
     names = {thread.ident: thread.name for thread in threading.enumerate()}
     parts = []
-    for thread_id, frame in sys._current_frames().items():
+    for thread_id, frame in unmoved(sys._current_frames).items():
         places = places_of(frame, lambda _: False)
         parts.append(f"Thread {names.get(thread_id, thread_id)}:\n{_indented(shown(places))}")
     if loop is not None:

@@ -19,6 +19,7 @@ from qorzen_obs.record import Attempt
 from qorzen_obs.stacks import (
     Frames,
     Place,
+    back_of,
     context_of,
     describe_task,
     is_handle_run,
@@ -26,7 +27,9 @@ from qorzen_obs.stacks import (
     places_of,
     shown,
     thread_frame,
+    unmoved,
     users_frames,
+    variables_of,
 )
 
 THE_LOOP: Final = "the event loop itself"
@@ -109,8 +112,8 @@ def _is_outside(frame: FrameType) -> bool:
 def _handle_of(frame: FrameType | None) -> Any:
     while frame is not None:
         if is_handle_run(frame):
-            return frame.f_locals.get("self")
-        frame = frame.f_back
+            return unmoved(variables_of, frame).get("self")
+        frame = unmoved(back_of, frame)
     return None
 
 
@@ -130,9 +133,9 @@ def _of_engine(frame: FrameType | None) -> Attempt | None:
     """Return the attempt that an engine runs on the loop's thread; its asyncio task, if any, is the engine's own."""
     while frame is not None:
         if is_of_engines(frame):
-            attempt = frame.f_locals.get("attempt")
+            attempt = unmoved(variables_of, frame).get("attempt")
             return attempt if foreign.is_a(attempt, Attempt) else None
-        frame = frame.f_back
+        frame = unmoved(back_of, frame)
     return None
 
 
