@@ -27,8 +27,9 @@ from qorzen_obs.engines.processes.guardian import (
 
 GUARDIAN: Final = str(Path(__file__).with_name("guardian.py"))  #: the script that is started
 _LOOK_SECONDS: Final = 0.05
-#: seconds after which a kill by the lifeline is followed by one of the process group
-KILL_GROUP_SECONDS: Final = 1.0
+#: seconds after which a kill by the lifeline is followed by one of the process group: the guardian has stopped. On a
+#: busy machine a guardian that still runs takes some of them, and without it nobody cleans up after the worker.
+KILL_GROUP_SECONDS: Final = 5.0
 
 
 class Death(NamedTuple):

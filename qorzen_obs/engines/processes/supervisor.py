@@ -298,7 +298,8 @@ class WorkerProcess:
             pipe.close()
 
     def _reason(self, death: Death) -> str:
-        if self._was_cut_off and self._broken is not None and death.status == signal.SIGKILL:
+        # Without a status, the guardian took too long for the kill and was killed as well.
+        if self._was_cut_off and self._broken is not None and death.status in (None, signal.SIGKILL):
             return self._broken
         return describe(death)
 

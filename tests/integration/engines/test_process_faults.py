@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from qorzen_obs.engines.processes import channel
+from qorzen_obs.engines.processes import channel, keepers
 from qorzen_obs.engines.processes.codec import encode_plain
 from qorzen_obs.engines.processes.keepers import PlainKeeper
 from qorzen_obs.engines.processes.supervisor import WorkerProcess
@@ -96,6 +96,15 @@ async def test_what_a_task_writes_to_its_channel_loses_it_with_the_reason_and_it
         assert info.progress.message.isdigit()
         assert str(await service.tasks.run(work.pid)) != info.progress.message
         await until(lambda: service.engine["workers"] == service.engine["idle"])
+
+
+async def test_a_lost_task_keeps_its_reason_where_the_guardian_takes_too_long_for_the_kill(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(keepers, "KILL_GROUP_SECONDS", 0.0)
+    async with process_service(engines=EngineSettings(processes=1)) as service:
+        info = await service.end(work.write_to_channel, b"no frame of ours", goes_on=False)
+        assert "sent what the service cannot read" in str(info.error)
 
 
 @pytest.mark.parametrize(
