@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import re
 import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from itertools import pairwise
 from typing import Any
 
@@ -86,6 +88,39 @@ async def test_on_a_phone_what_runs_and_what_failed_last_come_first(browser: Bro
         gate.open()
 
 
+@pytest.mark.parametrize("width", [390, 768, 1024])
+async def test_large_counts_and_their_rates_stay_within_their_tiles(browser: Browser, width: int) -> None:
+    async with managing() as (manager, spans), serving(manager, spans=spans) as plane:
+        page = await opened(browser, plane.url, width, 900)
+        completed = page.locator(".tile.completed strong")
+        await expect(completed).to_have_text("0")
+        await page.evaluate("""async () => {
+            const { store } = await import("./static/js/store.js");
+            store.state.counts.by_status.completed = 12_345_678;
+        }""")
+        await manager.run(asyncio.sleep, 0)
+        await expect(completed).to_have_text(re.compile(r"12,345,6\d\d"))
+        outside = await page.evaluate("""() => [...document.querySelectorAll(".tile")].filter((tile) => {
+            tile.querySelector(".rate").textContent = "+12,345/s";
+            return [...tile.children].some((part) => part.getBoundingClientRect().right
+                > tile.getBoundingClientRect().right);
+        }).length""")
+        assert outside == 0
+
+
+async def test_no_slot_is_lent_once_nothing_runs(browser: Browser) -> None:
+    gate = Gate()
+    async with managing() as (manager, spans), serving(manager, spans=spans) as plane:
+        await manager.submit_task(parent, manager, gate)
+        await gate.holds(1)
+        page = (await visit(browser, plane.url)).page
+        await expect(page.locator("#slots li").first).to_contain_text("1 lent")
+        await page.route("**/status", lambda route: route.abort())  # the last answer stays
+        gate.open()
+        await expect(page.locator(".tile.running strong")).to_have_text("0")
+        await expect(page.locator("#slots li").first).not_to_contain_text("lent")
+
+
 async def test_more_of_what_runs_is_one_press_away(browser: Browser) -> None:
     gate = Gate()
     async with managing(max_concurrent_tasks=30) as (manager, spans), serving(manager, spans=spans) as plane:
@@ -147,13 +182,21 @@ async def test_a_running_task_says_by_its_name_what_it_waits_for_and_where_it_ru
         gate.open()
 
 
-async def test_pending_rows_show_their_wait_and_running_rows_their_elapsed_time(browser: Browser) -> None:
+@asynccontextmanager
+async def one_runs_and_one_waits() -> AsyncIterator[str]:
+    """A service with two tasks, `runs` and `waits`; the address of its list of tasks."""
     gate = Gate()
     async with managing(max_concurrent_tasks=1) as (manager, spans), serving(manager, spans=spans) as plane:
         await manager.submit_task(gate, name="runs")
         await gate.holds(1)
         await manager.submit_task(gate, name="waits")
-        page = (await visit(browser, f"{plane.url}/#/tasks")).page
+        yield f"{plane.url}/#/tasks"
+        gate.open()
+
+
+async def test_pending_rows_show_their_wait_and_running_rows_their_elapsed_time(browser: Browser) -> None:
+    async with one_runs_and_one_waits() as url:
+        page = (await visit(browser, url)).page
         figure = re.compile(r"^[\d.]+ (µs|ms|s)$")
         waits = page.locator("#tasks tr", has_text="waits").locator("td.number")
         await expect(waits.nth(0)).to_have_text(figure)
@@ -162,20 +205,14 @@ async def test_pending_rows_show_their_wait_and_running_rows_their_elapsed_time(
         await expect(runs.nth(1)).to_have_text(figure)
         before = await runs.nth(1).inner_text()
         await expect(runs.nth(1)).not_to_have_text(before)  # it goes on
-        gate.open()
 
 
 async def test_on_a_phone_a_pending_row_shows_its_wait(browser: Browser) -> None:
-    gate = Gate()
-    async with managing(max_concurrent_tasks=1) as (manager, spans), serving(manager, spans=spans) as plane:
-        await manager.submit_task(gate, name="runs")
-        await gate.holds(1)
-        await manager.submit_task(gate, name="waits")
-        page = await opened(browser, f"{plane.url}/#/tasks", 390, 844)
+    async with one_runs_and_one_waits() as url:
+        page = await opened(browser, url, 390, 844)
         await expect(page.locator("#tasks tr").first.locator("td:visible").last).to_have_text(
             re.compile(r"waits [\d.]+ (ms|s)")
         )
-        gate.open()
 
 
 NUMBERS = """() => {

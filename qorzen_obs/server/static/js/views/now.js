@@ -15,6 +15,7 @@ const ORDER = ["running", "pending", "completed", "failed", "cancelled"];
 const FIRST_SHOWN = 6; // rows, so that the charts are still seen below them
 const FIRST_SHOWN_NARROW = 4; // so that what failed is still seen below what runs
 const RUNNING_SHOWN = 100;
+const LONG_COUNT = 100_000; // its tile in a narrow window needs smaller figures
 const QUEUE_ALARM = 0.9; // its share from which /health is degraded
 const ENDED_SHOWN = 25;
 const SLOW = 2; // times the usual
@@ -64,7 +65,7 @@ function Tiles({ rates }) {
     ${ORDER.map((status) => html`
       <a key=${status} class="tile ${status} ${counts.by_status[status] ? "some" : ""}" href=${href("tasks", null, { status })}>
         <span class="label">${status}</span>
-        <strong>${count(counts.by_status[status])}</strong>
+        <strong class=${counts.by_status[status] >= LONG_COUNT ? "long" : ""}>${count(counts.by_status[status])}</strong>
         <span class="rate">${rates[status] ? `+${rate(rates[status])}` : ""}</span>
       </a>`)}
   </section>`;
@@ -103,13 +104,17 @@ function Slots() {
   if (status === null) return html`<section class="card"><header><h2>Slots by engine</h2></header></section>`;
   const { queue, slots } = status;
   // A running task holds a slot of its engine or has lent it. Where all that run are known the stream says how many
-  // they are, and so at the same moment as the other counts.
+  // they are, and so at the same moment as the other counts. How many have lent theirs is of the last answer.
   const held = running.length === counts?.running ? heldByEngine(running) : null;
+  const now = (engine, use) => {
+    if (held === null) return use;
+    const known = held[engine] ?? 0, lent = Math.min(use.lent, known);
+    return { ...use, lent, busy: known - lent };
+  };
   return html`<section class="card" aria-labelledby="slots-title">
     <header><h2 id="slots-title">Slots by engine</h2></header>
     <ul class="slots" id="slots">
-      ${Object.entries(slots).map(([engine, use]) => html`<${Use} key=${engine} name=${engine} ...${use}
-        busy=${held === null ? use.busy : Math.max(0, (held[engine] ?? 0) - use.lent)} />`)}
+      ${Object.entries(slots).map(([engine, use]) => html`<${Use} key=${engine} name=${engine} ...${now(engine, use)} />`)}
       <${Use} name="queue" busy=${counts?.pending ?? 0} limit=${queue.limit} alarm=${QUEUE_ALARM} />
     </ul>
   </section>`;
