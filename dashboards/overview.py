@@ -216,7 +216,7 @@ def _details() -> Row:
         )
         for severity in ("critical", "warning")
     )
-    # As Alertmanager has it: what is critical is no warning besides.
+    # As in Alertmanager, a critical alert hides its warning.
     firing = f"{critical} or ({warning} unless on ({', '.join(_OF_AN_ALERT)}) {critical})"
     return Row(
         "Objectives and alerts",

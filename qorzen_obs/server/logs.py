@@ -27,7 +27,7 @@ class LogLines(Struct, frozen=True, kw_only=True):
 
     items: list[LogLine]
     dropped: int  #: older ones that are not kept
-    missing: Missing | None  #: why there are no lines, or not all; null where nothing is missing
+    missing: Missing | None  #: why there are no lines, or not all; null if nothing is missing
 
 
 async def get_task_logs(request: web.Request) -> web.Response:
@@ -50,8 +50,8 @@ ROUTES: Final = (
         summary="The last log lines of a task.",
         tag=Tag.TASKS,
         description="What its code logged, and printed in a worker process, oldest first, redacted. `dropped` "
-        "counts older lines that are not kept. `missing` is early where there are no lines yet, and late where "
-        "some or all are not kept any more.",
+        "counts older lines that are not kept. `missing` is `early` if there are no lines yet, and `late` if some "
+        "or all are no longer kept.",
         answers={200: Answer("The kept lines.", LogLines), 404: UNKNOWN_TASK},
     ),
 )

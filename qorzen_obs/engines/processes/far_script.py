@@ -34,7 +34,7 @@ class Script(NamedTuple):
 class ScriptModule(ModuleType):
     """Runs the script when it is first asked for a name that the script binds at the top.
 
-    If there is no script to run it is empty, and holds what arrives by value.
+    Without a script to run, it is empty and receives what arrives by value.
     """
 
     def __init__(self, script: Script | None) -> None:
