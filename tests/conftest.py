@@ -4,6 +4,7 @@ Also the one way to ask for a program from the system's packages. Knows nothing 
 """
 
 import asyncio
+import gc
 import os
 import shutil
 import threading
@@ -23,6 +24,12 @@ hypothesis.settings.load_profile("unhurried")
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with what takes long, so that at the end no worker is left alone with it."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
+def pytest_collection_finish() -> None:
+    """Keep the collector of cycles from looking at thousands of collected tests again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 def require(command: str, install_hint: str) -> str:
