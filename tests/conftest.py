@@ -22,8 +22,20 @@ hypothesis.settings.load_profile("unhurried")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with what takes long, so that at the end no worker is left alone with it."""
-    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+    """Begin each worker's share with what takes long, so that at the end none is left alone with it.
+
+    pytest-xdist gives each worker one run of tests that stand side by side. Tests of a module stay together, since they
+    share fixtures.
+    """
+    slow = [item for item in items if item.get_closest_marker("slow")]
+    quick = [item for item in items if not item.get_closest_marker("slow")]
+    items.clear()
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    for left in range(workers, 0, -1):
+        for tests in (slow, quick):
+            share = tests[: len(tests) // left]
+            del tests[: len(share)]
+            items += share
 
 
 def pytest_collection_finish() -> None:
