@@ -168,6 +168,26 @@ async def test_the_header_says_which_service_this_is(
         await expect(identity).to_contain_text(f"instance {manager.looks.event_ring.instance}")
 
 
+async def test_elapsed_times_stand_still_while_the_service_does_not_answer(browser: Browser) -> None:
+    gate = Gate()
+    async with managing() as (manager, spans):
+        task_id = await manager.submit_task(gate, name="import")
+        await gate.holds(1)
+        async with serving(manager, spans=spans) as plane:
+            seen = await visit(browser, plane.url)
+            elapsed = seen.page.locator("#running tbody td.number").first
+            await expect(elapsed).to_contain_text("s")
+        stale = seen.page.locator("#stale")
+        await expect(stale).to_contain_text("ago")
+        at_first, since = await elapsed.text_content(), await stale.text_content()
+        assert at_first is not None
+        assert since is not None
+        await expect(stale).not_to_have_text(since)
+        await expect(elapsed).to_have_text(at_first)
+        assert manager.find(task_id) is not None
+        gate.open()
+
+
 async def test_a_running_task_says_by_its_name_what_it_waits_for_and_where_it_runs(browser: Browser) -> None:
     gate = Gate()
     async with managing() as (manager, spans), serving(manager, spans=spans) as plane:

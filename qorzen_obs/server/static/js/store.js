@@ -169,6 +169,10 @@ export const store = {
   now() {
     return Date.now() + state.clockOffset;
   },
+  // The same, but it stands still while the service does not answer: nobody knows how long its tasks went on.
+  known() {
+    return state.staleSince === null ? store.now() : state.staleSince + state.clockOffset;
+  },
   start() {
     follow(
       (events) => {

@@ -5,7 +5,7 @@ import { store } from "../store.js";
 
 // By each value of `field`, "priority" or "category", the pending task that has waited for longest: { id, seconds }.
 export function longestWaits(field, asked) {
-  const now = store.now();
+  const now = store.known();
   const { tasks, pending } = store.state;
   const found = {};
   const take = (key, id, since) => {

@@ -143,7 +143,8 @@ function Running() {
   const [isLong, setLong] = useState(false);
   const first = firstShown();
   const { document: doing } = usePolled(`api/running?limit=${RUNNING_SHOWN}`, 1);
-  const now = useNow(1);
+  useNow(1);
+  const now = store.known();
   const known = new Map(doing?.items.map((one) => [one.task_id, one]));
   const shown = [...running]
     .sort((a, b) => (a.started_at < b.started_at ? -1 : 1)).slice(0, isLong ? RUNNING_SHOWN : first);

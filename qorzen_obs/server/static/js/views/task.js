@@ -12,7 +12,7 @@ import { Status } from "../parts/status.js";
 import { TaskTrace } from "../parts/task-trace.js";
 import { go, href } from "../router.js";
 import { post } from "../server.js";
-import { useNow, usePolled, useStore } from "../store.js";
+import { store, useNow, usePolled, useStore } from "../store.js";
 import { duration, errorOf, progressOf } from "../words.js";
 
 const FINAL = new Set(["completed", "failed", "cancelled"]);
@@ -55,7 +55,7 @@ export function Task({ route }) {
 function Head({ task, path, page }) {
   const { percent } = task.progress;
   const metadata = Object.entries(task.metadata ?? {});
-  const now = useNow(1);
+  useNow(1);
   const command = `qorzen-obs show ${task.task_id} --url ${location.origin}${location.pathname.replace(/\/$/, "")}`;
   return html`<section class="card" id="task">
     <div class="task-head"><${Status} status=${task.status} /><h1>${task.name}</h1>
@@ -73,7 +73,7 @@ function Head({ task, path, page }) {
       <dt>started</dt><dd><${Moment} at=${task.started_at} /> ${task.queue_wait_seconds === null ? ""
         : `after ${duration(task.queue_wait_seconds)} in the queue`}</dd>
       <dt>ended</dt><dd><${Moment} at=${task.completed_at} /></dd>
-      <dt>ran</dt><dd>${task.status === "running" ? html`${duration((now - Date.parse(task.started_at)) / 1000)} until now`
+      <dt>ran</dt><dd>${task.status === "running" ? html`${duration((store.known() - Date.parse(task.started_at)) / 1000)} so far`
         : duration(task.duration_seconds)}</dd>
       <dt>attempt</dt><dd>${task.attempt || "–"}</dd>
       ${task.rerun?.task_id ? html`<dt>run again as</dt><dd><a href=${href("tasks", task.rerun.task_id)}>${task.rerun.task_id}</a></dd>` : null}

@@ -102,7 +102,8 @@ function List({ box, moved, rows, lack, current, column, descending, query }) {
     if (top < scrollTop) box.current.scrollTop = top;
     else if (top + 2 * ROW_PIXELS > scrollTop + clientHeight) box.current.scrollTop = top + 2 * ROW_PIXELS - clientHeight;
   }, [current]);
-  const now = useNow(1);
+  useNow(1);
+  const now = store.known();
   const first = Math.max(0, Math.floor(view.top / ROW_PIXELS) - SPARE_ROWS);
   const last = Math.min(rows.length, Math.ceil((view.top + view.height) / ROW_PIXELS) + SPARE_ROWS);
   // One cell: a colspan would make columns of those that a narrow window does not show.
