@@ -17,7 +17,12 @@ import pytest
 GRACE_SECONDS = 60.0  #: how long what a test stopped may take to be gone
 
 # The timeout of a test bounds it; a busy machine must not fail a property for one slow example.
-hypothesis.settings.register_profile("unhurried", hypothesis.settings(), deadline=None)
+hypothesis.settings.register_profile(
+    "unhurried",
+    hypothesis.settings(),
+    deadline=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
 hypothesis.settings.load_profile("unhurried")
 
 

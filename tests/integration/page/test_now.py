@@ -168,6 +168,25 @@ async def test_the_header_says_which_service_this_is(
         await expect(identity).to_contain_text(f"instance {manager.looks.event_ring.instance}")
 
 
+async def test_a_long_wait_fits_into_the_list_of_tasks_on_a_phone(browser: Browser) -> None:
+    gate = Gate()
+    async with managing(max_concurrent_tasks=1) as (manager, spans), serving(manager, spans=spans) as plane:
+        for _ in range(2):
+            await manager.submit_task(gate)
+        page = await opened(browser, f"{plane.url}/#/tasks", 390, 844)
+        wait = page.locator("#tasks .pending-wait")
+        await expect(wait).to_be_visible()
+        over = await wait.evaluate(
+            """node => {
+                node.textContent = "waits 23 h 59 min";
+                const cell = node.closest("td");
+                return cell.scrollWidth - cell.clientWidth;
+            }"""
+        )
+        assert over <= 0
+        gate.open()
+
+
 async def test_elapsed_times_stand_still_while_the_service_does_not_answer(browser: Browser) -> None:
     gate = Gate()
     async with managing() as (manager, spans):
