@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Final, Literal, Protocol
 
 from qorzen_obs.record import End, TaskEvent, TaskRecord
 from qorzen_obs.tasks import TaskCategory, TaskInfo, TaskPriority, TaskStatus
@@ -59,6 +59,21 @@ class History(Protocol):
         ...
 
 
+TaskOrder = Literal["newest", "oldest", "priority", "ended"]
+
+#: More than a timestamp ever is, so that a higher priority comes first, whenever it was accepted.
+_PRIORITY_SECONDS: Final = 1e10
+
+
+def sort_value(info: TaskInfo, order: TaskOrder) -> float:
+    """Return what an order sorts stored tasks by, then by their id: rising for `oldest` and `priority`, else falling."""
+    if order == "ended":
+        return info.completed_at or 0.0
+    if order == "priority":
+        return info.created_at - info.priority * _PRIORITY_SECONDS
+    return info.created_at
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskQuery:
     """Which stored tasks to list: in each field one of the values must fit; an empty field fits always."""
@@ -76,7 +91,7 @@ class TaskQuery:
     created_after: float | None = None  #: Unix seconds; at that moment or later
     created_before: float | None = None
     lost_by_crash: bool = False  #: only those that a crash took
-    order: Literal["newest", "oldest", "priority", "ended"] = "newest"
+    order: TaskOrder = "newest"  #: as `sort_value` says; `ended` finds only tasks that have ended
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
