@@ -87,7 +87,9 @@ class TaskQuery:
     error_types: frozenset[str] = frozenset()
     parent_ids: frozenset[str] = frozenset()
     instances: frozenset[str] = frozenset()
-    texts: tuple[str, ...] = ()  #: in lower case; parts of the name, an id or the error, in the newest 50,000 tasks
+    texts: tuple[
+        str, ...
+    ] = ()  #: in lower case; parts of the name, an id or the error, in the newest 50,000 tasks
     created_after: float | None = None  #: Unix seconds; at that moment or later
     created_before: float | None = None
     lost_by_crash: bool = False  #: only those that a crash took
@@ -114,7 +116,9 @@ class StoredTasks(Protocol):
         """Return one stored task of any process, None if it is not stored."""
         ...
 
-    def select(self, query: TaskQuery, *, limit: int, after: tuple[float, str] | None = None) -> list[TaskInfo]:
+    def select(
+        self, query: TaskQuery, *, limit: int, after: tuple[float, str] | None = None
+    ) -> list[TaskInfo]:
         """Return up to `limit` tasks behind the position `after` in the order of the query: (sort value, task id)."""
         ...
 

@@ -30,14 +30,18 @@ class LockFile:
         self._descriptor: int | None = os.open(path, _FLAGS, 0o600)
 
     def take(self) -> bool:
-        """Take the lock, or take it again; return whether this process has it."""
+        """Take the lock, or take it again; return whether this process has it.
+
+        Raises:
+            OSError: the file system has no locks to give.
+        """
         if self._descriptor is None:
             return False
         if fcntl is None:
             return True
         try:
             fcntl.lockf(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:  # another process has it, or the file system has no locks to give
+        except (BlockingIOError, PermissionError):  # another process has it
             return False
         return True
 

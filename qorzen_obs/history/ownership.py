@@ -51,9 +51,7 @@ class Life(Enum):
     UNKNOWN = "unknown"  #: it belongs to another boot or pid namespace, where its pid proves nothing
 
 
-def life_of(
-    owner: Identity, here: Identity, start_of_pid: int | None, working_here: frozenset[str]
-) -> Life:
+def life_of(owner: Identity, here: Identity, start_of_pid: int | None, working_here: frozenset[str]) -> Life:
     """Return what is known of the process behind a claim.
 
     Args:
