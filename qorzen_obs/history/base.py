@@ -66,7 +66,7 @@ _PRIORITY_SECONDS: Final = 1e10
 
 
 def sort_value(info: TaskInfo, order: TaskOrder) -> float:
-    """Return what an order sorts stored tasks by, then by their id: rising for `oldest` and `priority`, else falling."""
+    """Return what an order sorts stored tasks by before their id: rising for `oldest` and `priority`, else falling."""
     if order == "ended":
         return info.completed_at or 0.0
     if order == "priority":

@@ -6,14 +6,10 @@ any other descriptor of the file in this process drops the lock, so the owner ta
 
 from __future__ import annotations
 
+import fcntl
 import os
 from pathlib import Path
 from typing import Final
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
 
 _FLAGS: Final = os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0)
 
@@ -37,8 +33,6 @@ class LockFile:
         """
         if self._descriptor is None:
             return False
-        if fcntl is None:
-            return True
         try:
             fcntl.lockf(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):  # another process has it
@@ -47,7 +41,7 @@ class LockFile:
 
     def give_back(self) -> None:
         """Let others take the lock; the file stays open."""
-        if self._descriptor is not None and fcntl is not None:
+        if self._descriptor is not None:
             fcntl.lockf(self._descriptor, fcntl.LOCK_UN)
 
     def close(self) -> None:

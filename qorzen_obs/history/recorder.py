@@ -200,13 +200,16 @@ class DurableHistory:
         if self._takes:
             self._intake.add(Offer(record, self._clock.now(), future, loop))
             self._intake.hurry()
-            if self._takes or future.done():
+            if self._is_open():  # else its last look at the intake may have been before
                 return future
         if self._when_broken == "refuse":
             future.set_exception(HistoryUnavailableError(self.refusal() or "the history is not open"))
         else:
             future.set_result(None)
         return future
+
+    def _is_open(self) -> bool:
+        return self._takes
 
     def withdraw(self, record: TaskRecord) -> None:
         """Forget an offered record that was not accepted after all."""

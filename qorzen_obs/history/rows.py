@@ -52,11 +52,15 @@ _REST: Final = [one for one in dataclasses.fields(TaskInfo) if one.name not in {
 
 
 def _field(one: dataclasses.Field[Any]) -> tuple[str, Any, Any]:
+    """Return a field of TaskInfo as msgspec has it."""
+    default: Any = msgspec.NODEFAULT
     if one.name == "progress":
-        return one.name, _HINTS[one.name], NO_PROGRESS
-    default = one.default if one.default is not dataclasses.MISSING else msgspec.NODEFAULT
-    factory = one.default_factory if one.default_factory is not dataclasses.MISSING else msgspec.NODEFAULT
-    return one.name, _HINTS[one.name], msgspec.field(default=default, default_factory=factory)
+        default = NO_PROGRESS
+    elif one.default is not dataclasses.MISSING:
+        default = one.default
+    elif one.default_factory is not dataclasses.MISSING:
+        default = msgspec.field(default_factory=one.default_factory)
+    return one.name, _HINTS[one.name], default
 
 
 #: The fields without a column, with their types and defaults. What has its default is not stored.

@@ -20,7 +20,6 @@ import msgspec
 from qorzen_obs.clock import Clock, SystemClock, rfc_3339
 from qorzen_obs.errors import HistoryError
 from qorzen_obs.history import processes
-from qorzen_obs.history.base import Loss
 from qorzen_obs.history.forks import call_in_child
 from qorzen_obs.history.lock_file import LockFile
 from qorzen_obs.history.ownership import Claim, Contender, Identity, Life, Look, Takeover, Tenure, life_of
