@@ -23,9 +23,8 @@ Row = tuple[Any, ...]
 
 Metadata = dict[str, Any]
 
-_AGEING_POINTS: Final = (
-    50  # as in the scheduler: points of priority that a task gains in each `ageing_seconds`
-)
+#: As in the scheduler: points of priority that a task gains in each `ageing_seconds`.
+_AGEING_POINTS: Final = 50
 _STRICT_SECONDS: Final = 1e10  # of a point where priorities do not age: more than a timestamp ever is
 
 #: Fields of TaskInfo with a column of their own, in the order in which statements select them.

@@ -100,9 +100,8 @@ class Writer:
         self._renew_at = 0.0
         self._prune_at = 0.0
         self._heartbeat_at = 0.0
-        self._traces: OrderedDict[str, tuple[float, str]] = (
-            OrderedDict()
-        )  # trace id: when to store it, task id
+        # By trace id: when to store it, and for which task.
+        self._traces: OrderedDict[str, tuple[float, str]] = OrderedDict()
 
     # ------------------------------------------------------------------ its life
 
