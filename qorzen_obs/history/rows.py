@@ -46,6 +46,10 @@ SHOWN: Final = (
 COLUMNS: Final = ", ".join((*SHOWN, "details"))
 _COLUMNS_OF: Final = attrgetter(*SHOWN)
 
+#: Enum's own `value` takes three times as long.
+_TEXTS: Final = {one: one.value for one in (*TaskStatus, *TaskCategory)}
+_NUMBERS: Final = {one: one.value for one in TaskPriority}
+
 _HINTS: Final = get_type_hints(TaskInfo, include_extras=True)
 _REST: Final = [one for one in dataclasses.fields(TaskInfo) if one.name not in {*SHOWN, "result"}]
 
@@ -100,9 +104,9 @@ class RowMaker:
             task_id,
             version_of(state),
             epoch,
-            status.value,
-            category.value,
-            int(priority),
+            _TEXTS[status],
+            _TEXTS[category],
+            _NUMBERS[priority],
             plugin_id if plugin_id is None else _storable(plugin_id),
             _storable(name),
             _storable(definition),
@@ -112,7 +116,7 @@ class RowMaker:
             created_at or at,
             started_at,
             completed_at,
-            eligible_at - priority * self._seconds_per_point,
+            eligible_at - _NUMBERS[priority] * self._seconds_per_point,
             details_of(info),
         )
 
