@@ -26,6 +26,7 @@ from qorzen_obs.core.task_manager import TaskManager
 from qorzen_obs.core.task_table import MayRerun
 from qorzen_obs.counts import TaskCounts
 from qorzen_obs.errors import TaskManagerClosedError, TaskNotFoundError
+from qorzen_obs.history.base import Loss, StoredTasks
 from qorzen_obs.record import Attempt, TaskRecord
 from qorzen_obs.registry import TaskRegistry
 from qorzen_obs.scheduling.scheduler import Explanation
@@ -163,6 +164,8 @@ class SaidManager:
     event_ring: EventRing = field(default_factory=_ring)
     redactor: Redactor = field(default_factory=Redactor)
     traces: Traces | None = None
+    stored: StoredTasks | None = None
+    losses: tuple[Loss, ...] = ()
     loop: asyncio.AbstractEventLoop | None = None
     paused: frozenset[TaskCategory] = frozenset()
     clock: Clock = field(default_factory=SystemClock)
@@ -200,6 +203,7 @@ class SaidManager:
             "state": self.state.value,
             "queue": {"depth": self.depth, "scheduled": self.scheduled, "limit": self.limit},
             "slots": {"loop": {"abandoned": 0}, "thread": {"abandoned": self.abandoned}},
+            "history": {"kind": "memory"},
             "telemetry": {"trouble": [*self.trouble, *self.gathering.trouble]},
         }
 
