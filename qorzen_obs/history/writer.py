@@ -20,7 +20,7 @@ from qorzen_obs.errors import HistoryError, HistoryInUseError, HistoryUnavailabl
 from qorzen_obs.history.held import Held, HeldChanges, Waiter, resolve
 from qorzen_obs.history.intake import Intake
 from qorzen_obs.history.ownership import FREE_SECONDS, RENEWAL_SECONDS
-from qorzen_obs.history.rows import Row, RowMaker
+from qorzen_obs.history.rows import Row, RowMaker, with_epoch
 from qorzen_obs.history.storage import (
     Batch,
     CorruptedError,
@@ -218,8 +218,9 @@ class Writer:
         """Move what is in the intake to what is held."""
         self._intake.begin()
         queue, take = self._intake.queue, self.held.take
-        for _ in range(len(queue)):
-            take(queue.popleft())
+        taken = [take(queue.popleft()) for _ in range(len(queue))]
+        if self.trouble is not None and self._options.when_broken == "undurable":
+            self.held.compact(taken, self._row)
 
     def _work(self, now: float) -> None:
         """Write one commit, and do what else is due."""
@@ -252,12 +253,16 @@ class Writer:
 
     def _rows(self, batch: Sequence[Held]) -> Iterator[Row]:
         """Make the rows while they are written: between two statements the work loop gets its turn."""
-        epoch, row = self._storage.epoch, self._options.maker.row
+        epoch = self._storage.epoch
         for held in batch:
-            try:
-                yield row(held.record, held.state, held.progress, epoch=epoch, at=held.at)
-            except Exception:  # noqa: BLE001 - a record holds users' objects
-                yield row(held.record.outline(), held.state, held.progress, epoch=epoch, at=held.at)
+            yield self._row(held) if held.row is None else with_epoch(held.row, epoch)
+
+    def _row(self, held: Held) -> Row:
+        make, epoch = self._options.maker.row, self._storage.epoch
+        try:
+            return make(held.record, held.state, held.progress, epoch=epoch, at=held.at)
+        except Exception:  # noqa: BLE001 - a record holds users' objects
+            return make(held.record.outline(), held.state, held.progress, epoch=epoch, at=held.at)
 
     def _logs(self, ended: Sequence[Held]) -> list[tuple[str, bytes]]:
         found = (
@@ -317,6 +322,8 @@ class Writer:
     def _say_broken(self, problem: str) -> None:
         is_new, self.trouble = self.trouble is None, problem
         self._set_state("broken")
+        if is_new and self._options.when_broken == "undurable":
+            self.held.compact(self.held.ids(), self._row)
         if is_new:
             self._notice("broken", problem)
 

@@ -83,7 +83,7 @@ class SqliteStorage:
         self._started_at = 0.0
         self._set_aside: tuple[str, ...] = ()
         self._number: int | None = None  # of stored tasks at most, None if nobody has counted them
-        self._analyzed = 0  # how many tasks there were when the planner's statistics were last renewed
+        self._analyzed = 0  # how many tasks had been stored when the planner's statistics were last renewed
         call_in_child(self._be_forked)
 
     @property
@@ -302,11 +302,12 @@ class SqliteStorage:
         return self._number
 
     def analyze(self) -> None:
-        """Renew the planner's statistics when there are ten times as many tasks as the last time."""
-        number = self._number or 0
+        """Renew the planner's statistics when ten times as many tasks were stored as the last time."""
+        database, epoch = self._to_write()
+        with translated():
+            number = database.run("last_row").fetchone()[0] or 0
         if number < 10 * max(self._analyzed, 100):
             return
-        database, epoch = self._to_write()
         with database.transaction():
             self._fence(database, epoch)
             database.execute("PRAGMA analysis_limit = 1000")
