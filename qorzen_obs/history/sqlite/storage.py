@@ -12,7 +12,6 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
-from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -38,9 +37,6 @@ from qorzen_obs.history.storage import (
 from qorzen_obs.tasks import RUNNING
 
 PRUNED_AT_ONCE: Final = 1_000
-#: Rows in one statement. Python gives the GIL away with every statement, and on a busy work loop it waits up to 5 ms to
-#: get it back. Powers of two, so that few different statements are prepared.
-_ROWS_AT_ONCE: Final = (64, 32, 16, 8, 4, 2, 1)
 _DAY_SECONDS: Final = 86_400.0
 #: Stands for the claims in a file that cannot be read: nobody knows whether its owner lives.
 _UNREADABLE: Final = -1
@@ -255,25 +251,14 @@ class SqliteStorage:
         database, epoch = self._to_write()
         with database.transaction():
             self._fence(database, epoch)
-            number = self._put_rows(database, batch)
-            for task_id in batch.withdrawn:
-                database.run("delete_task", (task_id, epoch))
-            for logs in batch.logs:
-                database.run("put_logs", (logs[0], logs[1].decode("utf-8", "replace")))
-            for trace_id, task_id, spans in batch.traces:
-                database.run("put_trace", (trace_id, task_id, spans.decode("utf-8", "replace")))
+            number = database.put("upsert_tasks", batch.rows)
+            database.put("delete_tasks", [(task_id,) for task_id in batch.withdrawn])
+            database.put("put_logs", ((task_id, _text(lines)) for task_id, lines in batch.logs))
+            database.put(
+                "put_traces", ((trace_id, task_id, _text(spans)) for trace_id, task_id, spans in batch.traces)
+            )
         if self._number is not None:
             self._number += number
-
-    def _put_rows(self, database: Database, batch: Batch) -> int:
-        rows, number = iter(batch.rows), 0
-        while made := list(islice(rows, _ROWS_AT_ONCE[0])):
-            number += len(made)
-            for size in _ROWS_AT_ONCE:
-                while len(made) >= size:
-                    database.execute(_upsert(size, len(made[0])), tuple(chain.from_iterable(made[:size])))
-                    del made[:size]
-        return number
 
     def prune(self) -> int:
         """Drop up to 1,000 of the oldest ended tasks that need not be kept; return how many."""
@@ -396,8 +381,8 @@ class SqliteStorage:
             database.close()
 
 
-def _upsert(rows: int, columns: int) -> str:
-    return statement("upsert_tasks", rows=", ".join([f"({', '.join('?' * columns)})"] * rows))
+def _text(json: bytes) -> str:
+    return json.decode("utf-8", "replace")
 
 
 def _lost_error(status: str, created_at: float, started_at: float | None, details: str) -> str:
