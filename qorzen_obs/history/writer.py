@@ -189,7 +189,8 @@ class Writer:
         now = time.monotonic()
         is_called = self._intake.wait(max(0.0, self._next_at() - now))
         if is_called and self._until is None:
-            self._intake.gather(GATHER_SECONDS)
+            # What came during a long commit has waited already.
+            self._intake.gather(max(0.0, GATHER_SECONDS - self.commit_seconds))
         self._take_all()
         now = time.monotonic()
         if now >= self._renew_at:
