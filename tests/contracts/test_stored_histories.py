@@ -234,7 +234,7 @@ async def test_log_lines_and_spans_of_ended_tasks_survive_within_their_bound(mak
 # ---------------------------------------------------------------------- offers
 
 
-async def test_an_offer_is_done_once_the_record_is_on_disk_and_many_share_a_commit(path: Path) -> None:
+async def test_d16_an_offer_is_done_once_the_record_is_on_disk_and_many_share_a_commit(path: Path) -> None:
     store = storage(path)
     with recording(path, store=store, commits_first=True) as history:
         first = accepted("first")
@@ -338,7 +338,7 @@ async def test_while_the_disk_is_broken_new_work_is_refused_with_the_reason_and_
         assert notices.kinds() == ["broken", "healed"]
 
 
-async def test_a_commit_that_fails_after_it_has_reached_the_disk_leaves_no_refused_task(path: Path) -> None:
+async def test_f19_a_commit_that_fails_after_it_has_reached_the_disk_leaves_no_refused_task(path: Path) -> None:
     store = storage(path)
     with recording(path, store=store) as history:
         store.after = full_disk
