@@ -112,7 +112,7 @@ class Storage(Protocol):
         ...
 
     def set_aside(self) -> str:
-        """Put what is corrupted aside, begin anew as the owner, and return where the old is."""
+        """Put what is corrupted aside, begin anew as the owner, and return where the old is, "" if nothing is left."""
         ...
 
     def leave(self) -> None:

@@ -348,9 +348,14 @@ class Writer:
         except StorageError as again:
             self._broke(again)
             return
-        self._notice("set_aside", f"{error.problem}; it is now {name}, and a new one was begun")
+        where = f"it is now {name}, and " if name else ""
+        self._notice("set_aside", f"{error.problem}; {where}a new one was begun")
         at = self._clock.now()
-        for record in list(self._options.live()):
+        try:
+            live = list(self._options.live())
+        except Exception:  # noqa: BLE001 - without them the new file is still of use
+            live = []
+        for record in live:
             self.held.put(Held(record, record.state, record.progress, at))
 
     def _be_replaced(self) -> None:

@@ -338,7 +338,9 @@ async def test_while_the_disk_is_broken_new_work_is_refused_with_the_reason_and_
         assert notices.kinds() == ["broken", "healed"]
 
 
-async def test_f19_a_commit_that_fails_after_it_has_reached_the_disk_leaves_no_refused_task(path: Path) -> None:
+async def test_f19_a_commit_that_fails_after_it_has_reached_the_disk_leaves_no_refused_task(
+    path: Path,
+) -> None:
     store = storage(path)
     with recording(path, store=store) as history:
         store.after = full_disk

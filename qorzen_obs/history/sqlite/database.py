@@ -100,6 +100,8 @@ class Database:
                 (mode,) = self._connection.execute("PRAGMA journal_mode = WAL").fetchone()
                 for pragma in _PRAGMAS:
                     self._connection.execute(pragma)
+                self._is_empty = schema_version(self._connection, path) == 0
+                self._file = _identity_of(path)
             except BaseException:
                 self._connection.close()
                 raise
@@ -109,6 +111,15 @@ class Database:
             raise StorageError(
                 "its file system has no shared memory, which SQLite's log needs; use a local disk"
             )
+
+    def check_file(self) -> None:
+        """Check that the path still leads to this file, and that it has a schema.
+
+        Raises:
+            CorruptedError: somebody has removed or replaced it: what is written to it is lost.
+        """
+        if self._is_empty or _identity_of(self.path) != self._file:
+            raise CorruptedError("the file was removed or replaced")
 
     def execute(self, sql: str, values: Values = ()) -> sqlite3.Cursor:
         """Execute one statement."""
@@ -165,6 +176,7 @@ class Database:
                 for one in script:
                     self._connection.execute(one)
                 self._connection.execute(f"PRAGMA user_version = {number}")
+        self._is_empty = False
         if version == 0:
             self._connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
 
@@ -214,6 +226,14 @@ def schema_version(connection: sqlite3.Connection, path: Path) -> int:
     if version > len(migrations()):
         raise HistorySchemaError(str(path), version, len(migrations()))
     return int(version)
+
+
+def _identity_of(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 @cache

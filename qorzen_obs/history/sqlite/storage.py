@@ -186,7 +186,7 @@ class SqliteStorage:
                 self._close_database()
         name = self._move_aside()
         ownership = self._take_over_once(Takeover(frozenset()))
-        return None if ownership is None else replace(ownership, set_aside=name)
+        return None if ownership is None else replace(ownership, set_aside=name or None)
 
     def _take_over_once(self, takeover: Takeover) -> Ownership | None:
         database = self._open()
@@ -310,7 +310,9 @@ class SqliteStorage:
         tenure = self._tenure
         if tenure is None or not tenure.may_write(os.getpid()):
             raise ReplacedError
-        return self._open(), tenure.epoch
+        database = self._open()
+        database.check_file()
+        return database, tenure.epoch
 
     # ------------------------------------------------------------------ the file
 
@@ -327,7 +329,7 @@ class SqliteStorage:
         self._close_database()
 
     def set_aside(self) -> str:
-        """Rename the corrupted file, make a new one, and own it as before."""
+        """Rename the corrupted file if there is one, make a new one, and own it as before; return the new name."""
         self._close_database()
         name = self._move_aside()
         database = self._open()
@@ -339,7 +341,7 @@ class SqliteStorage:
         return name
 
     def _move_aside(self) -> str:
-        """Rename the file and its log, and return the new name."""
+        """Rename the file and its log, and return the new name; nothing is left of an empty one."""
         moment = rfc_3339(self._clock.now()).replace(":", "").partition(".")[0]
         target = self.path.with_name(f"{self.path.name}.corrupt-{moment}")
         number = 1
@@ -347,11 +349,15 @@ class SqliteStorage:
             number += 1
             target = self.path.with_name(f"{self.path.name}.corrupt-{moment}-{number}")
         with translated():
+            is_empty = not self.path.exists() or not self.path.stat().st_size
             for suffix in ("-wal", "-shm", ""):
-                with suppress(FileNotFoundError):
-                    self.path.with_name(self.path.name + suffix).rename(
-                        target.with_name(target.name + suffix)
-                    )
+                file = self.path.with_name(self.path.name + suffix)
+                if is_empty:
+                    file.unlink(missing_ok=True)
+                elif file.exists():
+                    file.rename(target.with_name(target.name + suffix))
+        if is_empty:
+            return ""
         self._set_aside += (str(target),)
         return str(target)
 
