@@ -6,10 +6,12 @@ It knows a Storage and no database. What it finds out, other threads read from i
 from __future__ import annotations
 
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
 from opentelemetry.trace import format_trace_id
@@ -26,6 +28,7 @@ from qorzen_obs.history.storage import (
     CorruptedError,
     Ownership,
     ReplacedError,
+    Retention,
     Storage,
     StorageError,
 )
@@ -75,6 +78,14 @@ class WriterOptions:
     on_notice: Callable[[Notice], object]
 
 
+class PruneOrder(NamedTuple):
+    """A request to drop ended tasks now."""
+
+    retention: Retention
+    done: Future[int]
+    dropped: list[int]  #: in each step so far
+
+
 class Writer:
     """The body of the thread. `run` belongs to it; the attributes may be read from any thread."""
 
@@ -93,6 +104,7 @@ class Writer:
         self.pruned = 0
         self.last_commit_at: float | None = None  #: Unix seconds
         self.commit_seconds = 0.0  #: of the last commit
+        self._prune_orders: deque[PruneOrder] = deque()
         self._until: float | None = None  # monotonic: when it gives up finishing
         self._broken_since: float | None = None
         self._retry_at = 0.0
@@ -182,6 +194,7 @@ class Writer:
             self._set_state("stopped")
         self._take_all()
         self._leave_nobody_waiting(self.trouble or "the history has stopped")
+        self._drop_orders()
 
     # ------------------------------------------------------------------ a turn
 
@@ -228,12 +241,45 @@ class Writer:
         if self.held or self._broken_since is not None or now >= self._heartbeat_at:
             self._commit()
         self._store_traces()
-        if now >= self._prune_at:
+        if self._prune_orders:
+            self._prune_as_ordered()
+        elif now >= self._prune_at:
             dropped = self._storage.prune()
             self.pruned += dropped
             self._prune_at = now if dropped else now + _PRUNE_SECONDS
             if not dropped:
                 self._storage.analyze()
+
+    def prune(self, retention: Retention) -> Future[int]:
+        """Drop at once what need not be kept; return the future of how many. From any thread."""
+        order = PruneOrder(retention, Future(), [])
+        self._prune_orders.append(order)
+        self._intake.hurry()
+        if self.state in {"new", "replaced", "stopped"}:
+            self._drop_orders()
+        return order.done
+
+    def _prune_as_ordered(self) -> None:
+        """Do one step of the first order: commits come in between."""
+        order = self._prune_orders[0]
+        if not order.dropped and not order.done.set_running_or_notify_cancel():
+            self._prune_orders.popleft()
+            return
+        dropped = self._storage.prune(order.retention)
+        self.pruned += dropped
+        order.dropped.append(dropped)
+        if dropped:
+            self._intake.hurry()
+            return
+        self._prune_orders.popleft()
+        order.done.set_result(sum(order.dropped))
+
+    def _drop_orders(self) -> None:
+        with suppress(IndexError):  # the writer's thread may do this too
+            while True:
+                done = self._prune_orders.popleft().done
+                if not done.cancelled():
+                    done.set_exception(HistoryUnavailableError(self.trouble or "the history has stopped"))
 
     def _commit(self) -> None:
         batch, withdrawn = self.held.first(_MOST_IN_COMMIT), list(self.held.withdrawn)

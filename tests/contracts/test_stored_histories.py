@@ -746,3 +746,20 @@ async def test_the_oldest_ended_tasks_go_with_their_logs_and_live_ones_never(
         assert history.status()["pruned"] == 51 - len(expected)
     logs = {task_id for (task_id,) in rows(path, "SELECT task_id FROM task_logs")}
     assert logs == expected - {"live"}
+
+
+def test_an_order_to_prune_drops_at_once_and_says_how_many(
+    make: Make, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("qorzen_obs.history.sqlite.storage.PRUNED_AT_ONCE", 7)
+    with recording(path, store=make(path, instance="one")) as history:
+        history.on_event(event(accepted("live")))
+        history.on_ends([the_end(end(accepted(f"id {number:02}"), at=float(number))) for number in range(30)])
+        wait_until(lambda: history.status()["waiting"] == 0)
+        assert history.prune(max_records=10).result(PATIENCE_SECONDS) == 21
+        assert history.prune(max_age_days=1.0).result(PATIENCE_SECONDS) == 9
+        assert history.prune().result(PATIENCE_SECONDS) == 0
+        assert [one.task_id for one in history.stored.select(TaskQuery(), limit=9)] == ["live"]
+        assert history.status()["pruned"] == 30
+    with pytest.raises(HistoryUnavailableError, match="has stopped"):
+        history.prune(max_records=1).result(PATIENCE_SECONDS)

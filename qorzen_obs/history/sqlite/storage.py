@@ -32,6 +32,7 @@ from qorzen_obs.history.storage import (
     CorruptedError,
     Ownership,
     ReplacedError,
+    Retention,
     StorageError,
 )
 from qorzen_obs.tasks import RUNNING
@@ -68,8 +69,7 @@ class SqliteStorage:
     ) -> None:
         self.path = path
         self._identity = processes.this_process(instance, service, version)
-        self._max_age_days = max_age_days
-        self._max_records = max_records
+        self._retention = Retention(max_age_days=max_age_days, max_records=max_records)
         self._clock = clock or SystemClock()
         self._stored = StoredHistory(path)
         self._contender = Contender()
@@ -260,19 +260,20 @@ class SqliteStorage:
         if self._number is not None:
             self._number += number
 
-    def prune(self) -> int:
+    def prune(self, retention: Retention | None = None) -> int:
         """Drop up to 1,000 of the oldest ended tasks that need not be kept; return how many."""
-        if self._max_age_days is None and self._max_records is None:
+        keep = retention or self._retention
+        if keep.max_age_days is None and keep.max_records is None:
             return 0
         database, epoch = self._to_write()
         dropped = 0
         with database.transaction():
             self._fence(database, epoch)
-            if self._max_age_days is not None:
-                oldest = self._clock.now() - self._max_age_days * _DAY_SECONDS
+            if keep.max_age_days is not None:
+                oldest = self._clock.now() - keep.max_age_days * _DAY_SECONDS
                 dropped = database.run("prune_by_age", (oldest, PRUNED_AT_ONCE)).rowcount
-            if self._max_records is not None and not dropped:
-                excess = self._count(database) - self._max_records
+            if keep.max_records is not None and not dropped:
+                excess = self._count(database, keep.max_records) - keep.max_records
                 if excess > 0:
                     steps = min(excess, PRUNED_AT_ONCE)
                     dropped = database.run("prune_by_number", (steps,)).rowcount
@@ -280,9 +281,9 @@ class SqliteStorage:
             self._number -= dropped
         return dropped
 
-    def _count(self, database: Database) -> int:
+    def _count(self, database: Database, limit: int) -> int:
         """Return how many tasks are stored, counting only if there may be too many: `_number` never is too low."""
-        if self._number is None or self._number > (self._max_records or 0):
+        if self._number is None or self._number > limit:
             self._number = int(database.run("count_tasks").fetchone()[0])
         return self._number
 
