@@ -71,9 +71,8 @@ class Broken(SqliteStorage):
     def __init__(self, path: Path, **options: Any) -> None:
         super().__init__(path, **options)
         self.fault: Callable[[], object] | None = None  #: raises before each write
-        self.after: Callable[[], object] | None = (
-            None  #: raises behind each commit, which has reached the disk
-        )
+        #: Raises behind each commit, which has reached the disk.
+        self.after: Callable[[], object] | None = None
         self.batches: list[int] = []  #: the rows of each commit
 
     def write(self, batch: Batch) -> None:

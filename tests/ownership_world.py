@@ -34,9 +34,8 @@ class Process:
     is_alive: bool = True
     is_stopped: bool = False  #: by SIGSTOP: it lives, and does nothing
     takeover: Takeover | None = None  #: decided and not done yet
-    excused: list[Process] = field(
-        default_factory=list
-    )  #: owners whose life nobody could tell when it was decided
+    #: Owners whose life nobody could tell when it was decided.
+    excused: list[Process] = field(default_factory=list)
     tenure: Tenure | None = None
     tasks: list[str] = field(default_factory=list)  #: that it believes to be its own and live
     delayed: list[Callable[[], bool]] = field(default_factory=list)  #: writes that are under way

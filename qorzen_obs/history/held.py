@@ -12,7 +12,7 @@ from itertools import islice
 from typing import NamedTuple
 
 from qorzen_obs.history.intake import Change, Offer, Withdrawal
-from qorzen_obs.history.rows import version_of
+from qorzen_obs.history.rows import Row, version_of
 from qorzen_obs.record import TaskEvent, TaskRecord, TaskState
 from qorzen_obs.tasks import TaskProgress
 
@@ -32,6 +32,7 @@ class Held(NamedTuple):
     progress: TaskProgress
     at: float  #: Unix seconds
     waiters: tuple[Waiter, ...] = ()
+    row: Row | None = None  #: made already, so that nothing of the user's is kept alive
 
     def after(self, earlier: Held) -> Held:
         """Return what is left of both: the later state, and everyone who waits."""
@@ -51,13 +52,13 @@ class HeldChanges:
     def __bool__(self) -> bool:
         return bool(self._held or self.withdrawn)
 
-    def take(self, change: Change) -> None:
-        """Take one change of the intake."""
+    def take(self, change: Change) -> str:
+        """Take one change of the intake; return the id of its task."""
         record = change.record
         if isinstance(change, Withdrawal):
             self._drop(record.task_id)
             self.withdrawn[record.task_id] = None
-            return
+            return record.task_id
         if isinstance(change, TaskEvent):
             held = Held(record, change.state, change.progress, change.at)
         elif isinstance(change, Offer):
@@ -66,6 +67,19 @@ class HeldChanges:
         else:
             held = Held(record, change.state, record.progress, change.at)
         self.put(held)
+        return record.task_id
+
+    def compact(self, task_ids: Iterable[str], make_row: Callable[[Held], Row]) -> None:
+        """Make the rows of these tasks now, and keep neither results nor arguments alive until they are written."""
+        for task_id in task_ids:
+            held = self._held.get(task_id)
+            if held is not None and held.row is None:
+                row, record, state = make_row(held), held.record.outline(), held.state.outline()
+                self._held[task_id] = held._replace(row=row, record=record, state=state)
+
+    def ids(self) -> list[str]:
+        """Return the ids of all held tasks, the oldest first."""
+        return list(self._held)
 
     def put(self, held: Held) -> None:
         """Hold the state of a task, unless a later one is held already."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future
 from typing import Any, Final
 
 from qorzen_obs.clock import Clock, SystemClock
@@ -17,7 +18,7 @@ from qorzen_obs.history.forks import call_in_child
 from qorzen_obs.history.held import Waiter
 from qorzen_obs.history.intake import Intake, Offer, Withdrawal
 from qorzen_obs.history.rows import Metadata, RowMaker
-from qorzen_obs.history.storage import Storage
+from qorzen_obs.history.storage import Retention, Storage
 from qorzen_obs.history.writer import LinesOf, Notice, WhenBroken, Writer, WriterOptions
 from qorzen_obs.record import End, TaskEvent, TaskRecord
 from qorzen_obs.tasks import EventKind
@@ -229,6 +230,13 @@ class DurableHistory:
         """Take the ends of a turn of the loop."""
         if self._takes:
             self._intake.extend(ends)
+
+    def prune(self, *, max_age_days: float | None = None, max_records: int | None = None) -> Future[int]:
+        """Drop ended tasks beyond these limits now, between commits; return the future of how many. From any thread.
+
+        The future's exception is HistoryUnavailableError where the history has stopped meanwhile.
+        """
+        return self._writer.prune(Retention(max_age_days=max_age_days, max_records=max_records))
 
     def status(self) -> dict[str, Any]:
         """Return the history's part of `status()`; from any thread."""

@@ -27,6 +27,8 @@ Metadata = dict[str, Any]
 _AGEING_POINTS: Final = 50
 _STRICT_SECONDS: Final = 1e10  # of a point where priorities do not age: more than a timestamp ever is
 
+_EPOCH: Final = 2  # its place in a row
+
 #: Fields of TaskInfo with a column of their own, in the order in which statements select them.
 SHOWN: Final = (
     "task_id",
@@ -131,6 +133,11 @@ def version_of(state: TaskState) -> int:
     (5, 6)
     """
     return 4 * state.attempt + (0 if state.status is RUNNING else 1 if state.status is PENDING else 2)
+
+
+def with_epoch(row: Row, epoch: int) -> Row:
+    """Return a row that was made for an earlier epoch of the same process."""
+    return row if row[_EPOCH] == epoch else (*row[:_EPOCH], epoch, *row[_EPOCH + 1 :])
 
 
 def details_of(info: TaskInfo) -> str:

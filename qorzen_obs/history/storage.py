@@ -50,6 +50,14 @@ class Ownership:
     set_aside: str | None = None  #: where a corrupted file is now, in whose place a new one was begun
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retention:
+    """Which ended tasks are kept; None is no limit. Live tasks always are."""
+
+    max_age_days: float | None = None  #: since their end
+    max_records: int | None = None  #: of all tasks
+
+
 class Storage(Protocol):
     """Where tasks are stored. All methods but `stored` and `facts` belong to the writer's thread.
 
@@ -99,8 +107,12 @@ class Storage(Protocol):
         """
         ...
 
-    def prune(self) -> int:
-        """Drop up to 1,000 of the oldest ended tasks that need not be kept; return how many. Raises as `write`."""
+    def prune(self, retention: Retention | None = None) -> int:
+        """Drop up to 1,000 of the oldest ended tasks that need not be kept; return how many. Raises as `write`.
+
+        Args:
+            retention: what is to be kept this time; None means what the storage was made with.
+        """
         ...
 
     def analyze(self) -> None:
@@ -112,7 +124,7 @@ class Storage(Protocol):
         ...
 
     def set_aside(self) -> str:
-        """Put what is corrupted aside, begin anew as the owner, and return where the old is."""
+        """Put what is corrupted aside, begin anew as the owner, and return where the old is, "" if nothing is left."""
         ...
 
     def leave(self) -> None:

@@ -6,10 +6,12 @@ It knows a Storage and no database. What it finds out, other threads read from i
 from __future__ import annotations
 
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
 from opentelemetry.trace import format_trace_id
@@ -20,12 +22,13 @@ from qorzen_obs.errors import HistoryError, HistoryInUseError, HistoryUnavailabl
 from qorzen_obs.history.held import Held, HeldChanges, Waiter, resolve
 from qorzen_obs.history.intake import Intake
 from qorzen_obs.history.ownership import FREE_SECONDS, RENEWAL_SECONDS
-from qorzen_obs.history.rows import Row, RowMaker
+from qorzen_obs.history.rows import Row, RowMaker, with_epoch
 from qorzen_obs.history.storage import (
     Batch,
     CorruptedError,
     Ownership,
     ReplacedError,
+    Retention,
     Storage,
     StorageError,
 )
@@ -75,6 +78,14 @@ class WriterOptions:
     on_notice: Callable[[Notice], object]
 
 
+class PruneOrder(NamedTuple):
+    """A request to drop ended tasks now."""
+
+    retention: Retention
+    done: Future[int]
+    dropped: list[int]  #: in each step so far
+
+
 class Writer:
     """The body of the thread. `run` belongs to it; the attributes may be read from any thread."""
 
@@ -93,6 +104,7 @@ class Writer:
         self.pruned = 0
         self.last_commit_at: float | None = None  #: Unix seconds
         self.commit_seconds = 0.0  #: of the last commit
+        self._prune_orders: deque[PruneOrder] = deque()
         self._until: float | None = None  # monotonic: when it gives up finishing
         self._broken_since: float | None = None
         self._retry_at = 0.0
@@ -182,6 +194,7 @@ class Writer:
             self._set_state("stopped")
         self._take_all()
         self._leave_nobody_waiting(self.trouble or "the history has stopped")
+        self._drop_orders()
 
     # ------------------------------------------------------------------ a turn
 
@@ -189,7 +202,8 @@ class Writer:
         now = time.monotonic()
         is_called = self._intake.wait(max(0.0, self._next_at() - now))
         if is_called and self._until is None:
-            self._intake.gather(GATHER_SECONDS)
+            # What came during a long commit has waited already.
+            self._intake.gather(max(0.0, GATHER_SECONDS - self.commit_seconds))
         self._take_all()
         now = time.monotonic()
         if now >= self._renew_at:
@@ -218,20 +232,54 @@ class Writer:
         """Move what is in the intake to what is held."""
         self._intake.begin()
         queue, take = self._intake.queue, self.held.take
-        for _ in range(len(queue)):
-            take(queue.popleft())
+        taken = [take(queue.popleft()) for _ in range(len(queue))]
+        if self.trouble is not None and self._options.when_broken == "undurable":
+            self.held.compact(taken, self._row)
 
     def _work(self, now: float) -> None:
         """Write one commit, and do what else is due."""
         if self.held or self._broken_since is not None or now >= self._heartbeat_at:
             self._commit()
         self._store_traces()
-        if now >= self._prune_at:
+        if self._prune_orders:
+            self._prune_as_ordered()
+        elif now >= self._prune_at:
             dropped = self._storage.prune()
             self.pruned += dropped
             self._prune_at = now if dropped else now + _PRUNE_SECONDS
             if not dropped:
                 self._storage.analyze()
+
+    def prune(self, retention: Retention) -> Future[int]:
+        """Drop at once what need not be kept; return the future of how many. From any thread."""
+        order = PruneOrder(retention, Future(), [])
+        self._prune_orders.append(order)
+        self._intake.hurry()
+        if self.state in {"new", "replaced", "stopped"}:
+            self._drop_orders()
+        return order.done
+
+    def _prune_as_ordered(self) -> None:
+        """Do one step of the first order: commits come in between."""
+        order = self._prune_orders[0]
+        if not order.dropped and not order.done.set_running_or_notify_cancel():
+            self._prune_orders.popleft()
+            return
+        dropped = self._storage.prune(order.retention)
+        self.pruned += dropped
+        order.dropped.append(dropped)
+        if dropped:
+            self._intake.hurry()
+            return
+        self._prune_orders.popleft()
+        order.done.set_result(sum(order.dropped))
+
+    def _drop_orders(self) -> None:
+        with suppress(IndexError):  # the writer's thread may do this too
+            while True:
+                done = self._prune_orders.popleft().done
+                if not done.cancelled():
+                    done.set_exception(HistoryUnavailableError(self.trouble or "the history has stopped"))
 
     def _commit(self) -> None:
         batch, withdrawn = self.held.first(_MOST_IN_COMMIT), list(self.held.withdrawn)
@@ -252,12 +300,16 @@ class Writer:
 
     def _rows(self, batch: Sequence[Held]) -> Iterator[Row]:
         """Make the rows while they are written: between two statements the work loop gets its turn."""
-        epoch, row = self._storage.epoch, self._options.maker.row
+        epoch = self._storage.epoch
         for held in batch:
-            try:
-                yield row(held.record, held.state, held.progress, epoch=epoch, at=held.at)
-            except Exception:  # noqa: BLE001 - a record holds users' objects
-                yield row(held.record.outline(), held.state, held.progress, epoch=epoch, at=held.at)
+            yield self._row(held) if held.row is None else with_epoch(held.row, epoch)
+
+    def _row(self, held: Held) -> Row:
+        make, epoch = self._options.maker.row, self._storage.epoch
+        try:
+            return make(held.record, held.state, held.progress, epoch=epoch, at=held.at)
+        except Exception:  # noqa: BLE001 - a record holds users' objects
+            return make(held.record.outline(), held.state, held.progress, epoch=epoch, at=held.at)
 
     def _logs(self, ended: Sequence[Held]) -> list[tuple[str, bytes]]:
         found = (
@@ -317,6 +369,8 @@ class Writer:
     def _say_broken(self, problem: str) -> None:
         is_new, self.trouble = self.trouble is None, problem
         self._set_state("broken")
+        if is_new and self._options.when_broken == "undurable":
+            self.held.compact(self.held.ids(), self._row)
         if is_new:
             self._notice("broken", problem)
 
@@ -340,9 +394,14 @@ class Writer:
         except StorageError as again:
             self._broke(again)
             return
-        self._notice("set_aside", f"{error.problem}; it is now {name}, and a new one was begun")
+        where = f"it is now {name}, and " if name else ""
+        self._notice("set_aside", f"{error.problem}; {where}a new one was begun")
         at = self._clock.now()
-        for record in list(self._options.live()):
+        try:
+            live = list(self._options.live())
+        except Exception:  # noqa: BLE001 - without them the new file is still of use
+            live = []
+        for record in live:
             self.held.put(Held(record, record.state, record.progress, at))
 
     def _be_replaced(self) -> None:

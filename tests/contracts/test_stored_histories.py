@@ -5,6 +5,7 @@ import dataclasses
 import json
 import sqlite3
 import time
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,7 @@ Make = Callable[..., SqliteStorage]
 STORAGES: dict[str, Make] = {"sqlite": SqliteStorage}
 
 
-@pytest.fixture(params=STORAGES.values(), ids=STORAGES)
+@pytest.fixture(params=list(STORAGES.values()), ids=list(STORAGES))
 def make(request: pytest.FixtureRequest) -> Make:
     found: Make = request.param
     return found
@@ -202,7 +203,7 @@ async def test_a_text_that_is_no_unicode_and_a_hostile_record_are_stored_as_far_
 
 
 async def test_log_lines_and_spans_of_ended_tasks_survive_within_their_bound(make: Make, path: Path) -> None:
-    lines = {
+    lines: dict[str, list[dict[str, Any]]] = {
         "ended": [{"event": "first"}, {"event": "last", "n": 2}],
         "long": [{"n": n, "x": "y" * 9_000} for n in range(20)],
     }
@@ -233,7 +234,7 @@ async def test_log_lines_and_spans_of_ended_tasks_survive_within_their_bound(mak
 # ---------------------------------------------------------------------- offers
 
 
-async def test_an_offer_is_done_once_the_record_is_on_disk_and_many_share_a_commit(path: Path) -> None:
+async def test_d16_an_offer_is_done_once_the_record_is_on_disk_and_many_share_a_commit(path: Path) -> None:
     store = storage(path)
     with recording(path, store=store, commits_first=True) as history:
         first = accepted("first")
@@ -286,11 +287,18 @@ async def test_a_caller_who_gives_up_or_whose_loop_has_closed_stops_nobody(path:
     with recording(path, store=store) as history:
         blocked = asyncio.Event()
         loop = asyncio.get_running_loop()
-        store.fault = lambda: (loop.call_soon_threadsafe(blocked.set), full_disk())
+
+        def fail() -> None:
+            loop.call_soon_threadsafe(blocked.set)
+            full_disk()
+
+        store.fault = fail
+
+        left: list[asyncio.Future[None]] = []
 
         def offer_and_leave() -> None:
             async def offer() -> None:
-                history.offer(accepted("left"))
+                left.append(history.offer(accepted("left")))
 
             asyncio.run(offer())
 
@@ -330,7 +338,9 @@ async def test_while_the_disk_is_broken_new_work_is_refused_with_the_reason_and_
         assert notices.kinds() == ["broken", "healed"]
 
 
-async def test_a_commit_that_fails_after_it_has_reached_the_disk_leaves_no_refused_task(path: Path) -> None:
+async def test_f19_a_commit_that_fails_after_it_has_reached_the_disk_leaves_no_refused_task(
+    path: Path,
+) -> None:
     store = storage(path)
     with recording(path, store=store) as history:
         store.after = full_disk
@@ -348,18 +358,28 @@ async def test_an_undurable_history_accepts_work_and_stores_its_newest_state_onc
     store = storage(path)
     with recording(path, store=store, when_broken="undurable") as history:
         store.fault = full_disk
-        one = accepted("one")
+        one = accepted("one", metadata={"kept": True})
         await history.offer(one)
         history.on_event(event(one))
         await until(lambda: history.status()["state"] == "broken")
         assert history.refusal() is None
         await history.offer(accepted("two"))
-        history.on_ends([the_end(end(one))])
+        result = Result()
+        alive = weakref.ref(result)
+        history.on_ends([the_end(end(one, result=result))])
+        end(one)
+        del result
+        await until(lambda: alive() is None)
         assert not history.status()["durable"]
         store.fault = None
         assert await found(history, "one", COMPLETED)
         assert await found(history, "two", PENDING)
+        assert at(history, "one").metadata == {"kept": True}
         assert history.status()["durable"]
+
+
+class Result:
+    """What a task has returned."""
 
 
 def test_what_is_held_while_undurable_is_bounded_and_what_is_dropped_is_counted() -> None:
@@ -575,9 +595,10 @@ async def test_an_owner_that_was_replaced_writes_no_more(make: Make, path: Path)
         history.on_ends([the_end(end(accepted("before")))])
     assert rows(path, "SELECT task_id, status FROM tasks") == [("before", "pending")]
     assert notices.kinds() == ["replaced"]
-    for late in (lambda: first.write(Batch()), first.leave):
-        with pytest.raises(ReplacedError):
-            late()
+    with pytest.raises(ReplacedError):
+        first.write(Batch())
+    with pytest.raises(ReplacedError):
+        first.leave()
 
 
 async def until_replaced(history: DurableHistory) -> bool:
@@ -725,3 +746,20 @@ async def test_the_oldest_ended_tasks_go_with_their_logs_and_live_ones_never(
         assert history.status()["pruned"] == 51 - len(expected)
     logs = {task_id for (task_id,) in rows(path, "SELECT task_id FROM task_logs")}
     assert logs == expected - {"live"}
+
+
+def test_an_order_to_prune_drops_at_once_and_says_how_many(
+    make: Make, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("qorzen_obs.history.sqlite.storage.PRUNED_AT_ONCE", 7)
+    with recording(path, store=make(path, instance="one")) as history:
+        history.on_event(event(accepted("live")))
+        history.on_ends([the_end(end(accepted(f"id {number:02}"), at=float(number))) for number in range(30)])
+        wait_until(lambda: history.status()["waiting"] == 0)
+        assert history.prune(max_records=10).result(PATIENCE_SECONDS) == 21
+        assert history.prune(max_age_days=1.0).result(PATIENCE_SECONDS) == 9
+        assert history.prune().result(PATIENCE_SECONDS) == 0
+        assert [one.task_id for one in history.stored.select(TaskQuery(), limit=9)] == ["live"]
+        assert history.status()["pruned"] == 30
+    with pytest.raises(HistoryUnavailableError, match="has stopped"):
+        history.prune(max_records=1).result(PATIENCE_SECONDS)

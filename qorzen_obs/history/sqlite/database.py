@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
+from functools import cache
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -45,6 +47,9 @@ _MEANINGS: Final = {
     sqlite3.SQLITE_CORRUPT: "the file is corrupted",
     sqlite3.SQLITE_NOTADB: "the file is not a database",
 }
+#: Maximum number of rows in one statement, a power of two, so that few different statements are prepared. With fewer,
+#: the writer waits more often for a busy work loop, up to 5 ms each time; with more, it holds the loop up.
+_ROWS_AT_ONCE: Final = 256
 _CORRUPTED: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 _BUSY: Final = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
 
@@ -95,14 +100,26 @@ class Database:
                 (mode,) = self._connection.execute("PRAGMA journal_mode = WAL").fetchone()
                 for pragma in _PRAGMAS:
                     self._connection.execute(pragma)
+                self._is_empty = schema_version(self._connection, path) == 0
+                self._file = _identity_of(path)
             except BaseException:
                 self._connection.close()
                 raise
+        self._most_values = self._connection.getlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER)
         if mode != "wal":
             self._connection.close()
             raise StorageError(
                 "its file system has no shared memory, which SQLite's log needs; use a local disk"
             )
+
+    def check_file(self) -> None:
+        """Check that the path still leads to this file, and that it has a schema.
+
+        Raises:
+            CorruptedError: somebody has removed or replaced it: what is written to it is lost.
+        """
+        if self._is_empty or _identity_of(self.path) != self._file:
+            raise CorruptedError("the file was removed or replaced")
 
     def execute(self, sql: str, values: Values = ()) -> sqlite3.Cursor:
         """Execute one statement."""
@@ -111,6 +128,24 @@ class Database:
     def run(self, name: str, values: Values = ()) -> sqlite3.Cursor:
         """Execute the statement of this name."""
         return self._connection.execute(statement(name), values)
+
+    def put(self, name: str, rows: Iterable[Sequence[Any]]) -> int:
+        """Execute the statement of this name, which has a place for several rows, with all of them; return how many.
+
+        Takes them from the iterator while it writes: Python gives the GIL away with each statement.
+        """
+        source, number = iter(rows), 0
+        while made := list(islice(source, _ROWS_AT_ONCE)):
+            number += len(made)
+            columns = len(made[0])
+            size = min(_ROWS_AT_ONCE, 1 << (self._most_values // columns).bit_length() - 1)
+            while made:
+                while size > len(made):
+                    size //= 2
+                sql = _for_rows(name, size, columns)
+                self._connection.execute(sql, tuple(chain.from_iterable(made[:size])))
+                del made[:size]
+        return number
 
     def define(self, name: str, places: int, function: Any) -> None:
         """Let statements call a function."""
@@ -141,6 +176,7 @@ class Database:
                 for one in script:
                     self._connection.execute(one)
                 self._connection.execute(f"PRAGMA user_version = {number}")
+        self._is_empty = False
         if version == 0:
             self._connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
 
@@ -190,6 +226,20 @@ def schema_version(connection: sqlite3.Connection, path: Path) -> int:
     if version > len(migrations()):
         raise HistorySchemaError(str(path), version, len(migrations()))
     return int(version)
+
+
+def _identity_of(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+@cache
+def _for_rows(name: str, rows: int, columns: int) -> str:
+    """Return a statement with places for so many rows."""
+    return statement(name, rows=", ".join([f"({', '.join('?' * columns)})"] * rows))
 
 
 def _create(path: Path) -> None:

@@ -12,7 +12,6 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
-from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -33,14 +32,12 @@ from qorzen_obs.history.storage import (
     CorruptedError,
     Ownership,
     ReplacedError,
+    Retention,
     StorageError,
 )
 from qorzen_obs.tasks import RUNNING
 
 PRUNED_AT_ONCE: Final = 1_000
-#: Rows in one statement. Python gives the GIL away with every statement, and on a busy work loop it waits up to 5 ms to
-#: get it back. Powers of two, so that few different statements are prepared.
-_ROWS_AT_ONCE: Final = (64, 32, 16, 8, 4, 2, 1)
 _DAY_SECONDS: Final = 86_400.0
 #: Stands for the claims in a file that cannot be read: nobody knows whether its owner lives.
 _UNREADABLE: Final = -1
@@ -72,8 +69,7 @@ class SqliteStorage:
     ) -> None:
         self.path = path
         self._identity = processes.this_process(instance, service, version)
-        self._max_age_days = max_age_days
-        self._max_records = max_records
+        self._retention = Retention(max_age_days=max_age_days, max_records=max_records)
         self._clock = clock or SystemClock()
         self._stored = StoredHistory(path)
         self._contender = Contender()
@@ -83,7 +79,7 @@ class SqliteStorage:
         self._started_at = 0.0
         self._set_aside: tuple[str, ...] = ()
         self._number: int | None = None  # of stored tasks at most, None if nobody has counted them
-        self._analyzed = 0  # how many tasks there were when the planner's statistics were last renewed
+        self._analyzed = 0  # how many tasks had been stored when the planner's statistics were last renewed
         call_in_child(self._be_forked)
 
     @property
@@ -190,7 +186,7 @@ class SqliteStorage:
                 self._close_database()
         name = self._move_aside()
         ownership = self._take_over_once(Takeover(frozenset()))
-        return None if ownership is None else replace(ownership, set_aside=name)
+        return None if ownership is None else replace(ownership, set_aside=name or None)
 
     def _take_over_once(self, takeover: Takeover) -> Ownership | None:
         database = self._open()
@@ -255,39 +251,29 @@ class SqliteStorage:
         database, epoch = self._to_write()
         with database.transaction():
             self._fence(database, epoch)
-            number = self._put_rows(database, batch)
-            for task_id in batch.withdrawn:
-                database.run("delete_task", (task_id, epoch))
-            for logs in batch.logs:
-                database.run("put_logs", (logs[0], logs[1].decode("utf-8", "replace")))
-            for trace_id, task_id, spans in batch.traces:
-                database.run("put_trace", (trace_id, task_id, spans.decode("utf-8", "replace")))
+            number = database.put("upsert_tasks", batch.rows)
+            database.put("delete_tasks", [(task_id,) for task_id in batch.withdrawn])
+            database.put("put_logs", ((task_id, _text(lines)) for task_id, lines in batch.logs))
+            database.put(
+                "put_traces", ((trace_id, task_id, _text(spans)) for trace_id, task_id, spans in batch.traces)
+            )
         if self._number is not None:
             self._number += number
 
-    def _put_rows(self, database: Database, batch: Batch) -> int:
-        rows, number = iter(batch.rows), 0
-        while made := list(islice(rows, _ROWS_AT_ONCE[0])):
-            number += len(made)
-            for size in _ROWS_AT_ONCE:
-                while len(made) >= size:
-                    database.execute(_upsert(size, len(made[0])), tuple(chain.from_iterable(made[:size])))
-                    del made[:size]
-        return number
-
-    def prune(self) -> int:
+    def prune(self, retention: Retention | None = None) -> int:
         """Drop up to 1,000 of the oldest ended tasks that need not be kept; return how many."""
-        if self._max_age_days is None and self._max_records is None:
+        keep = retention or self._retention
+        if keep.max_age_days is None and keep.max_records is None:
             return 0
         database, epoch = self._to_write()
         dropped = 0
         with database.transaction():
             self._fence(database, epoch)
-            if self._max_age_days is not None:
-                oldest = self._clock.now() - self._max_age_days * _DAY_SECONDS
+            if keep.max_age_days is not None:
+                oldest = self._clock.now() - keep.max_age_days * _DAY_SECONDS
                 dropped = database.run("prune_by_age", (oldest, PRUNED_AT_ONCE)).rowcount
-            if self._max_records is not None and not dropped:
-                excess = self._count(database) - self._max_records
+            if keep.max_records is not None and not dropped:
+                excess = self._count(database, keep.max_records) - keep.max_records
                 if excess > 0:
                     steps = min(excess, PRUNED_AT_ONCE)
                     dropped = database.run("prune_by_number", (steps,)).rowcount
@@ -295,18 +281,19 @@ class SqliteStorage:
             self._number -= dropped
         return dropped
 
-    def _count(self, database: Database) -> int:
+    def _count(self, database: Database, limit: int) -> int:
         """Return how many tasks are stored, counting only if there may be too many: `_number` never is too low."""
-        if self._number is None or self._number > (self._max_records or 0):
+        if self._number is None or self._number > limit:
             self._number = int(database.run("count_tasks").fetchone()[0])
         return self._number
 
     def analyze(self) -> None:
-        """Renew the planner's statistics when there are ten times as many tasks as the last time."""
-        number = self._number or 0
+        """Renew the planner's statistics when ten times as many tasks were stored as the last time."""
+        database, epoch = self._to_write()
+        with translated():
+            number = database.run("last_row").fetchone()[0] or 0
         if number < 10 * max(self._analyzed, 100):
             return
-        database, epoch = self._to_write()
         with database.transaction():
             self._fence(database, epoch)
             database.execute("PRAGMA analysis_limit = 1000")
@@ -324,7 +311,9 @@ class SqliteStorage:
         tenure = self._tenure
         if tenure is None or not tenure.may_write(os.getpid()):
             raise ReplacedError
-        return self._open(), tenure.epoch
+        database = self._open()
+        database.check_file()
+        return database, tenure.epoch
 
     # ------------------------------------------------------------------ the file
 
@@ -341,7 +330,7 @@ class SqliteStorage:
         self._close_database()
 
     def set_aside(self) -> str:
-        """Rename the corrupted file, make a new one, and own it as before."""
+        """Rename the corrupted file if there is one, make a new one, and own it as before; return the new name."""
         self._close_database()
         name = self._move_aside()
         database = self._open()
@@ -353,7 +342,7 @@ class SqliteStorage:
         return name
 
     def _move_aside(self) -> str:
-        """Rename the file and its log, and return the new name."""
+        """Rename the file and its log, and return the new name; nothing is left of an empty one."""
         moment = rfc_3339(self._clock.now()).replace(":", "").partition(".")[0]
         target = self.path.with_name(f"{self.path.name}.corrupt-{moment}")
         number = 1
@@ -361,11 +350,15 @@ class SqliteStorage:
             number += 1
             target = self.path.with_name(f"{self.path.name}.corrupt-{moment}-{number}")
         with translated():
+            is_empty = not self.path.exists() or not self.path.stat().st_size
             for suffix in ("-wal", "-shm", ""):
-                with suppress(FileNotFoundError):
-                    self.path.with_name(self.path.name + suffix).rename(
-                        target.with_name(target.name + suffix)
-                    )
+                file = self.path.with_name(self.path.name + suffix)
+                if is_empty:
+                    file.unlink(missing_ok=True)
+                elif file.exists():
+                    file.rename(target.with_name(target.name + suffix))
+        if is_empty:
+            return ""
         self._set_aside += (str(target),)
         return str(target)
 
@@ -395,8 +388,8 @@ class SqliteStorage:
             database.close()
 
 
-def _upsert(rows: int, columns: int) -> str:
-    return statement("upsert_tasks", rows=", ".join([f"({', '.join('?' * columns)})"] * rows))
+def _text(json: bytes) -> str:
+    return json.decode("utf-8", "replace")
 
 
 def _lost_error(status: str, created_at: float, started_at: float | None, details: str) -> str:

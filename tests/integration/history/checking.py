@@ -14,9 +14,8 @@ class Said:
     """What a program said through its pipe, in that order."""
 
     accepted: dict[str, float] = field(default_factory=dict)  #: ids, and when by the monotonic clock
-    ends: dict[str, str] = field(
-        default_factory=dict
-    )  #: the status that a task ends with, said before it ends
+    #: The status that a task ends with, said before it ends.
+    ends: dict[str, str] = field(default_factory=dict)
     withdrawn: set[str] = field(default_factory=set)  #: ids that were never accepted
 
     @classmethod

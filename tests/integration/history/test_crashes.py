@@ -305,6 +305,19 @@ def test_a_corrupted_file_is_set_aside_and_named_and_a_new_one_is_begun(path: Pa
     assert find(path).tasks.keys() == {"new"}
 
 
+def test_a_file_that_somebody_removes_is_made_again_with_all_live_tasks(path: Path) -> None:
+    notices, live = Notices(), accepted("live")
+    with recording(path, "one", live=lambda: [live], on_notice=notices) as history:
+        history.on_event(event(live))
+        wait_until(lambda: history.stored.find("live"))
+        for suffix in ("", "-wal", "-shm"):
+            Path(f"{path}{suffix}").unlink(missing_ok=True)
+        history.on_event(event(accepted("new")))
+        wait_until(lambda: history.stored.find("new") and history.stored.find("live"))
+    assert notices == [("set_aside", "the file was removed or replaced; a new one was begun")]
+    assert check(path)["ok"]
+
+
 def test_a_newer_schema_is_refused_by_name_and_left_as_it_is(path: Path) -> None:
     with recording(path, "one"):
         pass
