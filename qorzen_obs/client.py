@@ -64,10 +64,11 @@ class FamilyNumbers(msgspec.Struct, frozen=True):
 
 
 class Family(msgspec.Struct, frozen=True):
-    """The tasks that a task submitted itself, and all that it led to."""
+    """The name of the task that submitted a task, the tasks that it submitted itself, and all that it led to."""
 
     children: FamilyNumbers
     below: FamilyNumbers
+    parent_name: str | None = None
 
 
 class RerunState(msgspec.Struct, frozen=True):

@@ -4,6 +4,7 @@ Also the one way to ask for a program from the system's packages. Knows nothing 
 """
 
 import asyncio
+import gc
 import os
 import shutil
 import threading
@@ -21,8 +22,26 @@ hypothesis.settings.load_profile("unhurried")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with what takes long, so that at the end no worker is left alone with it."""
-    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+    """Begin each worker's share with what takes long, so that at the end none is left alone with it.
+
+    pytest-xdist gives each worker one run of tests that stand side by side. Tests of a module stay together, since they
+    share fixtures.
+    """
+    slow = [item for item in items if item.get_closest_marker("slow")]
+    quick = [item for item in items if not item.get_closest_marker("slow")]
+    items.clear()
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    for left in range(workers, 0, -1):
+        for tests in (slow, quick):
+            share = tests[: len(tests) // left]
+            del tests[: len(share)]
+            items += share
+
+
+def pytest_collection_finish() -> None:
+    """Keep the collector of cycles from looking at thousands of collected tests again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 def require(command: str, install_hint: str) -> str:

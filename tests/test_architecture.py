@@ -6,6 +6,7 @@ It reads source text and imports nothing, so an import under TYPE_CHECKING or in
 import ast
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import lru_cache
 from graphlib import CycleError, TopologicalSorter
 from io import StringIO
 from itertools import pairwise
@@ -85,9 +86,15 @@ def part_of(module: str) -> str:
     return next((part for part in (".".join(names[:2]), *names[:1]) if part in LEVEL_OF), PACKAGE)
 
 
+@lru_cache(maxsize=1)
+def nodes_of(source: str) -> list[ast.AST]:
+    """Every node of a source, as `ast.walk` gives them. Kept for the next check of the same source."""
+    return list(ast.walk(ast.parse(source)))
+
+
 def imports(module: str, source: str) -> Iterator[str]:
     """Each name that the source imports, absolute and dotted: `from a import b` gives `a.b`."""
-    for node in ast.walk(ast.parse(source)):
+    for node in nodes_of(source):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -112,11 +119,6 @@ def violations(module: str, source: str) -> list[str]:
         elif f"{imported}.".startswith(f"{SDK}.") and module not in MAY_USE_THE_SDK:
             found.append(f"{module} imports {imported}: only telemetry/setup.py wires the SDK")
     return found
-
-
-@pytest.mark.parametrize("module", MODULES)
-def test_imports_point_downwards(module: str) -> None:
-    assert violations(module, MODULES[module].read_text("utf-8")) == []
 
 
 @pytest.mark.parametrize(
@@ -198,9 +200,8 @@ def engines_told_apart(module: str, source: str) -> list[str]:
     if any(f"{module}.".startswith(f"{known}.") for known in MAY_KNOW_ENGINES):
         return []
     found = []
-    tree = ast.parse(source)
-    made = {node.func for node in ast.walk(tree) if isinstance(node, ast.Call)}
-    for node in ast.walk(tree):
+    made = {node.func for node in nodes_of(source) if isinstance(node, ast.Call)}
+    for node in nodes_of(source):
         match node:
             case ast.Name(id=name) | ast.Attribute(attr=name) if name in ENGINE_CLASSES and node not in made:
                 found.append(f"line {node.lineno} asks for the class {name}")
@@ -227,11 +228,6 @@ def test_the_engines_are_found_that_nobody_may_tell_apart() -> None:
     own = {"LoopEngine", "ThreadEngine", "ProcessEngine", "MainEngine", "ExternalEngine"}
     assert own == ENGINE_CLASSES
     assert {"loop", "io", "thread", "process", "main", "external"} == ENGINE_KINDS
-
-
-@pytest.mark.parametrize("module", MODULES)
-def test_nobody_tells_engines_apart_but_by_their_traits(module: str) -> None:
-    assert engines_told_apart(module, MODULES[module].read_text("utf-8")) == []
 
 
 @pytest.mark.parametrize(
@@ -271,16 +267,10 @@ def test_who_asks_for_traits_passes(source: str) -> None:
     assert engines_told_apart(f"{PACKAGE}.core.runner", source) == []
 
 
-def found_in_sources(check: Callable[[str], list[str]]) -> list[str]:
-    return [
-        f"{path}: {found}" for path in SOURCES for found in check((ROOT.parent / path).read_text("utf-8"))
-    ]
-
-
 def docstrings_below(source: str) -> list[str]:
     """The names that are documented by a string below them. One way is enough: `#:` above or behind."""
     found = []
-    for node in ast.walk(ast.parse(source)):
+    for node in nodes_of(source):
         statements = getattr(node, "body", None)
         for one, following in pairwise(statements if isinstance(statements, list) else []):
             if isinstance(one, ast.Assign | ast.AnnAssign) and isinstance(following, ast.Expr):
@@ -288,10 +278,6 @@ def docstrings_below(source: str) -> list[str]:
                 if isinstance(value, ast.Constant) and isinstance(value.value, str):
                     found.append(ast.unparse(one).partition(" ")[0])
     return found
-
-
-def test_constants_and_fields_are_documented_one_way() -> None:
-    assert found_in_sources(docstrings_below) == []
 
 
 def test_a_docstring_below_a_constant_is_caught() -> None:
@@ -333,10 +319,6 @@ def broken_by_comment(source: str) -> list[str]:
     return found
 
 
-def test_no_line_is_broken_for_the_comment_at_its_end() -> None:
-    assert found_in_sources(broken_by_comment) == [], "put the comment above the line"
-
-
 @pytest.mark.parametrize(
     "source",
     [
@@ -368,13 +350,9 @@ def starred_literals(source: str) -> list[str]:
     """The literals that are unpacked into another one, as `[*("a", "b"), "c"]`: one list has a line for each item."""
     return [
         f"{node.lineno}: {ast.unparse(node)}"
-        for node in ast.walk(ast.parse(source))
+        for node in nodes_of(source)
         if isinstance(node, ast.Starred) and isinstance(node.value, ast.Tuple | ast.List | ast.Set)
     ]
-
-
-def test_no_literal_is_unpacked_to_keep_it_on_a_line() -> None:
-    assert found_in_sources(starred_literals) == []
 
 
 def test_an_unpacked_literal_is_caught() -> None:
@@ -388,15 +366,10 @@ def long_calls(source: str) -> list[str]:
     """The calls with more positional arguments than a reader can tell apart."""
     return [
         f"{node.lineno}: {ast.unparse(node.func)}"
-        for node in ast.walk(ast.parse(source))
+        for node in nodes_of(source)
         if isinstance(node, ast.Call)
         and sum(not isinstance(argument, ast.Starred) for argument in node.args) > MOST_POSITIONAL
     ]
-
-
-@pytest.mark.parametrize("module", MODULES)
-def test_no_call_passes_more_positional_arguments_than_can_be_told_apart(module: str) -> None:
-    assert long_calls(MODULES[module].read_text("utf-8")) == [], "name them"
 
 
 def test_a_call_with_too_many_positional_arguments_is_caught() -> None:
@@ -406,7 +379,7 @@ def test_a_call_with_too_many_positional_arguments_is_caught() -> None:
 def uses_of_the_default_pool(source: str) -> list[str]:
     """Where asyncio's own pool is used, whose threads the program may hold for as long as it likes."""
     found = []
-    for node in ast.walk(ast.parse(source)):
+    for node in nodes_of(source):
         name = getattr(node, "attr", None) or getattr(node, "id", None)
         if name in {"to_thread", "getaddrinfo", "getnameinfo"}:
             found.append(f"{getattr(node, 'lineno', '')}: {name}")
@@ -415,11 +388,6 @@ def uses_of_the_default_pool(source: str) -> list[str]:
             if pool is None or (isinstance(pool, ast.Constant) and pool.value is None):
                 found.append(f"{node.lineno}: run_in_executor")
     return found
-
-
-@pytest.mark.parametrize("module", MODULES)
-def test_nothing_uses_the_default_pool_of_asyncio(module: str) -> None:
-    assert uses_of_the_default_pool(MODULES[module].read_text("utf-8")) == [], "see in_thread.py"
 
 
 @pytest.mark.parametrize(
@@ -441,7 +409,7 @@ def test_a_use_of_the_default_pool_is_caught(use: str) -> None:
 def looks_at_errors(source: str) -> list[str]:
     """Where a handler of every exception looks at what it has caught, which is a user's, and not by foreign.py."""
     found = []
-    for handler in ast.walk(ast.parse(source)):
+    for handler in nodes_of(source):
         if not isinstance(handler, ast.ExceptHandler) or handler.type is None:
             continue
         caught = handler.type.elts if isinstance(handler.type, ast.Tuple) else [handler.type]
@@ -464,11 +432,6 @@ def looks_at(node: ast.AST, name: str | None) -> TypeGuard[ast.expr]:
         ):
             return ast.unparse(looked_at) == name
     return False
-
-
-@pytest.mark.parametrize("module", MODULES)
-def test_what_a_handler_of_every_exception_has_caught_is_looked_at_by_foreign_only(module: str) -> None:
-    assert looks_at_errors(MODULES[module].read_text("utf-8")) == []
 
 
 @pytest.mark.parametrize(
@@ -527,3 +490,33 @@ def test_no_module_of_the_core_is_too_long() -> None:
         if module.startswith(f"{PACKAGE}.core.")
     }
     assert {module: length for module, length in lengths.items() if length > MAX_CORE_LINES} == {}
+
+
+#: What is held of each module of the package, by what to do where it is not.
+OF_MODULES: Final[Mapping[str, Callable[[str, str], list[str]]]] = {
+    "imports point downwards": violations,
+    "only the engines and what makes them tell one engine from another; ask its traits": engines_told_apart,
+    "no call passes so many positional arguments; name them": lambda _, source: long_calls(source),
+    "nothing uses the default pool of asyncio; see in_thread.py": (
+        lambda _, source: uses_of_the_default_pool(source)
+    ),
+    "only foreign.py looks at what a handler of every exception has caught": (
+        lambda _, source: looks_at_errors(source)
+    ),
+}
+#: What is held of every source, the tests' included.
+OF_SOURCES: Final[Mapping[str, Callable[[str], list[str]]]] = {
+    "a constant or field is documented by `#:`": docstrings_below,
+    "a comment that breaks its line stands above it": broken_by_comment,
+    "no literal is unpacked to keep it on a line": starred_literals,
+}
+
+
+@pytest.mark.parametrize("path", SOURCES)
+def test_a_source_keeps_the_rules_of_the_house(path: str) -> None:
+    source = (ROOT.parent / path).read_text("utf-8")
+    broken = {rule: check(source) for rule, check in OF_SOURCES.items()}
+    if path.startswith(f"{PACKAGE}/"):
+        module = path.removesuffix(".py").replace("/", ".")
+        broken |= {rule: check(module, source) for rule, check in OF_MODULES.items()}
+    assert {rule: places for rule, places in broken.items() if places} == {}

@@ -6,7 +6,7 @@ Like test_architecture.py, this reads source text and imports nothing.
 import ast
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from typing import Final
+from typing import Final, NamedTuple
 
 import pytest
 
@@ -166,26 +166,37 @@ def excuse(found: str, *excuses: Mapping[str, str]) -> str | None:
     return next((name for name in names for known in excuses if name in known), None)
 
 
-TREES: Final = {
-    module.removeprefix(f"{PACKAGE}."): ast.parse(path.read_text("utf-8")) for module, path in MODULES.items()
-}
-CLASSES: Final = {name: one for tree in TREES.values() for name, one in classes_in(tree).items()}
+class Found(NamedTuple):
+    """What all modules of the package do."""
+
+    late: list[str]
+    patched: list[str]
 
 
-@pytest.mark.parametrize("module", TREES)
-def test_objects_have_all_attributes_when_their_constructor_returns(module: str) -> None:
-    assert [one for one in late(module, TREES[module], CLASSES) if excuse(one, LATE) is None] == []
+@pytest.fixture(scope="module")
+def found() -> Found:
+    trees = {
+        module.removeprefix(f"{PACKAGE}."): ast.parse(path.read_text("utf-8"))
+        for module, path in MODULES.items()
+    }
+    classes = {name: one for tree in trees.values() for name, one in classes_in(tree).items()}
+    return Found(
+        late=[one for module, tree in trees.items() for one in late(module, tree, classes)],
+        patched=[one for module, tree in trees.items() for one in patched(module, tree)],
+    )
 
 
-@pytest.mark.parametrize("module", TREES)
-def test_other_code_writes_only_attributes_of_records_and_settings(module: str) -> None:
-    found = patched(module, TREES[module])
-    assert [one for one in found if excuse(one, *ALLOWED) is None] == []
+def test_objects_have_all_attributes_when_their_constructor_returns(found: Found) -> None:
+    assert [one for one in found.late if excuse(one, LATE) is None] == []
 
 
-def test_each_exception_is_needed() -> None:
-    used = Counter(excuse(one, LATE) for module, tree in TREES.items() for one in late(module, tree, CLASSES))
-    used.update(excuse(one, *ALLOWED) for module, tree in TREES.items() for one in patched(module, tree))
+def test_other_code_writes_only_attributes_of_records_and_settings(found: Found) -> None:
+    assert [one for one in found.patched if excuse(one, *ALLOWED) is None] == []
+
+
+def test_each_exception_is_needed(found: Found) -> None:
+    used = Counter(excuse(one, LATE) for one in found.late)
+    used.update(excuse(one, *ALLOWED) for one in found.patched)
     assert {name for allowed in (LATE, *ALLOWED) for name in allowed} - used.keys() == set()
 
 

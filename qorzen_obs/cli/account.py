@@ -71,7 +71,8 @@ def task_lines(task: Task, now: datetime) -> Iterator[Text]:
     if task.waiting_for is not None:
         yield _field("waits for", f"task {task.waiting_for}")
     if task.parent_id is not None:
-        yield _field("parent", f"task {task.parent_id}")
+        name = None if task.family is None else task.family.parent_name
+        yield _field("parent", f"task {task.parent_id}{'' if name is None else f', {printable(name)}'}")
     if task.family is not None and task.family.below.total:
         yield _field("children", _family(task.family))
     if task.rerun_of is not None:

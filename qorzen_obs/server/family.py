@@ -22,8 +22,9 @@ class FamilyNumbers(Struct, frozen=True, kw_only=True):
 
 
 class Family(Struct, frozen=True, kw_only=True):
-    """The tasks that a task led to. Those that retention has dropped are not counted."""
+    """The task that submitted a task, and those that it led to. Those that retention has dropped are not counted."""
 
+    parent_name: str | None = None  #: None if no task submitted it, or if the parent is not remembered
     children: FamilyNumbers  #: that it submitted itself
     below: FamilyNumbers  #: those, what they submitted, and so on
 
@@ -67,12 +68,14 @@ def _leads(
 
 
 def family_of(
-    task_id: str, records: Collection[TaskRecord], find: Callable[[str], TaskInfo | None]
+    task: TaskInfo, records: Collection[TaskRecord], find: Callable[[str], TaskInfo | None]
 ) -> Family:
-    """Return the numbers of the tasks that a task led to."""
+    """Return the name of a task's parent and the numbers of the tasks that it led to."""
+    task_id, parent = task.task_id, None if task.parent_id is None else find(task.parent_id)
     below = ids_below(records, find, [task_id])
     found = [record for record in records if record.task_id in below]
     return Family(
+        parent_name=None if parent is None else parent.name,
         children=_numbers(record for record in found if record.parent_id == task_id),
         below=_numbers(found),
     )

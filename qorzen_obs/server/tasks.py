@@ -277,7 +277,7 @@ async def get_task(request: web.Request) -> web.Response:
     info, looks = find_task(request), request.app[LOOKS]
 
     def find_family() -> Family:
-        return family_of(info.task_id, looks.records(), looks.find)
+        return family_of(info, looks.records(), looks.find)
 
     async with request.app[ONE_LIST]:  # a walk over all tasks, as for a list
         family = await run_in_daemon_thread(find_family, name="qorzen-family")

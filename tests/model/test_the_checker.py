@@ -2,6 +2,7 @@
 
 import gc
 import sys
+from collections.abc import Iterator
 
 import pytest
 
@@ -12,6 +13,18 @@ from tests.model.search import find
 
 #: What nearly every random script meets. All others are found by `python -m tests.model.search`, and kept.
 FOUND_EARLY = ("an_alarm_is_not_set", "priority_is_upside_down", "progress_falls")
+
+
+pytestmark = pytest.mark.slow  # for `make test`: it is the checker that is checked, not the task manager
+
+
+@pytest.fixture(autouse=True, scope="module")
+def only_what_a_test_makes_is_collected() -> Iterator[None]:
+    """Each test collects twice; what the other tests have left would make that take most of the time."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture(autouse=True)

@@ -126,7 +126,7 @@ async def test_a_task_shows_its_family_and_all_below_it_is_cancelled(
         " ".join(line.split())
         for line in (await ask(plane, "show", listed[0]["task_id"])).stdout.splitlines()
     ]
-    assert f"parent task {root}" in shown
+    assert f"parent task {root}, parent" in shown
     below = json.loads((await ask(plane, "tasks", "--below", root, "--json")).stdout)["items"]
     assert len(below) == 2
     done = await ask(plane, "cancel", "--below", root[:8])

@@ -103,7 +103,7 @@ async def test_a_task_leads_to_its_parent_and_its_children_which_are_cancelled_t
         await family.get_by_role("link", name="2 tasks").last.click()
         await expect(page.locator("#shown")).to_have_text("2")
         await page.locator(".tasks-list tbody a").first.click()
-        await family.get_by_role("link", name=root).click()
+        await family.get_by_role("link", name="parent").click()
         await family.get_by_role("button", name="Cancel all below (2)").click()
         await (
             page.get_by_role("dialog", name="Cancel all below")

@@ -45,12 +45,15 @@ async def test_a_task_shows_its_parent_and_how_many_tasks_it_led_to(session: aio
         document = await get_json(session, f"{plane.url}/api/tasks/{root}")
         assert document["parent_id"] is None
         assert document["family"] == {
+            "parent_name": None,
             "children": {"total": 2, "by_status": {**NONE, "running": 2}},
             "below": {"total": 6, "by_status": {**NONE, "running": 6}},
         }
         children = (await get_json(session, f"{plane.url}/api/tasks", parent_id=root))["items"]
         assert {child["parent_id"] for child in children} == {root}
         assert len(children) == 2
+        child = await get_json(session, f"{plane.url}/api/tasks/{children[0]['task_id']}")
+        assert child["family"]["parent_name"] == document["name"]
         below = (await get_json(session, f"{plane.url}/api/tasks", below=root))["items"]
         assert len(below) == 6
         assert not {root, other} & {task["task_id"] for task in below}

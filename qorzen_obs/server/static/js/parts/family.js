@@ -15,10 +15,14 @@ export function Family({ task, mayControl, onDone }) {
   return html`<section class="card" id="family"><header><h2>Parent and children</h2>
     ${mayControl && live ? html`<${Bulk} command="cancel" query=${{ below: task.task_id }} danger label=${`Cancel all below (${count(live)})`} onDone=${onDone} />` : null}</header>
     <dl class="facts">
-      ${task.parent_id ? html`<dt>submitted by</dt><dd><a class="mono" href=${href("tasks", task.parent_id)}>${task.parent_id}</a></dd>` : null}
+      ${task.parent_id ? html`<dt>submitted by</dt><dd><${Parent} id=${task.parent_id} name=${task.family?.parent_name} /></dd>` : null}
       ${below?.total ? html`<dt>children</dt><dd><${Numbers} of=${children} query=${{ parent_id: task.task_id }} /></dd>
         <dt>all below</dt><dd><${Numbers} of=${below} query=${{ below: task.task_id }} /></dd>` : null}
     </dl></section>`;
+}
+
+function Parent({ id, name }) {
+  return html`<a class=${name ? "" : "mono"} href=${href("tasks", id)} title=${id}>${name ?? id}</a>`;
 }
 
 function Numbers({ of, query }) {
