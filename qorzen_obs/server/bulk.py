@@ -59,7 +59,7 @@ _CLOSED: Final = "the service takes no new tasks"
 _LATE: Final = "the work loop did not answer in time; try again"
 
 #: What a free text in the filter of a command is taken as: one name, whatever it contains.
-_WHOLE: Final = ("plugin_id", "name", "definition", "error_type", "parent_id", "below")
+_WHOLE: Final = ("plugin_id", "name", "definition", "error_type", "parent_id", "below", "instance")
 _FILTERS: Final = ("status", "category", "priority", *_WHOLE, "q", "created_after", "created_before")
 
 

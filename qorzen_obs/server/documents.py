@@ -133,6 +133,9 @@ class Task(_Shown):  # type: ignore[misc]  # its fields are TaskInfo's
 
     family: Family | UnsetType = UNSET  #: how many tasks it led to
     rerun: RerunState | UnsetType = UNSET
+    stored: bool = (
+        False  #: read from the durable history; memory does not have it, or no more than an outline
+    )
 
 
 def task_document(
@@ -141,19 +144,19 @@ def task_document(
     *,
     family: Family | UnsetType = UNSET,
     rerun: RerunState | UnsetType = UNSET,
+    stored: bool = False,
 ) -> Task:
     """Return everything that is shown of one task; of its family and of a rerun what the caller knows."""
     metadata = redactor.field("metadata", info.metadata)
-    return Task(**_shown(info, metadata=metadata), family=family, rerun=rerun)
+    return Task(**_shown(info, metadata=metadata), family=family, rerun=rerun, stored=stored)
 
 
-def task_line(info: TaskInfo) -> Task:
+def task_line(info: TaskInfo, *, stored: bool = False) -> Task:
     """Return what a list shows of one task: no traceback, and long texts cut."""
     unlisted = dict.fromkeys(_UNLISTED, UNSET)
     error = None if info.error is None else _cut(info.error)
-    return Task(
-        **_shown(info, error=error, progress=_progress(info, _cut(info.progress.message)), **unlisted)
-    )
+    progress = _progress(info, _cut(info.progress.message))
+    return Task(**_shown(info, error=error, progress=progress, **unlisted), stored=stored)
 
 
 def _shown(info: TaskInfo, **instead: Any) -> dict[str, Any]:

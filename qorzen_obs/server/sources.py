@@ -15,6 +15,7 @@ from qorzen_obs.core.event_ring import EventRing
 from qorzen_obs.core.health_checks import HealthChecks
 from qorzen_obs.core.idempotency import Submission
 from qorzen_obs.core.task_table import MayRerun
+from qorzen_obs.history.base import Loss, StoredTasks
 from qorzen_obs.record import Attempt, TaskRecord
 from qorzen_obs.scheduling.scheduler import Explanation
 from qorzen_obs.settings import HealthSettings
@@ -74,6 +75,16 @@ class Looks(Protocol):
     @property
     def event_ring(self) -> EventRing:
         """The last events, and the counts after them."""
+        ...
+
+    @property
+    def stored(self) -> StoredTasks | None:
+        """The tasks on disk, of this process and of earlier ones; None where only memory remembers."""
+        ...
+
+    @property
+    def losses(self) -> tuple[Loss, ...]:
+        """What earlier processes took along when they died, as the start of this one found it."""
         ...
 
     def status(self) -> dict[str, Any]: ...

@@ -60,7 +60,8 @@ async def get_task_trace(request: web.Request) -> web.Response:
     whole = read_one(request.query, "whole")
     if whole not in {None, "true"}:
         refuse("whole", "true")
-    info, looks, recent = find_task(request), request.app[LOOKS], request.app.get(SPANS)
+    info, _ = await find_task(request)
+    looks, recent = request.app[LOOKS], request.app.get(SPANS)
     if recent is None:
         raise ProblemError(HTTPStatus.NOT_FOUND, "this service keeps no traces")
     spans = spans_of(info, looks, recent, whole=whole is not None)
