@@ -87,9 +87,8 @@ class TaskQuery:
     error_types: frozenset[str] = frozenset()
     parent_ids: frozenset[str] = frozenset()
     instances: frozenset[str] = frozenset()
-    texts: tuple[
-        str, ...
-    ] = ()  #: in lower case; parts of the name, an id or the error, in the newest 50,000 tasks
+    #: In lower case; parts of the name, an id or the error, in the newest 50,000 tasks.
+    texts: tuple[str, ...] = ()
     created_after: float | None = None  #: Unix seconds; at that moment or later
     created_before: float | None = None
     lost_by_crash: bool = False  #: only those that a crash took

@@ -92,20 +92,25 @@ class Contender:
 
     def __init__(self) -> None:
         self._free_since: float | None = None
-        self._looks = 0  # that found the lock free, one after the other
+        self._looks = 0  # that found the lock free and the same claims, one after the other
+        self._claims: frozenset[int] = frozenset()
+        self._looked_at = 0.0
 
     def decide(self, look: Look) -> Takeover | None:
         """Return the takeover if it is allowed now. Otherwise give the lock back at once, so that its owner gets it."""
         if not look.holds_lock or Life.ALIVE in look.claims.values():
-            self._free_since, self._looks = None, 0
+            self._free_since = None
             return None
-        if self._free_since is None:
-            self._free_since = look.at
+        claims = frozenset(look.claims)
+        is_gap = look.at - self._looked_at > RENEWAL_SECONDS  # the owner may have had it in between
+        if self._free_since is None or is_gap or claims != self._claims:
+            self._free_since, self._looks, self._claims = look.at, 0, claims
+        self._looked_at = look.at
         self._looks += 1
         is_left = look.at - self._free_since >= FREE_SECONDS and self._looks >= FREE_LOOKS
         if Life.UNKNOWN in look.claims.values() and not is_left:
             return None
-        return Takeover(frozenset(look.claims))
+        return Takeover(claims)
 
 
 class Tenure:

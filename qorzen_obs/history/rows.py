@@ -23,9 +23,8 @@ Row = tuple[Any, ...]
 
 Metadata = dict[str, Any]
 
-_AGEING_POINTS: Final = (
-    50  # as in the scheduler: points of priority that a task gains in each `ageing_seconds`
-)
+#: As in the scheduler: points of priority that a task gains in each `ageing_seconds`.
+_AGEING_POINTS: Final = 50
 _STRICT_SECONDS: Final = 1e10  # of a point where priorities do not age: more than a timestamp ever is
 
 #: Fields of TaskInfo with a column of their own, in the order in which statements select them.
@@ -46,6 +45,10 @@ SHOWN: Final = (
 )
 COLUMNS: Final = ", ".join((*SHOWN, "details"))
 _COLUMNS_OF: Final = attrgetter(*SHOWN)
+
+#: Enum's own `value` takes three times as long.
+_TEXTS: Final = {one: one.value for one in (*TaskStatus, *TaskCategory)}
+_NUMBERS: Final = {one: one.value for one in TaskPriority}
 
 _HINTS: Final = get_type_hints(TaskInfo, include_extras=True)
 _REST: Final = [one for one in dataclasses.fields(TaskInfo) if one.name not in {*SHOWN, "result"}]
@@ -101,9 +104,9 @@ class RowMaker:
             task_id,
             version_of(state),
             epoch,
-            status.value,
-            category.value,
-            int(priority),
+            _TEXTS[status],
+            _TEXTS[category],
+            _NUMBERS[priority],
             plugin_id if plugin_id is None else _storable(plugin_id),
             _storable(name),
             _storable(definition),
@@ -113,7 +116,7 @@ class RowMaker:
             created_at or at,
             started_at,
             completed_at,
-            eligible_at - priority * self._seconds_per_point,
+            eligible_at - _NUMBERS[priority] * self._seconds_per_point,
             details_of(info),
         )
 

@@ -47,6 +47,7 @@ class Ownership:
 
     epoch: int
     losses: list[Loss] = field(default_factory=list)  #: what dead owners left unfinished, the newest first
+    set_aside: str | None = None  #: where a corrupted file is now, in whose place a new one was begun
 
 
 class Storage(Protocol):

@@ -100,9 +100,8 @@ class Writer:
         self._renew_at = 0.0
         self._prune_at = 0.0
         self._heartbeat_at = 0.0
-        self._traces: OrderedDict[str, tuple[float, str]] = (
-            OrderedDict()
-        )  # trace id: when to store it, task id
+        # By trace id: when to store it, and for which task.
+        self._traces: OrderedDict[str, tuple[float, str]] = OrderedDict()
 
     # ------------------------------------------------------------------ its life
 
@@ -129,6 +128,11 @@ class Writer:
         self._set_state("writing")
         now = time.monotonic()
         self._renew_at, self._heartbeat_at = now + RENEWAL_SECONDS, now + _HEARTBEAT_SECONDS
+        if ownership.set_aside:
+            self._notice(
+                "set_aside",
+                f"the file was corrupted; it is now {ownership.set_aside}, and a new one was begun",
+            )
         if ownership.losses:
             lost = sum(loss.running + loss.pending for loss in ownership.losses)
             self._notice("taken_over", f"{lost} tasks of an earlier process were lost with it")

@@ -10,7 +10,7 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -21,8 +21,14 @@ from qorzen_obs.history.sqlite.statements import migrations, statement
 from qorzen_obs.tasks import TaskCategory, TaskInfo
 
 #: How many of the newest tasks a search for a text looks at.
-SEARCHED_FOR_TEXT: Final = 50_000
+SEARCHED_FOR_TEXT: Final = 50_000  # as in statements/newest_tasks.sql
 _EXPORTED_AT_ONCE: Final = 500
+#: So many rows are sorted sooner than as many are found one by one in the order of an index.
+_FEW: Final = 2_000
+_CONTAINS: Final = (
+    "instr(lower(name || char(10) || task_id || char(10) || coalesce(plugin_id, '') || char(10) || "
+    "coalesce(error_type, '') || char(10) || coalesce(error, '')), ?)"
+)
 
 #: How each order sorts: the expression of base.sort_value, and whether it rises.
 _ORDERS: Final[dict[TaskOrder, tuple[str, bool]]] = {
@@ -52,8 +58,14 @@ class StoredHistory:
         self, query: TaskQuery, *, limit: int, after: tuple[float, str] | None = None
     ) -> list[TaskInfo]:
         """Return up to `limit` tasks behind the position `after` in the order of the query."""
-        sql, values = _select(query, limit, after)
-        return [info_of(row) for row in self._all(sql, *values)]
+        with _opened(self.path) as connection:
+            if connection is None:
+                return []
+            conditions = _conditions(query, connection)
+            if conditions is None:
+                return []
+            sql, values = _select(query, conditions, after, are_few=_are_few(query, conditions, connection))
+            return [info_of(row) for row in connection.execute(sql, [*values, limit])]
 
     def logs(self, task_id: str) -> Sequence[dict[str, Any]]:
         """Return the stored log lines of an ended task, the oldest first."""
@@ -79,6 +91,13 @@ class StoredHistory:
             return [] if connection is None else connection.execute(sql, values).fetchall()
 
 
+class _Condition(NamedTuple):
+    """A part of a WHERE, which begins with the column that it is about."""
+
+    sql: str
+    values: Sequence[Any]
+
+
 @contextmanager
 def _opened(path: Path) -> Iterator[sqlite3.Connection | None]:
     """Open the file, for reading; None if nothing was written there yet."""
@@ -94,59 +113,91 @@ def _lower(text: str | None) -> str:
     return (text or "").lower()
 
 
-def _select(query: TaskQuery, limit: int, after: tuple[float, str] | None) -> tuple[str, list[Any]]:
-    """Return the statement for a query and its values."""
-    conditions, values = list[str](), list[Any]()
-    one_of: tuple[tuple[str, Iterable[Any]], ...] = (
-        ("status", [status.value for status in query.statuses]),
-        ("category", [category.value for category in query.categories]),
-        ("priority", [int(priority) for priority in query.priorities]),
-        ("plugin_id", query.plugin_ids),
-        ("name", query.names),
-        ("definition", query.definitions),
-        ("error_type", query.error_types),
-        ("parent_id", query.parent_ids),
-    )
-    for column, wanted in one_of:
-        found = sorted(wanted)
-        if found:
-            conditions.append(f"{column} IN ({', '.join('?' * len(found))})")
-            values += found
+def _conditions(query: TaskQuery, connection: sqlite3.Connection) -> list[_Condition] | None:
+    """Return what a row must fulfil; None if no row can."""
+    found = list[_Condition]()
+    one_of: dict[str, Iterable[Any]] = {
+        "status": [status.value for status in query.statuses],
+        "category": [category.value for category in query.categories],
+        "priority": [int(priority) for priority in query.priorities],
+        "plugin_id": query.plugin_ids,
+        "name": query.names,
+        "definition": query.definitions,
+        "error_type": query.error_types,
+        "parent_id": query.parent_ids,
+    }
     if query.instances:
-        places = ", ".join("?" * len(query.instances))
-        conditions.append(f"epoch IN (SELECT epoch FROM owners WHERE instance IN ({places}))")
-        values += sorted(query.instances)
-    for comparison, at in (
-        ("created_at >= ?", query.created_after),
-        ("created_at < ?", query.created_before),
-    ):
-        if at is not None:
-            conditions.append(comparison)
-            values.append(at)
+        epochs = _epochs_of(query.instances, connection)
+        if not epochs:
+            return None
+        one_of["epoch"] = epochs
+    for column, wanted in one_of.items():
+        if values := sorted(wanted):
+            found.append(_Condition(f"{column} IN ({_places(values)})", values))
+    if query.created_after is not None:
+        found.append(_Condition("created_at >= ?", [query.created_after]))
+    if query.created_before is not None:
+        found.append(_Condition("created_at < ?", [query.created_before]))
     if query.lost_by_crash:
-        conditions.append("recovered_by IS NOT NULL")
-    if query.order == "ended":
-        conditions.append("completed_at IS NOT NULL")
-    if query.texts:
-        contains = (
-            "instr(lower(name || char(10) || task_id || char(10) || coalesce(plugin_id, '') || char(10) || "
-        )
-        contains += "coalesce(error_type, '') || char(10) || coalesce(error, '')), ?)"
-        conditions.append(f"({' OR '.join([contains] * len(query.texts))})")
-        values += query.texts
+        found.append(_Condition("recovered_by IS NOT NULL", []))
+    return found
+
+
+def _epochs_of(instances: Iterable[str], connection: sqlite3.Connection) -> list[int]:
+    names = sorted(instances)
+    sql = statement("epochs_of", places=_places(names))
+    return [epoch for (epoch,) in connection.execute(sql, names)]
+
+
+def _are_few(
+    query: TaskQuery, conditions: Sequence[_Condition], connection: sqlite3.Connection
+) -> bool | None:
+    """Return whether so few rows fit that they can be sorted; None where each filter has an index in that order."""
+    if not conditions or query.texts or query.order in {"newest", "oldest"}:
+        return None
+    sql = statement("count_some", conditions=" AND ".join(one.sql for one in conditions))
+    (number,) = connection.execute(sql, [*(v for one in conditions for v in one.values), _FEW]).fetchone()
+    return bool(number < _FEW)
+
+
+def _select(
+    query: TaskQuery,
+    conditions: Sequence[_Condition],
+    after: tuple[float, str] | None,
+    *,
+    are_few: bool | None,
+) -> tuple[str, list[Any]]:
+    """Return the statement for a query and its values but the last, which is the limit.
+
+    SQLite does not know how much a limit saves. A `+` hides a column from its choice of an index: few rows are found
+    by a filter's index and then sorted; of many the first in the index of the order are soon found.
+    """
     value, rises = _ORDERS[query.order]
+    wanted = [f"+{one.sql}" if are_few is False else one.sql for one in conditions]
+    values = [value for one in conditions for value in one.values]
+    if query.order == "ended":
+        wanted.append("+completed_at IS NOT NULL" if are_few else "completed_at IS NOT NULL")
+    if query.texts:
+        wanted.append(f"({' OR '.join([_CONTAINS] * len(query.texts))})")
+        values += query.texts
+    if are_few:
+        value = f"+({value})"
     if after is not None:
-        conditions.append(f"({value}, task_id) {'>' if rises else '<'} (?, ?)")
+        wanted.append(f"({value}, task_id) {'>' if rises else '<'} (?, ?)")
         values += after
     direction = "ASC" if rises else "DESC"
     sql = statement(
         "select_tasks",
         columns=COLUMNS,
         tasks=statement("newest_tasks") if query.texts else "tasks",
-        conditions=" AND ".join(conditions) or "TRUE",
+        conditions=" AND ".join(wanted) or "TRUE",
         order=f"{value} {direction}, task_id {direction}",
     )
-    return sql, [*values, limit]
+    return sql, values
+
+
+def _places(values: Sequence[Any]) -> str:
+    return ", ".join("?" * len(values))
 
 
 def loss_of(row: Sequence[Any]) -> Loss:

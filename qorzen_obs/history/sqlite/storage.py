@@ -11,6 +11,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Final
@@ -130,9 +131,6 @@ class SqliteStorage:
             claims = self._lives() if holds else {}
             takeover = self._contender.decide(Look(time.monotonic(), holds, claims))
             if takeover is not None:
-                if _UNREADABLE in takeover.epochs:
-                    self._move_aside()
-                    takeover = Takeover(frozenset())
                 ownership = self._take_over(takeover)
                 if ownership is not None:
                     return ownership
@@ -185,12 +183,14 @@ class SqliteStorage:
 
     def _take_over(self, takeover: Takeover) -> Ownership | None:
         """Become the owner, unless other claims than those judged are open by now."""
-        try:
-            return self._take_over_once(takeover)
-        except CorruptedError:
-            self._close_database()
-            self._move_aside()
-            return self._take_over_once(Takeover(frozenset()))
+        if _UNREADABLE not in takeover.epochs:
+            try:
+                return self._take_over_once(takeover)
+            except CorruptedError:
+                self._close_database()
+        name = self._move_aside()
+        ownership = self._take_over_once(Takeover(frozenset()))
+        return None if ownership is None else replace(ownership, set_aside=name)
 
     def _take_over_once(self, takeover: Takeover) -> Ownership | None:
         database = self._open()
