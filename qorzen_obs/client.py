@@ -114,9 +114,8 @@ class Task(msgspec.Struct, frozen=True):
     parent_id: str | None = None
     definition: str = ""
     family: Family | None = None  #: None in lists
-    stored: bool = (
-        False  #: read from the durable history; memory does not have it, or no more than an outline
-    )
+    #: Read from the durable history: memory does not have it, or has an outline only.
+    stored: bool = False
     rerun: RerunState | None = None
 
     @property

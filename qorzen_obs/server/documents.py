@@ -133,9 +133,8 @@ class Task(_Shown):  # type: ignore[misc]  # its fields are TaskInfo's
 
     family: Family | UnsetType = UNSET  #: how many tasks it led to
     rerun: RerunState | UnsetType = UNSET
-    stored: bool = (
-        False  #: read from the durable history; memory does not have it, or no more than an outline
-    )
+    #: Read from the durable history: memory does not have it, or has an outline only.
+    stored: bool = False
 
 
 def task_document(

@@ -175,7 +175,6 @@ SCHEDULER: Final = Check("scheduler", "stalled", "scheduler", _look_at_scheduler
 QUEUE: Final = Check("queue", "saturation", "queue", _look_at_queue)
 ABANDONED: Final = Check("abandoned", "abandoned", "tasks", _look_at_abandoned)
 TELEMETRY: Final = Check("telemetry", "export", "telemetry", _look_at_telemetry)
-#: The probe asks this one too: a service that runs undurable says so to who sends it work.
 DURABLE: Final = Check("history", "durable", "history", _look_at_history)
 
 LIVEZ: Final = "livez"
