@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
-from qorzen_obs.history.base import Loss, TaskQuery, sort_value
+from qorzen_obs.core.task_manager import TaskManager
+from qorzen_obs.history.base import Loss, StoredTasks, TaskQuery, sort_value
 from qorzen_obs.history.storage import StorageError
 from qorzen_obs.tasks import TaskInfo
 
@@ -66,3 +67,26 @@ class BrokenStore:
 
     def losses(self) -> NoReturn:
         raise StorageError("the file cannot be read")
+
+
+class StoringLooks:
+    """What is read of a manager, with other stored tasks and losses than its own."""
+
+    def __init__(self, manager: TaskManager, stored: StoredTasks | None, losses: Sequence[Loss] = ()) -> None:
+        self._manager = manager
+        self.stored = stored
+        self.losses = tuple(losses)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._manager.looks, name)
+
+
+class StoringManager:
+    """A manager that is read through StoringLooks."""
+
+    def __init__(self, manager: TaskManager, stored: StoredTasks | None, losses: Sequence[Loss] = ()) -> None:
+        self._manager = manager
+        self.looks = StoringLooks(manager, stored, losses)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._manager, name)
