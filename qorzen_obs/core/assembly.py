@@ -26,6 +26,7 @@ from qorzen_obs.core.inspection import Inspection
 from qorzen_obs.core.life import Life
 from qorzen_obs.core.lifecycle import Lifecycle
 from qorzen_obs.core.live_settings import LiveSettings
+from qorzen_obs.core.recording import HistoryParts
 from qorzen_obs.core.remote import RemoteTelemetry
 from qorzen_obs.core.retention import Retention
 from qorzen_obs.core.runtime import Runtime
@@ -69,6 +70,7 @@ def assemble(
     tracer_provider: TracerProvider | None,
     clock: Clock,
     telemetry: TelemetryParts,
+    history: HistoryParts,
 ) -> Parts:
     """Make the parts of `manager`, complete and not started. TaskManager documents the arguments."""
     version = package_metadata.version("qorzen-obs")
@@ -95,7 +97,9 @@ def assemble(
         monotonic=clock.monotonic,
         exponential_histograms=telemetry.exponential_histograms,
     )
-    announcer = Announcer(runtime, collaborators, counts, metrics, redactor, clock=clock)
+    announcer = Announcer(
+        runtime, collaborators, counts, metrics, redactor, clock=clock, instance=history.instance
+    )
     loop_monitor = LoopMonitor(
         clock,
         metrics.loop_lag.observe,
@@ -176,6 +180,7 @@ def assemble(
         telemetry=telemetry,
         remembered_spans=instrument.remembered,
         sweep_soon=lifecycle.repairs.sweep_soon,
+        history=history,
         version=version,
     )
     life = Life(

@@ -73,6 +73,16 @@ class Looks(Protocol):
         ...
 
     @property
+    def stored(self) -> StoredTasks | None:
+        """The stored tasks of this and earlier processes; None where tasks are only in memory. Its methods block."""
+        ...
+
+    @property
+    def losses(self) -> Sequence[Loss]:
+        """What this start found that crashes of earlier processes had taken, the newest first."""
+        ...
+
+    @property
     def event_ring(self) -> EventRing:
         """The last events, and the counts after them."""
         ...

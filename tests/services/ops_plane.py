@@ -164,6 +164,8 @@ class SaidManager:
     event_ring: EventRing = field(default_factory=_ring)
     redactor: Redactor = field(default_factory=Redactor)
     traces: Traces | None = None
+    stored: StoredTasks | None = None
+    losses: tuple[Loss, ...] = ()
     loop: asyncio.AbstractEventLoop | None = None
     paused: frozenset[TaskCategory] = frozenset()
     clock: Clock = field(default_factory=SystemClock)
@@ -204,6 +206,7 @@ class SaidManager:
             "state": self.state.value,
             "queue": {"depth": self.depth, "scheduled": self.scheduled, "limit": self.limit},
             "slots": {"loop": {"abandoned": 0}, "thread": {"abandoned": self.abandoned}},
+            "history": {"kind": "memory"},
             "telemetry": {"trouble": [*self.trouble, *self.gathering.trouble]},
             "history": self.history,
         }
