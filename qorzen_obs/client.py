@@ -243,6 +243,7 @@ class Status(msgspec.Struct, frozen=True):
     engines: dict[str, dict[str, Any]] = {}
     config: dict[str, Any] = {}
     telemetry: dict[str, Any] = {}
+    history: dict[str, Any] = {}
     versions: dict[str, str] = {}
 
 

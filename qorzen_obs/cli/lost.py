@@ -48,12 +48,13 @@ def lost_command(url: str, token_file: Path | None, as_json: bool) -> None:
 
 def loss_line(loss: Loss) -> Text:
     """Return a loss in one line."""
-    by_category = "".join(f", {number(count)} {name}" for name, count in loss.by_category.items() if count)
-    text = (
-        f"process {loss.instance} ended at {moment(loss.last_seen_at)} without finishing: {number(loss.running)} "
-        f"running and {number(loss.pending)} pending tasks were lost{by_category}"
-    )
-    return Text(printable(text), STYLES["failed"] if loss.tasks else "dim")
+    when = f"instance {loss.instance} ended at {moment(loss.last_seen_at)}"
+    if not loss.tasks:
+        return Text(printable(f"{when} without a goodbye; no tasks were lost"), "dim")
+    kinds = ", ".join(f"{number(count)} {name}" for name, count in loss.by_category.items() if count)
+    tasks = f"{number(loss.tasks)} task{'s were' if loss.tasks > 1 else ' was'} lost"
+    states = f"{number(loss.running)} running, {number(loss.pending)} pending"
+    return Text(printable(f"{when}: {tasks} ({states}; {kinds})"), STYLES["failed"])
 
 
 def _row(task: Task) -> Iterator[Text]:

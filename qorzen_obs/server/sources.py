@@ -87,16 +87,6 @@ class Looks(Protocol):
         """The last events, and the counts after them."""
         ...
 
-    @property
-    def stored(self) -> StoredTasks | None:
-        """The tasks on disk, of this process and of earlier ones; None where only memory remembers."""
-        ...
-
-    @property
-    def losses(self) -> tuple[Loss, ...]:
-        """What earlier processes took along when they died, as the start of this one found it."""
-        ...
-
     def status(self) -> dict[str, Any]: ...
 
     def settings_in_force(self) -> Mapping[str, Struct]:

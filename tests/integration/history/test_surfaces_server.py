@@ -169,8 +169,8 @@ async def test_the_command_line_shows_what_was_lost(plane: OpsPlane) -> None:
     done = await invoke(plane, "lost")
     assert done.exit_code == 0, done.output
     first = done.output.splitlines()[0]
-    assert first.startswith("process first ended at ")
-    assert "1 running and 1 pending tasks were lost" in first
+    assert first.startswith("instance first ended at ")
+    assert "2 tasks were lost (1 running, 1 pending; " in first
     (line,) = (line for line in done.output.splitlines() if line.startswith(RUNNING))
     assert "four of ten" in line
     assert json.loads((await invoke(plane, "lost", "--json")).output)["losses"]
@@ -196,7 +196,8 @@ def sqlite_status(**facts: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("stored", "history", "status", "ready", "words"),
     [
-        (None, {}, "pass", 200, ""),
+        (None, {"kind": "memory"}, "pass", 200, ""),
+        (None, {"kind": "memory", "trouble": "tasks are only in memory"}, "warn", 200, "only in memory"),
         (BrokenStore(), sqlite_status(durable=True), "pass", 200, ""),
         (
             BrokenStore(),
