@@ -35,6 +35,7 @@ class StoreReads:
 
     def __init__(self) -> None:
         self._turn = threading.Lock()
+        self._readable = True  # as far as is known: each trouble is logged once
 
     async def read(self, question: Callable[[], T]) -> T:
         """Return what `question` returns on a daemon thread.
@@ -44,12 +45,19 @@ class StoreReads:
         """
         try:
             async with asyncio.timeout(DEADLINE_SECONDS):
-                return await run_in_daemon_thread(lambda: self._in_turn(question), name="qorzen-stored")
+                answer = await run_in_daemon_thread(lambda: self._in_turn(question), name="qorzen-stored")
         except TimeoutError as error:
-            raise UnreadableStoreError(f"it has not answered in {DEADLINE_SECONDS:g} s") from error
+            raise self._unreadable(f"it has not answered in {DEADLINE_SECONDS:g} s") from error
         except (StorageError, HistoryError, OSError) as error:
-            logger.warning("the stored history could not be read: %s", error)
-            raise UnreadableStoreError(str(error)) from error
+            raise self._unreadable(str(error)) from error
+        self._readable = True
+        return answer
+
+    def _unreadable(self, problem: str) -> UnreadableStoreError:
+        if self._readable:
+            logger.warning("the stored history cannot be read: %s", problem)
+        self._readable = False
+        return UnreadableStoreError(problem)
 
     def _in_turn(self, question: Callable[[], T]) -> T:
         # A question that hangs keeps its turn, and later ones give up: threads must not pile up behind a disk.

@@ -36,6 +36,7 @@ class ListedStore:
             for info in self.infos.values()
             if (not query.statuses or info.status in query.statuses)
             and (not query.lost_by_crash or info.task_id in self._lost)
+            and (not query.error_types or info.error_type in query.error_types)
             and (query.order != "ended" or info.completed_at is not None)
         ]
         found.sort(key=lambda entry: entry[0], reverse=not rises)
