@@ -26,7 +26,7 @@ from qorzen_obs.core.inspection import Inspection
 from qorzen_obs.core.life import Life
 from qorzen_obs.core.lifecycle import Lifecycle
 from qorzen_obs.core.live_settings import LiveSettings
-from qorzen_obs.core.recording import HistoryParts
+from qorzen_obs.core.recording import HistoryParts, Recording, record_through
 from qorzen_obs.core.remote import RemoteTelemetry
 from qorzen_obs.core.retention import Retention
 from qorzen_obs.core.runtime import Runtime
@@ -58,6 +58,7 @@ class Parts:
     announcer: Announcer
     inspection: Inspection
     table: TaskTable
+    recording: Recording | None  #: None unless a submission waits for the disk
     calls: Calls
 
 
@@ -147,7 +148,21 @@ def assemble(
         task_lines=task_lines,
         ledger_clock=ledger_clock,
     )
-    admission = Admission(runtime, scheduler, lifecycle.waiting, metrics, redactor, ledger_clock)
+    admission = Admission(
+        runtime,
+        scheduler,
+        lifecycle.waiting,
+        metrics,
+        redactor,
+        ledger_clock,
+        recorder=history.recorder,
+        instance=history.instance,
+    )
+    recording = None
+    if history.recorder is not None:
+        record_through(history.recorder, announcer)
+        if history.recorder.commits_first:
+            recording = Recording(history.recorder, admission, lifecycle.waiting)
     control = Control(
         runtime,
         table,
@@ -157,6 +172,7 @@ def assemble(
         announcer,
         keys=keys,
         retention=retention,
+        recording=recording,
         logger=collaborators.logger,
     )
     health = HealthChecks(
@@ -203,7 +219,10 @@ def assemble(
         admission=admission,
         lifecycle=lifecycle,
         control=control,
-        batches=Batches(runtime, table, scheduler, admission, lifecycle, announcer, counts=counts),
+        recording=recording,
+        batches=Batches(
+            runtime, table, scheduler, admission, lifecycle, announcer, counts=counts, recording=recording
+        ),
         announcer=announcer,
         inspection=inspection,
         table=table,

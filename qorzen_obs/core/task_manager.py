@@ -101,6 +101,7 @@ class TaskManager(Submitting):
         self._batches = parts.batches
         self._announcer = parts.announcer
         self._table = parts.table
+        self._recording = parts.recording
         self._calls = parts.calls
         #: reads for any thread, used by the server and the metrics
         self.looks: Inspection = parts.inspection
