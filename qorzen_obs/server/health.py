@@ -153,12 +153,12 @@ def _look_at_telemetry(looks: Looks, settings: HealthSettings) -> Finding:
 
 
 def _look_at_history(looks: Looks, settings: HealthSettings) -> Finding:
-    history = looks.status().get("history", {})
-    if history.get("durable", False):
-        return Finding(Outcome.PASS, history.get("warning") or "", observed="durable")
+    history = looks.status()["history"]
     trouble = history.get("trouble")
-    if looks.stored is None:  # memory remembers, as was asked for, or because no file could be used
+    if history["kind"] == "memory":  # as was asked for, or because no file could be used
         return Finding(Outcome.WARN if trouble else Outcome.PASS, trouble or "", observed="memory")
+    if history["durable"]:
+        return Finding(Outcome.PASS, history.get("warning") or "", observed="durable")
     waiting = f"{history.get('waiting', 0)} tasks wait for it"
     if history.get("when_broken") == "undurable":
         problem = f"a crash would lose what is accepted now, {waiting}"
