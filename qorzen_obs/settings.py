@@ -207,9 +207,8 @@ class HistorySettings(_Checked, frozen=True, kw_only=True, forbid_unknown_fields
     #: What to do while nothing can be written: refuse new tasks, or accept them without recording them.
     when_broken: Literal["refuse", "undurable"] = "refuse"
     max_age_days: Annotated[float, Meta(gt=0, le=3_650)] = 30.0  #: how long ended tasks stay in the file
-    max_records: Annotated[int, Meta(ge=1, le=100_000_000)] = (
-        1_000_000  #: maximum number of tasks in the file
-    )
+    #: maximum number of tasks in the file
+    max_records: Annotated[int, Meta(ge=1, le=100_000_000)] = 1_000_000
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import platform
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from prometheus_client import Metric
 from prometheus_client.core import InfoMetricFamily, StateSetMetricFamily
@@ -45,6 +45,8 @@ class MetricsSource(Protocol):
     def paused(self) -> Collection[TaskCategory]: ...
     def service_states(self) -> Mapping[str, bool]: ...
     def loop_blocked_by_category(self) -> Mapping[str, float]: ...
+    def durable_history(self) -> Mapping[str, Any] | None: ...
+    def lost_by_category(self) -> Mapping[TaskCategory, int]: ...
 
 
 class TaskMetricsCollector(Collector):
@@ -81,6 +83,7 @@ class TaskMetricsCollector(Collector):
         yield from self._collect_ends()
         yield from self._collect_state()
         yield from self._collect_observation()
+        yield from self._collect_history()
 
     def _collect_counts(
         self, by_cell: Mapping[tuple[TaskCategory, TaskPriority, TaskStatus], int]
@@ -210,3 +213,16 @@ class TaskMetricsCollector(Collector):
         for cell in list(self._metrics.http.values()):
             http.add(cell)
         yield from (lag, blocked, dropped, errors, http)
+
+    def _collect_history(self) -> Iterator[Metric]:
+        """Yield what is known of a durable history, if there is one."""
+        status = self._source.durable_history()
+        if status is None:
+            return
+        lost, by_category = counter(names.TASKS_LOST), self._source.lost_by_category()
+        for category in CATEGORIES:
+            lost.add_metric((category.value,), by_category.get(category, 0))
+        durable, waiting = gauge(names.HISTORY_DURABLE), gauge(names.HISTORY_WAITING)
+        durable.add_metric((), bool(status["durable"]))
+        waiting.add_metric((), status["waiting"])
+        yield from (lost, durable, waiting)

@@ -242,6 +242,20 @@ HTTP_STREAMS_EVICTED: Final = MetricName(
     "qorzen_http_streams_evicted",
     "Event streams that were cut off because their client did not read.",
 )
+TASKS_LOST: Final = MetricName(
+    "counter",
+    "qorzen_tasks_lost",
+    "Tasks that this start found unfinished by a process that had died; no other metric counts them.",
+    ("category",),
+)
+HISTORY_DURABLE: Final = MetricName(
+    "gauge",
+    "qorzen_history_durable",
+    "1 while tasks are written to the durable history, 0 while they cannot be.",
+)
+HISTORY_WAITING: Final = MetricName(
+    "gauge", "qorzen_history_waiting", "Tasks with changes that wait to be written to the durable history."
+)
 SERVICE_STATE: Final = MetricName(
     "stateset", "qorzen_service_state", "State of the task manager.", ("state",)
 )

@@ -59,6 +59,12 @@ class Source:
     def loop_blocked_by_category(self) -> Mapping[str, float]:
         return {"core": 2.5}
 
+    def durable_history(self) -> Mapping[str, object] | None:
+        return {"durable": True, "waiting": 6}
+
+    def lost_by_category(self) -> Mapping[TaskCategory, int]:
+        return {TaskCategory.IO: 4}
+
     def queue_limit(self) -> int:
         return 77
 
