@@ -24,7 +24,7 @@ const FILTERS = {
 };
 // What no field is for, and how it is called.
 const BY_ADDRESS = [["name", "name"], ["definition", "definition"], ["error_type", "error"], ["parent_id", "submitted by"],
-  ["below", "below"], ["created_before", "before"]];
+  ["below", "below"], ["instance", "instance"], ["created_before", "before"]];
 const FILTERED = ["status", "category", "priority", "plugin_id", "q", "created_after", ...BY_ADDRESS.map(([name]) => name)];
 const COLUMNS = [
   ["status", "Status"], ["name", "Task"], ["category", "Category", "wide roomy"], ["priority", "Priority", "wide roomy"],
