@@ -145,6 +145,8 @@ class Task(_Shown):  # type: ignore[misc]  # its fields are TaskInfo's
 
     family: Family | UnsetType = UNSET  #: how many tasks it led to
     rerun: RerunState | UnsetType = UNSET
+    #: Read from the durable history: memory does not have it, or has an outline only.
+    stored: bool = False
 
 
 def task_document(
@@ -153,19 +155,19 @@ def task_document(
     *,
     family: Family | UnsetType = UNSET,
     rerun: RerunState | UnsetType = UNSET,
+    stored: bool = False,
 ) -> Task:
     """Return everything that is shown of one task; of its family and of a rerun what the caller knows."""
     metadata = redactor.field("metadata", info.metadata)
-    return Task(**_shown(info, metadata=metadata), family=family, rerun=rerun)
+    return Task(**_shown(info, metadata=metadata), family=family, rerun=rerun, stored=stored)
 
 
-def task_line(info: TaskInfo) -> Task:
+def task_line(info: TaskInfo, *, stored: bool = False) -> Task:
     """Return what a list shows of one task: no traceback, and long texts cut."""
     unlisted = dict.fromkeys(_UNLISTED, UNSET)
     error = None if info.error is None else _cut(info.error)
-    return Task(
-        **_shown(info, error=error, progress=_progress(info, _cut(info.progress.message)), **unlisted)
-    )
+    progress = _progress(info, _cut(info.progress.message))
+    return Task(**_shown(info, error=error, progress=progress, **unlisted), stored=stored)
 
 
 def _shown(info: TaskInfo, **instead: Any) -> dict[str, Any]:

@@ -169,6 +169,7 @@ class SaidManager:
     loop: asyncio.AbstractEventLoop | None = None
     paused: frozenset[TaskCategory] = frozenset()
     clock: Clock = field(default_factory=SystemClock)
+    history: dict[str, Any] = field(default_factory=lambda: {"kind": "memory"})
 
     @property
     def looks(self) -> Self:
@@ -203,8 +204,8 @@ class SaidManager:
             "state": self.state.value,
             "queue": {"depth": self.depth, "scheduled": self.scheduled, "limit": self.limit},
             "slots": {"loop": {"abandoned": 0}, "thread": {"abandoned": self.abandoned}},
-            "history": {"kind": "memory"},
             "telemetry": {"trouble": [*self.trouble, *self.gathering.trouble]},
+            "history": self.history,
         }
 
     def settings_in_force(self) -> dict[str, Struct]:
