@@ -206,7 +206,9 @@ def assemble(
         limits,
         clock=clock,
         collaborators=collaborators,
-        collector=TaskMetricsCollector(metrics, inspection, telemetry.lost),
+        collector=TaskMetricsCollector(
+            metrics, inspection, telemetry.lost, None if history.recorder is None else history
+        ),
         registry=registry,
         settings=LiveSettings(runtime, collaborators, scheduler, table, lifecycle.dispatch),
         lifecycle=lifecycle,

@@ -429,17 +429,6 @@ class Inspection:
         """Return every state with whether it is the present one."""
         return {state.value: state is self.state for state in ManagerState}
 
-    def durable_history(self) -> dict[str, Any] | None:
-        """Return the status of the durable history; None if tasks are only in memory."""
-        return None if self._history.recorder is None else self._history.status()
-
-    def lost_by_category(self) -> dict[TaskCategory, int]:
-        """Return how many tasks this start found that crashes of earlier processes had taken, by category."""
-        lost: Counter[TaskCategory] = Counter()
-        for loss in self.losses:
-            lost.update(loss.by_category)
-        return dict(lost)
-
     def loop_blocked_by_category(self) -> dict[str, float]:
         """Return the total time for which the work loop was held, by the labels of LOOP_BLOCKED."""
         return self._loop_monitor.seconds_by_category()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
@@ -19,7 +20,7 @@ from qorzen_obs.errors import HistoryUnavailableError
 from qorzen_obs.history.base import Loss, Recorder, StoredTasks
 from qorzen_obs.record import Attempt, TaskRecord, TaskState
 from qorzen_obs.settings import HistorySettings
-from qorzen_obs.tasks import EventKind, TaskAttempt
+from qorzen_obs.tasks import EventKind, TaskAttempt, TaskCategory
 
 T = TypeVar("T")
 
@@ -48,6 +49,13 @@ class HistoryParts:
         if self.recorder is not None:
             return self.recorder.status()
         return {"kind": "memory", "trouble": self.trouble} if self.trouble else {"kind": "memory"}
+
+    def lost_by_category(self) -> dict[TaskCategory, int]:
+        """Return how many tasks this start found that crashes had taken, by category."""
+        lost: Counter[TaskCategory] = Counter()
+        for loss in self.losses:
+            lost.update(loss.by_category)
+        return dict(lost)
 
 
 def record_through(recorder: Recorder, announcer: Announcer) -> None:

@@ -45,7 +45,12 @@ class MetricsSource(Protocol):
     def paused(self) -> Collection[TaskCategory]: ...
     def service_states(self) -> Mapping[str, bool]: ...
     def loop_blocked_by_category(self) -> Mapping[str, float]: ...
-    def durable_history(self) -> Mapping[str, Any] | None: ...
+
+
+class HistorySource(Protocol):
+    """What is read of a durable history at scrape, from any thread."""
+
+    def status(self) -> Mapping[str, Any]: ...
     def lost_by_category(self) -> Mapping[TaskCategory, int]: ...
 
 
@@ -54,6 +59,7 @@ class TaskMetricsCollector(Collector):
 
     Args:
         read_lost: returns the losses that others count, by kind of `qorzen_events_dropped`.
+        history: the durable history; None if tasks are only in memory.
     """
 
     def __init__(
@@ -61,10 +67,12 @@ class TaskMetricsCollector(Collector):
         metrics: TaskMetrics,
         source: MetricsSource,
         read_lost: Callable[[], Mapping[str, int]] = dict,
+        history: HistorySource | None = None,
     ) -> None:
         self._metrics = metrics
         self._source = source
         self._read_lost = read_lost
+        self._history = history
 
     def describe(self) -> Iterator[Metric]:
         """Tell the registry the names, so that it refuses another manager's."""
@@ -215,11 +223,10 @@ class TaskMetricsCollector(Collector):
         yield from (lag, blocked, dropped, errors, http)
 
     def _collect_history(self) -> Iterator[Metric]:
-        """Yield what is known of a durable history, if there is one."""
-        status = self._source.durable_history()
-        if status is None:
+        if self._history is None:
             return
-        lost, by_category = counter(names.TASKS_LOST), self._source.lost_by_category()
+        status = self._history.status()
+        lost, by_category = counter(names.TASKS_LOST), self._history.lost_by_category()
         for category in CATEGORIES:
             lost.add_metric((category.value,), by_category.get(category, 0))
         durable, waiting = gauge(names.HISTORY_DURABLE), gauge(names.HISTORY_WAITING)

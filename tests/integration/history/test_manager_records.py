@@ -51,7 +51,7 @@ async def test_a_task_is_found_by_the_next_manager_on_the_file_as_the_first_one_
 
 
 async def test_each_attempt_of_a_task_is_stored(tmp_path: Path) -> None:
-    file, calls = tmp_path / "history.sqlite", []
+    file, calls = tmp_path / "history.sqlite", list[None]()
 
     @task(retry=Retry(max_attempts=3, backoff=lambda *_: 0.001))
     async def lucky_at_last() -> None:
