@@ -1,5 +1,5 @@
 # syntax=docker/dockerfile:1
-# `docker build -t qorzen-obs .` makes an image that runs as nobody in particular and writes nowhere but /tmp.
+# `docker build -t qorzen-obs .` makes an image that runs as nobody in particular and writes nowhere but /tmp and its volume.
 
 FROM python:3.13-slim-trixie AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PYTHONDONTWRITEBYTECODE=1
@@ -19,7 +19,8 @@ FROM python:3.13-slim-trixie
 # Fixed numbers, so that another container can be given the group: it may read the token.
 RUN groupadd --gid 10001 qorzen \
     && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin qorzen \
-    && install --directory --owner=10001 --group=10001 --mode=0750 /run/qorzen
+    && install --directory --owner=10001 --group=10001 --mode=0750 /run/qorzen \
+    && install --directory --owner=10001 --group=10001 --mode=0700 /var/lib/qorzen
 COPY --from=build /opt/qorzen /opt/qorzen
 # Reachable from other containers, so never without a token: without that file it does not start and says so.
 # hadolint ignore=DL3064 # the path of the token, not the token

@@ -17,6 +17,7 @@ from typing import Any, Final, Literal, TypeAlias
 
 import yaml
 
+from dashboards.library import PROCESS_START
 from dashboards.objectives import FASTEST_BURN, OBJECTIVES, bounds
 from dashboards.promql import label_names, sample_names, total
 from qorzen_obs.monitoring import RULES, Site
@@ -26,6 +27,7 @@ from qorzen_obs.telemetry.names import (
     ENGINE_SLOTS,
     ENGINE_SLOTS_BUSY,
     HEALTH_CHECK,
+    HISTORY_DURABLE,
     LOOP_BLOCKED,
     NEVER_STARTED,
     OLDEST_PENDING,
@@ -37,6 +39,7 @@ from qorzen_obs.telemetry.names import (
     TASKS,
     TASKS_ABANDONED,
     TASKS_FINISHED,
+    TASKS_LOST,
     TASKS_REJECTED,
     MetricName,
 )
@@ -175,6 +178,7 @@ def alerts(site: Site) -> Iterator[Alert]:
     yield from _budget_alerts()
     yield from _queue_alerts()
     yield from _work_alerts()
+    yield from _history_alerts()
     yield from _service_alerts(site)
 
 
@@ -346,6 +350,39 @@ def _work_alerts() -> Iterator[Alert]:
         + named("outcome", outcomes, worst=False)
         + ". Tasks are not affected.",
         "qorzen-telemetry",
+        ("job", "instance"),
+    )
+
+
+#: For so long after a start the tasks that it found lost are news. The counter begins above 0, so it has no increase.
+_LOSS_SECONDS: Final = 3600
+
+
+def _history_alerts() -> Iterator[Alert]:
+    lost = series(TASKS_LOST)
+    yield Alert(
+        "QorzenTasksLost",
+        f"sum by (job, instance) ({lost}) > 0\n"
+        f"and on (job, instance)\ntime() - {series(PROCESS_START)} < {_LOSS_SECONDS}",
+        "0s",
+        "warning",
+        "{{ $labels.instance }} has lost tasks",
+        "Its last start found that a process had died with {{ $value }} running and pending tasks. Most of them were of"
+        " the category"
+        + named("category", f"sum by (category) ({series(TASKS_LOST, instance=INSTANCE)})")
+        + ".",
+        "qorzen-overview",
+        ("job", "instance"),
+    )
+    yield Alert(
+        "QorzenHistoryNotDurable",
+        f"max by (job, instance) ({series(HISTORY_DURABLE)}) == 0",
+        "1m",
+        "critical",
+        "The history of {{ $labels.instance }} is not durable",
+        "It cannot be written. As history.when_broken says, new tasks are refused, or a crash would lose them without"
+        " a trace.",
+        "qorzen-overview",
         ("job", "instance"),
     )
 

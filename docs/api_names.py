@@ -50,7 +50,7 @@ PAGES: Final = (
         "`docs/guide/submitting.md` shows the ways to submit side by side.",
         (
             Entry("qorzen_obs", "open_task_manager"),
-            Entry("qorzen_obs", "TaskManager", without=("looks",), internal=("telemetry",)),
+            Entry("qorzen_obs", "TaskManager", without=("looks",), internal=("telemetry", "history")),
             Entry("qorzen_obs.options", "SubmitOptions"),
             Entry("qorzen_obs.core.from_thread", "FromThread", without=("__init__",)),
             Entry("qorzen_obs.core.runtime", "ManagerState"),
@@ -81,6 +81,7 @@ PAGES: Final = (
         (
             Entry("qorzen_obs", "TaskInfo"),
             Entry("qorzen_obs", "TaskProgress"),
+            Entry("qorzen_obs.tasks", "TaskAttempt"),
             Entry("qorzen_obs", "TaskStatus"),
             Entry("qorzen_obs", "TaskCategory"),
             Entry("qorzen_obs", "TaskPriority"),

@@ -21,8 +21,11 @@ from qorzen_obs.core.concurrency_manager import ConcurrencyManager
 from qorzen_obs.core.config_manager import ConfigManager
 from qorzen_obs.core.event_bus_manager import EventBusManager
 from qorzen_obs.core.logger_manager import LoggerManager
+from qorzen_obs.core.recording import HistoryParts
 from qorzen_obs.core.task_manager import TaskManager
+from qorzen_obs.durable import HistorySources, close_history, default_file, open_history
 from qorzen_obs.errors import ManagerError, ManagerInitializationError
+from qorzen_obs.history.recorder import DurableHistory
 from qorzen_obs.in_thread import run_in_daemon_thread
 from qorzen_obs.otel_variables import OtelWarning, only_usable, read_otel_environment
 from qorzen_obs.registry import TaskRegistry
@@ -33,9 +36,17 @@ from qorzen_obs.telemetry.gil_watch import GilWatch
 from qorzen_obs.telemetry.log_export import LogExport
 from qorzen_obs.telemetry.log_taps import tapped
 from qorzen_obs.telemetry.logs import LogStream
+from qorzen_obs.telemetry.otlp_json import to_otlp_json
 from qorzen_obs.telemetry.parts import TelemetryParts
 from qorzen_obs.telemetry.redaction import Redactor
-from qorzen_obs.telemetry.setup import Tracing, set_up_log_export, set_up_metric_export, set_up_tracing
+from qorzen_obs.telemetry.setup import (
+    DEFAULT_SERVICE_NAME,
+    Tracing,
+    set_up_log_export,
+    set_up_metric_export,
+    set_up_tracing,
+)
+from qorzen_obs.telemetry.span_redaction import redact_span
 
 if TYPE_CHECKING:
     from qorzen_obs.server.app import OpsPlane
@@ -55,6 +66,7 @@ class Parts:
     registry: CollectorRegistry
     tracing: Tracing
     metrics: MetricExport | None  #: None unless OTEL_METRICS_EXPORTER asks for it
+    history: DurableHistory | None  #: None if tasks are only in memory
     tasks: TaskManager
     ops: OpsPlane | None  #: None unless HTTP was requested
 
@@ -64,7 +76,8 @@ class Service:
 
     `known` are the tasks that HTTP clients can name. `environment` decides which spans and log lines are exported;
     settings come as an object. A LogStream has its own export. `gil_watch` is for a program that owns the process.
-    `checks` are health checks that apply from the first answer on.
+    `checks` are health checks that apply from the first answer on. `default_history` makes a service whose
+    `history.url` is `memory` record its tasks in the default file of this name, if it can.
     """
 
     def __init__(
@@ -77,6 +90,7 @@ class Service:
         log_stream: TextIO | LogStream | None = None,
         gil_watch: GilWatch | None = None,
         checks: Iterable[Callable[[], object]] = (),
+        default_history: str | None = None,
     ) -> None:
         self.settings = settings
         self._redactor = Redactor(settings.telemetry.redact_keys, settings.telemetry.redact_patterns)
@@ -86,6 +100,7 @@ class Service:
         self._known = known
         self._gil_watch = gil_watch
         self._checks = checks
+        self._default_history = default_history
         self._parts: Parts | None = None
         self._stops = AsyncExitStack()
 
@@ -109,6 +124,12 @@ class Service:
     def ops(self) -> OpsPlane | None:
         """The HTTP server, one of the parts; None unless HTTP was requested."""
         return self.parts.ops
+
+    @property
+    def history_trouble(self) -> str | None:
+        """Why the tasks are only in memory although they should be stored; None if all is as it should be."""
+        trouble: str | None = self.tasks.status()["history"].get("trouble")
+        return trouble
 
     async def start(self) -> None:
         """Start every part; when one fails, stop those before it.
@@ -152,6 +173,9 @@ class Service:
         registry = _make_registry(TracingMetrics(tracing), loggers.stream)
         registry.set_target_info(tracing.target_info())
         ops: OpsPlane | None = None
+        history, history_parts = await self._open_history(tracing, loggers, lambda: tasks)
+        if history is not None:
+            stops.push_async_callback(close_history, history, loggers.get_logger("history"))
         with only_usable():  # a tracer reads variables when it is created
             tasks = TaskManager(
                 concurrency,
@@ -174,6 +198,7 @@ class Service:
                     exponential_histograms=metrics is not None and metrics.exponential,
                     gil_watch=self._gil_watch,
                 ),
+                history=history_parts,
             )
         for name, _, definition in self._known or ():
             tasks.looks.metrics.know_definition(name, definition)
@@ -196,8 +221,34 @@ class Service:
             registry=registry,
             tracing=tracing,
             metrics=metrics,
+            history=history,
             tasks=tasks,
             ops=ops,
+        )
+
+    async def _open_history(
+        self, tracing: Tracing, loggers: LoggerManager, manager: Callable[[], TaskManager]
+    ) -> tuple[DurableHistory | None, HistoryParts]:
+        """Open the durable history, if there is one. It asks for the manager's data once there is a manager."""
+        service, redactor = tracing.service(), self._redactor
+        name, default = service["name"] or DEFAULT_SERVICE_NAME, None
+        if self._default_history is not None:
+            named = self._default_history if name == DEFAULT_SERVICE_NAME else name
+            default = default_file(named, self.settings.server.port, self._environment)
+        sources = HistorySources(
+            ageing_seconds=self.settings.tasks.ageing_seconds,
+            redact=functools.partial(redactor.field, "metadata"),
+            lines_of=lambda task_id: manager().looks.log_of(task_id).items,
+            spans_of=functools.partial(_spans_of, tracing, redactor),
+            live=lambda: manager().looks.live_records(),  # noqa: PLW0108 - there is no manager yet
+        )
+        return await open_history(
+            self.settings.history,
+            sources,
+            service=name,
+            version=service["version"] or "",
+            logger=loggers.get_logger("history"),
+            default=default,
         )
 
     def _make_ops_plane(self, tasks: TaskManager, registry: CollectorRegistry) -> OpsPlane:
@@ -244,6 +295,17 @@ def _make_registry(*collectors: Collector) -> CollectorRegistry:
     for collector in collectors:
         registry.register(collector)
     return registry
+
+
+def _spans_of(tracing: Tracing, redactor: Redactor, trace_id: str) -> list[dict[str, Any]]:
+    """Return the kept spans of a trace as OTLP/JSON, without their resource, which is this service's."""
+    spans = to_otlp_json(redact_span(span, redactor) for span in tracing.traces.trace(trace_id))
+    return [
+        span
+        for of_resource in spans["resourceSpans"]
+        for of_scope in of_resource["scopeSpans"]
+        for span in of_scope["spans"]
+    ]
 
 
 def _telemetry_status(
@@ -298,6 +360,7 @@ async def open_task_manager(
 
     Raises:
         SettingsError: a setting is unknown or out of bounds.
+        HistoryError: the file of `history.url` cannot be used.
         ManagerInitializationError: the port is in use, or another part did not start.
     """
     service = Service(settings or load_settings(environment=os.environ), http=http)

@@ -114,6 +114,8 @@ class Task(msgspec.Struct, frozen=True):
     parent_id: str | None = None
     definition: str = ""
     family: Family | None = None  #: None in lists
+    #: Read from the durable history: memory does not have it, or has an outline only.
+    stored: bool = False
     rerun: RerunState | None = None
 
     @property
@@ -133,6 +135,38 @@ class TaskPage(msgspec.Struct, frozen=True):
     items: list[Task]
     at: datetime
     next_cursor: str | None = None
+    history_unavailable: bool = False  #: stored tasks are missing, since they cannot be read now
+
+
+class Loss(msgspec.Struct, frozen=True):
+    """What the end of one process took along."""
+
+    instance: str
+    started_at: datetime
+    last_seen_at: datetime
+    noticed_at: datetime
+    running: int
+    pending: int
+    by_category: dict[str, int] = {}
+
+    @property
+    def tasks(self) -> int:
+        """How many tasks were lost."""
+        return self.running + self.pending
+
+
+class Lost(msgspec.Struct, frozen=True):
+    """`GET /api/lost`: the newest first."""
+
+    losses: list[Loss]
+    items: list[Task]
+    at: datetime
+
+
+class PageFacts(msgspec.Struct, frozen=True):
+    """`GET /api/page`."""
+
+    losses: list[Loss] = []  #: as the start of the service found them
 
 
 class Refusal(msgspec.Struct, frozen=True):
@@ -209,6 +243,7 @@ class Status(msgspec.Struct, frozen=True):
     engines: dict[str, dict[str, Any]] = {}
     config: dict[str, Any] = {}
     telemetry: dict[str, Any] = {}
+    history: dict[str, Any] = {}
     versions: dict[str, str] = {}
 
 
@@ -451,6 +486,10 @@ class Client:
     def task(self, task_id: str) -> Task:
         """Return one task."""
         return self.get(task_path(task_id), Task)
+
+    def lost(self) -> Lost:
+        """Return what earlier processes of the service took along when they died."""
+        return self.get("/api/lost", Lost)
 
     def cancel(self, task_id: str) -> Task:
         """Cancel a task, or ask a running one to stop; return its state."""

@@ -51,6 +51,41 @@ class ManagerInitializationError(ManagerError):
     """A manager did not start: already started, a bad collaborator, a port in use."""
 
 
+class HistoryError(ManagerInitializationError):
+    """The file of the durable history cannot be used; the history did not start."""
+
+    def __init__(self, path: str, problem: str) -> None:
+        super().__init__("history", problem)
+        self.args = (path, problem)
+        self.path = path
+
+    def __str__(self) -> str:
+        return f"history {self.path}: {self.problem}"
+
+
+class HistoryInUseError(HistoryError):
+    """Another process owns the file of the durable history, or locks its database."""
+
+    def __init__(self, path: str, holder: str) -> None:
+        super().__init__(path, f"in use by {holder}; stop that process, or give this one another history.url")
+        self.args = (path, holder)
+        self.holder = holder
+
+
+class HistorySchemaError(HistoryError):
+    """A newer version of this program has written the file of the durable history; it was left as it is."""
+
+    def __init__(self, path: str, found: int, known: int) -> None:
+        super().__init__(
+            path,
+            f"its schema is version {found}, and this program knows up to {known}; "
+            "use the newer program, or give this one another history.url",
+        )
+        self.args = (path, found, known)
+        self.found = found
+        self.known = known
+
+
 class ManagerShutdownError(ManagerError):
     """A manager could not stop cleanly."""
 
@@ -150,6 +185,17 @@ class TaskQueueFullError(TaskError):
             f"{self.limit} tasks are pending, which is tasks.max_pending; submit again later, raise the limit, "
             "or set tasks.when_full to 'wait'"
         )
+
+
+class HistoryUnavailableError(TaskError):
+    """The durable history cannot record a task now, so nothing was accepted; `history.when_broken` says refuse."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"the history cannot record the task: {self.reason}"
 
 
 class TaskManagerClosedError(TaskError):

@@ -20,7 +20,17 @@ F = TypeVar("F", bound=Callable[[], object])
 
 #: The names of the service's own checks.
 BUILT_IN: Final = frozenset(
-    ("ops-plane", "work-loop", "initialized", "accepting", "scheduler", "queue", "abandoned", "telemetry")
+    (
+        "ops-plane",
+        "work-loop",
+        "initialized",
+        "accepting",
+        "scheduler",
+        "history",
+        "queue",
+        "abandoned",
+        "telemetry",
+    )
 )
 MIN_AGE_SECONDS: Final = 0.1
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")

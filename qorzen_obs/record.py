@@ -28,6 +28,7 @@ from qorzen_obs.tasks import (
     PENDING,
     RUNNING,
     EventKind,
+    TaskAttempt,
     TaskCategory,
     TaskInfo,
     TaskPriority,
@@ -135,6 +136,7 @@ class Rerun(NamedTuple):
 
 
 ACCEPTED: Final = TaskState(PENDING)
+MOST_ATTEMPTS: Final = 100  #: attempts of a task that are kept
 NO_KWARGS: Final[dict[str, Any]] = {}  # shared, and never changed
 NO_PROGRESS: Final = TaskProgress()
 _LEFT: Final = Context()  # of every attempt whose code has ended
@@ -173,6 +175,8 @@ class TaskRecord(msgspec.Struct, eq=False):
     rerun: Rerun | None = None  #: the task that it runs again, if any
     rerun_as: str | None = None  #: the id of the last task that runs it again
     parent_id: str | None = None  #: the task that submitted it
+    earlier: tuple[TaskAttempt, ...] = ()  #: the attempts that were followed by another, the oldest first
+    instance: str | None = None  #: the manager that accepts it
     attempt: Attempt | None = None
     #: the span that it was submitted in, or the mark of its submission there
     submitter: SpanContext | None = None
@@ -187,6 +191,10 @@ class TaskRecord(msgspec.Struct, eq=False):
     def new_trace(self) -> bool:
         """Whether its spans start a trace of their own: if requested, or if the task does not start at once."""
         return self.definition.new_trace or self.definition.starts_later
+
+    def remember(self, attempt: TaskAttempt) -> None:
+        """Keep an attempt that is followed by another."""
+        self.earlier = (*self.earlier[1 - MOST_ATTEMPTS :], attempt)
 
     def release(self, *, keep_call: bool = False) -> None:
         """Drop what the ended task needed; `keep_call` keeps its callable and arguments, to run it again."""
@@ -254,7 +262,33 @@ class TaskRecord(msgspec.Struct, eq=False):
             rerun_of=self.rerun.task_id if self.rerun else None,
             parent_id=self.parent_id,
             definition=self.definition_name,
+            attempts=self._attempts(state),
+            instance=self.instance,
         )
+
+    def _attempts(self, state: TaskState) -> tuple[TaskAttempt, ...]:
+        """Return the attempts up to a state, which may be an earlier one."""
+        earlier, number = self.earlier, state.attempt
+        if earlier and earlier[-1].number >= number and state.status is not RUNNING:
+            return tuple(one for one in earlier if one.number <= number)
+        if not number or state.status is PENDING:
+            return ()
+        before = tuple(one for one in earlier if one.number < number)
+        later = next((one for one in earlier if one.number == number), None)
+        if later is not None:
+            started_at = later.started_at
+        elif number == 1:
+            started_at = state.started_at or 0.0
+        else:
+            started_at = self.eligible_wall + (state.queue_wait_seconds or 0.0)
+        last = TaskAttempt(
+            number=number,
+            engine=self.engine.kind,
+            started_at=started_at,
+            ended_at=state.completed_at,
+            error_type=state.error_type,
+        )
+        return (*before, last)
 
     def span_of(self, state: TaskState) -> SpanContext | None:
         """Return the reference to the span of a state's attempt, None if there is none."""

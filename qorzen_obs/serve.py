@@ -91,8 +91,12 @@ async def serve(
     registry: TaskRegistry,
     say: Callable[[str], object],
     checks: Iterable[Callable[[], object]] = (),
+    *,
+    stores_by_default: bool = False,
 ) -> None:
     """Serve until SIGINT or SIGTERM, then stop in order. Tasks with `at_start` are submitted.
+
+    `stores_by_default` records tasks in the default file if `history.url` is `memory`.
 
     Raises:
         SettingsError: a setting or an OTEL_* variable is unusable.
@@ -108,11 +112,14 @@ async def serve(
         log_stream=logs,
         gil_watch=gil_watch,
         checks=[*checks, *standing.checks()],
+        default_history="serve" if stores_by_default else None,
     )
     with StopSignals(settings.tasks, gil_watch, service.refuse_traffic, logs.redactor.text) as signals:
         async with hosted(service, signals):
             assert service.ops is not None, "it was asked for"
             say(f"qorzen_obs serves {service.ops.url}{'' if socket_path(service.ops.url) else '/'}")
+            if (trouble := service.history_trouble) is not None:
+                say(f"  {trouble}")
             for name, _, definition in registry:
                 say(f"  {name}{', submitted at the start' if definition.at_start else ''}")
             log = service.parts.loggers.get_logger("serve").warning

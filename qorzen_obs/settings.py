@@ -27,6 +27,8 @@ from qorzen_obs.small_file import UnusableFileError, read_small_file
 from qorzen_obs.tasks import TaskCategory
 
 ENVIRONMENT_PREFIX = "QORZEN_"
+MEMORY: Final = "memory"  #: the `history.url` of this process's own memory
+SQLITE: Final = "sqlite:"  #: what the `history.url` of a file begins with
 #: The service that the commands connect to; not a setting of the service itself.
 URL_VARIABLE: Final = "QORZEN_URL"
 _MAX_FILE_BYTES: Final = 1_048_576
@@ -194,11 +196,32 @@ def _check_buckets(key: str, bounds: tuple[float, ...]) -> None:
 
 
 class HistorySettings(_Checked, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`history.*`: where ended tasks are kept."""
+    """`history.*`: where tasks are recorded."""
 
     _section = "history."
 
-    url: Literal["memory"] = "memory"  #: this process's own memory
+    #: `memory`, which ends with the process, or `sqlite:PATH`, a file that survives it.
+    url: str = MEMORY
+    #: When a submission returns: once the task is accepted, or once its record is also on disk.
+    accept: Literal["buffered", "committed"] = "buffered"
+    #: What to do while nothing can be written: refuse new tasks, or accept them without recording them.
+    when_broken: Literal["refuse", "undurable"] = "refuse"
+    max_age_days: Annotated[float, Meta(gt=0, le=3_650)] = 30.0  #: how long ended tasks stay in the file
+    #: maximum number of tasks in the file
+    max_records: Annotated[int, Meta(ge=1, le=100_000_000)] = 1_000_000
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        path = self.url.removeprefix(SQLITE)
+        if self.url != MEMORY and (path == self.url or not path or "\0" in path):
+            raise SettingsError(
+                "history.url", "is neither 'memory' nor 'sqlite:PATH', such as sqlite:tasks.sqlite"
+            )
+
+    @property
+    def path(self) -> Path | None:
+        """The file of a durable history; None if the history is in memory."""
+        return None if self.url == MEMORY else Path(self.url.removeprefix(SQLITE))
 
 
 class Settings(_Checked, frozen=True, kw_only=True, forbid_unknown_fields=True):

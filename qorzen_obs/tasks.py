@@ -159,6 +159,18 @@ class TaskProgress:
     updated_at: float | None = None  #: Unix seconds; None before the first report
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskAttempt:
+    """One run of a task's callable."""
+
+    number: int  #: from 1
+    engine: str  #: where it ran, usually the value of an EngineKind
+    worker: int | None = None  #: the id of the worker process, of an attempt that was followed by another
+    started_at: float  #: Unix seconds
+    ended_at: float | None = None  #: None while it runs
+    error_type: str | None = None  #: of one that failed, as in TaskInfo
+
+
 @dataclass(slots=True, kw_only=True)
 class TaskInfo(Generic[R_co]):
     """A snapshot of one task. Times are Unix seconds, durations are seconds by the monotonic clock.
@@ -206,6 +218,8 @@ class TaskInfo(Generic[R_co]):
     rerun_of: str | None = None  #: the id of the ended task that it runs again
     parent_id: str | None = None  #: the id of the task of this manager that submitted it; None outside a task
     definition: str = ""  #: the name of its definition, else of its function; redacted
+    attempts: tuple[TaskAttempt, ...] = ()  #: the last 100 at most, the running one included; oldest first
+    instance: str | None = None  #: the id of the manager that accepted it
 
     def replace(self, **changes: Any) -> TaskInfo[R_co]:
         """Return a copy with these fields changed; the task itself does not change."""

@@ -10,6 +10,7 @@ import shutil
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import hypothesis
 import pytest
@@ -77,6 +78,15 @@ async def _lingering_tasks(grace_seconds: float) -> set[asyncio.Task[object]]:
     """The tasks of this loop, other than the caller's, that outlive the grace."""
     others = asyncio.all_tasks() - {asyncio.current_task()}
     return (await asyncio.wait(others, timeout=grace_seconds))[1] if others else set()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def state_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Keep what `serve` and `demo` store by default out of the user's state folder, also in programs that tests run."""
+    folder = tmp_path_factory.mktemp("state")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(folder))
+        yield folder
 
 
 @pytest.fixture(autouse=True)

@@ -38,6 +38,7 @@ LEVELS = [
     ["record"],
     ["scheduling", "engines", "telemetry", "history"],
     ["core"],
+    ["durable"],
     ["server"],
     ["app"],
     ["host", "client", "standing", "hosts"],

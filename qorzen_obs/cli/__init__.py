@@ -24,12 +24,14 @@ _HOMES: Final = {
     "doctor": "doctor",
     "tasks": "tasks",
     "show": "tasks",
+    "lost": "lost",
     "trace": "trace",
     "submit": "commands",
     "cancel": "commands",
     "rerun": "commands",
     "pause": "commands",
     "resume": "commands",
+    "history": "history",
     "dashboards": "monitoring",
     "rules": "monitoring",
     "runbooks": "monitoring",
@@ -57,8 +59,8 @@ class _Commands(click.Group):
 def cli() -> None:
     """Run asyncio task managers in which nothing runs unobserved.
 
-    demo and serve run a service. dashboards, rules and runbooks write files for monitoring it. The other commands
-    query or control the running service at --url.
+    demo and serve run a service. dashboards, rules and runbooks write files for monitoring it. history reads the
+    file of a durable history. The other commands query or control the running service at --url.
 
     Later sources override earlier ones: the defaults, a TOML file (--config), QORZEN_* variables such as
     QORZEN_TASKS__MAX_CONCURRENT_TASKS=50, options. Exit status: 0 success, 1 failure, 2 usage error.

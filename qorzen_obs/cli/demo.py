@@ -53,9 +53,17 @@ def demo_command(
         raise WrongUse(f"--pause {pause:g}: give 0 or more seconds")
     workload = _workload(path)
     # Submitting waits where the queue is full: a survey has no use for a refusal.
-    settings = host_settings(config, host, port, {"QORZEN_TASKS__WHEN_FULL": "wait"})
+    settings, stores = host_settings(config, host, port, {"QORZEN_TASKS__WHEN_FULL": "wait"})
     went_well = run_to_the_end(
-        run_demo(settings, workload, once=once, as_json=as_json, pause_seconds=pause, with_trouble=trouble)
+        run_demo(
+            settings,
+            workload,
+            once=once,
+            as_json=as_json,
+            pause_seconds=pause,
+            with_trouble=trouble,
+            stores_by_default=stores,
+        )
     )
     raise SystemExit(0 if went_well else 1)
 

@@ -21,7 +21,7 @@ def serve_command(modules: tuple[str, ...], host: str | None, port: int | None, 
     are marked at_start=True, and submits them again after they end if restart= says so. Ctrl-C or SIGTERM stops the
     service in order; a second one stops it at once.
     """
-    settings = host_settings(config, host, port, {})
+    settings, stores = host_settings(config, host, port, {})
     try:
         registry = load_tasks(modules)
         checks = load_checks(modules)
@@ -29,4 +29,4 @@ def serve_command(modules: tuple[str, ...], host: str | None, port: int | None, 
         raise WrongUse(str(error)) from error
     except BrokenModuleError as error:
         raise click.ClickException(str(error)) from error
-    run_to_the_end(serve(settings, registry, click.echo, checks))
+    run_to_the_end(serve(settings, registry, click.echo, checks, stores_by_default=stores))

@@ -53,6 +53,7 @@ def _describe(status: Status) -> Iterator[str]:
         yield _line(engine, _facts(facts))
     yield _line("settings", _facts(status.config))
     yield _line("telemetry", _facts(status.telemetry))
+    yield _line("history", _facts(status.history))
 
 
 def _counted(counts: dict[str, int]) -> str:

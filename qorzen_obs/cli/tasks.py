@@ -61,6 +61,9 @@ def _choice(name: str, choices: list[str], help_text: str) -> Callable[[Any], An
 )
 @click.option("--below", multiple=True, metavar="ID", help="Only tasks that this task led to, at any depth.")
 @click.option(
+    "--instance", multiple=True, metavar="ID", help="Only tasks that this start of the service accepted."
+)
+@click.option(
     "-q", "q", multiple=True, metavar="TEXT", help="Only tasks with this text in their name, id or error."
 )
 @click.option(
@@ -83,7 +86,7 @@ def _choice(name: str, choices: list[str], help_text: str) -> Callable[[Any], An
 def tasks_command(
     url: str, token_file: Path | None, as_json: bool, everything: bool, limit: int, **query: Any
 ) -> None:
-    """List the live and kept tasks of a running service.
+    """List the live, kept and stored tasks of a running service.
 
     --json prints the service's own document. With --all it joins the items of all pages.
     """
@@ -98,6 +101,8 @@ def tasks_command(
             typed.append(client.read(pages[-1], TaskPage))
     if as_json:
         return give_json({**pages[-1], "items": [item for page in pages for item in page["items"]]})
+    if any(page.history_unavailable for page in typed):
+        click.echo("Stored tasks are missing: the history cannot be read now.", err=True)
     print_table(
         COLUMNS,
         [_row(task, page.at) for page in typed for task in page.items],

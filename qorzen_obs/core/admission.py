@@ -20,7 +20,13 @@ from qorzen_obs.core.waiting import Waiting
 from qorzen_obs.counts import CELL_OF
 from qorzen_obs.current import CURRENT
 from qorzen_obs.engines.choice import EngineChoice
-from qorzen_obs.errors import InvalidTaskError, TaskManagerClosedError, TaskQueueFullError
+from qorzen_obs.errors import (
+    HistoryUnavailableError,
+    InvalidTaskError,
+    TaskManagerClosedError,
+    TaskQueueFullError,
+)
+from qorzen_obs.history.base import Recorder
 from qorzen_obs.options import DEFINITION_OPTIONS, refuse_definition_options
 from qorzen_obs.record import NO_KWARGS, Attempt, TaskRecord
 from qorzen_obs.scheduling.scheduler import Scheduler
@@ -41,7 +47,7 @@ _NORMAL: Final = TaskPriority.NORMAL
 _copy: Final[Callable[[TaskRecord], TaskRecord]] = TaskRecord.__copy__  # type: ignore[attr-defined]  # msgspec's stubs lack it
 
 
-Refusal = TaskManagerClosedError | TaskQueueFullError
+Refusal = TaskManagerClosedError | TaskQueueFullError | HistoryUnavailableError
 
 
 class _Usual(NamedTuple):
@@ -70,7 +76,8 @@ class Admission:
     """Checks what is submitted to one manager, and whether there is room for it.
 
     For the work loop; `check` and `refusal` are for any thread. `ledger_clock` is the time ledger's; None
-    where the ledger is off.
+    where the ledger is off. `recorder` is that of the durable history, if there is one, and `instance` the manager's
+    id.
     """
 
     def __init__(
@@ -81,12 +88,16 @@ class Admission:
         metrics: TaskMetrics,
         redactor: Redactor,
         ledger_clock: Callable[[], float] | None,
+        *,
+        recorder: Recorder | None,
+        instance: str,
     ) -> None:
         self._runtime = runtime
         self._scheduler = scheduler
         self._waiting = waiting
         self._metrics = metrics
         self._shown_name, self._ledger_clock = redactor.name, ledger_clock
+        self._recorder, self._instance = recorder, instance
         self._getrandbits = random.Random().getrandbits
         self._known_of = code_cache(_Known)
 
@@ -208,6 +219,7 @@ class Admission:
             context=None,
             definition_name=definition_name,
             clock=self._ledger_clock,
+            instance=self._instance,
         )
 
     def _parent_in(self, context: Context) -> str | None:
@@ -219,25 +231,39 @@ class Admission:
 
     def has_room(self) -> bool:
         """Return whether a task may be accepted at once; `wait_for_room` says why not."""
-        runtime = self._runtime
+        runtime, waiting = self._runtime, self._waiting
         return (
             (runtime.state is _READY or self._is_in_running_task())
             and asyncio.get_running_loop() is runtime.loop
-            and self._scheduler.waiting + self._waiting.reserved < runtime.settings.max_pending
+            and self._scheduler.waiting + waiting.reserved + waiting.promised < runtime.settings.max_pending
+            and (self._recorder is None or self._recorder.refusal() is None)
         )
 
     def refusal(self) -> Refusal | None:
         """Return why a submission by the calling code is refused now; None when it is not refused."""
-        settings, taken = self._runtime.settings, self._scheduler.waiting + self._waiting.reserved
-        if settings.when_full == "refuse" and taken >= settings.max_pending:
+        settings, waiting = self._runtime.settings, self._waiting
+        if settings.when_full != "refuse":
+            return self._closed()
+        if self._scheduler.waiting + waiting.reserved + waiting.promised >= settings.max_pending:
             return self._closed() or TaskQueueFullError(settings.max_pending)
-        return self._closed()
+        return self._closed() or self._unrecordable()
 
     def count_refusal(self, cells: Iterable[int], refusal: Refusal) -> None:
         """Count refused submissions."""
-        reason = "closed" if isinstance(refusal, TaskManagerClosedError) else "queue_full"
+        if isinstance(refusal, TaskManagerClosedError):
+            reason = "closed"
+        else:
+            reason = "queue_full" if isinstance(refusal, TaskQueueFullError) else "history"
         for cell in cells:
             self._metrics.on_rejected(cell, reason)
+
+    def refuse_if_closed(self, cells: Sequence[int]) -> None:
+        """Raise TaskManagerClosedError if the manager takes no work, or none from this caller."""
+        self._raise(cells, self._closed())
+
+    def _unrecordable(self) -> HistoryUnavailableError | None:
+        problem = None if self._recorder is None else self._recorder.refusal()
+        return None if problem is None else HistoryUnavailableError(problem)
 
     def _closed(self) -> TaskManagerClosedError | None:
         runtime = self._runtime
@@ -260,12 +286,16 @@ class Admission:
 
         Raises:
             TaskQueueFullError: the queue is full, and `tasks.when_full` says to refuse.
+            HistoryUnavailableError: the task cannot be recorded; if the disk is only slow, `tasks.when_full` decides.
             TaskManagerClosedError: the manager takes no work, or none from this caller.
             InvalidTaskError: this is not the manager's loop.
         """
         while not self.has_room():
             self._raise([cell], self.refusal())
-            await self._waiting.for_room()
+            if (problem := self._unrecordable()) is None:
+                await self._waiting.for_room()
+            elif not await self._has_caught_up():
+                self._raise([cell], problem)
 
     async def wait_for_room_for_all(self, cells: Sequence[int]) -> None:
         """Return once there is room for a task of each of these cells. The caller accepts them in the same step.
@@ -275,12 +305,17 @@ class Admission:
 
         Raises:
             TaskQueueFullError: there is no room and `tasks.when_full` says to refuse, or there never will be room.
-            TaskManagerClosedError, InvalidTaskError: as `wait_for_room`.
+            HistoryUnavailableError, TaskManagerClosedError, InvalidTaskError: as `wait_for_room`.
         """
         waiting, kept = self._waiting, 0
         places = self._places(cells, kept)
         try:
-            while places < len(cells) or waiting.reserved != kept:
+            while places < len(cells) or waiting.reserved != kept or self._unrecordable():
+                if (problem := self._unrecordable()) is not None:
+                    if not await self._has_caught_up():
+                        self._raise(cells, problem)
+                    places = self._places(cells, kept)
+                    continue
                 if waiting.reserved == kept:  # no other batch waits
                     waiting.reserved = kept = places
                 await waiting.for_room(first=kept > 0)
@@ -294,13 +329,26 @@ class Admission:
     def _places(self, cells: Sequence[int], kept: int) -> int:
         """Return how many tasks of a batch there is room for, and keep some of those places; or refuse the batch."""
         settings = self._runtime.settings
-        places = kept + max(0, settings.max_pending - self._scheduler.waiting - self._waiting.reserved)
+        taken = self._scheduler.waiting + self._waiting.reserved + self._waiting.promised
+        places = kept + max(0, settings.max_pending - taken)
         is_full = len(cells) > settings.max_pending or (
             places < len(cells) and settings.when_full == "refuse"
         )
         full = TaskQueueFullError(settings.max_pending) if is_full else None
-        self._raise(cells, self._closed() or full)
+        refusal: Refusal | None = self._closed() or full
+        if refusal is None and settings.when_full == "refuse":
+            refusal = self._unrecordable()
+        self._raise(cells, refusal)
         return places
+
+    async def _has_caught_up(self) -> bool:
+        """Wait while the history only lags; return False at once if it is broken."""
+        recorder = self._recorder
+        assert recorder is not None, "it has refused"
+        turned = asyncio.Event()
+        asyncio.get_running_loop().call_soon(turned.set)
+        await recorder.wait_for_room()  # at once if it is broken; then the loop has not turned
+        return turned.is_set() or recorder.refusal() is None
 
     def _raise(self, cells: Sequence[int], refusal: Refusal | None) -> None:
         """Raise the error for submissions that cannot even wait."""

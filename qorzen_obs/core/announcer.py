@@ -45,6 +45,7 @@ class Announcer:
         redactor: Redactor,
         *,
         clock: Clock,
+        instance: str,
     ) -> None:
         self._clock = clock
         self._runtime = runtime
@@ -66,7 +67,7 @@ class Announcer:
         #: Announcements wait for the rest of a batch; only within one step of the loop.
         self.holds = False
         self.ends = Ends(self._dismiss, runtime)
-        self.ring = EventRing(counts, on_wanted=self._ring_wanted)
+        self.ring = EventRing(counts, on_wanted=self._ring_wanted, instance=instance)
         self._unwatch_bus: Callable[[], object] = lambda: None
         self.feed = EventFeed(
             collaborators.publish,
@@ -141,10 +142,10 @@ class Announcer:
         self, name: str, on_event: OnEvent, kinds: Iterable[EventKind], *, first: bool = False
     ) -> None:
         """Call `on_event` with each event of these kinds, after spans, metrics and log have had earlier ends."""
-        self._observe(name, on_event, kinds, first=first)
+        self.collect(name, on_event, kinds, first=first)
         self.look_at_once += (on_event,)
 
-    def _observe(
+    def collect(
         self, name: str, on_event: OnEvent, kinds: Iterable[EventKind] = EventKind, *, first: bool = False
     ) -> None:
         """As `observe`, for an observer that keeps the event and looks at nothing else until a later turn."""
@@ -162,7 +163,7 @@ class Announcer:
     def _bus_wanted(self, wanted: bool) -> None:
         self.stop_observing(self.feed.on_event)
         if wanted:
-            self._observe("event_bus", self.feed.on_event)
+            self.collect("event_bus", self.feed.on_event)
 
     def _ring_wanted(self) -> None:
         """React when somebody begins or stops listening to the event ring; from any thread."""
@@ -174,7 +175,7 @@ class Announcer:
     def _observe_for_ring(self) -> None:
         ring = self.ring
         if ring.wanted and not ring.keeps:
-            self._observe("stream", ring.on_event, first=True)
+            self.collect("stream", ring.on_event, first=True)
             ring.begin(next(self._sequence) if self._counts.version else 0)
         elif ring.keeps and not ring.wanted:
             self.stop_observing(ring.on_event)

@@ -26,6 +26,7 @@ from qorzen_obs.core.inspection import Inspection
 from qorzen_obs.core.life import Life
 from qorzen_obs.core.lifecycle import Lifecycle
 from qorzen_obs.core.live_settings import LiveSettings
+from qorzen_obs.core.recording import HistoryParts, Recording, record_through
 from qorzen_obs.core.remote import RemoteTelemetry
 from qorzen_obs.core.retention import Retention
 from qorzen_obs.core.runtime import Runtime
@@ -57,6 +58,7 @@ class Parts:
     announcer: Announcer
     inspection: Inspection
     table: TaskTable
+    recording: Recording | None  #: None unless a submission waits for the disk
     calls: Calls
 
 
@@ -69,6 +71,7 @@ def assemble(
     tracer_provider: TracerProvider | None,
     clock: Clock,
     telemetry: TelemetryParts,
+    history: HistoryParts,
 ) -> Parts:
     """Make the parts of `manager`, complete and not started. TaskManager documents the arguments."""
     version = package_metadata.version("qorzen-obs")
@@ -95,7 +98,9 @@ def assemble(
         monotonic=clock.monotonic,
         exponential_histograms=telemetry.exponential_histograms,
     )
-    announcer = Announcer(runtime, collaborators, counts, metrics, redactor, clock=clock)
+    announcer = Announcer(
+        runtime, collaborators, counts, metrics, redactor, clock=clock, instance=history.instance
+    )
     loop_monitor = LoopMonitor(
         clock,
         metrics.loop_lag.observe,
@@ -143,7 +148,21 @@ def assemble(
         task_lines=task_lines,
         ledger_clock=ledger_clock,
     )
-    admission = Admission(runtime, scheduler, lifecycle.waiting, metrics, redactor, ledger_clock)
+    admission = Admission(
+        runtime,
+        scheduler,
+        lifecycle.waiting,
+        metrics,
+        redactor,
+        ledger_clock,
+        recorder=history.recorder,
+        instance=history.instance,
+    )
+    recording = None
+    if history.recorder is not None:
+        record_through(history.recorder, announcer)
+        if history.recorder.commits_first:
+            recording = Recording(history.recorder, admission, lifecycle.waiting)
     control = Control(
         runtime,
         table,
@@ -153,6 +172,7 @@ def assemble(
         announcer,
         keys=keys,
         retention=retention,
+        recording=recording,
         logger=collaborators.logger,
     )
     health = HealthChecks(
@@ -176,6 +196,7 @@ def assemble(
         telemetry=telemetry,
         remembered_spans=instrument.remembered,
         sweep_soon=lifecycle.repairs.sweep_soon,
+        history=history,
         version=version,
     )
     life = Life(
@@ -185,7 +206,9 @@ def assemble(
         limits,
         clock=clock,
         collaborators=collaborators,
-        collector=TaskMetricsCollector(metrics, inspection, telemetry.lost),
+        collector=TaskMetricsCollector(
+            metrics, inspection, telemetry.lost, None if history.recorder is None else history
+        ),
         registry=registry,
         settings=LiveSettings(runtime, collaborators, scheduler, table, lifecycle.dispatch),
         lifecycle=lifecycle,
@@ -198,7 +221,10 @@ def assemble(
         admission=admission,
         lifecycle=lifecycle,
         control=control,
-        batches=Batches(runtime, table, scheduler, admission, lifecycle, announcer, counts=counts),
+        recording=recording,
+        batches=Batches(
+            runtime, table, scheduler, admission, lifecycle, announcer, counts=counts, recording=recording
+        ),
         announcer=announcer,
         inspection=inspection,
         table=table,

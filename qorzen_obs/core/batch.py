@@ -11,6 +11,7 @@ from qorzen_obs import foreign
 from qorzen_obs.core.admission import Admission
 from qorzen_obs.core.announcer import Announcer
 from qorzen_obs.core.lifecycle import Lifecycle
+from qorzen_obs.core.recording import Recording
 from qorzen_obs.core.runtime import Runtime
 from qorzen_obs.core.task_table import TaskTable
 from qorzen_obs.counts import TaskCounts
@@ -36,6 +37,7 @@ class Batches:
         announcer: Announcer,
         *,
         counts: TaskCounts,
+        recording: Recording | None,
     ) -> None:
         self._runtime = runtime
         self._table = table
@@ -44,6 +46,7 @@ class Batches:
         self._lifecycle = lifecycle
         self._announcer = announcer
         self._counts = counts
+        self._recording = recording
 
     async def accept(
         self, calls: Iterable[Callable[[], Any]], hand_out: Callable[[TaskRecord], H], **options: Any
@@ -54,9 +57,10 @@ class Batches:
         records = [self._record(place, call, options) for place, call in enumerate(first)]
         if records:
             await self._admission.wait_for_room_for_all([record.cell for record in records])
-        handed_out = [hand_out(record) for record in records]  # once they are accepted nothing may fail
-        self._accept(records)
-        return handed_out
+        accept = functools.partial(self._accept, records, hand_out)
+        if self._recording is None or not records:
+            return accept()
+        return await self._recording.then(records, accept)
 
     def _record(self, place: int, call: Callable[[], Any], options: dict[str, Any]) -> TaskRecord:
         func, args, kwargs = _parts_of(place, call)
@@ -68,8 +72,9 @@ class Batches:
                 raise
             raise InvalidTaskError(f"calls[{place}]", error.problem) from error
 
-    def _accept(self, records: Sequence[TaskRecord]) -> None:
+    def _accept(self, records: Sequence[TaskRecord], hand_out: Callable[[TaskRecord], H]) -> list[H]:
         """Put all of them in the queue, then announce them, then let them start."""
+        handed_out = [hand_out(record) for record in records]  # once they are accepted nothing may fail
         scheduler, announcer, lifecycle = self._scheduler, self._announcer, self._lifecycle
         if self._runtime.interruption is not None:
             lifecycle.repairs.repair()
@@ -92,6 +97,7 @@ class Batches:
             self._runtime.interruption = error
             ready = self._runtime.ready
             ready += self._runtime.repairs
+        return handed_out
 
     def _undo(self, records: Sequence[TaskRecord]) -> None:
         """Undo a batch that was not accepted whole. None of its tasks has started or been announced."""

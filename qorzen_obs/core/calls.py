@@ -1,5 +1,8 @@
 """Runs calls of executors as tasks: checks them on the thread that submits, accepts them on the work loop.
 
+A durable history records such a call soon after it is accepted, also if `history.accept` is `committed`: many callers
+are on threads that must not wait for a disk.
+
 A call is accepted in its submitter's context. An asyncio task follows it and gives its outcome to the future. It waits
 like any caller of the manager, so the task that submitted the call lends its slot meanwhile.
 """
@@ -16,7 +19,7 @@ from types import BuiltinMethodType
 from typing import Any, Final, NamedTuple, NoReturn
 
 from qorzen_obs.callables import traits_of
-from qorzen_obs.core.admission import Admission
+from qorzen_obs.core.admission import Admission, Refusal
 from qorzen_obs.core.lifecycle import Lifecycle
 from qorzen_obs.core.retention import Retention
 from qorzen_obs.core.runtime import ManagerState, Runtime
@@ -25,6 +28,7 @@ from qorzen_obs.engines.base import ThreadedEngine
 from qorzen_obs.engines.traits import EngineTraits
 from qorzen_obs.errors import (
     ExecutorRefusedError,
+    HistoryUnavailableError,
     InvalidTaskError,
     TaskManagerClosedError,
     TaskQueueFullError,
@@ -162,7 +166,7 @@ class Calls:
                     self._lifecycle.accept(record)
             if record.sequence:
                 await self._lifecycle.waiting.for_end(record, None)
-        except (TaskManagerClosedError, TaskQueueFullError) as refusal:
+        except (TaskManagerClosedError, TaskQueueFullError, HistoryUnavailableError) as refusal:
             future.fail(_refused(refusal))
         except Exception as error:  # noqa: BLE001 - it is the submitter's
             future.fail(error)
@@ -186,7 +190,7 @@ class Calls:
             self._lifecycle.cancel(record, _FUTURE_CANCELLED)
 
 
-def _refused(refusal: TaskManagerClosedError | TaskQueueFullError) -> ExecutorRefusedError:
+def _refused(refusal: Refusal) -> ExecutorRefusedError:
     refused = ExecutorRefusedError(str(refusal))
     refused.__cause__ = refusal
     return refused

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from functools import partial
 from math import inf
 from typing import Any, Final
 
@@ -14,6 +15,7 @@ from qorzen_obs.core.announcer import Announcer
 from qorzen_obs.core.handle import TaskHandle, error_of
 from qorzen_obs.core.idempotency import IdempotencyKeys, Submission
 from qorzen_obs.core.lifecycle import Lifecycle
+from qorzen_obs.core.recording import Recording
 from qorzen_obs.core.retention import Retention
 from qorzen_obs.core.runtime import SHUTDOWN, ManagerState, Runtime
 from qorzen_obs.core.task_table import TaskTable
@@ -45,6 +47,7 @@ class Control:
         *,
         keys: IdempotencyKeys,
         retention: Retention,
+        recording: Recording | None,
         logger: Any,
     ) -> None:
         self._runtime = runtime
@@ -55,6 +58,7 @@ class Control:
         self._announcer = announcer
         self._keys = keys
         self._retention = retention
+        self._recording = recording
         self._logger = logger
 
     # ------------------------------------------------------------------ wait
@@ -201,6 +205,9 @@ class Control:
         )
         again.rerun = Rerun(task_id, record.state.span)
         await self._admission.wait_for_room(again.cell)
-        self._lifecycle.accept(again)
+        if self._recording is None:
+            self._lifecycle.accept(again)
+        else:
+            await self._recording.then([again], partial(self._lifecycle.accept, again))
         record.rerun_as = again.task_id
         return again.task_id

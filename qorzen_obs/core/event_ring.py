@@ -36,8 +36,10 @@ class EventRing:
         capacity: int = CAPACITY,
         *,
         on_wanted: Callable[[], object] = lambda: None,
+        instance: str | None = None,
     ) -> None:
-        self.instance = secrets.token_hex(4)  #: distinguishes this manager's numbers from another's
+        #: distinguishes this manager's numbers from another's
+        self.instance = instance or secrets.token_hex(4)
         self.streams = 0  #: open streams of all servers of this manager
         self.evicted = 0  #: streams that were cut off because their client did not read
         self._counts = counts

@@ -23,16 +23,17 @@ from qorzen_obs.core.announcer import Announcer
 from qorzen_obs.core.collaborators import Collaborators
 from qorzen_obs.core.event_ring import EventRing
 from qorzen_obs.core.health_checks import HealthChecks
+from qorzen_obs.core.recording import HistoryParts
 from qorzen_obs.core.runtime import ManagerState, Runtime
 from qorzen_obs.core.task_table import MayRerun, TaskTable, by_priority
 from qorzen_obs.counts import TaskCounts
 from qorzen_obs.engines.base import AwaitingEngine, ForeignProcessEngine, ReportingEngine, StackEngine
 from qorzen_obs.engines.traits import EngineTraits
 from qorzen_obs.errors import InvalidTaskError, TaskNotFoundError
+from qorzen_obs.history.base import Loss, StoredTasks
 from qorzen_obs.record import Attempt, TaskRecord
 from qorzen_obs.scheduling.scheduler import Explanation, Scheduler
 from qorzen_obs.scheduling.stall import StallWatch
-from qorzen_obs.settings import HistorySettings
 from qorzen_obs.stacks import ABANDONED, RUNNING, STARTING, LiveStack, redacted
 from qorzen_obs.tasks import TaskCategory, TaskInfo, TaskPriority, TaskStatus
 from qorzen_obs.telemetry.definitions import DefinitionReading
@@ -73,6 +74,7 @@ class Inspection:
         telemetry: TelemetryParts,
         remembered_spans: RememberedSpans,
         sweep_soon: Callable[[], object],
+        history: HistoryParts,
         version: str,
     ) -> None:
         self._runtime = runtime
@@ -85,6 +87,7 @@ class Inspection:
         self._telemetry = telemetry
         self._remembered_spans = remembered_spans
         self._sweep_soon = sweep_soon
+        self._history = history
         self._stall = StallWatch()
         self.clock = clock  #: the clock for all times of tasks
         self.counts = counts
@@ -128,6 +131,16 @@ class Inspection:
         """The recent traces; None where none are kept."""
         return self._telemetry.spans
 
+    @property
+    def stored(self) -> StoredTasks | None:
+        """The stored tasks of this and earlier processes; None if tasks are only in memory. Its methods block."""
+        return self._history.stored
+
+    @property
+    def losses(self) -> tuple[Loss, ...]:
+        """What this start found that crashes of earlier processes had taken, the newest first."""
+        return self._history.losses
+
     def status(self) -> dict[str, Any]:
         """Return the manager's state as JSON shows it. Its tables are compared meanwhile, see core/repair.py."""
         self._sweep_soon()
@@ -168,6 +181,7 @@ class Inspection:
                 "keep_completed_tasks": settings.keep_completed_tasks,
                 "default_timeout": "inf" if timeout == float("inf") else timeout,
             },
+            "history": self._history.status(),
             "telemetry": self._telemetry_status(),
             "versions": {"qorzen_obs": self.version, "python": platform.python_version()},
         }
@@ -181,7 +195,7 @@ class Inspection:
         sections: dict[str, msgspec.Struct] = {
             "tasks": self._runtime.settings,
             "telemetry": self._telemetry.settings,
-            "history": HistorySettings(),
+            "history": self._history.settings,
         }
         engines = self._collaborators.engine_settings
         if engines is not None:

@@ -17,6 +17,7 @@ from qorzen_obs.clock import Clock
 from qorzen_obs.core.announcer import Announcer
 from qorzen_obs.core.deadlines import Alarm, Deadlines
 from qorzen_obs.core.decision import TASK_DEADLINE
+from qorzen_obs.core.recording import failed_attempt
 from qorzen_obs.core.repair import Repairs
 from qorzen_obs.core.retention import Retention
 from qorzen_obs.core.runner import Runner
@@ -299,6 +300,7 @@ class Lifecycle:
             self._end(record, state, wall)
         else:
             attempt.traceback = decision.traceback
+            record.remember(failed_attempt(self._runtime.engines, attempt, state, wall))
             self._retry(record, state, retry_in, now, wall)
         for child in attempt.children:
             if child.task_id in self._table.live:
@@ -337,10 +339,8 @@ class Lifecycle:
             return None
         if attempt.last or self._runtime.state is not _READY:
             return None
-        policy, on_broken = (
-            attempt.record.definition.retry,
-            partial(self._announcer.backoff_failed, attempt.task_id),
-        )
+        policy = attempt.record.definition.retry
+        on_broken = partial(self._announcer.backoff_failed, attempt.task_id)
         error, kind = decision.exception, decision.error_type
         return retry_wait_seconds(policy, attempt.number, error, kind, self._random, on_broken)
 

@@ -22,6 +22,7 @@ from qorzen_obs.core.executor import TaskExecutor, make_executor
 from qorzen_obs.core.handle import TaskHandle
 from qorzen_obs.core.idempotency import Submission, digest_of
 from qorzen_obs.core.lifecycle import Lifecycle
+from qorzen_obs.core.recording import Recording
 from qorzen_obs.core.task_table import TaskTable
 from qorzen_obs.errors import InvalidTaskError
 from qorzen_obs.options import SubmitOptions
@@ -41,6 +42,7 @@ class Submitting(QorzenManager):
     _calls: Calls
     _control: Control
     _lifecycle: Lifecycle
+    _recording: Recording | None
     _table: TaskTable
 
     @overload
@@ -77,12 +79,14 @@ class Submitting(QorzenManager):
         `functools.partial(func, timeout=…)` passes it to `func`; `with_options(func, timeout=…)` makes it the task's
         option.
 
-        Returns at once, except when `tasks.when_full` is 'wait' and the queue is full. If that wait is cancelled,
-        nothing was accepted.
+        Returns at once, with two exceptions. If `tasks.when_full` is 'wait', it waits while the queue is full or too
+        many changes wait for the disk. If `history.accept` is 'committed', it waits until the task's record is on disk.
+        If that wait is cancelled, nothing was accepted.
 
         Raises:
             InvalidTaskError: an argument is unusable.
             TaskQueueFullError: `tasks.max_pending` tasks are pending.
+            HistoryUnavailableError: the durable history cannot record the task.
             TaskManagerClosedError: not initialized or stopped; or draining, and the caller is not in a running task.
         """
         record = self._admission.check(
@@ -99,7 +103,10 @@ class Submitting(QorzenManager):
         )
         if not self._admission.has_room():
             await self._admission.wait_for_room(record.cell)
-        self._lifecycle.accept(record)
+        if self._recording is None:
+            self._lifecycle.accept(record)
+        else:
+            await self._recording.then([record], partial(self._lifecycle.accept, record))
         return record.task_id
 
     @overload
@@ -128,7 +135,7 @@ class Submitting(QorzenManager):
 
         Raises:
             InvalidTaskError: `func` is not async.
-            InvalidTaskError, TaskQueueFullError, TaskManagerClosedError: as `submit_task`.
+            InvalidTaskError, TaskQueueFullError, HistoryUnavailableError, TaskManagerClosedError: as `submit_task`.
         """
         if not traits_of(func).is_async:
             problem = f"{foreign.shown(func)} is not async; use submit_task for synchronous callables"
@@ -205,7 +212,7 @@ class Submitting(QorzenManager):
         changes nothing.
 
         Raises:
-            InvalidTaskError, TaskQueueFullError, TaskManagerClosedError: as `submit_task`.
+            InvalidTaskError, TaskQueueFullError, HistoryUnavailableError, TaskManagerClosedError: as `submit_task`.
         """
         return self._control.handle_on(self._accepted(await self.submit_task(func, *args, **options)))
 
@@ -246,7 +253,7 @@ class Submitting(QorzenManager):
         Raises:
             InvalidTaskError: an argument is unusable; `argument` names a call by its place, such as `calls[3]`.
             TaskQueueFullError: the queue lacks room for all of them, or there are more than `tasks.max_pending`.
-            TaskManagerClosedError: as `submit_task`.
+            HistoryUnavailableError, TaskManagerClosedError: as `submit_task`.
         """
         return await self._batches.accept(
             calls,
@@ -286,7 +293,7 @@ class Submitting(QorzenManager):
             IdempotencyConflictError: the key was used with other arguments, or with another digest.
             InvalidTaskError: `key` is unusable, it has 1 to 128 printable characters; or an argument cannot be
                 compared, or is unusable as `submit_task` says.
-            TaskQueueFullError, TaskManagerClosedError: as `submit_task`.
+            TaskQueueFullError, HistoryUnavailableError, TaskManagerClosedError: as `submit_task`.
         """
         for option in ("key", "digest"):
             refuse_parameter(func, option)
@@ -307,7 +314,7 @@ class Submitting(QorzenManager):
         Raises:
             TaskNotFoundError: the id is unknown.
             TaskNotRerunnableError: it is live, completed, not kept whole any more, or without its arguments.
-            TaskQueueFullError, TaskManagerClosedError: as `submit_task`.
+            TaskQueueFullError, HistoryUnavailableError, TaskManagerClosedError: as `submit_task`.
         """
         return await self._control.rerun(task_id)
 
@@ -324,7 +331,8 @@ class Submitting(QorzenManager):
             loop.set_default_executor(tasks.executor(category="io"))  # each asyncio.to_thread is a task
 
         If its engine runs callables on threads, it is a ThreadPoolExecutor. Unset options are as in `submit_task`, but
-        a call has no timeout unless `timeout` or its `@task` sets one. See TaskExecutor for what a call does.
+        a call has no timeout unless `timeout` or its `@task` sets one. A durable history records a call soon after it
+        is accepted, also if `history.accept` is 'committed'. See TaskExecutor for what a call does.
 
         Raises:
             InvalidTaskError: an option is unusable, or the engine does not run synchronous callables.

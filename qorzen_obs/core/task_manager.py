@@ -27,6 +27,7 @@ from qorzen_obs.core.collaborators import (
 from qorzen_obs.core.from_thread import FromThread
 from qorzen_obs.core.health_checks import HealthChecks
 from qorzen_obs.core.inspection import Inspection
+from qorzen_obs.core.recording import HistoryParts
 from qorzen_obs.core.runtime import ManagerState
 from qorzen_obs.core.submitting import Submitting
 from qorzen_obs.scheduling.scheduler import Explanation
@@ -63,6 +64,7 @@ class TaskManager(Submitting):
         tracer_provider: where spans go; None means OpenTelemetry's global one.
         clock: None means the system's.
         telemetry: the other parts that observe; None means there are none.
+        history: where the tasks are recorded; None means in memory only.
     """
 
     def __init__(
@@ -76,6 +78,7 @@ class TaskManager(Submitting):
         tracer_provider: TracerProvider | None = None,
         clock: Clock | None = None,
         telemetry: TelemetryParts | None = None,
+        history: HistoryParts | None = None,
     ) -> None:
         super().__init__("task_manager")
         self._telemetry = telemetry or TelemetryParts()
@@ -89,6 +92,7 @@ class TaskManager(Submitting):
             tracer_provider=tracer_provider,
             clock=clock or SystemClock(),
             telemetry=self._telemetry,
+            history=history or HistoryParts(),
         )
         self._life = parts.life
         self._admission = parts.admission
@@ -97,6 +101,7 @@ class TaskManager(Submitting):
         self._batches = parts.batches
         self._announcer = parts.announcer
         self._table = parts.table
+        self._recording = parts.recording
         self._calls = parts.calls
         #: reads for any thread, used by the server and the metrics
         self.looks: Inspection = parts.inspection

@@ -48,6 +48,7 @@ class Waiting:
         #: waits for room in the queue, oldest first
         self.submitters: OrderedDict[asyncio.Future[None], None] = OrderedDict()
         self.reserved = 0  #: places in the queue that a batch has taken while it waits for more
+        self.promised = 0  #: places of tasks that will be accepted once their records are on disk
 
     async def for_end(self, record: TaskRecord, timeout: float | None) -> TaskState:
         """Return the final state of the task when it has ended. Cancelling the wait leaves the task alone.
@@ -113,6 +114,10 @@ class Waiting:
                 self._is_over(wait)
         record.waiters = None
 
+    def promise(self, places: int) -> None:
+        """Keep places for tasks whose records are not on disk yet; give them back if the number is negative."""
+        self.promised += places
+
     def let_all_in(self) -> None:
         """Let all waiters for room look again, since the manager takes no more work."""
         self.let_in(len(self.submitters))
@@ -124,7 +129,7 @@ class Waiting:
 
     def let_in(self, free: int) -> None:
         """Let as many waiting submitters look again as there is room for."""
-        free -= self.reserved
+        free -= self.reserved + self.promised
         while self.submitters and free > 0:
             room = next(iter(self.submitters))
             free -= self._wake(room)

@@ -70,10 +70,12 @@ async def run_demo(
     as_json: bool,
     pause_seconds: float,
     with_trouble: bool = False,
+    stores_by_default: bool = False,
 ) -> bool:
     """Survey once, or again and again until SIGINT or SIGTERM; return whether all went well.
 
-    `with_trouble` runs demo/trouble.py beside each survey. What fails there is meant to.
+    `with_trouble` runs demo/trouble.py beside each survey. What fails there is meant to. `stores_by_default` records
+    tasks in the default file if `history.url` is `memory`, but never for one round.
 
     Belongs to a process of its own: it silences the warnings that parsing gives for old code, and sets the garbage
     collector to rarer runs.
@@ -94,7 +96,13 @@ async def run_demo(
             settings, telemetry=msgspec.structs.replace(settings.telemetry, log_level=log_level)
         )
         logs = set_up_process(settings.telemetry, sys.stderr)
-        service = Service(settings, http=True, log_stream=logs, gil_watch=gil_watch)
+        service = Service(
+            settings,
+            http=True,
+            log_stream=logs,
+            gil_watch=gil_watch,
+            default_history="demo" if stores_by_default and not once else None,
+        )
         with StopSignals(settings.tasks, gil_watch, service.refuse_traffic, logs.redactor.text) as signals:
             async with hosted(service, signals):
                 rounds = _Rounds(service, workload, screen, as_json=as_json, with_trouble=with_trouble)
@@ -147,6 +155,8 @@ class _Rounds:
             ("health", "/health"),
         ):
             self._screen.say(f"  {what:<9}{url}{path}")
+        if (trouble := self._service.history_trouble) is not None:
+            self._screen.say(f"  history  {printable(trouble)}")
         if self._with_trouble:
             self._screen.say("Beside it a shop has a bad day, again in each round:")
             for what, where in WHERE_TO_LOOK:

@@ -246,7 +246,7 @@ def _is_file(path: Path) -> bool:
         return True
 
 
-def printable(path: Path) -> str:
+def printable(path: Path | str) -> str:
     """Return a path fit for terminals, logs and JSON, whatever bytes it is made of."""
     text = os.fsencode(path).decode("utf-8", "replace")
     return "".join(

@@ -1,12 +1,18 @@
-"""What every history of ended tasks does. `tests/contracts/test_histories.py` checks each implementation."""
+"""The two seams of what is remembered: `History` of this process, and `Recorder`, which survives it.
+
+`tests/contracts/test_histories.py` checks each History. The core records through a Recorder and asks it nothing that
+could block the work loop.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Protocol
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal, Protocol
 
-from qorzen_obs.record import TaskRecord
-from qorzen_obs.tasks import TaskInfo
+from qorzen_obs.record import End, TaskEvent, TaskRecord
+from qorzen_obs.tasks import TaskCategory, TaskInfo, TaskPriority, TaskStatus
 
 #: Called with each record that the history no longer keeps whole; on the work loop.
 OnEvicted = Callable[[TaskRecord], object]
@@ -50,4 +56,116 @@ class History(Protocol):
 
     def info(self, task_id: str) -> TaskInfo | None:
         """Return a snapshot of a task that is kept whole or as an outline; from any thread."""
+        ...
+
+
+TaskOrder = Literal["newest", "oldest", "priority", "ended"]
+
+#: More than a timestamp ever is, so that a higher priority comes first, whenever it was accepted.
+_PRIORITY_SECONDS: Final = 1e10
+
+
+def sort_value(info: TaskInfo, order: TaskOrder) -> float:
+    """Return what an order sorts stored tasks by before their id: rising for `oldest` and `priority`, else falling."""
+    if order == "ended":
+        return info.completed_at or 0.0
+    if order == "priority":
+        return info.created_at - info.priority * _PRIORITY_SECONDS
+    return info.created_at
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskQuery:
+    """Which stored tasks to list: in each field one of the values must fit; an empty field fits always."""
+
+    statuses: frozenset[TaskStatus] = frozenset()
+    categories: frozenset[TaskCategory] = frozenset()
+    priorities: frozenset[TaskPriority] = frozenset()
+    plugin_ids: frozenset[str] = frozenset()
+    names: frozenset[str] = frozenset()
+    definitions: frozenset[str] = frozenset()
+    error_types: frozenset[str] = frozenset()
+    parent_ids: frozenset[str] = frozenset()
+    instances: frozenset[str] = frozenset()
+    #: In lower case; parts of the name, an id or the error, in the newest 50,000 tasks.
+    texts: tuple[str, ...] = ()
+    created_after: float | None = None  #: Unix seconds; at that moment or later
+    created_before: float | None = None
+    lost_by_crash: bool = False  #: only those that a crash took
+    order: TaskOrder = "newest"  #: as `sort_value` says; `ended` finds only tasks that have ended
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loss:
+    """What the last end of an earlier process took along."""
+
+    instance: str  #: of the process that died
+    started_at: float  #: Unix seconds
+    last_seen_at: float  #: when it wrote last
+    noticed_at: float  #: when this process found out
+    running: int
+    pending: int
+    by_category: dict[TaskCategory, int]
+
+
+class StoredTasks(Protocol):
+    """Reads what is stored. Blocks for a disk: call it on the ops plane's threads, never on the work loop."""
+
+    def find(self, task_id: str) -> TaskInfo | None:
+        """Return one stored task of any process, None if it is not stored."""
+        ...
+
+    def select(
+        self, query: TaskQuery, *, limit: int, after: tuple[float, str] | None = None
+    ) -> list[TaskInfo]:
+        """Return up to `limit` tasks behind the position `after` in the order of the query: (sort value, task id)."""
+        ...
+
+    def logs(self, task_id: str) -> Sequence[dict[str, Any]]:
+        """Return the stored log lines of an ended task."""
+        ...
+
+    def losses(self) -> list[Loss]:
+        """Return what crashes took, the newest first."""
+        ...
+
+
+class Recorder(Protocol):
+    """Stores what happens to the tasks of one manager. Its methods belong to the work loop unless they say otherwise.
+
+    None of them blocks, and the observers raise nothing: if the storage fails, `refusal` and `status` say so.
+    """
+
+    #: Whether a submission waits until its record is on disk.
+    commits_first: bool
+
+    def refusal(self) -> str | None:
+        """Return why no new task can be accepted now and what to do; None if it can."""
+        ...
+
+    async def wait_for_room(self) -> None:
+        """Wait until `refusal` is None because the writer has caught up; returns at once if it is broken."""
+        ...
+
+    def offer(self, record: TaskRecord) -> asyncio.Future[None]:
+        """Store a checked record before it is accepted; the future is done once it is on disk.
+
+        Its exception is HistoryUnavailableError where it could not be stored.
+        """
+        ...
+
+    def withdraw(self, record: TaskRecord) -> None:
+        """Forget an offered record that was not accepted after all."""
+        ...
+
+    def on_event(self, event: TaskEvent) -> None:
+        """Take a submission, a start, a retry or progress, as an observer of the announcer."""
+        ...
+
+    def on_ends(self, ends: Sequence[End]) -> None:
+        """Take the ends of a turn of the loop, as an observer of ends."""
+        ...
+
+    def status(self) -> dict[str, Any]:
+        """Return the history's part of `status()`; from any thread."""
         ...

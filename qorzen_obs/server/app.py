@@ -27,6 +27,7 @@ from qorzen_obs.server import (
     health,
     logs,
     loop,
+    lost,
     metrics,
     openapi,
     page,
@@ -65,6 +66,7 @@ from qorzen_obs.server.security import (
     secure_response,
 )
 from qorzen_obs.server.sources import COMMANDS, HEALTH, LOOKS, REDACTOR, SPANS, ServedManager
+from qorzen_obs.server.stored import STORE_READS, StoreReads
 from qorzen_obs.server.tasks import ONE_LIST
 from qorzen_obs.settings import HealthSettings, ServerSettings
 from qorzen_obs.telemetry.own_log import OwnLog
@@ -82,6 +84,7 @@ ROUTES: Final[tuple[Route, ...]] = (
     *page_facts.ROUTES,
     *settings_in_force.ROUTES,
     *tasks.ROUTES,
+    *lost.ROUTES,
     *task_trace.ROUTES,
     *series.ROUTES,
     *running.ROUTES,
@@ -168,6 +171,7 @@ def create_app(
     app[page.FILES] = page.read_files()
     app[runbooks.PAGE] = runbooks.read_page()
     app[ONE_LIST] = asyncio.Lock()
+    app[STORE_READS] = StoreReads()
     app[bulk.ONE_BULK] = asyncio.Lock()
     app[EXPOSITION] = Exposition(looks.gathering)
     app[OPENAPI] = OpenApi(ROUTES, secured=bool(tokens))

@@ -10,7 +10,7 @@ import asyncio
 import functools
 import itertools
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from http import HTTPStatus
 from typing import Final, Literal, NamedTuple
@@ -19,6 +19,7 @@ from aiohttp import web
 from msgspec import Struct
 
 from qorzen_obs.errors import (
+    HistoryUnavailableError,
     TaskManagerClosedError,
     TaskNotCancellableError,
     TaskNotFoundError,
@@ -56,10 +57,16 @@ _GONE: Final = "it is not kept any more"
 _REPEATED: Final = "it was run again before"
 _FULL: Final = "the queue is full; try again later"
 _CLOSED: Final = "the service takes no new tasks"
+_UNRECORDED: Final = "the history cannot record a task now; see /health"
+_REFUSALS: Final[Mapping[type[Exception], str]] = {
+    TaskQueueFullError: _FULL,
+    TaskManagerClosedError: _CLOSED,
+    HistoryUnavailableError: _UNRECORDED,
+}
 _LATE: Final = "the work loop did not answer in time; try again"
 
 #: What a free text in the filter of a command is taken as: one name, whatever it contains.
-_WHOLE: Final = ("plugin_id", "name", "definition", "error_type", "parent_id", "below")
+_WHOLE: Final = ("plugin_id", "name", "definition", "error_type", "parent_id", "below", "instance")
 _FILTERS: Final = ("status", "category", "priority", *_WHOLE, "q", "created_after", "created_before")
 
 
@@ -176,8 +183,8 @@ def _rerunning(commands: Commands, looks: Looks) -> Act:
             account.refuse(task_id, error.reason)
         except TaskNotFoundError:
             account.refuse(task_id, _GONE)
-        except (TaskQueueFullError, TaskManagerClosedError) as error:
-            reason = _FULL if isinstance(error, TaskQueueFullError) else _CLOSED
+        except (TaskQueueFullError, TaskManagerClosedError, HistoryUnavailableError) as error:
+            reason = _REFUSALS[type(error)]
             account.refuse(task_id, reason)
             account.refuse_the_rest(reason)
 

@@ -18,7 +18,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from qorzen_obs.clock import rfc_3339
 from qorzen_obs.engines.traits import ENGINES
 from qorzen_obs.server.family import Family
-from qorzen_obs.tasks import CancelGuarantee, TaskInfo, TaskPriority
+from qorzen_obs.tasks import CancelGuarantee, TaskAttempt, TaskInfo, TaskPriority
 from qorzen_obs.telemetry.redaction import Redactor
 
 #: A moment by RFC 3339.
@@ -85,14 +85,26 @@ class Progress(Struct, frozen=True, kw_only=True):
     updated_at: Moment | None
 
 
+class Run(Struct, frozen=True, kw_only=True):
+    """One attempt of a task."""
+
+    number: int
+    engine: EngineName
+    worker: int | None  #: the id of the worker process, of an attempt that was followed by another
+    started_at: Moment
+    ended_at: Moment | None
+    error_type: str | None
+
+
 #: Fields of TaskInfo that no document has: what a task returned stays in the process.
 _NEVER_SHOWN: Final = frozenset({"result"})
 #: Fields that lists leave out: a task's own document has them.
-_UNLISTED: Final = ("traceback", "metadata")
+_UNLISTED: Final = ("traceback", "metadata", "attempts")
 #: How fields look whose type in TaskInfo says less.
 _SHOWN_AS: Final[Mapping[str, Any]] = {
     "priority": PriorityName,
     "progress": Progress,
+    "attempts": tuple[Run, ...],
     "engine": EngineName,
     "cancel_guarantee": CancelGuarantee,
 }
@@ -133,6 +145,8 @@ class Task(_Shown):  # type: ignore[misc]  # its fields are TaskInfo's
 
     family: Family | UnsetType = UNSET  #: how many tasks it led to
     rerun: RerunState | UnsetType = UNSET
+    #: Read from the durable history: memory does not have it, or has an outline only.
+    stored: bool = False
 
 
 def task_document(
@@ -141,19 +155,19 @@ def task_document(
     *,
     family: Family | UnsetType = UNSET,
     rerun: RerunState | UnsetType = UNSET,
+    stored: bool = False,
 ) -> Task:
     """Return everything that is shown of one task; of its family and of a rerun what the caller knows."""
     metadata = redactor.field("metadata", info.metadata)
-    return Task(**_shown(info, metadata=metadata), family=family, rerun=rerun)
+    return Task(**_shown(info, metadata=metadata), family=family, rerun=rerun, stored=stored)
 
 
-def task_line(info: TaskInfo) -> Task:
+def task_line(info: TaskInfo, *, stored: bool = False) -> Task:
     """Return what a list shows of one task: no traceback, and long texts cut."""
     unlisted = dict.fromkeys(_UNLISTED, UNSET)
     error = None if info.error is None else _cut(info.error)
-    return Task(
-        **_shown(info, error=error, progress=_progress(info, _cut(info.progress.message)), **unlisted)
-    )
+    progress = _progress(info, _cut(info.progress.message))
+    return Task(**_shown(info, error=error, progress=progress, **unlisted), stored=stored)
 
 
 def _shown(info: TaskInfo, **instead: Any) -> dict[str, Any]:
@@ -163,6 +177,7 @@ def _shown(info: TaskInfo, **instead: Any) -> dict[str, Any]:
     values.update(
         priority=info.priority.label,
         progress=_progress(info, info.progress.message),
+        attempts=tuple(map(_run, info.attempts)),
         cancel_guarantee=_GUARANTEES[info.cancel_guarantee],
     )
     values.update(instead)
@@ -172,6 +187,17 @@ def _shown(info: TaskInfo, **instead: Any) -> dict[str, Any]:
 def _progress(info: TaskInfo, message: str) -> Progress:
     progress = info.progress
     return Progress(percent=progress.percent, message=message, updated_at=timestamp(progress.updated_at))
+
+
+def _run(attempt: TaskAttempt) -> Run:
+    return Run(
+        number=attempt.number,
+        engine=attempt.engine,
+        worker=attempt.worker,
+        started_at=rfc_3339(attempt.started_at),
+        ended_at=timestamp(attempt.ended_at),
+        error_type=attempt.error_type,
+    )
 
 
 def _cut(text: str) -> str:

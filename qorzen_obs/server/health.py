@@ -152,6 +152,21 @@ def _look_at_telemetry(looks: Looks, settings: HealthSettings) -> Finding:
     return Finding(Outcome.WARN if trouble else Outcome.PASS, "; ".join(trouble))
 
 
+def _look_at_history(looks: Looks, settings: HealthSettings) -> Finding:
+    history = looks.status()["history"]
+    trouble = history.get("trouble")
+    if history["kind"] == "memory":  # as was asked for, or because no file could be used
+        return Finding(Outcome.WARN if trouble else Outcome.PASS, trouble or "", observed="memory")
+    if history["durable"]:
+        return Finding(Outcome.PASS, history.get("warning") or "", observed="durable")
+    waiting = f"{history.get('waiting', 0)} tasks wait for it"
+    if history.get("when_broken") == "undurable":
+        problem = f"a crash would lose what is accepted now, {waiting}"
+        return Finding(Outcome.FAIL, f"{trouble or 'it is not written'}; {problem}", observed="undurable")
+    problem = f"new tasks are refused, {waiting}"
+    return Finding(Outcome.WARN, f"{trouble or 'it is not written'}; {problem}", observed="refusing")
+
+
 OPS_PLANE: Final = Check("ops-plane", "responding", "ops-plane", _look_at_ops_plane)
 WORK_LOOP: Final = Check("work-loop", "blocked", "work-loop", _look_at_work_loop)
 INITIALIZED: Final = Check("initialized", "initialized", "manager", _look_at_start)
@@ -160,6 +175,7 @@ SCHEDULER: Final = Check("scheduler", "stalled", "scheduler", _look_at_scheduler
 QUEUE: Final = Check("queue", "saturation", "queue", _look_at_queue)
 ABANDONED: Final = Check("abandoned", "abandoned", "tasks", _look_at_abandoned)
 TELEMETRY: Final = Check("telemetry", "export", "telemetry", _look_at_telemetry)
+DURABLE: Final = Check("history", "durable", "history", _look_at_history)
 
 LIVEZ: Final = "livez"
 READYZ: Final = "readyz"
@@ -175,7 +191,7 @@ HEALTH_JSON: Final = "application/health+json"
 
 PROBES: Final[Mapping[str, tuple[Check, ...]]] = {
     LIVEZ: (OPS_PLANE, WORK_LOOP),
-    READYZ: (INITIALIZED, ACCEPTING, WORK_LOOP, SCHEDULER),
+    READYZ: (INITIALIZED, ACCEPTING, WORK_LOOP, SCHEDULER, DURABLE),
     STARTUPZ: (INITIALIZED,),
     WARNING: (QUEUE, ABANDONED, TELEMETRY),
 }

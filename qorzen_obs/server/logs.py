@@ -11,6 +11,7 @@ from qorzen_obs.server.documents import json_response
 from qorzen_obs.server.problems import Missing
 from qorzen_obs.server.routes import Access, Answer, Route, Tag
 from qorzen_obs.server.sources import LOOKS
+from qorzen_obs.server.stored import STORE_READS, UNREADABLE_STORE, UnreadableStoreError, unreadable_store
 from qorzen_obs.server.tasks import UNKNOWN_TASK, find_task
 
 
@@ -32,14 +33,25 @@ class LogLines(Struct, frozen=True, kw_only=True):
 
 async def get_task_logs(request: web.Request) -> web.Response:
     """Answer with the kept lines, oldest first, how many older ones are not kept, and why there are none."""
-    info = find_task(request)
-    kept = request.app[LOOKS].log_of(info.task_id)
+    (info, stored), looks = await find_task(request), request.app[LOOKS]
+    if stored:
+        return await _stored_lines(request, info.task_id)
+    kept = looks.log_of(info.task_id)
     missing = None
     if info.evicted or kept.dropped:
         missing = Missing.LATE
     elif not kept.items and not info.status.final:
         missing = Missing.EARLY
     return json_response({"items": kept.items, "dropped": kept.dropped, "missing": missing})
+
+
+async def _stored_lines(request: web.Request, task_id: str) -> web.Response:
+    tasks = request.app[LOOKS].stored
+    try:
+        items = [] if tasks is None else await request.app[STORE_READS].read(lambda: tasks.logs(task_id))
+    except UnreadableStoreError:
+        raise unreadable_store() from None
+    return json_response({"items": items, "dropped": 0, "missing": None})
 
 
 ROUTES: Final = (
@@ -52,6 +64,6 @@ ROUTES: Final = (
         description="What its code logged, and printed in a worker process, oldest first, redacted. `dropped` "
         "counts older lines that are not kept. `missing` is `early` if there are no lines yet, and `late` if some "
         "or all are no longer kept.",
-        answers={200: Answer("The kept lines.", LogLines), 404: UNKNOWN_TASK},
+        answers={200: Answer("The kept lines.", LogLines), 404: UNKNOWN_TASK, 503: UNREADABLE_STORE},
     ),
 )

@@ -11,6 +11,7 @@ from msgspec import Struct
 
 from qorzen_obs.server.documents import Moment, json_response, now, timestamp
 from qorzen_obs.server.links import Links
+from qorzen_obs.server.lost import LossDocument, loss_document
 from qorzen_obs.server.registry import ALLOW_SUBMIT
 from qorzen_obs.server.routes import SCOPE, Access, Answer, Route, Tag
 from qorzen_obs.server.sources import LOOKS, Looks
@@ -33,6 +34,7 @@ class PageFacts(Struct, frozen=True, kw_only=True):
     may_control: bool  #: whether the caller may cancel, run again, pause
     may_submit: bool  #: whether the caller may submit registered tasks
     instance: str  #: of the manager; another one after a restart
+    losses: list[LossDocument]  #: what earlier processes took along, as this start found it; the newest first
     version: str  #: of qorzen-obs
     at: Moment
 
@@ -61,6 +63,7 @@ async def get_page_facts(request: web.Request) -> web.Response:
             may_control=may_control,
             may_submit=may_control and request.app[ALLOW_SUBMIT],
             instance=request.app[LOOKS].event_ring.instance,
+            losses=[loss_document(loss) for loss in request.app[LOOKS].losses],
             version=metadata.version("qorzen-obs"),
             at=now(),
         )

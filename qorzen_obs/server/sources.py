@@ -15,6 +15,7 @@ from qorzen_obs.core.event_ring import EventRing
 from qorzen_obs.core.health_checks import HealthChecks
 from qorzen_obs.core.idempotency import Submission
 from qorzen_obs.core.task_table import MayRerun
+from qorzen_obs.history.base import Loss, StoredTasks
 from qorzen_obs.record import Attempt, TaskRecord
 from qorzen_obs.scheduling.scheduler import Explanation
 from qorzen_obs.settings import HealthSettings
@@ -69,6 +70,16 @@ class Looks(Protocol):
     @property
     def health(self) -> HealthChecks:
         """The checks of the program's own."""
+        ...
+
+    @property
+    def stored(self) -> StoredTasks | None:
+        """The stored tasks of this and earlier processes; None where tasks are only in memory. Its methods block."""
+        ...
+
+    @property
+    def losses(self) -> Sequence[Loss]:
+        """What this start found that crashes of earlier processes had taken, the newest first."""
         ...
 
     @property

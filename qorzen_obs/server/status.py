@@ -66,6 +66,7 @@ class Status(Struct, frozen=True, kw_only=True):
     engines: dict[str, dict[str, Any]]
     config: ConfigInForce
     telemetry: dict[str, Any]
+    history: dict[str, Any]  #: `kind` is memory or sqlite; `durable`, `trouble` and more of a durable one
     versions: dict[str, str]
 
 

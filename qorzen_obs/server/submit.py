@@ -24,6 +24,7 @@ from qorzen_obs.callables import BoundCall
 from qorzen_obs.core.admission import MAX_METADATA_BYTES, MAX_METADATA_DEPTH
 from qorzen_obs.core.idempotency import MAX_KEY_LENGTH
 from qorzen_obs.errors import (
+    HistoryUnavailableError,
     IdempotencyConflictError,
     InvalidTaskError,
     TaskManagerClosedError,
@@ -166,6 +167,8 @@ def _refusals_as_problems() -> Iterator[None]:
         yield
     except TaskQueueFullError:
         raise busy("the queue is full; try again later") from None
+    except HistoryUnavailableError:
+        raise busy("the history cannot record a task now; /health says why") from None
     except TaskManagerClosedError:
         raise busy("the service takes no new tasks", retry_after=DRAINED_SECONDS) from None
     except IdempotencyConflictError:
@@ -187,7 +190,8 @@ TRACE_PARAMETERS: Final = (
 )
 
 _NOT_NOW: Final = problem(
-    "The queue is full, the service stops, or its work loop does not answer.", hdrs.RETRY_AFTER
+    "The queue is full, the history cannot record a task, the service stops, or its work loop does not answer.",
+    hdrs.RETRY_AFTER,
 )
 
 ROUTES: Final = (

@@ -20,6 +20,7 @@ from qorzen_obs.server.problems import Missing, ProblemError, problem
 from qorzen_obs.server.query import BAD_PARAMETER, check_parameters, read_one, refuse
 from qorzen_obs.server.routes import Access, Answer, Parameter, Route, Tag
 from qorzen_obs.server.sources import LOOKS, REDACTOR, SPANS, Looks
+from qorzen_obs.server.stored import UNREADABLE_STORE
 from qorzen_obs.server.tasks import find_task
 from qorzen_obs.server.traces import TRACE_ID, OtlpTrace
 from qorzen_obs.tasks import PENDING, RUNNING, TaskInfo
@@ -60,7 +61,8 @@ async def get_task_trace(request: web.Request) -> web.Response:
     whole = read_one(request.query, "whole")
     if whole not in {None, "true"}:
         refuse("whole", "true")
-    info, looks, recent = find_task(request), request.app[LOOKS], request.app.get(SPANS)
+    info, _ = await find_task(request)
+    looks, recent = request.app[LOOKS], request.app.get(SPANS)
     if recent is None:
         raise ProblemError(HTTPStatus.NOT_FOUND, "this service keeps no traces")
     spans = spans_of(info, looks, recent, whole=whole is not None)
@@ -170,6 +172,7 @@ ROUTES: Final[tuple[Route, ...]] = (
                 "No task has this id, or no span of it is there: `missing` says whether yet or any more."
             ),
             422: BAD_PARAMETER,
+            503: UNREADABLE_STORE,
         },
     ),
 )

@@ -1,4 +1,4 @@
-"""GET /api/tasks and /api/tasks/{id}: the live and kept tasks, and one of them."""
+"""GET /api/tasks and /api/tasks/{id}: the live, kept and stored tasks, and one of them."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import asyncio
 import heapq
 import itertools
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from http import HTTPStatus
-from typing import Annotated, Final, NamedTuple
+from typing import Annotated, Final, NamedTuple, TypeVar
 
 import msgspec
 from aiohttp import web
@@ -18,6 +18,7 @@ from msgspec import Meta, Struct
 
 from qorzen_obs.arguments import parse_category, parse_priority
 from qorzen_obs.core.task_table import by_priority
+from qorzen_obs.history.base import StoredTasks, TaskOrder, TaskQuery
 from qorzen_obs.in_thread import run_in_daemon_thread
 from qorzen_obs.record import TaskRecord, TaskState
 from qorzen_obs.server.address import address_of
@@ -50,6 +51,13 @@ from qorzen_obs.server.query import (
 )
 from qorzen_obs.server.routes import Access, Answer, Parameter, Route, Tag
 from qorzen_obs.server.sources import LOOKS, REDACTOR, Looks
+from qorzen_obs.server.stored import (
+    STORE_READS,
+    UNREADABLE_STORE,
+    UnreadableStoreError,
+    unreadable_store,
+)
+from qorzen_obs.server.union import Listed, Position, is_after, page_of_both, position_of, read_stored
 from qorzen_obs.tasks import TaskCategory, TaskInfo, TaskPriority, TaskStatus
 
 
@@ -62,6 +70,13 @@ class Order(Enum):
     ENDED = "ended"  #: ended last first; only tasks that have ended
 
 
+#: The orders by the name that stored tasks have them by.
+STORED_ORDERS: Final[Mapping[Order, TaskOrder]] = {
+    Order.NEWEST: "newest",
+    Order.OLDEST: "oldest",
+    Order.PRIORITY: "priority",
+    Order.ENDED: "ended",
+}
 Cursor = Annotated[str, Meta(pattern="^[A-Za-z0-9_-]*$")]
 PARAMETERS: Final = (
     Parameter("status", list[TaskStatus], "One of these statuses. Several may also stand behind commas."),
@@ -73,7 +88,13 @@ PARAMETERS: Final = (
     Parameter("error_type", list[str], "That ended with an error of one of these types, as for status."),
     Parameter("parent_id", list[str], "Submitted by one of these tasks, as for status."),
     Parameter("below", list[str], "Submitted by one of these tasks or by a task below it, as for status."),
-    Parameter("q", list[str], "Tasks whose name, ids or error contain one of these texts, in whatever case."),
+    Parameter("instance", list[str], "Of one of these managers: each start of the service has an id."),
+    Parameter(
+        "q",
+        list[str],
+        "Tasks whose name, ids or error contain one of these texts, in whatever case; of the stored ones, the newest "
+        "50,000 are searched.",
+    ),
     Parameter("created_after", MomentChoice, "Submitted at this moment or later."),
     Parameter("created_before", MomentChoice, "Submitted before this moment."),
     Parameter("order", Order, "How they are sorted; newest where nothing is said."),
@@ -90,6 +111,7 @@ class Seen(NamedTuple):
     state: TaskState
 
 
+T = TypeVar("T")
 Key = tuple[float, int]  #: what an order sorts by; the second part is the sequence, so no two are equal
 
 
@@ -106,6 +128,7 @@ class TaskFilter:
     error_types: frozenset[str] = frozenset()
     parent_ids: frozenset[str] = frozenset()
     below: frozenset[str] = frozenset()  #: ids of ancestors; see `resolved`
+    instances: frozenset[str] = frozenset()  #: of managers; see `resolved`
     ids: frozenset[str] | None = None  #: None: any
     texts: tuple[str, ...] = ()  #: in lower case; parts of the name, an id or the error
     created_after: float | None = None  #: Unix seconds; at that moment or later
@@ -129,10 +152,32 @@ class TaskFilter:
         )
 
     def resolved(self, records: Sequence[TaskRecord], looks: Looks) -> TaskFilter:
-        """Return the filter with `ids` in place of `below`, which no record can answer by itself."""
+        """Return the filter for these records with `ids` in place of what no record can answer by itself."""
+        if self.instances and looks.event_ring.instance not in self.instances:
+            return replace(self, ids=frozenset(), below=frozenset(), instances=frozenset())
         if not self.below:
             return self
         return replace(self, ids=frozenset(ids_below(records, looks.find, self.below)), below=frozenset())
+
+    def query(self, order: TaskOrder) -> TaskQuery | None:
+        """Return what to ask the store for; None if stored tasks are left out: nobody follows their ancestors."""
+        if self.below or self.ids is not None:
+            return None
+        return TaskQuery(
+            statuses=self.statuses,
+            categories=self.categories,
+            priorities=self.priorities,
+            plugin_ids=self.plugin_ids,
+            names=self.names,
+            definitions=self.definitions,
+            error_types=self.error_types,
+            parent_ids=self.parent_ids,
+            instances=self.instances,
+            texts=self.texts,
+            created_after=self.created_after,
+            created_before=self.created_before,
+            order=order,
+        )
 
     def _contains_text(self, record: TaskRecord, state: TaskState) -> bool:
         fields = (record.name, record.task_id, record.plugin_id, state.error_type, state.error)
@@ -159,6 +204,7 @@ def read_filter(query: Query, redact: Callable[[str], str]) -> TaskFilter:
         error_types=read_names(query, "error_type"),
         parent_ids=read_names(query, "parent_id"),
         below=read_names(query, "below"),
+        instances=read_names(query, "instance"),
         texts=tuple(text.lower() for text in query.getall("q", []) if text),
         created_after=_read_seconds(query, "created_after"),
         created_before=_read_seconds(query, "created_before"),
@@ -215,24 +261,36 @@ def _key(seen: Seen, order: Order) -> Key:
     return 0.0, seen.record.sequence
 
 
-def write_cursor(order: Order, key: Key) -> str:
+def write_cursor(order: Order, key: Key | Position) -> str:
     """Return where a page ended, for the next request to go on; its content is nobody's business."""
     return urlsafe_b64encode(msgspec.json.encode((order.value, *key))).decode().rstrip("=")
 
 
 def read_cursor(query: Query, order: Order) -> Key | None:
-    """Return where to go on; None from the start."""
+    """Return where to go on in the tasks in memory; None from the start."""
+    return _read_cursor(query, order, tuple[str, float, int])
+
+
+def read_position(query: Query, order: Order) -> Position | None:
+    """Return where to go on in the tasks of memory and store; None from the start."""
+    return _read_cursor(query, order, tuple[str, float, str])
+
+
+_RIGHT_CURSOR: Final = "the next_cursor of the page before, with the same order"
+
+
+def _read_cursor(query: Query, order: Order, kind: type[tuple[str, float, T]]) -> tuple[float, T] | None:
     text = read_one(query, "cursor")
     if text is None:
         return None
     try:
         padded = text.encode("ascii") + b"=" * (-len(text) % 4)
-        name, place, sequence = msgspec.json.decode(urlsafe_b64decode(padded), type=tuple[str, float, int])
+        name, place, last = msgspec.json.decode(urlsafe_b64decode(padded), type=kind)
     except (ValueError, msgspec.MsgspecError):
-        name, place, sequence = "", 0.0, 0
+        refuse("cursor", _RIGHT_CURSOR)
     if name != order.value:
-        refuse("cursor", "the next_cursor of the page before, with the same order")
-    return place, sequence
+        refuse("cursor", _RIGHT_CURSOR)
+    return place, last
 
 
 #: Held while a list is made: one thread at a time is enough.
@@ -245,26 +303,26 @@ class TaskPage(Struct, frozen=True, kw_only=True):
     items: list[Task]
     next_cursor: str | None  #: null on the last page
     at: Moment  #: the moment that it shows
+    #: Stored tasks are missing here, since the store cannot be read now.
+    history_unavailable: bool = False
 
 
 async def get_tasks(request: web.Request) -> web.Response:
-    """Answer with a page of the live and kept tasks; `at` is the moment that it shows."""
+    """Answer with a page of the live, kept and stored tasks; `at` is the moment that it shows."""
     query = request.query
     check_parameters(query, _NAMES)
     order = read_choice(query, "order", Order.NEWEST)
-    wanted, after, limit = (
-        read_filter(query, request.app[REDACTOR].text),
-        read_cursor(query, order),
-        read_limit(query),
-    )
+    wanted, limit = read_filter(query, request.app[REDACTOR].text), read_limit(query)
     looks = request.app[LOOKS]
+    if looks.stored is not None:
+        return await _answer_of_both(request, looks.stored, wanted, order, limit)
+    after = read_cursor(query, order)
 
     def write_page() -> bytes:
         at = now()
         records = looks.records()
         tasks, following = select(records, wanted.resolved(records, looks), order, after, limit)
-        cursor = None if following is None else write_cursor(order, following)
-        return encode_json(TaskPage(items=[task_line(info) for info in tasks], next_cursor=cursor, at=at))
+        return _encoded([Listed(info, stored=False) for info in tasks], order, following, at)
 
     # A walk over all tasks takes milliseconds, which the loop has better use for.
     async with request.app[ONE_LIST]:
@@ -272,38 +330,121 @@ async def get_tasks(request: web.Request) -> web.Response:
     return web.Response(body=page, content_type="application/json")
 
 
+async def _answer_of_both(
+    request: web.Request, stored: StoredTasks, wanted: TaskFilter, order: Order, limit: int
+) -> web.Response:
+    """Answer with a page of the tasks of memory and store."""
+    looks, after, order_name = request.app[LOOKS], read_position(request.query, order), STORED_ORDERS[order]
+    query = wanted.query(order_name)
+
+    def walk() -> tuple[str, Mapping[Position, TaskInfo], set[str]]:
+        at, records = now(), looks.records()
+        known = {record.task_id for record in records}
+        return at, in_positions(records, wanted.resolved(records, looks), order, after), known
+
+    async with request.app[ONE_LIST]:  # a walk over all tasks, as above
+        at, in_memory, known = await run_in_daemon_thread(walk, name="qorzen-list")
+
+    def write_page(found: Iterator[TaskInfo], *, unavailable: bool = False) -> bytes:
+        listed, following = page_of_both(in_memory, known, found, order_name, limit)
+        return _encoded(listed, order, following, at, unavailable=unavailable)
+
+    def with_stored() -> bytes:
+        return write_page(iter(()) if query is None else read_stored(stored, query, after, limit + 1))
+
+    try:
+        page = await request.app[STORE_READS].read(with_stored)
+    except UnreadableStoreError:
+        page = write_page(iter(()), unavailable=True)
+    return web.Response(body=page, content_type="application/json")
+
+
+def in_positions(
+    records: Iterable[TaskRecord], wanted: TaskFilter, order: Order, after: Position | None
+) -> dict[Position, TaskInfo]:
+    """Return the tasks that are asked for and come after a position, by their own."""
+    infos = (record.info(state) for record, state in _seen(records, wanted, order, None))
+    stored_order = STORED_ORDERS[order]
+    found = ((position_of(info, stored_order), info) for info in infos)
+    return {position: info for position, info in found if is_after(position, after, stored_order)}
+
+
+def _encoded(
+    listed: Iterable[Listed],
+    order: Order,
+    following: Key | Position | None,
+    at: str,
+    *,
+    unavailable: bool = False,
+) -> bytes:
+    page = TaskPage(
+        items=[task_line(info, stored=stored) for info, stored in listed],
+        next_cursor=None if following is None else write_cursor(order, following),
+        at=at,
+        history_unavailable=unavailable,
+    )
+    return encode_json(page)
+
+
 async def get_task(request: web.Request) -> web.Response:
     """Answer with one task."""
-    info, looks = find_task(request), request.app[LOOKS]
+    (info, stored), looks = await find_task(request), request.app[LOOKS]
 
     def find_family() -> Family:
         return family_of(info, looks.records(), looks.find)
 
     async with request.app[ONE_LIST]:  # a walk over all tasks, as for a list
         family = await run_in_daemon_thread(find_family, name="qorzen-family")
+    return json_response(
+        task_document(
+            info, request.app[REDACTOR], family=family, rerun=_rerun_state(info, looks), stored=stored
+        )
+    )
+
+
+def _rerun_state(info: TaskInfo, looks: Looks) -> RerunState:
+    if looks.find(info.task_id) is None:
+        return RerunState(possible=False, why_not=EARLIER_PROCESS)
     again = looks.may_rerun(info.task_id)
-    rerun = RerunState(possible=again.why_not is None, why_not=again.why_not, task_id=again.rerun_as)
-    return json_response(task_document(info, request.app[REDACTOR], family=family, rerun=rerun))
+    return RerunState(possible=again.why_not is None, why_not=again.why_not, task_id=again.rerun_as)
 
 
-def find_task(request: web.Request) -> TaskInfo:
-    """Return the task that the path names.
+#: Why nothing can be done with a task that is stored only.
+EARLIER_PROCESS: Final = "it ran in an earlier process"
+
+
+async def find_task(request: web.Request) -> Listed:
+    """Return the task that the path names: from memory, else from the store, which also has those that were evicted.
 
     Raises:
-        ProblemError: its id is unknown.
+        ProblemError: its id is unknown, or only the store may know it and cannot be read now.
     """
-    info = request.app[LOOKS].find(request.match_info["task_id"])
+    looks, task_id = request.app[LOOKS], request.match_info["task_id"]
+    info, stored = looks.find(task_id), looks.stored
+    if info is not None and not (info.evicted and stored is not None):
+        return Listed(info, stored=False)
+    if stored is None:
+        raise unknown_task()
+    try:
+        whole = await request.app[STORE_READS].read(lambda: stored.find(task_id))
+    except UnreadableStoreError:
+        if info is None:
+            raise unreadable_store() from None
+        whole = None
+    # The store may not have heard yet how an evicted task has ended.
+    if whole is not None and (info is None or whole.status is info.status):
+        return Listed(whole, stored=True)
     if info is None:
         raise unknown_task()
-    return info
+    return Listed(info, stored=False)
 
 
-UNKNOWN_TASK: Final = problem("No live, kept or remembered task has this id.")
+UNKNOWN_TASK: Final = problem("No live, kept, remembered or stored task has this id.")
 
 
 def unknown_task() -> ProblemError:
     """Return the error that answers with UNKNOWN_TASK."""
-    return ProblemError(HTTPStatus.NOT_FOUND, "no live, kept or remembered task has this id")
+    return ProblemError(HTTPStatus.NOT_FOUND, "no live, kept, remembered or stored task has this id")
 
 
 def location_of(request: web.Request, task_id: str) -> str:
@@ -316,10 +457,11 @@ ROUTES: Final = (
         "/api/tasks",
         get_tasks,
         Access.READ,
-        summary="The live and kept tasks, a page at a time.",
+        summary="The live, kept and stored tasks, a page at a time.",
         tag=Tag.TASKS,
         description="Filters narrow the list. `next_cursor` of an answer is the `cursor` of the next page; it is "
-        "null on the last one.",
+        "null on the last one. With a durable history the list has the tasks of earlier processes too; "
+        "`history_unavailable` is true while they cannot be read.",
         parameters=PARAMETERS,
         answers={200: Answer("A page of them.", TaskPage), 422: BAD_PARAMETER},
     ),
@@ -330,7 +472,12 @@ ROUTES: Final = (
         summary="One task.",
         tag=Tag.TASKS,
         description="State, times, progress, error with traceback, attempts and metadata, redacted. Never its "
-        "arguments or result. `family` counts the tasks that it led to, `rerun` says whether it can be run again.",
-        answers={200: Answer("Everything that is shown of it.", Task), 404: UNKNOWN_TASK},
+        "arguments or result. `family` counts the tasks that it led to, `rerun` says whether it can be run again. "
+        "`stored` is true if memory does not have it any more and the durable history does.",
+        answers={
+            200: Answer("Everything that is shown of it.", Task),
+            404: UNKNOWN_TASK,
+            503: UNREADABLE_STORE,
+        },
     ),
 )

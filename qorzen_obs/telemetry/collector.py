@@ -9,7 +9,7 @@ from __future__ import annotations
 import platform
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from prometheus_client import Metric
 from prometheus_client.core import InfoMetricFamily, StateSetMetricFamily
@@ -47,11 +47,19 @@ class MetricsSource(Protocol):
     def loop_blocked_by_category(self) -> Mapping[str, float]: ...
 
 
+class HistorySource(Protocol):
+    """What is read of a durable history at scrape, from any thread."""
+
+    def status(self) -> Mapping[str, Any]: ...
+    def lost_by_category(self) -> Mapping[TaskCategory, int]: ...
+
+
 class TaskMetricsCollector(Collector):
     """All metrics of one manager. Register it with one CollectorRegistry.
 
     Args:
         read_lost: returns the losses that others count, by kind of `qorzen_events_dropped`.
+        history: the durable history; None if tasks are only in memory.
     """
 
     def __init__(
@@ -59,10 +67,12 @@ class TaskMetricsCollector(Collector):
         metrics: TaskMetrics,
         source: MetricsSource,
         read_lost: Callable[[], Mapping[str, int]] = dict,
+        history: HistorySource | None = None,
     ) -> None:
         self._metrics = metrics
         self._source = source
         self._read_lost = read_lost
+        self._history = history
 
     def describe(self) -> Iterator[Metric]:
         """Tell the registry the names, so that it refuses another manager's."""
@@ -81,6 +91,7 @@ class TaskMetricsCollector(Collector):
         yield from self._collect_ends()
         yield from self._collect_state()
         yield from self._collect_observation()
+        yield from self._collect_history()
 
     def _collect_counts(
         self, by_cell: Mapping[tuple[TaskCategory, TaskPriority, TaskStatus], int]
@@ -210,3 +221,15 @@ class TaskMetricsCollector(Collector):
         for cell in list(self._metrics.http.values()):
             http.add(cell)
         yield from (lag, blocked, dropped, errors, http)
+
+    def _collect_history(self) -> Iterator[Metric]:
+        if self._history is None:
+            return
+        status = self._history.status()
+        lost, by_category = counter(names.TASKS_LOST), self._history.lost_by_category()
+        for category in CATEGORIES:
+            lost.add_metric((category.value,), by_category.get(category, 0))
+        durable, waiting = gauge(names.HISTORY_DURABLE), gauge(names.HISTORY_WAITING)
+        durable.add_metric((), bool(status["durable"]))
+        waiting.add_metric((), status["waiting"])
+        yield from (lost, durable, waiting)

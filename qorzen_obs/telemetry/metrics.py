@@ -42,7 +42,7 @@ _RETRYING: Final = EventKind.RETRYING
 _ASKED_TO_CANCEL: Final = Ask.CANCEL
 #: By the event that follows an attempt: the outcome of ATTEMPT_DURATION.
 _OUTCOMES: Final = {_RETRYING: "retrying", **{ENDED[status]: status.value for status in FINAL}}
-REJECTION_REASONS: Final = ("queue_full", "closed")
+REJECTION_REASONS: Final = ("queue_full", "closed", "history")
 DROP_KINDS: Final = (
     "event",
     "progress",

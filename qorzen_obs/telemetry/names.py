@@ -242,6 +242,20 @@ HTTP_STREAMS_EVICTED: Final = MetricName(
     "qorzen_http_streams_evicted",
     "Event streams that were cut off because their client did not read.",
 )
+TASKS_LOST: Final = MetricName(
+    "counter",
+    "qorzen_tasks_lost",
+    "Tasks that this start found unfinished by a process that had died; no other metric counts them.",
+    ("category",),
+)
+HISTORY_DURABLE: Final = MetricName(
+    "gauge",
+    "qorzen_history_durable",
+    "1 while tasks are written to the durable history, 0 while they cannot be.",
+)
+HISTORY_WAITING: Final = MetricName(
+    "gauge", "qorzen_history_waiting", "Tasks with changes that wait to be written to the durable history."
+)
 SERVICE_STATE: Final = MetricName(
     "stateset", "qorzen_service_state", "State of the task manager.", ("state",)
 )
@@ -412,3 +426,7 @@ LOG_PAUSED: Final = "category.paused"
 LOG_RESUMED: Final = "category.resumed"
 LOG_LOOP_BLOCKED: Final = "loop.blocked"
 LOG_HEALTH_CHECK: Final = "health.check"
+LOG_HISTORY_IN_MEMORY: Final = "history.in_memory"
+LOG_HISTORY_NOTICE: Final = "history.notice"
+LOG_HISTORY_RECOVERED: Final = "history.recovered"
+LOG_HISTORY_UNWRITTEN: Final = "history.unwritten"

@@ -26,6 +26,7 @@ from qorzen_obs.core.task_manager import TaskManager
 from qorzen_obs.core.task_table import MayRerun
 from qorzen_obs.counts import TaskCounts
 from qorzen_obs.errors import TaskManagerClosedError, TaskNotFoundError
+from qorzen_obs.history.base import Loss, StoredTasks
 from qorzen_obs.record import Attempt, TaskRecord
 from qorzen_obs.registry import TaskRegistry
 from qorzen_obs.scheduling.scheduler import Explanation
@@ -163,9 +164,12 @@ class SaidManager:
     event_ring: EventRing = field(default_factory=_ring)
     redactor: Redactor = field(default_factory=Redactor)
     traces: Traces | None = None
+    stored: StoredTasks | None = None
+    losses: tuple[Loss, ...] = ()
     loop: asyncio.AbstractEventLoop | None = None
     paused: frozenset[TaskCategory] = frozenset()
     clock: Clock = field(default_factory=SystemClock)
+    history: dict[str, Any] = field(default_factory=lambda: {"kind": "memory"})
 
     @property
     def looks(self) -> Self:
@@ -201,6 +205,7 @@ class SaidManager:
             "queue": {"depth": self.depth, "scheduled": self.scheduled, "limit": self.limit},
             "slots": {"loop": {"abandoned": 0}, "thread": {"abandoned": self.abandoned}},
             "telemetry": {"trouble": [*self.trouble, *self.gathering.trouble]},
+            "history": self.history,
         }
 
     def settings_in_force(self) -> dict[str, Struct]:

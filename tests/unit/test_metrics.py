@@ -59,6 +59,12 @@ class Source:
     def loop_blocked_by_category(self) -> Mapping[str, float]:
         return {"core": 2.5}
 
+    def status(self) -> Mapping[str, object]:
+        return {"durable": True, "waiting": 6}
+
+    def lost_by_category(self) -> Mapping[TaskCategory, int]:
+        return {TaskCategory.IO: 4}
+
     def queue_limit(self) -> int:
         return 77
 
@@ -80,7 +86,7 @@ def source() -> Source:
 
 @pytest.fixture
 def collector(metrics: TaskMetrics, source: Source) -> TaskMetricsCollector:
-    return TaskMetricsCollector(metrics, source)
+    return TaskMetricsCollector(metrics, source, history=source)
 
 
 @pytest.fixture

@@ -135,7 +135,7 @@ def test_the_first_page_leads_to_all_others() -> None:
     ("module", "name", "problem"),
     [
         ("qorzen_obs.core.control", "Control", "Control has Admission of qorzen_obs.core.admission"),
-        ("qorzen_obs", "TaskManager", "TaskManager has TelemetryParts of qorzen_obs.telemetry.parts"),
+        ("qorzen_obs", "TaskManager", "TaskManager has HistoryParts of qorzen_obs.core.recording"),
     ],
 )
 def test_a_signature_with_something_that_is_not_public_is_refused(

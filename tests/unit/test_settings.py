@@ -46,6 +46,7 @@ def test_the_defaults_are_as_documented() -> None:
     assert (settings.server.host, settings.server.port, settings.server.token) == ("127.0.0.1", 8080, None)
     assert settings.health.loop_blocked_seconds == 30.0
     assert settings.history.url == "memory"
+    assert settings.history.path is None
 
 
 def test_nothing_is_read_that_was_not_handed_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -164,6 +165,11 @@ def test_a_list_or_a_table_in_another_form_is_told_the_forms(
         ("SERVER__PORT", "65536", "server.port"),
         ("SERVER__TOKEN", "short", "server.token"),
         ("HISTORY__URL", "postgresql://", "history.url"),
+        ("HISTORY__URL", "sqlite:", "history.url"),
+        ("HISTORY__ACCEPT", "soon", "history.accept"),
+        ("HISTORY__WHEN_BROKEN", "crash", "history.when_broken"),
+        ("HISTORY__MAX_AGE_DAYS", "0", "history.max_age_days"),
+        ("HISTORY__MAX_RECORDS", "0", "history.max_records"),
         ("TELEMETRY__LOG_LEVEL", "loud", "telemetry.log_level"),
     ],
 )

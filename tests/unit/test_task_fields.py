@@ -34,7 +34,7 @@ def missing_in_info(of: type[TaskInfo], source: str) -> set[str]:
 class WithMore(TaskInfo):
     """As TaskInfo after somebody has added two fields."""
 
-    instance: str | None = None
+    shelf: str | None = None
     seen_at: float | None = None
 
 
@@ -46,12 +46,12 @@ def test_a_record_gives_each_field_its_value() -> None:
 
 
 def test_a_field_that_is_added_without_a_value_is_found() -> None:
-    assert missing_in_info(WithMore, SOURCE) == {"evicted", "instance", "seen_at"}
+    assert missing_in_info(WithMore, SOURCE) == {"evicted", "shelf", "seen_at"}
 
 
 def test_a_field_that_is_added_is_shown_by_the_api_as_its_type_and_name_say() -> None:
     shown: dict[str, Any] = {field[0]: field[1] for field in shown_fields(WithMore)}
-    assert shown["instance"] == str | None
+    assert shown["shelf"] == str | None
     assert shown["seen_at"] == Moment | None
 
 
@@ -111,6 +111,7 @@ def test_an_outline_of_the_history_has_no_free_texts_and_says_that_it_was_evicte
     assert outline is not None
     lost = {"result", "error", "traceback", "metadata", "progress", "phases", "cancel_reason"}
     untold = {
+        "attempts",
         "cancellable",
         "timeout_seconds",
         "eligible_at",

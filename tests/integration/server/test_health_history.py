@@ -68,6 +68,7 @@ async def test_every_check_stands_there_under_the_probe_that_fails_with_it(
         "initialized": "readyz",
         "accepting": "readyz",
         "scheduler": "readyz",
+        "history": "readyz",
         "queue": "health",
         "abandoned": "health",
         "telemetry": "health",

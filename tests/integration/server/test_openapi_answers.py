@@ -16,6 +16,7 @@ from qorzen_obs.settings import ServerSettings
 from qorzen_obs.tasks import TaskStatus
 from tests.openapi import Document
 from tests.services.ops_plane import SaidManager, State, managing, serving
+from tests.services.stored_tasks import BrokenStore
 from tests.support import record
 
 #: Documented answers that take more than a request: with each why it is not asked for here.
@@ -184,6 +185,9 @@ async def test_every_route_answers_as_the_document_says(session: aiohttp.ClientS
             await ask(session, sick, document, "GET", "/api/tasks/x/why", 503)
             for target in ("/api/tasks/x/cancel", "/api/categories/io/pause", "/api/categories/io/resume"):
                 await ask(session, sick, document, "POST", target, 503)
+        async with serving(SaidManager(stored=BrokenStore())) as storeless:
+            for target in ("/api/lost", "/api/tasks/x", "/api/tasks/x/logs", "/api/tasks/x/trace"):
+                await ask(session, storeless, document, "GET", target, 503)
         async with serving(Forgotten()) as unreachable:
             for target in ("/api/bulk/cancel?status=pending", "/api/bulk/rerun?status=failed"):
                 await ask(session, unreachable, document, "POST", target, 503)

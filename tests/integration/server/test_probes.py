@@ -187,6 +187,7 @@ def test_each_check_of_each_probe_is_a_metric() -> None:
         ("readyz", "accepting"): 0,
         ("readyz", "work-loop"): 0,
         ("readyz", "scheduler"): 1,
+        ("readyz", "history"): 1,
         ("startupz", "initialized"): 1,
         ("health", "queue"): 1,
         ("health", "abandoned"): 0,

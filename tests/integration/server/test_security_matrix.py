@@ -36,6 +36,7 @@ CLASSIFIED = {
     "GET /openapi.json": Access.READ,
     "GET /api/registry": Access.READ,
     "GET /api/tasks": Access.READ,
+    "GET /api/lost": Access.READ,
     "GET /api/tasks/{task_id}": Access.READ,
     "GET /api/tasks/{task_id}/trace": Access.READ,
     "GET /api/tasks/{task_id}/logs": Access.READ,

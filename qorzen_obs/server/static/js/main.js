@@ -39,7 +39,7 @@ function App() {
       ? html`<${SignIn} />`
       : html`
         <main id="main" tabindex="-1"><${Guarded} key=${`${route.view}/${route.id}`}>
-          <${Banner} health=${health.document} view=${route.view} /><${View} route=${route} /><//></main>`}
+          <${Banner} health=${health.document} losses=${page.document?.losses} view=${route.view} /><${View} route=${route} /><//></main>`}
   `;
 }
 

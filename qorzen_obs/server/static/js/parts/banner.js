@@ -1,4 +1,5 @@
-// What is wrong right now, as one banner: that the service is gone, who blocks its loop, or what its checks found.
+// What is wrong right now, as one banner: that the service is gone, who blocks its loop, or what its checks found. If
+// nothing is, what earlier processes took along when they died.
 
 import { html } from "../../vendor/preact.js";
 import { href } from "../router.js";
@@ -7,6 +8,7 @@ import { duration, many, moment } from "../words.js";
 
 export const STALL_SECONDS = 0.5; // a shorter stall of the loop is worth a look at its chart, and no alarm
 const LOOP = "work-loop:blocked";
+const LOSS_MS = 86_400_000; // so long after the start that found it a loss is news
 const RANK = { fail: 0, warn: 1 };
 // What our own checks say when they do not pass. Those that state no figure of their own leave it to the cards below,
 // which have it from the stream and so a little sooner.
@@ -18,12 +20,13 @@ const WORDS = {
   "queue:saturation": ({ observedValue: percent }) => html`<strong>The queue is ${percent < 100 ? "almost full" : "full"}.</strong>${" "}
     <a href=${href("tasks", null, { status: "pending" })}>See what is pending</a>`,
   "tasks:abandoned": () => html`<strong>Tasks that did not stop still hold threads.</strong>`,
+  "history:durable": ({ output }) => html`<strong>The history is not durable</strong>: ${output}`,
   "telemetry:export": ({ output }) => html`<strong>Telemetry is incomplete</strong>: ${output}`,
 };
 
 // The loop is watched closely where the reader looks at this moment; elsewhere once a check says that it stands.
 // The view of the checks says itself what they have found.
-export function Banner({ health, view }) {
+export function Banner({ health, losses, view }) {
   const connection = useStore((state) => state.connection);
   const findings = findingsOf(health);
   const { document: loop } = usePolled(view === "now" || findings.some(({ name }) => name === LOOP) ? "api/loop" : null, 1);
@@ -31,7 +34,8 @@ export function Banner({ health, view }) {
   if (view === "health") return null;
   const others = findings.filter(({ name }) => name !== LOOP);
   if (loop?.state === "blocked" && loop.blocked_seconds >= STALL_SECONDS) return html`<${Culprit} loop=${loop} others=${others.length} />`;
-  return findings.length ? html`<${Finding} of=${findings} />` : null;
+  if (findings.length) return html`<${Finding} of=${findings} />`;
+  return view === "now" ? html`<${Lost} losses=${losses ?? []} />` : null;
 }
 
 // What does not pass, the worst first.
@@ -55,6 +59,17 @@ function Stale() {
     : ` The data shown is from ${moment(staleSince, now)} (${duration((now - staleSince) / 1000)} ago).`;
   return html`<div class="banner bad" id="stale">
     <span role="alert">The service does not answer.</span>${since} The page reconnects by itself.
+  </div>`;
+}
+
+function Lost({ losses }) {
+  const now = useNow(60);
+  const lost = losses.filter((loss) => loss.running + loss.pending && now - Date.parse(loss.noticed_at) < LOSS_MS);
+  if (!lost.length) return null;
+  const tasks = lost.reduce((sum, loss) => sum + loss.running + loss.pending, 0);
+  return html`<div class="banner warn" id="lost" role="status">
+    <strong>${many(tasks, "task")} ${tasks === 1 ? "was" : "were"} lost</strong> when the process ended at ${moment(lost[0].last_seen_at, now)}.${" "}
+    <a href=${href("tasks", null, { error_type: "lost" })}>See which</a>
   </div>`;
 }
 

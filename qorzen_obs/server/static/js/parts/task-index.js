@@ -33,6 +33,7 @@ export function matcher(query, below = new Set()) {
   const choice = (name) => new Set(query.getAll(name).flatMap((text) => text.split(",")).filter(Boolean));
   const [statuses, categories, priorities] = ["status", "category", "priority"].map(choice);
   const [plugins, names, definitions, errors, parents] = ["plugin_id", "name", "definition", "error_type", "parent_id"].map(choice);
+  const instances = choice("instance");
   const ancestors = choice("below");
   const isBelow = (task) => {
     if (ancestors.has(task.task_id)) return false;
@@ -47,7 +48,7 @@ export function matcher(query, below = new Set()) {
       && (!priorities.size || priorities.has(task.priority)) && (!plugins.size || plugins.has(task.plugin_id))
       && (!names.size || names.has(task.name)) && (!definitions.size || definitions.has(task.definition))
       && (!errors.size || errors.has(task.error_type)) && (!parents.size || parents.has(task.parent_id))
-      && (!ancestors.size || isBelow(task)) && (after === null || created >= after)
+      && (!instances.size || instances.has(task.instance)) && (!ancestors.size || isBelow(task)) && (after === null || created >= after)
       && (before === null || created < before)
       && (!text || [task.name, task.task_id, task.plugin_id, task.error_type, task.error]
         .some((field) => field?.toLowerCase().includes(text)));

@@ -33,7 +33,7 @@ export function Task({ route }) {
   const codeRuns = read?.status === "running" || Boolean(read?.abandoned && !read.code_ended_at);
   useEffect(() => setOver(FINAL.has(read?.status) && !codeRuns), [read?.status, codeRuns]);
   if (!read) {
-    const words = details.problem?.status === 404 ? "No live or kept task has this id." : details.problem?.message;
+    const words = details.problem?.status === 404 ? "No live, kept or stored task has this id." : details.problem?.message;
     return html`<section class="card"><h1>Task</h1><p role="status">${words ?? "Reading…"}</p></section>`;
   }
   const task = newest && !FINAL.has(read.status) ? { ...read, ...newest, phases: read.phases, metadata: read.metadata } : read;
@@ -65,6 +65,7 @@ function Head({ task, path, page }) {
       <progress class=${task.status} value=${percent} max="100" aria-label="Progress"></progress>` : null}
     ${task.evicted ? html`<p class="quiet" id="evicted">Too late for details: this task was evicted, and only its outline is kept.
       See <code>tasks.keep_completed_bytes</code>.</p>` : null}
+    ${task.stored ? html`<p class="quiet" id="stored">Read from the history on disk: it is no longer in memory.</p>` : null}
     <dl class="facts">
       <dt>id</dt><dd class="mono">${task.task_id}</dd>
       <dt>kind</dt><dd>${[task.category, task.priority, task.engine, task.plugin_id].filter(Boolean).join(" · ")}${" · "}

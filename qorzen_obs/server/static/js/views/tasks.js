@@ -24,7 +24,7 @@ const FILTERS = {
 };
 // What no field is for, and how it is called.
 const BY_ADDRESS = [["name", "name"], ["definition", "definition"], ["error_type", "error"], ["parent_id", "submitted by"],
-  ["below", "below"], ["created_before", "before"]];
+  ["below", "below"], ["instance", "instance"], ["created_before", "before"]];
 const FILTERED = ["status", "category", "priority", "plugin_id", "q", "created_after", ...BY_ADDRESS.map(([name]) => name)];
 const COLUMNS = [
   ["status", "Status"], ["name", "Task"], ["category", "Category", "wide roomy"], ["priority", "Priority", "wide roomy"],
@@ -36,7 +36,7 @@ export function Tasks({ route: { query } }) {
   const [at, setAt] = useState(0); // the row that j and k move
   const cursor = useRef(0); // the same at once: keys may come faster than the page is drawn
   const isHeld = useRef(false); // the reader is in the middle of the list: what is new waits, so that nothing moves away
-  const { tasks, more, fresh, refresh, lack } = useTasks(query, isHeld);
+  const { tasks, more, fresh, refresh, lack, unavailable } = useTasks(query, isHeld);
   const column = query.get("sort") ?? "created";
   const descending = (query.get("way") ?? (column === "created" ? "down" : "up")) === "down";
   const rows = useMemo(() => sorted(tasks, column, descending, store.now()), [tasks, column, descending]);
@@ -66,6 +66,7 @@ export function Tasks({ route: { query } }) {
     <div class="tasks-head">
       <h1>Tasks <span class="badge" id="shown">${count(rows.length)}</span></h1>
       <span role="status">${fresh ? html`<button type="button" class="button small primary" id="fresh" onClick=${showFresh}>${count(fresh)} new</button>` : null}</span>
+      ${unavailable ? html`<span class="quiet small" id="unavailable">stored tasks are missing: the history cannot be read now</span>` : null}
       ${more ? html`<span class="quiet small">only the newest ${count(MAX_LOADED)}; narrow the search to see older tasks</span>` : null}
       <${Copy} text=${location.href} label="Copy the link" />
     </div>
@@ -156,14 +157,14 @@ function waitOf(task, now) {
 function useTasks(query, isHeld) {
   const asked = new URLSearchParams([...query].filter(([name, value]) => FILTERED.includes(name) && value));
   const key = asked.toString();
-  const [found, setFound] = useState({ tasks: [], more: false, fresh: 0, refresh: () => {}, lack: "Reading…" });
+  const [found, setFound] = useState({ tasks: [], more: false, fresh: 0, refresh: () => {}, lack: "Reading…", unavailable: false });
   useEffect(() => {
     const given = new Set(asked.getAll("below")); // and what the service says is below
     const fits = matcher(asked, given);
     const known = new Map();
     let shown = new Set(); // ids
     const stop = new AbortController();
-    let more = false, dirty = true, ids = new Set();
+    let more = false, unavailable = false, dirty = true, ids = new Set();
     let lack = "Reading…"; // why there may be tasks though none is shown
     const leave = store.watch((changed) => {
       if (changed === null) ids = new Set(store.state.tasks.keys());
@@ -182,7 +183,7 @@ function useTasks(query, isHeld) {
       ids = new Set();
       if (!isHeld.current) shown = new Set(known.keys());
       const tasks = [...known.values()].filter((task) => shown.has(task.task_id));
-      setFound({ tasks, more, fresh: known.size - tasks.length, refresh: takeAll, lack });
+      setFound({ tasks, more, fresh: known.size - tasks.length, refresh: takeAll, lack, unavailable });
     };
     const takeAll = () => {
       dirty = true;
@@ -192,6 +193,7 @@ function useTasks(query, isHeld) {
       let cursor = null;
       do {
         const page = await ask(`api/tasks?${asked}${key ? "&" : ""}limit=${cursor ? PAGE : FIRST_PAGE}${cursor ? `&cursor=${cursor}` : ""}`, { signal: stop.signal });
+        unavailable ||= page.history_unavailable;
         for (const task of page.items) {
           if (asked.has("below")) given.add(task.task_id);
           take(store.state.tasks.get(task.task_id) ?? task);

@@ -1,0 +1,1 @@
+UPDATE owners SET ended_at = ? WHERE ended_at IS NULL

@@ -1,0 +1,1 @@
+SELECT epoch FROM owners WHERE instance IN ({places}) ORDER BY epoch

@@ -1,0 +1,1 @@
+SELECT {columns} FROM {tasks} WHERE {conditions} ORDER BY {order} LIMIT ?

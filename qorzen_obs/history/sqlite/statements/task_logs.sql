@@ -1,0 +1,1 @@
+SELECT lines FROM task_logs WHERE task_id = ?

@@ -1,0 +1,1 @@
+SELECT spans FROM traces WHERE trace_id = ?
