@@ -2,7 +2,7 @@
 # older than its lock file or pyproject.toml only when it has to be brought up to date.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo stack check test test-all test-lowest lint format docs dashboards bench baseline soak lock clean
+.PHONY: help demo stack check quick-tests test test-all test-lowest lint format docs dashboards bench baseline soak lock clean
 
 # $(call first,CANDIDATES,CONDITION) prints the first Python that runs (a shim may not), fits and can make
 # environments. The condition holds no comma.
@@ -56,7 +56,10 @@ SAME = $(addprefix --ignore , $(wildcard tests/unit/test_dashboard*.py tests/uni
 	negotiation.py otel_variables.py other_systems.py provisioning.py redaction.py reference.py rules.py \
 	tracing_setup.py waterfall.py))
 
-check: lint ## style, types, and the tests of modules, seams and the model on one Python; under 90 seconds
+check: .venv/.dev ## style, types, and the tests of modules, seams and the model on one Python; under 90 seconds
+	@$(MAKE) --no-print-directory -j 2 lint quick-tests
+
+quick-tests: .venv/.dev
 	.venv/bin/pytest -n 2 --dist worksteal -m "not slow" tests/unit tests/contracts tests/model tests/test_*.py $(ARGS)
 
 test: ## all that CI runs: style, types, all tests on one Python, the rest on each one here

@@ -6,10 +6,9 @@ any other descriptor of the file in this process drops the lock, so the owner ta
 
 from __future__ import annotations
 
-import fcntl
 import os
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 _FLAGS: Final = os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0)
 
@@ -18,10 +17,18 @@ class LockFile:
     """A lock between processes. Opens its file at once, with mode 0600.
 
     Raises:
-        OSError: the file cannot be opened.
+        OSError: the file cannot be opened, or the system has no such locks.
     """
 
     def __init__(self, path: Path) -> None:
+        try:
+            import fcntl  # noqa: PLC0415 - Windows has none
+        except ImportError as error:
+            problem = (
+                "this system has no POSIX locks, which a durable history needs; set history.url to memory"
+            )
+            raise OSError(problem) from error
+        self._fcntl: Any = fcntl
         self.path = path
         self._descriptor: int | None = os.open(path, _FLAGS, 0o600)
 
@@ -34,7 +41,7 @@ class LockFile:
         if self._descriptor is None:
             return False
         try:
-            fcntl.lockf(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._fcntl.lockf(self._descriptor, self._fcntl.LOCK_EX | self._fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):  # another process has it
             return False
         return True
@@ -42,7 +49,7 @@ class LockFile:
     def give_back(self) -> None:
         """Let others take the lock; the file stays open."""
         if self._descriptor is not None:
-            fcntl.lockf(self._descriptor, fcntl.LOCK_UN)
+            self._fcntl.lockf(self._descriptor, self._fcntl.LOCK_UN)
 
     def close(self) -> None:
         """Close the file, which gives the lock back."""

@@ -44,6 +44,8 @@ ZERO: Final = {
     ("qorzen-telemetry", "Export failures"): "as above",
     ("qorzen-telemetry", "Spans that wait"): "the receiver is quick; most scrapes find none",
     ("qorzen-telemetry", "Span queue used"): "as above",
+    ("qorzen-telemetry", "Tasks that wait for the disk"): "the disk is quick; most scrapes find none",
+    ("qorzen-telemetry", "Lost tasks by instance"): "no process died before it",
 }
 
 

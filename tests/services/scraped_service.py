@@ -94,7 +94,12 @@ def scraped(
     """Run a service with a collector and a Prometheus; give its address, the server, and when it began."""
     begun = time.time()
     with OtlpReceiver() as receiver:
-        environment = {**settings, "OTEL_EXPORTER_OTLP_ENDPOINT": receiver.endpoint, "PYTHONPATH": str(ROOT)}
+        environment = {
+            **settings,
+            "OTEL_EXPORTER_OTLP_ENDPOINT": receiver.endpoint,
+            "PYTHONPATH": str(ROOT),
+            "QORZEN_HISTORY__URL": f"sqlite:{folder / 'history.sqlite'}",
+        }
         with Running(*command, cwd=folder, variables=environment) as service:
             url = "http://" + service.line("http://").rpartition("http://")[2].split()[0].rstrip("/.,")
             if command == TROUBLED:

@@ -101,6 +101,7 @@ def test_the_document_has_a_place_for_the_table() -> None:
     assert "new" in write_between_marks(DOCUMENT.read_text(), "new")
 
 
+@pytest.mark.slow
 # The task systems of others are installed for `make bench` alone.
 @pytest.mark.parametrize("name", ["bare", "executor", "straightforward"])
 def test_a_variant_without_a_task_system_runs_every_task(name: str) -> None:
@@ -109,6 +110,7 @@ def test_a_variant_without_a_task_system_runs_every_task(name: str) -> None:
     assert measured.facts.get("spans_exported", 3) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["full_subscribed", "threads", "drain"])
 def test_full_observation_has_a_fate_for_each_span(name: str) -> None:
     facts = measure_apart(name, 3).facts

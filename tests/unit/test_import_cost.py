@@ -58,6 +58,7 @@ def heavy_after(program: str) -> set[str]:
     return HEAVY & set(json.loads(done.stdout))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("program", "brings"),
     [

@@ -189,6 +189,7 @@ def test_the_sdk_sees_what_can_be_used_and_the_environment_stays_as_it_is(
     assert dict(os.environ) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "variables",
     [
@@ -218,6 +219,7 @@ def test_a_program_starts_and_says_once_what_it_does_not_follow(variables: dict[
     assert all(line["problem"] and line["instead"] for line in said)
 
 
+@pytest.mark.slow
 async def test_spans_are_made_in_worker_processes_too(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("OTEL_SPAN_EVENT_COUNT_LIMIT", "OTEL_PYTHON_TRACER_PROVIDER", "OTEL_PYTHON_METER_PROVIDER"):
         monkeypatch.setenv(name, "nothing")  # which the worker inherits
@@ -225,6 +227,7 @@ async def test_spans_are_made_in_worker_processes_too(monkeypatch: pytest.Monkey
         await service.tasks.run(make_spans)
 
 
+@pytest.mark.slow
 def test_an_odd_resource_is_a_label_like_any_other() -> None:
     attributes = "1st.key=a,__private=b,caf\u00e9=c,quoted=%22%0A"
     script = (
