@@ -119,7 +119,8 @@ async def test_a_task_of_an_earlier_process_has_its_traceback_and_log_and_takes_
 async def test_tasks_of_all_processes_are_one_list(manager: TaskManager, plane: OpsPlane) -> None:
     own = await manager.submit_task(asyncio.sleep, 0, name="own")
     await manager.wait_for_task(own)
-    found, cursor = list[dict[str, Any]](), ""
+    found: list[dict[str, Any]] = []
+    cursor: str | None = ""
     while cursor is not None:
         page = await get(plane, f"/api/tasks?limit=1&cursor={cursor}")
         assert page["history_unavailable"] is False
