@@ -17,7 +17,7 @@ _NO_TRACES = "No spans are counted"
 
 def telemetry() -> Dashboard:
     """Return the dashboard."""
-    return board(TELEMETRY, [_state(), _traces(), _export(), _logs(), _losses()], narrowed=False)
+    return board(TELEMETRY, [_state(), _traces(), _export(), _logs(), _losses(), _history()], narrowed=False)
 
 
 def _since_export(then: str = "") -> str:
@@ -217,6 +217,40 @@ def _losses() -> Row:
                 Query(now(library.SCRAPE_SAMPLES, "instance", then="> 0"), "{{instance}}"),
                 unit="short",
                 width=6,
+            ),
+        ],
+    )
+
+
+def _history() -> Row:
+    return Row(
+        "Stored history",
+        [
+            timeseries(
+                "Can be written, by instance",
+                "1 while what happens to tasks can be stored, 0 while it cannot. A service whose history is in memory "
+                "has no series.",
+                Query(now(names.HISTORY_DURABLE, "instance"), "{{instance}}"),
+                unit="short",
+                width=8,
+                no_value="Nothing is stored",
+            ),
+            timeseries(
+                "Tasks that wait for the disk",
+                "Tasks with changes that are not on disk yet. Above `tasks.max_pending`, new tasks wait or are "
+                "refused.",
+                Query(now(names.HISTORY_WAITING, "instance"), "{{instance}}"),
+                unit="short",
+                width=8,
+                no_value="Nothing is stored",
+            ),
+            timeseries(
+                "Lost tasks by instance",
+                "Pending and running tasks of an earlier process that died, as found at the last start.",
+                Query(now(names.TASKS_LOST, "instance", wide=True), "{{instance}}"),
+                unit="short",
+                width=8,
+                no_value="Nothing is stored",
             ),
         ],
     )

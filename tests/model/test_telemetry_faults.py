@@ -49,7 +49,9 @@ BROKEN = {
 def ends(world: World) -> list[TaskInfo]:
     """Return all that is to be known of each end, but for what is drawn by lot."""
     return [
-        life.final.replace(task_id="", parent_id=life.final.parent_id and "", trace_id=None, span_id=None)
+        life.final.replace(
+            task_id="", parent_id=life.final.parent_id and "", trace_id=None, span_id=None, instance=None
+        )
         for life in world.model.ended
         if life.final
     ]

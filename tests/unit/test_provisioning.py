@@ -98,7 +98,9 @@ def test_the_way_to_failures_that_the_documentation_shows_is_one_that_compose_ta
     assert service["command"][-2:] == ["--path", "/code"]
     mounts = {mount["target"]: mount for mount in service["volumes"]}
     assert mounts["/code"]["read_only"]
-    assert set(mounts) == {"/code", "/etc/qorzen/qorzen.toml", "/run/qorzen"}, "the others stay"
+    assert set(mounts) == {"/code", "/etc/qorzen/qorzen.toml", "/run/qorzen", "/var/lib/qorzen"}, (
+        "the others stay"
+    )
 
 
 def test_every_port_is_of_this_machine_only(services: Mapping[str, Any]) -> None:

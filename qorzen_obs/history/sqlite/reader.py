@@ -250,7 +250,7 @@ def export(path: Path) -> Iterator[dict[str, Any]]:
     query = TaskQuery(order="oldest")
     while page := history.select(query, limit=_EXPORTED_AT_ONCE, after=after):
         for info in page:
-            document: dict[str, Any] = msgspec.to_builtins(info)
+            document: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(info))
             del document["result"]
             yield document
         after = (page[-1].created_at, page[-1].task_id)
