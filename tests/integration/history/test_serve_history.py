@@ -2,8 +2,10 @@
 
 import asyncio
 import json
+import re
 import signal
 import socket
+import time
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -82,12 +84,17 @@ def test_after_a_kill_the_next_start_says_what_was_lost_and_counts_it_apart(tmp_
         first.wait()
     with Running("serve", "shop", "--port", str(port), cwd=tmp_path, variables=variables) as second:
         url = url_in(second.line("serves"))
-        status = get(url, "/status")
+        said = second.line("lost")
+        while (status := get(url, "/status"))["tasks"]["total"] < 2:
+            time.sleep(0.01)
         with urllib.request.urlopen(f"{url}/metrics", timeout=PATIENCE_SECONDS) as answer:
             metrics = answer.read().decode()
         recovered = [line for line in second.log() if line["event"] == "history.recovered"]
         second.signal(signal.SIGTERM)
         assert second.wait() == 0
+    assert re.search(
+        r"  2 tasks were lost when the process ended at \S+ \S+; qorzen-obs lost shows which", said
+    )
     history = StoredHistory(file)
     for name, doing in (("ship", "progress 40 %: 4 of 10 parcels"), ("bill", "before the task had started")):
         lost = history.find(before[name].task_id)
