@@ -23,7 +23,7 @@ from qorzen_obs.core.event_bus_manager import EventBusManager
 from qorzen_obs.core.logger_manager import LoggerManager
 from qorzen_obs.core.recording import HistoryParts
 from qorzen_obs.core.task_manager import TaskManager
-from qorzen_obs.durable import HistorySources, close_history, default_file, open_history
+from qorzen_obs.durable import HistorySources, close_history, default_file, lost_line, open_history
 from qorzen_obs.errors import ManagerError, ManagerInitializationError
 from qorzen_obs.history.recorder import DurableHistory
 from qorzen_obs.in_thread import run_in_daemon_thread
@@ -126,10 +126,10 @@ class Service:
         return self.parts.ops
 
     @property
-    def history_trouble(self) -> str | None:
-        """Why the tasks are only in memory although they should be stored; None if all is as it should be."""
+    def history_news(self) -> list[str]:
+        """What a start has to say of the history, a line each: why tasks are only in memory, and which were lost."""
         trouble: str | None = self.tasks.status()["history"].get("trouble")
-        return trouble
+        return [line for line in (trouble, lost_line(self.tasks.looks.losses)) if line is not None]
 
     async def start(self) -> None:
         """Start every part; when one fails, stop those before it.

@@ -71,6 +71,17 @@ class Family(msgspec.Struct, frozen=True):
     parent_name: str | None = None
 
 
+class Run(msgspec.Struct, frozen=True):
+    """One attempt of a task."""
+
+    number: int
+    engine: str
+    started_at: datetime
+    worker: int | None = None  #: the id of the worker process
+    ended_at: datetime | None = None
+    error_type: str | None = None
+
+
 class RerunState(msgspec.Struct, frozen=True):
     """Whether a task can be run again; `task_id` is the last that runs it again."""
 
@@ -117,6 +128,7 @@ class Task(msgspec.Struct, frozen=True):
     #: Read from the durable history: memory does not have it, or has an outline only.
     stored: bool = False
     rerun: RerunState | None = None
+    attempts: list[Run] = []  #: the last 100 at most; empty in lists
 
     @property
     def still_runs(self) -> bool:
@@ -161,12 +173,6 @@ class Lost(msgspec.Struct, frozen=True):
     losses: list[Loss]
     items: list[Task]
     at: datetime
-
-
-class PageFacts(msgspec.Struct, frozen=True):
-    """`GET /api/page`."""
-
-    losses: list[Loss] = []  #: as the start of the service found them
 
 
 class Refusal(msgspec.Struct, frozen=True):

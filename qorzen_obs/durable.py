@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -128,6 +129,17 @@ async def close_history(history: DurableHistory, logger: Any) -> None:
     """Write what waits for the disk, in a thread, and free the file. Idempotent."""
     if not await run_in_daemon_thread(partial(history.stop, _STOP_SECONDS), name="qorzen-history-stop"):
         logger.error(names.LOG_HISTORY_UNWRITTEN, waiting=history.status()["waiting"])
+
+
+def lost_line(losses: Sequence[Loss]) -> str | None:
+    """Return in one line how many tasks crashes took, and when the last process died; None if they took none."""
+    found = [loss for loss in losses if loss.running or loss.pending]
+    if not found:
+        return None
+    tasks = sum(loss.running + loss.pending for loss in found)
+    what = "1 task was" if tasks == 1 else f"{tasks:,} tasks were"
+    ended_at = datetime.fromtimestamp(max(loss.last_seen_at for loss in found), UTC).astimezone()
+    return f"{what} lost when the process ended at {ended_at:%Y-%m-%d %H:%M:%S}; qorzen-obs lost shows which"
 
 
 def _log_notice(logger: Any, notice: Notice) -> None:

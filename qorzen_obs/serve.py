@@ -118,8 +118,8 @@ async def serve(
         async with hosted(service, signals):
             assert service.ops is not None, "it was asked for"
             say(f"qorzen_obs serves {service.ops.url}{'' if socket_path(service.ops.url) else '/'}")
-            if (trouble := service.history_trouble) is not None:
-                say(f"  {trouble}")
+            for line in service.history_news:
+                say(f"  {line}")
             for name, _, definition in registry:
                 say(f"  {name}{', submitted at the start' if definition.at_start else ''}")
             log = service.parts.loggers.get_logger("serve").warning

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import PurePath
 from typing import Any, Final
@@ -11,12 +11,13 @@ from rich.text import Text
 
 from qorzen_obs.cli.output import STYLES
 from qorzen_obs.cli.texts import moment, number, printable, progress, seconds, shares
-from qorzen_obs.client import AsyncioTask, Family, Frame, LogLines, Stack, Task, Why
+from qorzen_obs.client import AsyncioTask, Family, Frame, LogLines, Run, Stack, Task, Why
 from qorzen_obs.engines.traits import ENGINES
 from qorzen_obs.telemetry.names import LOG_FINISHED
 
 _LABEL_WIDTH: Final = 12
 _BAR_WIDTH: Final = 40
+_ATTEMPTS_SHOWN: Final = 20
 _FULL, _EMPTY = "█", "░"
 
 #: By phase of the time ledger, in the order of a task's life: what fills its part of the bar, and its style.
@@ -52,6 +53,8 @@ def task_lines(task: Task, now: datetime) -> Iterator[Text]:
     limit = "no limit" if task.timeout_seconds is None else seconds(task.timeout_seconds)
     stop = f"cancel guarantee {task.cancel_guarantee}" if task.cancellable else "not cancellable"
     yield _field("attempt", f"{task.attempt}, timeout {limit}, {stop}")
+    if len(task.attempts) > 1:
+        yield from _attempt_lines(task.attempts, now)
     yield _field("created", moment(task.created_at))
     yield from _start_lines(task, now)
     if task.completed_at is not None:
@@ -92,6 +95,16 @@ def task_lines(task: Task, now: datetime) -> Iterator[Text]:
             yield Text(f"  {printable(line)}", "red")
     for line in (task.traceback or "").splitlines():
         yield Text(f"  {printable(line)}", "dim")
+
+
+def _attempt_lines(attempts: Sequence[Run], now: datetime) -> Iterator[Text]:
+    """Yield a line for each of the last attempts: when it began, how long it took, and its error."""
+    for attempt in attempts[-_ATTEMPTS_SHOWN:]:
+        took = seconds(((attempt.ended_at or now) - attempt.started_at).total_seconds())
+        end = "runs for" if attempt.ended_at is None else "took"
+        worker = "" if attempt.worker is None else f" in process {attempt.worker}"
+        error = "" if attempt.error_type is None else f": {printable(attempt.error_type)}"
+        yield _field(f"  {attempt.number}", f"{moment(attempt.started_at)}  {end} {took}{worker}{error}")
 
 
 def _family(family: Family) -> str:

@@ -155,8 +155,8 @@ class _Rounds:
             ("health", "/health"),
         ):
             self._screen.say(f"  {what:<9}{url}{path}")
-        if (trouble := self._service.history_trouble) is not None:
-            self._screen.say(f"  history  {printable(trouble)}")
+        for line in self._service.history_news:
+            self._screen.say(f"  history  {printable(line)}")
         if self._with_trouble:
             self._screen.say("Beside it a shop has a bad day, again in each round:")
             for what, where in WHERE_TO_LOOK:

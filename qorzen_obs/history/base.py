@@ -125,6 +125,10 @@ class StoredTasks(Protocol):
         """Return the stored log lines of an ended task."""
         ...
 
+    def spans(self, trace_id: str) -> Sequence[dict[str, Any]]:
+        """Return the stored spans of a trace, by its id in hexadecimal digits, as OTLP/JSON has them."""
+        ...
+
     def losses(self) -> list[Loss]:
         """Return what crashes took, the newest first."""
         ...

@@ -1,4 +1,4 @@
-"""GET /api/traces and /api/traces/{trace_id}: the traces that this process keeps."""
+"""GET /api/traces and /api/traces/{trace_id}: the traces that this process keeps, and single ones that are stored."""
 
 from __future__ import annotations
 
@@ -28,9 +28,11 @@ from qorzen_obs.server.query import (
     refuse,
 )
 from qorzen_obs.server.routes import Access, Answer, Parameter, Route, Tag
-from qorzen_obs.server.sources import REDACTOR, SPANS
+from qorzen_obs.server.sources import LOOKS, REDACTOR, SPANS
+from qorzen_obs.server.stored import STORE_READS, UNREADABLE_STORE, UnreadableStoreError, unreadable_store
 from qorzen_obs.server.tasks import ONE_LIST
-from qorzen_obs.telemetry.otlp_json import to_otlp_json
+from qorzen_obs.telemetry import names
+from qorzen_obs.telemetry.otlp_json import JsonObject, to_otlp_json
 from qorzen_obs.telemetry.span_redaction import redact_span
 from qorzen_obs.telemetry.traces import MAX_UNDECIDED, TraceSummary
 
@@ -149,16 +151,39 @@ async def get_trace(request: web.Request) -> web.Response:
     """Answer with one trace as OTLP/JSON, which trace viewers import.
 
     Raises:
-        ProblemError: no span of it is kept.
+        ProblemError: no span of it is kept or stored, or only the store may have some and cannot be read now.
     """
     recent, trace_id = request.app.get(SPANS), request.match_info["trace_id"]
-    spans = recent.trace(trace_id) if recent is not None and TRACE_ID.fullmatch(trace_id) else []
-    if not spans:
-        raise ProblemError(
-            HTTPStatus.NOT_FOUND, "no span of this trace is kept: unknown, too old, or none has ended yet"
-        )
-    redactor = request.app[REDACTOR]
-    return json_response(to_otlp_json(redact_span(span, redactor) for span in spans))
+    is_id = TRACE_ID.fullmatch(trace_id) is not None
+    if spans := recent.trace(trace_id) if recent is not None and is_id else []:
+        redactor = request.app[REDACTOR]
+        return json_response(to_otlp_json(redact_span(span, redactor) for span in spans))
+    tasks = request.app[LOOKS].stored
+    if tasks is not None and is_id:
+        try:
+            stored = await request.app[STORE_READS].read(lambda: tasks.spans(trace_id.lower()))
+        except UnreadableStoreError:
+            raise unreadable_store() from None
+        if stored:
+            return json_response(without_resource(stored))
+    raise ProblemError(
+        HTTPStatus.NOT_FOUND, "no span of this trace is kept: unknown, too old, or none has ended yet"
+    )
+
+
+def without_resource(spans: Sequence[JsonObject]) -> JsonObject:
+    """Return stored spans as OTLP/JSON. The store keeps no resource or scope; only spans of tasks are ours."""
+    ours = [span for span in spans if _is_of_task(span)]
+    others = [span for span in spans if not _is_of_task(span)]
+    scopes: list[JsonObject] = [
+        {"scope": {"name": names.SCOPE}, "spans": ours},
+        {"scope": {}, "spans": others},
+    ]
+    return {"resourceSpans": [{"resource": {}, "scopeSpans": [scope for scope in scopes if scope["spans"]]}]}
+
+
+def _is_of_task(span: JsonObject) -> bool:
+    return any(attribute["key"] == names.TASK_ID for attribute in span.get("attributes", ()))
 
 
 ROUTES: Final = (
@@ -181,10 +206,11 @@ ROUTES: Final = (
         Access.READ,
         summary="One trace as OTLP/JSON, which trace viewers import.",
         tag=Tag.TRACES,
-        description="All of its spans that are kept in memory.",
+        description="All of its spans that are kept in memory; if there are none, those that are stored.",
         answers={
             200: Answer("Its spans.", OtlpTrace),
             404: problem("No span of this trace is kept: unknown, too old, or none has ended yet."),
+            503: UNREADABLE_STORE,
         },
     ),
 )

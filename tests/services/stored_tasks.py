@@ -19,6 +19,7 @@ class ListedStore:
     ) -> None:
         self.infos = {info.task_id: info for info in infos}
         self.lines: dict[str, list[dict[str, Any]]] = {}
+        self.traces: dict[str, list[dict[str, Any]]] = {}
         self.asked = 0  #: how often a part of a list was read
         self._losses = [*losses]
         self._lost = {*lost}
@@ -50,6 +51,9 @@ class ListedStore:
     def logs(self, task_id: str) -> Sequence[dict[str, Any]]:
         return self.lines.get(task_id, [])
 
+    def spans(self, trace_id: str) -> Sequence[dict[str, Any]]:
+        return self.traces.get(trace_id, [])
+
     def losses(self) -> list[Loss]:
         return self._losses
 
@@ -64,6 +68,9 @@ class BrokenStore:
         raise StorageError("the file cannot be read")
 
     def logs(self, task_id: str) -> NoReturn:
+        raise StorageError("the file cannot be read")
+
+    def spans(self, trace_id: str) -> NoReturn:
         raise StorageError("the file cannot be read")
 
     def losses(self) -> NoReturn:

@@ -2,8 +2,10 @@
 
 import asyncio
 import json
+import re
 import signal
 import socket
+import time
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -82,19 +84,32 @@ def test_after_a_kill_the_next_start_says_what_was_lost_and_counts_it_apart(tmp_
         first.wait()
     with Running("serve", "shop", "--port", str(port), cwd=tmp_path, variables=variables) as second:
         url = url_in(second.line("serves"))
-        status = get(url, "/status")
+        said = second.line("lost")
+        while (status := get(url, "/status"))["tasks"]["total"] < 2:
+            time.sleep(0.01)
         with urllib.request.urlopen(f"{url}/metrics", timeout=PATIENCE_SECONDS) as answer:
             metrics = answer.read().decode()
+        lost = get(url, "/api/lost")
+        (told,) = get(url, "/api/page")["losses"]
+        listed = {item["name"] for item in get(url, "/api/tasks?error_type=lost")["items"]}
+        old_links = [get(url, f"/api/tasks/{info.task_id}")["status"] for info in before.values()]
         recovered = [line for line in second.log() if line["event"] == "history.recovered"]
         second.signal(signal.SIGTERM)
         assert second.wait() == 0
+    assert re.search(
+        r"  2 tasks were lost when the process ended at \S+ \S+; qorzen-obs lost shows which", said
+    )
+    assert lost["losses"] == [told]
+    assert (told["running"], told["pending"], told["by_category"]) == (1, 1, {"core": 2})
+    assert {item["name"] for item in lost["items"]} == listed == {"ship", "bill"}
+    assert old_links == ["failed", "failed"]
     history = StoredHistory(file)
     for name, doing in (("ship", "progress 40 %: 4 of 10 parcels"), ("bill", "before the task had started")):
-        lost = history.find(before[name].task_id)
-        assert lost is not None
-        assert (lost.status, lost.error_type) == (TaskStatus.FAILED, "lost")
-        assert lost.error is not None
-        assert doing in lost.error
+        found = history.find(before[name].task_id)
+        assert found is not None
+        assert (found.status, found.error_type) == (TaskStatus.FAILED, "lost")
+        assert found.error is not None
+        assert doing in found.error
     assert [(line["running"], line["pending"]) for line in recovered] == [(1, 1)]
     assert 'qorzen_tasks_lost_total{category="core"} 2.0' in metrics
     assert status["tasks"]["total"] == 2, "its own two"

@@ -162,7 +162,13 @@ async def test_a_store_that_cannot_be_read_leaves_the_tasks_in_memory(manager: T
         page = await get(plane, "/api/tasks")
         assert ([item["name"] for item in page["items"]], page["history_unavailable"]) == (["own"], True)
         assert (await get(plane, f"/api/tasks/{own}"))["stored"] is False
-        for target in (f"/api/tasks/{BROKEN}", f"/api/tasks/{BROKEN}/logs", "/api/lost"):
+        for target in (
+            f"/api/tasks/{BROKEN}",
+            f"/api/tasks/{BROKEN}/logs",
+            f"/api/tasks/{BROKEN}/trace",
+            f"/api/traces/{BROKEN}",
+            "/api/lost",
+        ):
             assert "cannot be read now" in (await get(plane, target, 503))["detail"]
 
 

@@ -125,6 +125,19 @@ async def test_attempts_are_read_from_the_lines_that_they_left(browser: Browser)
     ) == [[[1, "failed", "OSError"], [2, "completed", None]], ["a"]]
 
 
+async def test_attempts_that_left_no_line_are_read_from_the_record(browser: Browser) -> None:
+    begun, ended = "2026-01-31T12:00:00Z", "2026-01-31T12:00:02Z"
+    tried = [
+        {"number": 1, "started_at": begun, "ended_at": ended, "error_type": "OSError"},
+        {"number": 2, "started_at": ended, "ended_at": ended, "error_type": "lost"},
+    ]
+    lost = {"status": "failed", "attempt": 2, "trace_id": "b", "attempts": tried}
+    assert await run_in_page(browser, "parts/attempts.js", ATTEMPTS, {"lines": [], "task": lost}) == [
+        [[1, "failed", "OSError"], [2, "failed", "lost"]],
+        ["b"],
+    ]
+
+
 async def test_an_event_arrives_whole_in_whatever_pieces(browser: Browser) -> None:
     text = (
         'retry: 1000\n\nid: a-1\nevent: state\ndata: {"state": "x"}\n\n: still here\nid: a-2\n\nid: a-3\nev'

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import pytest
 from playwright.async_api import Browser, expect
 
 from qorzen_obs.history.base import Loss
-from qorzen_obs.tasks import FAILED, TaskCategory
+from qorzen_obs.tasks import FAILED, TaskAttempt, TaskCategory
+from qorzen_obs.telemetry import names
 from tests.histories import accepted, end, run
 from tests.services.browser import visit
 from tests.services.ops_plane import SaidManager, managing, serving
@@ -17,6 +19,22 @@ from tests.services.stored_tasks import BrokenStore, ListedStore, StoringManager
 pytestmark = pytest.mark.slow
 
 TASK = "0a" * 16
+TRACE = "0b" * 16
+
+
+def span(span_id: str, name: str, attributes: dict[str, str], parent_id: str = "") -> dict[str, Any]:
+    """A span as it is stored."""
+    return {
+        "traceId": TRACE,
+        "spanId": span_id,
+        "parentSpanId": parent_id,
+        "name": name,
+        "kind": 1,
+        "startTimeUnixNano": "1000000000",
+        "endTimeUnixNano": "2000000000",
+        "attributes": [{"key": key, "value": {"stringValue": value}} for key, value in attributes.items()],
+        "status": {},
+    }
 
 
 def loss(instance: str, *, running: int, noticed_at: float | None = None) -> Loss:
@@ -46,6 +64,37 @@ async def test_the_first_screen_after_a_crash_says_what_was_lost(browser: Browse
         await expect(page.locator("#stored")).to_be_visible()
         await expect(page.locator("#error")).to_contain_text("it was running")
         await expect(page.get_by_role("button", name="Run again")).to_have_count(0)
+
+
+async def test_a_failure_of_an_earlier_process_has_its_attempts_its_log_and_its_waterfall(
+    browser: Browser,
+) -> None:
+    tried = (
+        TaskAttempt(number=1, engine="async", started_at=10.0, ended_at=11.0, error_type="OSError"),
+        TaskAttempt(number=2, engine="async", started_at=12.0, ended_at=13.0, error_type="ValueError"),
+    )
+    failed = end(
+        run(accepted(TASK, name="copy"), attempt=2), FAILED, error="no", error_type="ValueError"
+    ).info()
+    store = ListedStore([failed.replace(trace_id=TRACE, span_id="0c" * 8, attempts=tried)])
+    store.lines[TASK] = [{"at": "2026-01-31T12:00:00Z", "level": "info", "event": "copies"}]
+    store.traces[TRACE] = [
+        span("0c" * 8, "run task", {names.TASK_ID: TASK}),
+        span("0d" * 8, "fsync", {}, "0c" * 8),
+    ]
+    async with managing() as (manager, _), serving(StoringManager(manager, store)) as plane:
+        seen = await visit(browser, f"{plane.url}/#/tasks/{TASK}")
+        page = seen.page
+        attempts = page.locator("#attempts tbody tr")
+        await expect(attempts).to_have_count(2)
+        await expect(attempts.first).to_contain_text("OSError")
+        await expect(page.locator("#logs")).to_contain_text("copies")
+        rows = page.locator(".waterfall-names button")
+        await expect(rows).to_have_count(2)
+        await expect(rows.nth(1)).to_contain_text("fsync")
+        await page.get_by_role("link", name="The whole trace").click()
+        await expect(page.locator(".waterfall-names button")).to_have_count(2)
+        assert seen.complaints == []
 
 
 async def test_a_loss_is_no_banner_beside_a_problem_nor_without_tasks_nor_for_ever(browser: Browser) -> None:

@@ -188,6 +188,7 @@ async def test_every_route_answers_as_the_document_says(session: aiohttp.ClientS
         async with serving(SaidManager(stored=BrokenStore())) as storeless:
             for target in ("/api/lost", "/api/tasks/x", "/api/tasks/x/logs", "/api/tasks/x/trace"):
                 await ask(session, storeless, document, "GET", target, 503)
+            await ask(session, storeless, document, "GET", f"/api/traces/{'0e' * 16}", 503)
         async with serving(Forgotten()) as unreachable:
             for target in ("/api/bulk/cancel?status=pending", "/api/bulk/rerun?status=failed"):
                 await ask(session, unreachable, document, "POST", target, 503)

@@ -1,4 +1,4 @@
-// The attempts of a task: each that has ended has left its line in the task's log.
+// The attempts of a task, as its record has them; each that has ended has also left its line in the task's log.
 
 import { html } from "../../vendor/preact.js";
 import { href } from "../router.js";
@@ -11,6 +11,11 @@ const ENDS = new Set(["task.retrying", "task.finished"]);
 // [{ number, status, at, queue_wait_seconds, duration_seconds, error, error_type, trace_id }], the first first. Pure.
 export function attempts(lines, task) {
   const known = new Map();
+  for (const { number, started_at: start, ended_at: at, error_type } of task.attempts ?? []) {
+    const took = at && (Date.parse(at) - Date.parse(start)) / 1000;
+    const status = number < task.attempt || task.status === "pending" ? "failed" : task.status;
+    known.set(number, { number, status, at, duration_seconds: took, queue_wait_seconds: null, error_type, trace_id: null });
+  }
   for (const line of lines) {
     if (!ENDS.has(line.event) || !Number.isInteger(line.attempt) || line.attempt < 1) continue;
     const status = line.event === "task.retrying" ? "failed" : line.status;
