@@ -240,7 +240,7 @@ class Service:
             redact=functools.partial(redactor.field, "metadata"),
             lines_of=lambda task_id: manager().looks.log_of(task_id).items,
             spans_of=functools.partial(_spans_of, tracing, redactor),
-            live=lambda: manager().looks.live_records(),  # noqa: PLW0108 - there is no manager yet
+            live=lambda: manager().looks.live_records(),  # noqa: PLW0108 - the manager does not exist yet
         )
         return await open_history(
             self.settings.history,

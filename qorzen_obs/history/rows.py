@@ -124,7 +124,7 @@ class RowMaker:
 
 
 def version_of(state: TaskState) -> int:
-    """Return the place of a state in the life of its task: it rises with each transition, however late it is told.
+    """Return how far in its life a task is: the number rises with each transition, also for states that arrive late.
 
     >>> from qorzen_obs.tasks import PENDING, COMPLETED
     >>> version_of(TaskState(PENDING)), version_of(TaskState(RUNNING, attempt=1))

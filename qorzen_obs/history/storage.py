@@ -52,7 +52,7 @@ class Ownership:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retention:
-    """Which ended tasks are kept; None is no limit. Live tasks always are."""
+    """Which ended tasks are kept. None means no limit. Live tasks are always kept."""
 
     max_age_days: float | None = None  #: since their end
     max_records: int | None = None  #: of all tasks

@@ -448,7 +448,7 @@ CASES: Sequence[Case] = (
          {**labelled("qorzen_tasks_lost_total", "_ _ 3x90", category="io"),
           **labelled("qorzen_tasks_lost_total", "_ _ 2x90", category="ui"),
           **labelled("process_start_time_seconds", "_ _ 120x90")}, "3m", (Firing("5", "warning", AT, "io"),)),
-    Case("QorzenTasksLost", "an hour later it is no news",
+    Case("QorzenTasksLost", "it stops an hour after the start",
          {**labelled("qorzen_tasks_lost_total", "_ _ 3x90", category="io"),
           **labelled("process_start_time_seconds", "_ _ 120x90")}, "63m"),
     Case("QorzenTasksLost", "a crash after a crash",

@@ -1,4 +1,4 @@
-"""`history check` and `history export` read the file, whoever else does."""
+"""`history check` and `history export` read the file, also while a service has it open."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ function Head({ task, path, page }) {
       <progress class=${task.status} value=${percent} max="100" aria-label="Progress"></progress>` : null}
     ${task.evicted ? html`<p class="quiet" id="evicted">Too late for details: this task was evicted, and only its outline is kept.
       See <code>tasks.keep_completed_bytes</code>.</p>` : null}
-    ${task.stored ? html`<p class="quiet" id="stored">Read from the history on disk: it is no longer in memory.</p>` : null}
+    ${task.stored ? html`<p class="quiet" id="stored">This task is no longer in memory. It was read from the history on disk.</p>` : null}
     <dl class="facts">
       <dt>id</dt><dd class="mono">${task.task_id}</dd>
       <dt>kind</dt><dd>${[task.category, task.priority, task.engine, task.plugin_id].filter(Boolean).join(" · ")}${" · "}
