@@ -10,6 +10,7 @@ import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -22,7 +23,14 @@ from qorzen_obs import current_task
 from qorzen_obs.app import Service
 from qorzen_obs.core.event_bus_manager import Event
 from qorzen_obs.errors import TaskCancelled
-from qorzen_obs.settings import EngineSettings, ServerSettings, Settings, TaskSettings, TelemetrySettings
+from qorzen_obs.settings import (
+    EngineSettings,
+    HistorySettings,
+    ServerSettings,
+    Settings,
+    TaskSettings,
+    TelemetrySettings,
+)
 from qorzen_obs.telemetry import names
 from qorzen_obs.telemetry.redaction import Redactor
 from qorzen_obs.telemetry.secret_forms import HIDDEN
@@ -50,6 +58,7 @@ PATHS = (
     "/api/health/history",
     "/api/settings",
     "/api/page",
+    "/api/lost",
 )
 OF_A_TASK = ("", "/logs", "/trace")
 
@@ -57,8 +66,11 @@ OF_A_TASK = ("", "/logs", "/trace")
 class Sinks:
     """A service and all that it shows of itself."""
 
-    def __init__(self, service: Service, stream: io.StringIO, session: aiohttp.ClientSession) -> None:
+    def __init__(
+        self, service: Service, stream: io.StringIO, session: aiohttp.ClientSession, folder: Path
+    ) -> None:
         self.service = service
+        self.folder = folder  #: of the history's file
         self.tasks = service.tasks
         self.stream = stream
         self.events: list[Event] = []
@@ -90,7 +102,26 @@ class Sinks:
         shown["log"] = self.stream.getvalue()
         shown["events"] = repr(self.events)
         shown["stream"] = await self._streamed()
+        shown["file"] = await self._stored(task_id)
         return shown
+
+    async def _stored(self, task_id: str) -> str:
+        """All that the file of the history holds, once it has this task and, if it has failed, its trace."""
+        stored, info = self.tasks.looks.stored, self.tasks.find(task_id)
+        assert stored is not None
+        assert info is not None
+
+        def is_written() -> bool:
+            found = stored.find(task_id)
+            trace_id = info.trace_id if info.error_type else None
+            return (
+                found is not None
+                and found.status is info.status
+                and (not trace_id or bool(stored.spans(trace_id)))
+            )
+
+        await until(is_written)
+        return b"".join(file.read_bytes() for file in self.folder.iterdir()).decode("utf-8", "replace")
 
     async def _streamed(self) -> str:
         assert self.service.ops is not None
@@ -105,16 +136,17 @@ class Sinks:
 
 
 @asynccontextmanager
-async def sinks(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Sinks]:
+async def sinks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> AsyncIterator[Sinks]:
     settings = Settings(
         server=ServerSettings(port=0),
         engines=EngineSettings(processes=1),
         tasks=TaskSettings(cancel_grace_seconds=1.0),
         telemetry=TelemetrySettings(log_level="debug"),
+        history=HistorySettings(url=f"sqlite:{tmp_path / 'history.sqlite'}"),
     )
     async with logging_service(settings) as (service, written), aiohttp.ClientSession() as session:
         monkeypatch.setattr("opentelemetry.trace.get_tracer", service.parts.tracing.provider.get_tracer)
-        yield Sinks(service, written, session)
+        yield Sinks(service, written, session, tmp_path)
 
 
 METADATA = {"api_key": CANARY, "url": f"https://me:{CANARY}@host/", "nested": {"password": CANARY}}
@@ -122,9 +154,9 @@ METADATA = {"api_key": CANARY, "url": f"https://me:{CANARY}@host/", "nested": {"
 
 @pytest.mark.parametrize("func", [leak, leak_on_the_loop, leak_in_a_process])
 async def test_t7_nothing_that_a_task_is_given_or_says_shows_a_secret(
-    func: Any, monkeypatch: pytest.MonkeyPatch
+    func: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    async with sinks(monkeypatch) as seen:
+    async with sinks(monkeypatch, tmp_path) as seen:
         args = (BARE, f"password={CANARY}", *([] if func is leak_in_a_process else [Spoken()]))
         task_id = await seen.tasks.submit_task(
             func,
@@ -146,6 +178,7 @@ async def test_t7_nothing_that_a_task_is_given_or_says_shows_a_secret(
         for where in (
             "log",
             "stream",
+            "file",
             f"/api/tasks/{task_id}",
             f"/api/tasks/{task_id}/logs",
             f"/api/tasks/{task_id}/trace",
@@ -169,17 +202,19 @@ async def test_t7_nothing_that_a_task_is_given_or_says_shows_a_secret(
             assert "the rest" in printed, "what is printed after a secret is kept"
 
 
-async def test_t7_run_raises_the_tasks_own_exception_unchanged(monkeypatch: pytest.MonkeyPatch) -> None:
-    async with sinks(monkeypatch) as seen:
+async def test_t7_run_raises_the_tasks_own_exception_unchanged(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    async with sinks(monkeypatch, tmp_path) as seen:
         with pytest.raises(ValueError, match=CANARY) as caught:
             await seen.tasks.run(leak)
         assert CANARY in caught.value.__notes__[0]
 
 
 async def test_t7_a_cancel_reason_is_redacted_for_pending_and_running_tasks(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    async with sinks(monkeypatch) as seen:
+    async with sinks(monkeypatch, tmp_path) as seen:
         running = await seen.tasks.submit_task(asyncio.sleep, 60)
         await seen.tasks.cancel_task(running, reason=f"token={CANARY}")
         info = await seen.tasks.wait_for_task(running)
@@ -192,9 +227,9 @@ async def test_t7_a_cancel_reason_is_redacted_for_pending_and_running_tasks(
 
 
 async def test_t7_names_of_tasks_and_asyncio_tasks_show_no_secret_while_they_run(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    async with sinks(monkeypatch) as seen:
+    async with sinks(monkeypatch, tmp_path) as seen:
         started = asyncio.Event()
         task_id = await seen.tasks.submit_task(hang, started, name=NAMED, plugin_id=NAMED)
         await started.wait()
@@ -217,7 +252,9 @@ async def test_t7_names_of_tasks_and_asyncio_tasks_show_no_secret_while_they_run
         assert f'"password={HIDDEN}"' in metrics, "where metrics tell definitions apart"
 
 
-async def test_t7_who_blocks_the_loop_is_named_without_a_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_t7_who_blocks_the_loop_is_named_without_a_secret(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     over = threading.Event()
 
     async def block() -> None:
@@ -231,7 +268,7 @@ async def test_t7_who_blocks_the_loop_is_named_without_a_secret(monkeypatch: pyt
         finally:
             over.set()
 
-    async with sinks(monkeypatch) as seen:
+    async with sinks(monkeypatch, tmp_path) as seen:
         assert seen.service.ops is not None
         looking = asyncio.create_task(asyncio.to_thread(look, seen.service.ops.url))
         await asyncio.create_task(block(), name=NAMED)
