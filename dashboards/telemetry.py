@@ -237,8 +237,7 @@ def _history() -> Row:
             ),
             timeseries(
                 "Tasks that wait for the disk",
-                "Tasks with changes that are not on disk yet. Above `tasks.max_pending`, new tasks wait or are "
-                "refused.",
+                "Tasks with changes that are not on disk yet. Above 10,000, new tasks wait or are refused.",
                 Query(now(names.HISTORY_WAITING, "instance"), "{{instance}}"),
                 unit="short",
                 width=8,

@@ -179,6 +179,12 @@ CAUSES = {
         "QorzenTasksRejected warning",
         "QorzenQueueAlmostFull critical",
     ),
+    "the disk is full": (
+        "QorzenHistoryNotDurable critical",
+        "QorzenServiceNotReady critical",
+        "QorzenTasksRejected critical",
+        "QorzenTasksRejected warning",
+    ),
     "the budget burns": ("QorzenCompletionBudgetBurn critical", "QorzenCompletionBudgetBurn warning"),
 }
 

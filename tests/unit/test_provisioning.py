@@ -263,7 +263,7 @@ def test_amtool_accepts_alertmanager_s_configuration() -> None:
     command: list[str | Path] = [amtool, "check-config", PROVISIONING / "alertmanager" / "alertmanager.yml"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
-    assert "7 inhibit rules" in done.stdout
+    assert "8 inhibit rules" in done.stdout
 
 
 # Grafana
