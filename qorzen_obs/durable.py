@@ -27,7 +27,8 @@ FILE_NAME: Final = "history.sqlite"
 _WAIT_SECONDS: Final = 5.0
 #: The same for the default file, without which the service also works.
 _DEFAULT_WAIT_SECONDS: Final = 1.0
-_STOP_SECONDS: Final = 3.0
+#: How long a stop waits for a disk: with the last flushes, less than the host gives a stop beyond its grace.
+_STOP_SECONDS: Final = 2.0
 _BAD_NOTICES: Final = frozenset({"broken", "set_aside", "replaced"})
 
 

@@ -67,11 +67,16 @@ _PRIORITY_SECONDS: Final = 1e10
 
 def sort_value(info: TaskInfo, order: TaskOrder) -> float:
     """Return what an order sorts stored tasks by before their id: rising for `oldest` and `priority`, else falling."""
+    return sort_value_of(order, info.created_at, info.priority, info.completed_at)
+
+
+def sort_value_of(order: TaskOrder, created_at: float, priority: int, completed_at: float | None) -> float:
+    """Return what `sort_value` returns for a task with these values."""
     if order == "ended":
-        return info.completed_at or 0.0
+        return completed_at or 0.0
     if order == "priority":
-        return info.created_at - info.priority * _PRIORITY_SECONDS
-    return info.created_at
+        return created_at - priority * _PRIORITY_SECONDS
+    return created_at
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from http import HTTPStatus
+from operator import itemgetter
 from typing import Annotated, Final, NamedTuple, TypeVar
 
 import msgspec
@@ -18,7 +19,7 @@ from msgspec import Meta, Struct
 
 from qorzen_obs.arguments import parse_category, parse_priority
 from qorzen_obs.core.task_table import by_priority
-from qorzen_obs.history.base import StoredTasks, TaskOrder, TaskQuery
+from qorzen_obs.history.base import StoredTasks, TaskOrder, TaskQuery, sort_value_of
 from qorzen_obs.in_thread import run_in_daemon_thread
 from qorzen_obs.record import TaskRecord, TaskState
 from qorzen_obs.server.address import address_of
@@ -57,7 +58,7 @@ from qorzen_obs.server.stored import (
     UnreadableStoreError,
     unreadable_store,
 )
-from qorzen_obs.server.union import Listed, Position, is_after, page_of_both, position_of, read_stored
+from qorzen_obs.server.union import RISING, Listed, Position, is_after, page_of_both, read_stored
 from qorzen_obs.tasks import TaskCategory, TaskInfo, TaskPriority, TaskStatus
 
 
@@ -340,7 +341,8 @@ async def _answer_of_both(
     def walk() -> tuple[str, Mapping[Position, TaskInfo], set[str]]:
         at, records = now(), looks.records()
         known = {record.task_id for record in records}
-        return at, in_positions(records, wanted.resolved(records, looks), order, after), known
+        first = in_positions(records, wanted.resolved(records, looks), order, after, limit + 1)
+        return at, first, known
 
     async with request.app[ONE_LIST]:  # a walk over all tasks, as above
         at, in_memory, known = await run_in_daemon_thread(walk, name="qorzen-list")
@@ -360,13 +362,20 @@ async def _answer_of_both(
 
 
 def in_positions(
-    records: Iterable[TaskRecord], wanted: TaskFilter, order: Order, after: Position | None
+    records: Iterable[TaskRecord], wanted: TaskFilter, order: Order, after: Position | None, most: int
 ) -> dict[Position, TaskInfo]:
-    """Return the tasks that are asked for and come after a position, by their own."""
-    infos = (record.info(state) for record, state in _seen(records, wanted, order, None))
+    """Return the first tasks that are asked for and come after a position, at most so many, by their own."""
     stored_order = STORED_ORDERS[order]
-    found = ((position_of(info, stored_order), info) for info in infos)
-    return {position: info for position, info in found if is_after(position, after, stored_order)}
+    best = heapq.nsmallest if stored_order in RISING else heapq.nlargest
+    found = ((_position(seen, stored_order), seen) for seen in _seen(records, wanted, order, None))
+    first = best(most, (one for one in found if is_after(one[0], after, stored_order)), key=itemgetter(0))
+    return {position: record.info(state) for position, (record, state) in first}
+
+
+def _position(seen: Seen, order: TaskOrder) -> Position:
+    record, state = seen
+    value = sort_value_of(order, record.created_at, record.priority, state.completed_at)
+    return value, record.task_id
 
 
 def _encoded(

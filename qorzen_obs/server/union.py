@@ -49,7 +49,7 @@ def page_of_both(
     """Return at most `limit` tasks in order, and the position to go on from, None at the end.
 
     Args:
-        in_memory: the tasks in memory that are asked for, in any order.
+        in_memory: the first `limit` + 1 tasks in memory that are asked for, in any order.
         known: the ids of all tasks in memory, also of those that are not asked for.
         stored: the stored tasks that are asked for, in order.
     """

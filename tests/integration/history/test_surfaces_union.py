@@ -52,7 +52,7 @@ def pages(
     assert query is not None
     while True:
         page, after = page_of_both(
-            in_positions(memory, wanted, order, after),
+            in_positions(memory, wanted, order, after, size + 1),
             {one.task_id for one in memory},
             read_stored(store, query, after, size + 1),
             STORED_ORDERS[order],
@@ -103,7 +103,7 @@ def test_a_page_that_memory_fills_reads_one_part_of_the_store() -> None:
     memory = [record(task_id=f"task-{at:04}", sequence=at, created_at=float(at)) for at in range(1_000)]
     store = ListedStore(one.info() for one in memory)
     page, _ = page_of_both(
-        in_positions(memory, TaskFilter(), Order.NEWEST, None),
+        in_positions(memory, TaskFilter(), Order.NEWEST, None, len(memory)),
         {one.task_id for one in memory},
         read_stored(store, TaskQuery(), None, 11),
         "newest",
